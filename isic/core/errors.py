@@ -1,0 +1,42 @@
+"""Errors a person can act on, and the wrapper that turns them into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+
+class InputError(Exception):
+    """Input that cannot be used. The message is one line: what is wrong, where, and what to do."""
+
+
+def explain(error: BaseException) -> str | None:
+    """The one line for an error a person caused or can mend, or None for a defect of the program.
+
+    A full disk and a missing permission surface as OSError from any library, so they are recognised here by errno.
+    """
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no disk space left while writing {error.filename or 'a file'}: free some and run the same command again"
+    if isinstance(error, PermissionError):
+        return f"no permission for {error.filename or 'a file'}: check its owner and mode"
+    return None
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage main; on a foreseeable error print one line to stderr and exit with status 2."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        # 130 = 128 + SIGINT, what shells and DVC expect of an interrupted command.
+        sys.stderr.write("isic: interrupted\n")
+        sys.exit(130)
+    except Exception as error:
+        line = explain(error)
+        if line is None or os.environ.get("ISIC_TRACEBACK"):
+            raise
+        sys.stderr.write(f"isic: error: {line}\n")
+        sys.exit(2)

@@ -1,0 +1,114 @@
+"""Where every stage's files are: the one place that spells their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from isic.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one checkout, relative to the folder that holds dvc.yaml."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Layout:
+        """The layout of the checkout around `start` (default: the working directory).
+
+        Raises InputError when no folder above holds a dvc.yaml.
+        """
+        start = (start or Path.cwd()).resolve()
+        for folder in (start, *start.parents):
+            if (folder / "dvc.yaml").is_file():
+                return cls(folder)
+        raise InputError(f"no dvc.yaml in {start} or above it: run this inside a checkout of the project")
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "data" / "raw"
+
+    @property
+    def train_metadata(self) -> Path:
+        return self.raw / "train-metadata.csv"
+
+    @property
+    def train_images(self) -> Path:
+        return self.raw / "train-image.hdf5"
+
+    @property
+    def test_metadata(self) -> Path:
+        return self.raw / "test-metadata.csv"
+
+    @property
+    def test_images(self) -> Path:
+        return self.raw / "test-image.hdf5"
+
+    @property
+    def sample_submission(self) -> Path:
+        return self.raw / "sample_submission.csv"
+
+    @property
+    def folds(self) -> Path:
+        return self.root / "data" / "folds.parquet"
+
+    @property
+    def features(self) -> Path:
+        return self.root / "data" / "features" / "train.parquet"
+
+    def embedding(self, backbone: str, fold: int) -> Path:
+        """Parquet of (isic_id, logit); the float16 embeddings lie beside it with suffix .npy, same row order."""
+        return self.root / "data" / "embeddings" / backbone / f"fold{fold}.parquet"
+
+    def image_model(self, backbone: str, fold: int) -> Path:
+        return self.root / "models" / "image" / backbone / f"fold{fold}"
+
+    @property
+    def stack_model(self) -> Path:
+        return self.root / "models" / "stack"
+
+    @property
+    def oof(self) -> Path:
+        return self.root / "data" / "oof" / "stack.parquet"
+
+    @property
+    def validate_metrics(self) -> Path:
+        return self.root / "metrics" / "validate.json"
+
+    @property
+    def evaluate_metrics(self) -> Path:
+        return self.root / "metrics" / "evaluate.json"
+
+    @property
+    def register_metrics(self) -> Path:
+        return self.root / "metrics" / "register.json"
+
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "reports" / "index.html"
+
+    @property
+    def bundle(self) -> Path:
+        return self.root / "models" / "bundle"
+
+    @property
+    def submission(self) -> Path:
+        return self.root / "submission" / "submission.csv"
+
+    @property
+    def promotions(self) -> Path:
+        return self.root / "registry" / "promotions.jsonl"
+
+    def resume(self, stage: str, key: str) -> Path:
+        """Folder of resume state, ignored by git and DVC; `key` is a hash of the stage's parameters and inputs."""
+        return self.root / ".resume" / stage / key

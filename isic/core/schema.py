@@ -6,6 +6,11 @@ below 3e-5 (Kurtansky et al., Scientific Data 11, 884, 2024, describes the colum
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
 ID = "isic_id"
 PATIENT = "patient_id"
 TARGET = "target"
@@ -122,13 +127,13 @@ MAY_BE_MISSING: tuple[str, ...] = ("age_approx", "sex", "anatom_site_general")
 IDENTITY_TOLERANCE = 5e-5
 
 #: Exact up to the rounding stored, for the tolerance above: column, and how it follows from the others.
-IDENTITIES: dict[str, str] = {
-    "tbp_lv_C": "sqrt(tbp_lv_A**2 + tbp_lv_B**2)",
-    "tbp_lv_Cext": "sqrt(tbp_lv_Aext**2 + tbp_lv_Bext**2)",
-    "tbp_lv_H": "degrees(atan2(tbp_lv_B, tbp_lv_A))",
-    "tbp_lv_Hext": "degrees(atan2(tbp_lv_Bext, tbp_lv_Aext))",
-    "tbp_lv_deltaA": "tbp_lv_A - tbp_lv_Aext",
-    "tbp_lv_deltaB": "tbp_lv_B - tbp_lv_Bext",
-    "tbp_lv_deltaL": "tbp_lv_L - tbp_lv_Lext",
-    "tbp_lv_area_perim_ratio": "tbp_lv_perimeterMM**2 / tbp_lv_areaMM2",
+IDENTITIES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "tbp_lv_C": lambda rows: np.hypot(rows["tbp_lv_A"], rows["tbp_lv_B"]),
+    "tbp_lv_Cext": lambda rows: np.hypot(rows["tbp_lv_Aext"], rows["tbp_lv_Bext"]),
+    "tbp_lv_H": lambda rows: np.degrees(np.arctan2(rows["tbp_lv_B"], rows["tbp_lv_A"])),
+    "tbp_lv_Hext": lambda rows: np.degrees(np.arctan2(rows["tbp_lv_Bext"], rows["tbp_lv_Aext"])),
+    "tbp_lv_deltaA": lambda rows: rows["tbp_lv_A"] - rows["tbp_lv_Aext"],
+    "tbp_lv_deltaB": lambda rows: rows["tbp_lv_B"] - rows["tbp_lv_Bext"],
+    "tbp_lv_deltaL": lambda rows: rows["tbp_lv_L"] - rows["tbp_lv_Lext"],
+    "tbp_lv_area_perim_ratio": lambda rows: rows["tbp_lv_perimeterMM"] ** 2 / rows["tbp_lv_areaMM2"],
 }

@@ -1,0 +1,146 @@
+"""params.yaml as frozen values: one model per section, unknown keys refused, so that a typo is an error and not a default.
+
+Each stage passes on plain values from its own section; no room takes a section of another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from isic.core.errors import InputError
+
+
+class Section(BaseModel):
+    """Frozen, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class SampleData(Section):
+    """Size of the generated data set."""
+
+    patients: Annotated[int, Field(ge=1)]
+    lesions: Annotated[int, Field(ge=1)]
+    positives: Annotated[int, Field(ge=0)]
+    seed: int
+
+
+class Data(Section):
+    """Where the five official files come from."""
+
+    source: Literal["sample", "folder"]
+    folder: str | None = None
+    sample: SampleData
+
+    @model_validator(mode="after")
+    def _folder_is_named(self) -> Data:
+        if self.source == "folder" and not self.folder:
+            raise ValueError("source is `folder` but data.folder is empty: set it to the folder of the official files")
+        return self
+
+
+class Split(Section):
+    """How patients are dealt to folds; their number is the length of `folds`."""
+
+    seed: int
+
+
+class Features(Section):
+    """Feature families; the registry of `isic.tabular` says which exist."""
+
+    families: tuple[str, ...] = Field(strict=False)
+
+
+class Image(Section):
+    """Image networks: shared training values, and the backbones with what each overrides."""
+
+    train: dict[str, Any]
+    backbones: dict[str, dict[str, Any]]
+
+
+class Stack(Section):
+    """The gradient-boosted stacker."""
+
+    params: dict[str, Any]
+
+
+class Evaluate(Section):
+    """Intervals of the metrics."""
+
+    replicates: Annotated[int, Field(ge=10)]
+    seed: int
+
+
+class Register(Section):
+    """What is registered under which name."""
+
+    model: str
+
+
+class Gate(Section):
+    """When a challenger may become champion."""
+
+    replicates: Annotated[int, Field(ge=10)]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    data: Data
+    folds: tuple[int, ...] = Field(strict=False)
+    split: Split
+    features: Features
+    image: Image
+    stack: Stack
+    evaluate: Evaluate
+    register_: Register = Field(alias="register")
+    gate: Gate
+
+    @model_validator(mode="after")
+    def _folds_count_from_zero(self) -> Params:
+        if len(self.folds) < 2 or self.folds != tuple(range(len(self.folds))):
+            raise ValueError(f"folds must be [0, 1, …] with at least two of them, not {list(self.folds)}")
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml.
+
+    Raises InputError naming the file and the first offending key.
+    """
+    return check_params(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file safely; InputError when it is missing or not YAML."""
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} not found: run this inside a checkout of the project") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def check_params(values: Any, where: str) -> Params:
+    """Turn plain values into `Params`; `where` names their origin in the error."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_first_fault(error)}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    faults = error.errors(include_url=False)
+    # A misspelt key shows up twice, as unknown and as missing; the unknown one is what the person wrote.
+    faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
+    fault = faults[0]
+    key = ".".join(str(part) for part in fault["loc"]) or "the file"
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key `{key}`: check its spelling"
+    if fault["type"] == "missing":
+        return f"key `{key}` is missing: add it"
+    return f"`{key}`: {fault['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,94 @@
+"""The metadata tables as frames: columns present, types fixed, ids unique."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from isic.core.errors import InputError
+from isic.core.schema import ID, NUMERIC, TARGET, TEST_COLUMNS, TEXT, TRAIN_COLUMNS, TRAIN_ONLY, TRAIN_ONLY_TEXT
+
+_TRAIN_ONLY_NUMERIC = tuple(column for column in TRAIN_ONLY if column not in TRAIN_ONLY_TEXT and column != TARGET)
+
+
+def read_metadata(path: Path, train: bool) -> pd.DataFrame:
+    """Read train-metadata.csv (55 columns) or test-metadata.csv (44 columns), in file order.
+
+    Text columns come as pandas `str` with NaN for missing, measurements as float64, the target as int64. Extra
+    columns are refused for both, so that a leaking one cannot slip into the test path.
+    Raises InputError for a missing or empty file, missing or unknown columns, text where a number belongs, a target
+    other than 0 or 1, a missing or repeated isic_id.
+    """
+    path = Path(path)
+    expected = TRAIN_COLUMNS if train else TEST_COLUMNS
+    frame = _read_text(path)
+    _check_columns(frame, expected, path)
+    if frame.empty:
+        raise InputError(f"{path} has a header and no rows: put the official file there")
+    frame = frame[list(expected)]
+    numbers = {column: _numeric(frame[column], path) for column in (*NUMERIC, *(_TRAIN_ONLY_NUMERIC if train else ()))}
+    frame = frame.assign(**numbers)
+    if train:
+        frame = frame.assign(target=_target(frame[TARGET], path))
+    _check_ids(frame[ID], path)
+    return frame
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"{path} not found: run `dvc repro data`, or set data.folder to the official files")
+    try:
+        # Text columns are read as text whatever they look like; the others are parsed column by column, so that
+        # a stray word is reported with its row instead of turning the whole column into text.
+        dtypes = dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str")
+        return pd.read_csv(path, dtype=dtypes, low_memory=False, na_values=["", "NA"], keep_default_na=False)
+    except pd.errors.EmptyDataError as error:
+        raise InputError(f"{path} is empty: put the official file there") from error
+    except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())}): fetch it again") from error
+
+
+def _check_columns(frame: pd.DataFrame, expected: tuple[str, ...], path: Path) -> None:
+    missing = [column for column in expected if column not in frame.columns]
+    if missing:
+        raise InputError(f"{path} lacks {_some(missing)}: use the official file with all {len(expected)} columns")
+    extra = [str(column) for column in frame.columns if column not in expected]
+    if extra:
+        raise InputError(f"{path} has unknown {_some(extra)}: keep only the {len(expected)} official columns")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"column{'s' if len(names) > 1 else ''} {shown}{more}"
+
+
+def _numeric(column: pd.Series, path: Path) -> pd.Series:
+    if column.dtype.kind in "fiu":
+        return column.astype(np.float64)
+    values = pd.to_numeric(column, errors="coerce")
+    wrong = values.isna() & column.notna()
+    if wrong.any():
+        # +2: one for the header, one because people count lines from 1.
+        line = int(np.flatnonzero(wrong)[0]) + 2
+        raise InputError(f"{path} line {line}: column `{column.name}` holds {column[wrong].iloc[0]!r}, a number is needed")
+    return values.astype(np.float64)
+
+
+def _target(column: pd.Series, path: Path) -> pd.Series:
+    values = _numeric(column, path)
+    wrong = ~values.isin([0.0, 1.0])
+    if wrong.any():
+        line = int(np.flatnonzero(wrong)[0]) + 2
+        raise InputError(f"{path} line {line}: target is {values[wrong].iloc[0]}, it must be 0 or 1")
+    return values.astype(np.int64)
+
+
+def _check_ids(ids: pd.Series, path: Path) -> None:
+    if ids.isna().any():
+        raise InputError(f"{path} line {int(np.flatnonzero(ids.isna())[0]) + 2}: isic_id is missing")
+    repeated = ids[ids.duplicated()]
+    if len(repeated):
+        raise InputError(f"{path}: isic_id {repeated.iloc[0]} occurs more than once ({len(repeated)} repeated rows): keep one")

@@ -1,0 +1,34 @@
+"""The five official files, generated or taken from a folder, put where every stage expects them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from isic.core.errors import InputError
+from isic.core.io import atomic_dir
+
+#: The official names, whatever the source.
+FILES = (
+    "train-metadata.csv",
+    "train-image.hdf5",
+    "test-metadata.csv",
+    "test-image.hdf5",
+    "sample_submission.csv",
+)
+
+
+def take_folder(folder: Path, raw: Path) -> None:
+    """Copy the five official files from `folder` to `raw`; `folder` is read, never written.
+
+    Raises InputError when the folder or one of the files is missing. Nothing is left behind on failure.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"data.folder {folder} is not a folder: set it in params.yaml to where the official files are")
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"data.folder {folder} lacks {', '.join(missing)}: download the competition's files there")
+    with atomic_dir(raw) as temporary:
+        for name in FILES:
+            shutil.copyfile(folder / name, temporary / name)

@@ -1,0 +1,189 @@
+"""The data contract: what must hold of the five files before anything is learnt from them.
+
+Column rules are a pandera schema; what spans columns or files (identities, images, the submission's rows) is checked
+here. All faults are collected, so that a person mends them in one go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isic.core.errors import InputError
+from isic.core.schema import (
+    ID,
+    IDENTITIES,
+    IDENTITY_TOLERANCE,
+    MAY_BE_MISSING,
+    NUMERIC,
+    PATIENT,
+    TARGET,
+    TEST_COLUMNS,
+)
+from isic.data.tables import read_metadata
+from isic.data.tiles import TileStore
+
+#: Physical limits, not observed ones: a hospital outside the training set may lie beyond every observed range.
+_RANGES: dict[str, tuple[float, float]] = {
+    "age_approx": (0, 120),
+    "clin_size_long_diam_mm": (0.01, 300),
+    "tbp_lv_L": (-1, 101),
+    "tbp_lv_Lext": (-1, 101),
+    "tbp_lv_areaMM2": (0.001, 1e5),
+    "tbp_lv_perimeterMM": (0.01, 1e4),
+    "tbp_lv_minorAxisMM": (0.01, 300),
+    "tbp_lv_eccentricity": (0, 1),
+    "tbp_lv_nevi_confidence": (0, 100),
+    "tbp_lv_norm_border": (0, 10),
+    "tbp_lv_norm_color": (0, 10),
+    "tbp_lv_color_std_mean": (0, 200),
+    "tbp_lv_radial_color_std_max": (0, 200),
+    "tbp_lv_symm_2axis_angle": (0, 180),
+}
+
+#: Columns that are a function of another, as (from, to).
+_FUNCTIONAL = (
+    ("tbp_lv_location", "tbp_lv_location_simple"),
+    ("tbp_lv_location_simple", "anatom_site_general"),
+    ("attribution", "copyright_license"),
+)
+
+
+def validate(raw: Path) -> dict[str, Any]:
+    """Check the official files in `raw` and return their counts (JSON-able).
+
+    Raises InputError, in one line, with every broken rule: file, rule, number of rows, first row.
+    """
+    train = read_metadata(raw / "train-metadata.csv", train=True)
+    test = read_metadata(raw / "test-metadata.csv", train=False)
+    faults = [
+        *(f"train-metadata.csv: {fault}" for fault in table_faults(train)),
+        *(f"test-metadata.csv: {fault}" for fault in table_faults(test)),
+        *_label_faults(train),
+        *(f"train-image.hdf5: {fault}" for fault in tile_faults(raw / "train-image.hdf5", train[ID])),
+        *(f"test-image.hdf5: {fault}" for fault in tile_faults(raw / "test-image.hdf5", test[ID])),
+        *_submission_faults(raw / "sample_submission.csv", test),
+    ]
+    if faults:
+        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
+        raise InputError(f"{raw} breaks {len(faults)} rule{'s' * (len(faults) > 1)}: {shown}")
+    return _summary(train, test)
+
+
+def table_faults(frame: pd.DataFrame) -> Iterator[str]:
+    """Broken rules of one metadata table: missing values, infinities, ranges, identities, functional columns."""
+    yield from _column_faults(frame)
+    yield from _identity_faults(frame)
+    for source, target in _FUNCTIONAL:
+        pairs = frame[[source, target]].drop_duplicates()
+        doubtful = pairs.loc[pairs[source].duplicated(), source]
+        if len(doubtful):
+            yield f"`{source}` {doubtful.iloc[0]!r} goes with several values of `{target}`"
+
+
+def _column_faults(frame: pd.DataFrame) -> Iterator[str]:
+    # pandera takes over a second to import; only this stage needs it.
+    import pandera.pandas as pa
+
+    def column(name: str) -> pa.Column:
+        checks = []
+        if name in NUMERIC:
+            checks.append(pa.Check(lambda values: ~np.isinf(values), name="is infinite"))
+        if name in _RANGES:
+            low, high = _RANGES[name]
+            checks.append(pa.Check.in_range(low, high, name=f"is outside {low:g} to {high:g}"))
+        return pa.Column(None, checks=checks, nullable=name in MAY_BE_MISSING)
+
+    schema = pa.DataFrameSchema({name: column(name) for name in TEST_COLUMNS})
+    try:
+        schema.validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        for (name, check), cases in error.failure_cases.groupby(["column", "check"], sort=False):
+            rule = "is missing" if check == "not_nullable" else check
+            first = int(cases["index"].iloc[0])
+            yield f"`{name}` {rule} in {len(cases)} rows (first {_row(frame, first)})"
+
+
+def _identity_faults(frame: pd.DataFrame) -> Iterator[str]:
+    for name, formula in IDENTITIES.items():
+        residual = (frame[name] - formula(frame)).abs()
+        wrong = np.flatnonzero(residual > IDENTITY_TOLERANCE)
+        if len(wrong):
+            yield (
+                f"`{name}` differs from its formula in {len(wrong)} rows by up to {residual.max():.3g} "
+                f"(first {_row(frame, int(wrong[0]))})"
+            )
+
+
+def _label_faults(train: pd.DataFrame) -> Iterator[str]:
+    if not train[TARGET].any():
+        yield "train-metadata.csv: no malignant row (target 1)"
+    elif train[TARGET].all():
+        yield "train-metadata.csv: no benign row (target 0)"
+    hospitals = train.groupby(PATIENT)["attribution"].nunique()
+    if (hospitals > 1).any():
+        yield f"train-metadata.csv: patient {hospitals.idxmax()} has several values of `attribution`"
+
+
+def tile_faults(path: Path, ids: pd.Series) -> Iterator[str]:
+    """Broken rules between a tile file and the table's isic_ids: missing, surplus, undecodable."""
+    store = TileStore(path)
+    stored = set(store.ids())
+    missing = [name for name in ids if name not in stored]
+    if missing:
+        yield f"no image for {len(missing)} rows (first {missing[0]})"
+    surplus = stored - set(ids)
+    if surplus:
+        yield f"{len(surplus)} images without a metadata row (first {min(surplus)})"
+    broken = list(_broken_tiles(store, [name for name in ids if name in stored]))
+    if broken:
+        yield f"{len(broken)} tiles cannot be decoded (first: {broken[0]})"
+
+
+def _broken_tiles(store: TileStore, ids: list[str]) -> Iterator[str]:
+    for name in ids:
+        try:
+            store.image(name)
+        except InputError as error:
+            yield str(error)
+
+
+def _submission_faults(path: Path, test: pd.DataFrame) -> Iterator[str]:
+    if not path.is_file():
+        yield f"{path.name} not found"
+        return
+    try:
+        sample = pd.read_csv(path, dtype={ID: "str"})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        yield f"{path.name}: not a readable CSV ({' '.join(str(error).split())})"
+        return
+    if list(sample.columns) != [ID, TARGET]:
+        yield f"{path.name}: columns are {list(sample.columns)}, they must be isic_id and target"
+    elif set(sample[ID]) != set(test[ID]) or len(sample) != len(test):
+        yield f"{path.name}: its isic_ids are not those of test-metadata.csv"
+
+
+def _row(frame: pd.DataFrame, position: int) -> str:
+    # +2: one for the header, one because people count lines from 1.
+    return f"line {position + 2}, {frame[ID].iloc[position]}"
+
+
+def _summary(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
+    known = set(train["attribution"])
+    return {
+        "rows": len(train),
+        "positives": int(train[TARGET].sum()),
+        "patients": int(train[PATIENT].nunique()),
+        "positive_patients": int(train.loc[train[TARGET] == 1, PATIENT].nunique()),
+        "prevalence": float(train[TARGET].mean()),
+        "hospitals": {str(name): int(count) for name, count in train["attribution"].value_counts().items()},
+        "missing": {name: int(count) for name, count in train[list(TEST_COLUMNS)].isna().sum().items() if count},
+        "test_rows": len(test),
+        "test_patients": int(test[PATIENT].nunique()),
+        # Not a fault: the hidden test set is expected to hold hospitals that training never saw.
+        "test_hospitals_unseen": sorted(set(test["attribution"]) - known),
+    }

@@ -1,0 +1,141 @@
+"""What every benchmark shares: arguments, a fair way to compare, the machine, and the result file.
+
+Benchmarks run as scripts (`python benchmarks/NAME.py [--quick]`), so they import this as `harness`. A full run writes
+`benchmarks/results/NAME.json`; a quick one goes to `benchmarks/results/quick/`, which git ignores, so that a minute's
+look never replaces kept numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from isic.core.io import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+#: Packages whose version can change a measured number.
+PACKAGES = (
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "lightgbm",
+    "torch",
+    "timm",
+    "albumentations",
+    "opencv-python-headless",
+    "h5py",
+)
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of a benchmark: `--quick` for a minute's version."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
+    return parser.parse_args()
+
+
+def real_data() -> Path | None:
+    """Folder of the real SLICE-3D part (`ISIC_REAL_DATA`, else ../shared/data/slice3d), or None where it is absent."""
+    folder = Path(os.environ.get("ISIC_REAL_DATA") or ROOT.parent / "shared" / "data" / "slice3d")
+    return folder if (folder / "README.md").is_file() else None
+
+
+def alternating(sides: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of each side, measured in turn within every round.
+
+    Turns, because clock speed and neighbours drift over minutes: a ratio of two blocks would measure the drift.
+    """
+    for _ in range(warmup):
+        for side in sides.values():
+            side()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_memory_gb() -> float:
+    """Peak resident memory in GB of this process, or of its largest finished child if that was larger."""
+    kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return kilobytes * 1024 / 1e9
+
+
+def machine() -> dict[str, Any]:
+    """Processor, usable cores, memory and thread settings."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that matter for speed or scores."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, with `+` when tracked files differ from it."""
+    run = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def report(
+    name: str,
+    measured: Mapping[str, Any],
+    targets: Mapping[str, Any],
+    met: Mapping[str, bool | None],
+    quick: bool = False,
+) -> None:
+    """Write the result file and print the closing JSON line.
+
+    `targets` and `met` have the same keys, one per target of the benchmark's issue; `met` is None where the target
+    could not be measured (real data absent, quick run).
+    """
+    if set(targets) != set(met):
+        raise ValueError(f"targets and met differ: {sorted(set(targets) ^ set(met))}")
+    line = {"name": name, "machine": machine(), "measured": dict(measured), "targets": dict(targets), "met": dict(met)}
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    folder = RESULTS / "quick" if quick else RESULTS
+    write_json(
+        folder / f"{name}.json", {**line, "versions": versions(), "commit": commit(), "date": when, "quick": quick}
+    )
+    print(json.dumps(line, ensure_ascii=False))

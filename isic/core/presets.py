@@ -1,0 +1,76 @@
+"""Editing params.yaml the way a person would: values change, comments and order stay, the difference is shown."""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from isic.core.errors import InputError
+from isic.core.io import atomic_file
+from isic.core.params import check_params, read_yaml
+
+
+def overlay(text: str, values: Mapping[str, Any]) -> str:
+    """`text` (YAML) with `values` laid over it, comments kept.
+
+    Mappings merge key by key; anything else replaces. A mapping written `{__replace__: …}` replaces as a whole, which
+    is how a preset drops the demo's backbones.
+    """
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 120
+    # The committed file indents lists under their key by two.
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(text)
+    _merge(document, values)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+def _merge(document: Any, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and "__replace__" in value:
+            document[key] = value["__replace__"]
+        elif isinstance(value, Mapping) and isinstance(document.get(key), Mapping):
+            _merge(document[key], value)
+        else:
+            document[key] = value
+
+
+def write_overlay(path: Path, values: Mapping[str, Any]) -> str:
+    """Lay `values` over the params file at `path` and return the unified diff ("" if nothing changed).
+
+    The result is checked before it is written: InputError, and the old file untouched, when it is not valid.
+    """
+    import yaml
+
+    before = path.read_text(encoding="utf-8")
+    after = overlay(before, values)
+    check_params(yaml.safe_load(after), f"{path} with the new values")
+    if after != before:
+        with atomic_file(path) as temporary:
+            temporary.write_text(after, encoding="utf-8")
+    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), str(path.name), str(path.name), n=1)
+    return "".join(lines)
+
+
+def preset_names(folder: Path) -> list[str]:
+    """Names of the presets in `folder`."""
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def apply_preset(path: Path, folder: Path, name: str) -> str:
+    """Lay preset `name` of `folder` over the params file at `path`; returns the diff.
+
+    Raises InputError for an unknown name, listing the known ones.
+    """
+    known = preset_names(folder)
+    if name not in known:
+        raise InputError(f"no preset {name!r} in {folder}: choose one of {', '.join(known)}")
+    return write_overlay(path, read_yaml(folder / f"{name}.yaml"))

@@ -15,12 +15,16 @@ class InputError(Exception):
 def explain(error: BaseException) -> str | None:
     """The one line for an error a person caused or can mend, or None for a defect of the program.
 
-    A full disk and a missing permission surface as OSError from any library, so they are recognised here by errno.
+    A full disk surfaces under many types (OSError, safetensors' own, C++ libraries' text), so it is recognised by
+    errno and by its words, anywhere in the chain of causes.
     """
     if isinstance(error, InputError):
         return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no disk space left while writing {error.filename or 'a file'}: free some and run the same command again"
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
+            return f"no disk space left for {getattr(cause, 'filename', None) or 'the results'}: free some and run the same command again"
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or 'a file'}: check its owner and mode"
     return None

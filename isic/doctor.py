@@ -1,0 +1,176 @@
+"""What is right and wrong with the set-up, a line per check, each with what to do about it.
+
+Reads, never mends, and never fails itself: a check that cannot be made says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from isic.core.errors import InputError
+from isic.core.params import Params, load_params
+from isic.core.paths import Layout
+
+State = Literal["ok", "note", "fail"]
+
+#: Bytes a checkout of the full data needs: 1.2 GB of tiles in data/official, data/raw and the cache, models and
+#: embeddings of ten folds.
+_ROOM_NEEDED = 12 << 30
+
+
+class Line(NamedTuple):
+    """One check: its name, how it stands, what was found, and what to do."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+    def text(self) -> str:
+        """The line as printed; the remedy follows only where something is to do."""
+        advice = f" -> {self.remedy}" if self.remedy and self.state != "ok" else ""
+        return f"{self.state:<5}{self.name:<14}{self.found}{advice}"
+
+
+def checks() -> Iterator[Line]:
+    """All checks, cheap ones first."""
+    yield _python()
+    yield _packages()
+    yield _guard("torch", _torch)
+    layout = Layout.find()
+    yield _disk(layout)
+    params = _params(layout)
+    if isinstance(params, Line):
+        yield params
+        return
+    yield Line("params", "ok", f"{len(params.image.backbones)} backbones x {len(params.folds)} folds")
+    yield _guard("data", lambda: _data(layout, params))
+    yield _guard("mlflow", lambda: _mlflow(layout))
+    yield _guard("dvc", lambda: _dvc(layout))
+    yield _kaggle(params)
+    yield _guard("time", lambda: _time(layout))
+
+
+def _guard(name: str, check: Callable[[], Line]) -> Line:
+    try:
+        return check()
+    except InputError as error:
+        return Line(name, "fail", str(error))
+    except Exception as error:  # a broken installation may fail in any way; the other checks still matter
+        return Line(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", "make setup")
+
+
+def _python() -> Line:
+    found = f"{sys.version.split()[0]} at {sys.executable}"
+    state: State = "ok" if sys.version_info >= (3, 11) else "fail"
+    return Line("python", state, found, "make PYTHON=python3.11 setup")
+
+
+def _packages() -> Line:
+    root = Path(__file__).resolve().parent.parent
+    pinned = dict(_pins(root / "constraints.txt"))
+    wrong = [f"{name} {found or 'absent'} (pinned {pin})" for name, pin in pinned.items() if (found := _installed(name)) != pin]
+    # Only what is imported directly decides; a pin for another platform may well be absent.
+    needed = [entry for entry in wrong if entry.split()[0] in _DIRECT]
+    if needed:
+        return Line("packages", "fail", ", ".join(needed), "make setup")
+    return Line("packages", "ok", f"{len(pinned) - len(wrong)} of {len(pinned)} pinned packages installed as pinned")
+
+
+_DIRECT = ("torch", "torchvision", "timm", "albumentations", "lightgbm", "optuna", "mlflow", "dvc", "scikit-learn", "pandas")
+
+
+def _pins(path: Path) -> Iterator[tuple[str, str]]:
+    if not path.is_file():
+        return
+    for line in path.read_text().splitlines():
+        name, _, pin = line.partition("==")
+        if pin:
+            yield name.strip(), pin.split(";")[0].split("#")[0].strip()
+
+
+def _installed(name: str) -> str | None:
+    try:
+        # "+cpu" and the like name a build of the same version.
+        return version(name).split("+")[0]
+    except PackageNotFoundError:
+        return None
+
+
+def _torch() -> Line:
+    from isic.image.device import describe_devices
+
+    devices = describe_devices()
+    if devices:
+        return Line("torch", "ok", f"{version('torch')}, {'; '.join(devices)}")
+    return Line("torch", "note", f"{version('torch')}, no GPU: the demo runs on the CPU", "the full preset wants a GPU")
+
+
+def _disk(layout: Layout) -> Line:
+    free = shutil.disk_usage(layout.root).free
+    found = f"{free / 2**30:.1f} GiB free"
+    if free < 1 << 30:
+        return Line("disk", "fail", found, "the demo needs 1 GiB: free some")
+    if free < _ROOM_NEEDED:
+        return Line("disk", "note", found, f"enough for the demo; the full data needs {_ROOM_NEEDED >> 30} GiB")
+    return Line("disk", "ok", found)
+
+
+def _params(layout: Layout) -> Params | Line:
+    try:
+        return load_params(layout.params)
+    except InputError as error:
+        return Line("params", "fail", str(error), "mend params.yaml")
+
+
+def _data(layout: Layout, params: Params) -> Line:
+    from isic.data.source import FILES
+
+    if params.data.source == "folder":
+        folder = layout.root / str(params.data.folder)
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            return Line("data", "fail", f"{params.data.folder} lacks {', '.join(missing)}", "make data, or set data.folder")
+    if not layout.validate_metrics.is_file() or not layout.train_metadata.is_file():
+        return Line("data", "note", f"source {params.data.source}, data/raw not made yet", "dvc repro validate")
+    found = json.loads(layout.validate_metrics.read_text())
+    text = f"valid: {found['rows']:,} rows, {found['positives']} malignant, {found['patients']:,} patients"
+    return Line("data", "ok", f"source {params.data.source}, {text}")
+
+
+def _mlflow(layout: Layout) -> Line:
+    from isic.tracking.store import probe
+
+    found = probe(layout.root)
+    return Line("mlflow", "ok", found)
+
+
+def _dvc(layout: Layout) -> Line:
+    command = [sys.executable, "-m", "dvc", "status", "--quiet"]
+    done = subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode == 0:
+        return Line("dvc", "ok", "everything up to date")
+    if done.returncode == 1:
+        return Line("dvc", "note", "something changed or was never run", "dvc repro (dvc status says what)")
+    return Line("dvc", "fail", (done.stderr.strip().splitlines() or ["dvc status failed"])[-1], "dvc status --verbose")
+
+
+def _kaggle(params: Params) -> Line:
+    token = bool(os.environ.get("KAGGLE_API_TOKEN")) or (Path.home() / ".kaggle" / "kaggle.json").is_file()
+    if token:
+        return Line("kaggle", "ok", "token present (not shown)")
+    return Line("kaggle", "note", "no token", "only `make data` needs one: set KAGGLE_API_TOKEN")
+
+
+def _time(layout: Layout) -> Line:
+    from isic.image.estimate import remaining_hours
+
+    return Line("time", "ok", remaining_hours(layout))

@@ -1,0 +1,83 @@
+"""What all tests share: a small generated data set, a checkout around it, and a way to run one stage."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+# A developer's own server must not receive test runs.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout under test."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def sample_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The five official files, generated: 60 patients, 600 lesions, 24 malignant. Read only."""
+    from isic.data.sample import write_sample
+
+    folder = tmp_path_factory.mktemp("sample") / "raw"
+    write_sample(folder, patients=60, lesions=600, positives=24, seed=3)
+    return folder
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, sample_raw: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with dvc.yaml, params.yaml and data/raw, as the working directory."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(sample_raw, folder / "data" / "raw")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+class Outcome(NamedTuple):
+    """Exit status of a stage, and its standard error."""
+
+    code: int
+    error: str
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run a stage main in this process as `python -m pipelines.NAME ARGS` would."""
+    from isic.core.errors import run
+
+    def call(name: str, *arguments: str) -> Outcome:
+        module = importlib.import_module(f"pipelines.{name}")
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capsys.readouterr()
+        try:
+            run(module.main)
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Outcome(code, capsys.readouterr().err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real rows and tiles, from ISIC_REAL_DATA or the folder beside the checkout; skips where there are none."""
+    folder = Path(os.environ.get("ISIC_REAL_DATA") or ROOT.parent / "shared" / "data" / "slice3d")
+    if not (folder / "competition" / "train-metadata.csv").is_file():
+        pytest.skip("no real data: set ISIC_REAL_DATA to a folder with competition/ and tiles/")
+    return folder

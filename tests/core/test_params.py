@@ -1,0 +1,91 @@
+"""params.yaml: what is committed is valid, and a typo names its key."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from isic.core.errors import InputError
+from isic.core.params import Params, check_params, load_params
+from isic.core.presets import apply_preset, preset_names, write_overlay
+
+
+def _committed(root: Path) -> Any:
+    return yaml.safe_load((root / "params.yaml").read_text())
+
+
+def test_sections_and_models_are_the_same_both_ways(root: Path) -> None:
+    models = {field.alias or name for name, field in Params.model_fields.items()}
+    assert models == set(_committed(root))
+
+
+@pytest.mark.parametrize("section", ["data", "split", "features", "image", "stack", "evaluate", "register", "gate"])
+def test_unknown_key_in_a_section_is_named(root: Path, section: str) -> None:
+    values = _committed(root)
+    values[section]["lerning_rate"] = 1
+    with pytest.raises(InputError, match=rf"params\.yaml: unknown key `{section}\.lerning_rate`"):
+        check_params(values, "params.yaml")
+
+
+def test_unknown_section_missing_section_and_wrong_type_are_named(root: Path) -> None:
+    with pytest.raises(InputError, match="unknown key `stak`"):
+        check_params(_committed(root) | {"stak": {}}, "params.yaml")
+    with pytest.raises(InputError, match="key `gate` is missing"):
+        check_params({key: value for key, value in _committed(root).items() if key != "gate"}, "params.yaml")
+    values = _committed(root)
+    values["data"]["sample"]["lesions"] = "many"
+    with pytest.raises(InputError, match=r"`data\.sample\.lesions`"):
+        check_params(values, "params.yaml")
+
+
+@pytest.mark.parametrize("folds", [[0], [1, 2], [0, 2], []])
+def test_folds_count_from_zero(root: Path, folds: list[int]) -> None:
+    with pytest.raises(InputError, match="folds must be"):
+        check_params(_committed(root) | {"folds": folds}, "params.yaml")
+
+
+def test_folder_source_needs_a_folder(root: Path) -> None:
+    values = _committed(root)
+    values["data"] |= {"source": "folder", "folder": None}
+    with pytest.raises(InputError, match=r"data\.folder is empty"):
+        check_params(values, "params.yaml")
+
+
+def test_missing_and_malformed_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not found"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("data: [")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_every_preset_applies_and_keeps_comments(root: Path, tmp_path: Path) -> None:
+    names = preset_names(root / "pipelines" / "presets")
+    assert {"full", "kaggle_t4"} <= set(names)
+    for name in names:
+        path = tmp_path / "params.yaml"
+        shutil.copy(root / "params.yaml", path)
+        diff = apply_preset(path, root / "pipelines" / "presets", name)
+        assert "\n+" in diff
+        assert path.read_text().startswith("# Every number of the pipeline.")
+        load_params(path)
+        assert apply_preset(path, root / "pipelines" / "presets", name) == ""
+
+
+def test_unknown_preset_lists_the_known(root: Path, tmp_path: Path) -> None:
+    shutil.copy(root / "params.yaml", tmp_path / "params.yaml")
+    with pytest.raises(InputError, match=r"no preset 'ful' .* full"):
+        apply_preset(tmp_path / "params.yaml", root / "pipelines" / "presets", "ful")
+
+
+def test_invalid_overlay_leaves_the_file_alone(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    shutil.copy(root / "params.yaml", path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"split\.sed"):
+        write_overlay(path, {"split": {"sed": 1}})
+    assert path.read_bytes() == before

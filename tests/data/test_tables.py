@@ -1,0 +1,76 @@
+"""Metadata tables: official files are read as they are, broken ones are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.schema import TEST_COLUMNS, TRAIN_COLUMNS, TRAIN_ONLY
+from isic.data.tables import read_metadata
+
+
+def test_official_real_files_are_read(real_data: Path) -> None:
+    train = read_metadata(real_data / "competition" / "train-metadata.csv", train=True)
+    test = read_metadata(real_data / "competition" / "test-metadata.csv", train=False)
+    assert tuple(train.columns) == TRAIN_COLUMNS
+    assert tuple(test.columns) == TEST_COLUMNS
+    assert (len(train), train["target"].sum(), len(test)) == (228, 164, 3)
+    assert set(TRAIN_COLUMNS) - set(TEST_COLUMNS) == set(TRAIN_ONLY)
+
+
+def test_types_do_not_depend_on_what_a_file_happens_to_hold(sample_raw: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(sample_raw / "test-metadata.csv")
+    # All sites missing, whole-number measurements: pandas alone would guess float and int.
+    frame["anatom_site_general"] = np.nan
+    frame["tbp_lv_x"] = 3
+    frame.to_csv(tmp_path / "test-metadata.csv", index=False)
+    read = read_metadata(tmp_path / "test-metadata.csv", train=False)
+    reference = read_metadata(sample_raw / "test-metadata.csv", train=False)
+    assert (read.dtypes == reference.dtypes).all()
+
+
+def _edit(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda frame: frame.astype({column: object}).assign(
+        **{column: [*frame[column].iloc[:4], value, *frame[column].iloc[5:]]}
+    )
+
+
+BROKEN: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "lacks column `tbp_lv_H`": lambda frame: frame.drop(columns="tbp_lv_H"),
+    "unknown column `tbp_lv_hue`": lambda frame: frame.assign(tbp_lv_hue=1),
+    r"occurs more than once \(1 repeated rows\)": lambda frame: pd.concat([frame, frame.iloc[:1]]),
+    r"line 6: column `tbp_lv_A` holds 'red'": _edit("tbp_lv_A", "red"),
+    r"line 6: target is 2\.0": _edit("target", 2),
+    r"line 6: target is nan": _edit("target", None),
+    r"line 6: isic_id is missing": _edit("isic_id", None),
+    "a header and no rows": lambda frame: frame.iloc[:0],
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_broken_tables_are_named(sample_raw: Path, tmp_path: Path, message: str) -> None:
+    path = tmp_path / "train-metadata.csv"
+    BROKEN[message](pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=message):
+        read_metadata(path, train=True)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b"", "is empty"), (b"\xff\xfe\x00bad", "not a readable CSV|lacks column")])
+def test_files_that_are_no_tables_are_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_metadata(tmp_path / "t.csv", train=True)
+    with pytest.raises(InputError, match="not found"):
+        read_metadata(tmp_path / "none.csv", train=True)
+
+
+def test_train_only_columns_are_refused_in_a_test_file(sample_raw: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(sample_raw / "test-metadata.csv").assign(tbp_lv_dnn_lesion_confidence=99.0)
+    frame.to_csv(tmp_path / "test-metadata.csv", index=False)
+    with pytest.raises(InputError, match="unknown column `tbp_lv_dnn_lesion_confidence`"):
+        read_metadata(tmp_path / "test-metadata.csv", train=False)

@@ -1,0 +1,129 @@
+"""The data contract, through the stage a person runs: one clear line, exit 2, nothing half-written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.io import read_json
+from isic.data.validate import validate
+from tests.conftest import Outcome
+
+Stage = Callable[..., Outcome]
+
+
+def _table(checkout: Path, name: str = "train-metadata.csv") -> tuple[Path, pd.DataFrame]:
+    path = checkout / "data" / "raw" / name
+    return path, pd.read_csv(path, low_memory=False)
+
+
+def _set(checkout: Path, column: str, value: object, rows: slice = slice(3, 5)) -> None:
+    path, frame = _table(checkout)
+    values = frame[column].astype(object).to_numpy(copy=True)
+    values[rows] = value
+    frame.assign(**{column: values}).to_csv(path, index=False)
+
+
+def _drop_image(checkout: Path) -> None:
+    _, frame = _table(checkout)
+    with h5py.File(checkout / "data" / "raw" / "train-image.hdf5", "a") as file:
+        del file[frame["isic_id"].iloc[7]]
+
+
+def _extra_image(checkout: Path) -> None:
+    with h5py.File(checkout / "data" / "raw" / "train-image.hdf5", "a") as file:
+        file.create_dataset("ISIC_9999999", data=np.bytes_(b"\xff\xd8"))
+
+
+def _broken_image(checkout: Path) -> None:
+    _, frame = _table(checkout)
+    name = frame["isic_id"].iloc[2]
+    with h5py.File(checkout / "data" / "raw" / "train-image.hdf5", "a") as file:
+        data = file[name][()]
+        del file[name]
+        file.create_dataset(name, data=np.bytes_(data[:30]))
+
+
+def _truncate(checkout: Path) -> None:
+    path = checkout / "data" / "raw" / "train-image.hdf5"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+
+
+def _shuffle_submission(checkout: Path) -> None:
+    path, frame = _table(checkout, "sample_submission.csv")
+    frame.assign(isic_id=["ISIC_1", *frame["isic_id"].iloc[1:]]).to_csv(path, index=False)
+
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "`tbp_lv_A` is missing in 2 rows (first line 5, ISIC_": lambda at: _set(at, "tbp_lv_A", np.nan),
+    "`tbp_lv_z` is infinite in 2 rows": lambda at: _set(at, "tbp_lv_z", np.inf),
+    "`tbp_lv_eccentricity` is outside 0 to 1 in 2 rows": lambda at: _set(at, "tbp_lv_eccentricity", 7.0),
+    "`tbp_lv_H` differs from its formula in 2 rows by up to": lambda at: _set(at, "tbp_lv_H", 11.0),
+    "goes with several values of `copyright_license`": lambda at: _set(at, "copyright_license", "CC-X"),
+    "no malignant row": lambda at: _set(at, "target", 0, slice(None)),
+    "no image for 1 rows (first ISIC_": _drop_image,
+    "1 images without a metadata row (first ISIC_9999999)": _extra_image,
+    "1 tiles cannot be decoded (first: tile ISIC_": _broken_image,
+    "not a complete HDF5 file": _truncate,
+    "isic_ids are not those of test-metadata.csv": _shuffle_submission,
+    "test-metadata.csv not found": lambda at: (at / "data" / "raw" / "test-metadata.csv").unlink(),
+    "train-image.hdf5 not found": lambda at: (at / "data" / "raw" / "train-image.hdf5").unlink(),
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_each_broken_rule_stops_the_stage(checkout: Path, stage: Stage, message: str) -> None:
+    FAULTS[message](checkout)
+    outcome = stage("validate")
+    assert outcome.code == 2
+    assert outcome.error.startswith("isic: error: ")
+    assert outcome.error.count("\n") == 1
+    assert message in outcome.error
+    assert not (checkout / "metrics").exists()
+
+
+def test_all_faults_are_told_at_once(checkout: Path, stage: Stage) -> None:
+    _set(checkout, "tbp_lv_A", np.nan)
+    _extra_image(checkout)
+    outcome = stage("validate")
+    assert "`tbp_lv_A` is missing" in outcome.error
+    assert "images without a metadata row" in outcome.error
+
+
+def test_unseen_categories_are_welcome(checkout: Path, stage: Stage) -> None:
+    path, frame = _table(checkout, "test-metadata.csv")
+    frame.assign(attribution="A new hospital", copyright_license="CC-BY").to_csv(path, index=False)
+    assert stage("validate").code == 0
+    assert read_json(checkout / "metrics" / "validate.json")["test_hospitals_unseen"] == ["A new hospital"]
+
+
+def test_generated_and_real_data_hold_the_contract(sample_raw: Path, real_data: Path) -> None:
+    assert validate(sample_raw)["positives"] == 24
+    found = validate(real_data / "competition")
+    assert (found["rows"], found["positives"], found["test_hospitals_unseen"]) == (228, 164, ["FNQH Cairns"])
+
+
+def test_folder_source_is_copied_and_never_written(checkout: Path, stage: Stage, sample_raw: Path) -> None:
+    text = (checkout / "params.yaml").read_text().replace("source: sample", "source: folder")
+    (checkout / "params.yaml").write_text(text.replace("folder: null", f"folder: {sample_raw}"))
+    before = {file.name: file.stat().st_mtime_ns for file in sample_raw.iterdir()}
+    assert stage("data").code == 0
+    assert {file.name: file.stat().st_mtime_ns for file in sample_raw.iterdir()} == before
+    for file in sample_raw.iterdir():
+        assert (checkout / "data" / "raw" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_incomplete_folder_keeps_what_was_there(checkout: Path, stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "partial").mkdir()
+    text = (checkout / "params.yaml").read_text().replace("source: sample", "source: folder")
+    (checkout / "params.yaml").write_text(text.replace("folder: null", "folder: ../partial"))
+    outcome = stage("data")
+    assert outcome.code == 2
+    assert "lacks train-metadata.csv" in outcome.error
+    assert len(list((checkout / "data" / "raw").iterdir())) == 5
+    assert [file.name for file in (checkout / "data").iterdir()] == ["raw"]

@@ -1,0 +1,92 @@
+"""One look for all pictures: real colours on paper and in MLflow, CSS variables in the page so that dark mode works."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Role -> (colour on paper, stand-in written into the SVG and then replaced by the page's CSS variable). Blue and
+#: vermilion stay apart for every common colour blindness (Wong, Nature Methods 2011).
+ROLES = {
+    "ink": ("#1b1f24", "#010101"),
+    "muted": ("#5b6470", "#010102"),
+    "grid": ("#d5dae0", "#010103"),
+    "blue": ("#0b62a8", "#010104"),
+    "red": ("#c23b16", "#010105"),
+    "green": ("#0a7a5c", "#010106"),
+    "gold": ("#9a6a00", "#010107"),
+}
+CYCLE = ("blue", "red", "green", "gold", "muted", "ink")
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours by role, for a page (stand-ins) or for paper (real ones)."""
+
+    page: bool
+
+    def __getitem__(self, role: str) -> str:
+        return ROLES[role][1 if self.page else 0]
+
+    def cycle(self, number: int) -> str:
+        return self[CYCLE[number % len(CYCLE)]]
+
+
+PAPER = Theme(page=False)
+PAGE = Theme(page=True)
+
+
+def canvas(theme: Theme, width: float = 6.4, height: float = 4.0) -> tuple[Figure, Any]:
+    """An empty figure (inches) with one axes in the common look. No pyplot: it keeps global state."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0.0 if theme.page else 1.0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0.0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(theme["muted"])
+    axes.tick_params(colors=theme["muted"], labelsize=10, which="both")
+    axes.xaxis.label.set_color(theme["ink"])
+    axes.yaxis.label.set_color(theme["ink"])
+    axes.grid(color=theme["grid"], linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def legend(axes: Any, theme: Theme, **options: Any) -> None:
+    """A frameless legend in the text colour, only when something is labelled."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=10, labelcolor=theme["ink"], **options)
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Inline SVG of a figure drawn with PAGE: text stays text, colours become CSS variables, ids are unique by `name`."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    # A fixed salt keeps the file equal between runs; salting by name keeps clip ids of two figures apart.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for role, (_, stand_in) in ROLES.items():
+        text = text.replace(stand_in, f"var(--{role})")
+    # Groups are named figure_1, axes_1, … in every file; nothing refers to them.
+    text = re.sub(r' id="(?:figure|axes|patch|line2d|matplotlib|xtick|ytick|text|legend|PathCollection|FillBetween\w*|LineCollection)[\w.]*"', "", text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"font(?:-family)?: ([^;\"']*)(?:'[^']*'[^;\"]*)?", _page_font, text)
+    # The picture scales with the column; its description is the caption beside it.
+    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r'<svg aria-hidden="true" \1\2', text, count=1)
+
+
+def _page_font(match: re.Match[str]) -> str:
+    size = re.search(r"[\d.]+px", match.group(0))
+    return f"font: {size.group(0)} var(--sans)" if size else "font-family: var(--sans)"

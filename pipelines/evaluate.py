@@ -1,0 +1,37 @@
+"""Stage `evaluate`: judge the out-of-fold scores; metrics, points to plot, and the pooled numbers on the stack's run."""
+
+from isic.core.errors import run
+from isic.core.io import write_json
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.report.evaluate import evaluate, numbers
+from isic.report.evidence import read_evidence
+from isic.report.figures import FIGURES
+from isic.report.learning import learning
+from isic.report.theme import PAPER
+from isic.tracking import parent
+
+
+def main() -> None:
+    layout = Layout.find()
+    params = load_params(layout.params)
+    backbones = tuple(params.image.backbones)
+    evidence = read_evidence(layout, backbones)
+    result = evaluate(evidence, params.evaluate.replicates, params.evaluate.seed)
+    points = {**result.points, "learning": learning(layout, backbones, params.folds)}
+    # Results before anything that may fail: pictures and tracking come last.
+    for name, records in points.items():
+        write_json(layout.plots / f"{name}.json", records)
+    write_json(layout.root / "models" / "calibration.json", result.calibration.to_json())
+    write_json(layout.evaluate_metrics, result.metrics)
+    with parent("stack", params.stack.model_dump(mode="json")) as tracker:
+        tracker.metrics(numbers(result.metrics))
+        tracker.artifact(layout.evaluate_metrics)
+        for name, draw in FIGURES.items():
+            figure = draw(points, PAPER)
+            if figure is not None:
+                tracker.figure(figure, f"figures/{name}.png")
+
+
+if __name__ == "__main__":
+    run(main)

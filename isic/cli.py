@@ -64,7 +64,9 @@ def preset(name: Annotated[str, typer.Argument(help="full, kaggle_t4, …; see p
 
 @app.command()
 def score(
-    solution: Annotated[Path, typer.Option(help="CSV with isic_id, target and, for the top-15 sensitivity, patient_id.")],
+    solution: Annotated[
+        Path, typer.Option(help="CSV with isic_id, target and, for the top-15 sensitivity, patient_id.")
+    ],
     submission: Annotated[Path, typer.Option(help="CSV with isic_id and target (the score).")],
 ) -> None:
     """Print pAUC, AUC and top-15 sensitivity as JSON; rows are matched by isic_id."""

@@ -77,7 +77,11 @@ def _python() -> Line:
 def _packages() -> Line:
     root = Path(__file__).resolve().parent.parent
     pinned = dict(_pins(root / "constraints.txt"))
-    wrong = [f"{name} {found or 'absent'} (pinned {pin})" for name, pin in pinned.items() if (found := _installed(name)) != pin]
+    wrong = [
+        f"{name} {found or 'absent'} (pinned {pin})"
+        for name, pin in pinned.items()
+        if (found := _installed(name)) != pin
+    ]
     # Only what is imported directly decides; a pin for another platform may well be absent.
     needed = [entry for entry in wrong if entry.split()[0] in _DIRECT]
     if needed:
@@ -85,7 +89,18 @@ def _packages() -> Line:
     return Line("packages", "ok", f"{len(pinned) - len(wrong)} of {len(pinned)} pinned packages installed as pinned")
 
 
-_DIRECT = ("torch", "torchvision", "timm", "albumentations", "lightgbm", "optuna", "mlflow", "dvc", "scikit-learn", "pandas")
+_DIRECT = (
+    "torch",
+    "torchvision",
+    "timm",
+    "albumentations",
+    "lightgbm",
+    "optuna",
+    "mlflow",
+    "dvc",
+    "scikit-learn",
+    "pandas",
+)
 
 
 def _pins(path: Path) -> Iterator[tuple[str, str]]:
@@ -138,7 +153,9 @@ def _data(layout: Layout, params: Params) -> Line:
         folder = layout.root / str(params.data.folder)
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
-            return Line("data", "fail", f"{params.data.folder} lacks {', '.join(missing)}", "make data, or set data.folder")
+            return Line(
+                "data", "fail", f"{params.data.folder} lacks {', '.join(missing)}", "make data, or set data.folder"
+            )
     if not layout.validate_metrics.is_file() or not layout.train_metadata.is_file():
         return Line("data", "note", f"source {params.data.source}, data/raw not made yet", "dvc repro validate")
     found = json.loads(layout.validate_metrics.read_text())

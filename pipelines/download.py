@@ -6,7 +6,6 @@ Not a DVC stage: it needs an account, accepted competition rules and a network, 
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -24,7 +23,9 @@ def main() -> None:
         print(f"{folder} already holds the official files; next: make preset P=full")
         return
     if not os.environ.get("KAGGLE_API_TOKEN") and not (Path.home() / ".kaggle" / "kaggle.json").is_file():
-        raise InputError("no Kaggle token: set KAGGLE_API_TOKEN (kaggle.com, Settings, API) and accept the competition's rules")
+        raise InputError(
+            "no Kaggle token: set KAGGLE_API_TOKEN (kaggle.com, Settings, API) and accept the competition's rules"
+        )
     client = shutil.which("kaggle")
     if client is None:
         raise InputError("the Kaggle client is not installed: .venv/bin/pip install kaggle, then make data again")
@@ -43,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    run(main)

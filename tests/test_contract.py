@@ -18,7 +18,17 @@ import yaml
 from isic.core.params import Params
 
 #: Modules that cannot change a result: they carry, check and record it.
-PLUMBING = ("isic", "isic.core", "isic.core.errors", "isic.core.io", "isic.core.params", "isic.core.paths", "isic.core.tracker", "isic.data", "isic.tracking")
+PLUMBING = (
+    "isic",
+    "isic.core",
+    "isic.core.errors",
+    "isic.core.io",
+    "isic.core.params",
+    "isic.core.paths",
+    "isic.core.tracker",
+    "isic.data",
+    "isic.tracking",
+)
 
 STAGES = ("data", "validate", "folds", "features", "train_image", "embed", "stack", "evaluate", "report", "register")
 
@@ -106,10 +116,14 @@ def test_deps_cover_the_imports(root: Path, stages: dict[str, Any]) -> None:
 
 def test_code_deps_are_imported(root: Path, stages: dict[str, Any]) -> None:
     for name, stage in stages.items():
-        files = {path.relative_to(root) for module in _closure(root, _module_of(stage)) if (path := _file_of(root, module))}
+        files = {
+            path.relative_to(root) for module in _closure(root, _module_of(stage)) if (path := _file_of(root, module))
+        }
         for dep in map(str, stage.get("deps", ())):
             if dep.startswith(("isic/", "pipelines/")):
-                assert any(file == Path(dep) or Path(dep) in file.parents for file in files), f"{name}: {dep} is not imported"
+                assert any(file == Path(dep) or Path(dep) in file.parents for file in files), (
+                    f"{name}: {dep} is not imported"
+                )
 
 
 def test_params_of_stages_exist(stages: dict[str, Any]) -> None:
@@ -132,7 +146,23 @@ def test_every_make_target_is_helped(root: Path) -> None:
     targets = re.findall(r"^\.PHONY: (\S+)", text, re.MULTILINE)
     helped = re.findall(r"^([a-z-]+):.*## .+", text, re.MULTILINE)
     assert sorted(targets) == sorted(helped)
-    promised = {"demo", "test", "data", "preset", "repro", "fold", "ui", "tune", "promote", "rollback", "submission", "bench", "check", "ci", "help"}
+    promised = {
+        "demo",
+        "test",
+        "data",
+        "preset",
+        "repro",
+        "fold",
+        "ui",
+        "tune",
+        "promote",
+        "rollback",
+        "submission",
+        "bench",
+        "check",
+        "ci",
+        "help",
+    }
     assert promised <= set(targets)
 
 

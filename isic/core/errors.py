@@ -23,7 +23,8 @@ def explain(error: BaseException) -> str | None:
     cause: BaseException | None = error
     while cause is not None:
         if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
-            return f"no disk space left for {getattr(cause, 'filename', None) or 'the results'}: free some and run the same command again"
+            where = getattr(cause, "filename", None) or "the results"
+            return f"no disk space left for {where}: free some and run the same command again"
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or 'a file'}: check its owner and mode"

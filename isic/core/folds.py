@@ -42,13 +42,17 @@ def check_folds(folds: pd.DataFrame, count: int) -> None:
     """Raise InputError unless folds 0..count-1 are disjoint by patient and each holds both classes."""
     numbers = sorted(folds["fold"].unique())
     if numbers != list(range(count)):
-        raise InputError(f"data/folds.parquet holds folds {numbers}, params.yaml asks for 0 to {count - 1}: rerun `dvc repro folds`")
+        raise InputError(
+            f"data/folds.parquet holds folds {numbers}, params.yaml asks for 0 to {count - 1}: rerun `dvc repro folds`"
+        )
     if (folds.groupby(PATIENT)["fold"].nunique() > 1).any():
         raise InputError("data/folds.parquet deals one patient to several folds: delete it and rerun `dvc repro folds`")
     counts = folds.groupby("fold")[TARGET].agg(["sum", "size"])
     for fold, row in counts.iterrows():
         if row["sum"] == 0:
-            raise InputError(f"fold {fold} has no malignant lesion: shorten `folds` or change split.seed in params.yaml")
+            raise InputError(
+                f"fold {fold} has no malignant lesion: shorten `folds` or change split.seed in params.yaml"
+            )
         if row["sum"] == row["size"]:
             raise InputError(f"fold {fold} has no benign lesion: shorten `folds` or change split.seed in params.yaml")
 

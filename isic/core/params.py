@@ -1,5 +1,6 @@
-"""params.yaml as frozen values: one model per section, unknown keys refused, so that a typo is an error and not a default.
+"""params.yaml as frozen values: one model per section, unknown keys refused.
 
+A typo is an error that names its key, never a silent default.
 Each stage passes on plain values from its own section; no room takes a section of another.
 """
 

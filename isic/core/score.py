@@ -23,7 +23,9 @@ def score_files(solution: Path, submission: Path) -> dict[str, float | int | Non
     guess = _read(submission, "submission")
     missing = truth.index.difference(guess.index)
     if len(missing):
-        raise InputError(f"{submission} lacks {len(missing)} of the solution's isic_ids (first {missing[0]}): add their rows")
+        raise InputError(
+            f"{submission} lacks {len(missing)} of the solution's isic_ids (first {missing[0]}): add their rows"
+        )
     surplus = guess.index.difference(truth.index)
     if len(surplus):
         raise InputError(f"{submission} has {len(surplus)} isic_ids the solution does not know (first {surplus[0]})")
@@ -56,7 +58,9 @@ def _read(path: Path, what: str) -> pd.DataFrame:
     if frame.empty:
         raise InputError(f"{what} {path} has no rows")
     if frame[ID].duplicated().any():
-        raise InputError(f"{what} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more than once")
+        raise InputError(
+            f"{what} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more than once"
+        )
     values = pd.to_numeric(frame[TARGET], errors="coerce")
     wrong = ~np.isfinite(values)
     if wrong.any():

@@ -73,7 +73,9 @@ def _numeric(column: pd.Series, path: Path) -> pd.Series:
     if wrong.any():
         # +2: one for the header, one because people count lines from 1.
         line = int(np.flatnonzero(wrong)[0]) + 2
-        raise InputError(f"{path} line {line}: column `{column.name}` holds {column[wrong].iloc[0]!r}, a number is needed")
+        raise InputError(
+            f"{path} line {line}: column `{column.name}` holds {column[wrong].iloc[0]!r}, a number is needed"
+        )
     return values.astype(np.float64)
 
 
@@ -91,4 +93,6 @@ def _check_ids(ids: pd.Series, path: Path) -> None:
         raise InputError(f"{path} line {int(np.flatnonzero(ids.isna())[0]) + 2}: isic_id is missing")
     repeated = ids[ids.duplicated()]
     if len(repeated):
-        raise InputError(f"{path}: isic_id {repeated.iloc[0]} occurs more than once ({len(repeated)} repeated rows): keep one")
+        raise InputError(
+            f"{path}: isic_id {repeated.iloc[0]} occurs more than once ({len(repeated)} repeated rows): keep one"
+        )

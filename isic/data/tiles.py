@@ -41,7 +41,9 @@ class TileStore:
             try:
                 self._file = h5py.File(self.path, "r")
             except OSError as error:
-                raise InputError(f"{self.path} is not a complete HDF5 file ({_short(error)}): fetch it again") from error
+                raise InputError(
+                    f"{self.path} is not a complete HDF5 file ({_short(error)}): fetch it again"
+                ) from error
             self._pid = os.getpid()
         return self._file
 
@@ -71,12 +73,16 @@ class TileStore:
             if not isinstance(dataset, h5py.Dataset) or dataset.shape != () or dataset.dtype.kind not in "SO":
                 raise InputError(f"{self.path}: {isic_id} is not a scalar of JPEG bytes: use the official file's form")
             if dataset.dtype.itemsize > MAX_BYTES:
-                raise InputError(f"{self.path}: tile {isic_id} holds {dataset.dtype.itemsize} bytes, at most {MAX_BYTES} are read")
+                raise InputError(
+                    f"{self.path}: tile {isic_id} holds {dataset.dtype.itemsize} bytes, at most {MAX_BYTES} are read"
+                )
             return bytes(dataset[()])
         except KeyError as error:
             raise InputError(f"{self.path} has no image for {isic_id}: add it or drop its metadata row") from error
         except OSError as error:
-            raise InputError(f"{self.path}: tile {isic_id} cannot be read ({_short(error)}): fetch the file again") from error
+            raise InputError(
+                f"{self.path}: tile {isic_id} cannot be read ({_short(error)}): fetch the file again"
+            ) from error
 
     def image(self, isic_id: str) -> np.ndarray:
         """One tile as uint8 RGB of shape (height, width, 3). Raises InputError naming the id."""
@@ -90,7 +96,9 @@ def decode(data: bytes, name: str) -> np.ndarray:
     """
     height, width = jpeg_size(data, name)
     if max(height, width) > MAX_SIDE:
-        raise InputError(f"tile {name} claims {width} x {height} pixels, at most {MAX_SIDE} a side are decoded: replace it")
+        raise InputError(
+            f"tile {name} claims {width} x {height} pixels, at most {MAX_SIDE} a side are decoded: replace it"
+        )
     # The orientation tag is ignored: tiles have none, and a flip hidden in metadata would differ between decoders.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:

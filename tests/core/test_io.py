@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
@@ -12,12 +13,17 @@ from isic.core.errors import InputError
 from isic.core.io import atomic_dir, atomic_file, read_json, read_parquet, sha256, write_json, write_parquet
 
 
+def _fail_half_way(writer: AbstractContextManager[Path], name: str) -> None:
+    with writer as temporary:
+        (temporary / name).write_text("half")
+        raise RuntimeError
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        _fail_half_way(atomic_file(path), "")
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["scores.csv"]
 
@@ -26,9 +32,8 @@ def test_failed_folder_leaves_the_old_folder_and_nothing_else(tmp_path: Path) ->
     path = tmp_path / "model"
     path.mkdir()
     (path / "weights").write_text("old")
-    with pytest.raises(RuntimeError), atomic_dir(path) as temporary:
-        (temporary / "weights").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        _fail_half_way(atomic_dir(path), "weights")
     assert (path / "weights").read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 

@@ -67,7 +67,16 @@ def test_bad_submissions_are_named(files: tuple[Path, Path], tmp_path: Path) -> 
         bad.to_csv(tmp_path / "bad.csv", index=False)
         with pytest.raises(InputError, match=message):
             score_files(solution, tmp_path / "bad.csv")
-    command = [sys.executable, "-m", "isic.cli", "score", "--solution", str(solution), "--submission", str(tmp_path / "x")]
+    command = [
+        sys.executable,
+        "-m",
+        "isic.cli",
+        "score",
+        "--solution",
+        str(solution),
+        "--submission",
+        str(tmp_path / "x"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -60,7 +60,9 @@ def test_broken_tables_are_named(sample_raw: Path, tmp_path: Path, message: str)
         read_metadata(path, train=True)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "is empty"), (b"\xff\xfe\x00bad", "not a readable CSV|lacks column")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "is empty"), (b"\xff\xfe\x00bad", "not a readable CSV|lacks column")]
+)
 def test_files_that_are_no_tables_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):

@@ -1,0 +1,47 @@
+"""What a run was made of: commit, lock file, data and folds, as tags that say which runs may be compared."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from isic.core.io import sha256, sha256_json
+from isic.core.paths import Layout
+
+
+def run_tags(layout: Layout) -> dict[str, str]:
+    """Tags of a run started now in this checkout; what does not exist is left out."""
+    tags = {
+        "git_commit": git(layout.root, "rev-parse", "HEAD"),
+        "git_dirty": str(bool(git(layout.root, "status", "--porcelain", "--untracked-files=no"))).lower(),
+        "dvc_lock": file_hash(layout.root / "dvc.lock"),
+        "data_hash": data_hash(layout),
+        "folds_hash": file_hash(layout.folds),
+    }
+    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE"):
+        tags[name] = os.environ.get(name, "")
+    return {name: value for name, value in tags.items() if value}
+
+
+def data_hash(layout: Layout) -> str:
+    """Hash of the two official training files, "" while they are absent."""
+    files = (layout.train_metadata, layout.train_images)
+    hashes = {file.name: file_hash(file) for file in files if file.exists()}
+    return sha256_json(hashes) if hashes else ""
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, "" when it does not exist (a stage may be run before what it is compared by)."""
+    return sha256(path) if path.exists() else ""
+
+
+def git(root: Path, *arguments: str) -> str:
+    """Output of a git command in `root`, "" where there is no git or no repository."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

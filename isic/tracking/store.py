@@ -1,0 +1,101 @@
+"""Which MLflow store this checkout uses, made once and completely before any process writes to it.
+
+Five processes that meet an absent SQLite file all try to migrate it and break it for good, and a store named by a
+relative path is lost with the throw-away checkout of `dvc exp run --temp`: hence a lock, a rename and absolute paths.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+EXPERIMENT = "isic-2024"
+_SQLITE = "sqlite:///"
+
+
+def home(root: Path) -> Path:
+    """The lasting checkout behind `root`: `dvc exp run --temp` works in a copy under its .dvc/tmp."""
+    root = Path(root).resolve()
+    lasting = os.environ.get("DVC_ROOT")
+    if lasting and root.is_relative_to(Path(lasting).resolve() / ".dvc" / "tmp"):
+        return Path(lasting).resolve()
+    return root
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, else the SQLite file of the checkout; a relative SQLite path is taken from the checkout."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not uri:
+        return f"{_SQLITE}{home(root) / 'mlflow.db'}"
+    if uri.startswith(_SQLITE):
+        # Path "/" keeps an absolute right side, so `sqlite:////abs` stays what it is.
+        return f"{_SQLITE}{home(root) / uri.removeprefix(_SQLITE)}"
+    return uri
+
+
+def artifact_root(root: Path) -> Path:
+    """Where a local store keeps artifacts; MLflow fixes it, absolute, when the experiment is made."""
+    return home(root) / "mlartifacts"
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """Hold the checkout's MLflow lock; other processes of this machine wait."""
+    with (home(root) / ".mlflow.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def settle_environment() -> None:
+    """Before the first import of mlflow: no telemetry, no chatter, and a dead server found out within seconds."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # Inherited from `mlflow run` or a shell, these would move our runs to another experiment.
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
+
+
+def connect(root: Path) -> MlflowClient:
+    """A client of the checkout's store, tracking and registry, made first if it does not exist."""
+    settle_environment()
+    uri = tracking_uri(root)
+    if uri.startswith(_SQLITE):
+        with locked(root):
+            _create_database(Path(uri.removeprefix(_SQLITE)), root)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def experiment_id(client: MlflowClient, root: Path) -> str:
+    """The id of the one experiment, made if absent. Call with the lock held."""
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    local = tracking_uri(root).startswith(_SQLITE)
+    location = (artifact_root(root) / EXPERIMENT).as_uri() if local else None
+    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def _create_database(path: Path, root: Path) -> None:
+    """Migrate a fresh database under a temporary name, so that its final name only ever means a whole one."""
+    if path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    SqlAlchemyStore(f"{_SQLITE}{temporary}", artifact_root(root).as_uri()).engine.dispose()
+    temporary.replace(path)

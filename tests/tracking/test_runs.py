@@ -1,0 +1,172 @@
+"""Runs as MLflow's own client sees them afterwards, written by real processes on folders that never met MLflow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from isic.tracking import open_run
+from isic.tracking.runs import PARENT_TAG
+from isic.tracking.store import EXPERIMENT, connect, home, tracking_uri
+
+FOLD = """
+import sys
+from pathlib import Path
+from isic.tracking import open_run
+fold = int(sys.argv[1])
+with open_run("train_image", {"lr": 0.1, "net": {"name": "tiny"}}, f"tiny-fold{fold}", fold, Path(sys.argv[2])) as run:
+    for epoch in range(20):
+        run.metrics({"loss": 1 / (epoch + 1), "pauc": fold / 100}, epoch)
+    note = Path(sys.argv[2]) / f"note{fold}.txt"
+    note.write_text(f"fold {fold}")
+    run.artifact(note, "notes")
+    note.unlink()
+    run.params({"device": "cpu"})
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_ROOT", "DVC_EXP_NAME", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "dvc.yaml").touch()
+    return tmp_path
+
+
+def start_fold(root: Path, fold: int, script: str = FOLD, **kwargs: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(fold), str(root)], text=True, stderr=subprocess.PIPE, **kwargs
+    )
+
+
+def every_run(root: Path) -> list:
+    client = connect(root)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    return client.search_runs([experiment.experiment_id]) if experiment else []
+
+
+def test_five_processes_at_once_on_a_fresh_folder(root: Path) -> None:
+    folds = [start_fold(root, fold) for fold in range(5)]
+    messages = [process.communicate()[1] for process in folds]
+    assert [process.returncode for process in folds] == [0] * 5
+    assert messages == [""] * 5
+
+    runs = every_run(root)
+    (parent,) = [run for run in runs if run.data.tags["role"] == "parent"]
+    children = sorted((run for run in runs if run.data.tags["role"] == "fold"), key=lambda run: run.info.run_name)
+    assert [child.info.run_name for child in children] == [f"tiny-fold{fold}" for fold in range(5)]
+    client = connect(root)
+    for fold, child in enumerate(children):
+        assert child.info.status == "FINISHED"
+        assert child.data.tags[PARENT_TAG] == parent.info.run_id
+        assert child.data.params == {"lr": "0.1", "net.name": "tiny", "device": "cpu"}
+        assert [point.step for point in client.get_metric_history(child.info.run_id, "loss")] == list(range(20))
+        kept = Path(client.download_artifacts(child.info.run_id, f"notes/note{fold}.txt"))
+        assert kept.read_text() == f"fold {fold}"
+        assert child.info.artifact_uri.startswith((root / "mlartifacts").as_uri())
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["pauc_mean"] == pytest.approx(0.02)
+    assert parent.data.metrics["pauc_sd"] == pytest.approx(0.0158113883)
+    assert parent.data.metrics["folds_finished"] == 5
+
+
+def test_a_dead_server_costs_one_line(root: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    process = start_fold(root, 0, env=os.environ | {"MLFLOW_TRACKING_URI": uri})
+    message = process.communicate()[1]
+    assert process.returncode == 0
+    assert message.count("\n") == 1
+    assert message.startswith(f"isic: tracking: no MLflow store at {uri}")
+
+
+def test_a_killed_stage_leaves_a_killed_run_and_the_next_attempt_takes_it_up(root: Path) -> None:
+    script = FOLD.replace("run.params", "import time; print('ready', flush=True); time.sleep(60); run.params")
+    process = start_fold(root, 3, script, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert wait_for_status(root, "KILLED")
+    start_fold(root, 3).communicate()
+    (child,) = [run for run in every_run(root) if run.data.tags["role"] == "fold"]
+    assert child.info.status == "FINISHED"
+
+
+def wait_for_status(root: Path, status: str) -> bool:
+    for _ in range(150):
+        statuses = [run.info.status for run in every_run(root) if run.data.tags["role"] == "fold"]
+        if statuses == [status]:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_runs_lie_under_the_run_that_mlflow_run_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(root)
+    outer = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", outer)
+    with open_run("stack", {}, "stack-fold1", fold=1, root=root) as run:
+        run.metrics({"pauc": 0.15})
+    (child,) = [run for run in client.search_runs(["0"]) if run.info.run_id != outer]
+    assert child.data.tags[PARENT_TAG] == outer
+    assert client.get_run(outer).data.metrics["pauc_mean"] == 0.15
+    assert client.get_run(outer).info.status == "RUNNING", "mlflow run closes its own run"
+
+
+def test_an_exception_passes_on_and_the_run_is_marked_failed(root: Path) -> None:
+    with pytest.raises(ZeroDivisionError), open_run("stack", {"a": 1}, "stack", root=root):
+        raise ZeroDivisionError
+    (run,) = every_run(root)
+    assert run.info.status == "FAILED"
+
+
+def test_a_figure_is_kept_as_drawn(root: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.subplots().plot([0, 1], [0, 1])
+    with open_run("stack", {}, "stack", root=root) as run:
+        run.figure(figure, "curves/roc.png")
+    (found,) = every_run(root)
+    kept = Path(connect(root).download_artifacts(found.info.run_id, "curves/roc.png"))
+    assert kept.read_bytes().startswith(b"\x89PNG")
+
+
+def test_tags_say_what_the_run_was_made_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(root), *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    (root / "dvc.lock").write_text("schema: '2.0'\n")
+    (root / "data" / "raw").mkdir(parents=True)
+    (root / "data" / "raw" / "train-metadata.csv").write_text("isic_id\n")
+    monkeypatch.setenv("DVC_EXP_NAME", "keen-hare")
+    with open_run("stack", {}, "stack", root=root):
+        pass
+    (run,) = every_run(root)
+    tags = run.data.tags
+    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert tags["git_commit"] == head.stdout.strip()
+    assert tags["DVC_EXP_NAME"] == "keen-hare"
+    assert len(tags["dvc_lock"]) == len(tags["data_hash"]) == 64
+    assert "folds_hash" not in tags
+
+
+def test_a_temporary_experiment_logs_to_the_lasting_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "x"
+    copy.mkdir(parents=True)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert home(copy) == tmp_path
+    assert tracking_uri(copy) == f"sqlite:///{tmp_path}/mlflow.db"
+    assert home(Path("/elsewhere")) == Path("/elsewhere")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert tracking_uri(copy) == f"sqlite:///{tmp_path}/mlflow.db"

@@ -1,0 +1,64 @@
+"""A foreseeable fault is one line and exit 2; a defect keeps its traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isic.core.errors import InputError, explain, run
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def test_input_error_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: _raise(InputError("tile ISIC_1\n is broken: replace it")))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "isic: error: tile ISIC_1 is broken: replace it\n"
+
+
+def test_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: _raise(KeyboardInterrupt()))
+    assert stop.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_defects_are_not_dressed_up() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: _raise(ZeroDivisionError("defect")))
+    assert explain(ZeroDivisionError("defect")) is None
+
+
+_FULL_DISK = """
+import sys
+from pathlib import Path
+import numpy as np, pandas as pd
+from isic.core.errors import run
+from isic.core.io import write_parquet
+run(lambda: write_parquet(Path(sys.argv[1]) / "t.parquet", pd.DataFrame({"a": np.random.default_rng(0).random(200_000)})))
+"""
+
+
+def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    # A file system of 64 KiB in a mount namespace of its own: the fault is the kernel's, not a stand-in.
+    script = f'mount -t tmpfs -o size=64k tmpfs {disk} && "$@" {disk}; code=$?; ls -A {disk}; exit $code'
+    command = ["unshare", "-rm", "bash", "-c", script, "bash", sys.executable, "-c", _FULL_DISK]
+    probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(disk)]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces for this user")
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("isic: error: no disk space left")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""

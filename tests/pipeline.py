@@ -1,0 +1,103 @@
+"""The real pipeline, shrunk: a checkout of its own, and `dvc` run in it as a person would, without a network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from isic.core.presets import write_overlay
+
+#: Two folds of one backbone on a few hundred tiles: every stage runs, as a process of its own.
+SHRUNK: dict[str, Any] = {
+    "data": {"sample": {"patients": 40, "lesions": 600, "positives": 30, "seed": 3}},
+    "folds": [0, 1],
+}
+
+_CODE = ("dvc.yaml", "params.yaml", ".dvcignore", "isic", "pipelines")
+
+#: Any attempt to reach another machine is refused and written down, also when a library swallows the refusal.
+_DENY = """
+import os, socket
+_connect = socket.socket.connect
+def connect(self, address):
+    host = address[0] if isinstance(address, tuple) else ""
+    if self.family in (socket.AF_INET, socket.AF_INET6) and host not in ("127.0.0.1", "localhost", "::1"):
+        with open(os.environ["ISIC_TEST_NETWORK_LOG"], "a") as log:
+            log.write(f"connect {address}\\n")
+        raise OSError("network denied by the test")
+    return _connect(self, address)
+socket.socket.connect = connect
+_lookup = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    if host not in (None, "127.0.0.1", "localhost", "::1", "0.0.0.0", socket.gethostname()):
+        with open(os.environ["ISIC_TEST_NETWORK_LOG"], "a") as log:
+            log.write(f"lookup {host}\\n")
+        raise socket.gaierror("network denied by the test")
+    return _lookup(host, *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def make_checkout(root: Path, folder: Path, changes: dict[str, Any]) -> Path:
+    """Copy the code of `root` to `folder`, make it a git and DVC repository, lay `changes` over its params.yaml."""
+    folder.mkdir(parents=True)
+    for name in _CODE:
+        source = root / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    shutil.copy(root / ".gitignore", folder / ".gitignore")
+    (folder / ".dvc").mkdir()
+    shutil.copy(root / ".dvc" / "config", folder / ".dvc" / "config")
+    write_overlay(folder / "params.yaml", changes)
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
+        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True)
+    (folder / ".deny").mkdir()
+    (folder / ".deny" / "sitecustomize.py").write_text(_DENY)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables of a process in the checkout `folder`: its own code first, no network, one thread a library."""
+    own = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{folder / '.deny'}{os.pathsep}{folder}",
+        "ISIC_TEST_NETWORK_LOG": str(folder / ".deny" / "log"),
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": "user.name",
+        "GIT_CONFIG_VALUE_0": "A Tester",
+        "GIT_CONFIG_KEY_1": "user.email",
+        "GIT_CONFIG_VALUE_1": "tester@example.org",
+    }
+    dropped = ("MLFLOW_", "DVC_", "OPTUNA_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(dropped)} | own
+
+
+def call(folder: Path, *command: str, check: bool = True, timeout: int = 600) -> subprocess.CompletedProcess[str]:
+    """Run a command in the checkout with networking denied; on failure the test shows what it printed."""
+    full = ["unshare", "-rn", *command] if _can_unshare() else list(command)
+    done = subprocess.run(
+        full, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=timeout, check=False
+    )
+    if check and done.returncode:
+        raise AssertionError(
+            f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        )
+    return done
+
+
+def network_attempts(folder: Path) -> str:
+    """What processes of the checkout tried to reach, "" if nothing."""
+    log = folder / ".deny" / "log"
+    return log.read_text() if log.exists() else ""
+
+
+def _can_unshare() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,154 @@
+"""The whole way through, as DVC runs it: official files in, a submission from the promoted model out."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.pipeline import SHRUNK, call, environment, make_checkout, network_attempts
+
+
+@pytest.fixture(scope="session")
+def done(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout after `dvc repro`. Shared: tests add to it, none takes away."""
+    folder = make_checkout(root, tmp_path_factory.mktemp("pipeline") / "checkout", SHRUNK)
+    call(folder, "dvc", "repro")
+    return folder
+
+
+def _metrics(folder: Path) -> dict[str, object]:
+    return dict(json.loads((folder / "metrics" / "evaluate.json").read_text()))
+
+
+def test_metrics_hold_what_is_promised(done: Path) -> None:
+    found = _metrics(done)
+    promised = {"pauc", "pauc_low", "pauc_high", "pauc_fold_mean", "pauc_fold_sd", "auc", "top15_sensitivity", "n"}
+    assert promised | {"positives", "patients", "folds"} <= set(found)
+    assert (found["n"], found["positives"], found["patients"]) == (600, 30, 40)
+    assert len(found["folds"]) == 2  # type: ignore[arg-type]
+    assert 0 <= found["pauc_low"] <= found["pauc"] <= found["pauc_high"] <= 0.2  # type: ignore[operator]
+    assert found["auc"] > 0.6  # type: ignore[operator]
+
+
+def test_scores_are_out_of_fold_for_every_row(done: Path) -> None:
+    oof = pd.read_parquet(done / "data" / "oof" / "stack.parquet")
+    folds = pd.read_parquet(done / "data" / "folds.parquet")
+    assert list(oof.columns) == ["isic_id", "patient_id", "target", "fold", "score"]
+    merged = oof.merge(folds, on="isic_id", suffixes=("", "_recorded"), validate="1:1")
+    assert len(merged) == 600
+    assert (merged["fold"] == merged["fold_recorded"]).all()
+    assert np.isfinite(oof["score"]).all()
+    for fold in (0, 1):
+        rows = pd.read_parquet(done / "data" / "embeddings" / "convnext" / f"fold{fold}.parquet")
+        width = np.load(done / "data" / "embeddings" / "convnext" / f"fold{fold}.npy")
+        assert set(rows["isic_id"]) == set(folds.loc[folds["fold"] == fold, "isic_id"])
+        assert width.shape[0] == len(rows)
+        assert width.dtype == np.float16
+
+
+def test_nothing_reached_for_the_network(done: Path) -> None:
+    assert network_attempts(done) == ""
+
+
+def test_second_repro_does_nothing(done: Path) -> None:
+    again = call(done, "dvc", "repro")
+    assert "Running stage" not in again.stdout
+    assert "up to date" in again.stdout
+
+
+def test_bundle_reproduces_out_of_fold_scores(done: Path) -> None:
+    oof = pd.read_parquet(done / "data" / "oof" / "stack.parquet")
+    script = (
+        "import sys; from pathlib import Path; from isic.data.tables import read_metadata; "
+        "from isic.data.tiles import TileStore; from isic.registry.bundle import load_bundle; "
+        "bundle = load_bundle(Path('models/bundle')); "
+        "rows = read_metadata(Path('data/raw/train-metadata.csv'), train=True); "
+        "scores = bundle.predict(rows, TileStore(Path('data/raw/train-image.hdf5')), folds=[1]); "
+        "rows.assign(score=scores)[['isic_id', 'score']].to_csv('fold1.csv', index=False); "
+        "assert not {'mlflow', 'dvc'} & set(sys.modules), 'the bundle pulled in a tracker'"
+    )
+    call(done, "python", "-c", script)
+    scores = pd.read_csv(done / "fold1.csv").set_index("isic_id")["score"]
+    held_out = oof[oof["fold"] == 1].set_index("isic_id")["score"]
+    assert np.abs(scores.reindex(held_out.index) - held_out).max() <= 1e-5
+
+
+def test_promotion_then_submission_for_the_official_three_rows(done: Path) -> None:
+    call(done, "isic", "promote")
+    call(done, "isic", "submission")
+    submission = pd.read_csv(done / "submission" / "submission.csv")
+    sample = pd.read_csv(done / "data" / "raw" / "sample_submission.csv")
+    assert list(submission.columns) == ["isic_id", "target"]
+    assert submission["isic_id"].tolist() == sample["isic_id"].tolist()
+    assert np.isfinite(submission["target"]).all()
+    # The registered champion and the bundle in the checkout are the same model.
+    files = ("--metadata", "data/raw/test-metadata.csv", "--images", "data/raw/test-image.hdf5")
+    for model, out in (("models:/isic-2024@champion", "a.csv"), ("models/bundle", "b.csv")):
+        call(done, "isic", "predict", "--model", model, *files, "--out", out)
+    assert (done / "a.csv").read_bytes() == (done / "b.csv").read_bytes()
+    scores = pd.read_csv(done / "a.csv").set_index("isic_id").iloc[:, 0]
+    assert np.allclose(scores.reindex(submission["isic_id"]), submission["target"], atol=1e-12)
+
+
+def test_missing_image_names_the_id_unless_imputed(done: Path) -> None:
+    import shutil
+
+    import h5py
+
+    images = done / "few.hdf5"
+    shutil.copy(done / "data" / "raw" / "test-image.hdf5", images)
+    images.chmod(0o644)
+    with h5py.File(images, "a") as file:
+        name = next(iter(file))
+        del file[name]
+    files = ("--metadata", "data/raw/test-metadata.csv", "--images", "few.hdf5", "--out", "few.csv")
+    refused = call(done, "isic", "predict", "--model", "models/bundle", *files, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.count("\n") == 1
+    assert name in refused.stderr
+    assert not (done / "few.csv").exists()
+    call(done, "isic", "predict", "--model", "models/bundle", *files, "--missing-images", "impute")
+    assert pd.read_csv(done / "few.csv").iloc[:, 1].notna().all()
+
+
+@pytest.mark.slow
+def test_change_of_stacker_parameters_reruns_from_stack(root: Path, done: Path) -> None:
+    dry = call(done, "dvc", "repro", "--dry", "--force", "-s", "stack")
+    assert "stack" in dry.stdout
+    text = (done / "params.yaml").read_text()
+    try:
+        (done / "params.yaml").write_text(text.replace("learning_rate: ", "learning_rate: 0.0123 # ", 1))
+        status = call(done, "dvc", "status")
+    finally:
+        (done / "params.yaml").write_text(text)
+    assert "stack" in status.stdout
+
+
+@pytest.mark.slow
+def test_killed_repro_ends_with_the_same_metrics(root: Path, done: Path, tmp_path: Path) -> None:
+    folder = make_checkout(root, tmp_path / "killed", SHRUNK)
+    process = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    # Wait for the first checkpoint, so that the kill falls into training.
+    deadline = time.monotonic() + 300
+    while not any((folder / ".resume").rglob("*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / "metrics" / "evaluate.json").exists()
+    call(folder, "dvc", "repro")
+    assert (folder / "metrics" / "evaluate.json").read_bytes() == (done / "metrics" / "evaluate.json").read_bytes()

@@ -56,36 +56,75 @@ class Features(Section):
     families: tuple[str, ...] = Field(strict=False)
 
 
+class ImageTrain(Section):
+    """Recipe of an image network: every value that decides its weights. A backbone may override any of them."""
+
+    size: Annotated[int, Field(ge=16, le=1024)] | None  # px; null: the model's own
+    model_args: dict[str, Any]  # passed to timm, such as {patch_size: 8}
+    weights: str  # hub | none | path of a safetensors file
+    seed: int
+    epochs: Annotated[int, Field(ge=1)]
+    early_stop: Annotated[int, Field(ge=1)] | None  # validations without a better pAUC; null: fixed epochs
+    batch_size: Annotated[int, Field(ge=2)]  # tiles per micro-batch and process
+    accumulate: Annotated[int, Field(ge=1)]  # micro-batches per optimiser step
+    negatives_per_positive: Annotated[float, Field(gt=0)]  # fresh ones in every epoch
+    positive_repeats: Annotated[int, Field(ge=1)]  # times a positive is shown per epoch
+    validate_negatives: Annotated[int, Field(ge=1)]  # sampled for the score of an epoch
+    augment: Literal["none", "flips", "light", "medium", "heavy"]
+    tta: Literal["none", "flips"]  # at embedding and prediction
+    loss: Literal["bce", "focal"]
+    focal_gamma: Annotated[float, Field(ge=0)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    mixup: Annotated[float, Field(ge=0)]  # alpha of the Beta distribution; 0: none
+    aux_weight: Annotated[float, Field(ge=0)]  # of the second head on diagnosis groups; 0: none
+    lr: Annotated[float, Field(gt=0)]
+    head_lr: Annotated[float, Field(gt=0)] | None  # null: lr
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None  # lr factor per layer towards the input; null: none
+    weight_decay: Annotated[float, Field(ge=0)]  # weights only, not norms and biases
+    schedule: Literal["cosine", "onecycle", "constant"]
+    warmup: Annotated[float, Field(ge=0, lt=1)]  # share of all steps
+    min_lr: Annotated[float, Field(ge=0, le=1)]  # share of lr at the end
+    clip_grad: Annotated[float, Field(gt=0)] | None  # largest norm of the gradient
+    ema: Annotated[float, Field(gt=0, lt=1)] | None  # decay of the averaged weights; null: none
+    freeze_epochs: Annotated[int, Field(ge=0)]  # first epochs that train the head alone
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    channels_last: bool
+    compile: bool
+    checkpoint_gradients: bool  # less memory for about a third more time
+
+
+class ImageRecipe(ImageTrain):
+    """The recipe of one backbone: shared values with the backbone's own laid over them."""
+
+    model: str  # a name of the catalogue (`isic models`) or of timm
+
+
 class Image(Section):
-    """Image networks: shared training values, and the backbones with what each overrides."""
+    """Image networks: the shared recipe, the backbones, and what costs time without changing weights."""
 
-    train: dict[str, Any]
+    train: ImageTrain
     backbones: dict[str, dict[str, Any]]
+    max_hours: Annotated[float, Field(gt=0)] | None  # per training process; the next `dvc repro` goes on
+    workers: Annotated[int, Field(ge=0)] | None  # processes that load tiles; null: by machine
+    devices: Annotated[int, Field(ge=1)]  # GPUs (or CPU processes) that share one model
+    cache_gb: Annotated[float, Field(ge=0)]  # decoded tiles kept on disk; 0: none
 
+    def recipe(self, backbone: str) -> ImageRecipe:
+        """The recipe of a backbone; InputError when params.yaml does not name it."""
+        if backbone not in self.backbones:
+            raise InputError(f"no backbone `{backbone}` in params.yaml: image.backbones has {', '.join(self.backbones)}")
+        return ImageRecipe.model_validate({**self.train.model_dump(), **self.backbones[backbone]})
 
-class LightGBM(Section):
-    """LightGBM's own parameters, under LightGBM's names."""
-
-    learning_rate: Annotated[float, Field(gt=0)]
-    num_leaves: Annotated[int, Field(ge=2)]
-    max_depth: Annotated[int, Field(ge=1)]
-    min_data_in_leaf: Annotated[int, Field(ge=1)]
-    feature_fraction: Annotated[float, Field(gt=0, le=1)]
-    feature_fraction_bynode: Annotated[float, Field(gt=0, le=1)]
-    bagging_fraction: Annotated[float, Field(gt=0, le=1)]
-    bagging_freq: Annotated[int, Field(ge=0)]
-    lambda_l1: Annotated[float, Field(ge=0)]
-    lambda_l2: Annotated[float, Field(ge=0)]
-    scale_pos_weight: Annotated[float, Field(gt=0)]
-    max_bin: Annotated[int, Field(ge=2, le=255)]
-
-
-class Evidence(Section):
-    """How image logits become columns of the stacker."""
-
-    scale: Literal["standardised", "ranked"]
-    noise: Annotated[float, Field(ge=0)]
-    relative: bool
+    @model_validator(mode="after")
+    def _recipes_are_valid(self) -> Image:
+        for name in self.backbones:
+            try:
+                self.recipe(name)
+            except ValidationError as error:
+                raise ValueError(f"backbones.{name}: {_first_fault(error)}") from error
+        return self
 
 
 class Stack(Section):

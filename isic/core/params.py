@@ -127,6 +127,31 @@ class Image(Section):
         return self
 
 
+class LightGBM(Section):
+    """LightGBM's own parameters, under LightGBM's names."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    num_leaves: Annotated[int, Field(ge=2)]
+    max_depth: Annotated[int, Field(ge=1)]
+    min_data_in_leaf: Annotated[int, Field(ge=1)]
+    feature_fraction: Annotated[float, Field(gt=0, le=1)]
+    feature_fraction_bynode: Annotated[float, Field(gt=0, le=1)]
+    bagging_fraction: Annotated[float, Field(gt=0, le=1)]
+    bagging_freq: Annotated[int, Field(ge=0)]
+    lambda_l1: Annotated[float, Field(ge=0)]
+    lambda_l2: Annotated[float, Field(ge=0)]
+    scale_pos_weight: Annotated[float, Field(gt=0)]
+    max_bin: Annotated[int, Field(ge=2, le=255)]
+
+
+class Evidence(Section):
+    """How image logits become columns of the stacker."""
+
+    scale: Literal["standardised", "ranked"]
+    noise: Annotated[float, Field(ge=0)]
+    relative: bool
+
+
 class Stack(Section):
     """The gradient-boosted stacker."""
 

@@ -1,0 +1,32 @@
+"""Stage `stack`: features and out-of-fold image evidence to one score a lesion; the model, its scores, fold runs."""
+
+from isic.core.errors import run
+from isic.core.io import write_parquet
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.stack import fit_stack
+from isic.stack.inputs import read_inputs
+from isic.tracking import open_run, parent
+
+
+def main() -> None:
+    layout = Layout.find()
+    params = load_params(layout.params)
+    features, logits, folds = read_inputs(layout, params.folds, tuple(params.image.backbones))
+    stack = fit_stack(features, logits, folds, params.stack)
+    # Results before runs: nothing is lost when tracking is.
+    stack.save(layout.stack_model)
+    write_parquet(layout.oof, stack.oof)
+    config = params.stack.model_dump(mode="json")
+    pooled = {name: value for name, value in stack.metrics.items() if name != "folds"}
+    for fold in stack.metrics["folds"]:
+        number = fold["fold"]
+        with open_run("stack", config, name=f"stack-fold{number}", fold=number) as tracker:
+            tracker.metrics({name: fold[name] for name in ("pauc", "auc")})
+    with parent("stack", config) as tracker:
+        tracker.metrics({f"oof_{name}": value for name, value in pooled.items()})
+    print(f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over {len(folds)} lesions")
+
+
+if __name__ == "__main__":
+    run(main)

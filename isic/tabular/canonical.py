@@ -1,0 +1,76 @@
+"""The one order in which features are computed.
+
+Rows are sorted by patient and isic_id before anything is summed, so a feature comes out the same to the last bit
+whatever the order of the input and whoever else is in it, and every patient is one contiguous slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.core.schema import CATEGORICAL, ID, NUMERIC, PATIENT
+
+
+def canonical(frame: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """Sorted copy of the columns features may see, and the input position of each of its rows.
+
+    The copy holds isic_id, patient_id and CATEGORICAL as `category` (missing: code -1) and NUMERIC as float64 with
+    infinities as NaN; any other column of `frame`, the train-only ones above all, is left behind.
+    Raises InputError for missing columns, missing or repeated ids, missing patients, text among the numbers.
+    """
+    _check(frame)
+    patient = pd.Categorical(frame[PATIENT])
+    order = _order(frame[ID], patient.codes)
+    columns: dict[str, object] = {ID: frame[ID].take(order), PATIENT: patient.take(order)}
+    columns |= {name: pd.Categorical(frame[name]).take(order) for name in CATEGORICAL}
+    columns |= {name: _finite(frame[name], order) for name in NUMERIC}
+    columns[ID] = frame[ID].take(order).array
+    return pd.DataFrame(columns, copy=False), order
+
+
+def _check(frame: pd.DataFrame) -> None:
+    missing = [name for name in (ID, PATIENT, *CATEGORICAL, *NUMERIC) if name not in frame.columns]
+    if missing:
+        raise InputError(
+            f"features need column `{missing[0]}` ({len(missing)} missing in all): use the official metadata"
+        )
+    for name in (ID, PATIENT):
+        if frame[name].isna().any():
+            raise InputError(f"features need `{name}` in every row: {int(frame[name].isna().sum())} rows lack it")
+    if frame[ID].duplicated().any():
+        raise InputError(
+            f"isic_id {frame[ID][frame[ID].duplicated()].iloc[0]} occurs more than once: keep one of its rows"
+        )
+
+
+def _order(ids: pd.Series, patient: NDArray[np.signedinteger]) -> NDArray[np.int64]:
+    # The official files come sorted by isic_id; sorting 400,000 texts costs more than all z-scores together.
+    if ids.is_monotonic_increasing:
+        return np.argsort(patient, kind="stable").astype(np.int64)
+    by_id = ids.reset_index(drop=True).sort_values(kind="stable").index.to_numpy()
+    return by_id[np.argsort(patient[by_id], kind="stable")].astype(np.int64)
+
+
+def _finite(column: pd.Series, order: NDArray[np.int64]) -> NDArray[np.float64]:
+    try:
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)[order]
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"column `{column.name}` holds text, features need numbers: use the official metadata"
+        ) from error
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def codes(frame: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.int64]:
+    """One integer per row naming its combination of the `columns` (category dtype); missing is a value of its own."""
+    combined = np.zeros(len(frame), dtype=np.int64)
+    for name in columns:
+        column = frame[name].cat
+        combined = combined * (len(column.categories) + 1) + column.codes.to_numpy(dtype=np.int64) + 1
+    return combined

@@ -1,0 +1,1 @@
+"""Families computed from one row alone."""

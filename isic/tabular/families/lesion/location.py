@@ -1,0 +1,15 @@
+"""Where on the body the lesion is."""
+
+from isic.tabular.formulas import formula_family
+
+FAMILY = formula_family(
+    "location",
+    "Where on the body the lesion is",
+    (
+        ("position_distance_3d", "sqrt(x**2 + y**2 + z**2)", "distance from the origin, mm"),
+        ("lesion_orientation_3d", "atan2(y, x)", "angle in the frontal plane, radians"),
+        ("position_angle_3d_xz", "atan2(z, x)", "angle in the horizontal plane, radians"),
+        ("position_angle_3d_yz", "atan2(z, y)", "angle in the side plane, radians"),
+        ("lesion_flatness", "hypot(x, y) / (abs(z) + 1e-5)", "distance from the axis against depth, no unit"),
+    ),
+)

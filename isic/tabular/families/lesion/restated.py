@@ -1,0 +1,34 @@
+"""Published formulas that order lesions as another column does: nothing for a tree, something for a linear model."""
+
+from isic.tabular.formulas import formula_family
+
+FAMILY = formula_family(
+    "restated",
+    "Published formulas with the same order as another column",
+    (
+        ("luminance_contrast", "abs(L - Lext)", "absolute lightness contrast (deltaL), L*a*b* units"),
+        (
+            "std_dev_contrast",
+            "sqrt((deltaA**2 + deltaB**2 + deltaL**2) / 3)",
+            "root mean square contrast (lesion_color_difference), L*a*b* units",
+        ),
+        ("lab_chroma", "sqrt(A**2 + B**2)", "chroma (C), L*a*b* units"),
+        ("lab_hue", "atan2(B, A)", "hue (H), radians"),
+        ("texture_uniformity", "1 / (1 + color_std_mean)", "uniformity of colour (color_std_mean), no unit"),
+        ("area_to_perimeter_ratio", "areaMM2 / perimeterMM", "area per perimeter (perimeter_to_area_ratio), mm"),
+        ("elongation", "diam / minorAxisMM", "largest by smallest diameter (lesion_size_ratio), no unit"),
+        (
+            "border_length_ratio",
+            "perimeterMM / (2 * pi * sqrt(areaMM2 / pi))",
+            "perimeter against a circle's (area_perim_ratio), no unit",
+        ),
+        ("shape_irregularity", "perimeterMM / (2 * sqrt(pi * areaMM2))", "the same, the second place's name, no unit"),
+        ("circularity", "4 * pi * areaMM2 / perimeterMM**2", "1 for a circle (area_perim_ratio), no unit"),
+        ("perimeter_root_area", "perimeterMM / sqrt(areaMM2)", "jaggedness (area_perim_ratio), no unit"),
+        ("area_ratio", "pi * (diam / 2)**2 / areaMM2", "circle on the diameter by area (area_diameter_ratio), no unit"),
+        ("weighted_area_ratio", "log1p(pi * (diam / 2)**2)", "log area of that circle (diam), log mm²"),
+        ("symmetry", "1 - symm_2axis", "symmetry of the border (symm_2axis), no unit"),
+        ("size_age_ratio", "diam / age", "diameter per year of age (normalized_lesion_size), mm/year"),
+    ),
+    measured=False,
+)

@@ -1,0 +1,1 @@
+"""Families that compare a lesion with the same patient's others."""

@@ -1,0 +1,87 @@
+"""What a feature family is, and which exist.
+
+Every module in `isic/tabular/families/lesion` and `…/patient` holds one `FAMILY`; adding a family is adding a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import pandas as pd
+
+from isic.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column: its name, how it is computed (official names without `tbp_lv_`), what it says, with its unit."""
+
+    name: str
+    formula: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """Features that are switched on and off together.
+
+    `build` maps a canonical frame (see `isic.tabular.canonical`) to the family's columns, one row per row. A family
+    that is `relative` to other lesions finds the columns of every `measured` family in that frame too.
+    """
+
+    name: str
+    meaning: str
+    features: tuple[Feature, ...]
+    build: Callable[[pd.DataFrame], pd.DataFrame]
+    #: Compares lesions with the patient's others, so it needs the measured families first.
+    relative: bool = False
+    #: Its columns are measurements that relative families compare between lesions.
+    measured: bool = False
+
+
+@cache
+def feature_families() -> dict[str, Family]:
+    """All families by name: those of a lesion alone first, then the relative ones, each in order of their names."""
+    from isic.tabular.families import patient
+
+    found = [*lesion_families(), *_load(patient)]
+    _refuse_duplicates(found)
+    return {family.name: family for family in found}
+
+
+@cache
+def lesion_families() -> tuple[Family, ...]:
+    """The families of a lesion alone. Relative families ask for them while they are made."""
+    from isic.tabular.families import lesion
+
+    return tuple(_load(lesion))
+
+
+def _load(package: ModuleType) -> list[Family]:
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return [importlib.import_module(f"{package.__name__}.{name}").FAMILY for name in names]
+
+
+def choose(names: Sequence[str] | None) -> list[Family]:
+    """The named families in registry order, each once; None means all. InputError names an unknown one."""
+    known = feature_families()
+    if names is None:
+        return list(known.values())
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(f"unknown feature family `{unknown[0]}` in features.families: choose from {', '.join(known)}")
+    return [family for name, family in known.items() if name in names]
+
+
+def _refuse_duplicates(families: Sequence[Family]) -> None:
+    owner: dict[str, str] = {}
+    for family in families:
+        for feature in family.features:
+            if feature.name in owner:
+                raise ValueError(f"feature {feature.name} is in families {owner[feature.name]} and {family.name}")
+            owner[feature.name] = family.name

@@ -1,0 +1,73 @@
+"""Building blocks of the families that compare a lesion with others of the same patient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.schema import NUMERIC, PATIENT
+from isic.tabular.groups import Groups
+from isic.tabular.names import MEANING, OFFICIAL, short
+from isic.tabular.parallel import each
+from isic.tabular.registry import Family, Feature, lesion_families
+
+#: kernel(values, rows, starts, out): one value per row from the row's group.
+Kernel = Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]], None]
+
+#: What clinicians and the published models look at: colour, contrast, size, border, texture of the lesion and its skin.
+CORE: tuple[str, ...] = tuple(
+    short(column) for column in NUMERIC if short(column) not in {"age", "symm_2axis_angle", "x", "y", "z"}
+)
+
+
+def measured_features() -> dict[str, str]:
+    """Short name → meaning of all a relative family may compare: the measurements, then the measured formulas."""
+    formulas = (feature for family in lesion_families() if family.measured for feature in family.features)
+    return {**MEANING, **{feature.name: feature.meaning for feature in formulas}}
+
+
+def column(name: str) -> str:
+    """Frame column of a short name."""
+    return OFFICIAL.get(name, name)
+
+
+def per_row(
+    frame: pd.DataFrame, keys: Sequence[str], names: Sequence[str], kernel: Kernel
+) -> dict[str, NDArray[np.float32]]:
+    """`kernel` on each named measurement within groups of `keys`; short name → float32 (n,)."""
+    groups = Groups.of(frame, keys)
+
+    def one(name: str) -> NDArray[np.float32]:
+        out = np.empty(len(frame), dtype=np.float32)
+        kernel(frame[column(name)].to_numpy(), groups.rows, groups.starts, out)
+        return out
+
+    return dict(zip(names, each(one, names), strict=True))
+
+
+def kernel_family(
+    name: str,
+    meaning: str,
+    kernel: Kernel,
+    formula: str,
+    explain: str,
+    names: Sequence[str],
+    keys: Sequence[str] = (),
+) -> Family:
+    """A family that applies one kernel to many measurements within groups of the patient and `keys`.
+
+    `formula` and `explain` are texts with `{v}` for the measurement's name and `{meaning}` for what it is.
+    """
+    meanings = measured_features()
+    features = tuple(
+        Feature(f"{name}__{v}", formula.format(v=v), explain.format(v=v, meaning=meanings[v])) for v in names
+    )
+
+    def build(frame: pd.DataFrame) -> pd.DataFrame:
+        columns = per_row(frame, (PATIENT, *keys), names, kernel)
+        return pd.DataFrame({f"{name}__{v}": values for v, values in columns.items()}, copy=False)
+
+    return Family(name, meaning, features, build, relative=True)

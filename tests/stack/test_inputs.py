@@ -1,0 +1,47 @@
+"""Reading the stage's inputs: rows are matched by id, and logits of other lesions are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.io import write_parquet
+from isic.core.paths import Layout
+from isic.stack.inputs import read_inputs
+from tests.stack.population import Population, make
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Layout, Population]:
+    layout, people = Layout(tmp_path), make(lesions=120, positives=12)
+    write_parquet(layout.features, people.features)
+    write_parquet(layout.folds, people.folds.sample(frac=1, random_state=0))
+    for name, logits in people.logits.items():
+        for fold, part in people.folds.groupby("fold"):
+            frame = pd.DataFrame({"isic_id": part["isic_id"], "logit": logits[part.index]})
+            write_parquet(layout.embedding(name, int(str(fold))), frame.sample(frac=1, random_state=1))
+    return layout, people
+
+
+def test_rows_are_matched_by_id(written: tuple[Layout, Population]) -> None:
+    layout, people = written
+    features, logits, folds = read_inputs(layout, (0, 1, 2), ("vit", "convnext"))
+    pd.testing.assert_frame_equal(folds, people.folds, check_dtype=False)
+    assert (features["isic_id"] == people.features["isic_id"]).all()
+    for name, values in people.logits.items():
+        np.testing.assert_array_equal(logits[name], values)
+
+
+def test_logits_of_other_lesions_are_refused(written: tuple[Layout, Population]) -> None:
+    layout, _ = written
+    path = layout.embedding("vit", 1)
+    write_parquet(path, pd.read_parquet(path).iloc[1:])
+    with pytest.raises(InputError, match="embed@vit-1"):
+        read_inputs(layout, (0, 1, 2), ("vit", "convnext"))
+    path.unlink()
+    with pytest.raises(InputError, match="not found"):
+        read_inputs(layout, (0, 1, 2), ("vit", "convnext"))

@@ -1,0 +1,174 @@
+"""The stacker as its users meet it: honest out-of-fold scores, the same again from the saved folder, clear refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.metric import auc, pauc
+from isic.stack import Stack, fit_stack
+from isic.stack.fit import sample_rows
+from tests.stack.population import Population, make, settings
+
+
+@pytest.fixture(scope="module")
+def people() -> Population:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def stack(people: Population) -> Stack:
+    return fit_stack(*people, settings())
+
+
+@pytest.fixture
+def saved(stack: Stack, tmp_path: Path) -> Path:
+    stack.save(tmp_path / "stack")
+    return tmp_path / "stack"
+
+
+def test_scores_every_lesion_out_of_fold_far_above_chance(stack: Stack, people: Population) -> None:
+    assert list(stack.oof.columns) == ["isic_id", "patient_id", "target", "fold", "score"]
+    assert (stack.oof["isic_id"] == people.features["isic_id"]).all()
+    assert stack.oof["score"].between(0, 1, inclusive="neither").all()
+    assert stack.metrics["pauc"] == pauc(stack.oof["target"], stack.oof["score"]) > 0.12
+    assert stack.metrics["auc"] == auc(stack.oof["target"], stack.oof["score"])
+    assert [fold["fold"] for fold in stack.metrics["folds"]] == [0, 1, 2]
+
+
+def test_saved_folder_reproduces_every_folds_scores_exactly(stack: Stack, people: Population, saved: Path) -> None:
+    again = Stack.load(saved)
+    assert (again.folds, again.backbones, again.names) == (stack.folds, stack.backbones, stack.names)
+    for fold in again.folds:
+        score = again.score(people.features, people.logits, fold, people.folds["patient_id"])
+        mine = people.folds["fold"] == fold
+        np.testing.assert_array_equal(score[mine], stack.oof.loc[mine, "score"])
+
+
+def test_same_bytes_again_on_any_number_of_cores(
+    stack: Stack, people: Population, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    fit_stack(*people, settings()).save(tmp_path / "again")
+    for file in sorted(saved.iterdir()):
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+
+
+def test_a_folds_own_labels_never_reach_its_scores(stack: Stack, people: Population) -> None:
+    mine = people.folds["fold"] == 1
+    flipped = people.folds.assign(target=people.folds["target"].where(~mine, 1 - people.folds["target"]))
+    other = fit_stack(people.features, people.logits, flipped, settings())
+    np.testing.assert_array_equal(other.oof.loc[mine, "score"], stack.oof.loc[mine, "score"])
+
+
+def test_random_labels_score_like_chance(people: Population) -> None:
+    rng = np.random.default_rng(8)
+    shuffled = people.folds.assign(target=rng.permutation(people.folds["target"]))
+    assert fit_stack(people.features, people.logits, shuffled, settings()).metrics["pauc"] < 0.06
+
+
+def test_each_folds_own_scale_of_logits_does_not_matter(stack: Stack, people: Population) -> None:
+    fold = people.folds["fold"].to_numpy()
+    moved = {name: values * (1 + fold) + 7 - fold for name, values in people.logits.items()}
+    other = fit_stack(people.features, moved, people.folds, settings())
+    assert np.corrcoef(other.oof["score"], stack.oof["score"])[0, 1] > 0.995
+    evidence = settings().evidence.model_dump() | {"scale": "ranked", "noise": 0.0}
+    assert fit_stack(*people, settings(evidence=evidence)).metrics["pauc"] > 0.12
+
+
+def test_a_patients_scores_ignore_other_patients_and_row_order(stack: Stack, people: Population) -> None:
+    patients = people.folds["patient_id"]
+    everyone = stack.score(people.features, people.logits, 0, patients)
+    few = np.flatnonzero(patients.isin(patients.unique()[:4]))[::-1]
+    alone = stack.score(
+        people.features.iloc[few], {name: values[few] for name, values in people.logits.items()}, 0, patients.iloc[few]
+    )
+    np.testing.assert_allclose(alone, everyone[few], atol=1e-12)
+
+
+def test_unknown_site_single_lesion_and_missing_image_have_scores(stack: Stack, people: Population) -> None:
+    odd = people.features.iloc[:3].copy()
+    odd["site"] = pd.Series(["moon", None, "arm"], dtype="str", index=odd.index)
+    logits = {name: np.array([np.nan, 0.1, np.nan], dtype=np.float32) for name in stack.backbones}
+    score = stack.score(odd, logits, 2, ["a", "b", "c"])
+    assert np.isfinite(score).all()
+
+
+def test_scores_are_probabilities_at_the_populations_prevalence(people: Population) -> None:
+    everyone = fit_stack(*people, settings(negatives=0)).oof["score"].mean()
+    sampled = fit_stack(*people, settings(negatives=3)).oof["score"].mean()
+    assert everyone == pytest.approx(people.folds["target"].mean(), rel=0.5)
+    assert sampled == pytest.approx(everyone, rel=0.5)
+
+
+def test_works_on_features_alone(people: Population) -> None:
+    alone = fit_stack(people.features, {}, people.folds, settings())
+    assert alone.backbones == ()
+    assert alone.score(people.features, {}, 0, people.folds["patient_id"]).shape == (len(people.features),)
+
+
+def test_samples_keep_all_malignant_rows_and_draw_fresh_benign_ones() -> None:
+    target = np.repeat([0, 1], [500, 5])
+    training = np.arange(505) % 2 == 0
+    first, second = (sample_rows(target, training, 10, [seed, 0]) for seed in (0, 1))
+    for index in (first, second):
+        assert (np.diff(index) > 0).all()
+        assert training[index].all()
+        assert target[index].sum() == target[training].sum()
+        assert (target[index] == 0).sum() == 10 * target[training].sum()
+    assert set(first) != set(second)
+    assert len(sample_rows(target, training, 0, [0])) == training.sum()
+
+
+def test_refuses_features_that_leak(people: Population) -> None:
+    leaking = people.features.assign(iddx_1=people.folds["target"])
+    with pytest.raises(InputError, match="iddx_1"):
+        fit_stack(leaking, people.logits, people.folds, settings())
+
+
+def test_refuses_other_lesions_or_broken_logits(people: Population) -> None:
+    with pytest.raises(InputError, match="ISIC_0000899"):
+        fit_stack(
+            people.features,
+            people.logits,
+            people.folds.assign(isic_id=lambda f: f["isic_id"].replace("ISIC_0000899", "X")),
+            settings(),
+        )
+    broken = people.logits | {"vit": people.logits["vit"] * np.nan}
+    with pytest.raises(InputError, match="vit"):
+        fit_stack(people.features, broken, people.folds, settings())
+
+
+def test_refuses_to_score_what_it_was_not_trained_for(stack: Stack, people: Population) -> None:
+    patients = people.folds["patient_id"]
+    with pytest.raises(InputError, match="measure_3"):
+        stack.score(people.features.drop(columns="measure_3"), people.logits, 0, patients)
+    with pytest.raises(InputError, match="backbones"):
+        stack.score(people.features, {"vit": people.logits["vit"]}, 0, patients)
+    with pytest.raises(InputError, match="no fold 9"):
+        stack.score(people.features, people.logits, 9, patients)
+    with pytest.raises(InputError, match="numeric"):
+        stack.score(people.features.assign(measure_3="a"), people.logits, 0, patients)
+
+
+def test_refuses_a_folder_that_was_changed(saved: Path) -> None:
+    booster = saved / "fold0-lightgbm-0.txt"
+    text = booster.read_text()
+    booster.write_text(text.replace("measure_0 measure_1", "measure_1 measure_0"))
+    with pytest.raises(InputError, match="other columns"):
+        Stack.load(saved)
+    booster.write_text("")
+    with pytest.raises(InputError, match="not a LightGBM model"):
+        Stack.load(saved)
+    booster.unlink()
+    with pytest.raises(InputError, match="missing"):
+        Stack.load(saved)
+    description = json.loads((saved / "stack.json").read_text())
+    (saved / "stack.json").write_text(json.dumps(description | {"format": 99}))
+    with pytest.raises(InputError, match="format 99"):
+        Stack.load(saved)

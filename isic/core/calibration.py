@@ -117,7 +117,9 @@ def _platt(target: np.ndarray, score: np.ndarray) -> Calibration:
 
     start = np.array([1.0, np.log(positives / (len(target) - positives))])
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]).x
-    return Calibration("platt", odds, slope=float(found[0] / spread), offset=float(found[1] - found[0] * centre / spread))
+    return Calibration(
+        "platt", odds, slope=float(found[0] / spread), offset=float(found[1] - found[0] * centre / spread)
+    )
 
 
 def _isotonic(target: np.ndarray, score: np.ndarray) -> Calibration:

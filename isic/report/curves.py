@@ -25,12 +25,16 @@ def both_classes(target: np.ndarray) -> bool:
 
 
 def roc(target: np.ndarray, score: np.ndarray) -> Records:
-    """Corners of the ROC curve as {fpr, tpr}; empty when one class is absent."""
+    """Corners of the ROC curve as {fpr, tpr, threshold}; empty when one class is absent."""
     if not both_classes(target):
         return []
-    fpr, tpr, _ = roc_curve(target, score, drop_intermediate=True)
+    fpr, tpr, threshold = roc_curve(target, score, drop_intermediate=True)
     keep = _thin(len(fpr))
-    return [{"fpr": float(x), "tpr": float(y)} for x, y in zip(fpr[keep], tpr[keep], strict=True)]
+    return [
+        # The first point flags nothing; its threshold is infinite, which JSON cannot hold.
+        {"fpr": float(x), "tpr": float(y), "threshold": float(t) if np.isfinite(t) else None}
+        for x, y, t in zip(fpr[keep], tpr[keep], threshold[keep], strict=True)
+    ]
 
 
 def _thin(count: int) -> np.ndarray:

@@ -58,12 +58,16 @@ def read_evidence(layout: Layout, backbones: Sequence[str]) -> Evidence:
     """
     oof = check_oof(read_parquet(layout.oof), str(layout.oof))
     rows = align(read_metadata(layout.train_metadata, train=True), oof[ID], str(layout.train_metadata))
-    steps = {name.removeprefix("score_"): oof[name].to_numpy(dtype=np.float64) for name in oof if name.startswith("score_")}
+    steps = {
+        name.removeprefix("score_"): oof[name].to_numpy(dtype=np.float64) for name in oof if name.startswith("score_")
+    }
     logits, missing = {}, []
     for backbone in backbones:
         values = image_logits(layout, backbone, oof)
         if values is None:
-            missing.append(f"image logits of {backbone} (no complete set in {layout.embedding(backbone, 0).parent.name}/)")
+            missing.append(
+                f"image logits of {backbone} (no complete set in {layout.embedding(backbone, 0).parent.name}/)"
+            )
         else:
             logits[backbone] = values
     return Evidence(oof[list(OOF_COLUMNS)], rows, steps, logits, tuple(missing))
@@ -78,9 +82,13 @@ def check_oof(oof: pd.DataFrame, where: str) -> pd.DataFrame:
         raise InputError(f"{where} has no rows: rerun `dvc repro stack`")
     broken = oof.loc[~np.isfinite(oof["score"].to_numpy(dtype=np.float64)), ID]
     if len(broken):
-        raise InputError(f"{where}: {len(broken)} scores are not finite, the first of {broken.iloc[0]}: rerun `dvc repro stack`")
+        raise InputError(
+            f"{where}: {len(broken)} scores are not finite, the first of {broken.iloc[0]}: rerun `dvc repro stack`"
+        )
     if oof[ID].duplicated().any():
-        raise InputError(f"{where}: {oof.loc[oof[ID].duplicated(), ID].iloc[0]} occurs more than once: rerun `dvc repro stack`")
+        raise InputError(
+            f"{where}: {oof.loc[oof[ID].duplicated(), ID].iloc[0]} occurs more than once: rerun `dvc repro stack`"
+        )
     return oof
 
 

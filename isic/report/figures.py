@@ -37,11 +37,15 @@ def roc(points: Points, theme: Theme = PAPER) -> Figure | None:
     for records in groups(points["roc_folds"], "fold").values():
         axes.plot(column(records, "fpr"), column(records, "tpr"), color=theme["muted"], linewidth=0.8, alpha=0.7)
     fpr, tpr = column(points["roc"], "fpr"), column(points["roc"], "tpr")
-    axes.fill_between(fpr, MIN_SENSITIVITY, np.maximum(tpr, MIN_SENSITIVITY), color=theme["blue"], alpha=0.25, linewidth=0)
+    axes.fill_between(
+        fpr, MIN_SENSITIVITY, np.maximum(tpr, MIN_SENSITIVITY), color=theme["blue"], alpha=0.25, linewidth=0
+    )
     axes.plot(fpr, tpr, color=theme["blue"], linewidth=2, label="all folds pooled")
     axes.plot([], [], color=theme["muted"], linewidth=0.8, label="each fold")
     axes.axhline(MIN_SENSITIVITY, color=theme["red"], linewidth=1, linestyle="--", label="80 % sensitivity")
-    axes.set(xlabel="benign lesions flagged (share)", ylabel="malignant lesions found (share)", xlim=(0, 1), ylim=(0, 1.01))
+    axes.set(
+        xlabel="benign lesions flagged (share)", ylabel="malignant lesions found (share)", xlim=(0, 1), ylim=(0, 1.01)
+    )
     legend(axes, theme, loc="lower right")
     return figure
 
@@ -52,10 +56,24 @@ def flagged(points: Points, theme: Theme = PAPER) -> Figure | None:
     if not records:
         return None
     figure, axes = canvas(theme)
-    axes.plot(column(records, "flagged"), column(records, "sensitivity"), color=theme["blue"], linewidth=2, label="mean over patients")
-    axes.plot(column(records, "flagged"), column(records, "pooled"), color=theme["red"], linewidth=1.2, label="over all malignant lesions")
+    axes.plot(
+        column(records, "flagged"),
+        column(records, "sensitivity"),
+        color=theme["blue"],
+        linewidth=2,
+        label="mean over patients",
+    )
+    axes.plot(
+        column(records, "flagged"),
+        column(records, "pooled"),
+        color=theme["red"],
+        linewidth=1.2,
+        label="over all malignant lesions",
+    )
     axes.axvline(15, color=theme["muted"], linewidth=1, linestyle="--", label="15, the official count")
-    axes.set(xlabel="lesions flagged per patient", ylabel="malignant lesions found (share)", xscale="log", ylim=(0, 1.01))
+    axes.set(
+        xlabel="lesions flagged per patient", ylabel="malignant lesions found (share)", xscale="log", ylim=(0, 1.01)
+    )
     _plain_log(axes.xaxis)
     legend(axes, theme, loc="lower right")
     return figure
@@ -73,7 +91,9 @@ def calibration(points: Points, theme: Theme = PAPER) -> Figure | None:
         x, y = column(found, "predicted"), column(found, "observed")
         spread = np.abs(np.array([column(found, "low"), column(found, "high")]) - y)
         colour = theme.cycle(1 - number if number < 2 else number)
-        axes.errorbar(x, y, yerr=spread, color=colour, fmt="o-", markersize=4, linewidth=1.2, elinewidth=0.8, label=kind)
+        axes.errorbar(
+            x, y, yerr=spread, color=colour, fmt="o-", markersize=4, linewidth=1.2, elinewidth=0.8, label=kind
+        )
         axes.plot(column(empty, "predicted"), column(empty, "high"), "v", color=colour, markersize=5, fillstyle="none")
         lowest = min([lowest, *x, *column(found, "low")])
     lowest = max(lowest, 1e-6)
@@ -90,10 +110,21 @@ def decision(points: Points, theme: Theme = PAPER) -> Figure | None:
         return None
     figure, axes = canvas(theme)
     x = column(records, "threshold")
-    for name, colour, label in (("model", "blue", "the model"), ("all", "red", "every lesion"), ("none", "muted", "none")):
-        axes.plot(x, 1000 * column(records, name), color=theme[colour], linewidth=2 if name == "model" else 1.2, label=label)
+    for name, colour, label in (
+        ("model", "blue", "the model"),
+        ("all", "red", "every lesion"),
+        ("none", "muted", "none"),
+    ):
+        axes.plot(
+            x, 1000 * column(records, name), color=theme[colour], linewidth=2 if name == "model" else 1.2, label=label
+        )
     best = 1000 * max(column(records, "all").max(), column(records, "model").max())
-    axes.set(xlabel="probability above which one acts", ylabel="net benefit per 1,000 lesions", xscale="log", ylim=(-0.15 * best, 1.1 * best))
+    axes.set(
+        xlabel="probability above which one acts",
+        ylabel="net benefit per 1,000 lesions",
+        xscale="log",
+        ylim=(-0.15 * best, 1.1 * best),
+    )
     legend(axes, theme, loc="upper right", title=None)
     return figure
 
@@ -162,10 +193,27 @@ def learning(points: Points, theme: Theme = PAPER) -> Figure | None:
     for number, (backbone, mine) in enumerate(groups(records, "backbone").items()):
         colour = theme.cycle(number)
         for i, line in enumerate(groups(mine, "fold").values()):
-            axes.plot(column(line, "epoch"), column(line, "value"), "o-", color=colour, markersize=3, linewidth=1.2, alpha=0.8, label=backbone if i == 0 else None)
+            axes.plot(
+                column(line, "epoch"),
+                column(line, "value"),
+                "o-",
+                color=colour,
+                markersize=3,
+                linewidth=1.2,
+                alpha=0.8,
+                label=backbone if i == 0 else None,
+            )
         band = expected_band(backbone)
         if band:
-            axes.fill_between([last, last * 1.04 + 0.1], band[0], band[1], color=colour, alpha=0.3, linewidth=0, label=f"{backbone}: published end, full data")
+            axes.fill_between(
+                [last, last * 1.04 + 0.1],
+                band[0],
+                band[1],
+                color=colour,
+                alpha=0.3,
+                linewidth=0,
+                label=f"{backbone}: published end, full data",
+            )
     axes.axhline(0.02, color=theme["muted"], linewidth=1, linestyle=":", label="chance")
     axes.set(xlabel="epoch", ylabel="pAUC on the held-out fold", ylim=(0, 0.2))
     axes.xaxis.get_major_locator().set_params(integer=True)

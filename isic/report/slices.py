@@ -14,7 +14,14 @@ from isic.report.curves import Records, both_classes
 ENOUGH = 15
 
 #: Lower bounds of the individual typology angle, degrees, lightest first (Chardon et al. 1991; Del Bino & Bernerd 2013).
-TONES = ((55.0, "very light"), (41.0, "light"), (28.0, "intermediate"), (10.0, "tan"), (-30.0, "brown"), (-np.inf, "dark"))
+TONES = (
+    (55.0, "very light"),
+    (41.0, "light"),
+    (28.0, "intermediate"),
+    (10.0, "tan"),
+    (-30.0, "brown"),
+    (-np.inf, "dark"),
+)
 
 #: What the page says beside the skin-tone slice.
 TONE_METHOD = (
@@ -39,7 +46,11 @@ def diagnosis(rows: pd.DataFrame) -> pd.Series:
     """Malignant lesions by diagnosis group, from the train-only text; missing for benign ones."""
     text = rows["iddx_full"].fillna("").str.lower()
     group = pd.Series("other malignant", index=rows.index)
-    for word, name in (("melanoma", "melanoma"), ("basal", "basal cell carcinoma"), ("squamous", "squamous cell carcinoma")):
+    for word, name in (
+        ("melanoma", "melanoma"),
+        ("basal", "basal cell carcinoma"),
+        ("squamous", "squamous cell carcinoma"),
+    ):
         group[text.str.contains(word)] = name
     return group.where(rows["target"] == 1)
 
@@ -88,7 +99,9 @@ def slices(
     ]
 
 
-def describe(target: np.ndarray, score: np.ndarray, patient: np.ndarray, replicates: int, seed: int) -> dict[str, object]:
+def describe(
+    target: np.ndarray, score: np.ndarray, patient: np.ndarray, replicates: int, seed: int
+) -> dict[str, object]:
     """Counts and, where they suffice, the metric of one group of lesions; `note` says why a number is absent."""
     positives = int(target.sum())
     record: dict[str, object] = {

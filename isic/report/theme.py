@@ -80,7 +80,11 @@ def to_svg(figure: Figure, name: str) -> str:
     for role, (_, stand_in) in ROLES.items():
         text = text.replace(stand_in, f"var(--{role})")
     # Groups are named figure_1, axes_1, … in every file; nothing refers to them.
-    text = re.sub(r' id="(?:figure|axes|patch|line2d|matplotlib|xtick|ytick|text|legend|PathCollection|FillBetween\w*|LineCollection)[\w.]*"', "", text)
+    text = re.sub(
+        r' id="(?:figure|axes|patch|line2d|matplotlib|xtick|ytick|text|legend|PathCollection|FillBetween\w*|LineCollection)[\w.]*"',
+        "",
+        text,
+    )
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"font(?:-family)?: ([^;\"']*)(?:'[^']*'[^;\"]*)?", _page_font, text)
     # The picture scales with the column; its description is the caption beside it.

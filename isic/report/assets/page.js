@@ -1,0 +1,181 @@
+"use strict";
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const data = JSON.parse($("data").textContent);
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+  const element = (tag, text, name) => {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    if (name) made.className = name;
+    return made;
+  };
+  let chosen = 0;
+  let plotly = null;
+
+  // Theme: the system's until a person chooses; a page opened from disk may have no storage.
+  const stored = () => { try { return localStorage.getItem("isic-theme"); } catch { return null; } };
+  const dark = () => {
+    const set = document.documentElement.dataset.theme;
+    return set ? set === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  };
+  if (stored()) document.documentElement.dataset.theme = stored();
+  $("theme").addEventListener("click", () => {
+    document.documentElement.dataset.theme = dark() ? "light" : "dark";
+    try { localStorage.setItem("isic-theme", document.documentElement.dataset.theme); } catch { /* nothing to keep it in */ }
+    draw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
+
+  // Operating points.
+  const sayPoint = (point) => {
+    const threshold = point.threshold === null ? "below every score" : `score ${Number(point.threshold).toPrecision(3)} or higher`;
+    $("roc-said").textContent =
+      `Flagging lesions with ${threshold} finds ${percent(point.tpr)} of the malignant ones and flags ${percent(point.fpr, 2)} of the benign, ` +
+      `${Math.round(point.fpr * data.benign).toLocaleString("en")} of ${data.benign.toLocaleString("en")} lesions.`;
+  };
+  $("roc-pick").addEventListener("change", (event) => sayPoint(data.operating[event.target.value]));
+
+  // Patients.
+  const album = data.tiles;
+  const tile = (lesion) => {
+    if (!album[lesion.id]) return element("span", "no tile", "tile absent");
+    const image = element("img", undefined, "tile");
+    image.src = album[lesion.id];
+    image.alt = "";
+    return image;
+  };
+  const sayLesion = (lesion) => {
+    const box = $("lesion-said");
+    box.replaceChildren(
+      element("p", `${lesion.id}: ${lesion.diagnosis}`),
+      element("p", `Rank ${lesion.rank} of ${lesion.of}, score ${lesion.score}; ${percent(lesion.top, 2)} of all lesions score as high.`),
+      element("p", `${lesion.diameter ?? "?"} mm, ${lesion.site}, fold ${lesion.fold}.`),
+    );
+    for (const button of $("tiles").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.id === lesion.id));
+  };
+  const show = (number) => {
+    if (!data.patients.length) return;
+    chosen = (number + data.patients.length) % data.patients.length;
+    const patient = data.patients[chosen];
+    $("patient").value = String(chosen);
+    const thinned = patient.drawn < patient.n ? ` ${patient.drawn} of them are drawn, the highest scored among them.` : "";
+    $("patient-said").textContent =
+      `${patient.id}: ${patient.n} lesions, ${patient.sex}, ${patient.age ?? "age missing"}, ${patient.hospital}. ` +
+      `${patient.found} of ${patient.ranks.length} malignant in the top 15.${thinned}`;
+    const items = patient.lesions.map((lesion) => {
+      const item = element("li");
+      const button = element("button", undefined, lesion.target ? "ill" : "");
+      button.type = "button";
+      button.dataset.id = lesion.id;
+      button.setAttribute("aria-pressed", "false");
+      button.append(tile(lesion), element("span", lesion.target ? `${lesion.rank}, malignant` : String(lesion.rank)));
+      button.addEventListener("click", () => sayLesion(lesion));
+      item.append(button);
+      return item;
+    });
+    $("tiles").replaceChildren(...items);
+    $("lesion-said").replaceChildren(element("p", "Choose a lesion, here or on the map.", "mute"));
+    drawMap();
+  };
+  if (data.patients.length) {
+    $("patient").addEventListener("change", (event) => show(Number(event.target.value)));
+    $("before").addEventListener("click", () => show(chosen - 1));
+    $("after").addEventListener("click", () => show(chosen + 1));
+    show(0);
+  }
+
+  // Interactive pictures.
+  const options = { displayModeBar: false, responsive: true };
+  const look = (more) => ({
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 58, r: 16, t: 12, b: 48 },
+    font: { family: css("sans"), size: 13, color: css("ink") }, hoverlabel: { font: { family: css("sans") } },
+    legend: { orientation: "h", y: 1.08, x: 0 }, ...more,
+  });
+  const axis = (title, more) => ({ title: { text: title }, gridcolor: css("grid"), zeroline: false, linecolor: css("muted"), ...more });
+
+  function drawRoc() {
+    if (!data.roc.length) return;
+    const x = data.roc.map((point) => point.fpr), y = data.roc.map((point) => point.tpr);
+    const top = y.map((value) => Math.max(value, 0.8));
+    const folds = data.folds.map((fold) => ({
+      x: fold.fpr, y: fold.tpr, mode: "lines", line: { color: css("muted"), width: 1 }, name: `fold ${fold.fold}`, opacity: 0.75, hoverinfo: "name", showlegend: false,
+    }));
+    const traces = [
+      { x: [0, 1], y: [0.8, 0.8], mode: "lines", line: { color: css("red"), dash: "dash", width: 1.2 }, name: "80 % sensitivity", hoverinfo: "skip" },
+      { x, y: top, mode: "lines", fill: "tonexty", fillcolor: dark() ? "rgba(108,182,245,.3)" : "rgba(11,98,168,.22)", line: { width: 0 }, name: `pAUC ${data.pauc.toFixed(4)}`, hoverinfo: "skip" },
+      ...folds,
+      { x, y, customdata: data.roc, mode: "lines+markers", marker: { size: 5 }, line: { color: css("blue"), width: 2.5 }, name: "pooled",
+        hovertemplate: "finds %{y:.1%}<br>flags %{x:.2%} of benign<extra></extra>" },
+    ];
+    const layout = look({
+      xaxis: axis("benign lesions flagged (share)", { range: [0, 1] }), yaxis: axis("malignant lesions found (share)", { range: [0, 1.01] }), hovermode: "closest",
+    });
+    plotly.react("roc-live", traces, layout, options);
+    if (!$("roc-live").dataset.bound) {
+      $("roc-live").dataset.bound = "yes";
+      $("roc-live").on("plotly_click", (event) => { const point = event.points.at(-1).customdata; if (point) sayPoint(point); });
+    }
+  }
+
+  function drawMap() {
+    if (!plotly || !data.patients.length) return;
+    const patient = data.patients[chosen], map = patient.map;
+    const traces = [];
+    for (const side of [0, 1]) for (const ill of [0, 1]) {
+      const members = map.x.map((_, i) => i).filter((i) => map.b[i] === side && map.t[i] === ill).sort((a, b) => map.v[b] - map.v[a]);
+      if (!members.length) continue;
+      traces.push({
+        x: members.map((i) => map.x[i]), y: members.map((i) => map.y[i]), customdata: members.map((i) => map.r[i]), mode: "markers", showlegend: false,
+        xaxis: side ? "x2" : "x", yaxis: "y", type: "scatter",
+        marker: {
+          size: members.map((i) => (ill ? 12 : 3) + 1.3 * Math.min(map.d[i], 9)), color: members.map((i) => -map.v[i]), cmin: 0, cmax: data.deepest, colorscale: "Viridis",
+          line: { color: ill ? css("red") : css("edge"), width: ill ? 3 : 0.4 }, showscale: !traces.length,
+          colorbar: { title: { text: "scores as high", side: "right" }, tickvals: [0, 1, 2, 3, 4], ticktext: ["all", "10 %", "1 %", "0.1 %", "0.01 %"], thickness: 10, len: 0.6 },
+        },
+        hovertemplate: `rank %{customdata} of ${patient.n}${ill ? ", malignant" : ""}<extra></extra>`,
+      });
+    }
+    const bare = { showgrid: false, zeroline: false, showticklabels: false, fixedrange: false };
+    const layout = look({
+      margin: { l: 8, r: 8, t: 30, b: 30 }, hovermode: "closest",
+      xaxis: { ...bare, domain: [0, 0.47], title: { text: "front (their left is on the right)" } }, xaxis2: { ...bare, domain: [0.5, 0.97], title: { text: "back" }, scaleanchor: "y" },
+      yaxis: { ...bare, scaleanchor: "x", title: { text: "" } },
+    });
+    plotly.react("map-live", traces, layout, options);
+    if (!$("map-live").dataset.bound) {
+      $("map-live").dataset.bound = "yes";
+      $("map-live").on("plotly_click", (event) => {
+        const rank = event.points[0].customdata, lesion = new Map(data.patients[chosen].lesions.map((one) => [one.rank, one])).get(rank);
+        if (lesion) sayLesion(lesion);
+        else $("lesion-said").replaceChildren(element("p", `Rank ${rank} of ${data.patients[chosen].n}. Only the top 15 and the malignant lesions are described here; isic explain describes any.`));
+      });
+    }
+  }
+
+  function draw() {
+    if (!plotly) return;
+    drawRoc();
+    drawMap();
+  }
+
+  // The library is kept compressed: five megabytes become less than two. Without it the still pictures stay.
+  async function load() {
+    const bytes = Uint8Array.from(atob($("plotly").textContent.trim()), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+    plotly = window.Plotly;
+    if (data.roc.length) {
+      const figure = $("figure-roc");
+      figure.classList.add("has-live");
+      figure.querySelector(".static").style.display = "none";
+      $("roc-live").hidden = false;
+    }
+    draw();
+    document.documentElement.dataset.ready = "yes";
+  }
+  if ("DecompressionStream" in window) load();
+  else document.documentElement.dataset.ready = "still";
+})();

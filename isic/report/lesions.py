@@ -1,0 +1,134 @@
+"""One lesion as a person wants to see it: its tile, its place among the others, its nearest neighbours."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isic.core.errors import InputError
+from isic.core.schema import ID, PATIENT, TARGET
+from isic.data.tiles import TileStore, decode
+from isic.report.curves import rank_in_patient
+from isic.report.evidence import Evidence
+from isic.report.slices import diagnosis
+
+COORDINATES = ["tbp_lv_x", "tbp_lv_y", "tbp_lv_z"]
+
+
+@dataclass
+class Album:
+    """Tiles as data URIs within a budget of bytes, each stored once; what it refuses, it counts.
+
+    Original JPEG bytes go into the page: re-encoding would show something else than the network saw.
+    """
+
+    tiles: TileStore | None
+    budget: int
+    shown: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
+    broken: list[str] = field(default_factory=list)
+    spent: int = 0
+
+    def add(self, isic_id: str) -> bool:
+        """Take a tile in; False when there are no images, it is missing or broken, or the budget is spent."""
+        if self.tiles is None:
+            return False
+        if isic_id in self.shown:
+            return True
+        try:
+            jpeg = self.tiles.jpeg(isic_id)
+            decode(jpeg, isic_id)
+        except InputError:
+            self.broken.append(isic_id)
+            return False
+        uri = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        if self.spent + len(uri) > self.budget:
+            self.refused += 1
+            return False
+        self.spent += len(uri)
+        self.shown[isic_id] = uri
+        return True
+
+
+def overview(evidence: Evidence) -> pd.DataFrame:
+    """What the page says about each lesion, in row order.
+
+    `top`: share of all lesions that score at least as high. `rank`: 1 is the patient's highest score.
+    """
+    rows, oof = evidence.rows, evidence.oof
+    return pd.DataFrame(
+        {
+            ID: oof[ID],
+            PATIENT: oof[PATIENT],
+            TARGET: oof[TARGET],
+            "fold": oof["fold"],
+            "score": evidence.score,
+            "top": oof["score"].rank(ascending=False, method="max").to_numpy() / len(oof),
+            "rank": rank_in_patient(evidence.patient, evidence.score),
+            "of": oof.groupby(PATIENT)[ID].transform("size").to_numpy(),
+            "diameter": rows["clin_size_long_diam_mm"],
+            "site": rows["tbp_lv_location"].fillna("unknown site"),
+            "hospital": rows["attribution"].fillna("unknown hospital"),
+            "age": rows["age_approx"],
+            "sex": rows["sex"].fillna("sex missing"),
+            "tile_type": rows["tbp_tile_type"].fillna("unknown lighting"),
+            "diagnosis": _diagnosis(rows),
+            **{name[-1]: rows[name].to_numpy() for name in COORDINATES},
+        }
+    )
+
+
+def _diagnosis(rows: pd.DataFrame) -> pd.Series:
+    """The finest text there is for malignant lesions, benign or indeterminate for the others."""
+    text = rows["iddx_full"].str.split("::").str[-1]
+    plain = np.where(
+        rows[TARGET] == 1, text.fillna(diagnosis(rows)).fillna("malignant"), rows["iddx_1"].fillna("benign")
+    )
+    return pd.Series(plain, index=rows.index).str.lower()
+
+
+def nearest(lesions: pd.DataFrame, position: int, count: int = 3) -> list[dict[str, Any]]:
+    """The `count` lesions of the same patient nearest on the body, with their distance in the unit of the coordinates."""
+    one = lesions.iloc[position]
+    others = lesions[(lesions[PATIENT] == one[PATIENT]) & (lesions[ID] != one[ID])]
+    distance = np.sqrt(sum((others[axis] - one[axis]) ** 2 for axis in ("x", "y", "z")))
+    order = np.argsort(distance.to_numpy(), kind="stable")[:count]
+    return [
+        {"lesion": describe(others.iloc[number]), "distance": _rounded(distance.iloc[number])}
+        for number in order
+        if np.isfinite(distance.iloc[number])
+    ]
+
+
+def describe(lesion: pd.Series) -> dict[str, Any]:
+    """One row of `overview` as JSON-able values; missing numbers become None."""
+    return {
+        "id": lesion[ID],
+        "patient": lesion[PATIENT],
+        "target": int(lesion[TARGET]),
+        "fold": int(lesion["fold"]),
+        "score": float(f"{lesion['score']:.4g}"),
+        "top": float(f"{lesion['top']:.3g}"),
+        "rank": int(lesion["rank"]),
+        "of": int(lesion["of"]),
+        "diameter": _rounded(lesion["diameter"]),
+        "age": None if pd.isna(lesion["age"]) else int(lesion["age"]),
+        **{name: str(lesion[name]) for name in ("site", "hospital", "sex", "tile_type", "diagnosis")},
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if pd.isna(value) else round(float(value), 1)
+
+
+def worst(lesions: pd.DataFrame, target: int, count: int) -> Sequence[int]:
+    """Positions of the lowest-scored malignant (target 1) or highest-scored benign (target 0) lesions."""
+    scores = lesions["score"].to_numpy()
+    members = np.flatnonzero(lesions[TARGET].to_numpy() == target)
+    order = np.argsort(scores[members] if target else -scores[members], kind="stable")
+    return [int(position) for position in members[order][:count]]

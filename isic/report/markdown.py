@@ -1,0 +1,72 @@
+"""The little Markdown our cards use, as HTML: headings, paragraphs, lists, tables, bold and code.
+
+Sixty lines instead of a dependency: the cards are made here, so no other Markdown can occur.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from itertools import groupby
+
+
+def to_html(text: str, level: int = 3) -> str:
+    """HTML of a card; a header between `---` lines is shown as it is, headings start at `level`."""
+    header, body = _split_header(text)
+    shown = (
+        f"<details><summary>Metadata header</summary><pre><code>{escape(header)}</code></pre></details>"
+        if header
+        else ""
+    )
+    blocks = [_block(list(lines), level) for kind, lines in groupby(body.splitlines(), key=_kind) if kind != "blank"]
+    return _after_first_heading("\n".join(blocks), shown)
+
+
+def _split_header(text: str) -> tuple[str, str]:
+    match = re.match(r"---\n(.*?)\n---\n(.*)", text, flags=re.DOTALL)
+    return (match.group(1), match.group(2)) if match else ("", text)
+
+
+def _after_first_heading(html: str, addition: str) -> str:
+    return re.sub(r"(</h\d>)", lambda match: match.group(1) + addition, html, count=1) if addition else html
+
+
+def _kind(line: str) -> str:
+    if not line.strip():
+        return "blank"
+    for start, kind in (("#", "heading"), ("|", "table"), ("- ", "list")):
+        if line.startswith(start):
+            return kind
+    return "text"
+
+
+def _block(lines: list[str], level: int) -> str:
+    kind = _kind(lines[0])
+    if kind == "heading":
+        return "\n".join(_heading(line, level) for line in lines)
+    if kind == "list":
+        return f"<ul>{''.join(f'<li>{_inline(line[2:])}</li>' for line in lines)}</ul>"
+    if kind == "table":
+        return _table(lines)
+    return f"<p>{_inline(' '.join(lines))}</p>"
+
+
+def _heading(line: str, level: int) -> str:
+    depth = len(line) - len(line.lstrip("#")) - 1 + level
+    return f"<h{depth}>{_inline(line.lstrip('#').strip())}</h{depth}>"
+
+
+def _table(lines: list[str]) -> str:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|- ")]
+    head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in rows[0])
+    body = "".join(f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
+    return (
+        '<div class="wide" tabindex="0" role="region" aria-label="Table of the card">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _inline(text: str) -> str:
+    html = escape(text)
+    html = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html)
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", html)

@@ -1,0 +1,86 @@
+"""The body map: every patient with a malignant lesion, its lesions where they lie, the fifteen highest with their tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from isic.core.metric import TOP
+from isic.core.schema import PATIENT, TARGET
+from isic.report.lesions import Album, describe
+
+#: Benign lesions drawn per patient: the highest scored and an even sample of the rest.
+DRAWN = 400
+
+
+def patients(lesions: pd.DataFrame, album: Album, seed: int = 0) -> list[dict[str, Any]]:
+    """One entry per patient with a malignant lesion, the one whose malignant lesion ranks worst first.
+
+    `lesions` is `isic.report.lesions.overview`. Tiles of the top fifteen and of the malignant ones go into `album`
+    patient by patient until its budget is spent, so the patients with most to learn from have theirs.
+    """
+    ill = lesions[lesions[TARGET] == 1]
+    worst = ill.groupby(PATIENT)["rank"].max().sort_values(ascending=False, kind="stable")
+    of_patient = dict(iter(lesions[lesions[PATIENT].isin(worst.index)].groupby(PATIENT, sort=False)))
+    rng = np.random.default_rng(seed)
+    return [_patient(of_patient[name], album, rng) for name in worst.index]
+
+
+def _patient(lesions: pd.DataFrame, album: Album, rng: np.random.Generator) -> dict[str, Any]:
+    lesions = lesions.sort_values("rank", kind="stable")
+    drawn = _thin(lesions, rng)
+    listed = lesions[(lesions["rank"] <= TOP) | (lesions[TARGET] == 1)]
+    for isic_id in listed["isic_id"]:
+        album.add(isic_id)
+    first = lesions.iloc[0]
+    malignant = lesions.loc[lesions[TARGET] == 1, "rank"]
+    return {
+        "id": first[PATIENT],
+        "hospital": first["hospital"],
+        "sex": first["sex"],
+        "age": None if lesions["age"].isna().all() else int(lesions["age"].max()),
+        "n": len(lesions),
+        "drawn": len(drawn),
+        "ranks": [int(rank) for rank in malignant],
+        "found": int((malignant <= TOP).sum()),
+        "map": _map(drawn, lesions),
+        "lesions": [describe(lesion) for _, lesion in listed.iterrows()],
+    }
+
+
+def _thin(lesions: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    if len(lesions) <= DRAWN:
+        return lesions
+    keep = np.asarray((lesions["rank"] <= DRAWN // 4) | (lesions[TARGET] == 1))
+    rest = rng.choice(np.flatnonzero(~keep), DRAWN - int(keep.sum()), replace=False)
+    keep[rest] = True
+    return lesions[keep]
+
+
+def _map(drawn: pd.DataFrame, lesions: pd.DataFrame) -> dict[str, list[Any]]:
+    """Parallel lists, short keys: x, y as plotted, b 1 for the back, v log10 of `top`, d diameter, t target, r rank."""
+    back = _back(drawn, float(lesions["z"].median()))
+    # Facing a person, their left is on our right; seen from behind it is on our left. The file has left negative.
+    x = np.where(back, drawn["x"], -drawn["x"])
+    return {
+        "x": _whole(x),
+        "y": _whole(drawn["y"].to_numpy()),
+        "b": [int(flag) for flag in back],
+        "v": [round(float(value), 2) for value in np.log10(drawn["top"])],
+        "d": [round(float(value), 1) if np.isfinite(value) else 2.0 for value in drawn["diameter"]],
+        "t": [int(value) for value in drawn[TARGET]],
+        "r": [int(value) for value in drawn["rank"]],
+    }
+
+
+def _back(lesions: pd.DataFrame, middle: float) -> np.ndarray:
+    """Which lesions are drawn on the back: by body part where it says so, else by depth (back is positive z)."""
+    place = lesions["site"]
+    back, front = place.str.startswith("Torso Back"), place.str.startswith("Torso Front")
+    return np.asarray(back | (~front & (lesions["z"] > middle)))
+
+
+def _whole(values: np.ndarray) -> list[int | None]:
+    return [int(round(float(value))) if np.isfinite(value) else None for value in values]

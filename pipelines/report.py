@@ -1,0 +1,23 @@
+"""Stage `report`: one self-contained page about the run, and its cards."""
+
+from isic.core.errors import run
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.report.build import build
+from isic.report.evidence import read_evidence
+from isic.tracking import parent
+from isic.tracking.context import run_tags
+
+
+def main() -> None:
+    layout = Layout.find()
+    params = load_params(layout.params)
+    evidence = read_evidence(layout, tuple(params.image.backbones))
+    build(layout, evidence, params.model_dump(mode="json", by_alias=True), run_tags(layout))
+    with parent("stack", params.stack.model_dump(mode="json")) as tracker:
+        for name in ("index.html", "model_card.md", "data_card.md"):
+            tracker.artifact(layout.report.parent / name, "report")
+
+
+if __name__ == "__main__":
+    run(main)

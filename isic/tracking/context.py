@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -19,8 +18,6 @@ def run_tags(layout: Layout) -> dict[str, str]:
         "data_hash": data_hash(layout),
         "folds_hash": file_hash(layout.folds),
     }
-    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE"):
-        tags[name] = os.environ.get(name, "")
     return {name: value for name, value in tags.items() if value}
 
 

@@ -66,10 +66,10 @@ def settle_environment() -> None:
     os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
 
 
-def connect(root: Path) -> MlflowClient:
-    """A client of the checkout's store, tracking and registry, made first if it does not exist."""
+def connect(root: Path, uri: str | None = None) -> MlflowClient:
+    """A client of the store at `uri` (default: the checkout's), tracking and registry, made first if it is absent."""
     settle_environment()
-    uri = tracking_uri(root)
+    uri = uri or tracking_uri(root)
     if uri.startswith(_SQLITE):
         with locked(root):
             _create_database(Path(uri.removeprefix(_SQLITE)), root)
@@ -83,7 +83,7 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return str(experiment.experiment_id)
-    local = tracking_uri(root).startswith(_SQLITE)
+    local = client.tracking_uri.startswith(_SQLITE)
     location = (artifact_root(root) / EXPERIMENT).as_uri() if local else None
     return str(client.create_experiment(EXPERIMENT, artifact_location=location))
 

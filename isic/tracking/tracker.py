@@ -1,6 +1,6 @@
-"""The tracker a stage holds: it writes lines into a pipe and never waits for MLflow.
+"""The tracker a stage holds: it writes lines into a pipe, and MLflow is another process's business.
 
-Importing mlflow and opening its store cost about two seconds of one core in each of some twenty stage processes. So a
+Importing mlflow and opening its store cost over two seconds of one core in each of some twenty stage processes. So a
 helper process (`isic.tracking.writer`) pays them on the other core while the stage loads its own libraries, and a store
 that is slow or down cannot hold the stage up. The stage's death closes the pipe, so even a SIGKILL ends as a run marked
 KILLED.
@@ -9,26 +9,20 @@ KILLED.
 from __future__ import annotations
 
 import importlib.util
-import json
+import itertools
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import isic
 from isic.core.io import sha256_json
 from isic.core.paths import Layout
 from isic.core.tracker import NullTracker, Tracker
-
-#: Seconds a finished stage waits for its last lines to arrive before it leaves them to the writer alone.
-PATIENCE = 15.0
+from isic.tracking.pipe import Pipe, say
+from isic.tracking.store import tracking_uri
 
 
 @contextmanager
@@ -41,19 +35,15 @@ def open_run(
     `mlflow run` both lie under the run it opened. An exception inside marks the run FAILED and passes on. Trouble with
     tracking never raises: it is one line on stderr.
     """
-    layout = Layout(Path(root)) if root is not None else Layout.find()
-    # Left in place, it would make every run of every process below join the one that `mlflow run` opened.
-    outer = os.environ.get("MLFLOW_RUN_ID")
+    layout = Layout(Path(root).resolve()) if root is not None else Layout.find()
     if importlib.util.find_spec("mlflow") is None:
         say("mlflow is not installed here, so this run is not tracked; its results are on disk as always")
         yield NullTracker()
         return
-    header = {
-        "root": str(layout.root),
-        "spec": {"family": family, "config": sha256_json(config), "name": name, "fold": fold, "outer": outer},
-        "config": config,
-    }
-    tracker = PipeTracker(header)
+    # The writer does not inherit the variable: with it, every run below would join the one `mlflow run` opened.
+    outer = os.environ.get("MLFLOW_RUN_ID")
+    spec = {"family": family, "config": sha256_json(config), "name": name, "fold": fold, "outer": outer}
+    tracker = PipeTracker(layout, spec, config)
     try:
         yield tracker
     except BaseException:
@@ -72,32 +62,27 @@ def parent(family: str, config: Mapping[str, Any], root: Path | None = None) -> 
         yield tracker
 
 
-def say(line: str) -> None:
-    """One line about tracking on stderr; stdout belongs to the stage."""
-    sys.stderr.write(f"isic: tracking: {line}\n")
-
-
 class PipeTracker:
-    """A `Tracker` whose notes go to a writer process, one JSON line each."""
+    """A `Tracker` whose notes go to the writer process, one JSON line each."""
 
-    def __init__(self, header: dict[str, Any]) -> None:
+    _numbers = itertools.count()
+
+    def __init__(self, layout: Layout, spec: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        self._number = next(self._numbers)
         self._spool = Path(tempfile.mkdtemp(prefix="isic-tracking-"))
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        try:
-            self._process = _start_writer()
-        except OSError as error:
-            say(f"cannot start the writer process ({error}); this run is not tracked, its results are on disk")
-        self._send(header | {"spool": str(self._spool)})
+        self._pipe = Pipe.shared()
+        header = {"root": str(layout.root), "uri": tracking_uri(layout.root), "spool": str(self._spool)}
+        dvc = {name: value for name, value in os.environ.items() if name in _DVC and value}
+        self._send("start", **header, spec=spec, config=config, tags=dvc)
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        self._send({"op": "metrics", "values": {name: float(value) for name, value in values.items()}, "step": step})
+        self._send("metrics", values={name: float(value) for name, value in values.items()}, step=step)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        self._send({"op": "params", "values": {name: str(value) for name, value in values.items()}})
+        self._send("params", values={name: str(value) for name, value in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        self._send({"op": "tags", "values": {name: str(value) for name, value in values.items()}})
+        self._send("tags", values={name: str(value) for name, value in values.items()})
 
     def figure(self, figure: Any, name: str) -> None:
         target = self._slot() / Path(name).name
@@ -106,7 +91,8 @@ class PipeTracker:
         except Exception as error:  # a picture is never worth a training run
             say(f"figure {name} could not be drawn ({type(error).__name__}: {error})")
             return
-        self._send({"op": "artifact", "path": str(target), "folder": _folder(name)})
+        folder = Path(name).parent.as_posix()
+        self._send("artifact", path=str(target), folder="" if folder == "." else folder)
 
     def artifact(self, path: Path, folder: str = "") -> None:
         # Copied now: the caller may replace or delete the file before the writer gets to it.
@@ -120,58 +106,19 @@ class PipeTracker:
         except OSError as error:
             say(f"{path} could not be copied for tracking ({error})")
             return
-        self._send({"op": "artifact", "path": str(target), "folder": folder})
+        self._send("artifact", path=str(target), folder=folder)
 
     def close(self, status: str) -> None:
         """Say how the run ended and give the writer a moment to pass it on."""
-        self._send({"op": "end", "status": status})
-        process, self._process = self._process, None
-        if process is None:
+        self._send("end", status=status)
+        if not self._pipe.wait_for(self._number):
             shutil.rmtree(self._spool, ignore_errors=True)
-            return
-        assert process.stdin is not None
-        try:
-            process.stdin.close()
-        except OSError:
-            return
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            say("the store is slow; the last notes of this run are sent in the background")
 
     def _slot(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._spool))
 
-    def _send(self, message: dict[str, Any]) -> None:
-        if self._process is None:
-            return
-        assert self._process.stdin is not None
-        line = json.dumps(message | {"time": int(time.time() * 1000)}, default=str)
-        try:
-            with self._lock:
-                self._process.stdin.write(line + "\n")
-                self._process.stdin.flush()
-        except OSError:
-            self._process = None
-            say("the writer process is gone; this run is no longer tracked, its results are on disk")
+    def _send(self, operation: str, **content: Any) -> None:
+        self._pipe.send({"op": operation, "run": self._number, **content})
 
 
-def _folder(name: str) -> str:
-    folder = Path(name).parent.as_posix()
-    return "" if folder == "." else folder
-
-
-def _start_writer() -> subprocess.Popen[str]:
-    """The writer in a session of its own, so that Ctrl-C or a killed group leaves it time for a last word."""
-    package_home = str(Path(isic.__file__).resolve().parent.parent)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH", "")]))
-    environment.pop("MLFLOW_RUN_ID", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "isic.tracking.writer"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
+_DVC = ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE")

@@ -1,7 +1,7 @@
-"""The process behind a `PipeTracker`: reads its lines, talks to MLflow, and is the only one to suffer when that fails.
+"""The process behind a stage's trackers: reads their lines, talks to MLflow, and alone suffers when that fails.
 
-Run as `python -m isic.tracking.writer` by `tracker`. Notes that cannot be delivered are kept and tried again; what is
-left at the end is dropped with one line, since every result is on disk already.
+Run as `python -m isic.tracking.writer` by `pipe`. Notes that cannot be delivered are kept and tried again; what is left
+at the end is dropped with one line, since every result is on disk already.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isic.core.paths import Layout
-from isic.tracking.tracker import say
+from isic.tracking.pipe import say
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -33,84 +33,127 @@ RETRY = 30.0
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 
 
-class Writer:
-    """Delivers the notes of one run, keeping what the store did not take."""
+class RunLog:
+    """The notes of one run that are not delivered yet, and how to deliver them."""
 
     def __init__(self, header: Message) -> None:
+        from isic.tracking.runs import RunSpec, flatten
+
         self.header = header
         self.layout = Layout(Path(header["root"]))
-        self.waiting: list[Message] = []
-        self.status = "KILLED"
-        self._client: MlflowClient | None = None
-        self._run = ""
-        self._told = False
-        self._retry_at = 0.0
+        self.spec = RunSpec(**header["spec"])
+        self.waiting: list[Message] = [{"op": "params", "values": flatten(header["config"]), "time": header["time"]}]
+        self.status = ""
+        self._id = ""
 
-    def take(self, messages: list[Message], last: bool) -> None:
-        """Add notes and deliver what waits; while the store is down, attempts are spaced out except for the last."""
-        self.waiting.extend(messages)
-        if not last and time.monotonic() < self._retry_at:
-            return
-        try:
-            self._open()
-            self._deliver()
-            if last:
-                self._finish()
-        except Exception as error:  # whatever tracking throws, the stage must not notice
-            self._retry_at = time.monotonic() + RETRY
-            self._tell(error)
-
-    def _open(self) -> None:
-        if self._run:
-            return
+    def deliver(self, client: MlflowClient) -> None:
+        """Send what waits, and the end if it was said. Raises what the store raises; nothing sent is sent again."""
         from isic.tracking.context import run_tags
-        from isic.tracking.runs import RunSpec, flatten, start
+        from isic.tracking.runs import finish, start
+
+        if not self._id:
+            self._id = start(client, self.layout, self.spec, run_tags(self.layout) | self.header["tags"])
+        for kind in BATCH:
+            self._deliver_batch(client, kind)
+        while self.waiting:
+            self._deliver_artifact(client, self.waiting[0])
+            self.waiting.pop(0)
+        if self.status:
+            finish(client, self.layout, self.spec, self._id, self.status)
+
+    def close(self) -> None:
+        """Remove the copies of files that waited for delivery."""
+        shutil.rmtree(self.header["spool"], ignore_errors=True)
+
+    def _deliver_batch(self, client: MlflowClient, kind: str) -> None:
+        entities = _entities(kind, [message for message in self.waiting if message["op"] == kind])
+        for begin in range(0, len(entities), BATCH[kind]):
+            part = {kind: entities[begin : begin + BATCH[kind]]}
+            with Refusals(self.spec.name):
+                client.log_batch(self._id, **part)
+        self.waiting = [message for message in self.waiting if message["op"] != kind]
+
+    def _deliver_artifact(self, client: MlflowClient, note: Message) -> None:
+        with Refusals(self.spec.name):
+            client.log_artifact(self._id, note["path"], note["folder"] or None)
+
+
+class Refusals:
+    """What MLflow refuses as invalid is dropped with a line, for it would be refused again."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
+        refused = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+        if refused and error is not None:
+            say(f"MLflow refused a note of run {self.name}: {_first_line(error)}")
+        return refused
+
+
+class Writer:
+    """All runs of one stage process, and when to try the store again."""
+
+    def __init__(self) -> None:
+        self.runs: dict[int, RunLog] = {}
+        self._clients: dict[str, MlflowClient] = {}
+        self._retry_at = 0.0
+        self._told = False
+
+    def take(self, message: Message) -> None:
+        """Note a line of the stage."""
+        if message["op"] == "start":
+            self.runs[message["run"]] = RunLog(message)
+        elif message["op"] == "end":
+            self.runs[message["run"]].status = message["status"]
+        else:
+            self.runs[message["run"]].waiting.append(message)
+
+    def deliver(self, last: bool = False) -> None:
+        """Deliver what waits. After a failure attempts are spaced out, except for the `last` one."""
+        if last or time.monotonic() >= self._retry_at:
+            try:
+                for number, run in list(self.runs.items()):
+                    run.deliver(self._client(run))
+                    if run.status:
+                        run.close()
+                        del self.runs[number]
+                        _done(number)
+            except Exception as error:  # whatever tracking throws, the stage must not notice
+                self._retry_at = time.monotonic() + RETRY
+                self._tell(error)
+        for number, run in self.runs.items():
+            if run.status:
+                _done(number)
+
+    def abandon(self) -> None:
+        """The stage has ended: mark what it left open as killed, try once more, drop the rest."""
+        for run in self.runs.values():
+            run.status = run.status or "KILLED"
+        if self.runs:
+            self.deliver(last=True)
+        for run in self.runs.values():
+            run.close()
+
+    def _client(self, run: RunLog) -> MlflowClient:
         from isic.tracking.store import connect
 
-        if self._client is None:
-            self._client = connect(self.layout.root)
-        self._run = start(self._client, self.layout, RunSpec(**self.header["spec"]), run_tags(self.layout))
-        self.waiting.insert(0, {"op": "params", "values": flatten(self.header["config"]), "time": 0})
-
-    def _deliver(self) -> None:
-        assert self._client is not None
-        for kind, size in BATCH.items():
-            mine = [message for message in self.waiting if message["op"] == kind]
-            entities = _entities(kind, mine)
-            for begin in range(0, len(entities), size):
-                self._attempt(lambda c, part: c.log_batch(self._run, **part), {kind: entities[begin : begin + size]})
-            self.waiting = [message for message in self.waiting if message["op"] != kind]
-        while self.waiting:
-            note = self.waiting[0]
-            self._attempt(lambda c, n: c.log_artifact(self._run, n["path"], n["folder"] or None), note)
-            self.waiting.pop(0)
-
-    def _attempt(self, send: Any, what: Any) -> None:
-        """Send; what the store refuses as invalid is dropped, for it would be refused again."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            send(self._client, what)
-        except MlflowException as error:
-            if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
-                raise
-            say(f"MLflow refused a note of run {self.header['spec']['name']}: {_first_line(error)}")
-
-    def _finish(self) -> None:
-        from isic.tracking.runs import RunSpec, finish
-
-        assert self._client is not None
-        finish(self._client, self.layout, RunSpec(**self.header["spec"]), self._run, self.status)
+        uri = run.header["uri"]
+        if uri not in self._clients:
+            self._clients[uri] = connect(run.layout.root, uri)
+        return self._clients[uri]
 
     def _tell(self, error: Exception) -> None:
         if self._told:
             return
         self._told = True
-        from isic.tracking.store import tracking_uri
-
+        where = next(iter(self.runs.values())).header["uri"]
         say(
-            f"no MLflow store at {tracking_uri(self.layout.root)} ({_first_line(error)}); "
-            "the stage goes on and its results are on disk, only the log of this run is incomplete"
+            f"no MLflow store at {where} ({_first_line(error)}); "
+            "the stage goes on and its results are on disk, only its log is incomplete"
         )
 
 
@@ -129,9 +172,17 @@ def _entities(kind: str, messages: list[Message]) -> list[Any]:
     return [make(name, value) for name, value in merged.items()]
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def _done(number: int) -> None:
+    try:
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()
+    except OSError:  # nobody listens any more
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (kept to the end of the process)
 
 
 def _read(lines: queue.Queue[Message | None]) -> None:
@@ -140,42 +191,35 @@ def _read(lines: queue.Queue[Message | None]) -> None:
     lines.put(None)
 
 
-def _gather(lines: queue.Queue[Message | None]) -> tuple[list[Message], str | None, bool]:
-    """Wait for a note and take what comes within a moment: the notes, the final status if said, whether it ended."""
-    messages: list[Message] = []
-    message = lines.get()
+def _gather(lines: queue.Queue[Message | None]) -> list[Message | None]:
+    """Wait for a note and take what comes within a moment, or up to the end of a run."""
+    messages = [lines.get()]
     until = time.monotonic() + GATHER
-    while message is not None:
-        if message["op"] == "end":
-            return messages, message["status"], True
-        messages.append(message)
+    while messages[-1] is not None and messages[-1]["op"] == "metrics":
         try:
-            message = lines.get(timeout=max(0.0, until - time.monotonic()))
+            messages.append(lines.get(timeout=max(0.0, until - time.monotonic())))
         except queue.Empty:
-            return messages, None, False
-    return messages, None, True
+            break
+    return messages
 
 
 def main() -> None:
-    """Serve one run from stdin until its end."""
+    """Serve one stage process from stdin until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     lines: queue.Queue[Message | None] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
-    header = lines.get()
-    if header is None:
-        return
-    writer = Writer(header)
-    # Opens the run at once: a person watching the UI sees it start, and the import is paid while the stage works.
-    writer.take([], last=False)
-    ended = False
+    writer = Writer()
     try:
-        while not ended:
-            messages, status, ended = _gather(lines)
-            writer.status = status or writer.status
-            writer.take(messages, last=ended)
+        while True:
+            for message in _gather(lines):
+                if message is None:
+                    return
+                writer.take(message)
+            # A run is opened as soon as it starts: a person watching the UI sees it, and imports are paid meanwhile.
+            writer.deliver()
     finally:
-        shutil.rmtree(header["spool"], ignore_errors=True)
+        writer.abandon()
 
 
 if __name__ == "__main__":

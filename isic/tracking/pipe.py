@@ -1,0 +1,100 @@
+"""The pipe between a stage and its writer process: started at first use, shared by all runs of the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import isic
+
+#: Seconds a finished run waits for its last notes to arrive before they are left to the writer alone.
+PATIENCE = 15.0
+
+
+def say(line: str) -> None:
+    """One line about tracking on stderr; stdout belongs to the stage."""
+    sys.stderr.write(f"isic: tracking: {line}\n")
+
+
+class Pipe:
+    """Lines to the writer, and back the numbers of the runs it is done with."""
+
+    _of_process: ClassVar[tuple[int, Pipe] | None] = None
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._done: dict[int, threading.Event] = {}
+        self._patient = True
+        self._process: subprocess.Popen[str] | None = None
+        try:
+            self._process = _start_writer()
+        except OSError as error:
+            say(f"cannot start the writer process ({error}); this stage is not tracked, its results are on disk")
+            return
+        threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+
+    @classmethod
+    def shared(cls) -> Pipe:
+        """This process's pipe; a forked child does not write into its parent's."""
+        if cls._of_process is None or cls._of_process[0] != os.getpid() or cls._of_process[1]._process is None:
+            cls._of_process = (os.getpid(), cls())
+        return cls._of_process[1]
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Hand a note over, stamped with the time; a broken pipe is said once and then ignored."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        line = json.dumps(message | {"time": int(time.time() * 1000)}, default=str)
+        try:
+            with self._lock:
+                self._process.stdin.write(line + "\n")
+                self._process.stdin.flush()
+        except OSError:
+            self._process = None
+            say("the writer process is gone; this stage is no longer tracked, its results are on disk")
+
+    def wait_for(self, run: int) -> bool:
+        """Wait until the writer is done with a run; False when there is no writer any more."""
+        if self._process is None:
+            return False
+        if self._patient and not self._event(run).wait(PATIENCE):
+            # Said and waited for once per process: a store that hangs must not cost every run its patience.
+            self._patient = False
+            say("the store is slow; the last notes are sent in the background")
+        return True
+
+    def _event(self, run: int) -> threading.Event:
+        with self._lock:
+            return self._done.setdefault(run, threading.Event())
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._event(int(line)).set()
+        self._process = None
+        with self._lock:
+            for event in self._done.values():
+                event.set()
+
+
+def _start_writer() -> subprocess.Popen[str]:
+    """The writer in a session of its own, so that Ctrl-C or a killed group leaves it time for a last word."""
+    package_home = str(Path(isic.__file__).resolve().parent.parent)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH", "")]))
+    environment.pop("MLFLOW_RUN_ID", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "isic.tracking.writer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )

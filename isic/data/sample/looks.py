@@ -1,0 +1,121 @@
+"""What a tile shows, as one record per row: measurements turned into image colours, and traits no column tells.
+
+The step from table to picture was fitted on real tiles: under white light a tile shows the measured colours, tiles of
+type XP are lighter and shift with the patient; the centre of a lesion differs from the skin by more than the mean
+over its area says.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from isic.data.sample.diagnosis import FAMILIES, family
+
+#: Image L, a, b of the skin = constant + weights · (Lext, Aext, Bext). Least squares on real tiles with rows.
+_SKIN = {
+    "3D: white": np.array([[0.3, 1.00, -0.08, 0.06], [0.4, -0.03, 1.00, -0.08], [-2.0, -0.18, 0.00, 1.09]]),
+    "3D: XP": np.array([[15.6, 0.90, -0.25, 0.03], [4.6, -0.13, 1.03, -0.01], [2.6, -0.28, -0.07, 1.22]]),
+}
+#: Residual sd of that fit; most of it is shared by the tiles of a patient.
+_RESIDUAL = {"3D: white": np.array([0.8, 0.6, 0.6]), "3D: XP": np.array([5.6, 1.4, 2.0])}
+_CONTRAST = {"3D: white": np.array([1.40, 1.27, 1.20]), "3D: XP": np.array([2.05, 1.55, 1.45])}
+
+#: Side of real tiles in pixels at these quantiles (6,478 tiles).
+_SIDES = ([0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1], [51, 97, 105, 117, 127, 137, 153, 177, 239])
+
+#: Chance that a tile shows a sign, per kind of lesion. None of them is in a column: this is what only images tell.
+SIGNS = ("dark_blots", "veil", "scale", "vessels", "halo", "ulcer", "ink")
+_CHANCES = {
+    "benign": (0.06, 0.01, 0.03, 0.03, 0.05, 0.004, 0.002),
+    "biopsied": (0.25, 0.05, 0.12, 0.08, 0.12, 0.02, 0.05),
+    "melanoma": (0.60, 0.28, 0.10, 0.08, 0.15, 0.04, 0.07),
+    "basal": (0.08, 0.06, 0.30, 0.45, 0.50, 0.22, 0.07),
+    "squamous": (0.05, 0.03, 0.60, 0.20, 0.55, 0.12, 0.07),
+}
+
+#: One tile's record: what `render` needs, in this order.
+RECORD = np.dtype(
+    [
+        ("side", np.int32),
+        ("skin", np.float32, 3),
+        ("contrast", np.float32, 3),
+        ("long_mm", np.float32),
+        ("short_mm", np.float32),
+        ("border", np.float32),
+        ("asymmetry", np.float32),
+        ("angle", np.float32),
+        ("spread_l", np.float32),
+        ("spread_ab", np.float32),
+        ("rings", np.float32),
+        ("texture", np.float32),
+        ("freckles", np.float32),
+        ("hair", np.float32),
+        ("blur", np.float32),
+        ("neighbours", np.float32),
+        ("signs", np.bool_, len(SIGNS)),
+    ]
+)
+
+
+def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray) -> np.ndarray:
+    """One `RECORD` per row of `frame` (n,); `owner` (n,) indexes patients, whose tiles share skin, hair and camera."""
+    n = len(frame)
+    looks = np.zeros(n, dtype=RECORD)
+    patients = int(owner.max()) + 1
+    camera = rng.normal(0, 0.05, patients)[owner]
+    looks["side"] = np.rint(np.interp(rng.random(n), *_SIDES) * np.exp(camera)).clip(51, 239)
+    looks["skin"], looks["contrast"] = _colours(rng, frame, owner, patients)
+    looks["long_mm"] = frame["clin_size_long_diam_mm"]
+    looks["short_mm"] = frame["tbp_lv_minorAxisMM"]
+    looks["border"] = frame["tbp_lv_norm_border"] / 10
+    looks["asymmetry"] = frame["tbp_lv_symm_2axis"]
+    looks["angle"] = rng.uniform(0, np.pi, n)
+    looks["spread_l"] = frame["tbp_lv_stdL"]
+    looks["spread_ab"] = frame["tbp_lv_color_std_mean"]
+    looks["rings"] = frame["tbp_lv_radial_color_std_max"]
+    looks["texture"] = frame["tbp_lv_stdLExt"]
+    damage = np.abs(rng.standard_normal(patients))
+    looks["freckles"] = damage[owner] * np.where(frame["anatom_site_general"] == "lower extremity", 0.7, 1.0)
+    looks["hair"] = _hair(rng, frame, owner, patients)
+    looks["blur"] = np.exp(rng.normal(-0.45, 0.35, patients)[owner] + rng.normal(0, 0.2, n))
+    looks["neighbours"] = rng.gamma(0.7, 1.0, patients)[owner]
+    looks["signs"] = _signs(rng, frame)
+    return looks
+
+
+def _colours(
+    rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray, patients: int
+) -> tuple[np.ndarray, np.ndarray]:
+    outside = frame[["tbp_lv_Lext", "tbp_lv_Aext", "tbp_lv_Bext"]].to_numpy()
+    difference = frame[["tbp_lv_deltaL", "tbp_lv_deltaA", "tbp_lv_deltaB"]].to_numpy()
+    shared, single = rng.standard_normal((patients, 3))[owner], rng.standard_normal((len(frame), 3))
+    skin, contrast = np.empty_like(outside), np.empty_like(outside)
+    tile_type = frame["tbp_tile_type"].to_numpy()
+    for name, weights in _SKIN.items():
+        rows = tile_type == name
+        residual = (0.8 * shared[rows] + 0.6 * single[rows]) * _RESIDUAL[name]
+        skin[rows] = weights[:, 0] + outside[rows] @ weights[:, 1:].T + residual
+        contrast[rows] = difference[rows] * _CONTRAST[name]
+    skin[:, 0] = skin[:, 0].clip(18, 88)
+    return skin, contrast
+
+
+def _hair(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray, patients: int) -> np.ndarray:
+    """Mean number of hairs in the tile: by patient, more in men, on limbs and the front."""
+    person = rng.gamma(0.45, 12.0, patients)[owner]
+    sex = np.where(frame["sex"] == "female", 0.3, 1.0)
+    place = frame["tbp_lv_location_simple"].map({"Torso Back": 0.5, "Head & Neck": 0.6}).fillna(1.2).to_numpy()
+    return np.minimum(person * sex * place, 45)
+
+
+def _signs(rng: np.random.Generator, frame: pd.DataFrame) -> np.ndarray:
+    full = frame["iddx_full"].to_numpy(dtype=object)
+    kinds = np.full(len(frame), "benign", dtype=object)
+    kinds[full != "Benign"] = "biopsied"
+    malignant = np.flatnonzero(frame["target"].to_numpy() == 1)
+    kinds[malignant] = [family(full[row]) for row in malignant]
+    chances = np.empty((len(frame), len(SIGNS)), dtype=np.float32)
+    for kind in ("benign", "biopsied", *FAMILIES):
+        chances[kinds == kind] = _CHANCES[kind]
+    return rng.random(chances.shape, dtype=np.float32) < chances

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,14 +25,19 @@ def build_features(frame: pd.DataFrame, families: Sequence[str] | None = None) -
     chosen = choose(families)
     lesions, order = canonical(frame)
     own = {family.name: family.build(lesions) for family in _needed(chosen)}
-    measured = [own[name] for name, family in feature_families().items() if family.measured and name in own]
-    wide = pd.concat([lesions, *measured], axis=1) if any(family.relative for family in chosen) else lesions
-    built = [own[family.name] if family.name in own else family.build(wide) for family in chosen]
-    columns = [table[name] for table in built for name in table.columns]
-    finished = each(lambda column: _back(column, order), columns)
-    names = [str(column.name) for column in columns]
-    values = {ID: frame[ID].array, **dict(zip(names, finished, strict=True))}
-    return pd.DataFrame(values, index=frame.index, copy=False)
+    wide = _with_measured(lesions, own) if any(family.relative for family in chosen) else lesions
+    finished: dict[str, object] = {ID: frame[ID].array}
+    for family in chosen:
+        table = own.pop(family.name) if family.name in own else family.build(wide)
+        # Turned back one family at a time, so that two copies of the whole never stand side by side.
+        finished |= _in_input_order(table, order)
+    return pd.DataFrame(finished, index=frame.index, copy=False)
+
+
+def _with_measured(lesions: pd.DataFrame, own: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The canonical frame with the columns of the measured families beside it."""
+    measured = [own[name] for name, family in feature_families().items() if family.measured]
+    return pd.concat([lesions, *measured], axis=1)
 
 
 def _needed(chosen: Sequence[Family]) -> list[Family]:
@@ -43,6 +48,12 @@ def _needed(chosen: Sequence[Family]) -> list[Family]:
         for family in feature_families().values()
         if not family.relative and (family in chosen or (relative and family.measured))
     ]
+
+
+def _in_input_order(table: pd.DataFrame, order: NDArray[np.int64]) -> dict[str, object]:
+    """The columns of a family in the input's order."""
+    names = [str(name) for name in table.columns]
+    return dict(zip(names, each(lambda name: _back(table[name], order), names), strict=True))
 
 
 def _back(column: pd.Series, order: NDArray[np.int64]) -> object:

@@ -41,3 +41,10 @@ class Groups:
         out = np.empty(len(self.rows), dtype=np.float64)
         out[self.rows] = np.repeat(per_group, self.sizes)
         return out
+
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of `values` (n,) in each group, missing ones as 0."""
+        if not len(self.rows):
+            return np.zeros(0)
+        totals: NDArray[np.float64] = np.add.reduceat(np.nan_to_num(values, nan=0.0)[self.rows], self.starts[:-1])
+        return totals

@@ -109,3 +109,59 @@ def _present(values, rows, first, last, out):  # type: ignore[no-untyped-def]
             members[size] = row
             size += 1
     return members[:size]
+
+
+@njit(nogil=True, cache=True)
+def _extremes(values, rows, first, last):  # type: ignore[no-untyped-def]
+    """Smallest and largest present value; NaN where none is."""
+    low, high = np.nan, np.nan
+    for place in range(first, last):
+        value = values[rows[place]]
+        if not np.isnan(value):
+            if not value >= low:
+                low = value
+            if not value <= high:
+                high = value
+    return low, high
+
+
+@njit(nogil=True, cache=True)
+def position(values, rows, starts, out):  # type: ignore[no-untyped-def]
+    """out = (value - min) / (max - min) of the group, float32; 0 where the group is constant."""
+    for group in range(len(starts) - 1):
+        low, high = _extremes(values, rows, starts[group], starts[group + 1])
+        for place in range(starts[group], starts[group + 1]):
+            row = rows[place]
+            out[row] = (values[row] - low) / (high - low) if high > low else values[row] - low
+
+
+@njit(nogil=True, cache=True)
+def ratio_to_max(values, rows, starts, out):  # type: ignore[no-untyped-def]
+    """out = value / (max of group + 1e-5), float32."""
+    for group in range(len(starts) - 1):
+        _, high = _extremes(values, rows, starts[group], starts[group + 1])
+        for place in range(starts[group], starts[group + 1]):
+            row = rows[place]
+            out[row] = values[row] / (high + EPSILON)
+
+
+@njit(nogil=True, cache=True)
+def ratio_to_mean(values, rows, starts, out):  # type: ignore[no-untyped-def]
+    """out = value / (mean of group + 1e-5), float32."""
+    for group in range(len(starts) - 1):
+        mean, _, _ = _moments(values, rows, starts[group], starts[group + 1])
+        for place in range(starts[group], starts[group + 1]):
+            row = rows[place]
+            out[row] = values[row] / (mean + EPSILON)
+
+
+@njit(nogil=True, cache=True)
+def from_median(values, rows, starts, out):  # type: ignore[no-untyped-def]
+    """out = value - median of group, float32."""
+    for group in range(len(starts) - 1):
+        members = _present(values, rows, starts[group], starts[group + 1], out)
+        if len(members) == 0:
+            continue
+        middle = np.median(values[members])
+        for row in members:
+            out[row] = values[row] - middle

@@ -22,6 +22,15 @@ CORE: tuple[str, ...] = tuple(
     short(column) for column in NUMERIC if short(column) not in {"age", "symm_2axis_angle", "x", "y", "z"}
 )
 
+#: What is compared within parts of the patient: the core, and the formulas the published models rank highest.
+COMPARED: tuple[str, ...] = (
+    *CORE,
+    "hue_contrast",
+    "lesion_color_difference",
+    "lesion_size_ratio",
+    "lesion_visibility_score",
+)
+
 
 def measured_features() -> dict[str, str]:
     """Short name → meaning of all a relative family may compare: the measurements, then the measured formulas."""
@@ -44,6 +53,16 @@ def per_row(
         out = np.empty(len(frame), dtype=np.float32)
         kernel(frame[column(name)].to_numpy(), groups.rows, groups.starts, out)
         return out
+
+    return dict(zip(names, each(one, names), strict=True))
+
+
+def differences(frame: pd.DataFrame, names: Sequence[str], other: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+    """Each named measurement minus that of the lesion at position `other` (n,); short name → float32 (n,)."""
+
+    def one(name: str) -> NDArray[np.float32]:
+        values = frame[column(name)].to_numpy()
+        return (values - values[other]).astype(np.float32)
 
     return dict(zip(names, each(one, names), strict=True))
 

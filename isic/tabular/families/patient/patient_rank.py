@@ -1,7 +1,7 @@
 """Where a lesion stands among the patient's lesions, whatever the scale."""
 
 from isic.tabular.kernels import rank
-from isic.tabular.relative import CORE, kernel_family
+from isic.tabular.relative import COMPARED, kernel_family
 
 FAMILY = kernel_family(
     "patient_rank",
@@ -9,5 +9,5 @@ FAMILY = kernel_family(
     rank,
     "rank({v}) / n over the patient, ties averaged",
     "share of the patient's lesions at or below, 0 to 1: {meaning}",
-    (*CORE, "hue_contrast", "lesion_color_difference", "lesion_size_ratio", "lesion_visibility_score"),
+    COMPARED,
 )

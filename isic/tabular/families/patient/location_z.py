@@ -1,0 +1,14 @@
+"""How far a lesion is from the patient's others of the same location."""
+
+from isic.tabular.kernels import zscore
+from isic.tabular.relative import COMPARED, kernel_family
+
+FAMILY = kernel_family(
+    "location_z",
+    "z-score within patient and location",
+    zscore,
+    "({v} - mean({v})) / (sd({v}) + 1e-5) over patient × tbp_lv_location",
+    "sd from the mean of the patient's lesions of the same location: {meaning}",
+    COMPARED,
+    keys=("tbp_lv_location",),
+)

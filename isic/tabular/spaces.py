@@ -1,0 +1,87 @@
+"""In which sense two lesions are alike: sets of measurements, scaled, as points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.schema import PATIENT
+from isic.tabular.groups import Groups
+from isic.tabular.parallel import each
+from isic.tabular.relative import column
+
+#: Column groups of the published pairwise distances.
+SPACES: dict[str, tuple[str, ...]] = {
+    "colour": ("A", "B", "L", "deltaA", "deltaB", "deltaL"),
+    "inner": ("A", "B", "C", "H", "L"),
+    "outer": ("Aext", "Bext", "Cext", "Hext", "Lext"),
+    "shape": ("diam", "minorAxisMM", "areaMM2", "perimeterMM", "eccentricity", "norm_border", "symm_2axis"),
+    "position": ("x", "y", "z"),
+}
+
+#: The 15 distinct columns of the winning solution's local outlier factor.
+DUCKLING: tuple[str, ...] = (
+    "H",
+    "hue_contrast",
+    "age_normalized_nevi_confidence_2",
+    "deltaB",
+    "color_uniformity",
+    "z",
+    "diam",
+    "y",
+    "position_distance_3d",
+    "stdLExt",
+    "mean_hue_difference",
+    "age_normalized_nevi_confidence",
+    "lesion_visibility_score",
+    "minorAxisMM",
+    "Hext",
+)
+
+
+def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
+    """Points (measurements, lesions) in sd from the patient's mean; a missing or constant measurement is 0.
+
+    Unlike the z-score features nothing is added to the sd, as in scikit-learn's scaler.
+    """
+    groups = Groups.of(frame, (PATIENT,))
+    sizes = groups.sizes
+
+    def one(name: str) -> NDArray[np.float64]:
+        values = frame[column(name)].to_numpy()
+        present = np.isfinite(values)
+        filled = np.where(present, values, 0.0)
+        count = np.maximum(np.add.reduceat(present.astype(np.float64), groups.starts[:-1]), 1)
+        mean = np.add.reduceat(filled, groups.starts[:-1]) / count
+        away = np.where(present, values - np.repeat(mean, sizes), 0.0)
+        sd = np.sqrt(np.add.reduceat(away**2, groups.starts[:-1]) / count)
+        # A constant column differs from its mean by rounding only; that must not become a whole sd.
+        constant = sd <= 1e-12 * (np.abs(mean) + 1)
+        scaled: NDArray[np.float64] = away / np.repeat(np.where(constant, np.inf, sd), sizes)
+        return scaled
+
+    return np.stack(each(one, names)) if len(frame) else np.zeros((len(names), 0))
+
+
+def unit_range(points: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
+    """Each row of `points` (in the groups' order) from 0 at the group's smallest to 1 at its largest; constant: 0."""
+    starts, sizes = groups.starts[:-1], groups.sizes
+    low = np.minimum.reduceat(points, starts, axis=1)
+    width = np.maximum.reduceat(points, starts, axis=1) - low
+    width[width == 0] = np.inf
+    scaled: NDArray[np.float64] = (points - np.repeat(low, sizes, axis=1)) / np.repeat(width, sizes, axis=1)
+    return scaled
+
+
+def raw_points(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
+    """Points (measurements, lesions) unscaled; missing is 0."""
+    return np.stack([np.nan_to_num(frame[column(name)].to_numpy(), nan=0.0) for name in names])
+
+
+def by_group(groups: Groups, work: Callable[[int, int], None]) -> None:
+    """`work(first, last)` for every group, in positions of `groups.rows`; the largest first, for even threads."""
+    bounds = [(int(groups.starts[g]), int(groups.starts[g + 1])) for g in np.argsort(-groups.sizes, kind="stable")]
+    each(lambda bound: work(*bound), bounds)

@@ -48,7 +48,7 @@ def draw_diagnoses(facts: Population, rng: np.random.Generator, rows: pd.DataFra
 
 
 def _tagged(rng: np.random.Generator, rows: pd.DataFrame, owner: np.ndarray, malignant: np.ndarray) -> np.ndarray:
-    """Who has a lesion_id: all malignant lesions, all below 2.5 mm, and others, some patients' far more than others'."""
+    """Who has a lesion_id: all malignant lesions, all below 2.5 mm, and others, unevenly among patients."""
     certain = malignant | is_small(rows["clin_size_long_diam_mm"].to_numpy())
     habit = rng.gamma(0.5, 2.0, owner.max() + 1)[owner]
     wanted = _TAGGED * len(rows) - certain.sum()
@@ -103,5 +103,6 @@ def _invasion(facts: Population, rng: np.random.Generator, full: np.ndarray) -> 
     thickness = np.full(len(full), np.nan)
     thickness[invasive] = _draw(rng, facts.mel_thick_mm, count).astype(float)
     mitoses = np.full(len(full), None, dtype=object)
-    mitoses[invasive] = np.where(rng.random(count) < 53 / 63, _draw(rng, facts.mel_mitotic_index, count), None)
+    counted = np.flatnonzero(invasive)[rng.random(count) < 53 / 63]
+    mitoses[counted] = _draw(rng, facts.mel_mitotic_index, len(counted))
     return thickness, mitoses

@@ -148,18 +148,60 @@ class Evidence(Section):
     """How image logits become columns of the stacker."""
 
     scale: Literal["standardised", "ranked"]
-    noise: Annotated[float, Field(ge=0)]
-    relative: bool
+    noise: Annotated[float, Field(ge=0)]  # sd, added in training to logits of unit sd
+    relative: bool  # rank, ratio and height above the mean within the patient
+    embeddings: Literal["none", "distance", "reduced", "aligned", "full"]
+    components: Annotated[int, Field(ge=1)]  # directions kept by `reduced` and `aligned`
+
+
+class XGBoost(Section):
+    """XGBoost's own parameters, under XGBoost's names."""
+
+    rounds: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    max_depth: Annotated[int, Field(ge=1)]
+    min_child_weight: Annotated[float, Field(ge=0)]
+    subsample: Annotated[float, Field(gt=0, le=1)]
+    colsample_bytree: Annotated[float, Field(gt=0, le=1)]
+    colsample_bynode: Annotated[float, Field(gt=0, le=1)]
+    reg_alpha: Annotated[float, Field(ge=0)]
+    reg_lambda: Annotated[float, Field(ge=0)]
+    scale_pos_weight: Annotated[float, Field(gt=0)]
+
+
+class CatBoost(Section):
+    """CatBoost's own parameters, under CatBoost's names."""
+
+    rounds: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    depth: Annotated[int, Field(ge=1, le=16)]
+    l2_leaf_reg: Annotated[float, Field(ge=0)]
+    subsample: Annotated[float, Field(gt=0, le=1)]
+    rsm: Annotated[float, Field(gt=0, le=1)]
+    random_strength: Annotated[float, Field(ge=0)]
+    scale_pos_weight: Annotated[float, Field(gt=0)]
 
 
 class Stack(Section):
     """The gradient-boosted stacker."""
 
+    members: tuple[Literal["lightgbm", "xgboost", "catboost"], ...] = Field(strict=False, min_length=1)
+    blend: Literal["rank", "weights"]
     seeds: Annotated[int, Field(ge=1)]
     negatives: Annotated[int, Field(ge=0)]
+    drop: tuple[str, ...] = Field(strict=False)
     rounds: Annotated[int, Field(ge=1)]
     params: LightGBM
+    xgboost: XGBoost
+    catboost: CatBoost
     evidence: Evidence
+
+    def library(self, name: str) -> dict[str, Any]:
+        """{"rounds", "params"} of a member library; LightGBM's are `rounds` and `params` themselves."""
+        if name == "lightgbm":
+            return {"rounds": self.rounds, "params": self.params.model_dump(exclude={"max_bin"})}
+        chosen = self.xgboost if name == "xgboost" else self.catboost
+        return {"rounds": chosen.rounds, "params": chosen.model_dump(exclude={"rounds"})}
 
     @model_validator(mode="after")
     def _leaves_fit_depth(self) -> Stack:
@@ -183,9 +225,14 @@ class Register(Section):
 
 
 class Gate(Section):
-    """When a challenger may become champion."""
+    """When a challenger may become champion. Differences are challenger minus champion, on the same rows."""
 
     replicates: Annotated[int, Field(ge=10)]
+    seed: int
+    min_gain: float  # of pAUC
+    min_gain_low: float  # low end of its 95 % interval over patients
+    reload_rows: Annotated[int, Field(ge=1)]  # scored again in a fresh process
+    reload_tolerance: Annotated[float, Field(gt=0)]
 
 
 class Params(Section):

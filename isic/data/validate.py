@@ -92,10 +92,10 @@ def _column_faults(frame: pd.DataFrame) -> Iterator[str]:
     def column(name: str) -> pa.Column:
         checks = []
         if name in NUMERIC:
-            checks.append(pa.Check(lambda values: ~np.isinf(values), name="is infinite"))
+            checks.append(pa.Check(lambda values: ~np.isinf(values), error="is infinite"))
         if name in _RANGES:
             low, high = _RANGES[name]
-            checks.append(pa.Check.in_range(low, high, name=f"is outside {low:g} to {high:g}"))
+            checks.append(pa.Check.in_range(low, high, error=f"is outside {low:g} to {high:g}"))
         return pa.Column(None, checks=checks, nullable=name in MAY_BE_MISSING)
 
     schema = pa.DataFrameSchema({name: column(name) for name in TEST_COLUMNS})

@@ -1,0 +1,150 @@
+"""One folder that scores lesions: all folds of all backbones, the stacker, and what they were made from.
+
+No pickle: safetensors, LightGBM text, JSON and parquet. `load_bundle(folder).predict(rows, tiles)` is all it takes, and
+it needs neither mlflow nor dvc.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+import isic
+from isic.core.errors import InputError
+from isic.core.io import atomic_dir, read_json, read_parquet, require, sha256, sha256_json, write_json
+from isic.core.params import Params
+from isic.core.paths import Layout
+from isic.registry.manifest import FILE, FORMAT, Manifest, file_hashes, identity, read_manifest, verify
+from isic.registry.scoring import MissingImages, score_rows
+from isic.tracking.context import data_hash, git
+
+if TYPE_CHECKING:
+    from isic.data.tiles import TileStore
+    from isic.stack import Stack
+
+#: Files of an image fold that score; the learning curve stays behind.
+_IMAGE_FILES = ("model.safetensors", "config.json")
+#: Code that turns rows and tiles into scores, by glob within the package.
+_SCORING_CODE = ("data/tiles.py", "tabular/**/*.py", "image/**/*.py", "stack/**/*.py")
+_LICENCE = (
+    "Code: MIT. Weights: SLICE-3D images are CC BY, CC BY-NC or CC0 by hospital; trained on any CC BY-NC ones, "
+    "they are for non-commercial use."
+)
+_LOAD = "isic.registry.bundle.load_bundle(FOLDER).predict(rows, isic.data.tiles.TileStore(HDF5))"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle folder. Models are read at the first prediction."""
+
+    folder: Path
+    manifest: Manifest
+
+    def predict(
+        self,
+        rows: pd.DataFrame,
+        tiles: TileStore | None,
+        missing_images: MissingImages = "error",
+        folds: Sequence[int] | None = None,
+    ) -> pd.Series:
+        """Score of every row, float64 between 0 and 1 by isic_id, in the rows' order; higher is more malignant.
+
+        `rows` has the 44 columns of test-metadata.csv and holds all of each patient's lesions, since a lesion is
+        judged against the others. Each fold's chain scores what it scores in training, and the mean of the chains
+        (`folds` None: all) is the score; with one fold, that fold's rows get their out-of-fold score.
+        Raises InputError naming the id of a tile that is missing or does not decode, unless missing tiles are to be
+        imputed: such a lesion counts as average in the image models' eyes.
+        """
+        chosen = self.manifest.folds if folds is None else tuple(folds)
+        unknown = [fold for fold in chosen if fold not in self.manifest.folds]
+        if unknown or not chosen:
+            raise InputError(f"{self.folder} has folds {list(self.manifest.folds)}, not {unknown}: choose among them")
+        return score_rows(self, rows, tiles, missing_images, chosen)
+
+    @cached_property
+    def stack(self) -> Stack:
+        """The stacker."""
+        from isic.stack import Stack
+
+        return Stack.load(self.folder / "stack")
+
+    def image_model(self, backbone: str, fold: int) -> Path:
+        """Folder of one image model, in the form of `isic.image`."""
+        return self.folder / "image" / backbone / f"fold{fold}"
+
+    def oof(self) -> pd.DataFrame:
+        """The out-of-fold scores the bundle was judged by: isic_id, patient_id, target, fold, score."""
+        return read_parquet(self.folder / "oof.parquet")
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Open a bundle folder after checking every file against its recorded hash.
+
+    Raises InputError when the folder is no bundle, is of a newer format, or a file is missing or changed.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    verify(folder, manifest)
+    if manifest.code_hash != code_hash():
+        sys.stderr.write(
+            f"isic: note: {folder} was made by other scoring code (commit {manifest.git_commit[:8] or 'unknown'}); "
+            "its scores may differ slightly from those it was judged by\n"
+        )
+    return Bundle(folder, manifest)
+
+
+def build_bundle(layout: Layout, params: Params) -> Bundle:
+    """Gather the models of this checkout into models/bundle and return it. The same models give the same hash.
+
+    Raises InputError when a stage's output is missing.
+    """
+    with atomic_dir(layout.bundle) as folder:
+        for backbone in params.image.backbones:
+            for fold in params.folds:
+                _copy_image_model(layout.image_model(backbone, fold), folder / "image" / backbone / f"fold{fold}")
+        require(layout.stack_model, "stacker", "run `dvc repro stack`")
+        shutil.copytree(layout.stack_model, folder / "stack")
+        shutil.copy(require(layout.oof, "out-of-fold scores", "run `dvc repro stack`"), folder / "oof.parquet")
+        write_json(folder / FILE, _manifest(layout, params, folder))
+    return Bundle(layout.bundle, read_manifest(layout.bundle))
+
+
+def code_hash() -> str:
+    """Hash of the code that turns rows and tiles into scores, as installed."""
+    package = Path(isic.__file__).parent
+    files = sorted(file for pattern in _SCORING_CODE for file in package.glob(pattern))
+    return sha256_json({file.relative_to(package).as_posix(): sha256(file) for file in files})
+
+
+def _copy_image_model(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    for name in _IMAGE_FILES:
+        shutil.copy(require(source / name, "image model", "run `dvc repro`"), target / name)
+
+
+def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
+    sections = params.model_dump(mode="json", include={"folds", "split", "features", "image", "stack"})
+    content = {
+        "format": FORMAT,
+        "folds": list(params.folds),
+        "backbones": list(params.image.backbones),
+        "families": list(params.features.families),
+        "params": sections,
+        "metrics": read_json(layout.evaluate_metrics),
+        "data_hash": data_hash(layout),
+        "folds_hash": sha256(require(layout.folds, "folds", "run `dvc repro folds`")),
+        "code_hash": code_hash(),
+        "git_commit": git(layout.root, "rev-parse", "HEAD"),
+        "isic_version": isic.__version__,
+        "licence": _LICENCE,
+        "load": _LOAD,
+        "files": file_hashes(folder),
+    }
+    return {"hash": identity(content), **content}

@@ -1,0 +1,32 @@
+"""The bundle as an MLflow model, from code: MLflow copies this file beside the bundle and runs it to load the model.
+
+Not imported by the package. Input: the columns of test-metadata.csv and, if the images are to count, `image` with the
+tile's JPEG in base64. Output: isic_id and target, in the input's order.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from isic.registry.bundle import Bundle, load_bundle
+from isic.registry.requests import score_request
+
+
+class LesionModel(PythonModel):
+    """Scores all lesions of a request together: send all of a patient's lesions in one."""
+
+    bundle: Bundle
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.bundle = load_bundle(Path(context.artifacts["bundle"]))
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        return score_request(self.bundle, model_input)
+
+
+set_model(LesionModel())

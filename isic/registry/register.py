@@ -1,0 +1,139 @@
+"""Registering a bundle: a new version of the model with alias `challenger`, unless this very bundle has one."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import isic
+from isic.core.errors import InputError
+from isic.core.paths import Layout
+from isic.core.schema import ID, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
+from isic.registry.bundle import Bundle
+from isic.registry.requests import IMAGE
+from isic.registry.versions import CHALLENGER, HASH_TAG, Registry, Version, said
+from isic.tracking.context import run_tags
+from isic.tracking.runs import RunSpec, finish, start
+from isic.tracking.store import locked
+
+#: What a bundle needs to score, besides this package, whose code is stored with the model.
+REQUIREMENTS = (
+    "mlflow",
+    "albumentations",
+    "h5py",
+    "lightgbm",
+    "numba",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "PyYAML",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+)
+#: Other processes registering or promoting in this checkout wait on this file.
+LOCK = "mlflow.db.registry-lock"
+
+
+class Registration(NamedTuple):
+    """A registered bundle; `reused` when this bundle already was a version whose files are whole."""
+
+    version: Version
+    reused: bool
+
+
+def register(layout: Layout, bundle: Bundle, name: str) -> Registration:
+    """Make `bundle` a version of model `name` and give it alias `challenger`.
+
+    Raises InputError when the MLflow store cannot be reached.
+    """
+    registry = Registry(layout)
+    with locked(layout.root, LOCK):
+        existing = _whole_version(registry, name, bundle.manifest.hash)
+        found = existing or _add(registry, layout, bundle, name)
+        registry.point(name, CHALLENGER, found.number)
+    return Registration(found, existing is not None)
+
+
+def requirements() -> list[str]:
+    """Exact versions of what scores, as installed here; a local build tag such as +cpu is left out."""
+    pins = []
+    for package in REQUIREMENTS:
+        try:
+            pins.append(f"{package}=={version(package).split('+')[0]}")
+        except PackageNotFoundError:
+            continue
+    return pins
+
+
+def _whole_version(registry: Registry, name: str, bundle_hash: str) -> Version | None:
+    for candidate in reversed(registry.versions(name)):
+        if candidate.bundle_hash == bundle_hash:
+            try:
+                registry.folder(candidate)
+            except InputError:
+                continue
+            return candidate
+    return None
+
+
+def _add(registry: Registry, layout: Layout, bundle: Bundle, name: str) -> Version:
+    client, manifest = registry.client, bundle.manifest
+    outer = os.environ.pop("MLFLOW_RUN_ID", None)
+    spec = RunSpec("register", manifest.hash, f"register-{manifest.hash[:8]}", outer=outer)
+    tags = {HASH_TAG: manifest.hash, "data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
+    with said(client.tracking_uri):
+        run = start(client, layout, spec, run_tags(layout))
+        try:
+            uri = _log(client.tracking_uri, run, bundle)
+            if not any(model.name == name for model in client.search_registered_models(f"name = '{name}'")):
+                client.create_registered_model(name, description="SLICE-3D lesion scores; see the bundle's bundle.json")
+            created = client.create_model_version(
+                name,
+                uri,
+                run,
+                tags=tags | {"git_commit": manifest.git_commit, "pauc": f"{manifest.metrics['pauc']:.5f}"},
+            )
+        except BaseException:
+            finish(client, layout, spec, run, "FAILED")
+            raise
+        finish(client, layout, spec, run, "FINISHED")
+    return Version(name, int(created.version), manifest.hash)
+
+
+def _log(store: str, run: str, bundle: Bundle) -> str:
+    """Log the bundle as a pyfunc from code under `run`; returns the model's URI."""
+    import mlflow
+
+    package = Path(isic.__file__).parent
+    mlflow.set_tracking_uri(store)
+    mlflow.set_registry_uri(store)
+    with mlflow.start_run(run_id=run):
+        info = mlflow.pyfunc.log_model(
+            name="bundle",
+            python_model=str(package / "registry" / "pyfunc.py"),
+            artifacts={"bundle": str(bundle.folder)},
+            code_paths=[str(package)],
+            pip_requirements=requirements(),
+            signature=_signature(),
+        )
+    return str(info.model_uri)
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    columns = [
+        ColSpec("double" if column in NUMERIC else "string", column, required=column not in MAY_BE_MISSING)
+        for column in TEST_COLUMNS
+    ]
+    scores = Schema([ColSpec("string", ID), ColSpec("double", "target")])
+    return ModelSignature(Schema([*columns, ColSpec("string", IMAGE, required=False)]), scores)

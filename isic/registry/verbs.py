@@ -1,0 +1,103 @@
+"""Promote, roll back, look back: the acts of a person on the registry."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from isic.core.errors import InputError
+from isic.core.io import write_json
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.registry.gate import Verdict, judge
+from isic.registry.promotion import Move, carry_out, history, make_move, repair
+from isic.registry.register import LOCK
+from isic.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
+from isic.tracking.store import locked
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What came of a promotion: the champion now, the verdict, and the move, None when nothing had to move."""
+
+    champion: Version
+    verdict: Verdict | None
+    move: Move | None
+
+
+def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
+    """Make the challenger the champion if the gate lets it; a forced promotion is recorded with its reason.
+
+    The verdict is written to metrics/gate.json whatever it is. Raises InputError when there is no challenger, the gate
+    refuses, or `force` comes without a reason.
+    """
+    if force and not reason.strip():
+        raise InputError('--force needs --reason "…": it is recorded in registry/promotions.jsonl')
+    params = load_params(layout.params)
+    model = params.register_.model
+    registry = Registry(layout)
+    with locked(layout.root, LOCK):
+        _repair(registry)
+        challenger, champion = registry.aliased(model, CHALLENGER), registry.aliased(model, CHAMPION)
+        if challenger is None:
+            raise InputError(f"{model} has no challenger: run `dvc repro`, which registers one")
+        if champion is not None and champion.number == challenger.number:
+            return Promotion(champion, None, None)
+        verdict = judge(layout, params.gate, registry, challenger, champion)
+        write_json(layout.register_metrics.with_name("gate.json"), verdict.to_json())
+        registry.tag(challenger, {"gate": "passed" if verdict.passed else "refused", "gate_reason": verdict.summary()})
+        if not verdict.passed and not force:
+            raise InputError(
+                f'the gate refuses {challenger}: {verdict.summary()} (`--force --reason "…"` overrules it)'
+            )
+        before = champion.number if champion else None
+        move = make_move(
+            layout,
+            "promote",
+            model,
+            before,
+            challenger.number,
+            _number(registry.aliased(model, PREVIOUS)),
+            reason=reason,
+            forced=force and not verdict.passed,
+            gate=verdict.to_json(),
+        )
+        carry_out(registry, move)
+    return Promotion(challenger, verdict, move)
+
+
+def rollback(layout: Layout, reason: str = "") -> Move:
+    """Make the previous champion the champion again, and the present one the previous.
+
+    Raises InputError when there is no previous champion or its files are gone.
+    """
+    model = load_params(layout.params).register_.model
+    registry = Registry(layout)
+    with locked(layout.root, LOCK):
+        _repair(registry)
+        champion, previous = registry.aliased(model, CHAMPION), registry.aliased(model, PREVIOUS)
+        if champion is None or previous is None:
+            raise InputError(f"{model} has no previous champion to go back to: `isic history` shows what there was")
+        registry.folder(previous)
+        move = make_move(layout, "rollback", model, champion.number, previous.number, previous.number, reason=reason)
+        carry_out(registry, move)
+    return move
+
+
+def past(layout: Layout) -> list[Move]:
+    """Every promotion and rollback, oldest first, after finishing or undoing one that was cut off."""
+    if layout.promotions.with_name(".pending.json").exists():
+        registry = Registry(layout)
+        with locked(layout.root, LOCK):
+            _repair(registry)
+    return history(layout)
+
+
+def _repair(registry: Registry) -> None:
+    line = repair(registry)
+    if line:
+        sys.stderr.write(f"isic: note: {line}\n")
+
+
+def _number(version: Version | None) -> int | None:
+    return None if version is None else version.number

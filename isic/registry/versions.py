@@ -1,0 +1,169 @@
+"""Versions of registered models in MLflow: adding one, naming one, and finding its files.
+
+Aliases (`champion`, `challenger`, `previous`) say which version is what; MLflow's stages are deprecated and unused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from isic.core.errors import InputError
+from isic.core.paths import Layout
+from isic.tracking.store import connect, home
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+#: Tag by which a version is recognised when the same bundle is registered again.
+HASH_TAG = "bundle_hash"
+_MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model."""
+
+    name: str
+    number: int
+    bundle_hash: str
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+
+class Registry:
+    """The registered models of a checkout's MLflow store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.client: MlflowClient = connect(layout.root)
+
+    def aliased(self, name: str, alias: str) -> Version | None:
+        """The version that bears `alias`, None if none does. Raises InputError when the store cannot be reached."""
+        with said(self.client.tracking_uri):
+            number = self._aliases(name).get(alias)
+            return None if number is None else self.version(name, number)
+
+    def version(self, name: str, number: int) -> Version:
+        """A version by number. Raises InputError when there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with said(self.client.tracking_uri):
+                return _version(self.client.get_model_version(name, str(number)))
+        except MlflowException as error:
+            raise InputError(f"there is no version {number} of {name}: `isic history` lists them") from error
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions, oldest first; none when the model is not registered yet."""
+        with said(self.client.tracking_uri):
+            found = self.client.search_model_versions(f"name = '{name}'")
+        return sorted(map(_version, found), key=lambda version: version.number)
+
+    def point(self, name: str, alias: str, number: int | None) -> None:
+        """Let `alias` name version `number`, or nothing (None)."""
+        with said(self.client.tracking_uri):
+            if number is not None:
+                self.client.set_registered_model_alias(name, alias, str(number))
+            elif alias in self._aliases(name):
+                self.client.delete_registered_model_alias(name, alias)
+
+    def tag(self, version: Version, tags: dict[str, str]) -> None:
+        """Write tags on a version."""
+        with said(self.client.tracking_uri):
+            for key, value in tags.items():
+                self.client.set_model_version_tag(version.name, str(version.number), key, value)
+
+    def folder(self, version: Version) -> Path:
+        """The bundle folder of a version; fetched into a cache when the store is remote.
+
+        Raises InputError when the version's files are gone.
+        """
+        with said(self.client.tracking_uri):
+            uri = self.client.get_model_version_download_uri(version.name, str(version.number))
+        parsed = urlparse(uri)
+        if parsed.scheme not in ("", "file"):
+            return self._fetched(version)
+        folder = Path(unquote(parsed.path)) / "artifacts" / "bundle"
+        if not folder.is_dir():
+            raise InputError(
+                f"{version} is registered, but its files are gone from {folder}: restore them, or move its alias with "
+                "`isic rollback` or `isic promote`"
+            )
+        return folder
+
+    def _fetched(self, version: Version) -> Path:
+        from mlflow.artifacts import download_artifacts
+
+        cache = home(self.layout.root) / ".resume" / "models" / version.bundle_hash
+        if not cache.is_dir():
+            from isic.core.io import atomic_dir
+
+            with said(self.client.tracking_uri), atomic_dir(cache) as temporary:
+                source = f"models:/{version.name}/{version.number}/artifacts/bundle"
+                download_artifacts(
+                    artifact_uri=source,
+                    dst_path=str(temporary),
+                    tracking_uri=self.client.tracking_uri,
+                    registry_uri=self.client.tracking_uri,
+                )
+        return next(manifest.parent for manifest in cache.rglob("bundle.json"))
+
+    def _aliases(self, name: str) -> dict[str, int]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return {alias: int(number) for alias, number in self.client.get_registered_model(name).aliases.items()}
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+
+
+def resolve(model: str, layout: Layout | None = None) -> Path:
+    """The bundle folder that `model` means: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or a folder.
+
+    A folder needs neither mlflow nor a checkout. Raises InputError when there is no such version or folder.
+    """
+    if not model.startswith("models:"):
+        return Path(model)
+    parts = _MODEL_URI.fullmatch(model)
+    if parts is None:
+        raise InputError(f"{model} is no model: write models:/NAME@champion, models:/NAME/3, or a bundle folder")
+    registry = Registry(layout or Layout.find())
+    name, alias = parts["name"], parts["alias"]
+    if alias is None:
+        return registry.folder(registry.version(name, int(parts["version"])))
+    version = registry.aliased(name, alias)
+    if version is None:
+        how = {CHAMPION: "run `make promote`", CHALLENGER: "run `dvc repro`"}.get(alias, "see `isic history`")
+        raise InputError(f"no version of {name} is {alias} yet: {how}")
+    return registry.folder(version)
+
+
+@contextmanager
+def said(uri: str) -> Iterator[None]:
+    """Turn "the store cannot be reached" into InputError; what the store says about its content passes through."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"the MLflow store at {uri} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+        ) from error
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(found.name, int(found.version), found.tags.get(HASH_TAG, ""))

@@ -1,0 +1,1 @@
+"""What leaves the project: scores of given lesions, and the competition's submission."""

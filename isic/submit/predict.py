@@ -1,0 +1,48 @@
+"""Scores for any lesions: the one way from files of rows and tiles through a bundle to a file of scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from isic.core.errors import InputError
+from isic.core.io import write_csv
+from isic.core.schema import TARGET, TEST_COLUMNS
+from isic.registry.bundle import load_bundle
+from isic.registry.scoring import MissingImages
+from isic.registry.versions import resolve
+
+
+def predict(
+    model: str, metadata: Path, images: Path | None, out: Path, missing_images: MissingImages = "error"
+) -> pd.DataFrame:
+    """Score the lesions of a metadata CSV with tiles of an HDF5 file and write isic_id, target to `out`.
+
+    `model` is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle folder. A training table is taken too, its
+    train-only columns unread. Raises InputError on anything wrong with the files; then nothing is written.
+    """
+    from isic.data.tiles import TileStore
+
+    rows = read_rows(metadata)
+    tiles = None if images is None else TileStore(images)
+    scores = load_bundle(resolve(model)).predict(rows, tiles, missing_images).reset_index()
+    write_csv(out, scores)
+    return scores
+
+
+def read_rows(metadata: Path) -> pd.DataFrame:
+    """The 44 test columns of a metadata CSV, official test or training form."""
+    from isic.data.tables import read_metadata
+
+    return read_metadata(metadata, train=_has_target(metadata))[list(TEST_COLUMNS)]
+
+
+def _has_target(metadata: Path) -> bool:
+    try:
+        with Path(metadata).open(encoding="utf-8") as stream:
+            return TARGET in stream.readline().strip().split(",")
+    except FileNotFoundError as error:
+        raise InputError(f"{metadata} not found: name a CSV with the columns of test-metadata.csv") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{metadata} is not a text file: name a CSV with the columns of test-metadata.csv") from error

@@ -1,0 +1,76 @@
+"""The competition's file: the test lesions' scores by the champion, checked before anyone sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from isic.core.errors import InputError
+from isic.core.io import write_csv
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.core.schema import ID, TARGET
+from isic.registry.bundle import load_bundle
+from isic.registry.scoring import MissingImages
+from isic.registry.versions import CHAMPION, resolve
+from isic.submit.predict import read_rows
+
+
+def make_submission(layout: Layout, model: str | None = None, missing_images: MissingImages = "error") -> pd.DataFrame:
+    """Score the test files with `model` (default: the champion) into submission/submission.csv and return it.
+
+    Raises InputError when there is no champion, the test files are not usable, or the scores are not submittable;
+    then no file is written.
+    """
+    from isic.data.tiles import TileStore
+
+    name = load_params(layout.params).register_.model
+    folder = resolve(model or f"models:/{name}@{CHAMPION}", layout)
+    rows = read_rows(layout.test_metadata)
+    scores = load_bundle(folder).predict(rows, TileStore(layout.test_images), missing_images)
+    expected = read_sample(layout.sample_submission)
+    submission = arrange(scores, expected)
+    check_submission(submission, expected)
+    write_csv(layout.submission, submission)
+    return submission
+
+
+def read_sample(path: Path) -> pd.Series:
+    """The ids of sample_submission.csv, in the order a submission must have."""
+    try:
+        sample = pd.read_csv(path, dtype={ID: "str"})
+    except FileNotFoundError as error:
+        raise InputError(f"{path} not found: run `dvc repro data`") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a readable CSV: put the official file there") from error
+    if list(sample.columns) != [ID, TARGET]:
+        raise InputError(
+            f"{path} has columns {list(sample.columns)}, not {ID} and {TARGET}: put the official file there"
+        )
+    return sample[ID]
+
+
+def arrange(scores: pd.Series, expected: pd.Series) -> pd.DataFrame:
+    """Scores (by isic_id) as isic_id, target in the expected order; InputError naming a lesion only one side has."""
+    unscored, unknown = expected[~expected.isin(scores.index)], scores.index[~scores.index.isin(expected)]
+    if len(unscored):
+        raise InputError(f"{len(unscored)} lesions of the sample submission have no test row, first {unscored.iloc[0]}")
+    if len(unknown):
+        raise InputError(f"{len(unknown)} test rows are not in the sample submission, first {unknown[0]}")
+    return pd.DataFrame({ID: expected.to_numpy(), TARGET: scores.loc[expected].to_numpy()})
+
+
+def check_submission(submission: pd.DataFrame, expected: pd.Series) -> None:
+    """Raise InputError unless the columns, ids, their order and the range of scores are what the competition takes."""
+    if list(submission.columns) != [ID, TARGET]:
+        raise InputError(f"a submission has columns {ID} and {TARGET}, not {list(submission.columns)}")
+    if submission[ID].duplicated().any():
+        raise InputError(f"lesion {submission[ID][submission[ID].duplicated()].iloc[0]} occurs twice in the submission")
+    if submission[ID].tolist() != expected.tolist():
+        raise InputError("the submission's lesions are not those of the sample submission in its order")
+    wrong = ~np.isfinite(submission[TARGET]) | (submission[TARGET] < 0) | (submission[TARGET] > 1)
+    if wrong.any():
+        first = submission[wrong].iloc[0]
+        raise InputError(f"lesion {first[ID]} has score {first[TARGET]}: scores must be numbers from 0 to 1")

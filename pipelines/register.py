@@ -1,0 +1,34 @@
+"""Stage `register`: the checkout's models as one bundle, and the bundle as the challenger in MLflow."""
+
+import sys
+
+from isic.core.errors import InputError, run
+from isic.core.io import write_json
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.registry.bundle import build_bundle
+from isic.registry.register import register
+
+
+def main() -> None:
+    layout = Layout.find()
+    params = load_params(layout.params)
+    bundle = build_bundle(layout, params)
+    name = params.register_.model
+    number = None
+    try:
+        version, reused = register(layout, bundle, name)
+        number = version.number
+        print(f"register: {version} {'is this bundle already' if reused else 'added'}, now the challenger")
+    except InputError as error:
+        # The bundle is on disk and scores without MLflow; a store that is down must not undo the run.
+        sys.stderr.write(f"isic: not registered: {error}; then `dvc repro -f -s register`\n")
+    manifest = bundle.manifest
+    write_json(
+        layout.register_metrics,
+        {"model": name, "version": number, "bundle_hash": manifest.hash, "pauc": manifest.metrics["pauc"]},
+    )
+
+
+if __name__ == "__main__":
+    run(main)

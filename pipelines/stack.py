@@ -12,8 +12,9 @@ from isic.tracking import open_run, parent
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    features, logits, folds = read_inputs(layout, params.folds, tuple(params.image.backbones))
-    stack = fit_stack(features, logits, folds, params.stack)
+    vectors = params.stack.evidence.embeddings != "none"
+    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), vectors)
+    stack = fit_stack(inputs.features, inputs.logits, inputs.folds, params.stack, inputs.embeddings)
     # Results before runs: nothing is lost when tracking is.
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)
@@ -25,7 +26,7 @@ def main() -> None:
             tracker.metrics({name: fold[name] for name in ("pauc", "auc")})
     with parent("stack", config) as tracker:
         tracker.metrics({f"oof_{name}": value for name, value in pooled.items()})
-    print(f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over {len(folds)} lesions")
+    print(f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over {len(inputs.folds)} lesions")
 
 
 if __name__ == "__main__":

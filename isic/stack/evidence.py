@@ -1,4 +1,4 @@
-"""What the images say, as columns: logits of the fold's image models on one scale, alone and within the patient.
+"""What the images say, as columns: a fold's image models on one scale, alone and within the patient.
 
 Every fold's image models speak their own scale, so each fold's logits are standardised (or ranked) by what that
 fold's held-out rows showed, and the same numbers are used at test time for the same models. No label is read here.
@@ -16,9 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from isic.core.errors import InputError
+from isic.core.params import Evidence
 from isic.stack.design import Columns, plain
+from isic.stack.spaces import Space, space_columns
 
 Floats = NDArray[np.float64]
+Embeddings = Mapping[str, NDArray[np.float16]]
 #: Quantiles kept to rank a new logit among a fold's held-out ones.
 KNOTS = 1025
 
@@ -37,7 +40,7 @@ class Scale:
         values = np.asarray(logits, dtype=np.float64)
         knots: tuple[float, ...] = ()
         if how == "ranked":
-            knots = tuple(np.quantile(values, np.linspace(0, 1, KNOTS)).tolist())
+            knots = tuple(np.maximum.accumulate(np.quantile(values, np.linspace(0, 1, KNOTS))).tolist())
         return cls(float(values.mean()), float(values.std()), knots)
 
     def __call__(self, logits: ArrayLike) -> Floats:
@@ -45,7 +48,7 @@ class Scale:
         values = np.asarray(logits, dtype=np.float64)
         values = np.where(np.isnan(values), self.mean, values)
         if self.knots:
-            return np.interp(values, np.maximum.accumulate(self.knots), np.linspace(0, 1, len(self.knots)))
+            return np.interp(values, self.knots, np.linspace(0, 1, len(self.knots)))
         return (values - self.mean) / (self.sd + 1e-9)
 
     def to_json(self) -> dict[str, Any]:
@@ -56,26 +59,54 @@ class Scale:
         return cls(values["mean"], values["sd"], tuple(values["knots"]))
 
 
-def image_columns(scaled: Mapping[str, Floats], patients: ArrayLike, relative: bool) -> Columns:
-    """Columns from scaled logits {backbone: (n,)}: each backbone and their mean, with rank and ratio in the patient."""
-    if not scaled:
-        return {}
+@dataclass(frozen=True)
+class Images:
+    """The image side of one chain: scales of one fold's image models, and their spaces if embeddings are used."""
+
+    how: Evidence
+    scales: dict[str, Scale]
+    spaces: dict[str, Space]
+
+    @classmethod
+    def fit(cls, logits: Mapping[str, ArrayLike], embeddings: Embeddings, how: Evidence) -> Images:
+        """Fit on the held-out rows of one fold: logits {backbone: (n,)}, embeddings {backbone: (n, d)} or {}."""
+        scales = {name: Scale.fit(values, how.scale) for name, values in logits.items()}
+        spaces = {
+            name: Space.fit(values, np.asarray(logits[name], np.float64), how.embeddings, how.components)
+            for name, values in embeddings.items()
+        }
+        return cls(how, scales, spaces)
+
+    def columns(
+        self,
+        logits: Mapping[str, ArrayLike],
+        embeddings: Embeddings,
+        patients: ArrayLike,
+        rng: np.random.Generator | None = None,
+    ) -> Columns:
+        """Columns of n rows; with `rng`, the noise of training is added to the scaled logits."""
+        scaled = {name: scale(logits[name]) for name, scale in self.scales.items()}
+        if rng is not None and self.how.noise:
+            scaled = {name: values + rng.normal(0, self.how.noise, len(values)) for name, values in scaled.items()}
+        group = pd.Series(np.asarray(patients).astype(str))
+        made = _logit_columns(scaled, group, self.how.relative)
+        for name, space in self.spaces.items():
+            made |= space_columns(f"image_{plain(name)}", space, embeddings[name], group, self.how.embeddings)
+        return made
+
+
+def _logit_columns(scaled: Mapping[str, Floats], group: pd.Series, relative: bool) -> Columns:
+    """Each backbone's scaled logits and their mean, with rank, ratio and height above the mean in the patient."""
     sources = dict(scaled)
     if len(sources) > 1:
         sources["all"] = np.mean(list(scaled.values()), axis=0)
     made: Columns = {}
-    group = pd.Series(np.asarray(patients).astype(str))
     for backbone, values in sources.items():
         stem = f"image_{plain(backbone)}"
         made[stem] = values.astype(np.float32)
         if relative:
             made |= _within_patient(stem, values, group)
     return made
-
-
-def image_names(backbones: tuple[str, ...], relative: bool) -> tuple[str, ...]:
-    """Names of `image_columns` for these backbones."""
-    return tuple(image_columns({name: np.zeros(1) for name in backbones}, ["one"], relative))
 
 
 def _within_patient(stem: str, values: Floats, group: pd.Series) -> Columns:
@@ -91,13 +122,17 @@ def _within_patient(stem: str, values: Floats, group: pd.Series) -> Columns:
     }
 
 
-def check_logits(logits: Mapping[str, ArrayLike], backbones: tuple[str, ...], length: int) -> None:
-    """Raise InputError unless `logits` holds one array of `length` for exactly these backbones."""
-    if set(logits) != set(backbones):
-        raise InputError(
-            f"logits are of backbones {sorted(logits)}, the stacker was trained with {sorted(backbones)}: "
-            "score with the image models it belongs to"
-        )
-    for backbone, values in logits.items():
-        if np.asarray(values).shape != (length,):
-            raise InputError(f"{backbone} has {np.asarray(values).shape} logits for {length} rows: give one per row")
+def check_images(
+    logits: Mapping[str, ArrayLike], embeddings: Embeddings, backbones: tuple[str, ...], length: int, uses: bool
+) -> None:
+    """Raise InputError unless `logits` (and `embeddings` if the stacker uses them) are of these backbones and rows."""
+    for what, given in (("logits", logits), ("embeddings", embeddings)):
+        wanted = set(backbones) if what == "logits" or uses else set(given)
+        if set(given) != wanted:
+            raise InputError(
+                f"{what} are of backbones {sorted(given)}, the stacker needs {sorted(wanted)}: "
+                "use the image models it belongs to"
+            )
+        for backbone, values in given.items():
+            if len(np.asarray(values)) != length:
+                raise InputError(f"{backbone} has {len(np.asarray(values))} {what} for {length} rows: give one per row")

@@ -1,8 +1,7 @@
-"""Fitting the stacker: members over seeds and samples of benign rows, for each fold on the other folds' rows."""
+"""Fitting the stacker: members over libraries, seeds and samples of benign rows, for each fold on the other folds."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,47 +10,60 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from isic.core.errors import InputError
 from isic.core.metric import auc, pauc
 from isic.core.params import Stack as Settings
-from isic.core.schema import ID, PATIENT, TARGET
-from isic.stack.boost import bin_columns, train, workers
-from isic.stack.design import Columns, Design
-from isic.stack.evidence import Scale, check_logits, image_columns
-from isic.stack.model import Chain, Stack, chain_scores
+from isic.core.schema import TARGET
+from isic.stack.blend import Blend, find_weights, make_reference, rank
+from isic.stack.evidence import Embeddings
+from isic.stack.members import library, log_odds, workers
+from isic.stack.model import Chain, Stack, probabilities
+from isic.stack.problem import Problem, prepare
 
-Scales = dict[int, dict[str, Scale]]
+Floats = NDArray[np.float64]
+#: Mean log-odds of each library's members for every row, out of fold.
+ByLibrary = dict[str, Floats]
 
 
 def fit_stack(
-    features: pd.DataFrame, logits: Mapping[str, ArrayLike], folds: pd.DataFrame, settings: Settings
+    features: pd.DataFrame,
+    logits: Mapping[str, ArrayLike],
+    folds: pd.DataFrame,
+    settings: Settings,
+    embeddings: Embeddings | None = None,
 ) -> Stack:
     """Fit one chain per fold and score every row out of fold.
 
-    features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits (n,)} in the same order.
-    folds: isic_id, patient_id, target, fold of the same lesions in any order. The same input gives the same bytes.
+    features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits (n,)}, and embeddings
+    {backbone: (n, d)} where `settings.evidence.embeddings` asks for them, in the same order. folds: isic_id,
+    patient_id, target, fold of the same lesions in any order. The same input gives the same bytes.
     Raises InputError when the frames do not hold the same lesions, or a logit is missing.
     """
-    folds = align(folds, features[ID])
-    backbones = tuple(logits)
-    check_logits(logits, backbones, len(features))
-    _complete(logits)
-    target, fold = folds[TARGET].to_numpy(np.int64), folds["fold"].to_numpy(np.int64)
-    design = Design.fit(features)
-    scales = _fit_scales(logits, fold, settings.evidence.scale)
-    base = design.columns(features)
-    evidence = [
-        _evidence(logits, scales, fold, folds[PATIENT], settings, noise) for noise in (settings.evidence.noise, 0.0)
-    ]
-    bins = bin_columns(base | evidence[0], target, settings.params.max_bin)
-    chains = _fit_chains(bins, target, fold, scales, settings)
-    columns = base | evidence[1]
-    score = np.empty(len(features))
-    for number, chain in chains.items():
-        held_out = np.flatnonzero(fold == number)
-        score[held_out] = chain_scores(chain, columns, held_out)
-    oof = folds.assign(score=score)
-    return Stack(design, chains, settings.evidence.relative, oof, fold_metrics(oof))
+    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin, embeddings, settings.drop)
+    return fit_problem(problem, settings)
+
+
+def fit_problem(problem: Problem, settings: Settings) -> Stack:
+    """`fit_stack` on prepared inputs."""
+    members = _train_all(problem, settings)
+    held_out = {number: np.flatnonzero(problem.fold == number) for number in problem.images}
+    margins = _held_out_margins(problem, members, held_out)
+    blends, optimism = _blends(problem, margins, held_out, settings)
+    chains = {
+        number: Chain(problem.images[number], members[number], blends[number], offset(problem, number, settings))
+        for number in held_out
+    }
+    score = np.empty(len(problem.fold))
+    for number, index in held_out.items():
+        score[index] = probabilities(chains[number], {name: values[index] for name, values in margins.items()})
+    oof = problem.folds.assign(score=score)
+    metrics = fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
+    return Stack(problem.design, chains, problem.families, oof, metrics)
+
+
+def offset(problem: Problem, number: int, settings: Settings) -> float:
+    """See `Problem.offset`; members weigh malignant rows by the first library's own parameter."""
+    weight = settings.library(settings.members[0])["params"].get("scale_pos_weight", 1.0)
+    return problem.offset(number, settings.negatives, float(weight))
 
 
 def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
@@ -70,90 +82,63 @@ def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
-    """isic_id, patient_id, target, fold in the order of `ids`; InputError unless both hold the same lesions once."""
-    table = folds.set_index(ID)[[PATIENT, TARGET, "fold"]]
-    if len(table) != len(ids) or not table.index.is_unique or not ids.is_unique or not ids.isin(table.index).all():
-        unknown = ids[~ids.isin(table.index)]
-        which = f", for example {unknown.iloc[0]}" if len(unknown) else ""
-        raise InputError(
-            f"features hold {len(ids)} lesions and folds {len(table)}, not the same ones{which}: "
-            "rerun `dvc repro features folds`"
-        )
-    return table.loc[ids].rename_axis(ID).reset_index()
+def _train_all(problem: Problem, settings: Settings) -> dict[int, dict[str, list[Any]]]:
+    """{fold: {library: its models}}, all models side by side."""
+    if "lightgbm" in settings.members:
+        _ = problem.pool.bins  # once, before threads ask for it
+    tasks = [
+        (number, name, seed) for number in problem.images for name in settings.members for seed in range(settings.seeds)
+    ]
 
+    def one(task: tuple[int, str, int]) -> Any:
+        number, name, seed = task
+        index = problem.training_rows(number, settings.negatives, seed)
+        chosen = settings.library(name)
+        return library(name).train(problem.pool, index, chosen["params"], chosen["rounds"], seed)
 
-def sample_rows(
-    target: NDArray[np.int64], training: NDArray[np.bool_], negatives: int, seed: list[int]
-) -> NDArray[np.int64]:
-    """Sorted rows of one member: all malignant ones and `negatives` benign ones for each, drawn afresh (0: all)."""
-    ill = np.flatnonzero(training & (target == 1))
-    healthy = np.flatnonzero(training & (target == 0))
-    wanted = negatives * len(ill)
-    if 0 < wanted < len(healthy):
-        healthy = np.random.default_rng(seed).choice(healthy, wanted, replace=False)
-    return np.sort(np.concatenate([ill, healthy]))
-
-
-def _fit_chains(
-    bins: Any, target: NDArray[np.int64], fold: NDArray[np.int64], scales: Scales, settings: Settings
-) -> dict[int, Chain]:
-    params = settings.params.model_dump()
-
-    def member(task: tuple[int, int]) -> Any:
-        number, seed = task
-        index = sample_rows(target, fold != number, settings.negatives, [seed, number])
-        return train(bins, index, params, settings.rounds, seed)
-
-    tasks = [(number, seed) for number in scales for seed in range(settings.seeds)]
     with ThreadPoolExecutor(workers()) as pool:
-        boosters = dict(zip(tasks, pool.map(member, tasks), strict=True))
+        trained = dict(zip(tasks, pool.map(one, tasks), strict=True))
     return {
-        number: Chain(
-            scales[number],
-            [boosters[number, seed] for seed in range(settings.seeds)],
-            _offset(target[fold != number], settings),
-        )
-        for number in scales
+        number: {name: [trained[number, name, seed] for seed in range(settings.seeds)] for name in settings.members}
+        for number in problem.images
     }
 
 
-def _offset(target: NDArray[np.int64], settings: Settings) -> float:
-    """Log-odds to add so that scores are probabilities at the prevalence of `target`, not of the sample."""
-    ill, healthy = int(target.sum()), int((target == 0).sum())
-    kept = min(settings.negatives * ill, healthy) if settings.negatives else healthy
-    return math.log(kept / healthy) - math.log(settings.params.scale_pos_weight)
+def _held_out_margins(
+    problem: Problem, members: dict[int, dict[str, list[Any]]], held_out: dict[int, NDArray[np.int64]]
+) -> ByLibrary:
+    margins = {name: np.empty(len(problem.fold)) for name in next(iter(members.values()))}
+    for number, index in held_out.items():
+        for name, models in members[number].items():
+            margins[name][index] = log_odds([(library(name), model) for model in models], problem.columns, index).mean(
+                axis=0
+            )
+    return margins
 
 
-def _fit_scales(logits: Mapping[str, ArrayLike], fold: NDArray[np.int64], how: str) -> Scales:
-    return {
-        number: {name: Scale.fit(np.asarray(values)[fold == number], how) for name, values in logits.items()}
-        for number in np.unique(fold).tolist()
+def _blends(
+    problem: Problem, margins: ByLibrary, held_out: dict[int, NDArray[np.int64]], settings: Settings
+) -> tuple[dict[int, Blend], float | None]:
+    """Each fold's blend, and by how much pAUC weights found on all folds at once would flatter (None: equal ones)."""
+    if len(margins) == 1:
+        return {number: Blend(dict.fromkeys(margins, 1.0), {}) for number in held_out}, None
+    references = {
+        number: {name: make_reference(values[index]) for name, values in margins.items()}
+        for number, index in held_out.items()
     }
-
-
-def _evidence(
-    logits: Mapping[str, ArrayLike],
-    scales: Scales,
-    fold: NDArray[np.int64],
-    patients: pd.Series,
-    settings: Settings,
-    noise: float,
-) -> Columns:
-    """Image columns of all rows, each by its own fold's scale; noise keeps members from trusting one logit too far."""
-    rng = np.random.default_rng(0)
-    scaled = {}
-    for backbone, values in logits.items():
-        raw = np.asarray(values)
-        scaled[backbone] = np.empty(len(raw))
-        for number in scales:
-            scaled[backbone][fold == number] = scales[number][backbone](raw[fold == number])
-        scaled[backbone] += rng.normal(0, noise, len(raw)) if noise else 0.0
-    return image_columns(scaled, patients, settings.evidence.relative)
-
-
-def _complete(logits: Mapping[str, ArrayLike]) -> None:
-    for backbone, values in logits.items():
-        broken = int((~np.isfinite(np.asarray(values, dtype=np.float64))).sum())
-        if broken:
-            raise InputError(f"{broken} logits of {backbone} are NaN or infinite: rerun `dvc repro` for that backbone")
+    even = dict.fromkeys(margins, 1 / len(margins))
+    if settings.blend == "rank":
+        return {number: Blend(even, references[number]) for number in held_out}, None
+    ranks = {name: np.empty(len(problem.fold)) for name in margins}
+    for number, index in held_out.items():
+        for name, values in margins.items():
+            ranks[name][index] = rank(values[index], references[number][name])
+    blends, honest = {}, np.empty(len(problem.fold))
+    for number, index in held_out.items():
+        others = problem.fold != number
+        weights = find_weights(problem.target[others], {name: values[others] for name, values in ranks.items()})
+        blends[number] = Blend(weights, references[number])
+        honest[index] = sum(weight * ranks[name][index] for name, weight in weights.items())
+    best = find_weights(problem.target, ranks)
+    seen = sum(weight * ranks[name] for name, weight in best.items())
+    return blends, pauc(problem.target, seen) - pauc(problem.target, honest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,19 +14,28 @@ from isic.core.folds import read_folds
 from isic.core.io import read_parquet
 from isic.core.paths import Layout
 from isic.core.schema import ID
-from isic.stack.fit import align
+from isic.stack.problem import align
 
 
-def read_inputs(
-    layout: Layout, folds: Sequence[int], backbones: Sequence[str]
-) -> tuple[pd.DataFrame, dict[str, NDArray[np.float32]], pd.DataFrame]:
-    """Features (n), {backbone: out-of-fold logits (n,)} and folds (n), all in the features' row order.
+class Inputs(NamedTuple):
+    """Features, {backbone: out-of-fold logits (n,)}, folds, {backbone: embeddings (n, d)}; n rows in one order."""
+
+    features: pd.DataFrame
+    logits: dict[str, NDArray[np.float32]]
+    folds: pd.DataFrame
+    embeddings: dict[str, NDArray[np.float16]]
+
+
+def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], embeddings: bool) -> Inputs:
+    """The stage's inputs in the features' row order; embeddings only if asked for.
 
     Raises InputError when a file is missing or a fold's logits are not those of the fold's lesions.
     """
     features = read_parquet(layout.features)
     table = align(read_folds(layout, len(folds)), features[ID])
-    return features, {backbone: _logits(layout, table, backbone) for backbone in backbones}, table
+    logits = {backbone: _logits(layout, table, backbone) for backbone in backbones}
+    vectors = {backbone: _embeddings(layout, table, backbone) for backbone in backbones} if embeddings else {}
+    return Inputs(features, logits, table, vectors)
 
 
 def _logits(layout: Layout, table: pd.DataFrame, backbone: str) -> NDArray[np.float32]:
@@ -40,3 +50,22 @@ def _logits(layout: Layout, table: pd.DataFrame, backbone: str) -> NDArray[np.fl
             )
     logits = pd.concat(parts).set_index(ID)["logit"]
     return logits.loc[table[ID]].to_numpy(np.float32)
+
+
+def _embeddings(layout: Layout, table: pd.DataFrame, backbone: str) -> NDArray[np.float16]:
+    whole: NDArray[np.float16] | None = None
+    for number in sorted(table["fold"].unique()):
+        path = layout.embedding(backbone, number)
+        ids = read_parquet(path, columns=[ID])[ID]
+        try:
+            part = np.load(path.with_suffix(".npy"), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"{path.with_suffix('.npy')} is missing or broken: rerun `dvc repro embed@{backbone}-{number}`"
+            ) from error
+        if whole is None:
+            whole = np.empty((len(table), part.shape[1]), dtype=np.float16)
+        place = pd.Series(np.arange(len(table)), index=table[ID]).loc[ids].to_numpy()
+        whole[place] = part
+    assert whole is not None
+    return whole

@@ -1,6 +1,6 @@
-"""The stacker: one chain per fold from features and image logits to a score, saved as LightGBM text and stack.json.
+"""The stacker: one chain per fold from features and image logits to a score, saved as portable models and stack.json.
 
-Chain F is what scored fold F out of fold: logits of fold F's image models, on fold F's scale, through the boosters
+Chain F is what scored fold F out of fold: logits of fold F's image models, on fold F's scale, through the members
 trained on the other folds. At test time every chain scores every lesion and the mean of the chains is the score.
 """
 
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
@@ -19,30 +18,39 @@ from scipy.special import expit
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_dir, read_json, write_json
-from isic.stack.boost import raw_scores
+from isic.core.params import Evidence
+from isic.stack.blend import Blend
 from isic.stack.design import Columns, Design
-from isic.stack.evidence import Scale, check_logits, image_columns, image_names
+from isic.stack.evidence import Embeddings, Images, Scale, check_images
+from isic.stack.members import library, log_odds
+from isic.stack.spaces import Space
 
-FORMAT = 1
+FORMAT = 2
 _FILE = "stack.json"
+_SPACES = "spaces.npz"
+_REFIT = "rerun `dvc repro stack`, or `dvc pull` if it was made elsewhere"
 
 
 @dataclass(frozen=True)
 class Chain:
-    """What scores one fold: image scales, boosters, and log-odds that undo the sampling of benign rows."""
+    """What scores one fold: its image side, {library: models}, their blend, and log-odds that undo the sampling."""
 
-    scales: dict[str, Scale]
-    boosters: list[lgb.Booster]
+    images: Images
+    members: dict[str, list[Any]]
+    blend: Blend
     offset: float
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A fitted stacker. `oof` (isic_id, patient_id, target, fold, score) and `metrics` exist only after fitting."""
+    """A fitted stacker. `oof` (isic_id, patient_id, target, fold, score) exists only after fitting.
+
+    `families` maps every column, in the order the members read them, to its feature family ("image" for evidence).
+    """
 
     design: Design
     chains: dict[int, Chain]
-    relative: bool
+    families: dict[str, str]
     oof: pd.DataFrame = field(default_factory=pd.DataFrame)
     metrics: dict[str, Any] = field(default_factory=dict)
 
@@ -52,12 +60,17 @@ class Stack:
 
     @property
     def backbones(self) -> tuple[str, ...]:
-        return tuple(next(iter(self.chains.values())).scales)
+        return tuple(next(iter(self.chains.values())).images.scales)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Columns in the order the boosters read them."""
-        return (*self.design.names, *image_names(self.backbones, self.relative))
+        """Columns in the order the members read them."""
+        return tuple(self.families)
+
+    @property
+    def uses_embeddings(self) -> bool:
+        """Whether `score` needs embeddings besides logits."""
+        return bool(self.backbones) and next(iter(self.chains.values())).images.how.embeddings != "none"
 
     def score(
         self,
@@ -65,45 +78,59 @@ class Stack:
         logits: Mapping[str, ArrayLike],
         fold: int,
         patients: ArrayLike,
+        embeddings: Embeddings | None = None,
     ) -> NDArray[np.float64]:
         """Score of chain `fold` for each row, (n,) between 0 and 1, higher = more malignant.
 
         `logits` are the raw ones of fold `fold`'s image models, NaN where an image is missing; `patients` (n,) names
-        each row's patient, because a lesion's rank among its patient's others is evidence.
+        each row's patient, because a lesion's rank among its patient's others is evidence. `embeddings` are needed
+        only if `uses_embeddings`.
         Raises InputError on a missing feature, another set of backbones or an unknown fold.
         """
-        chain = self._chain(fold)
-        columns = self.design.columns(features) | self._image(chain, logits, patients, len(features))
-        return chain_scores(chain, columns, np.arange(len(features)))
+        chain = self.chain(fold)
+        columns = self.columns(features, logits, fold, patients, embeddings)
+        index = np.arange(len(features))
+        margins = {
+            name: log_odds([(library(name), model) for model in models], columns, index).mean(axis=0)
+            for name, models in chain.members.items()
+        }
+        return probabilities(chain, margins)
 
-    def _chain(self, fold: int) -> Chain:
+    def columns(
+        self,
+        features: pd.DataFrame,
+        logits: Mapping[str, ArrayLike],
+        fold: int,
+        patients: ArrayLike,
+        embeddings: Embeddings | None = None,
+    ) -> Columns:
+        """What the members of chain `fold` read: arguments as for `score`."""
+        vectors = embeddings or {}
+        check_images(logits, vectors, self.backbones, len(features), self.uses_embeddings)
+        made = self.design.columns(features)
+        return made | self.chain(fold).images.columns(logits, vectors, patients) if self.backbones else made
+
+    def chain(self, fold: int) -> Chain:
+        """The chain of a fold; InputError when there is none."""
         if fold not in self.chains:
             raise InputError(f"the stacker has no fold {fold}, only {list(self.folds)}: use one of these")
         return self.chains[fold]
 
-    def _image(self, chain: Chain, logits: Mapping[str, ArrayLike], patients: ArrayLike, length: int) -> Columns:
-        check_logits(logits, self.backbones, length)
-        scaled = {backbone: scale(logits[backbone]) for backbone, scale in chain.scales.items()}
-        return image_columns(scaled, patients, self.relative)
-
     def save(self, folder: Path) -> None:
-        """Write `stack.json` and one text file per booster; the folder appears whole or not at all."""
+        """Write `stack.json`, one file per member and `spaces.npz`; the folder appears whole or not at all."""
         with atomic_dir(Path(folder)) as temporary:
-            chains = {}
-            for fold, chain in self.chains.items():
-                files = [f"fold{fold}-lightgbm-{number}.txt" for number in range(len(chain.boosters))]
-                for name, booster in zip(files, chain.boosters, strict=True):
-                    booster.save_model(temporary / name)
-                scales = {backbone: scale.to_json() for backbone, scale in chain.scales.items()}
-                chains[str(fold)] = {"scales": scales, "offset": chain.offset, "boosters": files}
+            arrays: dict[str, NDArray] = {}
+            chains = {str(fold): _write_chain(temporary, fold, chain, arrays) for fold, chain in self.chains.items()}
+            if arrays:
+                np.savez(temporary / _SPACES, **arrays)  # type: ignore[arg-type]
             write_json(
                 temporary / _FILE,
                 {
                     "format": FORMAT,
-                    "columns": list(self.names),
+                    "columns": self.families,
                     "numeric": list(self.design.numeric),
                     "levels": {column: list(levels) for column, levels in self.design.levels.items()},
-                    "relative": self.relative,
+                    "evidence": next(iter(self.chains.values())).images.how.model_dump(),
                     "chains": chains,
                     "metrics": self.metrics,
                 },
@@ -112,37 +139,64 @@ class Stack:
     @classmethod
     def load(cls, folder: Path) -> Stack:
         """Read what `save` wrote. Raises InputError when a file is missing, of another format or of other columns."""
-        stored = read_json(Path(folder) / _FILE)
+        folder = Path(folder)
+        stored = read_json(folder / _FILE)
         if stored.get("format") != FORMAT:
-            raise InputError(f"{folder} has stacker format {stored.get('format')}, this code reads {FORMAT}: refit it")
+            raise InputError(f"{folder} has stacker format {stored.get('format')}, this code reads {FORMAT}: {_REFIT}")
         design = Design(
             tuple(stored["numeric"]), {column: tuple(levels) for column, levels in stored["levels"].items()}
         )
-        chains = {}
-        for fold, chain in stored["chains"].items():
-            scales = {backbone: Scale.from_json(values) for backbone, values in chain["scales"].items()}
-            boosters = [_read_booster(Path(folder) / name, stored["columns"]) for name in chain["boosters"]]
-            chains[int(fold)] = Chain(scales, boosters, chain["offset"])
-        stack = cls(design, chains, stored["relative"], metrics=stored["metrics"])
-        if list(stack.names) != stored["columns"]:
+        how = Evidence.model_validate(stored["evidence"])
+        names = list(stored["columns"])
+        if list(design.names) != names[: len(design.names)]:
             raise InputError(f"{folder}/{_FILE} names columns that this code would not build: refit the stacker")
-        return stack
+        chains = {int(fold): _read_chain(folder, fold, chain, how, names) for fold, chain in stored["chains"].items()}
+        return cls(design, chains, stored["columns"], metrics=stored["metrics"])
 
 
-def chain_scores(chain: Chain, columns: Columns, index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Probability of malignancy at the population's prevalence for the chosen rows, (rows,)."""
-    log_odds = raw_scores(chain.boosters, columns, index).mean(axis=0) + chain.offset
-    return np.asarray(expit(log_odds), dtype=np.float64)
+def probabilities(chain: Chain, margins: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Probability of malignancy at the population's prevalence from each library's mean log-odds (n,)."""
+    return np.asarray(expit(chain.blend(margins) + chain.offset), dtype=np.float64)
 
 
-def _read_booster(path: Path, columns: list[str]) -> lgb.Booster:
-    if not path.is_file():
-        raise InputError(f"{path} is missing: rerun `dvc repro stack`, or `dvc pull` if it was made elsewhere")
+def _write_chain(folder: Path, fold: int, chain: Chain, arrays: dict[str, NDArray]) -> dict[str, Any]:
+    files: dict[str, list[str]] = {}
+    for name, models in chain.members.items():
+        home = library(name)
+        files[name] = [f"fold{fold}-{name}-{number}{home.suffix}" for number in range(len(models))]
+        for file, model in zip(files[name], models, strict=True):
+            home.save(model, folder / file)
+    for backbone, space in chain.images.spaces.items():
+        arrays[f"{fold}/{backbone}/centre"], arrays[f"{fold}/{backbone}/directions"] = space.centre, space.directions
+    return {
+        "scales": {backbone: scale.to_json() for backbone, scale in chain.images.scales.items()},
+        "typical": {backbone: space.typical for backbone, space in chain.images.spaces.items()},
+        "members": files,
+        "blend": chain.blend.to_json(),
+        "offset": chain.offset,
+    }
+
+
+def _read_chain(folder: Path, fold: str, stored: dict[str, Any], how: Evidence, names: list[str]) -> Chain:
+    members: dict[str, list[Any]] = {}
+    for name, files in stored["members"].items():
+        for file in files:
+            if not (folder / file).is_file():
+                raise InputError(f"{folder / file} is missing: {_REFIT}")
+        members[name] = [library(name).load(folder / file, names) for file in files]
+    scales = {backbone: Scale.from_json(values) for backbone, values in stored["scales"].items()}
+    images = Images(how, scales, _read_spaces(folder, fold, stored["typical"]))
+    return Chain(images, members, Blend.from_json(stored["blend"]), stored["offset"])
+
+
+def _read_spaces(folder: Path, fold: str, typical: dict[str, float]) -> dict[str, Space]:
+    if not typical:
+        return {}
     try:
-        booster = lgb.Booster(model_file=path)
-    except lgb.basic.LightGBMError as error:
-        raise InputError(f"{path} is not a LightGBM model ({error}): rerun `dvc repro stack`") from error
-    # LightGBM matches columns by position and would score any order without a word.
-    if booster.feature_name() != columns:
-        raise InputError(f"{path} was trained on other columns than stack.json names: rerun `dvc repro stack`")
-    return booster
+        with np.load(folder / _SPACES, allow_pickle=False) as arrays:
+            return {
+                name: Space(arrays[f"{fold}/{name}/centre"], value, arrays[f"{fold}/{name}/directions"])
+                for name, value in typical.items()
+            }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder / _SPACES} is missing or broken: {_REFIT}") from error

@@ -23,17 +23,21 @@ def written(tmp_path: Path) -> tuple[Layout, Population]:
     for name, logits in people.logits.items():
         for fold, part in people.folds.groupby("fold"):
             frame = pd.DataFrame({"isic_id": part["isic_id"], "logit": logits[part.index]})
-            write_parquet(layout.embedding(name, int(str(fold))), frame.sample(frac=1, random_state=1))
+            mixed = frame.sample(frac=1, random_state=1)
+            path = layout.embedding(name, int(str(fold)))
+            write_parquet(path, mixed)
+            np.save(path.with_suffix(".npy"), np.repeat(mixed[["logit"]].to_numpy(np.float16), 4, axis=1))
     return layout, people
 
 
 def test_rows_are_matched_by_id(written: tuple[Layout, Population]) -> None:
     layout, people = written
-    features, logits, folds = read_inputs(layout, (0, 1, 2), ("vit", "convnext"))
+    features, logits, folds, embeddings = read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=True)
     pd.testing.assert_frame_equal(folds, people.folds, check_dtype=False)
     assert (features["isic_id"] == people.features["isic_id"]).all()
     for name, values in people.logits.items():
         np.testing.assert_array_equal(logits[name], values)
+        np.testing.assert_array_equal(embeddings[name][:, 0], values.astype(np.float16))
 
 
 def test_logits_of_other_lesions_are_refused(written: tuple[Layout, Population]) -> None:
@@ -41,7 +45,14 @@ def test_logits_of_other_lesions_are_refused(written: tuple[Layout, Population])
     path = layout.embedding("vit", 1)
     write_parquet(path, pd.read_parquet(path).iloc[1:])
     with pytest.raises(InputError, match="embed@vit-1"):
-        read_inputs(layout, (0, 1, 2), ("vit", "convnext"))
+        read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=False)
     path.unlink()
     with pytest.raises(InputError, match="not found"):
-        read_inputs(layout, (0, 1, 2), ("vit", "convnext"))
+        read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=False)
+
+
+def test_missing_embeddings_say_which_stage_makes_them(written: tuple[Layout, Population]) -> None:
+    layout, _ = written
+    layout.embedding("convnext", 2).with_suffix(".npy").unlink()
+    with pytest.raises(InputError, match="embed@convnext-2"):
+        read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=True)

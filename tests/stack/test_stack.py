@@ -12,7 +12,7 @@ import pytest
 from isic.core.errors import InputError
 from isic.core.metric import auc, pauc
 from isic.stack import Stack, fit_stack
-from isic.stack.fit import sample_rows
+from isic.stack.problem import sample_rows
 from tests.stack.population import Population, make, settings
 
 

@@ -1,0 +1,25 @@
+"""Gradient-boosting libraries behind one form; each is imported when a stacker uses it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from isic.core.errors import InputError
+from isic.stack.members.base import Library, Pool, log_odds, workers
+
+__all__ = ["Library", "Pool", "library", "log_odds", "workers"]
+
+_HOMES = {"lightgbm": "light", "xgboost": "extreme", "catboost": "cat"}
+
+
+def library(name: str) -> Library:
+    """The library called `name`. Raises InputError when it is unknown or not installed."""
+    if name not in _HOMES:
+        raise InputError(f"unknown member `{name}` in stack.members: choose from {', '.join(_HOMES)}")
+    try:
+        module: Any = importlib.import_module(f"isic.stack.members.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed, which stack.members asks for: pip install {name}") from error
+    made: Library = module.LIBRARY
+    return made

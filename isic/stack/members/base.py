@@ -1,0 +1,80 @@
+"""What every member library offers: train on some rows, give log-odds, store and read its own portable format.
+
+Small models gain little from threads and lose much when cores are shared, so each model has one thread and whole models
+run side by side.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isic.stack.design import Columns, rows
+
+if TYPE_CHECKING:
+    import lightgbm
+
+#: Rows scored at a time: bounds memory.
+CHUNK = 50_000
+
+
+@dataclass
+class Pool:
+    """Training rows all members draw from. LightGBM bins them once; the others bin the rows of each model."""
+
+    columns: Columns
+    target: NDArray[np.int64]
+    max_bin: int
+    #: Column names in groups that a search switches on and off together; by default one group of all.
+    groups: Sequence[Sequence[str]] = field(default_factory=list)
+
+    @cached_property
+    def bins(self) -> list[lightgbm.Dataset]:
+        """One binned table per group."""
+        from isic.stack.members.light import bin_columns
+
+        groups = self.groups or [list(self.columns)]
+        return [bin_columns({name: self.columns[name] for name in group}, self) for group in groups]
+
+
+class Library(Protocol):
+    """One gradient-boosting library. Equal arguments give equal models on any number of cores."""
+
+    suffix: str
+
+    def train(self, pool: Pool, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int) -> Any:
+        """A model of the rows `index` (sorted)."""
+
+    def log_odds(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Raw margin of each row of `matrix` (rows, columns), columns in training order."""
+
+    def save(self, model: Any, path: Path) -> None: ...
+
+    def load(self, path: Path, columns: Sequence[str]) -> Any:
+        """Read a model; InputError when it is broken or was trained on other columns."""
+
+
+def workers() -> int:
+    """Models to run side by side: the cores this process may use, or OMP_NUM_THREADS if that is fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores, int(asked))) if asked.isdigit() and int(asked) else cores
+
+
+def log_odds(models: Sequence[tuple[Library, Any]], columns: Columns, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Log-odds of each model for the chosen rows, (models, rows) float64."""
+    scores = np.empty((len(models), len(index)))
+    with ThreadPoolExecutor(workers()) as pool:
+        for start in range(0, len(index), CHUNK):
+            matrix = rows(columns, index[start : start + CHUNK])
+            scored = [pool.submit(library.log_odds, model, matrix) for library, model in models]
+            scores[:, start : start + CHUNK] = np.stack([future.result() for future in scored])
+    return scores

@@ -1,0 +1,92 @@
+"""LightGBM: all rows binned once, models trained on row subsets of the binned table, stored as text.
+
+Bin edges are label-free quantiles, so one binned table serves every fold, seed and trial.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.stack.design import Columns
+from isic.stack.members.base import Pool, workers
+
+#: Byte-equal models for equal input, and none of LightGBM's own searches or filters that depend on the machine.
+_FIXED: dict[str, Any] = {
+    "objective": "binary",
+    "metric": "None",
+    "verbosity": -1,
+    "num_threads": 1,
+    "deterministic": True,
+    "force_col_wise": True,
+    "feature_pre_filter": False,
+    # Rows that bin edges are read from.
+    "bin_construct_sample_cnt": 50_000,
+}
+
+
+def bin_columns(columns: Columns, pool: Pool) -> lgb.Dataset:
+    """Bin all rows of `columns`; the Arrow table only points at them."""
+    params = {**_FIXED, "max_bin": pool.max_bin, "num_threads": workers()}
+    return lgb.Dataset(pa.table(dict(columns)), label=pool.target, params=params, free_raw_data=True).construct()
+
+
+def compose(bins: Sequence[lgb.Dataset]) -> lgb.Dataset:
+    """One binned table of all columns of `bins`, equal to binning them together."""
+    if len(bins) == 1:
+        return bins[0]
+    # add_features_from changes its object, so it works on a copy; it warns that no raw data came along.
+    whole = bins[0].subset(np.arange(bins[0].num_data())).construct()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for other in bins[1:]:
+            whole.add_features_from(other)
+    return whole
+
+
+def grow(bins: lgb.Dataset, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int) -> lgb.Booster:
+    """A booster of `rounds` trees on the rows `index` of a binned table."""
+    booster = lgb.Booster({**params, **_FIXED, "seed": seed}, bins.subset(index))
+    for _ in range(rounds):
+        if booster.update():
+            break
+    return booster
+
+
+class LightGBM:
+    """See `Library`."""
+
+    suffix = ".txt"
+
+    def train(
+        self, pool: Pool, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int
+    ) -> lgb.Booster:
+        # Through its text: what scores now is exactly what a reload scores.
+        return lgb.Booster(model_str=grow(compose(pool.bins), index, params, rounds, seed).model_to_string())
+
+    def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(model.predict(matrix, raw_score=True, num_threads=1))
+
+    def save(self, model: lgb.Booster, path: Path) -> None:
+        model.save_model(path)
+
+    def load(self, path: Path, columns: Sequence[str]) -> lgb.Booster:
+        try:
+            model = lgb.Booster(model_file=path)
+        except lgb.basic.LightGBMError as error:
+            raise InputError(f"{path} is not a LightGBM model ({error}): rerun `dvc repro stack`") from error
+        # LightGBM matches columns by position and would score any order without a word.
+        if model.feature_name() != list(columns):
+            raise InputError(f"{path} was trained on other columns than stack.json names: rerun `dvc repro stack`")
+        return model
+
+
+LIBRARY = LightGBM()

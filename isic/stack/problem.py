@@ -1,0 +1,179 @@
+"""Everything a fit needs and many fits can share: columns, folds, sampled rows. Built once, read by all.
+
+A training row carries the image evidence of its own fold's models, so one set of columns serves every chain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from isic.core.errors import InputError
+from isic.core.params import Evidence
+from isic.core.schema import ID, PATIENT, TARGET
+from isic.stack.design import Columns, Design, rows
+from isic.stack.evidence import Embeddings, Images, check_images
+from isic.stack.members import Pool
+from isic.stack.spaces import relations
+from isic.tabular import feature_families
+
+IMAGE_FAMILY = "image"
+#: Measurements that turn embedding spaces onto each other.
+_ANCHORS = 64
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prepared stacking problem of n rows.
+
+    `columns` are for scoring; `pool` holds the same with the noise of training. `folds` has isic_id, patient_id,
+    target, fold in row order; `families` maps each column to its feature family, image evidence to "image".
+    """
+
+    folds: pd.DataFrame
+    target: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    design: Design
+    images: dict[int, Images]
+    columns: Columns
+    pool: Pool
+    families: dict[str, str]
+
+    def training_rows(self, number: int, negatives: int, seed: int) -> NDArray[np.int64]:
+        """Rows of one member of chain `number`."""
+        return sample_rows(self.target, self.fold != number, negatives, [seed, number])
+
+    def offset(self, number: int, negatives: int, weight: float) -> float:
+        """Log-odds to add so that chain `number` gives probabilities at the prevalence of its training rows."""
+        training = self.target[self.fold != number]
+        ill, healthy = int(training.sum()), int((training == 0).sum())
+        kept = min(negatives * ill, healthy) if negatives else healthy
+        return math.log(kept / healthy) - math.log(weight)
+
+
+def prepare(
+    features: pd.DataFrame,
+    logits: Mapping[str, ArrayLike],
+    folds: pd.DataFrame,
+    evidence: Evidence,
+    max_bin: int,
+    embeddings: Embeddings | None = None,
+    drop: tuple[str, ...] = (),
+) -> Problem:
+    """Line up the inputs of `fit_stack` and compute every column once.
+
+    Raises InputError when the frames do not hold the same lesions, or a logit or embedding is missing.
+    """
+    folds = align(folds, features[ID])
+    vectors = (embeddings or {}) if evidence.embeddings != "none" else {}
+    check_images(logits, vectors, tuple(logits), len(features), evidence.embeddings != "none")
+    _complete(logits)
+    target, fold = folds[TARGET].to_numpy(np.int64), folds["fold"].to_numpy(np.int64)
+    design = Design.fit(features.drop(columns=dropped_columns(features, drop)))
+    base = design.columns(features)
+    images = _fit_images(logits, vectors, fold, evidence, base)
+    clean, noisy = ({}, {}) if not logits else _spread(images, logits, vectors, fold, folds[PATIENT])
+    columns, training = base | clean, base | noisy
+    return Problem(
+        folds, target, fold, design, images, columns, Pool(training, target, max_bin), _families(design, columns)
+    )
+
+
+def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
+    """isic_id, patient_id, target, fold in the order of `ids`; InputError unless both hold the same lesions once."""
+    table = folds.set_index(ID)[[PATIENT, TARGET, "fold"]]
+    if len(table) != len(ids) or not table.index.is_unique or not ids.is_unique or not ids.isin(table.index).all():
+        unknown = ids[~ids.isin(table.index)]
+        which = f", for example {unknown.iloc[0]}" if len(unknown) else ""
+        raise InputError(
+            f"features hold {len(ids)} lesions and folds {len(table)}, not the same ones{which}: "
+            "rerun `dvc repro features folds`"
+        )
+    return table.loc[ids].rename_axis(ID).reset_index()
+
+
+def sample_rows(
+    target: NDArray[np.int64], training: NDArray[np.bool_], negatives: int, seed: list[int]
+) -> NDArray[np.int64]:
+    """Sorted rows of one member: all malignant ones and `negatives` benign ones for each, drawn afresh (0: all)."""
+    ill = np.flatnonzero(training & (target == 1))
+    healthy = np.flatnonzero(training & (target == 0))
+    wanted = negatives * len(ill)
+    if 0 < wanted < len(healthy):
+        # A prefix of one permutation: a larger sample of the same seed holds the smaller one.
+        healthy = np.random.default_rng(seed).permutation(healthy)[:wanted]
+    return np.sort(np.concatenate([ill, healthy]))
+
+
+def dropped_columns(features: pd.DataFrame, drop: tuple[str, ...]) -> list[str]:
+    """Columns of `features` that belong to the families `drop`; InputError names a family that does not exist."""
+    known = feature_families()
+    unknown = [name for name in drop if name not in known]
+    if unknown:
+        raise InputError(f"unknown feature family `{unknown[0]}` in stack.drop: choose from {', '.join(known)}")
+    gone = {feature.name for name in drop for feature in known[name].features}
+    return [column for column in features.columns if column in gone]
+
+
+def _families(design: Design, columns: Columns) -> dict[str, str]:
+    owner = {feature.name: name for name, family in feature_families().items() for feature in family.features}
+    sources = design.sources()
+    return {name: owner.get(sources[name], "other") if name in sources else IMAGE_FAMILY for name in columns}
+
+
+def _fit_images(
+    logits: Mapping[str, ArrayLike],
+    embeddings: Embeddings,
+    fold: NDArray[np.int64],
+    evidence: Evidence,
+    base: Columns,
+) -> dict[int, Images]:
+    numbers = np.unique(fold).tolist()
+    index = {number: np.flatnonzero(fold == number) for number in numbers}
+    images = {n: Images.fit(_take(logits, index[n]), _take(embeddings, index[n]), evidence) for n in numbers}
+    if evidence.embeddings != "aligned":
+        return images
+    anchors = [name for name, column in base.items() if np.nanstd(column) > 0][:_ANCHORS]
+    for backbone in embeddings:
+        related = {
+            n: relations(images[n].spaces[backbone], embeddings[backbone][index[n]], rows(base, index[n], anchors))
+            for n in numbers
+        }
+        for n in numbers[1:]:
+            images[n].spaces[backbone] = images[n].spaces[backbone].turned_to(related[n], related[numbers[0]])
+    return images
+
+
+def _spread(
+    images: dict[int, Images],
+    logits: Mapping[str, ArrayLike],
+    embeddings: Embeddings,
+    fold: NDArray[np.int64],
+    patients: pd.Series,
+) -> tuple[Columns, Columns]:
+    """Image columns of all rows, each by its own fold's models: without and with the noise of training."""
+    rng = np.random.default_rng(0)
+    both: tuple[Columns, Columns] = ({}, {})
+    for number, side in images.items():
+        index = np.flatnonzero(fold == number)
+        given = _take(logits, index), _take(embeddings, index), patients.to_numpy()[index]
+        for made, part in zip(both, (side.columns(*given), side.columns(*given, rng)), strict=True):
+            for name, values in part.items():
+                made.setdefault(name, np.empty(len(fold), dtype=np.float32))[index] = values
+    return both
+
+
+def _take(arrays: Mapping[str, ArrayLike], index: NDArray[np.int64]) -> dict[str, NDArray]:
+    return {name: np.asarray(values)[index] for name, values in arrays.items()}
+
+
+def _complete(logits: Mapping[str, ArrayLike]) -> None:
+    for backbone, values in logits.items():
+        broken = int((~np.isfinite(np.asarray(values, dtype=np.float64))).sum())
+        if broken:
+            raise InputError(f"{broken} logits of {backbone} are NaN or infinite: rerun `dvc repro` for that backbone")

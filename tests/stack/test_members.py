@@ -1,0 +1,116 @@
+"""Every library and every way of using embeddings keeps the stacker's promises: exact reload, honesty, determinism."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isic.core.errors import InputError
+from isic.stack import Stack, fit_stack
+from isic.stack.blend import find_weights, make_reference, rank
+from tests.stack.population import Population, make, settings
+
+MODES = ("distance", "reduced", "aligned", "full")
+
+
+@pytest.fixture(scope="module")
+def people() -> Population:
+    return make()
+
+
+def vectors(people: Population, seed: int = 0) -> dict[str, np.ndarray]:
+    """One latent picture of each lesion, seen by every fold's model in a space of its own."""
+    rng = np.random.default_rng(seed)
+    target, fold = people.folds["target"].to_numpy(), people.folds["fold"].to_numpy()
+    latent = rng.normal(size=(len(target), 12))
+    latent[:, :8] += people.features.filter(like="measure").fillna(0).to_numpy()
+    latent[:, 8] += 3 * target
+    made = {}
+    for name in people.logits:
+        spaces = [np.linalg.qr(rng.normal(size=(12, 12)))[0] for _ in range(3)]
+        made[name] = np.stack([row @ spaces[number] for row, number in zip(latent, fold, strict=True)])
+    return {name: values.astype(np.float16) for name, values in made.items()}
+
+
+def quick(**changes: object) -> dict[str, object]:
+    section = settings()
+    fast = {name: getattr(section, name).model_dump() | {"rounds": 30} for name in ("xgboost", "catboost")}
+    return fast | changes
+
+
+@pytest.mark.parametrize("members", [["xgboost"], ["catboost"], ["lightgbm", "xgboost", "catboost"]])
+@pytest.mark.parametrize("blend", ["rank", "weights"])
+def test_members_are_honest_exact_and_repeatable(
+    people: Population, tmp_path: Path, members: list[str], blend: str
+) -> None:
+    chosen = settings(**quick(members=members, blend=blend))
+    stack = fit_stack(*people, chosen)
+    assert stack.metrics["pauc"] > 0.11
+    stack.save(tmp_path / "one")
+    again = Stack.load(tmp_path / "one")
+    for fold in again.folds:
+        score = again.score(people.features, people.logits, fold, people.folds["patient_id"])
+        mine = people.folds["fold"] == fold
+        np.testing.assert_allclose(score[mine], stack.oof.loc[mine, "score"], rtol=0, atol=1e-12)
+    assert fit_stack(*people, chosen).oof.equals(stack.oof)
+    if len(members) > 1 and blend == "weights":
+        return  # ten-step weights are found on other folds' scores, whose members did learn from this fold
+    flipped = people.folds.assign(target=people.folds["target"].where(people.folds["fold"] != 1, 1))
+    flipped.loc[flipped.index[flipped["fold"] == 1][:5], "target"] = 0
+    other = fit_stack(people.features, people.logits, flipped, chosen)
+    mine = people.folds["fold"] == 1
+    np.testing.assert_array_equal(other.oof.loc[mine, "score"], stack.oof.loc[mine, "score"])
+
+
+def test_weights_report_their_optimism(people: Population) -> None:
+    chosen = settings(**quick(members=["lightgbm", "xgboost"], blend="weights"))
+    stack = fit_stack(*people, chosen)
+    assert 0 <= stack.metrics["blend_optimism"] < 0.02
+    for chain in stack.chains.values():
+        assert sum(chain.blend.weights.values()) == pytest.approx(1)
+
+
+def test_weights_prefer_the_library_that_knows_more() -> None:
+    rng = np.random.default_rng(0)
+    target = (rng.random(2000) < 0.1).astype(np.int64)
+    found = find_weights(target, {"good": rng.random(2000) + 0.6 * target, "noise": rng.random(2000)})
+    assert found["good"] >= 0.8
+    assert find_weights(target, {"a": target * 1.0, "b": target * 1.0}) == {"a": 0.5, "b": 0.5}
+
+
+def test_ranks_keep_order_beyond_the_reference() -> None:
+    values = np.random.default_rng(0).normal(size=500)
+    reference = make_reference(values)
+    beyond = np.array([-9.0, -8.0, -0.1, 0.1, 8.0, 9.0])
+    assert (np.diff(rank(beyond, reference)) > 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_embedding_modes_reload_exactly_and_are_asked_for(people: Population, tmp_path: Path, mode: str) -> None:
+    evidence = settings().evidence.model_dump() | {"embeddings": mode, "components": 12}
+    seen = vectors(people)
+    stack = fit_stack(*people, settings(evidence=evidence), seen)
+    stack.save(tmp_path / mode)
+    again = Stack.load(tmp_path / mode)
+    assert again.uses_embeddings
+    mine = people.folds["fold"] == 2
+    score = again.score(people.features, people.logits, 2, people.folds["patient_id"], seen)
+    np.testing.assert_allclose(score[mine], stack.oof.loc[mine, "score"], rtol=0, atol=1e-12)
+    with pytest.raises(InputError, match="embeddings"):
+        again.score(people.features, people.logits, 2, people.folds["patient_id"])
+    with pytest.raises(InputError, match="embeddings"):
+        fit_stack(*people, settings(evidence=evidence))
+
+
+def test_aligned_spaces_share_what_raw_ones_do_not(people: Population) -> None:
+    blank = {name: np.zeros_like(values) for name, values in people.logits.items()}
+    quiet = people.features[["isic_id", *people.features.filter(like="measure").columns]]
+    scores = {}
+    for mode in ("aligned", "full"):
+        evidence = settings().evidence.model_dump() | {"embeddings": mode, "components": 12}
+        scores[mode] = fit_stack(quiet, blank, people.folds, settings(evidence=evidence), vectors(people)).metrics[
+            "auc"
+        ]
+    assert scores["aligned"] > scores["full"]

@@ -30,8 +30,8 @@ def score_rows(
     present = find_tiles(rows[ID], tiles, missing_images)
     total = np.zeros(len(rows))
     for fold in folds:
-        logits = {name: _logits(bundle, name, fold, tiles, rows[ID], present) for name in bundle.manifest.backbones}
-        total += bundle.stack.score(features, logits, fold, rows[PATIENT])
+        logits, embeddings = _see(bundle, fold, tiles, rows[ID], present)
+        total += bundle.stack.score(features, logits, fold, rows[PATIENT], embeddings)
     return pd.Series(total / len(folds), index=pd.Index(rows[ID], name=ID), name="target")
 
 
@@ -60,13 +60,24 @@ def find_tiles(ids: pd.Series, tiles: TileStore | None, missing_images: MissingI
     return present
 
 
-def _logits(
-    bundle: Bundle, backbone: str, fold: int, tiles: TileStore | None, ids: pd.Series, present: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Logits of one image model, (n,) float32, NaN where there is no tile."""
-    logits = np.full(len(ids), np.nan, dtype=np.float32)
-    if tiles is not None and present.any():
+def _see(
+    bundle: Bundle, fold: int, tiles: TileStore | None, ids: pd.Series, present: NDArray[np.bool_]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float16]]]:
+    """What a fold's image models say: {backbone: logits (n,)} and, if the stacker reads them, {backbone: embeddings}.
+
+    NaN where there is no tile.
+    """
+    logits: dict[str, NDArray[np.float32]] = {}
+    embeddings: dict[str, NDArray[np.float16]] = {}
+    for backbone in bundle.manifest.backbones:
+        logits[backbone] = np.full(len(ids), np.nan, dtype=np.float32)
+        if tiles is None or not present.any():
+            continue
         from isic.image.embed import embed
 
-        logits[present] = embed(bundle.image_model(backbone, fold), tiles, ids[present].tolist()).logits
-    return logits
+        said = embed(bundle.image_model(backbone, fold), tiles, ids[present].tolist())
+        logits[backbone][present] = said.logits
+        if bundle.stack.uses_embeddings:
+            embeddings[backbone] = np.full((len(ids), said.embeddings.shape[1]), np.nan, dtype=np.float16)
+            embeddings[backbone][present] = said.embeddings
+    return logits, embeddings

@@ -46,9 +46,9 @@ def artifact_root(root: Path) -> Path:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the checkout's MLflow lock; other processes of this machine wait."""
-    with (home(root) / ".mlflow.lock").open("w") as stream:
+def locked(root: Path, name: str = ".mlflow.lock") -> Iterator[None]:
+    """Hold a lock of the checkout, by default that of its MLflow store; other processes of this machine wait."""
+    with (home(root) / name).open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

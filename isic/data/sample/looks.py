@@ -19,7 +19,7 @@ _SKIN = {
 }
 #: Residual sd of that fit; most of it is shared by the tiles of a patient.
 _RESIDUAL = {"3D: white": np.array([0.8, 0.6, 0.6]), "3D: XP": np.array([5.6, 1.4, 2.0])}
-_CONTRAST = {"3D: white": np.array([1.40, 1.27, 1.20]), "3D: XP": np.array([2.05, 1.55, 1.45])}
+_CONTRAST = {"3D: white": np.array([1.15, 1.05, 1.05]), "3D: XP": np.array([1.6, 1.2, 1.3])}
 
 #: Side of real tiles in pixels at these quantiles (6,478 tiles).
 _SIDES = ([0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1], [51, 97, 105, 117, 127, 137, 153, 177, 239])
@@ -49,6 +49,8 @@ RECORD = np.dtype(
         ("spread_ab", np.float32),
         ("rings", np.float32),
         ("texture", np.float32),
+        ("creases", np.float32),
+        ("grain_turn", np.int32),
         ("freckles", np.float32),
         ("hair", np.float32),
         ("blur", np.float32),
@@ -75,10 +77,12 @@ def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray)
     looks["spread_ab"] = frame["tbp_lv_color_std_mean"]
     looks["rings"] = frame["tbp_lv_radial_color_std_max"]
     looks["texture"] = frame["tbp_lv_stdLExt"]
+    looks["creases"] = np.maximum(rng.normal(0.3, 0.5, patients)[owner] + rng.normal(0, 0.3, n), 0)
+    looks["grain_turn"] = rng.integers(0, 8, n)
     damage = np.abs(rng.standard_normal(patients))
     looks["freckles"] = damage[owner] * np.where(frame["anatom_site_general"] == "lower extremity", 0.7, 1.0)
     looks["hair"] = _hair(rng, frame, owner, patients)
-    looks["blur"] = np.exp(rng.normal(-0.45, 0.35, patients)[owner] + rng.normal(0, 0.2, n))
+    looks["blur"] = np.exp(rng.normal(-0.8, 0.35, patients)[owner] + rng.normal(0, 0.2, n))
     looks["neighbours"] = rng.gamma(0.7, 1.0, patients)[owner]
     looks["signs"] = _signs(rng, frame)
     return looks

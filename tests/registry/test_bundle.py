@@ -1,0 +1,131 @@
+"""The bundle alone says what the pipeline said, and refuses to guess."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.io import read_json, write_json
+from isic.core.params import Params
+from isic.core.paths import Layout
+from isic.data.tables import read_metadata
+from isic.data.tiles import TileStore
+from isic.registry.bundle import Bundle, build_bundle, load_bundle
+
+
+@pytest.fixture
+def bundle(layout: Layout, params: Params) -> Bundle:
+    return build_bundle(layout, params)
+
+
+@pytest.fixture
+def rows(layout: Layout) -> pd.DataFrame:
+    return read_metadata(layout.test_metadata, train=False)
+
+
+@pytest.fixture
+def tiles(layout: Layout) -> TileStore:
+    return TileStore(layout.test_images)
+
+
+def test_a_fold_scores_as_it_did_out_of_fold(layout: Layout, bundle: Bundle) -> None:
+    stored = pd.read_parquet(layout.oof).set_index("isic_id")
+    held_out = stored[stored["fold"] == 1]
+    rows = read_metadata(layout.train_metadata, train=True)
+    rows = rows[rows["isic_id"].isin(held_out.index)].sample(frac=1, random_state=0)
+    scores = load_bundle(bundle.folder).predict(rows, TileStore(layout.train_images), folds=[1])
+    assert scores.index.tolist() == rows["isic_id"].tolist()
+    np.testing.assert_allclose(scores, held_out.loc[scores.index, "score"], rtol=0, atol=1e-5)
+
+
+def test_the_score_is_the_mean_of_the_folds(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
+    single = [bundle.predict(rows, tiles, folds=[fold]) for fold in (0, 1)]
+    assert not np.allclose(single[0], single[1])
+    np.testing.assert_allclose(bundle.predict(rows, tiles), (single[0] + single[1]) / 2, rtol=1e-12)
+
+
+def test_one_lesion_patients_and_an_unseen_hospital(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
+    three = rows.head(3).assign(patient_id=["IP_1", "IP_2", "IP_3"], attribution="A Hospital Never Seen")
+    scores = bundle.predict(three, tiles)
+    assert len(scores) == 3
+    assert scores.between(0, 1).all()
+
+
+def test_a_missing_image_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
+    renamed = rows.assign(isic_id=rows["isic_id"].where(rows.index != 1, "ISIC_9999999"))
+    with pytest.raises(InputError, match="ISIC_9999999"):
+        bundle.predict(renamed, tiles)
+    assert bundle.predict(renamed, tiles, missing_images="impute").between(0, 1).all()
+    assert bundle.predict(rows, None, missing_images="impute").between(0, 1).all()
+    with pytest.raises(InputError, match="no image file"):
+        bundle.predict(rows, None)
+
+
+def test_the_same_models_make_the_same_bundle(layout: Layout, params: Params, bundle: Bundle) -> None:
+    first = bundle.manifest
+    assert build_bundle(layout, params).manifest == first
+
+
+@pytest.mark.parametrize("damage", ["change", "remove"])
+def test_a_damaged_file_is_named(bundle: Bundle, damage: str) -> None:
+    weights = next(bundle.folder.rglob("model.safetensors"))
+    if damage == "remove":
+        weights.unlink()
+    else:
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.unlink()
+        weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_bundle(bundle.folder)
+
+
+def test_a_changed_manifest_a_newer_format_and_no_bundle_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    content = read_json(bundle.folder / "bundle.json")
+    for change, message in (({"metrics": {"pauc": 0.2}}, "was changed"), ({"format": 99}, "format 99")):
+        write_json(bundle.folder / "bundle.json", content | change)
+        with pytest.raises(InputError, match=message):
+            load_bundle(bundle.folder)
+    with pytest.raises(InputError, match="not a bundle"):
+        load_bundle(tmp_path)
+
+
+def test_a_file_outside_the_bundle_is_never_read(bundle: Bundle) -> None:
+    from isic.registry.manifest import identity
+
+    content = read_json(bundle.folder / "bundle.json")
+    content["files"]["../../secret"] = "0" * 64
+    write_json(bundle.folder / "bundle.json", content | {"hash": identity(content)})
+    with pytest.raises(InputError, match="outside the bundle"):
+        load_bundle(bundle.folder)
+
+
+def test_it_needs_no_mlflow_and_no_dvc(layout: Layout, bundle: Bundle, root: Path) -> None:
+    folder = shutil.move(bundle.folder, layout.root.parent / "elsewhere")
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys(("mlflow", "dvc", "optuna"), None))
+from isic.data.tables import read_metadata
+from isic.data.tiles import TileStore
+from isic.registry.bundle import load_bundle
+from pathlib import Path
+rows = read_metadata(Path({str(layout.test_metadata)!r}), train=False)
+print(len(load_bundle(Path({str(folder)!r})).predict(rows, TileStore({str(layout.test_images)!r}))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(len(read_metadata(layout.test_metadata, train=False)))
+
+
+def test_a_missing_stage_is_named(layout: Layout, params: Params) -> None:
+    shutil.rmtree(layout.image_model(next(iter(params.image.backbones)), 1))
+    with pytest.raises(InputError, match="fold1"):
+        build_bundle(layout, params)
+    assert not layout.bundle.exists()

@@ -75,6 +75,116 @@ def score(
     typer.echo(json.dumps(score_files(solution, submission)))
 
 
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A version (models:/NAME@ALIAS), bundle, checkout or parquet of scores.")],
+    b: Annotated[str, typer.Argument(help="The other one, scored on the same lesions.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the comparison as JSON.")] = None,
+) -> None:
+    """Compare two sets of out-of-fold scores: paired interval of the difference over patients."""
+    from isic.core.io import write_json
+    from isic.registry.versions import resolve
+    from isic.report.compare import compare as compare_scores
+    from isic.report.compare import find_oof, table
+
+    sides = [find_oof(resolve(name) if name.startswith("models:") else Path(name)) for name in (a, b)]
+    comparison = compare_scores(sides[0], sides[1], (a, b))
+    if out is not None:
+        write_json(out, comparison.to_json())
+    typer.echo(table(comparison))
+
+
+@app.command()
+def promote(
+    force: Annotated[bool, typer.Option("--force", help="Promote although the gate refuses; needs --reason.")] = False,
+    reason: Annotated[str, typer.Option(help="Why, for registry/promotions.jsonl.")] = "",
+) -> None:
+    """Make the challenger the champion if the gate lets it."""
+    from isic.core.paths import Layout
+    from isic.registry.verbs import promote as act
+
+    result = act(Layout.find(), force, reason)
+    if result.verdict is not None:
+        typer.echo(result.verdict.table())
+    already = "" if result.move else " already"
+    typer.echo(f"{result.champion} is{already} the champion")
+
+
+@app.command()
+def rollback(reason: Annotated[str, typer.Option(help="Why, for registry/promotions.jsonl.")] = "") -> None:
+    """Make the previous champion the champion again."""
+    from isic.core.paths import Layout
+    from isic.registry.verbs import rollback as act
+
+    move = act(Layout.find(), reason)
+    typer.echo(f"{move.model} version {move.after} is the champion again (was {move.before})")
+
+
+@app.command()
+def history() -> None:
+    """Every promotion and rollback, oldest first."""
+    from isic.core.paths import Layout
+    from isic.registry.verbs import past
+
+    for move in past(Layout.find()):
+        forced = " forced" if move.forced else ""
+        why = f"  {move.reason}" if move.reason else ""
+        typer.echo(f"{move.at}  {move.act:<8}  {move.before or '-'} -> {move.after}{forced}  {move.who}{why}")
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle folder.")],
+    metadata: Annotated[Path, typer.Option(help="CSV with the columns of test-metadata.csv.")],
+    out: Annotated[Path, typer.Option(help="CSV to write: isic_id, target.")],
+    images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
+    missing_images: Annotated[str, typer.Option(help="error, or impute the training mean.")] = "error",
+) -> None:
+    """Score any lesions with a registered model or a bundle folder."""
+    from isic.core.errors import InputError
+    from isic.submit.predict import predict as score_rows
+
+    if missing_images not in ("error", "impute"):
+        raise InputError(f"--missing-images is {missing_images!r}: use error or impute")
+    scores = score_rows(model, metadata, images, out, "impute" if missing_images == "impute" else "error")
+    typer.echo(f"{len(scores):,} lesions scored: {out}")
+
+
+submission_app = typer.Typer(help="The competition's submission by the champion.", invoke_without_command=True)
+app.add_typer(submission_app, name="submission")
+
+
+@submission_app.callback()
+def submission(context: typer.Context) -> None:
+    """Score the test files with the champion into submission/submission.csv."""
+    if context.invoked_subcommand is not None:
+        return
+    from isic.core.paths import Layout
+    from isic.submit.submission import make_submission
+
+    layout = Layout.find()
+    scores = make_submission(layout)
+    typer.echo(f"{len(scores):,} lesions scored: {layout.submission.relative_to(layout.root)}")
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
+    """Open the MLflow UI on this checkout's runs and models."""
+    from isic.core.paths import Layout
+    from isic.tracking.server import serve
+
+    serve(Layout.find().root, port)
+
+
+@app.command()
+def summary() -> None:
+    """The result of the last `dvc repro`, where things are, and what to type next."""
+    from isic.core.paths import Layout
+    from isic.report.summary import summary as text
+
+    typer.echo(text(Layout.find()))
+
+
 def main() -> None:
     """Entry point of the `isic` command."""
     run(app)

@@ -164,7 +164,7 @@ def _data(layout: Layout, params: Params) -> Line:
 
 
 def _mlflow(layout: Layout) -> Line:
-    from isic.tracking.store import probe
+    from isic.tracking.server import probe
 
     found = probe(layout.root)
     return Line("mlflow", "ok", found)

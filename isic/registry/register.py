@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 import isic
 from isic.core.errors import InputError
 from isic.core.paths import Layout
@@ -123,6 +125,7 @@ def _log(store: str, run: str, bundle: Bundle) -> str:
             code_paths=[str(package)],
             pip_requirements=requirements(),
             signature=_signature(),
+            input_example=_example(),
         )
     return str(info.model_uri)
 
@@ -137,3 +140,9 @@ def _signature() -> Any:
     ]
     scores = Schema([ColSpec("string", ID), ColSpec("double", "target")])
     return ModelSignature(Schema([*columns, ColSpec("string", IMAGE, required=False)]), scores)
+
+
+def _example() -> pd.DataFrame:
+    """One lesion as a request may send it; the values are made up."""
+    row: dict[str, object] = {column: 1.0 if column in NUMERIC else "unknown" for column in TEST_COLUMNS}
+    return pd.DataFrame([row | {ID: "ISIC_0000000", IMAGE: ""}])

@@ -1,0 +1,221 @@
+"""Registering, judging, promoting and rolling back, as seen by whoever asks MLflow or reads the history."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.io import read_json, write_json, write_parquet
+from isic.core.params import Params
+from isic.core.paths import Layout
+from isic.data.tables import read_metadata
+from isic.registry import promotion
+from isic.registry.bundle import build_bundle
+from isic.registry.register import Registration, register
+from isic.registry.verbs import past, promote, rollback
+from isic.registry.versions import Registry, resolve
+
+MODEL = "isic-2024"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh, migrated MLflow database."""
+    from isic.tracking.store import connect
+
+    folder = tmp_path_factory.mktemp("store")
+    connect(folder)
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def registered(layout: Layout, params: Params, store: Path) -> Registration:
+    """Version 1, the challenger."""
+    shutil.copy(store, layout.root / "mlflow.db")
+    return register(layout, build_bundle(layout, params), MODEL)
+
+
+def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) -> Registration:
+    """Another version, whose stored out-of-fold scores are shifted towards the truth (or away from it)."""
+    oof = pd.read_parquet(layout.oof)
+    score = np.clip(oof["score"] * (1 + by * np.where(oof["target"] == 1, 1, -1)), 0, 1)
+    write_parquet(layout.oof, oof.assign(score=score))
+    write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"by": by} | metrics)
+    return register(layout, build_bundle(layout, params), MODEL)
+
+
+@pytest.fixture
+def without_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the fresh process, which has a test of its own and would see through `better`."""
+    from isic.registry import gate
+    from isic.registry.reload import Reload
+
+    monkeypatch.setattr(gate, "reload_elsewhere", lambda *_: Reload(64, 0.0, 0.001))
+
+
+def aliases(layout: Layout) -> dict[str, int | None]:
+    registry = Registry(layout)
+    found = {alias: registry.aliased(MODEL, alias) for alias in ("challenger", "champion", "previous")}
+    return {alias: version.number if version else None for alias, version in found.items()}
+
+
+def test_the_same_bundle_is_one_version(layout: Layout, params: Params, registered: Registration) -> None:
+    again = register(layout, build_bundle(layout, params), MODEL)
+    assert (again.version, again.reused) == (registered.version, True)
+    assert aliases(layout) == {"challenger": 1, "champion": None, "previous": None}
+
+
+def test_first_promotion_reloads_in_a_fresh_process(layout: Layout, registered: Registration) -> None:
+    with pytest.raises(InputError, match="champion yet: run `make promote`"):
+        resolve(f"models:/{MODEL}@champion", layout)
+    result = promote(layout)
+    assert result.verdict is not None
+    assert "reload reproduces stored scores" in result.verdict.table()
+    assert aliases(layout) == {"challenger": 1, "champion": 1, "previous": None}
+    assert read_json(layout.root / "metrics" / "gate.json")["passed"]
+    assert promote(layout).move is None, "promoting the champion again is no move"
+    folder = resolve(f"models:/{MODEL}@champion", layout)
+    assert folder == resolve(f"models:/{MODEL}/1", layout)
+    assert json.loads((folder / "bundle.json").read_text())["hash"] == registered.version.bundle_hash
+
+
+def test_scores_that_do_not_come_back_are_refused(layout: Layout, params: Params, registered: Registration) -> None:
+    better(layout, params, by=0.01)
+    with pytest.raises(InputError, match="reload reproduces stored scores: largest difference"):
+        promote(layout)
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_promotion_rollback_and_their_history(layout: Layout, params: Params) -> None:
+    promote(layout)
+    better(layout, params)
+    result = promote(layout, reason="more trees")
+    assert result.verdict is not None
+    assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
+    rollback(layout, reason="complaints")
+    assert aliases(layout) == {"challenger": 2, "champion": 1, "previous": 2}
+    moves = past(layout)
+    assert [(move.act, move.before, move.after, move.reason) for move in moves] == [
+        ("promote", None, 1, ""),
+        ("promote", 1, 2, "more trees"),
+        ("rollback", 2, 1, "complaints"),
+    ]
+    assert moves[1].gate == result.verdict.to_json()
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_a_worse_challenger_is_refused_unless_forced(layout: Layout, params: Params) -> None:
+    promote(layout)
+    better(layout, params, by=-0.5)
+    with pytest.raises(InputError, match="pAUC gain"):
+        promote(layout)
+    assert aliases(layout)["champion"] == 1
+    assert not read_json(layout.root / "metrics" / "gate.json")["passed"]
+    with pytest.raises(InputError, match="--reason"):
+        promote(layout, force=True)
+    promote(layout, force=True, reason="the old one leaks")
+    assert aliases(layout)["champion"] == 2
+    assert (past(layout)[-1].forced, past(layout)[-1].reason) == (True, "the old one leaks")
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_other_data_are_not_compared(layout: Layout, params: Params) -> None:
+    promote(layout)
+    metadata = read_metadata(layout.train_metadata, train=True)
+    layout.train_metadata.unlink()
+    metadata.assign(tbp_lv_x=0.5).to_csv(layout.train_metadata, index=False)
+    better(layout, params)
+    with pytest.raises(InputError, match="champion was judged on: other data or folds"):
+        promote(layout)
+
+
+class Cut(BaseException):
+    """Stands for a SIGKILL: nothing catches it."""
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+@pytest.mark.parametrize(
+    ("step", "champion"),
+    [("intent", 1), ("previous", 1), ("champion", 2), ("line", 2), ("end", 2)],
+)
+def test_a_move_cut_at_any_step_is_repaired(
+    layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, step: str, champion: int
+) -> None:
+    promote(layout)
+    better(layout, params)
+    with monkeypatch.context() as patch:
+        cut_after(patch, step)
+        with pytest.raises(Cut):
+            promote(layout)
+    seen = aliases(layout)["champion"]
+    assert seen == champion, "a reader sees the old champion or the new one"
+    moves = past(layout)
+    assert aliases(layout)["champion"] == champion, "repair never moves what readers see"
+    assert aliases(layout)["previous"] == (1 if champion == 2 else None)
+    assert [move.after for move in moves] == ([1, 2] if champion == 2 else [1])
+    assert past(layout) == moves, "repaired once"
+    promote(layout)
+    assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
+    assert [move.after for move in past(layout)] == [1, 2]
+
+
+def cut_after(patch: pytest.MonkeyPatch, step: str) -> None:
+    """End the process, as it were, right after a step of `carry_out`."""
+
+    def then_cut(function: Callable, when: Callable[..., bool] = lambda *_: True) -> Callable:
+        def run(*arguments: object, **options: object) -> None:
+            function(*arguments, **options)
+            if when(*arguments):
+                raise Cut
+
+        return run
+
+    if step == "intent":
+        patch.setattr(promotion, "write_json", then_cut(promotion.write_json))
+    elif step in ("previous", "champion"):
+        patch.setattr(Registry, "point", then_cut(Registry.point, lambda _, __, alias, ___: alias == step))
+    elif step == "line":
+        patch.setattr(promotion, "append", then_cut(promotion.append))
+    else:
+        patch.setattr(Path, "unlink", then_cut(Path.unlink, lambda path: path.name == ".pending.json"))
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_a_version_whose_files_are_gone_is_named(layout: Layout) -> None:
+    promote(layout)
+    shutil.rmtree(layout.root / "mlartifacts")
+    with pytest.raises(InputError, match="isic-2024 version 1 is registered, but its files are gone"):
+        resolve(f"models:/{MODEL}@champion", layout)
+
+
+def test_nothing_to_promote_or_to_go_back_to(layout: Layout, store: Path) -> None:
+    shutil.copy(store, layout.root / "mlflow.db")
+    with pytest.raises(InputError, match="no challenger: run `dvc repro`"):
+        promote(layout)
+    with pytest.raises(InputError, match="no previous champion"):
+        rollback(layout)
+    assert past(layout) == []
+
+
+def test_a_store_that_is_down_does_not_undo_the_run(
+    layout: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: Callable,
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused.getsockname()[1]}")
+    monkeypatch.chdir(layout.root)
+    outcome = stage("register")
+    assert outcome.code == 0
+    assert "not registered: the MLflow store at http://127.0.0.1" in outcome.error
+    assert read_json(layout.register_metrics)["version"] is None
+    assert (layout.bundle / "bundle.json").is_file()

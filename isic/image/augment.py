@@ -1,0 +1,161 @@
+"""Augmentation at the tile's own resolution, in uint8, each tile's random choices a function of (seed, epoch, position).
+
+albumentations 2.0.8 draws the same transforms in every epoch and worker (its issue tracker's #266 and #272, never fixed
+under the MIT licence), so its generators are replaced before every tile. Its import costs 2.4 s: `none` and `flips` do
+without.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from isic.image.rng import AUGMENT, python_stream, stream
+
+Tile = NDArray[np.uint8]
+PRESETS = ("none", "flips", "light", "medium", "heavy")
+
+#: Degrees of freedom of a square: a lesion has no up and no left.
+_ORIENTATIONS = 8
+
+
+class Augmenter:
+    """Applies a preset to single tiles; picklable, so loader processes can have their own."""
+
+    def __init__(self, preset: str, seed: int) -> None:
+        if preset not in PRESETS:
+            raise ValueError(f"augment preset {preset!r}: one of {PRESETS}")
+        self.preset = preset
+        self.seed = seed
+        self._compose: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"preset": self.preset, "seed": self.seed, "_compose": None}
+
+    def __call__(self, tile: Tile, epoch: int, position: int) -> Tile:
+        """The tile as shown at `position` of `epoch`: uint8 (h, w, 3), sides possibly swapped."""
+        if self.preset == "none":
+            return tile
+        key = (AUGMENT, self.seed, epoch, position)
+        random = stream(*key)
+        tile = orient(tile, int(random.integers(_ORIENTATIONS)))
+        if self.preset == "flips":
+            return tile
+        if self._compose is None:
+            self._compose = _compose(self.preset)
+        self._compose.set_random_state(random, python_stream(*key))
+        return self._compose(image=np.ascontiguousarray(tile))["image"]
+
+
+def orient(tile: Tile, number: int) -> Tile:
+    """One of the eight flips and quarter turns of a tile (0: as it is), as a view."""
+    if number & 4:
+        tile = tile.transpose(1, 0, 2)
+    if number & 2:
+        tile = tile[::-1]
+    return tile[:, ::-1] if number & 1 else tile
+
+
+def _compose(preset: str) -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # asks the network at import otherwise
+    import albumentations
+
+    # Loader processes share the cores already; OpenCV's own threads would fight them.
+    cv2.setNumThreads(0)
+    return albumentations.Compose(_TRANSFORMS[preset](albumentations))
+
+
+def _light(a: Any) -> list[Any]:
+    return [
+        a.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.1, p=0.5),
+        a.HueSaturationValue(hue_shift_limit=5, sat_shift_limit=10, val_shift_limit=5, p=0.3),
+        _affine(a, 0.05, 0.1, 15, p=0.5),
+    ]
+
+
+def _medium(a: Any) -> list[Any]:
+    return [
+        a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.75),
+        a.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=20, val_shift_limit=10, p=0.5),
+        a.OneOf([a.GaussianBlur(blur_limit=(3, 5)), a.GaussNoise(std_range=(0.01, 0.03))], p=0.3),
+        a.ImageCompression(quality_range=(60, 100), p=0.25),
+        _affine(a, 0.1, 0.15, 45, p=0.75),
+        _hole(a, 0.25, p=0.5),
+    ]
+
+
+def _heavy(a: Any) -> list[Any]:
+    """The SIIM-2020 winners' list (FIELD section D) plus hair; flips and the transpose are done before."""
+    blur = [
+        a.MotionBlur(blur_limit=5),
+        a.MedianBlur(blur_limit=5),
+        a.GaussianBlur(blur_limit=(3, 5)),
+        a.GaussNoise(std_range=(0.012, 0.022)),  # variance 10 to 30 of 255² in the original
+    ]
+    warp = [
+        a.OpticalDistortion(distort_limit=1.0),
+        a.GridDistortion(num_steps=5, distort_limit=1.0),
+        a.ElasticTransform(alpha=3),
+    ]
+    return [
+        a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.75),
+        a.OneOf(blur, p=0.7),
+        a.OneOf(warp, p=0.7),
+        a.CLAHE(clip_limit=4.0, p=0.7),
+        a.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=20, val_shift_limit=10, p=0.5),
+        _affine(a, 0.1, 0.1, 15, p=0.85),
+        _hair_transform(a, p=0.3),
+        _hole(a, 0.375, p=0.7),
+    ]
+
+
+_TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {"light": _light, "medium": _medium, "heavy": _heavy}
+
+
+def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
+    return a.Affine(
+        scale=(1 - zoom, 1 + zoom),
+        translate_percent=(-shift, shift),
+        rotate=(-degrees, degrees),
+        border_mode=cv2.BORDER_REFLECT_101,
+        p=p,
+    )
+
+
+def _hole(a: Any, side: float, p: float) -> Any:
+    return a.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(side, side), hole_width_range=(side, side), p=p)
+
+
+def _hair_transform(a: Any, p: float) -> Any:
+    class Hair(a.ImageOnlyTransform):  # type: ignore[misc, name-defined]
+        """Draws a few dark, curved hairs over the tile (FIELD: CQUPT)."""
+
+        def get_params(self) -> dict[str, Any]:
+            return {"curves": self.random_generator.random((int(self.random_generator.integers(1, 7)), 8))}
+
+        def apply(self, img: Tile, curves: NDArray[np.float64], **_: Any) -> Tile:
+            return draw_hair(img, curves)
+
+    return Hair(p=p)
+
+
+def draw_hair(tile: Tile, curves: NDArray[np.float64]) -> Tile:
+    """A copy of the tile with one quadratic curve per row of `curves` (k, 8) in [0, 1).
+
+    Columns: start x, y; bend x, y; end x, y (share of the side), darkness, width.
+    """
+    out = np.ascontiguousarray(tile).copy()
+    height, width = out.shape[:2]
+    t = np.linspace(0, 1, 12)[:, None]
+    for row in curves:
+        start, bend, end = row[0:2] * 1.4 - 0.2, row[2:4], row[4:6] * 1.4 - 0.2
+        points = ((1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end) * (width, height)
+        shade = (int(70 * row[6]), int(55 * row[6]), int(45 * row[6]))
+        thickness = 1 + int(row[7] * max(height, width) / 90)
+        cv2.polylines(out, [points.round().astype(np.int32)], False, shade, thickness, cv2.LINE_AA)
+    return out

@@ -1,0 +1,137 @@
+"""Where a network looked: Grad-CAM over one tile, for plain and for token networks.
+
+Gradient-weighted class activation mapping (Selvaraju et al., ICCV 2017) by the grad-cam library. A map shows which
+regions the last layer's activation would change the logit through; it is a hint for a person, not an explanation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from isic.core.errors import InputError
+from isic.data.tiles import TileStore
+from isic.image.artifact import load_model
+from isic.image.backbone import LesionNet, Spec
+from isic.image.pixels import normalise, pack, resize
+from isic.image.torchvision_ops import declare_missing_operators
+
+#: Side of the pictures written, pixels.
+SIDE = 160
+
+
+def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[str, bytes]:
+    """isic_id -> JPEG of the tile with the network's map laid over it; tiles that cannot be read are left out.
+
+    `model` is a fold's folder; give lesions of that fold, so that the network never saw them.
+    """
+    loaded = load_model(model)
+    images = {isic_id: image for isic_id in ids if (image := _read(tiles, isic_id)) is not None}
+    if not images:
+        return {}
+    canvas, sizes = pack(list(images.values()))
+    pixels = resize(canvas, sizes, loaded.spec.size, loaded.spec.interpolation)
+    heat = activation_maps(loaded.net, loaded.spec, normalise(pixels, loaded.spec.mean, loaded.spec.std))
+    return {isic_id: _overlay(image, heat[number]) for number, (isic_id, image) in enumerate(images.items())}
+
+
+def activation_maps(net: LesionNet, spec: Spec, pixels: Tensor) -> NDArray[np.float32]:
+    """Maps in [0, 1], (n, size, size), of normalised pixels (n, 3, size, size)."""
+    declare_missing_operators()
+    from pytorch_grad_cam import GradCAM
+
+    layer, reshape = target_layer(net.backbone, spec, pixels[:1])
+    # Loaded networks are frozen; the map needs gradients of the activations.
+    net.requires_grad_(True)
+    with GradCAM(_OneLogit(net), [layer], reshape_transform=reshape) as cam:
+        return np.asarray(cam(input_tensor=pixels, targets=None), dtype=np.float32)
+
+
+def target_layer(backbone: nn.Module, spec: Spec, pixels: Tensor) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
+    """The last layer that still knows places, and how its output becomes (n, channels, height, width).
+
+    Found by running the network once, because every family names its layers differently: the last module with a
+    spatial output, or for token networks the norm before the last attention.
+    Raises InputError for a network without either.
+    """
+    blocks = getattr(backbone, "blocks", None)
+    if hasattr(backbone, "patch_embed") and blocks is not None:
+        return blocks[-1].norm1, _tokens_to_map(backbone)
+    found = _spatial_modules(backbone, pixels)
+    if not found:
+        raise InputError(f"{spec.model} has no layer with a place in it: no class-activation map for it")
+    module, channels_last = found[-1]
+    return module, _channels_first if channels_last else None
+
+
+def _spatial_modules(backbone: nn.Module, pixels: Tensor) -> list[tuple[nn.Module, bool]]:
+    """Modules in order of their output that give (n, c, h, w) or (n, h, w, c) with more than one place."""
+    found: list[tuple[nn.Module, bool]] = []
+
+    def note(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            _, a, b, c = output.shape
+            # Maps are square here, so the odd one out is the channel axis.
+            if b == c > 1:
+                found.append((module, False))
+            elif a == b > 1:
+                found.append((module, True))
+
+    hooks = [module.register_forward_hook(note) for module in backbone.modules() if module is not backbone]
+    with torch.inference_mode():
+        backbone(pixels)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _tokens_to_map(backbone: nn.Module) -> Callable[[Tensor], Tensor]:
+    prefix = int(getattr(backbone, "num_prefix_tokens", 0))
+
+    def reshape(tokens: Tensor) -> Tensor:
+        places = tokens[:, prefix:]
+        side = int(places.shape[1] ** 0.5)
+        return places.transpose(1, 2).reshape(len(places), -1, side, side)
+
+    return reshape
+
+
+def _channels_first(output: Tensor) -> Tensor:
+    return output.permute(0, 3, 1, 2)
+
+
+class _OneLogit(nn.Module):
+    """The logit as the only class, in the shape the library reads."""
+
+    def __init__(self, net: LesionNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.net(pixels)[0][:, None]
+
+
+def _read(tiles: TileStore, isic_id: str) -> NDArray[np.uint8] | None:
+    try:
+        return tiles.image(isic_id)
+    except InputError:
+        return None
+
+
+def _overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> bytes:
+    """JPEG of the tile, dimmed to grey where the map is low and coloured where it is high."""
+    base = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = base.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    level = cv2.resize(heat, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    colour = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1].astype(np.float32)
+    strength = 0.6 * level[:, :, None]
+    mixed = (1 - strength) * grey + strength * colour
+    ok, data = cv2.imencode(".jpg", mixed[:, :, ::-1].astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    assert ok
+    return bytes(data)

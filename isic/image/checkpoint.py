@@ -1,0 +1,115 @@
+"""Resume state: one safetensors file with every tensor and, in its header, every number. Written atomically.
+
+It lies in `.resume/STAGE/KEY`, where KEY is a hash of all that decides the result, so that a change of any of it starts
+afresh and changing back goes on. DVC deletes outputs before a stage runs, hence a place of its own (its #9221).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from isic.core.errors import InputError
+from isic.core.io import atomic_file, sha256, sha256_json
+
+_STATE = "state.safetensors"
+#: Its contents decide a trained network's weights: a changed line must not go on from another version's state.
+_CODE = Path(__file__).parent
+
+
+@dataclass
+class Progress:
+    """Where training stands, at an optimiser step's end."""
+
+    epoch: int = 0
+    micro: int = 0  # micro-batches done of this epoch
+    step: int = 0  # optimiser steps done in all
+    chunks: int = 1  # parts a micro-batch is cut into since memory ran out
+    seconds: float = 0.0  # spent over all processes
+    epoch_sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def resume_key(recipe: Mapping[str, Any], rows: Any, tiles: Path, processes: int) -> str:
+    """Hash of all that decides the weights: recipe, rows (JSON-able), tiles, code, torch and timm, processes."""
+    return sha256_json(
+        {
+            "recipe": dict(recipe),
+            "rows": rows,
+            "tiles": sha256(tiles),
+            "code": [sha256(file) for file in sorted(_CODE.glob("*.py"))],
+            "versions": [version("torch"), version("timm")],
+            "processes": processes,
+        }
+    )[:16]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the resume folder against a second process: a killed `dvc` leaves its child running."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"another process is training this model ({folder}): wait for it, or end it and run `dvc repro` again"
+            ) from error
+        yield
+
+
+def save(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+    """Write the state; the previous one stays until the new one is complete."""
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    with atomic_file(folder / _STATE) as temporary:
+        save_file(own, temporary, metadata={"progress": json.dumps(asdict(progress))})
+
+
+def load(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
+    """The saved state, or None where there is none or it is damaged (then training starts afresh)."""
+    path = folder / _STATE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        path.unlink()
+        return None
+
+
+def discard(folder: Path) -> None:
+    """Remove the state after the result is on disk, and states of other keys' finished runs with it."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by `optimiser.PARAMETER.NAME`; rates follow from the step and are not kept."""
+    return {
+        f"optimiser.{number}.{name}": torch.as_tensor(value)
+        for number, state in optimiser.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+
+
+def unpack_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Inverse of `pack_optimiser`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, number, name = key.split(".", 2)
+            state.setdefault(int(number), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

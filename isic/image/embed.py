@@ -1,0 +1,72 @@
+"""What a trained network says about tiles: one logit and one embedding each. The same way in training and prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isic.core.errors import InputError
+from isic.data.tiles import TileStore
+from isic.image import device as machine
+from isic.image.artifact import Model, load_model
+from isic.image.augment import Augmenter
+from isic.image.loader import batches, default_workers
+from isic.image.pixels import normalise, resize
+from isic.image.sampler import Slot
+
+#: Tiles per forward pass: enough to fill a GPU.
+BATCH = 128
+
+
+class Said(NamedTuple):
+    """Logits float32 (n,) and embeddings float16 (n, width), in the order of the ids."""
+
+    logits: NDArray[np.float32]
+    embeddings: NDArray[np.float16]
+
+
+def embed(model: Path | Model, tiles: TileStore, ids: Sequence[str], workers: int | None = None) -> Said:
+    """Logits and embeddings of `ids` by one fold's network; memory does not grow with the tiles' pixels.
+
+    Always in float32 (on a GPU with TF32 products), so that scores of a bf16 training box and of an older GPU agree.
+    Raises InputError naming the id of a tile that is missing or broken, or whose score is not finite.
+    """
+    loaded = model if isinstance(model, Model) else load_model(model)
+    device = machine.pick()
+    names = np.asarray(ids, dtype=str)
+    net = loaded.net.to(device)
+    logits = np.empty(len(names), dtype=np.float32)
+    embeddings = np.empty((len(names), loaded.spec.width), dtype=np.float16)
+    loaders = default_workers(device) if workers is None else workers
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
+    stream = batches(tiles, names, Augmenter("none", 0), _slots(len(names)), loaders, device.type == "cuda", memory=0)
+    with torch.inference_mode():
+        for batch in stream:
+            pixels = resize(
+                batch.canvas.to(device, non_blocking=True), batch.sizes, loaded.spec.size, loaded.spec.interpolation
+            )
+            said, described = _flipped(net, normalise(pixels, loaded.spec.mean, loaded.spec.std), loaded.tta)
+            logits[batch.slot.rows] = said.float().cpu().numpy()
+            embeddings[batch.slot.rows] = described.half().cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise InputError(f"the image model gives no finite score for {names[~np.isfinite(logits)][0]}: retrain it")
+    return Said(logits, embeddings)
+
+
+def _flipped(net: torch.nn.Module, pixels: Tensor, tta: str) -> tuple[Tensor, Tensor]:
+    """Mean over the flips of `tta`: logits (n,), embeddings (n, width)."""
+    views = [(), (2,), (3,), (2, 3)] if tta == "flips" else [()]
+    said = [net.describe(pixels.flip(axes) if axes else pixels) for axes in views]
+    return torch.stack([one[0] for one in said]).mean(0), torch.stack([one[1] for one in said]).mean(0)
+
+
+def _slots(count: int) -> Iterator[Slot]:
+    for start in range(0, count, BATCH):
+        rows = np.arange(start, min(start + BATCH, count))
+        yield Slot(0, start // BATCH, rows, rows, len(rows), ends_step=True, ends_epoch=rows[-1] + 1 == count)

@@ -1,0 +1,113 @@
+"""Brings micro-batches of augmented tiles to the training loop, in this process or in loader processes.
+
+Batches run on across epochs, so nobody waits at an epoch's start. A loader process may die or be added: what a batch
+holds depends on its slot alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from isic.data.tiles import TileStore
+from isic.image.augment import Augmenter
+from isic.image.pixels import pack
+from isic.image.sampler import Slot
+
+#: Decoded tiles kept by a process that loads for itself.
+_MEMORY = 512 << 20
+
+
+@dataclass
+class Batch:
+    """Packed tiles of one slot: see `pixels.pack`."""
+
+    canvas: Tensor
+    sizes: Tensor
+    slot: Slot
+
+    def pin_memory(self) -> Batch:
+        """Called by DataLoader where a GPU wants page-locked memory."""
+        return Batch(self.canvas.pin_memory(), self.sizes.pin_memory(), self.slot)
+
+
+class TileReader:
+    """Decoded tiles by row number, remembered as far as memory allows; picklable."""
+
+    def __init__(self, tiles: TileStore, ids: NDArray[np.str_], memory: int) -> None:
+        self.tiles = tiles
+        self.ids = ids
+        self._room = memory
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        tile = self._kept.get(row)
+        if tile is None:
+            tile = self.tiles.image(str(self.ids[row]))
+            if tile.nbytes <= self._room:
+                self._room -= tile.nbytes
+                self._kept[row] = tile
+        return tile
+
+
+class _Batches(Dataset[Batch]):
+    """Maps a slot to its batch."""
+
+    def __init__(self, reader: TileReader, augment: Augmenter) -> None:
+        self.reader = reader
+        self.augment = augment
+
+    def __getitem__(self, slot: Slot) -> Batch:
+        pairs = zip(slot.rows.tolist(), slot.position.tolist(), strict=True)
+        canvas, sizes = pack([self.augment(self.reader[row], slot.epoch, position) for row, position in pairs])
+        return Batch(canvas, sizes, slot)
+
+
+def batches(
+    tiles: TileStore,
+    ids: NDArray[np.str_],
+    augment: Augmenter,
+    slots: Iterable[Slot],
+    workers: int,
+    pin: bool,
+    memory: int = _MEMORY,
+) -> Iterator[Batch]:
+    """One batch per slot, in order. `workers` 0 loads in this process and remembers up to `memory` bytes of tiles."""
+    if workers == 0:
+        source = _Batches(TileReader(tiles, ids, memory), augment)
+        for slot in slots:
+            batch = source[slot]
+            yield batch.pin_memory() if pin else batch
+        return
+    loader = DataLoader(
+        _Batches(TileReader(tiles, ids, memory=0), augment),
+        sampler=slots,  # type: ignore[arg-type]  (any iterable of what the dataset takes)
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4,
+        pin_memory=pin,
+        worker_init_fn=_one_thread,
+    )
+    yield from loader
+
+
+def _one_thread(_: int) -> None:
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+def default_workers(device: torch.device) -> int:
+    """Loader processes for this machine: none beside a network on the CPU, which needs the cores itself."""
+    if device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores - 1))

@@ -1,0 +1,40 @@
+"""Stage `train_image@B-F`: one backbone on all folds but F."""
+
+import argparse
+
+from isic.core.errors import run
+from isic.core.io import read_parquet
+from isic.core.params import load_params
+from isic.core.paths import Layout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", required=True, help="a key of image.backbones in params.yaml")
+    parser.add_argument("--fold", required=True, type=int, help="the fold left out")
+    wanted = parser.parse_args()
+    layout = Layout.find()
+    image = load_params(layout.params).image
+    recipe = image.recipe(wanted.backbone)
+
+    from isic.data.tiles import TileStore
+    from isic.image.train import Limits, train_fold
+    from isic.tracking import open_run
+
+    name = f"{wanted.backbone}-{wanted.fold}"
+    with open_run(f"train_image-{wanted.backbone}", recipe.model_dump(), name, wanted.fold) as tracker:
+        train_fold(
+            TileStore(layout.train_images),
+            read_parquet(layout.folds),
+            wanted.fold,
+            recipe,
+            layout.image_model(wanted.backbone, wanted.fold),
+            layout.resume("train_image", name),
+            tracker,
+            Limits(image.max_hours, image.workers, image.devices, image.cache_gb),
+            name,
+        )
+
+
+if __name__ == "__main__":
+    run(main)

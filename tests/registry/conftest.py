@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, root: Path, sample_raw: Path)
     from isic.data.tables import read_metadata
     from isic.tabular import build_features
 
-    folder = tmp_path_factory.mktemp("registry") / "checkout"
+    folder = tmp_path_factory.getbasetemp() / "registry-checkout"
+    if folder.exists():  # made for the tests of another folder that share this fixture
+        return folder
     folder.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(root / name, folder / name)
@@ -68,17 +69,16 @@ def params(layout: Layout) -> Params:
     return load_params(layout.params)
 
 
-@pytest.fixture
-def refit() -> Callable[[Layout, dict], Params]:
-    """Change parameters and fit the stacker again, as a person would between two `dvc repro`."""
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh, migrated MLflow database."""
+    from isic.tracking.store import connect
 
-    def change(layout: Layout, changes: dict) -> Params:
-        write_overlay(layout.params, changes)
-        params = load_params(layout.params)
-        fit_stacker(layout, params)
-        return params
-
-    return change
+    folder = tmp_path_factory.getbasetemp() / "store"
+    if not folder.exists():
+        folder.mkdir()
+        connect(folder)
+    return folder / "mlflow.db"
 
 
 def untrained_model(layout: Layout, params: Params, backbone: str, fold: int, seed: int) -> None:

@@ -26,16 +26,6 @@ from isic.registry.versions import Registry, resolve
 MODEL = "isic-2024"
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh, migrated MLflow database."""
-    from isic.tracking.store import connect
-
-    folder = tmp_path_factory.mktemp("store")
-    connect(folder)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def registered(layout: Layout, params: Params, store: Path) -> Registration:
     """Version 1, the challenger."""

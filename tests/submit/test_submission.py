@@ -1,0 +1,107 @@
+"""From the champion, or any bundle, to a file the competition takes, or to one clear line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.params import Params
+from isic.core.paths import Layout
+from isic.registry.bundle import Bundle, build_bundle
+from isic.submit.predict import predict
+from isic.submit.submission import check_submission, make_submission
+
+
+@pytest.fixture
+def bundle(layout: Layout, params: Params) -> Bundle:
+    return build_bundle(layout, params)
+
+
+def test_a_submission_has_the_sample_submissions_rows_in_its_order(layout: Layout, bundle: Bundle) -> None:
+    sample = pd.read_csv(layout.sample_submission)
+    shuffled = sample.sample(frac=1, random_state=1)
+    layout.sample_submission.unlink()
+    shuffled.to_csv(layout.sample_submission, index=False)
+    make_submission(layout, str(bundle.folder))
+    written = pd.read_csv(layout.submission)
+    assert written.columns.tolist() == ["isic_id", "target"]
+    assert written["isic_id"].tolist() == shuffled["isic_id"].tolist()
+    assert written["target"].between(0, 1).all()
+
+
+def test_the_same_bundle_gives_the_same_bytes(layout: Layout, bundle: Bundle) -> None:
+    make_submission(layout, str(bundle.folder))
+    first = layout.submission.read_bytes()
+    make_submission(layout, str(bundle.folder))
+    assert layout.submission.read_bytes() == first
+
+
+def test_predict_writes_what_the_submission_holds(layout: Layout, bundle: Bundle, tmp_path: Path) -> None:
+    made = make_submission(layout, str(bundle.folder)).set_index("isic_id")["target"]
+    out = tmp_path / "scores.csv"
+    predict(str(bundle.folder), layout.test_metadata, layout.test_images, out)
+    scores = pd.read_csv(out, index_col="isic_id")["target"]
+    np.testing.assert_allclose(scores, made.loc[scores.index], rtol=1e-12)
+
+
+def test_a_training_table_is_scored_without_its_answers(layout: Layout, bundle: Bundle, tmp_path: Path) -> None:
+    table = pd.read_csv(layout.train_metadata, low_memory=False)
+    one = table[table["patient_id"] == table["patient_id"].iloc[0]]
+    for name, answers in (("true", one["target"]), ("false", 1 - one["target"])):
+        one.assign(target=answers).to_csv(tmp_path / f"{name}.csv", index=False)
+        predict(str(bundle.folder), tmp_path / f"{name}.csv", layout.train_images, tmp_path / f"{name}-scores.csv")
+    assert (tmp_path / "true-scores.csv").read_bytes() == (tmp_path / "false-scores.csv").read_bytes()
+
+
+def test_a_missing_tile_leaves_no_file(layout: Layout, bundle: Bundle) -> None:
+    first = pd.read_csv(layout.sample_submission)["isic_id"].iloc[0]
+    copied = layout.test_images.with_suffix(".copy")
+    shutil.copy(layout.test_images, copied)
+    with h5py.File(copied, "a") as file:
+        del file[first]
+    copied.replace(layout.test_images)
+    with pytest.raises(InputError, match=f"{first}.*--missing-images impute"):
+        make_submission(layout, str(bundle.folder))
+    assert not layout.submission.exists()
+    make_submission(layout, str(bundle.folder), missing_images="impute")
+    assert layout.submission.exists()
+
+
+def test_no_champion_is_one_clear_line(layout: Layout, store: Path) -> None:
+    shutil.copy(store, layout.root / "mlflow.db")
+    with pytest.raises(InputError, match="champion yet: run `make promote`"):
+        make_submission(layout)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": [0.1, np.nan, 0.2]}, "B has score nan"),
+        ({"target": [0.1, np.inf, 0.2]}, "B has score inf"),
+        ({"target": [0.1, 1.5, 0.2]}, "B has score 1.5"),
+        ({"isic_id": ["A", "A", "C"]}, "A occurs twice"),
+        ({"isic_id": ["B", "A", "C"]}, "in its order"),
+        ({"score": [0.1, 0.2, 0.3]}, "columns"),
+    ],
+)
+def test_what_is_not_submittable_is_named(change: dict, message: str) -> None:
+    good = pd.DataFrame({"isic_id": ["A", "B", "C"], "target": [0.0, 0.5, 1.0]})
+    check_submission(good, good["isic_id"])
+    with pytest.raises(InputError, match=message):
+        check_submission(good.assign(**change), good["isic_id"])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"isic_id,age_approx\n"])
+def test_metadata_that_cannot_be_read(content: bytes | None, tmp_path: Path, bundle: Bundle) -> None:
+    metadata, out = tmp_path / "rows.csv", tmp_path / "scores.csv"
+    if content is not None:
+        metadata.write_bytes(content)
+    with pytest.raises(InputError, match=r"rows\.csv"):
+        predict(str(bundle.folder), metadata, None, out)
+    assert not out.exists()

@@ -1,0 +1,109 @@
+"""What families of features are worth: a plain LightGBM on the same patient-grouped folds, rows and seeds each time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightgbm
+import numpy as np
+import pandas as pd
+from isic.core.metric import auc, paired_difference, pauc, pauc_interval
+from isic.core.schema import CATEGORICAL, PATIENT, TARGET
+from isic.tabular import feature_families
+
+#: The published ladder to stand beside (junaidaliop/isic2024-tbp, real rows): pAUC out of fold.
+PUBLISHED = {"stopped at tree 1": 0.0994, "raw": 0.1183, "patient-relative": 0.1442, "patient and site": 0.1689}
+
+LESION = ("age", "border", "colour", "composite", "location", "shape", "size", "texture")
+#: Benign rows per malignant one in training, as the published solutions undersample.
+NEGATIVES = 50
+ROUNDS = 150
+
+
+def columns(families: Sequence[str]) -> list[str]:
+    """Feature columns of the families, categories as codes included."""
+    known = feature_families()
+    return [feature.name for name in families for feature in known[name].features]
+
+
+def as_matrix(features: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """float32 (n, len(names)); a category is its code over the whole table (NaN for missing)."""
+    matrix = np.empty((len(features), len(names)), dtype=np.float32)
+    for place, name in enumerate(names):
+        if name in CATEGORICAL:
+            codes = pd.Categorical(features[name]).codes
+            matrix[:, place] = np.where(codes < 0, np.nan, codes)
+        else:
+            matrix[:, place] = features[name].to_numpy()
+    return matrix
+
+
+def out_of_fold(
+    features: pd.DataFrame, folds: pd.DataFrame, families: Sequence[str], seeds: int, negatives: int | None = NEGATIVES
+) -> np.ndarray:
+    """Mean over `seeds` of each row's score by the model that did not see its fold, as log-odds float64 (n,)."""
+    names = columns(families)
+    matrix = as_matrix(features, names)
+    target, fold = folds[TARGET].to_numpy(), folds["fold"].to_numpy()
+    total = np.zeros(len(folds))
+    for seed in range(seeds):
+        for number in np.unique(fold):
+            rows = _training_rows(target, fold != number, negatives, [seed, int(number)])
+            model = lightgbm.train(_parameters(seed), _dataset(matrix[rows], target[rows], names), ROUNDS)
+            held_out = fold == number
+            total[held_out] += np.asarray(model.predict(matrix[held_out], raw_score=True)) / seeds
+    return total
+
+
+def step(name: str, folds: pd.DataFrame, score: np.ndarray, before: np.ndarray | None, replicates: int) -> dict[str, object]:
+    """One rung: pAUC with interval, AUC, and the paired difference to the rung before on the same patients."""
+    target, patient = folds[TARGET], folds[PATIENT]
+    found: dict[str, object] = {
+        "step": name,
+        "pauc": [round(value, 4) for value in pauc_interval(target, score, patient, replicates)],
+        "pauc_fold_mean": round(float(np.mean([_fold_pauc(part, score) for _, part in _parts(folds)])), 4),
+        "auc": round(auc(target, score), 4),
+    }
+    if before is not None:
+        found["gain"] = [round(value, 4) for value in paired_difference(target, score, before, patient, replicates)]
+    return found
+
+
+def _parts(folds: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:
+    return list(folds.reset_index(drop=True).groupby("fold"))
+
+
+def _fold_pauc(part: pd.DataFrame, score: np.ndarray) -> float:
+    return pauc(part[TARGET], score[part.index.to_numpy()])
+
+
+def _training_rows(target: np.ndarray, allowed: np.ndarray, negatives: int | None, seed: list[int]) -> np.ndarray:
+    malignant, benign = np.flatnonzero(allowed & (target == 1)), np.flatnonzero(allowed & (target == 0))
+    if negatives and len(benign) > negatives * len(malignant):
+        benign = np.random.default_rng(seed).choice(benign, negatives * len(malignant), replace=False)
+    return np.sort(np.concatenate([malignant, benign]))
+
+
+def _dataset(matrix: np.ndarray, target: np.ndarray, names: list[str]) -> lightgbm.Dataset:
+    categories = [name for name in names if name in CATEGORICAL]
+    return lightgbm.Dataset(matrix, target, feature_name=names, categorical_feature=categories, free_raw_data=True)
+
+
+def _parameters(seed: int) -> dict[str, object]:
+    return {
+        "objective": "binary",
+        "learning_rate": 0.05,
+        "num_leaves": 15,
+        "min_data_in_leaf": 20,
+        "feature_fraction": 0.3,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 1.0,
+        "max_bin": 63,
+        "cat_smooth": 20,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 2,
+        "verbosity": -1,
+    }

@@ -231,6 +231,11 @@ class Gate(Section):
     seed: int
     min_gain: float  # of pAUC
     min_gain_low: float  # low end of its 95 % interval over patients
+    max_slice_loss: Annotated[float, Field(ge=0)]  # of pAUC in any slice that is judged
+    min_slice_positives: Annotated[int, Field(ge=1)]  # malignant lesions that make a slice judged
+    max_log_loss_rise: Annotated[float, Field(ge=0)]  # as a share
+    max_growth: Annotated[float, Field(gt=0)]  # bundle size, times
+    max_slowdown: Annotated[float, Field(gt=0)]  # seconds a lesion, times
     reload_rows: Annotated[int, Field(ge=1)]  # scored again in a fresh process
     reload_tolerance: Annotated[float, Field(gt=0)]
 

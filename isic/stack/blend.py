@@ -1,8 +1,8 @@
 """Joining libraries: each library's log-odds become a rank among the fold's held-out rows, ranks are averaged.
 
 The ranks' reference is stored with the chain, so that a lesion's score does not depend on which others are scored with
-it. With `weights`, chain F uses weights found on the other folds' out-of-fold scores, never on fold F's own, and what the
-same search reaches when it may look at every fold says how much such weights flatter.
+it. With `weights`, chain F uses weights found on the other folds' out-of-fold scores, never on fold F's own, and what
+the same search reaches when it may look at every fold says how much such weights flatter.
 """
 
 from __future__ import annotations

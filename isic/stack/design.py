@@ -44,6 +44,13 @@ class Design:
         levels = {column: tuple(sorted(str(level) for level in features[column].dropna().unique())) for column in texts}
         return cls(numeric, levels)
 
+    def without(self, features: set[str]) -> Design:
+        """The design that never reads these features."""
+        return Design(
+            tuple(column for column in self.numeric if column not in features),
+            {column: levels for column, levels in self.levels.items() if column not in features},
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         """Column names in order, plain ASCII words because LightGBM refuses punctuation in feature names."""

@@ -17,7 +17,7 @@ from isic.stack.blend import Blend, find_weights, make_reference, rank
 from isic.stack.evidence import Embeddings
 from isic.stack.members import library, log_odds, workers
 from isic.stack.model import Chain, Stack, probabilities
-from isic.stack.problem import Problem, prepare
+from isic.stack.problem import Problem, prepare, without
 
 Floats = NDArray[np.float64]
 #: Mean log-odds of each library's members for every row, out of fold.
@@ -38,13 +38,14 @@ def fit_stack(
     patient_id, target, fold of the same lesions in any order. The same input gives the same bytes.
     Raises InputError when the frames do not hold the same lesions, or a logit is missing.
     """
-    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin, embeddings, settings.drop)
+    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin, embeddings)
     return fit_problem(problem, settings)
 
 
-def fit_problem(problem: Problem, settings: Settings) -> Stack:
-    """`fit_stack` on prepared inputs."""
-    members = _train_all(problem, settings)
+def fit_problem(problem: Problem, settings: Settings, first_seed: int = 0) -> Stack:
+    """`fit_stack` on prepared inputs, of which `settings.drop` is left out; members have seeds from `first_seed` on."""
+    problem = without(problem, settings.drop)
+    members = _train_all(problem, settings, first_seed)
     held_out = {number: np.flatnonzero(problem.fold == number) for number in problem.images}
     margins = _held_out_margins(problem, members, held_out)
     blends, optimism = _blends(problem, margins, held_out, settings)
@@ -82,12 +83,15 @@ def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _train_all(problem: Problem, settings: Settings) -> dict[int, dict[str, list[Any]]]:
+def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[int, dict[str, list[Any]]]:
     """{fold: {library: its models}}, all models side by side."""
     if "lightgbm" in settings.members:
-        _ = problem.pool.bins  # once, before threads ask for it
+        _ = problem.pool.whole  # once, before threads ask for it
     tasks = [
-        (number, name, seed) for number in problem.images for name in settings.members for seed in range(settings.seeds)
+        (number, name, seed)
+        for number in problem.images
+        for name in settings.members
+        for seed in range(first_seed, first_seed + settings.seeds)
     ]
 
     def one(task: tuple[int, str, int]) -> Any:
@@ -99,7 +103,10 @@ def _train_all(problem: Problem, settings: Settings) -> dict[int, dict[str, list
     with ThreadPoolExecutor(workers()) as pool:
         trained = dict(zip(tasks, pool.map(one, tasks), strict=True))
     return {
-        number: {name: [trained[number, name, seed] for seed in range(settings.seeds)] for name in settings.members}
+        number: {
+            name: [trained[number, name, seed] for seed in range(first_seed, first_seed + settings.seeds)]
+            for name in settings.members
+        }
         for number in problem.images
     }
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.core.folds import read_folds
-from isic.core.io import read_parquet
+from isic.core.io import read_parquet, sha256, sha256_json
 from isic.core.paths import Layout
 from isic.core.schema import ID
 from isic.stack.problem import align
@@ -36,6 +36,12 @@ def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], 
     logits = {backbone: _logits(layout, table, backbone) for backbone in backbones}
     vectors = {backbone: _embeddings(layout, table, backbone) for backbone in backbones} if embeddings else {}
     return Inputs(features, logits, table, vectors)
+
+
+def fingerprint(layout: Layout, folds: Sequence[int], backbones: Sequence[str]) -> str:
+    """Hash of everything `read_inputs` reads."""
+    paths = [layout.folds, layout.features, *(layout.embedding(name, fold) for name in backbones for fold in folds)]
+    return sha256_json([sha256(path) for path in paths])
 
 
 def _logits(layout: Layout, table: pd.DataFrame, backbone: str) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,6 @@ def prepare(
     evidence: Evidence,
     max_bin: int,
     embeddings: Embeddings | None = None,
-    drop: tuple[str, ...] = (),
 ) -> Problem:
     """Line up the inputs of `fit_stack` and compute every column once.
 
@@ -74,7 +73,7 @@ def prepare(
     check_images(logits, vectors, tuple(logits), len(features), evidence.embeddings != "none")
     _complete(logits)
     target, fold = folds[TARGET].to_numpy(np.int64), folds["fold"].to_numpy(np.int64)
-    design = Design.fit(features.drop(columns=dropped_columns(features, drop)))
+    design = Design.fit(features)
     base = design.columns(features)
     images = _fit_images(logits, vectors, fold, evidence, base)
     clean, noisy = ({}, {}) if not logits else _spread(images, logits, vectors, fold, folds[PATIENT])
@@ -110,14 +109,21 @@ def sample_rows(
     return np.sort(np.concatenate([ill, healthy]))
 
 
-def dropped_columns(features: pd.DataFrame, drop: tuple[str, ...]) -> list[str]:
-    """Columns of `features` that belong to the families `drop`; InputError names a family that does not exist."""
-    known = feature_families()
-    unknown = [name for name in drop if name not in known]
+def without(problem: Problem, drop: tuple[str, ...]) -> Problem:
+    """The problem without the columns of the families `drop`. InputError names a family that does not exist."""
+    unknown = [name for name in drop if name not in feature_families()]
     if unknown:
-        raise InputError(f"unknown feature family `{unknown[0]}` in stack.drop: choose from {', '.join(known)}")
-    gone = {feature.name for name in drop for feature in known[name].features}
-    return [column for column in features.columns if column in gone]
+        known = ", ".join(feature_families())
+        raise InputError(f"unknown feature family `{unknown[0]}` in stack.drop: choose from {known}")
+    families = {name: family for name, family in problem.families.items() if family not in drop}
+    if len(families) == len(problem.families):
+        return problem
+    if not families:
+        raise InputError("stack.drop leaves the stacker without any column: drop fewer families")
+    gone = {source for name, source in problem.design.sources().items() if name not in families}
+    pool = Pool({name: problem.pool.columns[name] for name in families}, problem.target, problem.pool.max_bin)
+    columns = {name: problem.columns[name] for name in families}
+    return replace(problem, design=problem.design.without(gone), columns=columns, pool=pool, families=families)
 
 
 def _families(design: Design, columns: Columns) -> dict[str, str]:

@@ -44,6 +44,13 @@ class Pool:
         groups = self.groups or [list(self.columns)]
         return [bin_columns({name: self.columns[name] for name in group}, self) for group in groups]
 
+    @cached_property
+    def whole(self) -> lightgbm.Dataset:
+        """The binned table of all columns."""
+        from isic.stack.members.light import compose
+
+        return compose(self.bins)
+
 
 class Library(Protocol):
     """One gradient-boosting library. Equal arguments give equal models on any number of cores."""

@@ -70,7 +70,7 @@ class LightGBM:
         self, pool: Pool, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int
     ) -> lgb.Booster:
         # Through its text: what scores now is exactly what a reload scores.
-        return lgb.Booster(model_str=grow(compose(pool.bins), index, params, rounds, seed).model_to_string())
+        return lgb.Booster(model_str=grow(pool.whole, index, params, rounds, seed).model_to_string())
 
     def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.predict(matrix, raw_score=True, num_threads=1))

@@ -1,0 +1,154 @@
+"""What `make tune` varies, and how one candidate is scored: a member per fold and seed, prunable after each.
+
+The table is binned once per feature family; a candidate composes the families it keeps. Members are trained in the
+same order and on the same sampled rows for every candidate, so that candidates can be compared pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isic.core.metric import pauc
+from isic.core.params import Stack as Settings
+from isic.stack.design import rows
+from isic.stack.members import workers
+from isic.stack.members.base import CHUNK
+from isic.stack.members.light import compose, grow
+from isic.stack.problem import IMAGE_FAMILY, Problem
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+#: LightGBM's numbers: name, lowest, highest, whether steps are multiplicative. Around the public sets (greysky, the 2nd
+#: place, junaid), which agree on small slow trees and much column sampling.
+_NUMBERS: tuple[tuple[str, float, float, bool], ...] = (
+    ("learning_rate", 0.01, 0.15, True),
+    ("feature_fraction", 0.1, 1.0, False),
+    ("feature_fraction_bynode", 0.3, 1.0, False),
+    ("bagging_fraction", 0.4, 1.0, False),
+    ("lambda_l1", 1e-3, 10.0, True),
+    ("lambda_l2", 1e-3, 30.0, True),
+    ("scale_pos_weight", 1.0, 6.0, True),
+)
+_WHOLE: tuple[tuple[str, int, int, bool], ...] = (
+    ("num_leaves", 4, 64, True),
+    ("max_depth", 3, 8, False),
+    ("min_data_in_leaf", 5, 150, True),
+    ("rounds", 50, 600, True),
+    ("negatives", 5, 200, True),
+)
+_SWITCH = "use_"
+
+
+def switchable(problem: Problem) -> tuple[str, ...]:
+    """Feature families a search may leave out."""
+    return tuple(dict.fromkeys(name for name in problem.families.values() if name not in (IMAGE_FAMILY, "other")))
+
+
+def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Settings:
+    """The candidate of a trial: `current` with the searched values, rounded as params.yaml will hold them."""
+    now = as_trial(current, families)
+    found: dict[str, Any] = {}
+    # Ranges stretch to hold the current values, which the first trial has.
+    for name, low, high, log in _NUMBERS:
+        found[name] = _short(trial.suggest_float(name, min(low, now[name]), max(high, now[name]), log=log))
+    for name, lowest, highest, log in _WHOLE:
+        found[name] = trial.suggest_int(name, min(lowest, now[name]), max(highest, now[name]), log=log)
+    top = {name: found.pop(name) for name in ("rounds", "negatives")}
+    found["num_leaves"] = min(found["num_leaves"], 2 ** found["max_depth"])
+    kept = {name: trial.suggest_categorical(f"{_SWITCH}{name}", [True, False]) for name in families}
+    changes = {
+        **top,
+        "drop": tuple(name for name, keep in kept.items() if not keep) if any(kept.values()) else current.drop,
+        "params": current.params.model_dump() | found,
+    }
+    return Settings.model_validate(current.model_dump() | changes)
+
+
+def as_trial(settings: Settings, families: tuple[str, ...]) -> dict[str, Any]:
+    """The values of `settings` as a trial would hold them."""
+    values = {**settings.params.model_dump(), "rounds": settings.rounds, "negatives": settings.negatives}
+    switches = {f"{_SWITCH}{name}": name not in settings.drop for name in families}
+    return {name: values[name] for name, *_ in (*_NUMBERS, *_WHOLE)} | switches
+
+
+def changes(new: Settings, old: Settings) -> dict[str, Any]:
+    """Values of the stack section in which `new` differs from `old`, nested as in params.yaml."""
+    own, other = new.model_dump(mode="json"), old.model_dump(mode="json")
+    flat = {name: own[name] for name in ("rounds", "negatives", "drop") if own[name] != other[name]}
+    inner = {name: value for name, value in own["params"].items() if value != other["params"][name]}
+    return flat | ({"params": inner} if inner else {})
+
+
+class Bench:
+    """Scores candidates on one prepared problem whose pool was binned by family."""
+
+    def __init__(self, problem: Problem, seeds: int) -> None:
+        self.problem, self.seeds = problem, seeds
+        self.folds = sorted(problem.images)
+        self._runs = [
+            (family, list(names)) for family, names in groupby(problem.columns, key=lambda name: problem.families[name])
+        ]
+        problem.pool.groups = [names for _, names in self._runs]
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """(seed, fold) of every member, in the order in which all candidates train them."""
+        return [(seed, fold) for seed in range(self.seeds) for fold in self.folds]
+
+    def members(self, settings: Settings) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Yield (fold, held-out margins) for every step in order; leaving early cancels what has not begun."""
+        kept = [place for place, (family, _) in enumerate(self._runs) if family not in settings.drop]
+        names = [name for place in kept for name in self._runs[place][1]]
+        whole = compose([self.problem.pool.bins[place] for place in kept])
+        chosen = settings.library("lightgbm")
+
+        def member(seed: int, fold: int) -> NDArray[np.float64]:
+            index = self.problem.training_rows(fold, settings.negatives, seed)
+            booster = grow(whole, index, chosen["params"], chosen["rounds"], seed)
+            held_out = np.flatnonzero(self.problem.fold == fold)
+            parts = [held_out[start : start + CHUNK] for start in range(0, len(held_out), CHUNK)]
+            matrices = (rows(self.problem.columns, part, names) for part in parts)
+            return np.concatenate([booster.predict(matrix, raw_score=True, num_threads=1) for matrix in matrices])
+
+        with ThreadPoolExecutor(workers()) as pool:
+            running: list[Future[NDArray[np.float64]]] = [pool.submit(member, *step) for step in self.steps]
+            try:
+                for (_, fold), future in zip(self.steps, running, strict=True):
+                    yield fold, future.result()
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def score(self, settings: Settings, trial: Trial | None = None) -> float:
+        """Pooled out-of-fold pAUC, averaged over seeds. With `trial`, each member's fold pAUC is reported to it and
+        optuna.TrialPruned raised when the trial should stop.
+        """
+        target = self.problem.target
+        pooled, margins = [], np.empty(len(target))
+        for step, (fold, values) in enumerate(self.members(settings)):
+            mine = self.problem.fold == fold
+            margins[mine] = values + self.problem.offset(fold, settings.negatives, settings.params.scale_pos_weight)
+            if trial is not None:
+                _report(trial, step, pauc(target[mine], values))
+            if fold == self.folds[-1]:
+                pooled.append(pauc(target, margins))
+        return float(np.mean(pooled))
+
+
+def _report(trial: Trial, step: int, value: float) -> None:
+    from optuna import TrialPruned
+
+    trial.report(value, step)
+    if trial.should_prune():
+        raise TrialPruned
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")

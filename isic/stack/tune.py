@@ -1,0 +1,160 @@
+"""`make tune`: search the stacker's parameters, and change params.yaml only if the gain is real.
+
+The search maximises pooled out-of-fold pAUC averaged over seeds. The winner of many trials is partly luck, so it is
+fitted again as the stage would, on seeds no trial saw, and compared with the current values by a paired bootstrap over
+patients. The folds are the searched ones all the same: the report says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from isic.core.metric import Interval, paired_difference
+from isic.core.params import Stack as Settings
+from isic.core.schema import PATIENT
+from isic.core.tracker import Tracker
+from isic.stack.fit import fit_problem
+from isic.stack.problem import Problem
+from isic.stack.search import Bench, as_trial, changes, suggest, switchable
+from isic.stack.study import DONE, join, locked
+
+#: First seed of the comparison: none that a trial used.
+FRESH = 1000
+OpenChild = Callable[[int], AbstractContextManager[Tracker]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a search came to: the change to the stack section ({} for none), and one line that says why."""
+
+    change: dict[str, Any]
+    line: str
+    difference: Interval | None = None
+
+
+class Progress:
+    """One line per trial: best, pace, time left."""
+
+    def __init__(self, trials: int, say: Callable[[str], None]) -> None:
+        self._trials, self._say, self._start, self._own = trials, say, time.monotonic(), 0
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._own += 1
+        done = study.get_trials(deepcopy=False, states=DONE)
+        pruned = sum(each.state == TrialState.PRUNED for each in done)
+        pace = self._own / (time.monotonic() - self._start) * 60
+        left = max(0, self._trials - len(done)) / pace
+        best = (
+            f"best {study.best_value:.4f} (trial {study.best_trial.number})" if len(done) > pruned else "no score yet"
+        )
+        said = "pruned" if trial.state == TrialState.PRUNED else f"{trial.value:.4f}"
+        self._say(
+            f"{len(done)}/{self._trials} trials · trial {trial.number}: {said} · {best} · {pruned} pruned · "
+            f"{pace:.1f} trials/min · {left:.0f} min left"
+        )
+
+
+def tune(
+    problem: Problem,
+    current: Settings,
+    name: str,
+    folder: Path,
+    trials: int,
+    open_child: OpenChild | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    seeds: int = 2,
+) -> Verdict | None:
+    """Fill the study `name` up to `trials` trials and judge its best; None when another process is judging.
+
+    `problem` must have been prepared with every family (`drop` empty). `open_child(number)` opens a run for a trial
+    that improved. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
+    """
+    families = switchable(problem)
+    bench = Bench(problem, seeds)
+    progress = Progress(trials, say)
+    with join(name, folder, as_trial(current, families)) as worker:
+        study = worker.study
+
+        def after(trial: FrozenTrial) -> None:
+            progress(study, trial)
+            if (
+                open_child is not None
+                and trial.state == TrialState.COMPLETE
+                and study.best_trial.number == trial.number
+            ):
+                with open_child(trial.number) as tracker:
+                    tracker.params(trial.params)
+                    tracker.metrics({"trial_pauc": float(trial.value or 0.0)})
+
+        worker.run(lambda trial: bench.score(suggest(trial, current, families), trial), trials, after)
+        with locked(folder / f"{name}.judge.lock", wait=False) as mine:
+            return judge(problem, current, study.best_trial.number, study.best_params, families) if mine else None
+
+
+def judge(
+    problem: Problem, current: Settings, number: int, values: dict[str, Any], families: tuple[str, ...]
+) -> Verdict:
+    """Compare trial `number`, which had these values, with the current ones on fresh seeds."""
+    new = suggest(optuna.trial.FixedTrial(values), current, families)
+    change = changes(new, current)
+    if not change:
+        return Verdict({}, "the current values are the best ones found: params.yaml stays as it is")
+    folds = problem.folds
+    scores = [fit_oof(problem, settings)["score"].to_numpy() for settings in (new, current)]
+    gain = paired_difference(problem.target, scores[0], scores[1], folds[PATIENT], 1000)
+    told = (
+        f"{gain.value:+.4f} pAUC (95 % {gain.low:+.4f} to {gain.high:+.4f}, paired by patient, fresh seeds, same folds)"
+    )
+    if gain.low <= 0:
+        return Verdict({}, f"trial {number} differs by {told}: no real gain, params.yaml stays as it is", gain)
+    return Verdict(change, f"trial {number} gains {told}", gain)
+
+
+def fit_oof(problem: Problem, settings: Settings) -> pd.DataFrame:
+    """Out-of-fold scores as the stage would make them, from seeds that no trial saw."""
+    return fit_problem(problem, settings, first_seed=FRESH).oof
+
+
+def table(study_name: str, folder: Path) -> pd.DataFrame:
+    """Every trial of a study: number, state, value, values searched, seconds taken."""
+    from isic.stack.study import open_storage
+
+    study = optuna.load_study(study_name=study_name, storage=open_storage(folder))
+    frame = study.trials_dataframe(attrs=("number", "state", "value", "params", "duration", "user_attrs"))
+    seconds = frame.pop("duration").dt.total_seconds()
+    return frame.assign(seconds=np.round(seconds, 2))
+
+
+def figures(study_name: str, folder: Path) -> dict[str, Any]:
+    """History, importance and slice plots of a study as matplotlib figures; fewer when trials are too few."""
+    import warnings
+
+    from optuna.visualization import matplotlib as plots
+
+    from isic.stack.study import open_storage
+
+    study = optuna.load_study(study_name=study_name, storage=open_storage(folder))
+    made: dict[str, Any] = {}
+    for name, draw in (
+        ("history", plots.plot_optimization_history),
+        ("importance", plots.plot_param_importances),
+        ("slice", plots.plot_slice),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                axes = draw(study)
+            except (ValueError, RuntimeError):
+                continue  # importance needs more than one finished trial, and trials that differ
+        made[name] = np.ravel(axes)[0].figure
+    return made

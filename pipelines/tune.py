@@ -1,0 +1,47 @@
+"""`make tune`: search the stacker's parameters; any number of processes may run this at once on one study."""
+
+import argparse
+
+from isic.core.errors import run
+from isic.core.io import sha256_json, write_csv
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.core.presets import write_overlay
+from isic.stack.inputs import fingerprint, read_inputs
+from isic.stack.problem import prepare
+from isic.stack.tune import figures, table, tune
+from isic.tracking import open_run, parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--trials", type=int, default=100, help="finished trials the study shall hold, of all processes"
+    )
+    trials = parser.parse_args().trials
+    layout = Layout.find()
+    params = load_params(layout.params)
+    current, backbones = params.stack, tuple(params.image.backbones)
+    inputs = read_inputs(layout, params.folds, backbones, current.evidence.embeddings != "none")
+    problem = prepare(*inputs[:3], current.evidence, current.params.max_bin, inputs.embeddings)
+    # Trials on other inputs or from other current values are not comparable, so they are another study.
+    config = {"stack": current.model_dump(mode="json"), "inputs": fingerprint(layout, params.folds, backbones)}
+    name, folder = f"stack-{sha256_json(config)[:8]}", layout.root / "optuna"
+    print(f"study {name}: up to {trials} trials; Ctrl-C keeps what is done, the same command goes on", flush=True)
+    try:
+        verdict = tune(
+            problem, current, name, folder, trials, lambda n: open_run("tune", config, f"trial{n}", fold=n), print
+        )
+    finally:
+        write_csv(folder / f"{name}.csv", table(name, folder))
+        with parent("tune", config) as tracker:
+            tracker.artifact(folder / f"{name}.csv")
+            for plot, figure in figures(name, folder).items():
+                tracker.figure(figure, f"{plot}.png")
+    if verdict is not None:
+        print(verdict.line)
+        print(write_overlay(layout.params, {"stack": verdict.change}) if verdict.change else "", end="")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,183 @@
+"""`make tune` as its users meet it: a search to leave and join, and a params.yaml that changes only for a real gain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+
+from isic.core.tracker import NullTracker
+from isic.stack.fit import fit_stack
+from isic.stack.problem import Problem, prepare
+from isic.stack.search import Bench, as_trial, changes, suggest, switchable
+from isic.stack.study import DONE, open_storage
+from isic.stack.tune import figures, judge, table, tune
+from tests.conftest import ROOT
+from tests.stack.population import Population, make, settings
+
+#: Names of real features, so that columns have families to switch.
+NAMES = (
+    "tbp_lv_A",
+    "tbp_lv_B",
+    "tbp_lv_H",
+    "age_approx",
+    "color_uniformity",
+    "hue_contrast",
+    "lesion_size_ratio",
+    "border_complexity",
+)
+
+
+@pytest.fixture(scope="module")
+def people() -> Population:
+    plain = make()
+    names = {f"measure_{number}": name for number, name in enumerate(NAMES)}
+    return plain._replace(features=plain.features.rename(columns=names))
+
+
+@pytest.fixture
+def problem(people: Population) -> Problem:
+    return prepare(*people, settings().evidence, settings().params.max_bin)
+
+
+def finished(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=name, storage=open_storage(folder)).get_trials(states=DONE)
+
+
+def test_a_candidate_scores_what_the_stage_would(people: Population, problem: Problem) -> None:
+    family = switchable(problem)[0]
+    chosen = settings(seeds=1, drop=(family,))
+    dropped = fit_stack(*people, chosen)
+    assert Bench(problem, seeds=1).score(chosen) == pytest.approx(dropped.metrics["pauc"], abs=1e-9)
+    gone = [feature for feature in NAMES if problem.families[feature] == family]
+    assert gone
+    assert not set(gone) & set(dropped.names)
+
+
+def test_current_values_survive_the_way_through_a_trial(problem: Problem) -> None:
+    families, current = switchable(problem), settings()
+    trial = optuna.trial.FixedTrial(as_trial(current, families))
+    assert changes(suggest(trial, current, families), current) == {}
+
+
+def test_search_starts_from_current_values_resumes_and_tells(problem: Problem, tmp_path: Path) -> None:
+    told: list[str] = []
+    children: list[tuple[int, dict[str, Any]]] = []
+
+    class Notes(NullTracker):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def metrics(self, values: Any, step: int | None = None) -> None:
+            children.append((self.number, dict(values)))
+
+    @contextmanager
+    def child(number: int) -> Iterator[Notes]:
+        yield Notes(number)
+
+    for trials in (3, 6):
+        verdict = tune(problem, settings(), "study", tmp_path, trials, seeds=2, open_child=child, say=told.append)
+    assert verdict is not None
+    done = finished(tmp_path, "study")
+    assert len(done) == len(told) == 6
+    assert done[0].params == pytest.approx(as_trial(settings(), switchable(problem)))
+    assert "trials/min" in told[0]
+    best = [values["trial_pauc"] for _, values in children]
+    assert best == sorted(best)
+    assert best[-1] == max(trial.value or 0 for trial in done)
+    frame = table("study", tmp_path)
+    assert len(frame) == 6
+    assert {"number", "value", "params_learning_rate", "seconds"} <= set(frame.columns)
+    assert set(figures("study", tmp_path)) >= {"history", "slice"}
+
+
+def test_hopeless_candidates_are_pruned(problem: Problem, tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.WilcoxonPruner(n_startup_steps=2))
+    bench = Bench(problem, seeds=2)
+    study.optimize(lambda trial: bench.score(settings(), trial), n_trials=1)
+    weak = settings(rounds=1, negatives=1)
+    study.optimize(lambda trial: bench.score(weak, trial), n_trials=1)
+    assert study.trials[1].state == TrialState.PRUNED
+    assert len(study.trials[1].intermediate_values) < len(bench.steps)
+
+
+def test_interrupting_keeps_finished_trials_and_queues_the_running_one(problem: Problem, tmp_path: Path) -> None:
+    def interrupt(line: str) -> None:
+        if line.startswith("2/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(problem, settings(), "study", tmp_path, 5, seeds=1, say=interrupt)
+    assert len(finished(tmp_path, "study")) == 2
+    tune(problem, settings(), "study", tmp_path, 4, seeds=1)
+    assert len(finished(tmp_path, "study")) == 4
+
+
+def test_no_gain_changes_nothing_and_a_real_gain_is_named(problem: Problem, tmp_path: Path) -> None:
+    families = switchable(problem)
+    good, bad = settings(), settings(rounds=1, negatives=1, seeds=1)
+
+    better = judge(problem, bad, 3, as_trial(good, families), families)
+    assert better.difference is not None
+    assert better.difference.low > 0
+    assert better.change == {"rounds": good.rounds, "negatives": good.negatives}
+    worse = judge(problem, good, 4, as_trial(bad, families), families)
+    assert worse.difference is not None
+    assert worse.difference.high < 0
+    assert worse.change == {}
+    assert "stays as it is" in worse.line
+    assert judge(problem, good, 5, as_trial(good, families), families).difference is None
+
+
+def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_path: Path) -> None:
+    total = 8
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.stack.worker", str(tmp_path), str(total)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+
+    victim, *others = [start() for _ in range(3)]
+    assert victim.stdout is not None
+    for line in victim.stdout:
+        if "trials ·" in line:  # it has finished one trial and is in the next
+            break
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    said = [process.communicate(timeout=120)[0] for process in others]
+    assert all(process.returncode == 0 for process in others), said
+    # A later join finds the orphan, if the victim died inside a trial, and the study ends complete.
+    survivor = start()
+    survivor.communicate(timeout=120)
+    trials = optuna.load_study(study_name="shared", storage=open_storage(tmp_path)).trials
+    states = Counter(trial.state for trial in trials)
+    assert total <= states[TrialState.COMPLETE] + states[TrialState.PRUNED] <= total + 1
+    assert states[TrialState.RUNNING] == 0
+    assert states[TrialState.FAIL] <= 1
+    ran = [tuple(sorted(trial.params.items())) for trial in trials if trial.state in DONE]
+    assert len(set(ran)) == len(ran)
+
+
+def test_params_file_keeps_its_comments(tmp_path: Path) -> None:
+    from isic.core.presets import write_overlay
+
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    diff = write_overlay(path, {"stack": {"rounds": 77, "drop": ["age"], "params": {"num_leaves": 7}}})
+    assert "-    num_leaves: 12" in diff
+    assert "+    num_leaves: 7" in diff
+    before, after = ((file.read_text(encoding="utf-8")) for file in (ROOT / "params.yaml", path))
+    assert after.count("#") == before.count("#")
+    stack = yaml.safe_load(after)["stack"]
+    assert (stack["rounds"], stack["drop"], stack["params"]["num_leaves"]) == (77, ["age"], 7)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from isic.data.sample.diagnosis import FAMILIES, family
+from isic.data.sample.measure import is_small
 
 #: Image L, a, b of the skin = constant + weights · (Lext, Aext, Bext). Least squares on real tiles with rows.
 _SKIN = {
@@ -55,6 +56,7 @@ RECORD = np.dtype(
         ("hair", np.float32),
         ("blur", np.float32),
         ("neighbours", np.float32),
+        ("halo_mm", np.float32),
         ("signs", np.bool_, len(SIGNS)),
     ]
 )
@@ -76,7 +78,8 @@ def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray)
     looks["spread_l"] = frame["tbp_lv_stdL"]
     looks["spread_ab"] = frame["tbp_lv_color_std_mean"]
     looks["rings"] = frame["tbp_lv_radial_color_std_max"]
-    looks["texture"] = frame["tbp_lv_stdLExt"]
+    # The column's tail comes from folds and clothing in view, not from coarser grain.
+    looks["texture"] = np.minimum(frame["tbp_lv_stdLExt"], 2.2 + 0.4 * (frame["tbp_lv_stdLExt"] - 2.2))
     looks["creases"] = np.maximum(rng.normal(0.3, 0.5, patients)[owner] + rng.normal(0, 0.3, n), 0)
     looks["grain_turn"] = rng.integers(0, 8, n)
     damage = np.abs(rng.standard_normal(patients))
@@ -85,6 +88,9 @@ def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray)
     looks["blur"] = np.exp(rng.normal(-0.8, 0.35, patients)[owner] + rng.normal(0, 0.2, n))
     looks["neighbours"] = rng.gamma(0.7, 1.0, patients)[owner]
     looks["signs"] = _signs(rng, frame)
+    core = 0.5 * frame["clin_size_long_diam_mm"].to_numpy()
+    small = is_small(frame["clin_size_long_diam_mm"].to_numpy())
+    looks["halo_mm"] = np.where(small, rng.uniform(1.2, 3.4, n), core + rng.uniform(0.4, 2.2, n))
     return looks
 
 
@@ -122,4 +128,7 @@ def _signs(rng: np.random.Generator, frame: pd.DataFrame) -> np.ndarray:
     chances = np.empty((len(frame), len(SIGNS)), dtype=np.float32)
     for kind in ("benign", "biopsied", *FAMILIES):
         chances[kinds == kind] = _CHANCES[kind]
+    # Tiny outlines are mostly the core of a larger red patch that the machine missed and a clinician tagged.
+    small = is_small(frame["clin_size_long_diam_mm"].to_numpy())
+    chances[small, SIGNS.index("halo")] = np.where(kinds[small] == "benign", 0.25, 0.85)
     return rng.random(chances.shape, dtype=np.float32) < chances

@@ -87,7 +87,9 @@ def render(rng: np.random.Generator, look: np.void) -> np.ndarray:
     _spots(rng, lab, look, side)
     if signs["halo"]:
         _halo(rng, lab, look)
-    _lesion(rng, lab, look, signs)
+    _lesion(rng, lab, look)
+    if any(signs.values()):
+        _paint_signs(rng, lab, look, signs)
     _light(rng, lab, side)
     _hairs(rng, lab, look, side)
     if signs["ink"]:
@@ -165,18 +167,23 @@ def _window(side: int, across: float, down: float, reach: float) -> tuple[slice,
 
 
 def _halo(rng: np.random.Generator, lab: np.ndarray, look: np.void) -> None:
-    """Redness around the lesion, without an edge."""
+    """Redness around the lesion, without an edge; the measured outline is only its core."""
     side = lab.shape[0]
-    x, y = _grid(side)
-    radius = 0.5 * float(look["long_mm"]) + rng.uniform(0.8, 2.5)
-    reach = (x * x + y * y) / np.float32(radius * radius)
-    glow = np.exp(-reach * reach) * np.clip(1 + 0.5 * _noise(rng, 4, side, side), 0, 2)
-    lab[..., 1] += np.float32(rng.uniform(3, 8)) * glow
-    lab[..., 0] -= np.float32(rng.uniform(0, 4)) * glow
-    lab[..., 2] -= np.float32(rng.uniform(0, 3)) * glow
+    radius = float(look["halo_mm"])
+    window = _window(side, 0, 0, min(1.6 * radius, 7.5))
+    x, y = (axis[window] for axis in _grid(side))
+    shift = rng.normal(0, 0.25 * radius, 2).astype(np.float32)
+    stretch = np.float32(rng.uniform(0.6, 1.0))
+    height, width = x.shape
+    reach = ((x - shift[0]) ** 2 * stretch + (y - shift[1]) ** 2) / np.float32(radius * radius)
+    reach += 0.35 * _noise(rng, 4, height, width) + 0.2 * _noise(rng, 3, height, width)
+    glow = np.clip(1.15 - reach, 0, 1)
+    lab[window] += glow[..., None] * np.array(
+        [-rng.uniform(0, 6), rng.uniform(3, 9), -rng.uniform(0, 4)], dtype=np.float32
+    )
 
 
-def _lesion(rng: np.random.Generator, lab: np.ndarray, look: np.void, signs: dict[str, bool]) -> None:
+def _lesion(rng: np.random.Generator, lab: np.ndarray, look: np.void) -> None:
     """The lesion itself, painted inside its window."""
     side = lab.shape[0]
     a, b = max(float(look["long_mm"]) / 2, 0.4), max(float(look["short_mm"]) / 2, 0.3)
@@ -199,7 +206,6 @@ def _lesion(rng: np.random.Generator, lab: np.ndarray, look: np.void, signs: dic
     profile = mask * (1.08 - 0.25 * np.minimum(reach, 1) ** 2)
     paint += profile[..., None] * look["contrast"]
     _pigment(rng, paint, look, mask, reach, rough)
-    _paint_signs(rng, paint, look, signs, mask, (along / np.float32(a), across / np.float32(b)))
 
 
 def _pigment(
@@ -217,15 +223,15 @@ def _pigment(
     paint[..., 0] += ring
 
 
-def _paint_signs(
-    rng: np.random.Generator,
-    paint: np.ndarray,
-    look: np.void,
-    signs: dict[str, bool],
-    mask: np.ndarray,
-    inside: tuple[np.ndarray, np.ndarray],
-) -> None:
-    height, width = mask.shape
+def _paint_signs(rng: np.random.Generator, lab: np.ndarray, look: np.void, signs: dict[str, bool]) -> None:
+    """What only the image tells, over the lesion or, where it has one, over its red surroundings."""
+    radius = max(0.5 * float(look["long_mm"]), 0.5, 0.75 * float(look["halo_mm"]) if signs["halo"] else 0.0)
+    window = _window(lab.shape[0], 0, 0, min(1.3 * radius, 7.5))
+    x, y = (axis[window] / np.float32(radius) for axis in _grid(lab.shape[0]))
+    inside = (x, y)
+    height, width = x.shape
+    mask = np.clip(2 * (1 - np.sqrt(x * x + y * y)) + 0.3 * _noise(rng, 3, height, width), 0, 1)
+    paint = lab[window]
     if signs["dark_blots"]:
         for _ in range(int(rng.integers(2, 5))):
             blot = _blot(rng, inside, 0.18, 0.4) * mask

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from isic.core.errors import InputError
@@ -17,7 +18,8 @@ from isic.core.params import Gate
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.registry.bundle import Bundle, load_bundle
-from isic.registry.reload import reload_elsewhere
+from isic.registry.reload import Reload, reload_elsewhere
+from isic.registry.slices import Slice, compare_slices
 from isic.registry.versions import Registry, Version
 from isic.tracking.context import data_hash, file_hash
 
@@ -39,6 +41,7 @@ class Verdict:
     challenger: int
     champion: int | None
     checks: tuple[Check, ...]
+    slices: tuple[Slice, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -59,31 +62,46 @@ class Verdict:
         )
 
     def to_json(self) -> dict[str, Any]:
-        checks = [asdict(check) for check in self.checks]
-        return {"challenger": self.challenger, "champion": self.champion, "passed": self.passed, "checks": checks}
+        return {
+            "challenger": self.challenger,
+            "champion": self.champion,
+            "passed": self.passed,
+            "checks": [asdict(check) for check in self.checks],
+            "slices": [part._asdict() | {"gain": part.gain} for part in self.slices],
+        }
 
 
 def judge(layout: Layout, settings: Gate, registry: Registry, challenger: Version, champion: Version | None) -> Verdict:
     """Compare two registered versions. Raises InputError when the files of either are gone or damaged."""
     new = load_bundle(registry.folder(challenger))
-    checks = [*_same_data(layout, new, "challenger")]
-    if checks[0].passed:
-        checks.append(_reload(layout, settings, new))
+    checks = [_same_data(layout, new)]
+    slices: tuple[Slice, ...] = ()
+    reloaded = reload_elsewhere(layout, new.folder, settings.reload_rows) if checks[0].passed else None
+    if reloaded is not None:
+        checks.append(_reproduced(settings, reloaded))
     if champion is not None:
         old = load_bundle(registry.folder(champion))
-        checks += _against(settings, new, old)
-    return Verdict(challenger.number, champion.number if champion else None, tuple(checks))
+        same = (new.manifest.data_hash, new.manifest.folds_hash) == (old.manifest.data_hash, old.manifest.folds_hash)
+        found = "the same rows" if same else "other data or folds"
+        checks.append(Check("champion was judged on", same, found, "the same rows"))
+        if same:
+            rows = joined(new.oof(), old.oof())
+            checks += [*_gain(settings, rows), _calibration(settings, rows), _size(settings, new, old)]
+        if same and reloaded is not None:
+            slices = tuple(compare_slices(_described(layout, rows), settings.min_slice_positives))
+            checks.append(_slices(settings, slices))
+            checks.append(_speed(settings, reloaded, reload_elsewhere(layout, old.folder, settings.reload_rows)))
+    return Verdict(challenger.number, champion.number if champion else None, tuple(checks), slices)
 
 
-def _same_data(layout: Layout, bundle: Bundle, who: str) -> list[Check]:
+def _same_data(layout: Layout, bundle: Bundle) -> Check:
     here = (data_hash(layout), file_hash(layout.folds))
     same = here == (bundle.manifest.data_hash, bundle.manifest.folds_hash)
     found = "the files here" if same else "other files"
-    return [Check(f"{who} was made from", same, found, "the data and folds of this checkout (`dvc repro`)")]
+    return Check("challenger was made from", same, found, "the data and folds of this checkout (`dvc repro`)")
 
 
-def _reload(layout: Layout, settings: Gate, bundle: Bundle) -> Check:
-    done = reload_elsewhere(layout, bundle.folder, settings.reload_rows)
+def _reproduced(settings: Gate, done: Reload) -> Check:
     return Check(
         "reload reproduces stored scores",
         done.largest <= settings.reload_tolerance,
@@ -92,24 +110,63 @@ def _reload(layout: Layout, settings: Gate, bundle: Bundle) -> Check:
     )
 
 
-def _against(settings: Gate, new: Bundle, old: Bundle) -> list[Check]:
-    same = (new.manifest.data_hash, new.manifest.folds_hash) == (old.manifest.data_hash, old.manifest.folds_hash)
-    checks = [
-        Check("champion was judged on", same, "the same rows" if same else "other data or folds", "the same rows")
-    ]
-    if not same:
-        return checks
-    rows = joined(new.oof(), old.oof())
+def _gain(settings: Gate, rows: pd.DataFrame) -> list[Check]:
     gain = paired_difference(
         rows[TARGET], rows["score"], rows["score_champion"], rows[PATIENT], settings.replicates, settings.seed
     )
-    checks.append(
-        Check("pAUC gain", gain.value >= settings.min_gain, f"{gain.value:+.4f}", f"at least {settings.min_gain:+.4f}")
-    )
     interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
-    needed = f"low end at least {settings.min_gain_low:+.4f}"
-    checks.append(Check("pAUC gain, 95 % over patients", gain.low >= settings.min_gain_low, interval, needed))
-    return checks
+    return [
+        Check("pAUC gain", gain.value >= settings.min_gain, f"{gain.value:+.4f}", f"at least {settings.min_gain:+.4f}"),
+        Check(
+            "pAUC gain, 95 % over patients",
+            gain.low >= settings.min_gain_low,
+            interval,
+            f"low end at least {settings.min_gain_low:+.4f}",
+        ),
+    ]
+
+
+def _calibration(settings: Gate, rows: pd.DataFrame) -> Check:
+    new, old = (log_loss(rows[TARGET], rows[name]) for name in ("score", "score_champion"))
+    limit = old * (1 + settings.max_log_loss_rise)
+    return Check("calibration (log loss)", new <= limit, f"{new:.5f} after {old:.5f}", f"at most {limit:.5f}")
+
+
+def log_loss(target: pd.Series, score: pd.Series) -> float:
+    """Mean negative log likelihood of 0/1 targets; scores of 0 and 1 count as one in ten million from them."""
+    chance = np.clip(score.to_numpy(np.float64), 1e-7, 1 - 1e-7)
+    return float(-np.where(target.to_numpy() == 1, np.log(chance), np.log1p(-chance)).mean())
+
+
+def _size(settings: Gate, new: Bundle, old: Bundle) -> Check:
+    sizes = [sum(file.stat().st_size for file in each.folder.rglob("*") if file.is_file()) for each in (new, old)]
+    ratio = sizes[0] / sizes[1]
+    found = f"{sizes[0] / 2**20:.1f} MB after {sizes[1] / 2**20:.1f}"
+    return Check("size", ratio <= settings.max_growth, found, f"at most {settings.max_growth:g} times")
+
+
+def _speed(settings: Gate, new: Reload, old: Reload) -> Check:
+    ratio = new.seconds_per_row / old.seconds_per_row
+    found = f"{1e3 * new.seconds_per_row:.1f} ms a lesion after {1e3 * old.seconds_per_row:.1f}"
+    return Check("time", ratio <= settings.max_slowdown, found, f"at most {settings.max_slowdown:g} times")
+
+
+def _slices(settings: Gate, slices: tuple[Slice, ...]) -> Check:
+    judged = [(part.gain, part) for part in slices if part.judged and part.gain is not None]
+    needed = f"each at least {-settings.max_slice_loss:+.3f}"
+    if not judged:
+        found = f"none with {settings.min_slice_positives} malignant lesions"
+        return Check("pAUC gain by slice", True, found, needed)
+    worst, part = min(judged, key=lambda pair: pair[0])
+    found = f"worst {worst:+.4f} in {part.group} {part.level} ({part.positives} malignant of {part.n})"
+    return Check("pAUC gain by slice", worst >= -settings.max_slice_loss, found, needed)
+
+
+def _described(layout: Layout, rows: pd.DataFrame) -> pd.DataFrame:
+    from isic.data.tables import read_metadata
+
+    metadata = read_metadata(layout.train_metadata, train=True).drop(columns=[TARGET, PATIENT])
+    return rows.merge(metadata, on=ID, validate="one_to_one")
 
 
 def joined(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:

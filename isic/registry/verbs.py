@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from isic.registry.gate import Verdict, judge
 from isic.registry.promotion import Move, carry_out, history, make_move, repair
 from isic.registry.register import LOCK
 from isic.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
+from isic.tracking import open_run
 from isic.tracking.store import locked
 
 
@@ -44,8 +46,7 @@ def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
         if champion is not None and champion.number == challenger.number:
             return Promotion(champion, None, None)
         verdict = judge(layout, params.gate, registry, challenger, champion)
-        write_json(layout.register_metrics.with_name("gate.json"), verdict.to_json())
-        registry.tag(challenger, {"gate": "passed" if verdict.passed else "refused", "gate_reason": verdict.summary()})
+        _record(layout, registry, challenger, verdict)
         if not verdict.passed and not force:
             raise InputError(
                 f'the gate refuses {challenger}: {verdict.summary()} (`--force --reason "…"` overrules it)'
@@ -91,6 +92,22 @@ def past(layout: Layout) -> list[Move]:
         with locked(layout.root, LOCK):
             _repair(registry)
     return history(layout)
+
+
+def _record(layout: Layout, registry: Registry, challenger: Version, verdict: Verdict) -> None:
+    """The verdict as metrics/gate.json, as tags of the version, and as a run."""
+    path = layout.register_metrics.with_name("gate.json")
+    write_json(path, verdict.to_json())
+    registry.tag(challenger, {"gate": "passed" if verdict.passed else "refused", "gate_reason": verdict.summary()})
+    pair = {"challenger": challenger.number, "champion": verdict.champion}
+    with open_run("gate", pair, f"gate-{challenger.number}", root=layout.root) as run:
+        run.tags({"gate": "passed" if verdict.passed else "refused"})
+        run.metrics({f"passed.{_word(check.name)}": float(check.passed) for check in verdict.checks})
+        run.artifact(path)
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")
 
 
 def _repair(registry: Registry) -> None:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _WORKER, _HOST = "worker", "host"
+#: Seconds within which a worker signs a trial it has asked for.
+_SIGNING = 20
 
 
 def open_storage(folder: Path) -> BaseStorage | str:
@@ -41,6 +44,7 @@ class Worker:
     """This process's part in a study."""
 
     study: optuna.Study
+    folder: Path
     identity: str
 
     def run(
@@ -57,7 +61,7 @@ class Worker:
         while self._taken() < trials:
             trial = self.study.ask()
             trial.set_user_attr(_WORKER, self.identity)
-            trial.set_user_attr(_HOST, socket.gethostname())
+            trial.set_user_attr(_HOST, socket.gethostname())  # last: it says that the trial is signed
             try:
                 value = objective(trial)
             except optuna.TrialPruned:
@@ -70,8 +74,9 @@ class Worker:
                 after(self.study.tell(trial, value))
 
     def _taken(self) -> int:
-        states = (*DONE, TrialState.RUNNING)
-        return len(self.study.get_trials(deepcopy=False, states=states))
+        done = self.study.get_trials(deepcopy=False, states=DONE)
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return len(done) + sum(_alive(self.folder, trial) for trial in running)
 
 
 @contextmanager
@@ -86,7 +91,7 @@ def join(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
         try:
             with locked(folder / "join.lock"):
                 study = _open(name, folder, first)
-            yield Worker(study, identity)
+            yield Worker(study, folder, identity)
         finally:
             own.unlink(missing_ok=True)
 
@@ -105,7 +110,7 @@ def _open(name: str, folder: Path, first: dict[str, Any]) -> optuna.Study:
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(first)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.user_attrs.get(_HOST) == socket.gethostname() and not _alive(folder, trial):
+        if not _alive(folder, trial):
             study.tell(trial.number, state=TrialState.FAIL)
             _queue_again(study, trial)
     return study
@@ -119,7 +124,13 @@ def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 def _alive(folder: Path, trial: FrozenTrial) -> bool:
     """Whether the worker of a running trial still holds its lock; the kernel drops it when a process dies."""
-    lock = folder / "live" / str(trial.user_attrs.get(_WORKER, ""))
+    if _HOST not in trial.user_attrs:
+        # Just asked for, by a worker that has not signed it yet or died before it could.
+        started = trial.datetime_start
+        return started is not None and (datetime.now() - started).total_seconds() < _SIGNING
+    if trial.user_attrs[_HOST] != socket.gethostname():
+        return True
+    lock = folder / "live" / str(trial.user_attrs[_WORKER])
     if not lock.is_file():
         return False
     with lock.open("w") as stream:

@@ -160,11 +160,12 @@ def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_pat
     # A later join finds the orphan, if the victim died inside a trial, and the study ends complete.
     survivor = start()
     survivor.communicate(timeout=120)
+    assert survivor.returncode == 0
     trials = optuna.load_study(study_name="shared", storage=open_storage(tmp_path)).trials
     states = Counter(trial.state for trial in trials)
-    assert total <= states[TrialState.COMPLETE] + states[TrialState.PRUNED] <= total + 1
-    assert states[TrialState.RUNNING] == 0
-    assert states[TrialState.FAIL] <= 1
+    # One more when two workers took the last place at once; an orphan may still wait for its second run.
+    assert total <= states[TrialState.COMPLETE] + states[TrialState.PRUNED] <= total + 2
+    assert states[TrialState.RUNNING] + states[TrialState.FAIL] <= 1
     ran = [tuple(sorted(trial.params.items())) for trial in trials if trial.state in DONE]
     assert len(set(ran)) == len(ran)
 

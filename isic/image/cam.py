@@ -53,7 +53,9 @@ def activation_maps(net: LesionNet, spec: Spec, pixels: Tensor) -> NDArray[np.fl
         return np.asarray(cam(input_tensor=pixels, targets=None), dtype=np.float32)
 
 
-def target_layer(backbone: nn.Module, spec: Spec, pixels: Tensor) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
+def target_layer(
+    backbone: nn.Module, spec: Spec, pixels: Tensor
+) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
     """The last layer that still knows places, and how its output becomes (n, channels, height, width).
 
     Found by running the network once, because every family names its layers differently: the last module with a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from isic.core.io import atomic_file, read_json
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
 from isic.report.cards import data_card, model_card
+from isic.report.champion import Champion, against
 from isic.report.curves import Records
 from isic.report.evidence import Evidence
-from isic.report.failures import Maps, Reasons, failures, nothing
-from isic.report.lesions import Album, overview
+from isic.report.failures import Reasons, failures, nothing
+from isic.report.lesions import Album, overview, worst
+from isic.report.maps import activation
 from isic.report.markdown import to_html
 from isic.report.page import MOST_BYTES, TILE_BYTES, Contents, notes, render
 from isic.report.patients import patients
@@ -49,11 +51,8 @@ def build(
     evidence: Evidence,
     params: Mapping[str, Any],
     provenance: Mapping[str, str],
-    maps: Maps = nothing,
-    reasons: Reasons = nothing,
-    champion: dict[str, Any] | None = None,
-    champion_absent: str = "",
-    maps_note: tuple[str, ...] = (),
+    reasons: Callable[[Sequence[str]], Reasons] | None = None,
+    champion: Champion | None = None,
 ) -> None:
     """Write reports/index.html, reports/model_card.md and reports/data_card.md.
 
@@ -63,23 +62,26 @@ def build(
     tiles, why = open_tiles(layout)
     album = Album(tiles, TILE_BYTES)
     lesions = overview(evidence)
+    shown = [lesions["isic_id"].iloc[position] for target in (1, 0) for position in worst(lesions, target, CASES)]
+    maps, maps_note = activation(layout, lesions, tiles, shown, tuple(params["image"]["backbones"]))
+    robustness = _optional(layout.root / "metrics" / "robustness.json")
+    points["ladder"] = [*(robustness["steps"] if robustness else []), *points["ladder"]]
     generated = params["data"]["source"] == "sample"
     model, data = model_card(metrics, params, provenance, generated), data_card(evidence.rows, generated)
     extra = ("The lesions are generated: these numbers show that the pipeline works, not how good the model is.",)
     contents = Contents(
         metrics=metrics,
         points=points,
-        failures=failures(lesions, album, CASES, maps, reasons),
+        failures=failures(lesions, album, CASES, maps, reasons(shown) if reasons else nothing),
         patients=patients(lesions, album),
         album=album,
         cards=to_html(model) + to_html(data),
         provenance=provenance,
         source="Generated data." if generated else "Official data.",
         replicates=int(params["evaluate"]["replicates"]),
-        robustness=_optional(layout.root / "metrics" / "robustness.json"),
+        robustness=robustness,
         nested=_optional(layout.root / "metrics" / "nested.json"),
-        champion=champion,
-        champion_absent=champion_absent or Contents.champion_absent,
+        champion=against(champion, evidence, params, provenance) if champion else None,
         images_absent=why,
         maps_note=maps_note,
         warnings=notes(metrics, extra if generated else ()),

@@ -18,7 +18,9 @@ def to_html(text: str, level: int = 3) -> str:
         if header
         else ""
     )
-    blocks = [_block(list(lines), level) for kind, lines in groupby(body.splitlines(), key=_kind) if kind != "blank"]
+    title = re.search(r"^# (.*)", body, flags=re.MULTILINE)
+    label = f"Table of the {title.group(1).lower()}" if title else "Table"
+    blocks = [_block(list(lines), level, label) for kind, lines in groupby(body.splitlines(), key=_kind) if kind != "blank"]
     return _after_first_heading("\n".join(blocks), shown)
 
 
@@ -40,14 +42,14 @@ def _kind(line: str) -> str:
     return "text"
 
 
-def _block(lines: list[str], level: int) -> str:
+def _block(lines: list[str], level: int, label: str) -> str:
     kind = _kind(lines[0])
     if kind == "heading":
         return "\n".join(_heading(line, level) for line in lines)
     if kind == "list":
         return f"<ul>{''.join(f'<li>{_inline(line[2:])}</li>' for line in lines)}</ul>"
     if kind == "table":
-        return _table(lines)
+        return _table(lines, label)
     return f"<p>{_inline(' '.join(lines))}</p>"
 
 
@@ -56,12 +58,12 @@ def _heading(line: str, level: int) -> str:
     return f"<h{depth}>{_inline(line.lstrip('#').strip())}</h{depth}>"
 
 
-def _table(lines: list[str]) -> str:
+def _table(lines: list[str], label: str) -> str:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|- ")]
     head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in rows[0])
     body = "".join(f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
     return (
-        '<div class="wide" tabindex="0" role="region" aria-label="Table of the card">'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

@@ -58,7 +58,7 @@ class Contents:
     robustness: dict[str, Any] | None = None
     nested: dict[str, Any] | None = None
     champion: dict[str, Any] | None = None
-    champion_absent: str = "No champion yet: `make promote` makes this run the first one."
+    champion_absent: str = "No champion was found when this page was made: “make promote” makes a run the champion."
     images_absent: str = ""
     maps_note: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
@@ -81,8 +81,8 @@ def render(contents: Contents) -> str:
             has_images=contents.album.tiles is not None,
             enough=ENOUGH,
             tone_method=TONE_METHOD,
-            css=_asset("page.css"),
-            js=_asset("page.js"),
+            css=asset("page.css"),
+            js=asset("page.js"),
             data=_script_json(_data(contents)),
             plotly=_plotly(),
         )
@@ -170,7 +170,8 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A file of assets/ as it is, to be put into a page."""
     return Markup(files("isic.report").joinpath("assets", name).read_text(encoding="utf-8"))
 
 

@@ -28,6 +28,11 @@ def patients(lesions: pd.DataFrame, album: Album, seed: int = 0) -> list[dict[st
     return [_patient(of_patient[name], album, rng) for name in worst.index]
 
 
+def describe_patient(lesions: pd.DataFrame, album: Album, seed: int = 0) -> dict[str, Any]:
+    """The entry of one patient, malignant lesion or not."""
+    return _patient(lesions, album, np.random.default_rng(seed))
+
+
 def _patient(lesions: pd.DataFrame, album: Album, rng: np.random.Generator) -> dict[str, Any]:
     lesions = lesions.sort_values("rank", kind="stable")
     drawn = _thin(lesions, rng)

@@ -41,7 +41,7 @@ PAPER = Theme(page=False)
 PAGE = Theme(page=True)
 
 
-def canvas(theme: Theme, width: float = 6.4, height: float = 4.0) -> tuple[Figure, Any]:
+def canvas(theme: Theme, width: float = 5.4, height: float = 3.5) -> tuple[Figure, Any]:
     """An empty figure (inches) with one axes in the common look. No pyplot: it keeps global state."""
     from matplotlib.figure import Figure
 

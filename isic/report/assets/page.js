@@ -88,9 +88,9 @@
   // Interactive pictures.
   const options = { displayModeBar: false, responsive: true };
   const look = (more) => ({
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 58, r: 16, t: 12, b: 48 },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 58, r: 16, t: 12, b: 96 },
     font: { family: css("sans"), size: 13, color: css("ink") }, hoverlabel: { font: { family: css("sans") } },
-    legend: { orientation: "h", y: 1.08, x: 0 }, ...more,
+    legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 }, ...more,
   });
   const axis = (title, more) => ({ title: { text: title }, gridcolor: css("grid"), zeroline: false, linecolor: css("muted"), ...more });
 
@@ -129,8 +129,8 @@
         x: members.map((i) => map.x[i]), y: members.map((i) => map.y[i]), customdata: members.map((i) => map.r[i]), mode: "markers", showlegend: false,
         xaxis: side ? "x2" : "x", yaxis: "y", type: "scatter",
         marker: {
-          size: members.map((i) => (ill ? 12 : 3) + 1.3 * Math.min(map.d[i], 9)), color: members.map((i) => -map.v[i]), cmin: 0, cmax: data.deepest, colorscale: "Viridis",
-          line: { color: ill ? css("red") : css("edge"), width: ill ? 3 : 0.4 }, showscale: !traces.length,
+          size: members.map((i) => (ill ? 12 : 3) + 1.3 * Math.min(map.d[i], 9)), color: members.map((i) => -map.v[i]), cmin: 0, cmax: data.deepest, colorscale: [[0, "#8fa1b3"], [0.4, "#d9a521"], [0.7, "#d1521c"], [1, "#a3123a"]],
+          line: { color: ill ? css("ink") : css("edge"), width: ill ? 3 : 0.4 }, showscale: !traces.length,
           colorbar: { title: { text: "scores as high", side: "right" }, tickvals: [0, 1, 2, 3, 4], ticktext: ["all", "10 %", "1 %", "0.1 %", "0.01 %"], thickness: 10, len: 0.6 },
         },
         hovertemplate: `rank %{customdata} of ${patient.n}${ill ? ", malignant" : ""}<extra></extra>`,
@@ -138,8 +138,11 @@
     }
     const bare = { showgrid: false, zeroline: false, showticklabels: false, fixedrange: false };
     const layout = look({
-      margin: { l: 8, r: 8, t: 30, b: 30 }, hovermode: "closest",
-      xaxis: { ...bare, domain: [0, 0.47], title: { text: "front (their left is on the right)" } }, xaxis2: { ...bare, domain: [0.5, 0.97], title: { text: "back" }, scaleanchor: "y" },
+      margin: { l: 8, r: 8, t: 30, b: 12 }, hovermode: "closest",
+      annotations: [["front", "x domain"], ["back", "x2 domain"]].map(([text, xref]) => ({
+        text, x: 0.5, y: 1, xref, yref: "paper", yanchor: "bottom", showarrow: false, font: { color: css("muted"), size: 12 },
+      })),
+      xaxis: { ...bare, domain: [0, 0.47], title: { text: "" } }, xaxis2: { ...bare, domain: [0.5, 0.97], title: { text: "" }, scaleanchor: "y" },
       yaxis: { ...bare, scaleanchor: "x", title: { text: "" } },
     });
     plotly.react("map-live", traces, layout, options);

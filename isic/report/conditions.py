@@ -1,0 +1,109 @@
+"""The robustness stage's work: the run's own learners, asked again under other conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.core.params import Params
+from isic.core.params import Stack as Settings
+from isic.core.paths import Layout
+from isic.core.schema import ID, PATIENT
+from isic.data.tables import read_metadata
+from isic.report.evidence import Evidence, align
+from isic.report.perturb import image_noise, missing_columns
+from isic.report.robustness import largest_fold, leave_hospital_out, sameness, sample_tiles, step
+from isic.stack import Stack, fit_stack
+from isic.stack.inputs import Inputs, read_inputs
+from isic.tabular import build_features
+
+#: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what takes time.
+RESCORED = 60_000
+
+
+def conditions(layout: Layout, evidence: Evidence, params: Params) -> dict[str, Any]:
+    """Everything in metrics/robustness.json; parts that cannot be had say why in their `absent`."""
+    settings, replicates, seed = params.stack, params.evaluate.replicates, params.evaluate.seed
+    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), settings.evidence.embeddings != "none")
+
+    def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        oof = fit_stack(inputs.features, logits, folds, _plain(settings)).oof
+        return align(oof, evidence.oof[ID], "the refitted stacker")["score"].to_numpy(np.float64)
+
+    own = evidence.oof.drop(columns="score")
+    # The stacker was fitted in the features' order, the evidence has the order of its scores.
+    logits = {name: _reorder(values, evidence.oof[ID], inputs.features[ID]) for name, values in evidence.logits.items()}
+    alone = refit(own, {})
+    return {
+        "steps": [step("features alone", evidence, alone, replicates, seed)] if evidence.logits else [],
+        "hospitals": leave_hospital_out(evidence, lambda folds: refit(folds, logits), replicates, seed),
+        "sameness": sameness(evidence.rows, evidence.fold, _test_rows(layout)),
+        "columns": _columns(layout, evidence, params, inputs),
+        "images": _images(layout, evidence, params),
+    }
+
+
+def _plain(settings: Settings) -> Settings:
+    """The same stacker without embeddings: their projections belong to the ordinary folds."""
+    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
+    return settings.model_copy(update={"evidence": evidence})
+
+
+def _reorder(values: np.ndarray, have: pd.Series, want: pd.Series) -> np.ndarray:
+    return values[pd.Index(have).get_indexer(pd.Index(want))]
+
+
+def _test_rows(layout: Layout) -> pd.DataFrame | None:
+    return read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
+
+
+def _columns(layout: Layout, evidence: Evidence, params: Params, inputs: Inputs) -> dict[str, Any]:
+    stack = Stack.load(layout.stack_model)
+    folds = _some_folds(evidence)
+    chosen = np.flatnonzero(np.isin(evidence.fold, folds))
+    rows, fold = evidence.rows.iloc[chosen].reset_index(drop=True), evidence.fold[chosen]
+    place = pd.Index(inputs.features[ID]).get_indexer(pd.Index(rows[ID]))
+
+    def score(changed: pd.DataFrame) -> NDArray[np.float64]:
+        features = build_features(changed, list(params.features.families))
+        scores = np.empty(len(changed))
+        for number in folds:
+            held = np.flatnonzero(fold == number)
+            scores[held] = stack.score(
+                features.iloc[held].reset_index(drop=True),
+                {name: values[place[held]] for name, values in inputs.logits.items()},
+                number,
+                changed[PATIENT].iloc[held],
+                {name: values[place[held]] for name, values in inputs.embeddings.items()} or None,
+            )
+        return scores
+
+    target, base = evidence.target[chosen], evidence.score[chosen]
+    records = missing_columns(rows, target, base, score, params.evaluate.replicates, params.evaluate.seed)
+    return {"folds": folds, "records": records}
+
+
+def _some_folds(evidence: Evidence) -> list[int]:
+    """Folds in order until RESCORED rows are reached; always one."""
+    sizes = pd.Series(evidence.fold).value_counts().sort_index()
+    within = sizes.cumsum() <= RESCORED
+    return [int(number) for number in sizes.index[within]] or [int(sizes.index[0])]
+
+
+def _images(layout: Layout, evidence: Evidence, params: Params) -> dict[str, Any]:
+    fold = largest_fold(evidence)
+    ids, target = sample_tiles(evidence, fold)
+    records: list[dict[str, Any]] = []
+    for backbone in params.image.backbones:
+        try:
+            found = list(image_noise(layout.image_model(backbone, fold), layout.train_images, ids, target))
+        except InputError as error:
+            return {"absent": str(error), "records": records}
+        records += [{"backbone": backbone, **record} for record in found]
+    about = {"fold": fold, "n": len(ids), "positives": int(target.sum())}
+    return {"absent": "" if records else "the run has no image networks", "records": records, **about}

@@ -1,0 +1,26 @@
+"""Stage `robustness`: refits and rescoring under other conditions, for the report and the stack's run."""
+
+from isic.core.errors import run
+from isic.core.io import write_json
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.report.conditions import conditions
+from isic.report.evidence import read_evidence
+from isic.report.robustness import summary
+from isic.tracking import parent
+
+
+def main() -> None:
+    layout = Layout.find()
+    params = load_params(layout.params)
+    evidence = read_evidence(layout, tuple(params.image.backbones))
+    found = conditions(layout, evidence, params)
+    path = layout.root / "metrics" / "robustness.json"
+    write_json(path, found)
+    with parent("stack", params.stack.model_dump(mode="json")) as tracker:
+        tracker.metrics(summary(found))
+        tracker.artifact(path)
+
+
+if __name__ == "__main__":
+    run(main)

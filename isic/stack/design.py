@@ -61,6 +61,13 @@ class Design:
         made = {plain(column): column for column in self.numeric}
         return made | {name: column for column, names in self._level_names().items() for name in names}
 
+    def level(self, name: str) -> str | None:
+        """The category level that column `name` stands for, None for a number."""
+        for column, names in self._level_names().items():
+            if name in names:
+                return self.levels[column][names.index(name)]
+        return None
+
     def columns(self, features: pd.DataFrame) -> Columns:
         """The columns of `features` (n rows). Raises InputError naming a missing or non-numeric feature."""
         missing = [column for column in (*self.numeric, *self.levels) if column not in features.columns]

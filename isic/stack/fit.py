@@ -45,6 +45,16 @@ def fit_stack(
 def fit_problem(problem: Problem, settings: Settings, first_seed: int = 0) -> Stack:
     """`fit_stack` on prepared inputs, of which `settings.drop` is left out; members have seeds from `first_seed` on."""
     problem = without(problem, settings.drop)
+    chains, score, optimism = out_of_fold(problem, settings, first_seed)
+    oof = problem.folds.assign(score=score)
+    metrics = fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
+    return Stack(problem.design, chains, problem.families, oof, metrics)
+
+
+def out_of_fold(
+    problem: Problem, settings: Settings, first_seed: int = 0
+) -> tuple[dict[int, Chain], Floats, float | None]:
+    """Chains of the folds in `problem.images`, the scores of these folds' rows (others NaN), the blend's optimism."""
     members = _train_all(problem, settings, first_seed)
     held_out = {number: np.flatnonzero(problem.fold == number) for number in problem.images}
     margins = _held_out_margins(problem, members, held_out)
@@ -53,12 +63,10 @@ def fit_problem(problem: Problem, settings: Settings, first_seed: int = 0) -> St
         number: Chain(problem.images[number], members[number], blends[number], offset(problem, number, settings))
         for number in held_out
     }
-    score = np.empty(len(problem.fold))
+    score = np.full(len(problem.fold), np.nan)
     for number, index in held_out.items():
         score[index] = probabilities(chains[number], {name: values[index] for name, values in margins.items()})
-    oof = problem.folds.assign(score=score)
-    metrics = fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
-    return Stack(problem.design, chains, problem.families, oof, metrics)
+    return chains, score, optimism
 
 
 def offset(problem: Problem, number: int, settings: Settings) -> float:

@@ -63,6 +63,12 @@ class Library(Protocol):
     def log_odds(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw margin of each row of `matrix` (rows, columns), columns in training order."""
 
+    def gain(self, model: Any, columns: Sequence[str]) -> NDArray[np.float64]:
+        """What each of `columns` gained the model in training, (columns,), on the library's own scale."""
+
+    def contributions(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """SHAP values (rows, columns + 1); each row sums to its log-odds, the last column is the average lesion's."""
+
     def save(self, model: Any, path: Path) -> None: ...
 
     def load(self, path: Path, columns: Sequence[str]) -> Any:

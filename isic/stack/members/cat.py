@@ -42,6 +42,13 @@ class CatBoost:
     def log_odds(self, model: catboost.CatBoost, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1), np.float64)
 
+    def gain(self, model: catboost.CatBoost, columns: Sequence[str]) -> NDArray[np.float64]:
+        return np.asarray(model.get_feature_importance(type="PredictionValuesChange"), np.float64)
+
+    def contributions(self, model: catboost.CatBoost, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        data = catboost.Pool(matrix, feature_names=model.feature_names_, thread_count=1)
+        return np.asarray(model.get_feature_importance(data, type="ShapValues", thread_count=1), np.float64)
+
     def save(self, model: catboost.CatBoost, path: Path) -> None:
         model.save_model(str(path))
 

@@ -37,6 +37,14 @@ class XGBoost:
     def log_odds(self, model: xgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.inplace_predict(matrix, predict_type="margin", validate_features=False), np.float64)
 
+    def gain(self, model: xgb.Booster, columns: Sequence[str]) -> NDArray[np.float64]:
+        found = model.get_score(importance_type="total_gain")
+        return np.array([found.get(name, 0.0) for name in columns], dtype=np.float64)
+
+    def contributions(self, model: xgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        data = xgb.DMatrix(matrix, feature_names=model.feature_names, nthread=1)
+        return np.asarray(model.predict(data, pred_contribs=True), np.float64)
+
     def save(self, model: xgb.Booster, path: Path) -> None:
         model.save_model(path)
 

@@ -75,6 +75,12 @@ class LightGBM:
     def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.predict(matrix, raw_score=True, num_threads=1))
 
+    def gain(self, model: lgb.Booster, columns: Sequence[str]) -> NDArray[np.float64]:
+        return np.asarray(model.feature_importance("gain"), np.float64)
+
+    def contributions(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(model.predict(matrix, pred_contrib=True, num_threads=1), np.float64)
+
     def save(self, model: lgb.Booster, path: Path) -> None:
         model.save_model(path)
 

@@ -1,0 +1,199 @@
+"""How far the out-of-fold score can be trusted: leaks in features, and what stacking on shared folds flatters.
+
+The stacker of fold F learns from image logits of the other folds, whose networks did see fold F's labels. Rebuilding
+every network without fold F would cost K times the training; a network's place is therefore taken by a quick learner
+on half of the columns, for which both ways are affordable: logits from shared folds, and logits rebuilt without fold F.
+The difference of the two stacks, paired by patient, is the flattery to expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import norm, rankdata
+
+from isic.core.errors import InputError
+from isic.core.metric import Interval, paired_difference, pauc
+from isic.core.params import Stack as Settings
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.core.schema import PATIENT
+from isic.stack.design import Columns, rows
+from isic.stack.fit import out_of_fold
+from isic.stack.inputs import read_inputs
+from isic.stack.members import Pool, library, workers
+from isic.stack.problem import Problem, prepare, sample_rows, without
+
+Floats = NDArray[np.float64]
+#: The strongest measurement of real lesions has AUC 0.81, the strongest single image network stays below 0.97.
+_TOO_GOOD = 0.97
+#: Chance, over all columns and folds together, that an honest column is called inconsistent.
+_FALSE_ALARM = 0.001
+_PROXY_SEED = 50
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A column that knows too much: alone, or in one fold and not in the others (`fold`)."""
+
+    column: str
+    fold: int | None
+    auc: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Honesty:
+    """pAUC of features with a proxy network from shared folds, from rebuilt ones, and their paired difference."""
+
+    shared: float
+    nested: float
+    flattery: Interval
+    proxy: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"flattery": self.flattery._asdict()}
+
+
+def find_leaks(columns: Columns, target: NDArray[np.int64], fold: NDArray[np.int64]) -> list[Leak]:
+    """Columns that separate malignant lesions too well, or in one fold unlike in the others, worst first.
+
+    A column made from a fold's own labels is strong in that fold and weak elsewhere; an honest one differs between
+    folds by sampling error only (Hanley and McNeil's standard error, Bonferroni over columns and folds).
+    """
+    numbers = np.unique(fold).tolist()
+    limit = float(norm.isf(_FALSE_ALARM / 2 / (len(columns) * len(numbers))))
+
+    def judge(item: tuple[str, NDArray[np.float32]]) -> list[Leak]:
+        name, column = item
+        whole = _separation(column, target)[0]
+        if max(whole, 1 - whole) > _TOO_GOOD:
+            return [Leak(name, None, whole, f"alone it reaches AUC {max(whole, 1 - whole):.3f}")]
+        found = []
+        for number in numbers:
+            (inside, error), (outside, other) = (
+                _separation(column[mask], target[mask]) for mask in (fold == number, fold != number)
+            )
+            gap = abs(inside - outside) / np.hypot(error, other)
+            if gap > limit:
+                reason = (
+                    f"AUC {inside:.3f} in fold {number}, {outside:.3f} in the others, {gap:.1f} standard errors apart"
+                )
+                found.append(Leak(name, number, inside, reason))
+        return found
+
+    with ThreadPoolExecutor(workers()) as pool:
+        leaks = [leak for found in pool.map(judge, columns.items()) for leak in found]
+    return sorted(leaks, key=lambda leak: -abs(leak.auc - 0.5))
+
+
+def refuse_leaks(columns: Columns, target: NDArray[np.int64], fold: NDArray[np.int64]) -> None:
+    """Raise InputError naming the worst column that `find_leaks` finds."""
+    leaks = find_leaks(columns, target, fold)
+    if leaks:
+        raise InputError(
+            f"column {leaks[0].column} leaks the target ({leaks[0].reason}"
+            f"{f'; and {len(leaks) - 1} more' if len(leaks) > 1 else ''}): build it without labels"
+        )
+
+
+def nested_check(features: pd.DataFrame, folds: pd.DataFrame, settings: Settings, replicates: int = 1000) -> Honesty:
+    """Estimate the flattery of shared folds on these features and folds; see the module."""
+    quiet = settings.model_copy(update={"members": ("lightgbm",)})
+    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
+    plain = prepare(features, {}, folds, evidence, settings.params.max_bin)
+    view = _half(plain)
+    logits = _proxy_logits(plain, view, quiet)
+    numbers = sorted(plain.images)
+    shared_logits = _by_own_fold(logits, plain.fold, {number: frozenset({number}) for number in numbers})
+    sources = plain.design.sources()
+    kept = features.drop(columns=[sources[name] for name in view])
+    shared = _stack(kept, shared_logits, folds, quiet, None)
+    nested = np.empty(len(features))
+    for outer in numbers:
+        inner = {number: frozenset({number, outer}) for number in numbers}
+        rebuilt = _by_own_fold(logits, plain.fold, inner)
+        mine = plain.fold == outer
+        nested[mine] = _stack(kept, rebuilt, folds, quiet, outer)[mine]
+    target, patients = plain.target, plain.folds[PATIENT]
+    flattery = paired_difference(target, shared, nested, patients, replicates)
+    return Honesty(pauc(target, shared), pauc(target, nested), flattery, pauc(target, shared_logits))
+
+
+def _half(problem: Problem) -> list[str]:
+    """The numeric columns that the proxy network sees; the stacker sees the others beside its logit."""
+    numbers = [name for name in problem.columns if problem.design.level(name) is None]
+    order = np.random.default_rng(_PROXY_SEED).permutation(len(numbers))
+    return [numbers[place] for place in sorted(order[: len(numbers) // 2])]
+
+
+def _proxy_logits(problem: Problem, view: list[str], settings: Settings) -> dict[frozenset[int], Floats]:
+    """{folds left out: logits of all rows}, for every fold and every pair of folds."""
+    columns = {name: problem.columns[name] for name in view}
+    pool = Pool(columns, problem.target, problem.pool.max_bin)
+    _ = pool.whole
+    numbers = np.unique(problem.fold).tolist()
+    tasks = [frozenset(left) for size in (1, 2) for left in combinations(numbers, size)]
+    chosen = settings.library("lightgbm")
+
+    def one(left: frozenset[int]) -> Floats:
+        index = sample_rows(problem.target, ~np.isin(problem.fold, list(left)), settings.negatives, [_PROXY_SEED])
+        home = library("lightgbm")
+        model = home.train(pool, index, chosen["params"], chosen["rounds"], _PROXY_SEED)
+        needed = np.flatnonzero(np.isin(problem.fold, list(left)))
+        scores = np.full(len(problem.fold), np.nan)
+        scores[needed] = home.log_odds(model, rows(columns, needed))
+        return scores
+
+    with ThreadPoolExecutor(workers()) as workers_pool:
+        return dict(zip(tasks, workers_pool.map(one, tasks), strict=True))
+
+
+def _by_own_fold(
+    logits: Mapping[frozenset[int], Floats], fold: NDArray[np.int64], left_out: Mapping[int, frozenset[int]]
+) -> Floats:
+    """Each row's logit from the model that left out `left_out[its fold]`."""
+    chosen = np.empty(len(fold))
+    for number, left in left_out.items():
+        chosen[fold == number] = logits[left][fold == number]
+    return chosen
+
+
+def _stack(features: pd.DataFrame, logits: Floats, folds: pd.DataFrame, settings: Settings, only: int | None) -> Floats:
+    """Out-of-fold scores of features and proxy logits, of fold `only` alone if given (others NaN)."""
+    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
+    problem = without(prepare(features, {"proxy": logits}, folds, evidence, settings.params.max_bin), settings.drop)
+    if only is not None:
+        problem = replace(problem, images={only: problem.images[only]})
+    return out_of_fold(problem, settings)[1]
+
+
+def _separation(column: NDArray[np.float32], target: NDArray[np.int64]) -> tuple[float, float]:
+    """AUC of one column (missing values tie below all others) and its standard error."""
+    ill = int(target.sum())
+    healthy = len(target) - ill
+    values = np.where(np.isnan(column), -np.inf, column)
+    area = (rankdata(values)[target == 1].sum() - ill * (ill + 1) / 2) / (ill * healthy)
+    twice, both = area / (2 - area), 2 * area**2 / (1 + area)
+    # A perfect column has no spread by the formula; half a lesion's worth keeps the error above zero.
+    spread = area * (1 - area) + (ill - 1) * (twice - area**2) + (healthy - 1) * (both - area**2)
+    return float(area), float(np.sqrt(max(spread, 0.25) / (ill * healthy) + 0.25 / ill**2 / healthy))
+
+
+def check(layout: Layout) -> dict[str, Any]:
+    """The whole check on this checkout's features and folds, as JSON-able values (`isic stack --nested`)."""
+    params = load_params(layout.params)
+    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
+    problem = prepare(
+        *inputs[:3], params.stack.evidence.model_copy(update={"embeddings": "none"}), params.stack.params.max_bin
+    )
+    leaks = find_leaks(problem.columns, problem.target, problem.fold)
+    honesty = nested_check(inputs.features, inputs.folds, params.stack, params.evaluate.replicates)
+    return {"leaks": [asdict(leak) for leak in leaks], **honesty.to_json()}

@@ -1,6 +1,6 @@
-"""Augmentation at the tile's own resolution, in uint8, each tile's random choices a function of (seed, epoch, position).
+"""Augmentation in uint8 at the tile's own resolution; random choices follow from (seed, epoch, position).
 
-albumentations 2.0.8 draws the same transforms in every epoch and worker (its issue tracker's #266 and #272, never fixed
+albumentations 2.0.8 draws the same transforms in every epoch and worker (#266 and #272 of its successor, never fixed
 under the MIT licence), so its generators are replaced before every tile. Its import costs 2.4 s: `none` and `flips` do
 without.
 """
@@ -132,7 +132,7 @@ def _hole(a: Any, side: float, p: float) -> Any:
 
 
 def _hair_transform(a: Any, p: float) -> Any:
-    class Hair(a.ImageOnlyTransform):  # type: ignore[misc, name-defined]
+    class Hair(a.ImageOnlyTransform):
         """Draws a few dark, curved hairs over the tile (FIELD: CQUPT)."""
 
         def get_params(self) -> dict[str, Any]:

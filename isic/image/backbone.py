@@ -157,7 +157,7 @@ def parameter_groups(net: LesionNet, weight_decay: float, layer_decay: float | N
     per layer towards the input.
     """
     groups: list[dict[str, Any]] = []
-    exempt = getattr(net.backbone, "no_weight_decay", set)()
+    exempt: set[str] = getattr(net.backbone, "no_weight_decay", set)()
     if layer_decay is not None:
         for group in param_groups_layer_decay(net.backbone, weight_decay, exempt, layer_decay=layer_decay):
             groups.append(
@@ -176,7 +176,8 @@ def parameter_groups(net: LesionNet, weight_decay: float, layer_decay: float | N
 
 
 def _split(module: nn.Module, weight_decay: float, exempt: set[str], head: bool) -> list[dict[str, Any]]:
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         (kept if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
     return [

@@ -1,4 +1,4 @@
-"""What a trained network says about tiles: one logit and one embedding each. The same way in training and prediction."""
+"""What a trained network says about tiles: one logit and one embedding each, in training and prediction alike."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from isic.data.tiles import TileStore
 from isic.image import device as machine
 from isic.image.artifact import Model, load_model
 from isic.image.augment import Augmenter
+from isic.image.backbone import LesionNet
 from isic.image.loader import batches, default_workers
 from isic.image.pixels import normalise, resize
 from isic.image.sampler import Slot
@@ -59,7 +60,7 @@ def embed(model: Path | Model, tiles: TileStore, ids: Sequence[str], workers: in
     return Said(logits, embeddings)
 
 
-def _flipped(net: torch.nn.Module, pixels: Tensor, tta: str) -> tuple[Tensor, Tensor]:
+def _flipped(net: LesionNet, pixels: Tensor, tta: str) -> tuple[Tensor, Tensor]:
     """Mean over the flips of `tta`: logits (n,), embeddings (n, width)."""
     views = [(), (2,), (3,), (2, 3)] if tta == "flips" else [()]
     said = [net.describe(pixels.flip(axes) if axes else pixels) for axes in views]

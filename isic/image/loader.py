@@ -88,7 +88,7 @@ def batches(
         return
     loader = DataLoader(
         _Batches(TileReader(tiles, ids, memory=0), augment),
-        sampler=slots,  # type: ignore[arg-type]  (any iterable of what the dataset takes)
+        sampler=slots,  # any iterable of what the dataset takes
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4,

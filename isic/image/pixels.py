@@ -1,9 +1,9 @@
 """From ragged uint8 tiles to one normalised batch: the only resize of the project.
 
 Training, embedding and prediction see the same pixels: antialiased bicubic or bilinear as in Pillow, rounded to whole
-levels. On the CPU torch's own uint8 kernel does it; on a GPU two matrix products per batch do, whose matrices hold
-the filter of each tile (a tile of h rows is W(size, h) @ tile @ W(size, w).T), so that tiles of any size go in one call.
-Both agree with Pillow within one level (tested).
+levels. On the CPU torch's own uint8 kernel does it; on a GPU two matrix products per batch, whose matrices hold the
+filter of each tile (a tile of h rows is W(size, h) @ tile @ W(size, w).T), so that tiles of any size go in one call.
+Both agree with Pillow within a level or two (tested).
 """
 
 from __future__ import annotations

@@ -1,18 +1,25 @@
-"""What a person sees of a run: the numbers of an epoch, a live line on a terminal, warnings that mean something."""
+"""What a person sees of a run: a live line on a terminal, lines that stay, warnings that mean something."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isic.image.clock import Clock
+    from isic.image.run import Run
+    from isic.image.sampler import Slot
 
 #: pAUC of random scores is about 0.02; a network above this has begun to learn.
 _LEARNT = 0.05
 _LEARNT_AFTER = 5
 #: Share of an epoch that may be spent waiting for tiles.
 _WAIT = 0.2
-#: Distance between the shown and the set share of positives.
+#: Relative distance between the shown and the set share of positives.
 _SHARE = 0.1
+#: Fall of pAUC below its best, three validations in a row; the noise of one fold is about 0.01.
+_FALL = 0.02
 
 
 def red_flags(history: Sequence[Mapping[str, Any]], set_share: float) -> dict[str, str]:
@@ -20,55 +27,57 @@ def red_flags(history: Sequence[Mapping[str, Any]], set_share: float) -> dict[st
 
     `history` has one row per epoch as in history.csv, `set_share` is the share of positives the recipe asks for.
     """
-    if not history:
-        return {}
-    flags = {}
     last = history[-1]
-    scored = [row for row in history if row.get("pauc") is not None]
-    if len(history) > _LEARNT_AFTER and scored and scored[-1]["pauc"] < _LEARNT:
-        flags["pauc_low"] = (
-            f"pAUC {scored[-1]['pauc']:.3f} after {last['epoch']} epochs: try another learning rate or longer warm-up"
-        )
+    scored = [row["pauc"] for row in history if row["pauc"] is not None]
+    best = max(scored, default=0.0)
+    flags = {}
+    if len(history) > _LEARNT_AFTER and scored and scored[-1] < _LEARNT:
+        flags["pauc_low"] = f"pAUC {scored[-1]:.3f} after {last['epoch']} epochs: try another lr or longer warm-up"
     if len(history) >= 4 and last["loss"] >= 0.995 * history[0]["loss"]:
-        flags["loss_flat"] = (
-            f"training loss {history[0]['loss']:.4f} -> {last['loss']:.4f}: it does not fall, try another learning rate"
-        )
-    best = max((row["pauc"] for row in scored), default=0.0)
-    if len(scored) >= 4 and all(row["pauc"] < best - 0.02 for row in scored[-3:]):
-        flags["validation_falling"] = (
-            f"pAUC was {best:.3f}, the last three were below by 0.02: fewer epochs or more augmentation"
-        )
-    if abs(last["positive_share"] - set_share) > _SHARE * set_share + 1e-9:
-        flags["share_off"] = (
-            f"{last['positive_share']:.3f} of the tiles shown are positive, the recipe asks for {set_share:.3f}: too few negatives"
-        )
+        fall = f"{history[0]['loss']:.4f} to {last['loss']:.4f}"
+        flags["loss_flat"] = f"training loss goes from {fall}: it does not fall, try another lr"
+    if len(scored) >= 4 and max(scored[-3:]) < best - _FALL:
+        flags["validation_falling"] = f"pAUC was {best:.3f} and is {scored[-1]:.3f}: fewer epochs or more augmentation"
+    if abs(last["positive_share"] - set_share) > _SHARE * set_share:
+        shares = f"{last['positive_share']:.3f} of the tiles shown are positive, {set_share:.3f} were asked for"
+        flags["share_off"] = f"{shares}: lower negatives_per_positive or use more data"
     if last["data_wait"] > _WAIT:
-        flags["data_wait"] = (
-            f"{last['data_wait']:.0%} of the epoch waited for tiles: set image.workers or image.cache_gb"
-        )
+        flags["data_wait"] = f"{last['data_wait']:.0%} of the epoch waited for tiles: set image.workers or cache_gb"
     return flags
 
 
 class Console:
     """Progress on stderr: one line kept current on a terminal; in a pipe only what a log should hold."""
 
-    def __init__(self, name: str, epochs: int) -> None:
+    def __init__(self, name: str, epochs: int, quiet: bool = False) -> None:
         self.name = name
         self.epochs = epochs
-        self.live = sys.stderr.isatty()
+        self.quiet = quiet
+        self.live = sys.stderr.isatty() and not quiet
+        self._warned: set[str] = set()
 
-    def step(self, epoch: int, done: int, total: int, loss: float, remaining: float | None) -> None:
-        """Refresh the live line: `done` of `total` micro-batches of an epoch."""
-        if self.live:
-            left = "" if remaining is None else f", {duration(remaining)} left"
-            sys.stderr.write(
-                f"\r\x1b[K{self.name} epoch {epoch + 1}/{self.epochs} {done}/{total} loss {loss:.4f}{left}"
-            )
+    def step(self, run: Run, slot: Slot, clock: Clock) -> None:
+        """Refresh the live line."""
+        sums = run.progress.epoch_sums
+        if self.live and sums:
+            left = duration(clock.remaining(run.progress.step, run.steps))
+            where = f"epoch {slot.epoch + 1}/{self.epochs} {slot.micro + 1}/{run.sampling.micro_batches}"
+            line = f"{self.name} {where} loss {sums['loss'] / sums['tiles']:.4f}, {left} left"
+            sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        sys.stderr.write(("\r\x1b[K" if self.live else "") + f"isic: {self.name}: {line}\n")
+        if not self.quiet:
+            sys.stderr.write(("\r\x1b[K" if self.live else "") + f"isic: {self.name}: {line}\n")
+
+    def warn(self, flags: Mapping[str, str]) -> dict[str, str]:
+        """Say the warnings not said before, and return them."""
+        fresh = {name: text for name, text in flags.items() if name not in self._warned}
+        self._warned |= set(fresh)
+        for text in fresh.values():
+            self.say(f"warning: {text}")
+        return fresh
 
 
 def duration(seconds: float) -> str:

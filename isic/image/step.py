@@ -1,0 +1,94 @@
+"""One optimiser step: gradients of a group of micro-batches, in smaller parts where memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from isic.image import device as machine
+from isic.image.loader import Batch
+from isic.image.loss import mixup, per_tile
+from isic.image.optimise import freeze_backbone, rate, set_rate
+from isic.image.pixels import normalise, resize
+from isic.image.rng import STEP, number, stream
+from isic.image.run import Run
+
+
+def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> Tensor:
+    """Train on the micro-batches of one step; returns the losses of their tiles (n,), still on the device.
+
+    Out of GPU memory halves the parts a micro-batch is computed in and starts the step again: the same gradient from
+    more, smaller pieces, as if the batch size were halved and `accumulate` doubled.
+    """
+    recipe, progress = run.recipe, run.progress
+    if recipe.freeze_epochs:
+        freeze_backbone(run.net, group[0].slot.epoch < recipe.freeze_epochs)
+    set_rate(run.optimiser, rate(progress.step, run.steps, recipe.schedule, recipe.warmup, recipe.min_lr))
+    losses = _gradients(run, group, say)
+    if recipe.clip_grad is not None:
+        run.scaler.unscale_(run.optimiser)
+        torch.nn.utils.clip_grad_norm_(run.net.parameters(), recipe.clip_grad)
+    run.scaler.step(run.optimiser)
+    run.scaler.update()
+    run.optimiser.zero_grad(set_to_none=True)
+    progress.step += 1
+    if run.average:
+        run.average.update(run.net, progress.step)
+    return losses
+
+
+def _gradients(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> Tensor:
+    while True:
+        try:
+            return torch.cat([loss for batch in group for loss in _backward(run, batch)])
+        except torch.OutOfMemoryError:
+            # Other processes would wait for gradients of the abandoned pass.
+            if run.progress.chunks >= run.recipe.batch_size or run.world.size > 1:
+                raise
+            run.progress.chunks *= 2
+        # Outside the handler: the exception's traceback holds the tensors that have to go.
+        say(f"out of GPU memory: micro-batches now go in {run.progress.chunks} parts, with as much more accumulation")
+        run.optimiser.zero_grad(set_to_none=True)
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
+    """Add the gradients of one micro-batch, part by part; yields the parts' losses."""
+    recipe, slot = run.recipe, batch.slot
+    # All randomness of this micro-batch follows from its place, so none needs saving.
+    key = (STEP, run.sampling.seed, slot.epoch, slot.micro, run.world.rank)
+    torch.manual_seed(number(*key))
+    rows = torch.from_numpy(slot.rows).to(run.device, non_blocking=True)
+    pixels, target = see(run, batch), run.target[rows]
+    groups = torch.full_like(rows, -1) if run.groups is None else run.groups[rows]
+    if recipe.mixup:
+        pixels, target = mixup(pixels, target, recipe.mixup, stream(*key))
+        groups = torch.full_like(rows, -1)
+    run.net.train()
+    parts = list(zip(*(whole.chunk(run.progress.chunks) for whole in (pixels, target, groups)), strict=True))
+    for number_, (part, wanted, group) in enumerate(parts):
+        last = slot.ends_step and number_ + 1 == len(parts)
+        with run.world.hold_back(run.forward, hold=not last):
+            with machine.autocast(run.precision, run.device):
+                logits, guesses = run.forward(part)
+            loss = per_tile(logits, wanted, recipe.loss, recipe.focal_gamma, recipe.label_smoothing)
+            total = loss.sum()
+            if guesses is not None:
+                total = total + recipe.aux_weight * functional.cross_entropy(
+                    guesses.float(), group, ignore_index=-1, reduction="sum"
+                )
+            # Several processes average their gradients; a step's tiles are those of all of them.
+            run.scaler.scale(total * (run.world.size / slot.step_tiles)).backward()
+        yield loss.detach()
+
+
+def see(run: Run, batch: Batch) -> Tensor:
+    """The normalised pixels of a batch on the device, float32 (n, 3, size, size)."""
+    canvas = batch.canvas.to(run.device, non_blocking=True)
+    pixels = normalise(resize(canvas, batch.sizes, run.spec.size, run.spec.interpolation), run.spec.mean, run.spec.std)
+    layout = torch.channels_last if run.recipe.channels_last else torch.contiguous_format
+    return pixels.contiguous(memory_format=layout)

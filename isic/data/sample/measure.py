@@ -12,13 +12,26 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from isic.data.sample.population import Group, Population, nearest_correlation
+from isic.data.sample.population import (
+    EXOGENOUS,
+    FAINT,
+    HIDDEN_ELSE,
+    HIDDEN_IF_FAINT,
+    Group,
+    Population,
+    nearest_correlation,
+)
 
-#: The first variables of the copula, drawn elsewhere: age and position.
-EXOGENOUS = 4
+#: Measurements that a malignant lesion shows or hides together.
+_SHOWN_TOGETHER = (
+    ("clin_size_long_diam_mm", "tbp_lv_eccentricity", "tbp_lv_area_perim_ratio", "tbp_lv_symm_2axis"),
+    ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_deltaA", "tbp_lv_deltaB", "tbp_lv_stdLExt"),
+    ("tbp_lv_Lext", "tbp_lv_deltaL", "tbp_lv_stdL", "tbp_lv_color_std_mean", "tbp_lv_radial_color_std_max"),
+    ("tbp_lv_nevi_confidence", "tbp_lv_dnn_lesion_confidence"),
+)
 #: Skin of patients with a malignant lesion: this part of the malignant-benign difference is the patient's, not the
 #: lesion's. A guess; zero would make patient-relative features implausibly strong.
-_PATIENT_PART = 0.25
+_PATIENT_PART = 0.4
 _SKIN = ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_Lext", "tbp_lv_stdLExt")
 #: Lesions found by the machine have at least this contrast and diameter (published minima of untagged lesions).
 _LEAST_CONTRAST = 4.5
@@ -35,11 +48,11 @@ def draw_scores(
 ) -> np.ndarray:
     """Normal scores (n, variables) of all copula variables.
 
-    `owner` (n,) indexes patients, `malignant` (n,) is bool, `given` (n, 4) holds the scores of age, x, y, z.
+    `owner` (n,) indexes patients, `malignant` (n,) is bool, `given` (n, 4) scores age, x, y, z.
     """
     hospital = np.stack(facts.hospitals["offset"].to_list())
     hospital_cov = _weighted_covariance(hospital, facts.hospitals["rows"].to_numpy(float))
-    slope, rest = _condition(facts.benign_group.correlation)
+    slope, rest = _condition(facts.benign.correlation)
     spread = np.sqrt(np.minimum(facts.patient_share, 0.95 * np.diag(rest)))
     patient_cov = nearest_correlation(rest / np.sqrt(np.outer(np.diag(rest), np.diag(rest)))) * np.outer(spread, spread)
     effect = rng.standard_normal((len(patients), len(spread))) @ _root(patient_cov).T + hospital[patients["hospital"]]
@@ -47,7 +60,7 @@ def draw_scores(
     shifted = effect + np.where(patients["malignant"].to_numpy()[:, None] > 0, 0.61, -0.39) * shift
     scores = np.empty((len(owner), len(facts.variables)))
     scores[:, :EXOGENOUS] = given
-    for is_malignant, group in ((False, facts.benign_group), (True, facts.malignant_group)):
+    for is_malignant, group in ((False, facts.benign), (True, facts.overt)):
         rows = np.flatnonzero(malignant == is_malignant)
         slope, rest = _condition(group.correlation)
         within = rest - hospital_cov - patient_cov
@@ -61,13 +74,18 @@ def draw_scores(
     return scores
 
 
-def read_tables(facts: Population, scores: np.ndarray, malignant: np.ndarray) -> pd.DataFrame:
-    """Values of the copula variables: each column read off its benign or malignant quantile table."""
+def read_tables(facts: Population, rng: np.random.Generator, scores: np.ndarray, malignant: np.ndarray) -> pd.DataFrame:
+    """Values of the copula variables: each column read off the benign table, or the malignant one where that shows."""
+    rows = np.flatnonzero(malignant)
+    hidden = np.where(rng.random(len(rows)) < FAINT, HIDDEN_IF_FAINT, HIDDEN_ELSE)
+    shown = {name: np.ones(len(rows), dtype=bool) for name in facts.variables[:EXOGENOUS]}
+    for group in _SHOWN_TOGETHER:
+        shown |= dict.fromkeys(group, rng.random(len(rows)) >= hidden)
     columns = {}
     for index, name in enumerate(facts.variables):
-        benign, other = (group.tables[name] for group in (facts.benign_group, facts.malignant_group))
-        column = benign(scores[:, index])
-        column[malignant] = other(scores[malignant, index])
+        column = facts.benign.tables[name](scores[:, index])
+        overt = rows[shown[name]]
+        column[overt] = facts.overt.tables[name](scores[overt, index])
         columns[name] = column
     return pd.DataFrame(columns)
 
@@ -164,8 +182,8 @@ def _skin_shift(facts: Population) -> np.ndarray:
     shift = np.zeros(len(facts.variables) - EXOGENOUS)
     for index, name in enumerate(facts.variables[EXOGENOUS:]):
         if name in _SKIN:
-            benign: Group = facts.benign_group
-            median = facts.malignant_group.tables[name](np.zeros(1))
+            benign: Group = facts.benign
+            median = facts.overt.tables[name](np.zeros(1))
             table = benign.tables[name]
             shift[index] = _PATIENT_PART * np.interp(median, table.values, table.scores)[0]
     return shift

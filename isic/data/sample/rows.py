@@ -53,7 +53,7 @@ def draw_rows_of(
     malignant = np.arange(len(owner)) - first < people["malignant"].to_numpy()[owner]
     place, given = _places(facts, rng, people, owner, malignant)
     scores = draw_scores(facts, rng, people, owner, malignant, given)
-    rows = complete(rng, read_tables(facts, scores, malignant))
+    rows = complete(rng, read_tables(facts, rng, scores, malignant))
     rows["target"] = malignant.astype(np.int64)
     rows = rows.assign(**_identity(facts, rng, people, owner, malignant), **_site(facts, place))
     rows["age_approx"] = _ages(rng, people, owner, rows["age_approx"].to_numpy())
@@ -79,7 +79,7 @@ def _places(
     given[:, 0] = people["age_score"].to_numpy()[owner]
     for is_malignant in (False, True):
         rows = np.flatnonzero(malignant == is_malignant)
-        weights = (table["malignant"] if is_malignant else table["rows"]).to_numpy(float)
+        weights = table["malignant" if is_malignant else "benign"].to_numpy(float)
         with np.errstate(divide="ignore"):
             logits = np.log(weights).astype(np.float32)
         noise = rng.gumbel(size=(len(rows), len(table))).astype(np.float32)

@@ -22,7 +22,7 @@ from isic.core.io import atomic_dir, read_json, read_parquet, require, sha256, s
 from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.registry.manifest import FILE, FORMAT, Manifest, file_hashes, identity, read_manifest, verify
-from isic.registry.scoring import MissingImages, score_rows
+from isic.registry.scoring import Manner, MissingImages, score_rows
 from isic.tracking.context import data_hash, git
 
 if TYPE_CHECKING:
@@ -53,12 +53,16 @@ class Bundle:
         tiles: TileStore | None,
         missing_images: MissingImages = "error",
         folds: Sequence[int] | None = None,
+        work: Path | None = None,
+        fallback: bool = False,
     ) -> pd.Series:
         """Score of every row, float64 between 0 and 1 by isic_id, in the rows' order; higher is more malignant.
 
         `rows` has the 44 columns of test-metadata.csv and holds all of each patient's lesions, since a lesion is
         judged against the others. Each fold's chain scores what it scores in training, and the mean of the chains
-        (`folds` None: all) is the score; with one fold, that fold's rows get their out-of-fold score.
+        (`folds` None: all) is the score; with one fold, that fold's rows get their out-of-fold score. What was done
+        is kept in `work`, so that the same call after a kill goes on. With `fallback`, an image model that fails as a
+        whole is answered by the features-only stacker and a loud line.
         Raises InputError naming the id of a tile that is missing or does not decode, unless missing tiles are to be
         imputed: such a lesion counts as average in the image models' eyes.
         """
@@ -66,7 +70,7 @@ class Bundle:
         unknown = [fold for fold in chosen if fold not in self.manifest.folds]
         if unknown or not chosen:
             raise InputError(f"{self.folder} has folds {list(self.manifest.folds)}, not {unknown}: choose among them")
-        return score_rows(self, rows, tiles, missing_images, chosen)
+        return score_rows(self, rows, tiles, chosen, Manner(missing_images, work, fallback))
 
     @cached_property
     def stack(self) -> Stack:
@@ -75,9 +79,13 @@ class Bundle:
 
         return Stack.load(self.folder / "stack")
 
-    def image_model(self, backbone: str, fold: int) -> Path:
-        """Folder of one image model, in the form of `isic.image`."""
-        return self.folder / "image" / backbone / f"fold{fold}"
+    @cached_property
+    def features_only(self) -> Stack | None:
+        """The stacker that needs no image model, None in bundles made before there was one."""
+        from isic.stack import Stack
+
+        folder = self.folder / "features_only"
+        return Stack.load(folder) if folder.is_dir() else None
 
     def oof(self) -> pd.DataFrame:
         """The out-of-fold scores the bundle was judged by: isic_id, patient_id, target, fold, score."""
@@ -111,6 +119,7 @@ def build_bundle(layout: Layout, params: Params) -> Bundle:
                 _copy_image_model(layout.image_model(backbone, fold), folder / "image" / backbone / f"fold{fold}")
         require(layout.stack_model, "stacker", "run `dvc repro stack`")
         shutil.copytree(layout.stack_model, folder / "stack")
+        _fit_features_only(layout, params).save(folder / "features_only")
         shutil.copy(require(layout.oof, "out-of-fold scores", "run `dvc repro stack`"), folder / "oof.parquet")
         write_json(folder / FILE, _manifest(layout, params, folder))
     return Bundle(layout.bundle, read_manifest(layout.bundle))
@@ -127,6 +136,15 @@ def _copy_image_model(source: Path, target: Path) -> None:
     target.mkdir(parents=True)
     for name in _IMAGE_FILES:
         shutil.copy(require(source / name, "image model", "run `dvc repro`"), target / name)
+
+
+def _fit_features_only(layout: Layout, params: Params) -> Stack:
+    """A stacker of the same parameters that reads no image evidence."""
+    from isic.stack import fit_stack
+    from isic.stack.inputs import read_inputs
+
+    inputs = read_inputs(layout, params.folds, (), embeddings=False)
+    return fit_stack(inputs.features, {}, inputs.folds, params.stack)
 
 
 def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:

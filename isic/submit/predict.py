@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -9,25 +10,50 @@ import pandas as pd
 from isic.core.errors import InputError
 from isic.core.io import write_csv
 from isic.core.schema import TARGET, TEST_COLUMNS
-from isic.registry.bundle import load_bundle
+from isic.registry.bundle import Bundle, load_bundle
 from isic.registry.scoring import MissingImages
 from isic.registry.versions import resolve
 
+#: From this many lesions on, what image models said is kept until the scores are written.
+LONG = 5000
+
 
 def predict(
-    model: str, metadata: Path, images: Path | None, out: Path, missing_images: MissingImages = "error"
+    model: str,
+    metadata: Path,
+    images: Path | None,
+    out: Path,
+    missing_images: MissingImages = "error",
+    fallback: bool = False,
 ) -> pd.DataFrame:
     """Score the lesions of a metadata CSV with tiles of an HDF5 file and write isic_id, target to `out`.
 
     `model` is models:/NAME@ALIAS, models:/NAME/VERSION or a bundle folder. A training table is taken too, its
-    train-only columns unread. Raises InputError on anything wrong with the files; then nothing is written.
+    train-only columns unread. A long run that is killed goes on when called again. With `fallback`, an image model that
+    fails as a whole is answered by the features-only stacker and a loud line.
+    Raises InputError on anything wrong with the files; then nothing is written.
     """
+    rows = read_rows(metadata)
+    return score_to(load_bundle(resolve(model)), rows, images, Path(out), missing_images, fallback)
+
+
+def score_to(
+    bundle: Bundle,
+    rows: pd.DataFrame,
+    images: Path | None,
+    out: Path,
+    missing_images: MissingImages = "error",
+    fallback: bool = False,
+) -> pd.DataFrame:
+    """`predict` with bundle and rows at hand."""
     from isic.data.tiles import TileStore
 
-    rows = read_rows(metadata)
     tiles = None if images is None else TileStore(images)
-    scores = load_bundle(resolve(model)).predict(rows, tiles, missing_images).reset_index()
+    work = out.with_name(f".{out.name}.work") if len(rows) >= LONG else None
+    scores = bundle.predict(rows, tiles, missing_images, work=work, fallback=fallback).reset_index()
     write_csv(out, scores)
+    if work is not None:
+        shutil.rmtree(work, ignore_errors=True)
     return scores
 
 

@@ -12,28 +12,40 @@ from isic.core.io import write_csv
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, TARGET
-from isic.registry.bundle import load_bundle
+from isic.registry.bundle import Bundle, load_bundle
 from isic.registry.scoring import MissingImages
 from isic.registry.versions import CHAMPION, resolve
-from isic.submit.predict import read_rows
+from isic.submit.predict import read_rows, score_to
 
 
-def make_submission(layout: Layout, model: str | None = None, missing_images: MissingImages = "error") -> pd.DataFrame:
+def make_submission(
+    layout: Layout, model: str | None = None, missing_images: MissingImages = "error", fallback: bool = False
+) -> pd.DataFrame:
     """Score the test files with `model` (default: the champion) into submission/submission.csv and return it.
+
+    `missing_images` and `fallback` as for `isic.submit.predict.predict`.
 
     Raises InputError when there is no champion, the test files are not usable, or the scores are not submittable;
     then no file is written.
     """
-    from isic.data.tiles import TileStore
-
     name = load_params(layout.params).register_.model
-    folder = resolve(model or f"models:/{name}@{CHAMPION}", layout)
-    rows = read_rows(layout.test_metadata)
-    scores = load_bundle(folder).predict(rows, TileStore(layout.test_images), missing_images)
-    expected = read_sample(layout.sample_submission)
+    bundle = load_bundle(resolve(model or f"models:/{name}@{CHAMPION}", layout))
+    return submit(bundle, layout.raw, layout.submission, missing_images, fallback)
+
+
+def submit(
+    bundle: Bundle, competition: Path, out: Path, missing_images: MissingImages = "error", fallback: bool = False
+) -> pd.DataFrame:
+    """Score the test files of a folder in the competition's form into `out`; see `make_submission`."""
+    scores_file = out.with_name(f".{out.name}.scores")
+    rows = read_rows(competition / "test-metadata.csv")
+    expected = read_sample(competition / "sample_submission.csv")
+    images = competition / "test-image.hdf5"
+    scores = score_to(bundle, rows, images, scores_file, missing_images, fallback).set_index(ID)[TARGET]
+    scores_file.unlink()
     submission = arrange(scores, expected)
     check_submission(submission, expected)
-    write_csv(layout.submission, submission)
+    write_csv(out, submission)
     return submission
 
 

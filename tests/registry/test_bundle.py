@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -66,6 +67,58 @@ def test_a_missing_image_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame,
     assert bundle.predict(rows, None, missing_images="impute").between(0, 1).all()
     with pytest.raises(InputError, match="no image file"):
         bundle.predict(rows, None)
+
+
+def test_a_long_prediction_goes_on_where_it_was_killed(
+    bundle: Bundle, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.image import embed
+    from isic.registry import sight
+
+    rows = read_metadata(layout.train_metadata, train=True).head(60)
+    tiles = TileStore(layout.train_images)
+    whole = bundle.predict(rows, tiles)
+    monkeypatch.setattr(sight, "CHUNK", 25)
+    seen: list[int] = []
+    original = embed.embed
+
+    def counted(model: object, store: TileStore, ids: list[str]) -> object:
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        seen.append(len(ids))
+        return original(model, store, ids)
+
+    monkeypatch.setattr(embed, "embed", counted)
+    with pytest.raises(KeyboardInterrupt):
+        bundle.predict(rows, tiles, work=tmp_path)
+    assert seen == [25, 25, 10, 25, 25]
+    monkeypatch.setattr(embed, "embed", lambda *arguments: (seen.append(len(arguments[2])), original(*arguments))[1])
+    resumed = bundle.predict(rows, tiles, work=tmp_path)
+    assert len(seen) == 3 * 4, "3 chunks of 2 folds of 2 backbones, none looked at twice"
+    np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
+
+
+def test_a_broken_image_model_is_answered_by_features_alone(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(bundle.folder.rglob("model.safetensors")).unlink()
+    with pytest.raises(InputError, match="image weights not found"):
+        bundle.predict(rows, tiles)
+    scores = bundle.predict(rows, tiles, fallback=True)
+    assert scores.between(0, 1).all()
+    assert "NO IMAGE WAS USED" in capsys.readouterr().err
+
+
+def test_a_tile_that_is_no_jpeg_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame, layout: Layout) -> None:
+    name = rows["isic_id"].iloc[1]
+    path = layout.root / "broken.hdf5"
+    shutil.copy(layout.test_images, path)
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = np.bytes_(b"no picture")
+    with pytest.raises(InputError, match=name):
+        bundle.predict(rows, TileStore(path))
+    assert bundle.predict(rows, TileStore(path), missing_images="impute").between(0, 1).all()
 
 
 def test_the_same_models_make_the_same_bundle(layout: Layout, params: Params, bundle: Bundle) -> None:

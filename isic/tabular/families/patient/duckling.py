@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
 from isic.tabular.distances import local_outlier_factor, nearest
@@ -22,6 +23,17 @@ _TWIN = ("H", "diam", "deltaLBnorm", "norm_color", "norm_border")
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
     """Local outlier factor and distances to the nearest lesions of the patient, 0 for a lesion alone."""
+    factor, distance, index = outliers(frame)
+    columns = {"duckling_lof": factor.astype(np.float32)}
+    columns |= {f"duckling_knn{step}": _mean_distance(distance[:, :step]) for step in _STEPS}
+    # A lesion alone is its own twin.
+    twin = np.where(index[:, 0] < 0, np.arange(len(frame)), index[:, 0])
+    columns |= {f"duckling_twin__{v}": values for v, values in differences(frame, _TWIN, twin).items()}
+    return pd.DataFrame(columns, copy=False)
+
+
+def outliers(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+    """Local outlier factor (n,), and distances and rows (n, 30) of the nearest lesions of the patient."""
     points = standardised(frame, DUCKLING)
     distance = np.full((len(frame), NEIGHBOURS), np.nan)
     index = np.full((len(frame), NEIGHBOURS), -1, dtype=np.int32)
@@ -32,18 +44,13 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
         local_outlier_factor(distance, index, first, last, factor)
 
     by_group(Groups.of(frame, (PATIENT,)), work)
-    columns = {"duckling_lof": factor.astype(np.float32)}
-    columns |= {f"duckling_knn{step}": _mean_distance(distance[:, :step]) for step in _STEPS}
-    # A lesion alone is its own twin.
-    twin = np.where(index[:, 0] < 0, np.arange(len(frame)), index[:, 0])
-    columns |= {f"duckling_twin__{v}": values for v, values in differences(frame, _TWIN, twin).items()}
-    return pd.DataFrame(columns, copy=False)
+    return factor, distance, index
 
 
-def _mean_distance(distance: np.ndarray) -> np.ndarray:
+def _mean_distance(distance: NDArray[np.float64]) -> NDArray[np.float32]:
     """Mean of the distances that exist; 0 where none does."""
     count = np.isfinite(distance).sum(axis=1)
-    mean: np.ndarray = (np.nansum(distance, axis=1) / np.maximum(count, 1)).astype(np.float32)
+    mean: NDArray[np.float32] = (np.nansum(distance, axis=1) / np.maximum(count, 1)).astype(np.float32)
     return mean
 
 

@@ -1,0 +1,54 @@
+"""One side of the features benchmark in a process of its own, so that its time and peak memory are its own.
+
+`python benchmarks/features_measure.py SIDE CSV FAMILY,FAMILY…` prints one JSON line; imports are not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import features_pandas
+import pandas as pd
+
+from isic.data.tables import read_metadata
+from isic.tabular import build_features, feature_families
+
+
+def main() -> None:
+    side, csv, families = sys.argv[1], Path(sys.argv[2]), sys.argv[3].split(",")
+    # Loading the compiled kernels is an import, like numpy's; they are compiled once per machine.
+    feature_families()
+    start = time.perf_counter()
+    if side == "isic":
+        frame = read_metadata(csv, train=True)
+        read = time.perf_counter()
+        columns = build_features(frame, families).shape[1] - 1
+        middle = time.perf_counter()
+    else:
+        frame = pd.read_csv(csv, low_memory=False)
+        read = time.perf_counter()
+        columns = features_pandas.build(frame, families).shape[1] - 1
+        middle = time.perf_counter()
+        features_pandas.outlier_factor(frame)
+    end = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    print(
+        json.dumps(
+            {
+                "read": read - start,
+                "build": middle - read,
+                "lof": end - middle,
+                "total": end - start,
+                "peak_gb": peak,
+                "columns": columns,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.core.folds import read_folds
-from isic.core.io import read_parquet, sha256, sha256_json
+from isic.core.io import read_parquet, require, sha256, sha256_json
 from isic.core.paths import Layout
 from isic.core.schema import ID
 from isic.stack.problem import align
@@ -31,11 +33,26 @@ def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], 
 
     Raises InputError when a file is missing or a fold's logits are not those of the fold's lesions.
     """
-    features = read_parquet(layout.features)
+    features = read_features(layout.features)
     table = align(read_folds(layout, len(folds)), features[ID])
     logits = {backbone: _logits(layout, table, backbone) for backbone in backbones}
     vectors = {backbone: _embeddings(layout, table, backbone) for backbone in backbones} if embeddings else {}
     return Inputs(features, logits, table, vectors)
+
+
+def read_features(path: Path) -> pd.DataFrame:
+    """The feature table, read column by column: a whole-table read holds it about four times over.
+
+    Raises InputError when the file is missing or broken.
+    """
+    require(path, "feature table", "run `dvc repro features`, or `dvc pull` if it was made elsewhere")
+    try:
+        with pq.ParquetFile(path) as file:
+            columns = {name: file.read([name]).column(0).to_pandas() for name in file.schema_arrow.names}
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read as parquet ({reason}): delete it and run `dvc repro`") from error
+    return pd.DataFrame(columns, copy=False)
 
 
 def fingerprint(layout: Layout, folds: Sequence[int], backbones: Sequence[str]) -> str:

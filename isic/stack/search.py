@@ -89,8 +89,8 @@ def changes(new: Settings, old: Settings) -> dict[str, Any]:
 class Bench:
     """Scores candidates on one prepared problem whose pool was binned by family."""
 
-    def __init__(self, problem: Problem, seeds: int) -> None:
-        self.problem, self.seeds = problem, seeds
+    def __init__(self, problem: Problem, seeds: int, first_seed: int = 0) -> None:
+        self.problem, self.seeds = problem, range(first_seed, first_seed + seeds)
         self.folds = sorted(problem.images)
         self._runs = [
             (family, list(names)) for family, names in groupby(problem.columns, key=lambda name: problem.families[name])
@@ -100,7 +100,7 @@ class Bench:
     @property
     def steps(self) -> list[tuple[int, int]]:
         """(seed, fold) of every member, in the order in which all candidates train them."""
-        return [(seed, fold) for seed in range(self.seeds) for fold in self.folds]
+        return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
     def members(self, settings: Settings) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Yield (fold, held-out margins) for every step in order; leaving early cancels what has not begun."""

@@ -11,7 +11,7 @@ import pytest
 from isic.core.errors import InputError
 from isic.core.io import write_parquet
 from isic.core.paths import Layout
-from isic.stack.inputs import read_inputs
+from isic.stack.inputs import read_features, read_inputs
 from tests.stack.population import Population, make
 
 
@@ -49,6 +49,14 @@ def test_logits_of_other_lesions_are_refused(written: tuple[Layout, Population])
     path.unlink()
     with pytest.raises(InputError, match="not found"):
         read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=False)
+
+
+def test_features_read_by_column_are_those_written(written: tuple[Layout, Population]) -> None:
+    layout, people = written
+    pd.testing.assert_frame_equal(read_features(layout.features), people.features)
+    layout.features.write_bytes(layout.features.read_bytes()[:-40])
+    with pytest.raises(InputError, match="parquet"):
+        read_features(layout.features)
 
 
 def test_missing_embeddings_say_which_stage_makes_them(written: tuple[Layout, Population]) -> None:

@@ -81,9 +81,7 @@ def create(
 
     Raises InputError for an unknown model, an argument it does not take, or weights that cannot be had.
     """
-    config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
-    if config is None:
-        raise InputError(f"no image model `{model}`: `isic models` lists the catalogue, timm's own names work too")
+    config = _config(model)
     args = dict(model_args)
     size = size or config.input_size[-1]
     if config.fixed_input_size:
@@ -95,6 +93,16 @@ def create(
     width = _width(backbone, size)
     spec = Spec(model, args, size, tuple(data["mean"]), tuple(data["std"]), str(data["interpolation"]), width, groups)
     return LesionNet(backbone, width, dropout, groups), spec
+
+
+def _config(model: str) -> timm.models.PretrainedCfg:
+    try:
+        config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    except RuntimeError:  # the architecture is known, the tag behind the dot is not
+        config = None
+    if config is None:
+        raise InputError(f"no image model `{model}`: `isic models` lists the catalogue, timm's own names work too")
+    return config
 
 
 def rebuild(spec: Spec) -> LesionNet:
@@ -160,14 +168,10 @@ def parameter_groups(net: LesionNet, weight_decay: float, layer_decay: float | N
     exempt: set[str] = getattr(net.backbone, "no_weight_decay", set)()
     if layer_decay is not None:
         for group in param_groups_layer_decay(net.backbone, weight_decay, exempt, layer_decay=layer_decay):
-            groups.append(
-                {
-                    "params": group["params"],
-                    "weight_decay": group["weight_decay"],
-                    "scale": group["lr_scale"],
-                    "head": False,
-                }
-            )
+            # timm counts from the backbone's last layer; the head is the layer after it.
+            scale = group["lr_scale"] * layer_decay
+            decay = group["weight_decay"]
+            groups.append({"params": group["params"], "weight_decay": decay, "scale": scale, "head": False})
     else:
         groups += _split(net.backbone, weight_decay, exempt, head=False)
     for head in (net.head, net.groups):

@@ -1,22 +1,27 @@
 """Backbones by a short name: which timm model, what it costs. Read without torch, so that `isic models` is quick.
 
-Memory and speed are estimates, not measurements: from parameter counts and the multiply-adds of one forward pass at
-the native size, for bf16 training on a GPU of about 100 effective TFLOP/s. `benchmarks/image.py` measures.
+Multiply-adds and values kept for the backward pass were counted by torch's FlopCounterMode and saved_tensors_hooks on
+one tile of the native size (timm 1.0.31, torch 2.13.0); memory and speed follow by arithmetic and are estimates.
+`benchmarks/image.py` measures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Multiply-adds count two operations, a backward pass costs two forward passes; effective, not peak.
-_EFFECTIVE_TFLOPS = 100.0
+#: bf16 training keeps most values in 2 bytes, norms and losses in 4.
+_BYTES = 3.0
+#: What a data-centre GPU of the A100's kind gets out of bf16 products in training, not its peak.
+_GPU_TFLOPS = 100.0
+#: A training step costs a forward pass and twice as much for the backward one; a multiply-add is two operations.
+_OPERATIONS = 6
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One backbone: timm tag, native side in px, embedding width, forward multiply-adds and activations per tile."""
+    """One backbone: timm tag, native side in px, embedding width; counts per tile of that size."""
 
     name: str
     tag: str
@@ -24,23 +29,38 @@ class Entry:
     width: int
     parameters_m: float
     gmacs: float
-    activations_m: float
+    kept_m: float
     model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def memory_mb(self) -> float:
-        """Estimated training memory per tile in MB: activations kept in bf16, about 2.5 tensors per counted one."""
-        return self.activations_m * 2 * 2.5
+        """Estimated memory per tile of a training batch, MB, without weights and optimiser (16 bytes a parameter)."""
+        return self.kept_m * _BYTES
 
     @property
     def images_per_second(self) -> float:
-        """Estimated training speed on such a GPU."""
-        return _EFFECTIVE_TFLOPS * 1e3 / (6 * self.gmacs)
+        """Estimated training speed on such a GPU, tiles a second, as far as reading them keeps up."""
+        return _GPU_TFLOPS * 1e3 / (_OPERATIONS * self.gmacs)
+
+    def seconds_per_tile(self, size: int, effective_tflops: float) -> float:
+        """Estimated training time per tile of `size` px; work grows with the area."""
+        return _OPERATIONS * self.gmacs * (size / self.size) ** 2 / (effective_tflops * 1e3)
 
 
 _ENTRIES = (
-    Entry("demo_vit", "test_vit", 64, 64, 0.27, 0.017, 0.3, {"patch_size": 8}),
-    Entry("demo_convnext", "test_convnext", 64, 64, 0.21, 0.01, 0.2),
+    Entry("vit_tiny", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", 224, 192, 5.5, 1.07, 7.5),
+    Entry("vit_small", "vit_small_patch16_224.augreg_in21k_ft_in1k", 224, 384, 21.7, 4.24, 14.8),
+    Entry("vit_base", "vit_base_patch16_224.augreg2_in21k_ft_in1k", 224, 768, 85.8, 16.85, 29.4),
+    Entry("eva02_small", "eva02_small_patch14_336.mim_in22k_ft_in1k", 336, 384, 21.7, 12.38, 52.8),
+    Entry("eva02_base", "eva02_base_patch14_224.mim_in22k", 224, 768, 85.8, 21.94, 53.1),
+    Entry("convnextv2_nano", "convnextv2_nano.fcmae_ft_in22k_in1k", 224, 640, 15.0, 2.44, 26.4),
+    Entry("convnextv2_tiny", "convnextv2_tiny.fcmae_ft_in22k_in1k", 224, 768, 27.9, 4.45, 42.4),
+    Entry("convnext_tiny", "convnext_tiny.in12k_ft_in1k", 224, 768, 27.8, 4.45, 27.3),
+    Entry("edgenext_base", "edgenext_base.in21k_ft_in1k", 256, 584, 17.9, 3.83, 31.8),
+    Entry("efficientnet_b0", "efficientnet_b0.ra_in1k", 224, 1280, 4.0, 0.38, 22.1),
+    Entry("swinv2_tiny", "swinv2_tiny_window8_256.ms_in1k", 256, 768, 27.6, 5.94, 48.7),
+    Entry("demo_vit", "test_vit", 48, 64, 0.3, 0.01, 0.2, {"patch_size": 8}),
+    Entry("demo_convnext", "test_convnext", 48, 64, 0.2, 0.01, 0.5, {"patch_size": 2}),
 )
 
 CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
@@ -52,3 +72,17 @@ def resolve(model: str, model_args: Mapping[str, Any]) -> tuple[str, dict[str, A
     if entry is None:
         return model, dict(model_args)
     return entry.tag, {**entry.model_args, **model_args}
+
+
+def lines() -> Iterator[str]:
+    """The catalogue as a table for people."""
+    yield f"{'name':<17}{'timm model':<45}{'px':>4}{'width':>7}{'M par.':>8}{'MB/tile':>9}{'tiles/s':>9}"
+    for entry in CATALOGUE.values():
+        # Tiny networks are bound by launching kernels, not by arithmetic.
+        speed = f"{entry.images_per_second:>9,.0f}" if entry.gmacs >= 0.3 else f"{'-':>9}"
+        yield (
+            f"{entry.name:<17}{entry.tag:<45}{entry.size:>4}{entry.width:>7}{entry.parameters_m:>8.1f}"
+            f"{entry.memory_mb:>9.0f}{speed}"
+        )
+    yield "MB per tile of a training batch in bf16 and tiles a second on a GPU of the A100's kind are estimates."
+    yield "Any other timm name works too: timm.list_models() has them."

@@ -53,16 +53,16 @@ def _resize_each(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> Tensor:
 
 def resize_by_matrices(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> Tensor:
     """The same for any device: one batched product per axis."""
-    count, side = canvas.shape[:2]
+    side = canvas.shape[1]
     sizes = sizes.to(canvas.device)
     rows = _filters(sizes[:, 0], size, side, kind)
     columns = _filters(sizes[:, 1], size, side, kind)
     # Undefined canvas is multiplied by zero weights; as uint8 it cannot hold a NaN that would survive that.
-    narrow = torch.bmm(rows, canvas.reshape(count, side, side * 3).float()).view(count, size, side, 3)
-    # Pillow rounds to whole levels after each axis.
-    narrow = narrow.round_().clamp_(0, 255)
-    wide = torch.matmul(narrow.permute(0, 3, 1, 2), columns.transpose(1, 2)[:, None])
-    return wide.round_().clamp_(0, 255).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    tiles = canvas.permute(0, 3, 1, 2).float()
+    # Columns first and whole levels after each axis, as Pillow does it.
+    narrow = torch.matmul(tiles, columns.transpose(1, 2)[:, None]).round_().clamp_(0, 255)
+    wide = torch.matmul(rows[:, None], narrow).round_().clamp_(0, 255)
+    return wide.to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
 def _filters(lengths: Tensor, size: int, side: int, kind: str) -> Tensor:

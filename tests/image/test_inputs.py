@@ -1,0 +1,205 @@
+"""What reaches the network: which tiles, how augmented, at which pixels."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from isic.core.errors import InputError
+from isic.data.tiles import TileStore
+from isic.image.augment import PRESETS, Augmenter, _compose, draw_hair, orient
+from isic.image.loader import batches
+from isic.image.pixels import normalise, pack, resize, resize_by_matrices
+from isic.image.sampler import Sampling, validation_rows
+from tests.image.conftest import draw
+
+RAGGED = [(51, 51), (133, 133), (239, 239), (140, 97), (64, 64)]
+
+
+def sampling(target: np.ndarray, **override: object) -> Sampling:
+    values = {"negatives_per_positive": 3.0, "positive_repeats": 2, "batch_size": 16, "accumulate": 3, "seed": 5}
+    return Sampling(target, **(values | override))  # type: ignore[arg-type]
+
+
+def labels(positives: int, negatives: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(np.repeat([1, 0], [positives, negatives])).astype(np.int64)
+
+
+# --- sampling -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    positives=st.integers(1, 40),
+    negatives=st.integers(1, 400),
+    ratio=st.floats(0.3, 6),
+    repeats=st.integers(1, 3),
+    batch=st.integers(2, 40),
+    accumulate=st.integers(1, 5),
+)
+def test_an_epoch_holds_all_positives_and_every_batch_its_share(
+    positives: int, negatives: int, ratio: float, repeats: int, batch: int, accumulate: int
+) -> None:
+    target = labels(positives, negatives)
+    plan = sampling(
+        target, negatives_per_positive=ratio, positive_repeats=repeats, batch_size=batch, accumulate=accumulate
+    )
+    slots = list(plan.slots(1))
+    shown = np.concatenate([slot.rows for slot in slots])
+    counts = np.bincount(shown, minlength=len(target))
+    assert (counts[target == 1] == repeats).all()
+    assert counts[target == 0].max() <= 1
+    share = target[shown].mean()
+    for slot in slots:
+        assert abs(target[slot.rows].sum() - share * len(slot.rows)) <= 1 + 1e-9
+        assert len(slot.rows) <= batch
+    assert sum(slot.ends_step for slot in slots) == plan.steps == -(-len(slots) // accumulate)
+    # The tiles of a step divide its loss: the last, partial step must know that it is smaller.
+    assert sum(slot.step_tiles for slot in slots if slot.ends_step) == len(shown)
+
+
+def test_negatives_are_fresh_every_epoch_and_repeatable() -> None:
+    plan = sampling(labels(20, 2000))
+    first, second = (set(plan.rows(epoch)[plan.target[plan.rows(epoch)] == 0]) for epoch in (0, 1))
+    assert len(first & second) < 0.2 * len(first)
+    assert (plan.rows(1) == sampling(plan.target).rows(1)).all()
+
+
+def test_slots_from_the_middle_are_the_tail_of_all_slots() -> None:
+    plan = sampling(labels(20, 500))
+    every = list(plan.slots(3))
+    tail = list(plan.slots(3, epoch=1, micro=2))
+    assert [tuple(slot.rows) for slot in tail] == [tuple(slot.rows) for slot in every[-len(tail) :]]
+
+
+def test_processes_share_a_batch_without_overlap() -> None:
+    target = labels(20, 500)
+    whole = list(sampling(target, batch_size=16).slots(1))
+    halves = [list(sampling(target, batch_size=8, processes=2, rank=rank).slots(1)) for rank in (0, 1)]
+    for slot, left, right in zip(whole, *halves, strict=True):
+        assert sorted([*left.rows, *right.rows]) == sorted(slot.rows)
+        assert left.step_tiles == right.step_tiles == slot.step_tiles
+
+
+def test_validation_takes_all_positives_and_the_same_negatives() -> None:
+    target = labels(9, 300)
+    rows = validation_rows(target, 50, seed=1)
+    assert target[rows].sum() == 9
+    assert len(rows) == 59
+    assert (rows == validation_rows(target, 50, seed=1)).all()
+
+
+# --- augmentation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS[2:])
+def test_presets_build_without_a_warning(preset: str) -> None:
+    """albumentations drops unknown arguments with a warning and goes on with default strengths."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _compose(preset)
+
+
+@pytest.mark.parametrize("preset", PRESETS[1:])
+def test_augmentation_differs_by_epoch_and_position_and_repeats_exactly(preset: str) -> None:
+    tile = draw(1, np.random.default_rng(0))
+    augment, again = Augmenter(preset, 3), pickle.loads(pickle.dumps(Augmenter(preset, 3)))
+    shown = {(epoch, position): augment(tile, epoch, position) for epoch in range(3) for position in range(8)}
+    for key in reversed(shown):
+        assert np.array_equal(again(tile, *key), shown[key])
+    distinct = {image.tobytes() for image in shown.values()}
+    # A preset may leave a tile as it is; eight orientations are all that `flips` has.
+    assert len(distinct) > (4 if preset == "flips" else 16)
+    assert all(image.dtype == np.uint8 and image.ndim == 3 for image in shown.values())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_tile_is_augmented_alike_in_two_epochs_or_workers(
+    tiles: TileStore, folds: pd.DataFrame, workers: int
+) -> None:
+    """albumentations 2.0.8 alone gives 16 distinct results of 96 here."""
+    target = np.tile([1, 0, 0, 0], 8)
+    plan = sampling(target, batch_size=8, positive_repeats=1, accumulate=1)
+    # Every row is the same tile, so equal results can only come from equal random choices.
+    same = np.full(32, folds["isic_id"][0])
+    found = list(batches(tiles, same, Augmenter("light", 0), plan.slots(3), workers, pin=False))
+    shown = [
+        batch.canvas[n, :height, :width].numpy().tobytes()
+        for batch in found
+        for n, (height, width) in enumerate(batch.sizes.tolist())
+    ]
+    assert len(shown) == 96
+    # Transforms of `light` are left out with probability 0.18 in all; those tiles differ by orientation only.
+    assert len(set(shown)) > 75
+
+
+def test_loader_processes_do_not_change_what_is_shown(tiles: TileStore, folds: pd.DataFrame) -> None:
+    ids = folds["isic_id"].to_numpy(str)
+    plan = sampling(folds["target"].to_numpy(np.int64), batch_size=8)
+    here, there = (list(batches(tiles, ids, Augmenter("medium", 0), plan.slots(2), n, pin=False)) for n in (0, 2))
+    for one, other in zip(here, there, strict=True):
+        assert torch.equal(one.sizes, other.sizes)
+        for n, (height, width) in enumerate(one.sizes.tolist()):
+            assert torch.equal(one.canvas[n, :height, :width], other.canvas[n, :height, :width])
+
+
+def test_orientations_are_the_eight_of_a_square() -> None:
+    tile = draw(1, np.random.default_rng(1))
+    views = {orient(tile, number).tobytes() for number in range(8)}
+    rotations = {np.rot90(one, k).tobytes() for one in (tile, tile[:, ::-1]) for k in range(4)}
+    assert views == rotations
+
+
+def test_hair_is_drawn_on_a_copy() -> None:
+    tile = draw(0, np.random.default_rng(2))
+    before = tile.copy()
+    hairy = draw_hair(tile, np.random.default_rng(0).random((4, 8)))
+    assert (tile == before).all()
+    assert 0 < (hairy != tile).any(axis=2).mean() < 0.4
+    assert hairy.mean() < tile.mean()
+
+
+# --- pixels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [48, 224])
+def test_resize_agrees_with_pillow_on_both_ways(size: int, kind: str) -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in RAGGED]
+    filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+    truth = np.stack([np.asarray(Image.fromarray(image).resize((size, size), filters[kind])) for image in images])
+    canvas, sizes = pack(images)
+    for result in (resize(canvas, sizes, size, kind), resize_by_matrices(canvas, sizes, size, kind)):
+        difference = np.abs(result.permute(0, 2, 3, 1).numpy().astype(int) - truth)
+        assert difference.max() <= 2
+        assert difference.mean() < 0.1
+
+
+def test_resize_of_a_tile_does_not_depend_on_its_neighbours() -> None:
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in RAGGED]
+    together = resize(*pack(images), 64, "bicubic")
+    for number, image in enumerate(images):
+        assert torch.equal(resize(*pack([image]), 64, "bicubic")[0], together[number])
+
+
+def test_normalise_is_the_usual_formula() -> None:
+    levels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    usual = (levels.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    torch.testing.assert_close(normalise(levels, mean, std).double(), usual, atol=1e-5, rtol=0)
+
+
+def test_a_missing_tile_is_named(tiles: TileStore) -> None:
+    plan = sampling(np.array([1, 0, 0, 0]), positive_repeats=1)
+    with pytest.raises(InputError, match="ISIC_9999999"):
+        list(batches(tiles, np.full(4, "ISIC_9999999"), Augmenter("none", 0), plan.slots(1), 0, pin=False))

@@ -1,0 +1,263 @@
+"""Networks: what can be built, what is stored, what the parts of a recipe do."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from isic.core.errors import InputError
+from isic.core.params import ImageRecipe
+from isic.core.tracker import NullTracker
+from isic.data.tiles import TileStore
+from isic.image.artifact import load_model, save_model
+from isic.image.backbone import create, parameter_groups
+from isic.image.catalogue import CATALOGUE, lines, resolve
+from isic.image.embed import embed
+from isic.image.groups import GROUPS, diagnosis_groups
+from isic.image.loss import mixup, per_tile
+from isic.image.optimise import Average, rate
+from isic.image.train import train_fold
+from isic.image.watch import red_flags
+
+Recipe = Callable[..., ImageRecipe]
+
+
+@pytest.fixture(scope="module")
+def trained(tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    train_fold(tiles, folds, 0, recipe(epochs=1), folder / "m", folder / "r", NullTracker())
+    return folder / "m"
+
+
+# --- networks -------------------------------------------------------------------------------------------------------
+
+
+def test_importing_the_network_room_needs_neither_mlflow_nor_dvc_nor_albumentations() -> None:
+    code = "import sys, isic.image.train, isic.image.embed; print([m for m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for module in ("'mlflow'", "'dvc'", "'albumentations'", "'lightning_fabric'"):
+        assert module not in loaded
+
+
+@pytest.mark.parametrize("name", ["demo_vit", "demo_convnext"])
+def test_demo_models_are_real_timm_models_as_the_catalogue_says(name: str) -> None:
+    entry = CATALOGUE[name]
+    tag, args = resolve(name, {})
+    net, spec = create(tag, args, entry.size, "none")
+    logits, embedding = net.eval().describe(torch.zeros(2, 3, entry.size, entry.size))
+    assert logits.shape == (2,)
+    assert embedding.shape == (2, entry.width) == (2, spec.width)
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(entry.parameters_m, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if not name.startswith("demo")])
+def test_catalogue_entries_exist_in_timm_with_weights(name: str) -> None:
+    import timm
+
+    entry = CATALOGUE[name]
+    assert timm.models.is_model_pretrained(entry.tag)
+    with torch.device("meta"):
+        model = timm.create_model(entry.tag, num_classes=0)
+    assert model.head_hidden_size == entry.width
+    assert timm.get_pretrained_cfg(entry.tag).input_size[-1] == entry.size
+
+
+def test_the_table_names_every_model() -> None:
+    text = "\n".join(lines())
+    assert all(entry.name in text and entry.tag in text for entry in CATALOGUE.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "weights", "words"),
+    [
+        ("resnet_of_dreams", {}, "none", "isic models"),
+        ("test_convnext.no_such_tag", {}, "none", "isic models"),
+        ("test_convnext", {"patch_sizes": 3}, "none", "model_args"),
+        ("test_convnext", {}, "/no/such/file.safetensors", "not found"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_one_line(model: str, args: dict[str, int], weights: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        create(model, args, 32, weights)
+
+
+def test_hub_weights_offline_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = (
+        "from isic.image.backbone import create\nfrom isic.core.errors import run\n"
+        "run(lambda: create('test_convnext.r160_in1k', {}, 32, 'hub'))"
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("isic: error:")
+    assert "image.train.weights" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_weights_of_a_file_are_used_and_foreign_ones_refused(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net, _ = create("test_convnext", {}, 32, "none")
+    save_file(dict(net.backbone.state_dict()), tmp_path / "own.safetensors")
+    torch.manual_seed(2)
+    again, _ = create("test_convnext", {}, 32, "none")
+    assert not torch.equal(next(again.backbone.parameters()), next(net.backbone.parameters()))
+    again, _ = create("test_convnext", {}, 32, str(tmp_path / "own.safetensors"))
+    assert torch.equal(next(again.backbone.parameters()), next(net.backbone.parameters()))
+    with pytest.raises(InputError, match="another model"):
+        create("test_vit", {"patch_size": 8}, 32, str(tmp_path / "own.safetensors"))
+
+
+# --- stored folds ---------------------------------------------------------------------------------------------------
+
+
+def test_a_stored_fold_holds_what_the_contract_names_and_no_pickle(trained: Path) -> None:
+    assert {file.name for file in trained.iterdir()} == {"model.safetensors", "config.json", "history.csv"}
+    config = json.loads((trained / "config.json").read_text())
+    assert {"model", "size", "mean", "std", "interpolation", "tta", "recipe"} <= config.keys()
+    columns = set(pd.read_csv(trained / "history.csv"))
+    assert {"epoch", "loss", "pauc", "auc", "lr", "images_per_second", "gpu_memory_gb", "data_wait"} <= columns
+
+
+def test_embedding_does_not_depend_on_order_company_or_loaders(
+    trained: Path, tiles: TileStore, folds: pd.DataFrame
+) -> None:
+    ids = folds["isic_id"].tolist()
+    whole = embed(trained, tiles, ids)
+    back = embed(trained, tiles, ids[::-1], workers=1)
+    np.testing.assert_allclose(whole.logits, back.logits[::-1], atol=1e-5)
+    one = embed(trained, tiles, ids[7:8])
+    assert one.logits[0] == pytest.approx(whole.logits[7], abs=1e-5)
+    assert embed(trained, tiles, []).logits.shape == (0,)
+
+
+def test_test_time_flips_make_the_score_independent_of_mirroring(
+    trained: Path, tiles: TileStore, folds: pd.DataFrame, tmp_path: Path
+) -> None:
+    from isic.image.embed import _flipped
+
+    pixels = torch.randn(4, 3, 32, 32)
+    net = load_model(trained).net
+    for axes in ((2,), (3,), (2, 3)):
+        one, other = (_flipped(net, view, "flips")[0] for view in (pixels, pixels.flip(axes)))
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(_flipped(net, pixels, "none")[0], one, atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
+def test_a_damaged_fold_is_one_line(trained: Path, tmp_path: Path, damage: str) -> None:
+    loaded = load_model(trained)
+    save_model(tmp_path / "m", loaded.net, loaded.spec, {"tta": "none"}, [])
+    weights = tmp_path / "m" / "model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        save_file({"x": torch.zeros(1)}, weights)
+    with pytest.raises(InputError):
+        load_model(tmp_path / "m")
+
+
+# --- parts of the recipe --------------------------------------------------------------------------------------------
+
+
+def test_bce_and_focal_equal_their_formulas() -> None:
+    logits, target = torch.tensor([-2.0, 0.3, 4.0]), torch.tensor([0.0, 1.0, 1.0])
+    p = logits.double().sigmoid()
+    correct = torch.where(target == 1, p, 1 - p)
+    torch.testing.assert_close(per_tile(logits, target, "bce", 2.0, 0.0).double(), -correct.log(), atol=1e-6, rtol=0)
+    focal = -((1 - correct) ** 2) * correct.log()
+    torch.testing.assert_close(per_tile(logits, target, "focal", 2.0, 0.0).double(), focal, atol=1e-6, rtol=0)
+    smooth = per_tile(torch.tensor([0.0]), torch.tensor([1.0]), "bce", 0.0, 0.2)
+    assert smooth.item() == pytest.approx(math.log(2))
+
+
+def test_mixup_blends_pixels_and_targets_alike() -> None:
+    target = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    pixels = target.view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    mixed, soft = mixup(pixels, target, 0.4, np.random.default_rng(0))
+    torch.testing.assert_close(mixed[:, 0, 0, 0], soft)
+    assert soft.sum() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "constant"])
+def test_rate_rises_to_its_peak_and_falls_to_the_floor(schedule: str) -> None:
+    shares = [rate(step, 100, schedule, 0.1, 0.01) for step in range(100)]
+    assert max(shares) == pytest.approx(1.0)
+    assert np.argmax(shares) == 9
+    assert shares[0] < 0.2
+    assert shares[-1] == pytest.approx(1.0 if schedule == "constant" else 0.01)
+    assert shares[:10] == sorted(shares[:10])
+
+
+def test_norms_and_biases_are_not_decayed_and_early_layers_are_slower() -> None:
+    net, _ = create("test_vit", {"patch_size": 8}, 32, "none")
+    groups = parameter_groups(net, 0.1, 0.5)
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in net.parameters())
+    assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
+    scale = {id(p): group["scale"] for group in groups for p in group["params"]}
+    assert scale[id(net.head.weight)] == 1.0
+    first, last = net.backbone.blocks[0].attn.qkv.weight, net.backbone.blocks[-1].attn.qkv.weight
+    assert scale[id(first)] < scale[id(last)] < 1.0
+
+
+def test_average_follows_the_formula_with_warm_up() -> None:
+    net, _ = create("test_convnext", {}, 32, "none")
+    average = Average(net, 0.9)
+    start = net.head.weight.detach().clone()
+    with torch.no_grad():
+        net.head.weight.add_(1.0)
+    average.update(net, step=1)
+    # Decay at step 1 is 2 / 11.
+    torch.testing.assert_close(average.net.head.weight, start + 9 / 11)
+
+
+def test_diagnosis_groups() -> None:
+    texts = [
+        "Benign",
+        None,
+        "Malignant::Malignant melanocytic proliferations (Melanoma)::Melanoma in situ::with a nevus",
+        "Benign::Benign melanocytic proliferations::Nevus::Nevus, NOS, Junctional",
+        "Malignant::Malignant adnexal epithelial proliferations - Follicular::Basal cell carcinoma",
+    ]
+    names = [group[0] for group in GROUPS]
+    wanted = [-1, -1, names.index("melanoma"), names.index("nevus"), names.index("basal cell carcinoma")]
+    assert diagnosis_groups(texts).tolist() == wanted
+
+
+# --- watching -------------------------------------------------------------------------------------------------------
+
+
+def row(**override: object) -> dict[str, object]:
+    return {"epoch": 1, "loss": 0.5, "pauc": 0.1, "positive_share": 0.25, "data_wait": 0.0} | override
+
+
+@pytest.mark.parametrize(
+    ("history", "flag"),
+    [
+        ([row(epoch=n, loss=1 / n, pauc=0.03) for n in range(1, 8)], "pauc_low"),
+        ([row(epoch=n, loss=0.7) for n in range(1, 6)], "loss_flat"),
+        ([row(epoch=n, loss=1 / n, pauc=p) for n, p in enumerate((0.15, 0.1, 0.11, 0.1), 1)], "validation_falling"),
+        ([row(positive_share=0.5)], "share_off"),
+        ([row(data_wait=0.3)], "data_wait"),
+    ],
+)
+def test_red_flags(history: list[dict[str, object]], flag: str) -> None:
+    assert list(red_flags(history, 0.25)) == [flag]
+
+
+def test_a_healthy_run_raises_no_flag() -> None:
+    assert not red_flags([row(epoch=n, loss=1 / n, pauc=0.1 + n / 200) for n in range(1, 9)], 0.25)

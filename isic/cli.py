@@ -139,6 +139,10 @@ def predict(
     out: Annotated[Path, typer.Option(help="CSV to write: isic_id, target.")],
     images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
     missing_images: Annotated[str, typer.Option(help="error, or impute the training mean.")] = "error",
+    fallback: Annotated[
+        bool,
+        typer.Option("--fallback", help="If image models fail as a whole, score by the features alone and say so."),
+    ] = False,
 ) -> None:
     """Score any lesions with a registered model or a bundle folder."""
     from isic.core.errors import InputError
@@ -146,8 +150,77 @@ def predict(
 
     if missing_images not in ("error", "impute"):
         raise InputError(f"--missing-images is {missing_images!r}: use error or impute")
-    scores = score_rows(model, metadata, images, out, "impute" if missing_images == "impute" else "error")
+    scores = score_rows(model, metadata, images, out, "impute" if missing_images == "impute" else "error", fallback)
     typer.echo(f"{len(scores):,} lesions scored: {out}")
+
+
+@app.command()
+def explain(isic_id: Annotated[str, typer.Argument(help="A training lesion, ISIC_…")]) -> None:
+    """What raised and lowered one lesion's score, in words and as a page."""
+    from isic.core.params import load_params
+    from isic.core.paths import Layout
+    from isic.report.explain import explain as write_page
+    from isic.stack.explain import explain as in_words
+
+    layout = Layout.find()
+    typer.echo(in_words(layout, isic_id))
+    page = write_page(layout, load_params(layout.params), isic_id)
+    typer.echo(f"page: {page.relative_to(layout.root)}")
+
+
+@app.command()
+def features(
+    show: Annotated[bool, typer.Option("--list", help="Print name, family, formula and meaning of each.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write docs/features.md.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Fail if docs/features.md is stale.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Measure what each family gains (metrics/features.json).")
+    ] = False,
+) -> None:
+    """The features: their table, its file, and what each family is worth on this checkout's data."""
+    from isic.core.errors import InputError
+    from isic.core.paths import Layout
+    from isic.tabular.catalogue import catalogue, check_markdown, write_markdown
+
+    if not (show or write or check or report):
+        raise InputError("nothing to do: use --list, --write, --check or --report")
+    if show:
+        for row in catalogue():
+            typer.echo("\t".join(row))
+    table = Layout.find().root / "docs" / "features.md"
+    if write:
+        write_markdown(table)
+    if check:
+        check_markdown(table)
+    if report:
+        _pipeline("families")
+
+
+@app.command()
+def models() -> None:
+    """The catalogue of image backbones: timm tag, size, embedding width, memory, speed."""
+    from isic.image.catalogue import lines
+
+    for line in lines():
+        typer.echo(line)
+
+
+@app.command()
+def stack(
+    nested: Annotated[bool, typer.Option("--nested", help="Estimate how much shared folds flatter the score.")] = False,
+) -> None:
+    """Honesty checks of the stacker: a screen for leaking columns and a cross-fitted estimate of its optimism."""
+    from isic.core.errors import InputError
+    from isic.core.io import write_json
+    from isic.core.paths import Layout
+    from isic.stack.nested import check
+
+    if not nested:
+        raise InputError("`dvc repro stack` fits the stacker; this verb has --nested")
+    layout = Layout.find()
+    found = check(layout)
+    write_json(layout.evaluate_metrics.with_name("nested.json"), found)
+    typer.echo(json.dumps(found, indent=2))
 
 
 submission_app = typer.Typer(help="The competition's submission by the champion.", invoke_without_command=True)
@@ -167,6 +240,50 @@ def submission(context: typer.Context) -> None:
     typer.echo(f"{len(scores):,} lesions scored: {layout.submission.relative_to(layout.root)}")
 
 
+@submission_app.command()
+def build(
+    user: Annotated[str | None, typer.Option(help="Kaggle name (default: KAGGLE_USERNAME).")] = None,
+    image: Annotated[str | None, typer.Option(help="Docker image to pin.")] = None,
+    wheel: Annotated[
+        list[str] | None, typer.Option(help="Further package for Kaggle's Python; may be repeated.")
+    ] = None,
+) -> None:
+    """Write submission/kaggle: notebook, metadata, bundle and wheels."""
+    from isic.core.paths import Layout
+    from isic.submit.kaggle import build as make
+
+    layout = Layout.find()
+    package = make(layout, user=user, image=image, wheels=tuple(wheel or ()))
+    typer.echo(f"built {package.folder.relative_to(layout.root)}; next: isic submission dry-run")
+
+
+@submission_app.command("dry-run")
+def dry_run(
+    rows: Annotated[int, typer.Option(help="Generated hidden lesions; 0 leaves them out.")] = 500_000,
+) -> None:
+    """Run the built notebook offline on the test files and a generated hidden set; does it fit the time?"""
+    from isic.core.paths import Layout
+    from isic.submit.dryrun import dry_run as rehearse
+
+    result = rehearse(Layout.find(), rows)
+    typer.echo(result.text())
+    if not result.fits:
+        raise typer.Exit(2)
+
+
+@submission_app.command()
+def push(
+    message: Annotated[str, typer.Option(help="What is new, for Kaggle's list of versions.")],
+    submit_version: Annotated[int | None, typer.Option(help="Submit this version of the pushed notebook.")] = None,
+) -> None:
+    """Upload dataset and notebook with the Kaggle client, or submit a version that has run."""
+    from isic.core.paths import Layout
+    from isic.submit.push import push as send
+
+    for line in send(Layout.find(), message, submit_version):
+        typer.echo(line)
+
+
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) -> None:
     """Open the MLflow UI on this checkout's runs and models."""
@@ -183,6 +300,18 @@ def summary() -> None:
     from isic.report.summary import summary as text
 
     typer.echo(text(Layout.find()))
+
+
+def _pipeline(name: str) -> None:
+    """Run a main of the pipelines package, which lies beside isic in a checkout and is not part of a wheel."""
+    import subprocess
+    import sys
+
+    from isic.core.paths import Layout
+
+    done = subprocess.run([sys.executable, "-m", f"pipelines.{name}"], cwd=Layout.find().root, check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def main() -> None:
         write_json(layout.plots / f"{name}.json", records)
     write_json(layout.root / "models" / "calibration.json", result.calibration.to_json())
     write_json(layout.evaluate_metrics, result.metrics)
-    with parent("stack", params.stack.model_dump(mode="json")) as tracker:
+    with parent("stack", params.scoring()) as tracker:
         tracker.metrics(numbers(result.metrics))
         tracker.artifact(layout.evaluate_metrics)
         for name, draw in FIGURES.items():

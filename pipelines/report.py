@@ -16,7 +16,7 @@ def main() -> None:
     evidence = read_evidence(layout, tuple(params.image.backbones))
     values = params.model_dump(mode="json", by_alias=True)
     build(layout, evidence, values, run_tags(layout), reasons(layout, params) if layout.stack_model.is_dir() else None)
-    with parent("stack", params.stack.model_dump(mode="json")) as tracker:
+    with parent("stack", params.scoring()) as tracker:
         for name in ("index.html", "model_card.md", "data_card.md"):
             tracker.artifact(layout.report.parent / name, "report")
 

@@ -30,7 +30,7 @@ PLUMBING = (
     "isic.tracking",
 )
 
-STAGES = ("data", "validate", "folds", "features", "train_image", "embed", "stack", "evaluate", "report", "register")
+STAGES = ("data", "validate", "folds", "features", "train_image", "embed", "stack", "evaluate", "robustness", "report", "register")
 
 VERBS = ("sample", "doctor", "preset", "compare", "promote", "rollback", "predict", "score", "submission")
 
@@ -187,6 +187,6 @@ def test_every_mlproject_entry_point_calls_a_pipeline(root: Path) -> None:
     for project in projects:
         for entry in yaml.safe_load(project.read_text())["entry_points"].values():
             modules = re.findall(r"-m (pipelines\.\w+)", entry["command"])
-            assert modules or "dvc repro" in entry["command"] or "isic " in entry["command"], entry["command"]
+            assert modules or "dvc repro" in entry["command"] or "isic.cli " in entry["command"], entry["command"]
             for module in modules:
                 assert importlib.util.find_spec(module), module

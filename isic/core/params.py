@@ -253,6 +253,10 @@ class Params(Section):
     register_: Register = Field(alias="register")
     gate: Gate
 
+    def scoring(self) -> dict[str, Any]:
+        """Every value the out-of-fold scores depend on: what tells one configuration from another among runs."""
+        return self.model_dump(mode="json", exclude={"evaluate", "register_", "gate"})
+
     @model_validator(mode="after")
     def _folds_count_from_zero(self) -> Params:
         if len(self.folds) < 2 or self.folds != tuple(range(len(self.folds))):

@@ -1,4 +1,4 @@
-"""MLflow's own pages on this checkout's store."""
+"""Looking at the store: is it reachable, and MLflow's own pages on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,25 @@ import sys
 from pathlib import Path
 
 from isic.core.errors import InputError
-from isic.tracking.store import artifact_root, connect, tracking_uri
+from isic.tracking.store import EXPERIMENT, artifact_root, connect, tracking_uri
+
+
+def probe(root: Path) -> str:
+    """One phrase on the store: where it is and how many runs it holds. An absent local store is not made.
+
+    Raises InputError when it cannot be reached.
+    """
+    uri = tracking_uri(root)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        return "no runs yet (the first stage makes the store)"
+    try:
+        client = connect(root)
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        runs = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
+    except Exception as error:  # every store has its own errors; all mean the same here
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{uri} cannot be reached ({reason}): start it, or unset MLFLOW_TRACKING_URI") from error
+    return f"{len(runs)} runs in {uri}"
 
 
 def serve(root: Path, port: int) -> None:

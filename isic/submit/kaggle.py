@@ -1,0 +1,180 @@
+"""What goes to Kaggle: a short notebook, and a dataset with the bundle and the wheels its image lacks.
+
+The notebook runs without internet on Kaggle's Python 3.12: hence no compiled code of ours and no pickle. Its image has
+torch, timm, lightgbm, albumentations and the rest; only this package is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isic.core.errors import InputError
+from isic.core.io import atomic_dir, write_json
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.registry.bundle import load_bundle
+from isic.registry.versions import CHAMPION, resolve
+
+COMPETITION = "isic-2024-challenge"
+DATASET, NOTEBOOK = "isic-2024-bundle", "isic-2024-submission"
+#: Stands in ids until the user is known; `push` refuses it.
+NOBODY = "your-kaggle-name"
+_KAGGLE_PYTHON, _KAGGLE_PLATFORM = "3.12", "manylinux_2_28_x86_64"
+
+_INTRODUCTION = """# ISIC 2024 submission
+
+Scores the test lesions with bundle `{hash}` (out-of-fold pAUC {pauc:.4f}). Written by `isic submission build`; the
+code is in the wheel of the attached dataset."""
+
+_INSTALL = """import os
+import subprocess
+import sys
+from pathlib import Path
+
+INPUT = Path(os.environ.get("ISIC_KAGGLE_INPUT", "/kaggle/input"))
+DATASET = INPUT / "{dataset}"
+wheels = [str(wheel) for wheel in sorted((DATASET / "wheels").glob("*.whl"))]
+subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *wheels])"""
+
+_SCORE = """from isic.registry.bundle import load_bundle
+from isic.submit.submission import submit
+
+bundle = load_bundle(DATASET / "bundle")
+# A lesion without a usable image is imputed, and a failing image model is answered by features alone: both say so.
+scores = submit(bundle, INPUT / "{competition}", Path("submission.csv"), missing_images="impute", fallback=True)
+scores["target"].describe()"""
+
+
+@dataclass(frozen=True)
+class Package:
+    """submission/kaggle/: `dataset` and `notebook` folders, each with the metadata file the kaggle client wants."""
+
+    folder: Path
+
+    @property
+    def dataset(self) -> Path:
+        return self.folder / "dataset"
+
+    @property
+    def notebook(self) -> Path:
+        return self.folder / "notebook"
+
+
+def package_of(layout: Layout) -> Package:
+    """Where the checkout's package is, built or not."""
+    return Package(layout.submission.parent / "kaggle")
+
+
+def build(
+    layout: Layout,
+    model: str | None = None,
+    user: str | None = None,
+    image: str | None = None,
+    wheels: Sequence[str] = (),
+) -> Package:
+    """Write submission/kaggle/ for `model` (default: the champion).
+
+    `user` is the Kaggle name (default: KAGGLE_USERNAME), `image` a Docker image to pin instead of the one current when
+    the notebook is made, `wheels` further packages as pip requirements, fetched for Kaggle's Python.
+    Raises InputError when there is no such model or a wheel cannot be made or fetched.
+    """
+    name = load_params(layout.params).register_.model
+    bundle = load_bundle(resolve(model or f"models:/{name}@{CHAMPION}", layout))
+    owner = user or os.environ.get("KAGGLE_USERNAME") or NOBODY
+    package = package_of(layout)
+    with atomic_dir(package.folder) as temporary:
+        made = Package(temporary)
+        shutil.copytree(bundle.folder, made.dataset / "bundle")
+        build_wheel(layout.root, made.dataset / "wheels")
+        fetch_wheels(wheels, made.dataset / "wheels")
+        made.notebook.mkdir()
+        cells = (
+            ("markdown", _INTRODUCTION.format(hash=bundle.manifest.hash[:12], pauc=bundle.manifest.metrics["pauc"])),
+            ("code", _INSTALL.format(dataset=DATASET)),
+            ("code", _SCORE.format(competition=COMPETITION)),
+        )
+        write_json(made.notebook / f"{NOTEBOOK}.ipynb", notebook(cells))
+        write_json(made.notebook / "kernel-metadata.json", kernel_metadata(owner, image))
+        write_json(made.dataset / "dataset-metadata.json", dataset_metadata(owner))
+    return package
+
+
+def notebook(cells: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A notebook of nbformat 4.5 from (kind, text) cells, kind `markdown` or `code`."""
+    made: list[dict[str, Any]] = []
+    for number, (kind, text) in enumerate(cells):
+        cell = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.splitlines(keepends=True)}
+        made.append(cell | ({"outputs": [], "execution_count": None} if kind == "code" else {}))
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return {"cells": made, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def kernel_metadata(owner: str, image: str | None) -> dict[str, Any]:
+    """kernel-metadata.json: private, GPU on, internet off, the image pinned."""
+    return {
+        "id": f"{owner}/{NOTEBOOK}",
+        "title": NOTEBOOK,
+        "code_file": f"{NOTEBOOK}.ipynb",
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_internet": False,
+        "machine_shape": "NvidiaTeslaT4",
+        # `original` keeps the image of the day the notebook was made; a named one is more exact still.
+        "docker_image_pinning_type": "original",
+        **({"docker_image": image} if image else {}),
+        "dataset_sources": [f"{owner}/{DATASET}"],
+        "competition_sources": [COMPETITION],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+
+
+def dataset_metadata(owner: str) -> dict[str, Any]:
+    """dataset-metadata.json; the licence of the weights is told in the bundle."""
+    return {"title": DATASET, "id": f"{owner}/{DATASET}", "licenses": [{"name": "other"}]}
+
+
+def build_wheel(root: Path, target: Path) -> Path:
+    """The wheel of this package, built from a copy so that the checkout stays clean; pure Python, no network."""
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "source"
+        shutil.copytree(root / "isic", source / "isic", ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("pyproject.toml", "README.md", "LICENSE"):
+            if (root / file).exists():
+                shutil.copy(root / file, source / file)
+        (source / "README.md").touch()
+        _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(target), str(source))
+    return next(target.glob("isic-*-py3-none-any.whl"))
+
+
+def fetch_wheels(requirements: Sequence[str], target: Path) -> None:
+    """Wheels of other packages for Kaggle's Python, without what they depend on."""
+    if requirements:
+        platform = ["--only-binary=:all:", "--python-version", _KAGGLE_PYTHON, "--platform", _KAGGLE_PLATFORM]
+        _pip("download", "--no-deps", *platform, "--dest", str(target), *requirements)
+
+
+def _pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise InputError(f"pip {arguments[0]} failed: {reason}")
+
+
+def read_notebook_code(package: Package) -> str:
+    """The notebook's code cells as one script."""
+    content = json.loads((package.notebook / f"{NOTEBOOK}.ipynb").read_text(encoding="utf-8"))
+    return "\n\n".join("".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code") + "\n"

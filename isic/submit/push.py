@@ -1,0 +1,61 @@
+"""Sending the package to Kaggle with its own client, which reads the token itself; it is never read or shown here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from isic.core.errors import InputError
+from isic.core.io import require
+from isic.core.paths import Layout
+from isic.submit.kaggle import COMPETITION, NOBODY, package_of
+
+
+def push(layout: Layout, message: str, submit_version: int | None = None) -> list[str]:
+    """Upload the dataset and the notebook; with `submit_version`, submit that version of the notebook instead.
+
+    Kaggle runs a notebook for minutes after it is pushed; submit it when that run has ended. Returns the client's
+    lines. Raises InputError when there is no token, no client, no package, or the client refuses.
+    """
+    package = package_of(layout)
+    require(package.notebook, "Kaggle package", "run `isic submission build`")
+    require_token()
+    client = shutil.which("kaggle")
+    if client is None:
+        raise InputError("the Kaggle client is not installed: .venv/bin/pip install kaggle")
+    kernel = json.loads((package.notebook / "kernel-metadata.json").read_text(encoding="utf-8"))["id"]
+    if kernel.startswith(NOBODY):
+        raise InputError("the package has no owner: run `isic submission build --user NAME` with your Kaggle name")
+    if submit_version is not None:
+        numbered = ["-k", kernel, "-v", str(submit_version), "-f", "submission.csv", "-m", message]
+        return [_call([client, "competitions", "submit", COMPETITION, *numbered])]
+    dataset = json.loads((package.dataset / "dataset-metadata.json").read_text(encoding="utf-8"))["id"]
+    known = subprocess.run([client, "datasets", "status", dataset], capture_output=True, check=False).returncode == 0
+    upload = ["datasets", "version", "-m", message] if known else ["datasets", "create"]
+    return [
+        # Folders travel as archives, which Kaggle unpacks again.
+        _call([client, *upload, "-p", str(package.dataset), "-r", "zip"]),
+        _call([client, "kernels", "push", "-p", str(package.notebook)]),
+    ]
+
+
+def require_token() -> None:
+    """Raise InputError saying what to set when the client would find no token."""
+    known = os.environ.get("KAGGLE_API_TOKEN") or (os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"))
+    files = [Path.home() / ".kaggle" / name for name in ("access_token", "kaggle.json")]
+    if not known and not any(file.is_file() for file in files):
+        raise InputError(
+            "no Kaggle token: set KAGGLE_API_TOKEN (kaggle.com, Settings, API, Create token) and accept the "
+            f"competition's rules at kaggle.com/c/{COMPETITION}"
+        )
+
+
+def _call(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
+    if done.returncode:
+        raise InputError(f"kaggle {' '.join(command[1:3])} failed: {lines[-1]}")
+    return lines[-1]

@@ -17,18 +17,12 @@ from isic.data.sample.population import (
     FAINT,
     HIDDEN_ELSE,
     HIDDEN_IF_FAINT,
+    SHOWN_TOGETHER,
     Group,
     Population,
     nearest_correlation,
 )
 
-#: Measurements that a malignant lesion shows or hides together.
-_SHOWN_TOGETHER = (
-    ("clin_size_long_diam_mm", "tbp_lv_eccentricity", "tbp_lv_area_perim_ratio", "tbp_lv_symm_2axis"),
-    ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_deltaA", "tbp_lv_deltaB", "tbp_lv_stdLExt"),
-    ("tbp_lv_Lext", "tbp_lv_deltaL", "tbp_lv_stdL", "tbp_lv_color_std_mean", "tbp_lv_radial_color_std_max"),
-    ("tbp_lv_nevi_confidence", "tbp_lv_dnn_lesion_confidence"),
-)
 #: Skin of patients with a malignant lesion: this part of the malignant-benign difference is the patient's, not the
 #: lesion's. A guess; zero would make patient-relative features implausibly strong.
 _PATIENT_PART = 0.4
@@ -57,10 +51,12 @@ def draw_scores(
     patient_cov = nearest_correlation(rest / np.sqrt(np.outer(np.diag(rest), np.diag(rest)))) * np.outer(spread, spread)
     effect = rng.standard_normal((len(patients), len(spread))) @ _root(patient_cov).T + hospital[patients["hospital"]]
     shift = _skin_shift(facts)
-    shifted = effect + np.where(patients["malignant"].to_numpy()[:, None] > 0, 0.61, -0.39) * shift
+    has_malignant = (patients["malignant"].to_numpy() > 0)[:, None]
+    # Centred, so that the benign margins stay where they are.
+    shifted = effect + (has_malignant - has_malignant[owner[~malignant]].mean()) * shift
     scores = np.empty((len(owner), len(facts.variables)))
     scores[:, :EXOGENOUS] = given
-    for is_malignant, group in ((False, facts.benign), (True, facts.overt)):
+    for is_malignant, group, share in ((False, facts.benign, "rows"), (True, facts.overt, "malignant")):
         rows = np.flatnonzero(malignant == is_malignant)
         slope, rest = _condition(group.correlation)
         within = rest - hospital_cov - patient_cov
@@ -69,7 +65,9 @@ def draw_scores(
         total = np.diag(root @ root.T + hospital_cov + patient_cov)
         scale = np.sqrt(np.diag(rest) / total)
         noise = rng.standard_normal((len(rows), len(scale))) @ root.T
-        own = effect if is_malignant else shifted
+        # The tables of a group already hold its mix of hospitals.
+        mix = np.average(hospital, axis=0, weights=facts.hospitals[share].to_numpy(float))
+        own = (effect if is_malignant else shifted) - mix
         scores[rows, EXOGENOUS:] = (noise + own[owner[rows]]) * scale + given[rows] @ slope.T
     return scores
 
@@ -79,8 +77,8 @@ def read_tables(facts: Population, rng: np.random.Generator, scores: np.ndarray,
     rows = np.flatnonzero(malignant)
     hidden = np.where(rng.random(len(rows)) < FAINT, HIDDEN_IF_FAINT, HIDDEN_ELSE)
     shown = {name: np.ones(len(rows), dtype=bool) for name in facts.variables[:EXOGENOUS]}
-    for group in _SHOWN_TOGETHER:
-        shown |= dict.fromkeys(group, rng.random(len(rows)) >= hidden)
+    for group, part in SHOWN_TOGETHER.items():
+        shown |= dict.fromkeys(group, rng.random(len(rows)) >= part * hidden)
     columns = {}
     for index, name in enumerate(facts.variables):
         column = facts.benign.tables[name](scores[:, index])
@@ -110,7 +108,7 @@ def complete(rng: np.random.Generator, drawn: pd.DataFrame) -> pd.DataFrame:
     _add_contrasts(rows, rng, normal[2])
     tidy = np.where(tbp["color_std_mean"] == 0, 0.0, tbp["radial_color_std_max"])
     rows["tbp_lv_radial_color_std_max"] = tidy
-    colour = np.clip(1.266 * tbp["color_std_mean"] + 1.635 * tidy + 0.10 + 0.17 * normal[3], 0, 10)
+    colour = np.clip(1.266 * tbp["color_std_mean"] + 1.635 * tidy + 0.10 + 0.17 * normal[3], 0.01, 10)
     rows["tbp_lv_norm_color"] = np.where(tbp["color_std_mean"] == 0, 0.0, colour)
     rows["tbp_lv_norm_border"] = np.clip(0.1731 * ratio + 7.577 * tbp["symm_2axis"] - 2.172 + 0.09 * normal[4], 0, 10)
     rows["tbp_lv_symm_2axis_angle"] = 5 * rng.integers(0, 36, n)

@@ -21,6 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	# Installing torch first keeps the build it resolves to here (a CPU one where only that is offered).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchvision
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipeline,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps grad-cam ttach
 	touch $@
 
 .PHONY: setup

@@ -1,0 +1,221 @@
+"""The generator against what is published, and against the contract of the official files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from isic.core.errors import InputError
+from isic.core.schema import IDENTITIES, IDENTITY_TOLERANCE, TEST_COLUMNS, TRAIN_COLUMNS
+from isic.data.sample import write_sample
+from isic.data.sample.looks import SIGNS, draw_looks
+from isic.data.sample.population import population
+from isic.data.sample.rows import draw_rows
+from isic.data.sample.tile import render
+from isic.data.tables import read_metadata
+from isic.data.tiles import TileStore
+
+FILES = {
+    "train-metadata.csv",
+    "train-image.hdf5",
+    "test-metadata.csv",
+    "test-image.hdf5",
+    "sample_submission.csv",
+}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample")
+    write_sample(folder, patients=60, lesions=600, positives=12, seed=3, processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    """A tenth of the published size, with ten times the malignant lesions so that their margins can be seen."""
+    return draw_rows(population(), seed=1, patients=600, lesions=40_000, positives=1500).frame
+
+
+def test_five_official_files_with_their_columns(small: Path) -> None:
+    assert {path.name for path in small.iterdir()} == FILES
+    train = read_metadata(small / "train-metadata.csv", train=True)
+    test = read_metadata(small / "test-metadata.csv", train=False)
+    assert tuple(pd.read_csv(small / "train-metadata.csv", nrows=1).columns) == TRAIN_COLUMNS
+    assert tuple(test.columns) == TEST_COLUMNS
+    assert (len(train), train["target"].sum(), train["patient_id"].nunique()) == (600, 12, 60)
+    assert train["isic_id"].is_monotonic_increasing
+    submission = pd.read_csv(small / "sample_submission.csv")
+    assert submission["isic_id"].tolist() == test["isic_id"].tolist()
+
+
+def test_every_row_has_a_square_tile_of_real_size(small: Path) -> None:
+    for part in ("train", "test"):
+        ids = read_metadata(small / f"{part}-metadata.csv", train=part == "train")["isic_id"].to_list()
+        store = TileStore(small / f"{part}-image.hdf5")
+        assert sorted(store.ids()) == sorted(ids)
+        shapes = {store.image(name).shape for name in ids}
+        assert all(height == width and 51 <= width <= 239 and depth == 3 for height, width, depth in shapes)
+
+
+def test_test_set_is_the_official_placeholder(small: Path) -> None:
+    train = read_metadata(small / "train-metadata.csv", train=True)
+    test = read_metadata(small / "test-metadata.csv", train=False)
+    assert test["patient_id"].nunique() == len(test) == 3
+    assert not set(test["patient_id"]) & set(train["patient_id"])
+    assert "FNQH Cairns" in set(test["attribution"])
+    assert "FNQH Cairns" not in set(train["attribution"])
+
+
+def test_same_request_same_bytes_whatever_the_processes(small: Path, tmp_path: Path) -> None:
+    write_sample(tmp_path / "again", patients=60, lesions=600, positives=12, seed=3, processes=2)
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (small / name).read_bytes(), name
+    write_sample(tmp_path / "other", patients=60, lesions=600, positives=12, seed=4, images=False)
+    assert (tmp_path / "other" / "train-metadata.csv").read_bytes() != (small / "train-metadata.csv").read_bytes()
+    assert not (tmp_path / "other" / "train-image.hdf5").exists()
+
+
+@pytest.mark.parametrize(
+    ("patients", "lesions", "positives"),
+    [(1, 1, 0), (1, 1, 1), (3, 3, 1), (3, 40, 0), (10, 20, 20), (5, 2000, 4), (50, 50, 50), (60, 3000, 60)],
+)
+def test_small_requests_are_met_exactly(patients: int, lesions: int, positives: int) -> None:
+    frame = draw_rows(population(), 0, patients, lesions, positives).frame
+    assert (frame["patient_id"].nunique(), len(frame), frame["target"].sum()) == (patients, lesions, positives)
+
+
+@pytest.mark.parametrize(("patients", "lesions", "positives"), [(0, 5, 1), (10, 9, 1), (5, 10, 11), (5, 10, -1)])
+def test_impossible_requests_say_so_and_write_nothing(
+    tmp_path: Path, patients: int, lesions: int, positives: int
+) -> None:
+    with pytest.raises(InputError) as error:
+        write_sample(tmp_path / "out", patients, lesions, positives, seed=0)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_identities_survive_the_file(small: Path) -> None:
+    frame = read_metadata(small / "train-metadata.csv", train=True)
+    for column, formula in IDENTITIES.items():
+        assert (frame[column] - formula(frame)).abs().max() < IDENTITY_TOLERANCE, column
+
+
+def test_functional_columns_and_missing_values(rows: pd.DataFrame) -> None:
+    for cause, effect in [
+        ("tbp_lv_location", "tbp_lv_location_simple"),
+        ("attribution", "copyright_license"),
+        ("patient_id", "attribution"),
+    ]:
+        assert rows.groupby(cause)[effect].nunique().max() == 1
+    assert (rows["anatom_site_general"].isna() == (rows["tbp_lv_location"] == "Unknown")).all()
+    assert (rows["clin_size_long_diam_mm"][rows["lesion_id"].isna()] >= 2.5).all()
+    assert rows["lesion_id"][rows["target"] == 1].notna().all()
+    assert rows.groupby("patient_id")["sex"].nunique(dropna=False).max() == 1
+    ages = rows.groupby("patient_id")["age_approx"]
+    assert ((ages.max() - ages.min()).dropna() <= 5).all()
+    assert set(rows["tbp_lv_symm_2axis_angle"] % 5) == {0}
+    assert (rows["iddx_1"].eq("Malignant") == rows["target"].eq(1)).all()
+    assert rows["mel_thick_mm"][rows["target"] == 0].isna().all()
+
+
+def test_near_exact_relations(rows: pd.DataFrame) -> None:
+    tbp = rows.rename(columns=lambda name: name.removeprefix("tbp_lv_"))
+    border = (0.173 * tbp["area_perim_ratio"] + 7.58 * tbp["symm_2axis"] - 2.17).clip(0, 10)
+    assert (border - tbp["norm_border"]).std() < 0.12
+    assert ((tbp["norm_color"] == 0) == (tbp["color_std_mean"] == 0)).all()
+    excess = tbp["deltaLB"] - np.hypot(tbp["deltaL"], tbp["deltaB"])
+    assert excess.min() > -1e-5
+    assert excess.mean() == pytest.approx(0.17, abs=0.02)
+    assert np.corrcoef(tbp["L"], tbp["Lext"])[0, 1] == pytest.approx(0.960, abs=0.03)
+    assert np.corrcoef(tbp["color_std_mean"], tbp["norm_color"])[0, 1] == pytest.approx(0.965, abs=0.03)
+
+
+# FIELD A.2: mean over all rows and over the malignant ones, and the sd of all rows.
+PUBLISHED = {
+    "clin_size_long_diam_mm": (3.93, 5.75, 1.74),
+    "tbp_lv_A": (19.97, 22.50, 4.00),
+    "tbp_lv_B": (28.28, 23.84, 5.28),
+    "tbp_lv_H": (54.65, 46.74, 5.52),
+    "tbp_lv_Hext": (61.00, 55.12, 5.63),
+    "tbp_lv_L": (42.29, 40.88, 10.9),
+    "tbp_lv_deltaB": (1.37, -1.11, 2.22),
+    "tbp_lv_stdLExt": (2.24, 2.76, 0.62),
+    "tbp_lv_areaMM2": (8.54, 22.49, 9.68),
+    "tbp_lv_deltaLBnorm": (7.54, 8.70, 2.40),
+    "tbp_lv_norm_border": (3.45, 3.82, 1.72),
+}
+
+
+@pytest.mark.parametrize("column", PUBLISHED)
+def test_means_are_the_published_ones(rows: pd.DataFrame, column: str) -> None:
+    benign, malignant, sd = PUBLISHED[column]
+    by_target = rows.groupby("target")[column].mean()
+    # 600 patients stand for 1,042: patient effects leave the benign mean some room.
+    assert by_target[0] == pytest.approx(benign, abs=0.2 * sd)
+    assert by_target[1] == pytest.approx(malignant, abs=0.3 * sd)
+
+
+@pytest.mark.parametrize(("column", "published"), [("tbp_lv_H", 0.806), ("tbp_lv_deltaB", 0.754), ("tbp_lv_B", 0.712)])
+def test_single_columns_separate_as_published(rows: pd.DataFrame, column: str, published: float) -> None:
+    assert roc_auc_score(rows["target"], -rows[column]) == pytest.approx(published, abs=0.04)
+
+
+def test_malignant_lesions_are_large_within_their_patient() -> None:
+    frame = draw_rows(population(), seed=2, patients=300, lesions=60_000, positives=120).frame
+    percentile = frame.groupby("patient_id")["clin_size_long_diam_mm"].rank(pct=True)[frame["target"] == 1]
+    assert percentile.median() == pytest.approx(0.88, abs=0.1)
+
+
+def test_lesions_of_a_patient_resemble_each_other(rows: pd.DataFrame) -> None:
+    benign = rows[rows["target"] == 0]
+    for column in ("tbp_lv_Lext", "tbp_lv_Bext", "tbp_lv_nevi_confidence"):
+        means = benign.groupby("patient_id")[column].transform("mean")
+        assert 0.15 < means.var() / benign[column].var() < 0.9, column
+
+
+def test_full_size_has_the_published_patients_and_hospitals() -> None:
+    facts = population()
+    frame = draw_rows(facts, seed=0, patients=facts.patients, lesions=facts.rows, positives=facts.malignant).frame
+    patients = frame.groupby("patient_id")["target"].agg(["size", "sum"])
+    assert (len(frame), len(patients), frame["target"].sum()) == (401_059, 1042, 393)
+    assert patients["size"].max() == 9184
+    assert patients["sum"][patients["sum"] > 0].value_counts().to_dict() == facts.malignant_per_patient
+    rows = frame["attribution"].value_counts()
+    for hospital in facts.hospitals.itertuples():
+        assert rows[hospital.name] == pytest.approx(hospital.rows, rel=0.1)
+    assert (frame["tbp_tile_type"] == "3D: white").sum() == pytest.approx(115_156, rel=0.15)
+    assert frame["lesion_id"].notna().sum() == pytest.approx(22_058, rel=0.1)
+
+
+def test_tiles_agree_with_their_rows() -> None:
+    sample = draw_rows(population(), seed=5, patients=60, lesions=250, positives=20)
+    looks = draw_looks(np.random.default_rng(0), sample.frame, sample.owner)
+    rng = np.random.default_rng(0)
+    seen = []
+    for look in looks:
+        image = render(rng, look)
+        lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+        side = len(image)
+        away = np.hypot(*(np.mgrid[:side, :side] - side / 2)) * 15 / side
+        seen.append([*np.median(lab[away > 5], axis=0), np.median(lab[away < 0.9], axis=0)[0]])
+    light, red, yellow, core = np.array(seen).T
+    frame = sample.frame
+    assert np.corrcoef(light, frame["tbp_lv_Lext"])[0, 1] > 0.75
+    assert np.corrcoef(red, frame["tbp_lv_Aext"])[0, 1] > 0.75
+    assert np.corrcoef(yellow, frame["tbp_lv_Bext"])[0, 1] > 0.75
+    assert np.corrcoef(core - light, frame["tbp_lv_deltaL"])[0, 1] > 0.5
+
+
+def test_images_carry_signs_that_no_column_has() -> None:
+    sample = draw_rows(population(), seed=6, patients=300, lesions=4000, positives=800)
+    signs = draw_looks(np.random.default_rng(0), sample.frame, sample.owner)["signs"].sum(axis=1)
+    target = sample.frame["target"].to_numpy()
+    assert signs.shape == target.shape
+    assert len(SIGNS) > 3
+    assert 0.75 < roc_auc_score(target, signs) < 0.97

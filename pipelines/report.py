@@ -1,13 +1,34 @@
 """Stage `report`: one self-contained page about the run, and its cards."""
 
-from isic.core.errors import run
+import sys
+
+from isic.core.errors import InputError, run
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.report.build import build
+from isic.report.champion import Champion
 from isic.report.evidence import read_evidence
 from isic.report.reasons import reasons
 from isic.tracking import parent
 from isic.tracking.context import run_tags
+
+
+def champion(layout: Layout, model: str) -> Champion | None:
+    """The current model's own scores and parameters, None when there is none or it cannot be read."""
+    # No promotion, no champion: the registry need not be asked.
+    if not layout.promotions.is_file():
+        return None
+    from isic.registry.bundle import load_bundle
+    from isic.registry.versions import resolve
+
+    try:
+        bundle = load_bundle(resolve(f"models:/{model}@champion", layout))
+    except InputError as error:
+        sys.stderr.write(f"isic: note: the report has no comparison with the champion: {error}\n")
+        return None
+    told = bundle.manifest
+    hashes = {"data_hash": told.data_hash, "folds_hash": told.folds_hash}
+    return Champion(f"{model}@champion ({told.hash[:8]})", bundle.oof(), told.params, hashes)
 
 
 def main() -> None:
@@ -15,8 +36,9 @@ def main() -> None:
     params = load_params(layout.params)
     evidence = read_evidence(layout, tuple(params.image.backbones))
     values = params.model_dump(mode="json", by_alias=True)
-    build(layout, evidence, values, run_tags(layout), reasons(layout, params) if layout.stack_model.is_dir() else None)
-    with parent("stack", params.scoring()) as tracker:
+    told = reasons(layout, params) if layout.stack_model.is_dir() else None
+    build(layout, evidence, values, run_tags(layout), told, champion(layout, params.register_.model))
+    with parent("stack", params.stack.model_dump(mode="json")) as tracker:
         for name in ("index.html", "model_card.md", "data_card.md"):
             tracker.artifact(layout.report.parent / name, "report")
 

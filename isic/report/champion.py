@@ -27,8 +27,9 @@ def against(
     champion: Champion, evidence: Evidence, params: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
     """What the page says about the champion; a champion of other data has only its name, its changes and the reason."""
+    known = {section: params.get(section) for section in champion.params}
     changes = [
-        *changed(flat(champion.params), flat(params)),
+        *changed(flat(champion.params), flat(known)),
         *changed({k: champion.provenance.get(k) for k in ("data_hash", "folds_hash")}, dict(provenance), known=True),
     ]
     settings = params["evaluate"]

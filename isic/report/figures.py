@@ -138,7 +138,7 @@ def histogram(points: Points, theme: Theme = PAPER) -> Figure | None:
         if not records:
             return None
         edges = np.append(column(records, "low"), records[-1]["high"])
-        axes.stairs(column(records, "count"), edges, color=theme[colour], fill=True, alpha=0.3)
+        axes.stairs(column(records, "count"), edges, baseline=0.7, color=theme[colour], fill=True, alpha=0.3)
         axes.stairs(column(records, "count"), edges, color=theme[colour], linewidth=1.4, label=name)
     axes.set(xlabel="score", ylabel="lesions", xscale="log" if lowest > 0 else "linear", yscale="log")
     axes.set_ylim(bottom=0.7)

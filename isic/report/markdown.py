@@ -20,7 +20,9 @@ def to_html(text: str, level: int = 3) -> str:
     )
     title = re.search(r"^# (.*)", body, flags=re.MULTILINE)
     label = f"Table of the {title.group(1).lower()}" if title else "Table"
-    blocks = [_block(list(lines), level, label) for kind, lines in groupby(body.splitlines(), key=_kind) if kind != "blank"]
+    blocks = [
+        _block(list(lines), level, label) for kind, lines in groupby(body.splitlines(), key=_kind) if kind != "blank"
+    ]
     return _after_first_heading("\n".join(blocks), shown)
 
 

@@ -85,10 +85,12 @@ def to_svg(figure: Figure, name: str) -> str:
         "",
         text,
     )
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # A style element inside an inline SVG would speak to the whole page.
+    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"font(?:-family)?: ([^;\"']*)(?:'[^']*'[^;\"]*)?", _page_font, text)
     # The picture scales with the column; its description is the caption beside it.
-    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r'<svg aria-hidden="true" \1\2', text, count=1)
+    head = re.sub(r' (?:width|height)="[^"]*"', "", text[: text.index(">")])
+    return head.replace("<svg", '<svg aria-hidden="true"', 1) + text[text.index(">") :]
 
 
 def _page_font(match: re.Match[str]) -> str:

@@ -143,7 +143,7 @@
         text, x: 0.5, y: 1, xref, yref: "paper", yanchor: "bottom", showarrow: false, font: { color: css("muted"), size: 12 },
       })),
       xaxis: { ...bare, domain: [0, 0.47], title: { text: "" } }, xaxis2: { ...bare, domain: [0.5, 0.97], title: { text: "" }, scaleanchor: "y" },
-      yaxis: { ...bare, scaleanchor: "x", title: { text: "" } },
+      yaxis: { ...bare, scaleanchor: "x", constrain: "domain", constraintoward: "top", title: { text: "" } },
     });
     plotly.react("map-live", traces, layout, options);
     if (!$("map-live").dataset.bound) {

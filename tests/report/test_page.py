@@ -1,0 +1,208 @@
+"""The page as a file: whole, self-contained, and still there when a run lacks things."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.io import read_json, write_json
+from isic.core.paths import Layout
+from isic.report.build import build
+from isic.report.champion import Champion, changed, flat
+from isic.report.evaluate import evaluate
+from isic.report.evidence import Evidence, read_evidence
+from isic.report.learning import learning
+from isic.report.lesions import overview, worst
+from isic.report.markdown import to_html
+from isic.report.page import MOST_BYTES, SECTIONS, evenly
+
+BACKBONES = ("vit", "convnext")
+PARAMS = {
+    "data": {"source": "sample"},
+    "folds": [0, 1, 2],
+    "image": {"backbones": {name: {} for name in BACKBONES}},
+    "evaluate": {"replicates": 50, "seed": 0},
+    "stack": {"rounds": 150},
+}
+
+
+def judge(layout: Layout) -> Evidence:
+    evidence = read_evidence(layout, BACKBONES)
+    result = evaluate(evidence, replicates=50, seed=0)
+    for name, records in {**result.points, "learning": learning(layout, BACKBONES, (0, 1, 2))}.items():
+        write_json(layout.plots / f"{name}.json", records)
+    write_json(layout.evaluate_metrics, result.metrics)
+    return evidence
+
+
+def page(layout: Layout, **options) -> str:
+    evidence = judge(layout)
+    build(layout, evidence, PARAMS, {"git_commit": "abc"}, **options)
+    return layout.report.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def html(run_dir: Layout) -> str:
+    return page(run_dir)
+
+
+class Structure(HTMLParser):
+    """Ids, and everything an element would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.append(value)
+            if name in ("src", "href", "xlink:href", "srcset", "action") and value:
+                self.fetched.append(value)
+
+
+def read(html: str) -> Structure:
+    found = Structure()
+    found.feed(html)
+    return found
+
+
+def embedded(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL).group(1))
+
+
+def test_every_section_is_there_and_nothing_is_fetched(html: str) -> None:
+    found = read(html)
+    assert {name for name, _ in SECTIONS} <= set(found.ids)
+    assert len(found.ids) == len(set(found.ids))
+    assert all(target.startswith(("#", "data:")) for target in found.fetched)
+    assert not re.search(r"url\((?!#)", html.split('id="plotly"')[0])
+    assert len(html.encode()) < MOST_BYTES
+
+
+def test_headline_numbers_are_those_of_the_metrics_file(html: str, run_dir: Layout) -> None:
+    metrics = read_json(run_dir.evaluate_metrics)
+    head = html[html.index('id="headline"') : html.index('id="ladder"')]
+    for name in ("pauc", "pauc_low", "pauc_high", "auc"):
+        assert f"{metrics[name]:.3f}" in head
+    assert "generated" in head
+
+
+def test_patients_are_those_with_a_malignant_lesion_worst_first(html: str, run_dir: Layout) -> None:
+    lesions = overview(read_evidence(run_dir, ()))
+    shown = embedded(html)["patients"]
+    ill = lesions[lesions["target"] == 1]
+    assert {patient["id"] for patient in shown} == set(ill["patient_id"])
+    assert [max(patient["ranks"]) for patient in shown] == sorted(ill.groupby("patient_id")["rank"].max())[::-1]
+    first = shown[0]
+    assert len(first["map"]["x"]) == first["n"] == (lesions["patient_id"] == first["id"]).sum()
+    assert sum(first["map"]["t"]) == len(first["ranks"])
+
+
+def test_the_worst_cases_are_named_with_tile_and_neighbours(html: str, run_dir: Layout) -> None:
+    lesions = overview(read_evidence(run_dir, ()))
+    part = html[html.index('id="failures"') : html.index('id="cards"')]
+    lowest = lesions.loc[lesions["target"] == 1].sort_values("score").iloc[0]
+    assert part.index(lowest["isic_id"]) < part.index("Worst false alarms")
+    assert lesions["isic_id"].iloc[worst(lesions, 0, 1)[0]] in part
+    assert "Nearest on the same patient" in part
+
+
+def test_cards_say_what_the_model_is_not(html: str, run_dir: Layout) -> None:
+    card = (run_dir.report.parent / "model_card.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense:")
+    assert "Not a medical device" in card
+    assert "Not a medical device" in html
+    assert "CC-BY-NC" in (run_dir.report.parent / "data_card.md").read_text(encoding="utf-8")
+
+
+def test_the_same_run_gives_the_same_page(html: str, run_dir: Layout) -> None:
+    assert page(run_dir) == html
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"images": False}, "There are no tiles to show"),
+        ({"folds": 1}, "One fold only"),
+        ({"positives": 3}, "Only 3 malignant lesions: too few to say"),
+    ],
+)
+def test_a_run_that_lacks_things_still_has_a_page_that_says_so(
+    new_run: Callable[..., Layout], options: dict, says: str
+) -> None:
+    html = page(new_run(**options))
+    assert says in html
+    assert {name for name, _ in SECTIONS} <= set(read(html).ids)
+
+
+def test_a_hospital_never_seen_is_a_slice_like_any_other(new_run: Callable[..., Layout]) -> None:
+    layout = new_run()
+    text = layout.train_metadata.read_text(encoding="utf-8")
+    layout.train_metadata.write_text(text.replace("ACEMID MIA", "A <new> hospital"), encoding="utf-8")
+    html = page(layout)
+    assert "A &lt;new&gt; hospital" in html
+    assert "A <new> hospital" not in html
+
+
+def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> None:
+    import h5py
+    import numpy as np
+
+    layout = new_run()
+    lesions = overview(read_evidence(layout, ()))
+    isic_id = lesions["isic_id"].iloc[worst(lesions, 1, 1)[0]]
+    with h5py.File(layout.train_images, "a") as file:
+        del file[isic_id]
+        file[isic_id] = np.bytes_(b"no picture")
+    assert f"the first is {isic_id}" in page(layout)
+
+
+def test_without_the_evaluation_there_is_one_clear_line(new_run: Callable[..., Layout]) -> None:
+    layout = new_run()
+    with pytest.raises(InputError, match=r"evaluate\.json"):
+        build(layout, read_evidence(layout, BACKBONES), PARAMS, {})
+    assert not layout.report.exists()
+
+
+def test_the_champion_is_compared_and_what_changed_is_listed(run_dir: Layout) -> None:
+    evidence = read_evidence(run_dir, BACKBONES)
+    old = evidence.oof.assign(score=-evidence.oof["score"])
+    champion = Champion("isic-2024 v3", old, {**PARAMS, "stack": {"rounds": 99}}, {"data_hash": "f" * 64})
+    html = page(run_dir, champion=champion)
+    assert "isic-2024 v3" in html
+    assert "this run is better" in html
+    assert "stack.rounds" in html
+    assert "data_hash" in html
+
+
+def test_a_champion_of_other_data_is_named_but_not_compared(run_dir: Layout) -> None:
+    evidence = read_evidence(run_dir, BACKBONES)
+    other = evidence.oof.assign(isic_id=[f"X{i}" for i in range(len(evidence.oof))])
+    assert "share no isic_id" in page(run_dir, champion=Champion("v1", other, PARAMS, {}))
+
+
+def test_changes_are_found_in_both_directions() -> None:
+    before, after = flat({"a": {"b": 1, "c": [1, 2]}}), flat({"a": {"b": 2, "c": [1, 2]}, "d": 3})
+    assert [change["key"] for change in changed(before, after)] == ["a.b", "d"]
+
+
+def test_cards_become_html_and_nothing_else_does() -> None:
+    html = to_html(
+        "---\nx: 1\n---\n# Title\n\ntext **bold** `code` <b>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n- one\n- two\n"
+    )
+    assert "<h3>Title</h3>" in html
+    assert "<b>bold</b> <code>code</code> &lt;b&gt;" in html
+    assert html.count("<td>") == 2
+    assert html.count("<li>") == 2
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert evenly(range(100), 5) == [0, 25, 50, 74, 99]
+    assert evenly([1, 2], 5) == [1, 2]

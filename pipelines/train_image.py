@@ -6,6 +6,7 @@ from isic.core.errors import run
 from isic.core.io import read_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.core.schema import ID
 
 
 def main() -> None:
@@ -17,15 +18,22 @@ def main() -> None:
     image = load_params(layout.params).image
     recipe = image.recipe(wanted.backbone)
 
+    from isic.data.tables import read_metadata
     from isic.data.tiles import TileStore
+    from isic.image.groups import diagnosis_groups
     from isic.image.train import Limits, train_fold
     from isic.tracking import open_run
 
+    folds = read_parquet(layout.folds)
+    groups = None
+    if recipe.aux_weight:
+        known = read_metadata(layout.train_metadata, train=True).set_index(ID)["iddx_full"]
+        groups = diagnosis_groups(known.loc[folds[ID]])
     name = f"{wanted.backbone}-{wanted.fold}"
     with open_run(f"train_image-{wanted.backbone}", recipe.model_dump(), name, wanted.fold) as tracker:
         train_fold(
             TileStore(layout.train_images),
-            read_parquet(layout.folds),
+            folds,
             wanted.fold,
             recipe,
             layout.image_model(wanted.backbone, wanted.fold),
@@ -33,6 +41,7 @@ def main() -> None:
             tracker,
             Limits(image.max_hours, image.workers, image.devices, image.cache_gb),
             name,
+            groups,
         )
 
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from isic.data.tiles import TileStore
 from isic.image.augment import Augmenter
+from isic.image.cache import Tiles
 from isic.image.pixels import pack
 from isic.image.sampler import Slot
 
@@ -41,7 +41,7 @@ class Batch:
 class TileReader:
     """Decoded tiles by row number, remembered as far as memory allows; picklable."""
 
-    def __init__(self, tiles: TileStore, ids: NDArray[np.str_], memory: int) -> None:
+    def __init__(self, tiles: Tiles, ids: NDArray[np.str_], memory: int) -> None:
         self.tiles = tiles
         self.ids = ids
         self._room = memory
@@ -71,7 +71,7 @@ class _Batches(Dataset[Batch]):
 
 
 def batches(
-    tiles: TileStore,
+    tiles: Tiles,
     ids: NDArray[np.str_],
     augment: Augmenter,
     slots: Iterable[Slot],

@@ -26,6 +26,7 @@ from isic.image import checkpoint
 from isic.image import device as machine
 from isic.image.artifact import save_model
 from isic.image.augment import Augmenter
+from isic.image.cache import Tiles, decoded
 from isic.image.clock import Clock
 from isic.image.exam import Exam, make_exam
 from isic.image.loader import Batch, batches, default_workers
@@ -123,9 +124,10 @@ def _train(job: Job, world: World, tracker: Tracker, console: Console) -> Run:
 
 
 def _loop(run: Run, job: Job, exam: Exam, tracker: Tracker, console: Console) -> None:
+    tiles = decoded(job.tiles, job.ids, job.limits.cache_gb, job.resume.parent.parent / "decoded", console.say)
     clock = Clock(run.progress.seconds, run.progress.step)
     pending: tuple[Sequence[Batch], Tensor] | None = None
-    for group in _groups(run, job, clock):
+    for group in _groups(run, job, tiles, clock):
         losses = take_step(run, group, console.say)
         # One step behind, so that a GPU has the next step queued while the CPU waits for the numbers of this one.
         over = _count(run, pending, job, clock) if pending else False
@@ -149,13 +151,13 @@ def _loop(run: Run, job: Job, exam: Exam, tracker: Tracker, console: Console) ->
             )
 
 
-def _groups(run: Run, job: Job, clock: Clock) -> Iterator[list[Batch]]:
+def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Batch]]:
     """The micro-batches of one optimiser step at a time, from where training stands."""
     augment = Augmenter(run.recipe.augment, run.sampling.seed)
     slots = run.sampling.slots(run.recipe.epochs, run.progress.epoch, run.progress.micro)
     workers = default_workers(run.device) if job.limits.workers is None else job.limits.workers
     group: list[Batch] = []
-    loaded = batches(job.tiles, job.ids, augment, slots, workers, pin=run.device.type == "cuda")
+    loaded = batches(tiles, job.ids, augment, slots, workers, pin=run.device.type == "cuda")
     for batch in clock.waiting(loaded):
         group.append(batch)
         if batch.slot.ends_step:

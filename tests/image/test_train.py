@@ -253,6 +253,21 @@ def test_early_stop_ends_before_the_last_epoch_with_the_last_weights(
     assert len(history) < 30
 
 
+def test_decoded_tiles_on_disk_change_nothing_and_their_size_is_said_first(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {}
+    for name, room in (("none", 0.0), ("tight", 1e-6), ("wide", 1.0)):
+        limits = Limits(cache_gb=room, workers=1)
+        train_fold(tiles, folds, 0, recipe(epochs=1), tmp_path / name, tmp_path / "r" / "x", NullTracker(), limits)
+        told[name] = capsys.readouterr().err
+        assert same(weights(tmp_path / name), weights(tmp_path / "none"))
+    assert "decoded" not in told["none"]
+    assert "would take 0.00 GB" in told["tight"]
+    assert "writes decoded tiles, 0.00 GB" in told["wide"]
+    assert (tmp_path / "r" / "decoded").is_dir()
+
+
 def test_auxiliary_head_learns_groups_and_is_not_needed_to_score(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -109,35 +109,34 @@ def encode(image: np.ndarray) -> bytes:
 
 def _skin(rng: np.random.Generator, look: np.void, side: int) -> np.ndarray:
     """Base colour with grain, creases, mottling and freckles, float32 Lab (side, side, 3)."""
-    lab = np.empty((side, side, 3), dtype=np.float32)
-    lab[:] = look["skin"]
+    # Plane by plane: on interleaved channels the same sums take twice the time.
+    light, red, brown = (np.full((side, side), value, dtype=np.float32) for value in look["skin"])
     weights = float(look["texture"]) * _GRAIN * np.exp(rng.normal(0, 0.25, len(_BANDS)))
-    colour = np.exp(rng.normal(0, 0.25, 2))
+    tint = np.exp(rng.normal(0, 0.25, 2))
     for band, weight in enumerate(weights):
-        grain = _noise(rng, band, side, side)
-        lab[..., 0] += grain * np.float32(weight)
+        grain = _noise(rng, band, side, side) * np.float32(weight)
+        light += grain
         # Darker mottling is redder; most of the colour varies by itself.
-        red, brown = (_noise(rng, band, side, side) for _ in range(2))
-        lab[..., 1] += red * np.float32(_TINT[band] * colour[0]) - grain * np.float32(0.15 * weight)
-        lab[..., 2] += brown * np.float32(_TINT[band] * colour[1])
+        red += _noise(rng, band, side, side) * np.float32(_TINT[band] * tint[0])
+        red -= grain * np.float32(0.15)
+        brown += _noise(rng, band, side, side) * np.float32(_TINT[band] * tint[1])
     creases = float(look["creases"])
     if creases > 0.1:
         field = _furrows()[int(look["grain_turn"])]
         top, left = rng.integers(0, _BANK_SIDE - side, 2)
-        lab[..., 0] += field[top : top + side, left : left + side] * np.float32(creases)
-    _freckle(rng, lab, float(look["freckles"]), side)
-    return lab
+        light += field[top : top + side, left : left + side] * np.float32(creases)
+    if look["freckles"] > 0.4:
+        spots = _freckles(rng, float(look["freckles"]), side)
+        light -= 2.4 * spots
+        red += 1.0 * spots
+        brown += 1.5 * spots
+    return cv2.merge([light, red, brown])
 
 
-def _freckle(rng: np.random.Generator, lab: np.ndarray, amount: float, side: int) -> None:
+def _freckles(rng: np.random.Generator, amount: float, side: int) -> np.ndarray:
     """Sun damage: irregular brown mottling all over the tile."""
-    if amount < 0.4:
-        return
     field = 0.8 * _noise(rng, 4, side, side) + 0.9 * _noise(rng, 3, side, side) + 0.5 * _noise(rng, 2, side, side)
-    brown = np.maximum(field - 0.4, 0) * np.float32(amount)
-    lab[..., 0] -= 2.4 * brown
-    lab[..., 1] += 1.0 * brown
-    lab[..., 2] += 1.5 * brown
+    return np.maximum(field - 0.4, 0) * np.float32(amount)
 
 
 def _spots(rng: np.random.Generator, lab: np.ndarray, look: np.void, side: int) -> None:

@@ -7,7 +7,7 @@ from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.registry.bundle import build_bundle
-from isic.registry.register import register
+from isic.registry.register import register, register_backbones
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     try:
         version, reused = register(layout, bundle, name)
         number = version.number
+        register_backbones(layout, bundle)
         print(f"register: {version} {'is this bundle already' if reused else 'added'}, now the challenger")
     except InputError as error:
         # The bundle is on disk and scores without MLflow; a store that is down must not undo the run.

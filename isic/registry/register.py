@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 import isic
 from isic.core.errors import InputError
+from isic.core.io import sha256_json
 from isic.core.paths import Layout
 from isic.core.schema import ID, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
 from isic.registry.bundle import Bundle
@@ -19,6 +20,9 @@ from isic.registry.versions import CHALLENGER, HASH_TAG, Registry, Version, said
 from isic.tracking.context import run_tags
 from isic.tracking.runs import RunSpec, finish, start
 from isic.tracking.store import locked
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 #: What a bundle needs to score, besides this package, whose code is stored with the model.
 REQUIREMENTS = (
@@ -64,6 +68,16 @@ def register(layout: Layout, bundle: Bundle, name: str) -> Registration:
     return Registration(found, existing is not None)
 
 
+def register_backbones(layout: Layout, bundle: Bundle) -> list[Version]:
+    """Make each backbone's folds a version of `isic-image-BACKBONE`, unless these very weights are one already.
+
+    Raises InputError when the MLflow store cannot be reached.
+    """
+    registry = Registry(layout)
+    with locked(layout.root, LOCK):
+        return [_register_backbone(registry, layout, bundle, backbone) for backbone in bundle.manifest.backbones]
+
+
 def requirements() -> list[str]:
     """Exact versions of what scores, as installed here; a local build tag such as +cpu is left out."""
     pins = []
@@ -86,6 +100,31 @@ def _whole_version(registry: Registry, name: str, bundle_hash: str) -> Version |
     return None
 
 
+def _register_backbone(registry: Registry, layout: Layout, bundle: Bundle, backbone: str) -> Version:
+    """The folder of all folds as a version: files to look at and to import again, not a model that scores lesions."""
+    name, client = f"isic-image-{backbone}", registry.client
+    weights = {file: digest for file, digest in bundle.manifest.files.items() if file.startswith(f"image/{backbone}/")}
+    digest = sha256_json(weights)
+    known = [version for version in registry.versions(name) if version.bundle_hash == digest]
+    if known:
+        return known[-1]
+    spec = RunSpec("register", digest, f"register-{backbone}-{digest[:8]}")
+    with said(client.tracking_uri):
+        run = start(client, layout, spec, run_tags(layout))
+        client.log_artifacts(run, str(bundle.folder / "image" / backbone), f"image/{backbone}")
+        _ensure_model(client, name, f"Image networks of backbone {backbone}, one a fold")
+        source = f"{client.get_run(run).info.artifact_uri}/image/{backbone}"
+        tags = {HASH_TAG: digest, "folds_hash": bundle.manifest.folds_hash}
+        created = client.create_model_version(name, source, run, tags=tags)
+        finish(client, layout, spec, run, "FINISHED")
+    return Version(name, int(created.version), digest)
+
+
+def _ensure_model(client: MlflowClient, name: str, description: str) -> None:
+    if not any(model.name == name for model in client.search_registered_models(f"name = '{name}'")):
+        client.create_registered_model(name, description=description)
+
+
 def _add(registry: Registry, layout: Layout, bundle: Bundle, name: str) -> Version:
     client, manifest = registry.client, bundle.manifest
     outer = os.environ.pop("MLFLOW_RUN_ID", None)
@@ -95,8 +134,7 @@ def _add(registry: Registry, layout: Layout, bundle: Bundle, name: str) -> Versi
         run = start(client, layout, spec, run_tags(layout))
         try:
             uri = _log(client.tracking_uri, run, bundle)
-            if not any(model.name == name for model in client.search_registered_models(f"name = '{name}'")):
-                client.create_registered_model(name, description="SLICE-3D lesion scores; see the bundle's bundle.json")
+            _ensure_model(client, name, "SLICE-3D lesion scores; see the bundle's bundle.json")
             created = client.create_model_version(
                 name,
                 uri,

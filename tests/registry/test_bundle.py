@@ -44,6 +44,8 @@ def test_a_fold_scores_as_it_did_out_of_fold(layout: Layout, bundle: Bundle) -> 
     scores = load_bundle(bundle.folder).predict(rows, TileStore(layout.train_images), folds=[1])
     assert scores.index.tolist() == rows["isic_id"].tolist()
     np.testing.assert_allclose(scores, held_out.loc[scores.index, "score"], rtol=0, atol=1e-5)
+    blind = load_bundle(bundle.folder).predict(rows, None, missing_images="impute", folds=[1])
+    assert np.abs(blind - scores).max() > 1e-3, "images must matter, or the comparison above says nothing of them"
 
 
 def test_the_score_is_the_mean_of_the_folds(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:

@@ -19,7 +19,7 @@ from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.registry import promotion
 from isic.registry.bundle import build_bundle
-from isic.registry.register import Registration, register
+from isic.registry.register import Registration, register, register_backbones
 from isic.registry.verbs import past, promote, rollback
 from isic.registry.versions import Registry, resolve
 
@@ -209,3 +209,14 @@ def test_a_store_that_is_down_does_not_undo_the_run(
     assert "not registered: the MLflow store at http://127.0.0.1" in outcome.error
     assert read_json(layout.register_metrics)["version"] is None
     assert (layout.bundle / "bundle.json").is_file()
+
+
+def test_backbones_are_registered_once(layout: Layout, params: Params, store: Path) -> None:
+    shutil.copy(store, layout.root / "mlflow.db")
+    bundle = build_bundle(layout, params)
+    first = register_backbones(layout, bundle)
+    assert [version.name for version in first] == [f"isic-image-{backbone}" for backbone in params.image.backbones]
+    assert register_backbones(layout, bundle) == first
+    client = Registry(layout).client
+    folder = Path(client.get_model_version_download_uri(first[0].name, "1").removeprefix("file://"))
+    assert (folder / "fold1" / "model.safetensors").is_file()

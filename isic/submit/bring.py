@@ -1,0 +1,56 @@
+"""Weights of models trained elsewhere, brought into this checkout as if its own stages had made them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from isic.core.errors import InputError
+from isic.core.io import atomic_dir, sha256
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.registry.manifest import FILE, read_manifest, verify
+
+
+def import_models(layout: Layout, source: Path) -> list[str]:
+    """Take image models from `source` into models/image; returns the stages to commit, such as train_image@vit-0.
+
+    `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones that params.yaml does not name are left.
+    Raises InputError when there is nothing to take, a model does not load, or a bundle was made on other folds.
+    """
+    params = load_params(layout.params)
+    source = Path(source)
+    if (source / FILE).is_file():
+        manifest = read_manifest(source)
+        verify(source, manifest)
+        # A model that saw a lesion of its own fold would make every out-of-fold score too good.
+        if manifest.folds_hash != sha256(layout.folds):
+            raise InputError(
+                f"{source} was made on other folds than data/folds.parquet: retrain, or take its folds too"
+            )
+    found = find_models(source, list(params.image.backbones), params.folds)
+    if not found:
+        wanted = ", ".join(params.image.backbones)
+        raise InputError(f"{source} has no image models of {wanted} for folds {list(params.folds)}: see params.yaml")
+    for folder in found.values():
+        _check(folder)
+    for (backbone, fold), folder in found.items():
+        with atomic_dir(layout.image_model(backbone, fold)) as target:
+            for file in folder.iterdir():
+                shutil.copy(file, target / file.name)
+    return [f"train_image@{backbone}-{fold}" for backbone, fold in found]
+
+
+def find_models(source: Path, backbones: Sequence[str], folds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Folders of image models below `source` by (backbone, fold)."""
+    roots = [source / "models" / "image", source / "image", source]
+    root = next((root for root in roots if any((root / backbone).is_dir() for backbone in backbones)), source)
+    places = {(backbone, fold): root / backbone / f"fold{fold}" for backbone in backbones for fold in folds}
+    return {key: folder for key, folder in places.items() if folder.is_dir()}
+
+
+def _check(folder: Path) -> None:
+    from isic.image.artifact import load_model
+
+    load_model(folder)

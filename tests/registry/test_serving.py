@@ -1,0 +1,96 @@
+"""The registered model behind MLflow's own server, asked over HTTP as a stranger would."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isic.core.params import Params
+from isic.core.paths import Layout
+from isic.data.tables import read_metadata
+from isic.data.tiles import TileStore
+from isic.registry.bundle import build_bundle
+from isic.registry.register import register
+from isic.registry.requests import score_request
+from isic.registry.versions import Registry
+
+
+def request_of(layout: Layout) -> Any:
+    rows = read_metadata(layout.test_metadata, train=False)
+    tiles = TileStore(layout.test_images)
+    return rows.assign(image=[base64.b64encode(tiles.jpeg(name)).decode() for name in rows["isic_id"]])
+
+
+def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) -> None:
+    bundle = build_bundle(layout, params)
+    request = request_of(layout)
+    rows = request.drop(columns="image")
+    expected = bundle.predict(rows, TileStore(layout.test_images))
+    answer = score_request(bundle, request)
+    assert answer["isic_id"].tolist() == request["isic_id"].tolist()
+    np.testing.assert_allclose(answer["target"], expected, rtol=1e-9)
+    without = score_request(bundle, rows)
+    np.testing.assert_allclose(without["target"], bundle.predict(rows, None, missing_images="impute"), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path) -> None:
+    shutil.copy(store, layout.root / "mlflow.db")
+    bundle = build_bundle(layout, params)
+    version = register(layout, bundle, "isic-2024").version
+    Registry(layout).point("isic-2024", "champion", version.number)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/isic-2024@champion"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{layout.root}/mlflow.db"}
+    # Only what the model brings along: no checkout on the path.
+    environment.pop("PYTHONPATH", None)
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        [*command, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        cwd=layout.root,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        answer = ask(port, request_of(layout))
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait()
+    rows = read_metadata(layout.test_metadata, train=False)
+    expected = bundle.predict(rows, TileStore(layout.test_images))
+    assert [row["isic_id"] for row in answer["predictions"]] == expected.index.tolist()
+    np.testing.assert_allclose([row["target"] for row in answer["predictions"]], expected, atol=1e-6)
+
+
+def ask(port: int, request: Any) -> Any:
+    """POST the rows to /invocations as soon as the server is up."""
+    body = json.dumps({"dataframe_split": json.loads(request.to_json(orient="split", index=False))}).encode()
+    call = urllib.request.Request(
+        f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}, method="POST"
+    )
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(call, timeout=120) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    raise AssertionError("the server did not come up")

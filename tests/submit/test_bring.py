@@ -1,0 +1,54 @@
+"""Models trained elsewhere come in whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.io import write_parquet
+from isic.core.params import Params
+from isic.core.paths import Layout
+from isic.registry.bundle import build_bundle
+from isic.submit.bring import import_models
+
+
+@pytest.mark.parametrize("form", ["folder", "checkout", "bundle"])
+def test_models_come_from_a_folder_a_checkout_or_a_bundle(
+    layout: Layout, params: Params, tmp_path: Path, form: str
+) -> None:
+    backbone = next(iter(params.image.backbones))
+    elsewhere = tmp_path / "elsewhere"
+    if form == "bundle":
+        shutil.copytree(build_bundle(layout, params).folder, elsewhere)
+    else:
+        shutil.copytree(layout.root / "models" / "image", elsewhere / ("models/image" if form == "checkout" else ""))
+    before = (layout.image_model(backbone, 1) / "model.safetensors").read_bytes()
+    shutil.rmtree(layout.root / "models" / "image")
+    stages = import_models(layout, elsewhere)
+    assert stages == [f"train_image@{name}-{fold}" for name in params.image.backbones for fold in params.folds]
+    assert (layout.image_model(backbone, 1) / "model.safetensors").read_bytes() == before
+
+
+def test_a_broken_model_leaves_everything_as_it_was(layout: Layout, params: Params, tmp_path: Path) -> None:
+    shutil.copytree(layout.root / "models" / "image", tmp_path / "image")
+    last = list(params.image.backbones)[-1]
+    (tmp_path / "image" / last / "fold1" / "model.safetensors").write_bytes(b"short")
+    shutil.rmtree(layout.root / "models" / "image")
+    with pytest.raises(InputError, match="fold1"):
+        import_models(layout, tmp_path / "image")
+    assert not (layout.root / "models" / "image").exists()
+
+
+def test_other_folds_and_nothing_to_take_are_refused(layout: Layout, params: Params, tmp_path: Path) -> None:
+    import pandas as pd
+
+    bundle = build_bundle(layout, params)
+    folds = pd.read_parquet(layout.folds)
+    write_parquet(layout.folds, folds.assign(fold=1 - folds["fold"]))
+    with pytest.raises(InputError, match="other folds"):
+        import_models(layout, bundle.folder)
+    with pytest.raises(InputError, match="no image models"):
+        import_models(layout, tmp_path)

@@ -136,7 +136,7 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
     from isic.stack.search import Bench
 
     features, folds, logits = _inputs(folder)
-    matrix = features.drop(columns=ID).select_dtypes("number").assign(image_vit=logits["vit"])
+    matrix = features.drop(columns=ID).select_dtypes("number").copy().assign(image_vit=logits["vit"])
     begin = time.perf_counter()
     settings = _recipe_a(rounds=60 if quick else 300)
     problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
@@ -211,7 +211,7 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
 
     features, folds, logits = _inputs(folder)
     target, fold = folds[TARGET].to_numpy(), folds["fold"].to_numpy()
-    matrix = features.drop(columns=ID).select_dtypes("number").assign(image_vit=logits["vit"])
+    matrix = features.drop(columns=ID).select_dtypes("number").copy().assign(image_vit=logits["vit"])
     seeds = 1 if quick else int(os.environ.get("ISIC_BENCH_SEEDS", "10"))
     settings = load_params(harness.ROOT / "params.yaml").stack
     sides: dict[str, Callable[[], np.ndarray]] = {
@@ -245,12 +245,12 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def _peak(folder: Path, extra: int) -> float:
-    """Peak memory above the interpreter's, over the matrix's size, of reading, binning and one trial."""
-    from isic.stack.members import Pool
-    from isic.stack.problem import Problem, prepare
+    """Peak memory above the loaded libraries', over the matrix's size: reading, binning, one trial."""
+    import isic.stack.inputs
+    import isic.stack.members.light  # noqa: F401  libraries are loaded before memory is watched
+    from isic.stack.problem import prepare
     from isic.stack.search import Bench
 
-    _ = (Pool, Problem)
     watch = _Watch()
     features, folds, logits = _inputs(folder)
     if extra:

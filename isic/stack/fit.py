@@ -94,7 +94,7 @@ def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
 def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[int, dict[str, list[Any]]]:
     """{fold: {library: its models}}, all models side by side."""
     if "lightgbm" in settings.members:
-        _ = problem.pool.whole  # once, before threads ask for it
+        _ = problem.pool.bins  # once, before threads ask for it
     tasks = [
         (number, name, seed)
         for number in problem.images

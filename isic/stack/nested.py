@@ -138,7 +138,7 @@ def _proxy_logits(problem: Problem, view: list[str], settings: Settings) -> dict
     """{folds left out: logits of all rows}, for every fold and every pair of folds."""
     columns = {name: problem.columns[name] for name in view}
     pool = Pool(columns, problem.target, problem.pool.max_bin)
-    _ = pool.whole
+    _ = pool.bins
     numbers = np.unique(problem.fold).tolist()
     tasks = [frozenset(left) for size in (1, 2) for left in combinations(numbers, size)]
     chosen = settings.library("lightgbm")

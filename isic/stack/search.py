@@ -106,12 +106,12 @@ class Bench:
         """Yield (fold, held-out margins) for every step in order; leaving early cancels what has not begun."""
         kept = [place for place, (family, _) in enumerate(self._runs) if family not in settings.drop]
         names = [name for place in kept for name in self._runs[place][1]]
-        whole = compose([self.problem.pool.bins[place] for place in kept])
+        bins = [self.problem.pool.bins[place] for place in kept]
         chosen = settings.library("lightgbm")
 
         def member(seed: int, fold: int) -> NDArray[np.float64]:
             index = self.problem.training_rows(fold, settings.negatives, seed)
-            booster = grow(whole, index, chosen["params"], chosen["rounds"], seed)
+            booster = grow(compose(bins, index), chosen["params"], chosen["rounds"], seed)
             held_out = np.flatnonzero(self.problem.fold == fold)
             parts = [held_out[start : start + CHUNK] for start in range(0, len(held_out), CHUNK)]
             matrices = (rows(self.problem.columns, part, names) for part in parts)

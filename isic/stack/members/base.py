@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import lightgbm
 
 #: Rows scored at a time: bounds memory.
-CHUNK = 50_000
+CHUNK = 16_384
 
 
 @dataclass
@@ -43,13 +43,6 @@ class Pool:
 
         groups = self.groups or [list(self.columns)]
         return [bin_columns({name: self.columns[name] for name in group}, self) for group in groups]
-
-    @cached_property
-    def whole(self) -> lightgbm.Dataset:
-        """The binned table of all columns."""
-        from isic.stack.members.light import compose
-
-        return compose(self.bins)
 
 
 class Library(Protocol):

@@ -5,6 +5,7 @@ Bin edges are label-free quantiles, so one binned table serves every fold, seed 
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ _FIXED: dict[str, Any] = {
     "bin_construct_sample_cnt": 50_000,
 }
 
+_QUIET = threading.Lock()
+
 
 def bin_columns(columns: Columns, pool: Pool) -> lgb.Dataset:
     """Bin all rows of `columns`; the Arrow table only points at them."""
@@ -39,22 +42,20 @@ def bin_columns(columns: Columns, pool: Pool) -> lgb.Dataset:
     return lgb.Dataset(pa.table(dict(columns)), label=pool.target, params=params, free_raw_data=True).construct()
 
 
-def compose(bins: Sequence[lgb.Dataset]) -> lgb.Dataset:
-    """One binned table of all columns of `bins`, equal to binning them together."""
-    if len(bins) == 1:
-        return bins[0]
-    # add_features_from changes its object, so it works on a copy; it warns that no raw data came along.
-    whole = bins[0].subset(np.arange(bins[0].num_data())).construct()
-    with warnings.catch_warnings():
+def compose(bins: Sequence[lgb.Dataset], index: NDArray[np.int64]) -> lgb.Dataset:
+    """The rows `index` (sorted) of several binned tables side by side, equal to binning their columns together."""
+    parts = [part.subset(index).construct() for part in bins]
+    # It warns that no raw data came along; filters are the process's, so threads take turns.
+    with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        for other in bins[1:]:
-            whole.add_features_from(other)
-    return whole
+        for other in parts[1:]:
+            parts[0].add_features_from(other)
+    return parts[0]
 
 
-def grow(bins: lgb.Dataset, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int) -> lgb.Booster:
-    """A booster of `rounds` trees on the rows `index` of a binned table."""
-    booster = lgb.Booster({**params, **_FIXED, "seed": seed}, bins.subset(index))
+def grow(data: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int) -> lgb.Booster:
+    """A booster of `rounds` trees on a binned table."""
+    booster = lgb.Booster({**params, **_FIXED, "seed": seed}, data)
     for _ in range(rounds):
         if booster.update():
             break
@@ -70,7 +71,7 @@ class LightGBM:
         self, pool: Pool, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int
     ) -> lgb.Booster:
         # Through its text: what scores now is exactly what a reload scores.
-        return lgb.Booster(model_str=grow(pool.whole, index, params, rounds, seed).model_to_string())
+        return lgb.Booster(model_str=grow(compose(pool.bins, index), params, rounds, seed).model_to_string())
 
     def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.predict(matrix, raw_score=True, num_threads=1))

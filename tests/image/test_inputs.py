@@ -15,7 +15,7 @@ from PIL import Image
 
 from isic.core.errors import InputError
 from isic.data.tiles import TileStore
-from isic.image.augment import PRESETS, Augmenter, _compose, draw_hair, orient
+from isic.image.augment import PRESETS, Augmenter, _compose, bend, draw_hair, orient
 from isic.image.loader import batches
 from isic.image.pixels import normalise, pack, resize, resize_by_matrices
 from isic.image.sampler import Sampling, validation_rows
@@ -165,6 +165,26 @@ def test_hair_is_drawn_on_a_copy() -> None:
     assert (tile == before).all()
     assert 0 < (hairy != tile).any(axis=2).mean() < 0.4
     assert hairy.mean() < tile.mean()
+
+
+def test_elastic_moves_as_far_as_albumentations_own() -> None:
+    """Displacements, read off a ramp's levels, against noise of every pixel blurred, which is what theirs are."""
+    import cv2
+
+    side, alpha, sigma = 128, 400.0, 20.0
+    ramp = np.tile(np.arange(side, dtype=np.uint8)[None, :, None], (side, 1, 3))
+    random = np.random.default_rng(0)
+    inner = slice(32, 96)
+    mine = [
+        bend(ramp, random.uniform(-1, 1, (2, 32, 32)).astype(np.float32), alpha, sigma)[inner, inner, 0]
+        - ramp[inner, inner, 0].astype(float)
+        for _ in range(60)
+    ]
+    field = [
+        cv2.GaussianBlur(random.uniform(-1, 1, (side, side)).astype(np.float32), (0, 0), sigma) * alpha
+        for _ in range(60)
+    ]
+    assert np.std(mine) == pytest.approx(np.std([one[inner, inner] for one in field]), rel=0.25)
 
 
 # --- pixels ---------------------------------------------------------------------------------------------------------

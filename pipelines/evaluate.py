@@ -1,4 +1,4 @@
-"""Stage `evaluate`: judge the out-of-fold scores; metrics, points to plot, and the pooled numbers on the stack's run."""
+"""Stage `evaluate`: judge the out-of-fold scores; metrics, points to plot, pooled numbers on the stack's run."""
 
 from isic.core.errors import run
 from isic.core.io import write_json

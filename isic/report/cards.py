@@ -43,14 +43,16 @@ def model_card(
         "    results:",
         "      - task: {type: tabular-classification}",
         f"        dataset: {{name: {origin.split(' (')[0]}, type: slice-3d}}",
-        f"        metrics: [{{type: pauc_80tpr, value: {metrics['pauc']:.5f}}}, {{type: roc_auc, value: {metrics['auc']:.5f}}}]",
+        "        metrics:",
+        f"          - {{type: pauc_80tpr, value: {metrics['pauc']:.5f}}}",
+        f"          - {{type: roc_auc, value: {metrics['auc']:.5f}}}",
         "---",
         "# Model card: isic-2024",
         "",
         f"**Intended use.** {USE}",
         "",
-        f"**What it is.** Image networks ({backbones}) and measurements relative to the patient's other lesions, joined by a "
-        f"gradient-boosted stacker; {len(params['folds'])} folds, scores averaged over them.",
+        f"**What it is.** Image networks ({backbones}) and measurements relative to the patient's other lesions, joined by "
+        f"a gradient-boosted stacker; {len(params['folds'])} folds, scores averaged over them.",
         "",
         f"**Trained and judged on** {origin}: {metrics['n']:,} lesions, {metrics['positives']} malignant, "
         f"{metrics['patients']:,} patients; every score out of fold, folds split by patient.",
@@ -59,7 +61,8 @@ def model_card(
         "",
         "| metric | value |",
         "|---|---|",
-        f"| pAUC above 80 % sensitivity (0 to 0.2) | {metrics['pauc']:.4f} ({metrics['pauc_low']:.4f} to {metrics['pauc_high']:.4f}) |",
+        f"| pAUC above 80 % sensitivity (0 to 0.2) | {metrics['pauc']:.4f} "
+        f"({metrics['pauc_low']:.4f} to {metrics['pauc_high']:.4f}) |",
         f"| pAUC, fold mean | {_or_dash(metrics['pauc_fold_mean'])} |",
         f"| pAUC, fold sd | {_or_dash(metrics['pauc_fold_sd'])} |",
         f"| AUC | {metrics['auc']:.4f} |",
@@ -89,12 +92,12 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
             "Generated rows and tiles, drawn from published aggregates of SLICE-3D; they belong to no person. Hospital "
             "names are labels of the imitated populations."
             if generated
-            else "SLICE-3D, the ISIC 2024 challenge (Kurtansky et al., Scientific Data 11, 884, 2024): 15 × 15 mm tiles "
-            "of 3D total-body photographs with a row of measurements each."
+            else "SLICE-3D, the ISIC 2024 challenge (Kurtansky et al., Scientific Data 11, 884, 2024): 15 × 15 mm "
+            "tiles of 3D total-body photographs with a row of measurements each."
         ),
         "",
-        f"{len(rows):,} lesions, {int(ill.sum())} malignant ({100 * ill.mean():.3g} %), {rows[PATIENT].nunique():,} patients, "
-        f"{int(rows.loc[ill, PATIENT].nunique())} of them with a malignant lesion.",
+        f"{len(rows):,} lesions, {int(ill.sum())} malignant ({100 * ill.mean():.3g} %), "
+        f"{rows[PATIENT].nunique():,} patients, {int(rows.loc[ill, PATIENT].nunique())} of them with a malignant lesion.",
         "",
         "## Hospitals and licences",
         "",
@@ -108,13 +111,14 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
             .tolist(),
         ),
         "",
-        "CC-BY-NC rows may not be used commercially, nor may what is trained on them where that licence is held to reach it.",
+        "CC-BY-NC rows may not be used commercially, nor may what is trained on them where that licence is held "
+        "to reach it.",
         "",
         "## Known biases",
         "",
         f"- Selection: {int(small.sum()):,} lesions are under 2.5 mm, {int((small & ill).sum())} of them malignant "
-        f"({_percent(small[ill].mean())} of the malignant, {_percent(small[~ill].mean())} of the benign). Such lesions were kept "
-        "only when a clinician tagged them.",
+        f"({_percent(small[ill].mean())} of the malignant, {_percent(small[~ill].mean())} of the benign). Such lesions "
+        "were kept only when a clinician tagged them.",
         f"- Missing: age {_percent(rows['age_approx'].isna().mean())}, sex {_percent(rows['sex'].isna().mean())}, "
         f"site {_percent(rows['anatom_site_general'].isna().mean())}.",
         f"- Sex: {_shares(rows['sex'])}. Lighting: {_shares(rows['tbp_tile_type'])}.",

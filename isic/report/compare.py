@@ -91,8 +91,10 @@ def compare(
     target, patient = both[f"{TARGET}_a"].to_numpy(), both[f"{PATIENT}_a"].to_numpy()
     scores = [both[f"score_{side}"].to_numpy(np.float64) for side in ("a", "b")]
     gain = paired_difference(target, scores[1], scores[0], patient, replicates, seed)
+    sides = [_side(name, target, score, patient, replicates, seed) for name, score in zip(names, scores, strict=True)]
     return Comparison(
-        *(_side(name, target, score, patient, replicates, seed) for name, score in zip(names, scores, strict=True)),
+        a=sides[0],
+        b=sides[1],
         difference=gain.value,
         low=gain.low,
         high=gain.high,

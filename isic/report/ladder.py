@@ -1,4 +1,4 @@
-"""What each step adds: features alone, images alone, all of it, each compared with the step before on the same resamples."""
+"""What each step adds: features alone, images alone, all of it, compared on the same resamples of patients."""
 
 from __future__ import annotations
 

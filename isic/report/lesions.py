@@ -93,7 +93,7 @@ def _diagnosis(rows: pd.DataFrame) -> pd.Series:
 
 
 def nearest(lesions: pd.DataFrame, position: int, count: int = 3) -> list[dict[str, Any]]:
-    """The `count` lesions of the same patient nearest on the body, with their distance in the unit of the coordinates."""
+    """The `count` lesions of the same patient nearest on the body, with the distance in the unit of the coordinates."""
     one = lesions.iloc[position]
     others = lesions[(lesions[PATIENT] == one[PATIENT]) & (lesions[ID] != one[ID])]
     distance = np.sqrt(sum((others[axis] - one[axis]) ** 2 for axis in ("x", "y", "z")))

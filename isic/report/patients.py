@@ -1,4 +1,4 @@
-"""The body map: every patient with a malignant lesion, its lesions where they lie, the fifteen highest with their tiles."""
+"""The body map: every patient with a malignant lesion, its lesions where they lie, the fifteen highest with tiles."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _patient(lesions: pd.DataFrame, album: Album, rng: np.random.Generator) -> d
 def _thin(lesions: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     if len(lesions) <= DRAWN:
         return lesions
-    keep = np.asarray((lesions["rank"] <= DRAWN // 4) | (lesions[TARGET] == 1))
+    keep = ((lesions["rank"] <= DRAWN // 4) | (lesions[TARGET] == 1)).to_numpy(copy=True)
     rest = rng.choice(np.flatnonzero(~keep), DRAWN - int(keep.sum()), replace=False)
     keep[rest] = True
     return lesions[keep]
@@ -88,4 +88,4 @@ def _back(lesions: pd.DataFrame, middle: float) -> np.ndarray:
 
 
 def _whole(values: np.ndarray) -> list[int | None]:
-    return [int(round(float(value))) if np.isfinite(value) else None for value in values]
+    return [round(float(value)) if np.isfinite(value) else None for value in values]

@@ -112,7 +112,7 @@ def darker(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def squeezed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """JPEG at quality 25."""
     data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 25])[1]
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1], dtype=np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)[:, :, ::-1]
 
 
 CHANGES = {

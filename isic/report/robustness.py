@@ -54,16 +54,14 @@ def leave_hospital_out(evidence: Evidence, refit: Refit, replicates: int, seed: 
         return {"absent": "one hospital only: there is none to leave out", "records": []}
     codes = pd.factorize(groups, sort=True)[0]
     left_out = refit(evidence.oof.assign(fold=codes.astype(np.int64)))
+    whole = np.ones(len(target), dtype=bool)
+    parts = [("all pooled", whole), *((str(name), (groups == name).to_numpy()) for name in sorted(groups.unique()))]
     records = [
-        {"hospital": "all pooled", **_pair(target, evidence.score, left_out, patient, replicates, seed)},
-        *(
-            {
-                "hospital": str(name),
-                **_pair(*(values[mask] for values in (target, evidence.score, left_out, patient)), replicates, seed),
-            }
-            for name in sorted(groups.unique())
-            for mask in [(groups == name).to_numpy()]
-        ),
+        {
+            "hospital": name,
+            **_pair(target[mask], evidence.score[mask], left_out[mask], patient[mask], replicates, seed),
+        }
+        for name, mask in parts
     ]
     return {"absent": "", "records": records}
 

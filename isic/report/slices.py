@@ -13,7 +13,7 @@ from isic.report.curves import Records, both_classes
 #: Below this many malignant lesions a slice's pAUC is decided by three lesions or fewer: noise.
 ENOUGH = 15
 
-#: Lower bounds of the individual typology angle, degrees, lightest first (Chardon et al. 1991; Del Bino & Bernerd 2013).
+#: Lower bounds of the individual typology angle, degrees, lightest first (Chardon 1991; Del Bino & Bernerd 2013).
 TONES = (
     (55.0, "very light"),
     (41.0, "light"),

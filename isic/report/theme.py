@@ -68,7 +68,7 @@ def legend(axes: Any, theme: Theme, **options: Any) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Inline SVG of a figure drawn with PAGE: text stays text, colours become CSS variables, ids are unique by `name`."""
+    """Inline SVG of a figure drawn with PAGE: text stays text, colours become CSS variables, ids differ by `name`."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -81,7 +81,7 @@ def to_svg(figure: Figure, name: str) -> str:
         text = text.replace(stand_in, f"var(--{role})")
     # Groups are named figure_1, axes_1, … in every file; nothing refers to them.
     text = re.sub(
-        r' id="(?:figure|axes|patch|line2d|matplotlib|xtick|ytick|text|legend|PathCollection|FillBetween\w*|LineCollection)[\w.]*"',
+        r' id="(?:figure|axes|patch|line2d|matplotlib|[xy]tick|text|legend|PathCollection|FillBetween|LineCollection)[\w.]*"',
         "",
         text,
     )

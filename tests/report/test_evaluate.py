@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from isic.core.errors import InputError
 from isic.core.io import read_parquet, write_parquet
 from isic.core.metric import pauc, top15_sensitivity
 from isic.core.paths import Layout
-from isic.report.curves import decision, flagged, histogram, rank_in_patient, roc
+from isic.report.curves import decision, flagged, histogram, rank_in_patient
 from isic.report.evaluate import Evaluation, evaluate
 from isic.report.evidence import read_evidence
 from isic.report.learning import learning
@@ -46,7 +47,7 @@ def area_above(points: list[dict[str, float]], level: float = 0.8) -> float:
     grid = np.unique(np.concatenate([tpr[tpr > level], [level, 1.0]]))
     # Vertical steps: the curve at a sensitivity is reached at its smallest FPR from the left and left at its largest.
     total = 0.0
-    for low, high in zip(grid[:-1], grid[1:], strict=True):
+    for low, high in pairwise(grid):
         i = np.flatnonzero(tpr <= low)[-1]
         start = fpr[i] + (fpr[i + 1] - fpr[i]) * (low - tpr[i]) / (tpr[i + 1] - tpr[i])
         end = fpr[i] + (fpr[i + 1] - fpr[i]) * (high - tpr[i]) / (tpr[i + 1] - tpr[i])

@@ -12,14 +12,16 @@ import pytest
 from isic.core.errors import InputError
 from isic.core.io import read_json, write_json
 from isic.core.paths import Layout
+from isic.data.tiles import TileStore
 from isic.report.build import build
 from isic.report.champion import Champion, changed, flat
 from isic.report.evaluate import evaluate
 from isic.report.evidence import Evidence, read_evidence
 from isic.report.learning import learning
-from isic.report.lesions import overview, worst
+from isic.report.lesions import Album, overview, worst
 from isic.report.markdown import to_html
 from isic.report.page import MOST_BYTES, SECTIONS, evenly
+from isic.report.patients import DRAWN, patients
 
 BACKBONES = ("vit", "convnext")
 PARAMS = {
@@ -103,6 +105,24 @@ def test_patients_are_those_with_a_malignant_lesion_worst_first(html: str, run_d
     first = shown[0]
     assert len(first["map"]["x"]) == first["n"] == (lesions["patient_id"] == first["id"]).sum()
     assert sum(first["map"]["t"]) == len(first["ranks"])
+
+
+def test_a_patient_of_many_lesions_is_thinned_to_the_highest_and_the_malignant(new_run: Callable[..., Layout]) -> None:
+    lesions = overview(read_evidence(new_run(patients=2, positives=8, images=False, folds=2), ()))
+    for patient in patients(lesions, Album(None, 0)):
+        mine = lesions[lesions["patient_id"] == patient["id"]]
+        assert patient["drawn"] == len(patient["map"]["x"]) == DRAWN < len(mine)
+        assert sum(patient["map"]["t"]) == mine["target"].sum()
+        assert set(range(1, DRAWN // 4 + 1)) <= set(patient["map"]["r"])
+
+
+def test_tiles_stop_at_the_budget_and_what_is_refused_is_counted(run_dir: Layout) -> None:
+    store = TileStore(run_dir.train_images)
+    album = Album(store, budget=5_000)
+    taken = [album.add(isic_id) for isic_id in store.ids()[:20]]
+    assert album.spent <= 5_000
+    assert 0 < sum(taken) < 20
+    assert album.refused == 20 - sum(taken)
 
 
 def test_the_worst_cases_are_named_with_tile_and_neighbours(html: str, run_dir: Layout) -> None:

@@ -1,0 +1,129 @@
+"""What needs networks and a stacker: maps, image noise, reasons, one lesion's page, the robustness stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from isic.core.errors import InputError
+from isic.core.io import read_json, read_parquet, write_parquet
+from isic.core.params import Params, load_params
+from isic.core.paths import Layout
+from isic.data.tables import read_metadata
+from isic.data.tiles import TileStore
+from isic.image.artifact import save_model
+from isic.image.backbone import create
+from isic.image.cam import activation_maps, class_activation
+from isic.image.catalogue import resolve
+from isic.report.conditions import conditions
+from isic.report.evidence import read_evidence
+from isic.report.explain import explain
+from isic.report.lesions import overview
+from isic.report.maps import activation
+from isic.stack import fit_stack
+from isic.stack.inputs import read_inputs
+from isic.tabular import build_features
+
+from .conftest import make_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    given = load_params(ROOT / "params.yaml")
+    quick = given.stack.model_copy(update={"rounds": 20, "seeds": 1})
+    evaluate = given.evaluate.model_copy(update={"replicates": 20})
+    return given.model_copy(update={"stack": quick, "evaluate": evaluate})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
+    """A run with real, untrained networks and a real stacker."""
+    layout = make_run(tmp_path_factory.mktemp("whole"), lesions=600, patients=30, positives=36)
+    torch.manual_seed(0)
+    for name, backbone in params.image.backbones.items():
+        model, args = resolve(backbone["model"], {})
+        net, spec = create(model, args, 64, "none")
+        for fold in params.folds:
+            save_model(layout.image_model(name, fold), net, spec, {"tta": "none"}, [{"epoch": 1, "pauc": 0.03}])
+    write_parquet(layout.features, build_features(read_metadata(layout.train_metadata, train=True), ["raw"]))
+    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
+    stack = fit_stack(inputs.features, inputs.logits, inputs.folds, params.stack)
+    stack.save(layout.stack_model)
+    write_parquet(layout.oof, stack.oof)
+    return layout
+
+
+@pytest.mark.parametrize("model", ["demo_vit", "demo_convnext", "test_efficientnet"])
+def test_a_map_shows_where_the_logit_comes_from(model: str) -> None:
+    """A network reading one quarter of the tile only: the map must be hotter there."""
+    torch.manual_seed(1)
+    name, args = resolve(model, {})
+    net, spec = create(name, args, 64 if model.startswith("demo") else None, "none")
+    heat = activation_maps(net.eval(), spec, torch.randn(2, 3, spec.size, spec.size))
+    assert heat.shape == (2, spec.size, spec.size)
+    assert 0 <= heat.min() < heat.max() <= 1
+
+
+def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, params: Params) -> None:
+    lesions = overview(read_evidence(whole, ()))
+    ids = list(lesions["isic_id"].iloc[:3])
+    maps, notes = activation(whole, lesions, TileStore(whole.train_images), ids, tuple(params.image.backbones))
+    assert [picture["title"] for picture in maps(ids[0])] == list(params.image.backbones)
+    assert maps("ISIC_unknown") == []
+    assert "never saw" in notes[0]
+    own = class_activation(
+        whole.image_model("vit", int(lesions["fold"].iloc[0])), TileStore(whole.train_images), ids[:1]
+    )
+    picture = cv2.imdecode(np.frombuffer(own[ids[0]], np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (160, 160, 3)
+
+
+def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
+    lesions = overview(read_evidence(run_dir, ()))
+    ids = list(lesions["isic_id"].iloc[:4])
+    assert "no images" in activation(run_dir, lesions, None, ids, ("vit",))[1][0]
+    maps, notes = activation(run_dir, lesions, TileStore(run_dir.train_images), ids, ("vit",))
+    assert maps(ids[0]) == []
+    assert "not here" in notes[0]
+
+
+def test_robustness_holds_every_part(whole: Layout, params: Params) -> None:
+    quick = params.model_copy(update={"features": params.features.model_copy(update={"families": ("raw",)})})
+    found = conditions(whole, read_evidence(whole, tuple(params.image.backbones)), quick)
+    assert [step["step"] for step in found["steps"]] == ["features alone"]
+    assert len(found["hospitals"]["records"]) == 4
+    assert len(found["columns"]["records"]) == 13
+    assert len(found["images"]["records"]) == 2 * 4
+    assert found["sameness"]["test_absent"] == "there are no test rows here"
+
+
+def test_one_lesion_has_a_page_with_maps_and_reasons(whole: Layout, params: Params) -> None:
+    isic_id = read_parquet(whole.oof)["isic_id"].iloc[5]
+    html = explain(whole, params, isic_id).read_text(encoding="utf-8")
+    assert isic_id in html
+    assert html.count("Where ") >= 2
+    assert "the odds by a factor of" in html
+    assert "this one" in html
+    with pytest.raises(InputError, match="ISIC_nowhere"):
+        explain(whole, params, "ISIC_nowhere")
+
+
+def test_the_stage_writes_its_file(whole: Layout, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from pipelines import robustness
+
+    shutil.copy(ROOT / "params.yaml", whole.params)
+    monkeypatch.chdir(whole.root)
+    monkeypatch.setattr(robustness, "load_params", lambda path: params)
+    monkeypatch.setattr(
+        robustness, "conditions", lambda *_: {"steps": [], "hospitals": {"records": []}, "sameness": {"test": []}}
+    )
+    robustness.main()
+    assert read_json(whole.root / "metrics" / "robustness.json")["steps"] == []

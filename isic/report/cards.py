@@ -51,7 +51,8 @@ def model_card(
         "",
         f"**Intended use.** {USE}",
         "",
-        f"**What it is.** Image networks ({backbones}) and measurements relative to the patient's other lesions, joined by "
+        f"**What it is.** Image networks ({backbones}) and "
+        "measurements relative to the patient's other lesions, joined by "
         f"a gradient-boosted stacker; {len(params['folds'])} folds, scores averaged over them.",
         "",
         f"**Trained and judged on** {origin}: {metrics['n']:,} lesions, {metrics['positives']} malignant, "
@@ -97,7 +98,8 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
         ),
         "",
         f"{len(rows):,} lesions, {int(ill.sum())} malignant ({100 * ill.mean():.3g} %), "
-        f"{rows[PATIENT].nunique():,} patients, {int(rows.loc[ill, PATIENT].nunique())} of them with a malignant lesion.",
+        f"{rows[PATIENT].nunique():,} patients, "
+        f"{int(rows.loc[ill, PATIENT].nunique())} of them with a malignant lesion.",
         "",
         "## Hospitals and licences",
         "",

@@ -81,7 +81,7 @@ def to_svg(figure: Figure, name: str) -> str:
         text = text.replace(stand_in, f"var(--{role})")
     # Groups are named figure_1, axes_1, … in every file; nothing refers to them.
     text = re.sub(
-        r' id="(?:figure|axes|patch|line2d|matplotlib|[xy]tick|text|legend|PathCollection|FillBetween|LineCollection)[\w.]*"',
+        r' id="(?:figure|axes|patch|line2d|matplotlib|[xy]tick|text|legend|\w+Collection|FillBetween)[\w.]*"',
         "",
         text,
     )

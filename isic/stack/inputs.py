@@ -61,7 +61,7 @@ def _column(file: pq.ParquetFile, field: pa.Field) -> pd.Series:
     column = file.read([field.name]).column(0)
     if pa.types.is_floating(field.type):
         # A copy, so that Arrow's buffers can go before the next column comes.
-        return pd.Series(column.to_numpy())
+        return pd.Series(np.array(column.to_numpy()))
     series = column.to_pandas()
     return series if field.name == ID or series.dtype.kind in "iub" else series.astype("category")
 

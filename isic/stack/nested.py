@@ -2,8 +2,8 @@
 
 The stacker of fold F learns from image logits of the other folds, whose networks did see fold F's labels. Rebuilding
 every network without fold F would cost K times the training; a network's place is therefore taken by a quick learner
-on half of the columns, for which both ways are affordable: logits from shared folds, and logits rebuilt without fold F.
-The difference of the two stacks, paired by patient, is the flattery to expect.
+on half of the columns, for which both ways are affordable: logits from learners that saw fold F, and from as many rows
+without it. The difference of the two stacks, paired by patient, is the flattery to expect.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Leak:
 
 @dataclass(frozen=True)
 class Honesty:
-    """pAUC of features with a proxy network from shared folds, from rebuilt ones, and their paired difference."""
+    """pAUC of features with a proxy network's logits: from shared folds, as the stage does; rebuilt without the scored
+    fold; what the first kind of logits gains at equal training size; and the proxy alone.
+    """
 
     shared: float
     nested: float
@@ -109,22 +111,33 @@ def nested_check(features: pd.DataFrame, folds: pd.DataFrame, settings: Settings
     quiet = settings.model_copy(update={"members": ("lightgbm",)})
     evidence = settings.evidence.model_copy(update={"embeddings": "none"})
     plain = prepare(features, {}, folds, evidence, settings.params.max_bin)
+    numbers = sorted(plain.images)
+    if len(numbers) < 3:
+        raise InputError("the nested check leaves two folds out at a time: set three `folds` or more in params.yaml")
     view = _half(plain)
     logits = _proxy_logits(plain, view, quiet)
-    numbers = sorted(plain.images)
     shared_logits = _by_own_fold(logits, plain.fold, {number: frozenset({number}) for number in numbers})
     sources = plain.design.sources()
     kept = features.drop(columns=[sources[name] for name in view])
     shared = _stack(kept, shared_logits, folds, quiet, None)
-    nested = np.empty(len(features))
+    matched, nested = np.empty(len(features)), np.empty(len(features))
     for outer in numbers:
-        inner = {number: frozenset({number, outer}) for number in numbers}
-        rebuilt = _by_own_fold(logits, plain.fold, inner)
         mine = plain.fold == outer
-        nested[mine] = _stack(kept, rebuilt, folds, quiet, outer)[mine]
+        # Both leave two folds out of every rebuilt learner, so that they differ in what it saw, not in how much.
+        for scores, extra in ((matched, _other_than(outer, numbers)), (nested, dict.fromkeys(numbers, outer))):
+            left_out = {
+                number: frozenset({number} if number == outer else {number, extra[number]}) for number in numbers
+            }
+            scores[mine] = _stack(kept, _by_own_fold(logits, plain.fold, left_out), folds, quiet, outer)[mine]
     target, patients = plain.target, plain.folds[PATIENT]
-    flattery = paired_difference(target, shared, nested, patients, replicates)
+    flattery = paired_difference(target, matched, nested, patients, replicates)
     return Honesty(pauc(target, shared), pauc(target, nested), flattery, pauc(target, shared_logits))
+
+
+def _other_than(outer: int, numbers: list[int]) -> dict[int, int]:
+    """For every fold, the next one in turn that is neither itself nor `outer`."""
+    turned = {number: numbers[place + 1 :] + numbers[:place] for place, number in enumerate(numbers)}
+    return {number: next(other for other in turned[number] if other != outer) for number in numbers}
 
 
 def _half(problem: Problem) -> list[str]:

@@ -51,10 +51,9 @@ def test_random_labels_give_chance_in_both_ways(people: Population) -> None:
     assert honesty.nested < 0.05
 
 
-def test_flattery_is_the_paired_difference_of_both_ways(people: Population) -> None:
+def test_shared_folds_flatter_honest_columns_little(people: Population) -> None:
     honesty = nested_check(people.features, people.folds, settings(), replicates=100)
     assert honesty.nested > 0.05
-    assert honesty.flattery.value == pytest.approx(honesty.shared - honesty.nested, abs=1e-12)
     assert honesty.flattery.low <= honesty.flattery.value <= honesty.flattery.high
     assert abs(honesty.flattery.value) < 0.02
     assert set(honesty.to_json()) == {"shared", "nested", "flattery", "proxy"}

@@ -60,7 +60,7 @@ def boosted(frame: pd.DataFrame, tiles: TileStore) -> Floats:
         "seed": 0,
         "deterministic": True,
         "force_row_wise": True,
-        "num_threads": 2,
+        "num_threads": 1,
         "verbosity": -1,
     }
     score = np.zeros(len(frame))

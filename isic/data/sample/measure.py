@@ -46,14 +46,15 @@ def draw_scores(
     """
     hospital = np.stack(facts.hospitals["offset"].to_list())
     hospital_cov = _weighted_covariance(hospital, facts.hospitals["rows"].to_numpy(float))
-    slope, rest = _condition(facts.benign.correlation)
+    _, rest = _condition(facts.benign.correlation)
     spread = np.sqrt(np.minimum(facts.patient_share, 0.95 * np.diag(rest)))
     patient_cov = nearest_correlation(rest / np.sqrt(np.outer(np.diag(rest), np.diag(rest)))) * np.outer(spread, spread)
     effect = rng.standard_normal((len(patients), len(spread))) @ _root(patient_cov).T + hospital[patients["hospital"]]
     shift = _skin_shift(facts)
     has_malignant = (patients["malignant"].to_numpy() > 0)[:, None]
     # Centred, so that the benign margins stay where they are.
-    shifted = effect + (has_malignant - has_malignant[owner[~malignant]].mean()) * shift
+    mean = has_malignant[owner[~malignant]].mean() if not malignant.all() else 0.0
+    shifted = effect + (has_malignant - mean) * shift
     scores = np.empty((len(owner), len(facts.variables)))
     scores[:, :EXOGENOUS] = given
     for is_malignant, group, share in ((False, facts.benign, "rows"), (True, facts.overt, "malignant")):

@@ -62,6 +62,9 @@ def main() -> None:
 
 
 def _finish(measured: dict[str, Any], quick: bool) -> None:
+    if {"trial_speedup", "pruning_alone_speedup"} <= set(measured):
+        # Both sides search the same candidates: what a whole trial saves, times what pruning saves of whole trials.
+        measured["pruned_speedup"] = measured["trial_speedup"] * measured["pruning_alone_speedup"]
     targets = {
         "interval_seconds": 15,
         "interval_error": 1e-12,
@@ -71,10 +74,10 @@ def _finish(measured: dict[str, Any], quick: bool) -> None:
         "pruned_best_difference": 0.001,
         "peak_over_matrix": 2.0,
         "peak_over_matrix_wide": 2.0,
-        "against_best_recipe_low": 0.0,
+        "against_best_recipe": 0.0,
         "cost_share_of_best_recipe": 0.25,
     }
-    at_least = {"trial_speedup", "pruned_speedup", "against_best_recipe_low"}
+    at_least = {"trial_speedup", "pruned_speedup", "against_best_recipe"}
     met: dict[str, bool | None] = {}
     for name, wanted in targets.items():
         value = measured.get(name)
@@ -239,7 +242,7 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
         "recipe_seeds": seeds,
         "ours_minus": gains,
         "best_recipe": best,
-        "against_best_recipe_low": found["ours"] - found[best],
+        "against_best_recipe": found["ours"] - found[best],
         "cost_share_of_best_recipe": seconds["ours"] / seconds[best],
     }
 

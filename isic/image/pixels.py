@@ -90,4 +90,5 @@ def normalise(
     shape = (1, 3, 1, 1)
     scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device).view(shape)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(shape)
-    return torch.addcmul(shift, pixels.float(), scale).to(dtype)
+    # In place: fresh pages for a second copy of a batch cost as much as the arithmetic.
+    return pixels.float().mul_(scale).add_(shift).to(dtype)

@@ -29,7 +29,7 @@ setup: $(READY) ## Make .venv with the pinned packages (done by the others when 
 
 .PHONY: demo
 demo: $(READY) ## The whole pipeline on generated data: reproduce, promote, submit, sum up
-	dvc repro
+	@dvc repro
 	isic promote
 	isic submission
 	isic summary
@@ -83,15 +83,17 @@ bench: $(READY) ## Measure speed side by side (Q=--quick for a minute's version 
 	@for name in $(or $(B),sample features image real_tiles stack predict); do python benchmarks/$$name.py $(Q); done
 
 .PHONY: docs
-docs: $(READY) ## Rewrite the measured parts of README.md and the generated docs
+docs: $(READY) ## Rewrite the measured parts of README.md and docs/features.md
+	@isic features --write
 	python benchmarks/readme.py
 
 .PHONY: check
 check: $(READY) ## Style, types, import layers
-	ruff check .
+	@ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	isic features --check
 
 .PHONY: format
 format: $(READY) ## Rewrite the code in the project's style

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -145,12 +145,9 @@ def predict(
     ] = False,
 ) -> None:
     """Score any lesions with a registered model or a bundle folder."""
-    from isic.core.errors import InputError
     from isic.submit.predict import predict as score_rows
 
-    if missing_images not in ("error", "impute"):
-        raise InputError(f"--missing-images is {missing_images!r}: use error or impute")
-    scores = score_rows(model, metadata, images, out, "impute" if missing_images == "impute" else "error", fallback)
+    scores = score_rows(model, metadata, images, out, _missing(missing_images), fallback)
     typer.echo(f"{len(scores):,} lesions scored: {out}")
 
 
@@ -196,13 +193,31 @@ def features(
         _pipeline("families")
 
 
-@app.command()
-def models() -> None:
+models_app = typer.Typer(help="The catalogue of image backbones.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+
+
+@models_app.callback()
+def models(context: typer.Context) -> None:
     """The catalogue of image backbones: timm tag, size, embedding width, memory, speed."""
+    if context.invoked_subcommand is not None:
+        return
     from isic.image.catalogue import lines
 
     for line in lines():
         typer.echo(line)
+
+
+@models_app.command("import")
+def import_models(
+    folder: Annotated[Path, typer.Argument(help="A bundle, a checkout, or BACKBONE/foldN folders.")],
+) -> None:
+    """Take image models that were trained elsewhere into models/image."""
+    from isic.core.paths import Layout
+    from isic.submit.bring import import_models as bring
+
+    stages = bring(Layout.find(), folder)
+    typer.echo(f"{len(stages)} models taken; next: dvc commit -f {' '.join(stages)}, then dvc repro")
 
 
 @app.command()
@@ -228,7 +243,14 @@ app.add_typer(submission_app, name="submission")
 
 
 @submission_app.callback()
-def submission(context: typer.Context) -> None:
+def submission(
+    context: typer.Context,
+    missing_images: Annotated[str, typer.Option(help="error, or impute the training mean.")] = "error",
+    fallback: Annotated[
+        bool,
+        typer.Option("--fallback", help="If image models fail as a whole, score by the features alone and say so."),
+    ] = False,
+) -> None:
     """Score the test files with the champion into submission/submission.csv."""
     if context.invoked_subcommand is not None:
         return
@@ -236,7 +258,7 @@ def submission(context: typer.Context) -> None:
     from isic.submit.submission import make_submission
 
     layout = Layout.find()
-    scores = make_submission(layout)
+    scores = make_submission(layout, None, _missing(missing_images), fallback)
     typer.echo(f"{len(scores):,} lesions scored: {layout.submission.relative_to(layout.root)}")
 
 
@@ -300,6 +322,14 @@ def summary() -> None:
     from isic.report.summary import summary as text
 
     typer.echo(text(Layout.find()))
+
+
+def _missing(value: str) -> Literal["error", "impute"]:
+    from isic.core.errors import InputError
+
+    if value == "error" or value == "impute":
+        return value
+    raise InputError(f"--missing-images is {value!r}: use error or impute")
 
 
 def _pipeline(name: str) -> None:

@@ -15,8 +15,8 @@ def main() -> None:
     parser.add_argument("--fold", required=True, type=int, help="the fold left out")
     wanted = parser.parse_args()
     layout = Layout.find()
-    image = load_params(layout.params).image
-    recipe = image.recipe(wanted.backbone)
+    params = load_params(layout.params)
+    image, recipe = params.image, params.image.recipe(wanted.backbone)
 
     from isic.data.tables import read_metadata
     from isic.data.tiles import TileStore
@@ -27,10 +27,10 @@ def main() -> None:
     folds = read_parquet(layout.folds)
     groups = None
     if recipe.aux_weight:
-        known = read_metadata(layout.train_metadata, train=True).set_index(ID)["iddx_full"]
-        groups = diagnosis_groups(known.loc[folds[ID]])
+        rows = read_metadata(layout.train_metadata, train=True).set_index(ID)
+        groups = diagnosis_groups(rows.loc[folds[ID], "iddx_full"])
     name = f"{wanted.backbone}-{wanted.fold}"
-    with open_run(f"train_image-{wanted.backbone}", recipe.model_dump(), name, wanted.fold) as tracker:
+    with open_run(f"train_image-{wanted.backbone}", params.learning(wanted.backbone), name, wanted.fold) as tracker:
         train_fold(
             TileStore(layout.train_images),
             folds,

@@ -30,7 +30,19 @@ PLUMBING = (
     "isic.tracking",
 )
 
-STAGES = ("data", "validate", "folds", "features", "train_image", "embed", "stack", "evaluate", "robustness", "report", "register")
+STAGES = (
+    "data",
+    "validate",
+    "folds",
+    "features",
+    "train_image",
+    "embed",
+    "stack",
+    "evaluate",
+    "robustness",
+    "report",
+    "register",
+)
 
 VERBS = ("sample", "doctor", "preset", "compare", "promote", "rollback", "predict", "score", "submission")
 

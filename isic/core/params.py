@@ -114,7 +114,8 @@ class Image(Section):
     def recipe(self, backbone: str) -> ImageRecipe:
         """The recipe of a backbone; InputError when params.yaml does not name it."""
         if backbone not in self.backbones:
-            raise InputError(f"no backbone `{backbone}` in params.yaml: image.backbones has {', '.join(self.backbones)}")
+            known = ", ".join(self.backbones)
+            raise InputError(f"no backbone `{backbone}` in params.yaml: image.backbones has {known}")
         return ImageRecipe.model_validate({**self.train.model_dump(), **self.backbones[backbone]})
 
     @model_validator(mode="after")
@@ -256,6 +257,13 @@ class Params(Section):
     def scoring(self) -> dict[str, Any]:
         """Every value the out-of-fold scores depend on: what tells one configuration from another among runs."""
         return self.model_dump(mode="json", exclude={"evaluate", "register_", "gate"})
+
+    def learning(self, backbone: str) -> dict[str, Any]:
+        """Every value a backbone's weights depend on, as `scoring` for one image network."""
+        return {
+            **self.model_dump(mode="json", include={"data", "folds", "split"}),
+            **self.image.recipe(backbone).model_dump(),
+        }
 
     @model_validator(mode="after")
     def _folds_count_from_zero(self) -> Params:

@@ -121,6 +121,9 @@ def build_bundle(layout: Layout, params: Params) -> Bundle:
         shutil.copytree(layout.stack_model, folder / "stack")
         _fit_features_only(layout, params).save(folder / "features_only")
         shutil.copy(require(layout.oof, "out-of-fold scores", "run `dvc repro stack`"), folder / "oof.parquet")
+        # Scores rank; this map, fitted out of fold, turns them into probabilities for who wants them.
+        calibration = require(layout.root / "models" / "calibration.json", "calibration", "run `dvc repro evaluate`")
+        shutil.copy(calibration, folder / "calibration.json")
         write_json(folder / FILE, _manifest(layout, params, folder))
     return Bundle(layout.bundle, read_manifest(layout.bundle))
 

@@ -17,8 +17,8 @@ def summary(layout: Layout) -> str:
     found = read_json(layout.evaluate_metrics)
     lines = [
         "",
-        f"  pAUC above 80 % sensitivity  {found['pauc']:.4f}  (95 % {found['pauc_low']:.4f} to {found['pauc_high']:.4f}, "
-        f"patient bootstrap; chance {CHANCE}, perfect 0.2)",
+        f"  pAUC above 80 % sensitivity  {found['pauc']:.4f}  "
+        f"(95 % {found['pauc_low']:.4f} to {found['pauc_high']:.4f}, patient bootstrap; chance {CHANCE}, perfect 0.2)",
         f"  AUC {found['auc']:.4f}, top-15 sensitivity {found['top15_sensitivity']:.3f}, out of fold over "
         f"{found['n']:,} lesions, {found['positives']} malignant, {found['patients']} patients",
         "",

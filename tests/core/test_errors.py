@@ -42,7 +42,8 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from isic.core.errors import run
 from isic.core.io import write_parquet
-run(lambda: write_parquet(Path(sys.argv[1]) / "t.parquet", pd.DataFrame({"a": np.random.default_rng(0).random(200_000)})))
+frame = pd.DataFrame({"a": np.random.default_rng(0).random(200_000)})
+run(lambda: write_parquet(Path(sys.argv[1]) / "t.parquet", frame))
 """
 
 

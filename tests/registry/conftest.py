@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from isic.core.calibration import fit_calibration
 from isic.core.folds import make_folds
 from isic.core.io import write_json, write_parquet
 from isic.core.params import Params, load_params
@@ -120,3 +121,5 @@ def fit_stacker(layout: Layout, params: Params) -> None:
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)
     write_json(layout.evaluate_metrics, stack.metrics)
+    calibration = fit_calibration(stack.oof["target"].to_numpy(), stack.oof["score"].to_numpy())
+    write_json(layout.root / "models" / "calibration.json", calibration.to_json())

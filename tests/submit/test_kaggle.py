@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from isic.core.errors import InputError
-from isic.core.params import Params
+from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.registry.bundle import build_bundle, load_bundle
 from isic.submit import kaggle
@@ -23,13 +24,23 @@ from isic.submit.kaggle import Package
 from isic.submit.push import push
 
 
-@pytest.fixture
-def package(layout: Layout, params: Params, root: Path) -> Package:
-    bundle = build_bundle(layout, params)
+@pytest.fixture(scope="module")
+def built(made: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, made once: building a wheel takes seconds. Read only."""
+    layout = Layout(tmp_path_factory.mktemp("package") / "checkout")
+    shutil.copytree(made, layout.root)
+    bundle = build_bundle(layout, load_params(layout.params))
     (layout.root / "isic").symlink_to(root / "isic", target_is_directory=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (layout.root / name).symlink_to(root / name)
-    return kaggle.build(layout, str(bundle.folder), user="someone")
+    return kaggle.build(layout, str(bundle.folder), user="someone").folder
+
+
+@pytest.fixture
+def package(layout: Layout, built: Path) -> Package:
+    target = kaggle.package_of(layout)
+    shutil.copytree(built, target.folder)
+    return target
 
 
 def test_the_package_is_what_kaggle_takes(package: Package) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_file
 from isic.core.params import check_params, read_yaml
+
+_NULL = "tag:yaml.org,2002:null"
 
 
 def overlay(text: str, values: Mapping[str, Any]) -> str:
@@ -23,8 +25,9 @@ def overlay(text: str, values: Mapping[str, Any]) -> str:
 
     yaml = YAML()
     yaml.preserve_quotes = True
-    yaml.width = 120
-    # The committed file indents lists under their key by two.
+    yaml.width = 4096
+    # The committed file writes null in full and indents lists under their key by two.
+    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_NULL, "null"))
     yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(text)
     _merge(document, values)
@@ -40,7 +43,16 @@ def _merge(document: Any, values: Mapping[str, Any]) -> None:
         elif isinstance(value, Mapping) and isinstance(document.get(key), Mapping):
             _merge(document[key], value)
         else:
-            document[key] = value
+            document[key] = _flow(value) if isinstance(value, list | tuple) else value
+
+
+def _flow(values: Sequence[Any]) -> Any:
+    """A list on one line, as the committed file has them."""
+    from ruamel.yaml.comments import CommentedSeq
+
+    sequence = CommentedSeq(values)
+    sequence.fa.set_flow_style()
+    return sequence
 
 
 def write_overlay(path: Path, values: Mapping[str, Any]) -> str:

@@ -76,6 +76,13 @@ def test_every_preset_applies_and_keeps_comments(root: Path, tmp_path: Path) -> 
         assert apply_preset(path, root / "pipelines" / "presets", name) == ""
 
 
+def test_one_changed_value_is_a_diff_of_one_line(root: Path, tmp_path: Path) -> None:
+    shutil.copy(root / "params.yaml", tmp_path / "params.yaml")
+    for change in ({"split": {"seed": 99}}, {"folds": [0, 1, 2, 3]}, {"stack": {"drop": ["age"]}}):
+        diff = write_overlay(tmp_path / "params.yaml", change).splitlines()
+        assert [line[0] for line in diff if line[0] in "+-" and line[:3] not in ("+++", "---")] == ["-", "+"]
+
+
 def test_unknown_preset_lists_the_known(root: Path, tmp_path: Path) -> None:
     shutil.copy(root / "params.yaml", tmp_path / "params.yaml")
     with pytest.raises(InputError, match=r"no preset 'ful' .* full"):

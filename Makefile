@@ -50,6 +50,10 @@ repro: $(READY) ## Run what changed of the pipeline (dvc repro)
 fold: $(READY) ## One fold of one backbone, as one GPU session: make fold B=eva02 F=0
 	dvc repro -s 'train_image@$(B)-$(F)' 'embed@$(B)-$(F)'
 
+.PHONY: folds
+folds: $(READY) ## Every missing fold of every backbone, one per GPU at a time: make folds GPUS=4
+	@python -m isic.image.launch --gpus $(or $(GPUS),1)
+
 .PHONY: ui
 ui: $(READY) ## The MLflow UI on this checkout's runs (PORT=5000)
 	@isic ui --port $(or $(PORT),5000)

@@ -15,6 +15,7 @@ from isic.core.presets import write_overlay
 SHRUNK: dict[str, Any] = {
     "data": {"sample": {"patients": 40, "lesions": 600, "positives": 30, "seed": 3}},
     "folds": [0, 1],
+    "image": {"train": {"epochs": 8}, "backbones": {"__replace__": {"convnext": {"model": "demo_convnext"}}}},
 }
 
 _CODE = ("dvc.yaml", "params.yaml", ".dvcignore", "isic", "pipelines")

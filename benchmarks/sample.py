@@ -169,7 +169,7 @@ def tiles_against(real: Path, generated: Path, quick: bool) -> dict[str, float]:
     labels = pd.read_csv(real / "tiles" / "labels.csv")
     theirs = pictures(TileStore(real / "tiles" / "train-image.hdf5"), labels["isic_id"].to_list())
     target = frame["target"].to_numpy()
-    held_out = (frame["patient_id"].astype("category").cat.codes % 6 == 0).to_numpy()
+    held_out = (frame["patient_id"].astype("category").cat.codes % 6 == 0).to_numpy(copy=True)
     scores, own = np.zeros(len(theirs)), np.zeros(held_out.sum())
     for seed in range(1 if quick else 3):
         model = train(tiles[~held_out], target[~held_out], seed, epochs=4 if quick else 10)

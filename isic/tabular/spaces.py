@@ -57,10 +57,13 @@ def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float6
         count = np.maximum(np.add.reduceat(present.astype(np.float64), groups.starts[:-1]), 1)
         mean = np.add.reduceat(filled, groups.starts[:-1]) / count
         away = np.where(present, values - np.repeat(mean, sizes), 0.0)
-        sd = np.sqrt(np.add.reduceat(away**2, groups.starts[:-1]) / count)
-        # A constant column differs from its mean by rounding only; that must not become a whole sd.
-        constant = sd <= 1e-12 * (np.abs(mean) + 1)
-        scaled: NDArray[np.float64] = away / np.repeat(np.where(constant, np.inf, sd), sizes)
+        variance = np.add.reduceat(away**2, groups.starts[:-1]) / count
+        # A constant column differs from its mean by rounding only; that must not become a whole sd. The bound is
+        # scikit-learn's, so that a measurement that is tiny everywhere still counts.
+        rounding = np.finfo(np.float64).eps * count
+        constant = variance <= rounding * variance + (rounding * mean) ** 2
+        sd = np.where(constant, np.inf, np.sqrt(variance))
+        scaled: NDArray[np.float64] = away / np.repeat(sd, sizes)
         return scaled
 
     return np.stack(each(one, names)) if len(frame) else np.zeros((len(names), 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,12 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from isic.core.schema import PATIENT
+from isic.data.sample import write_sample
+from isic.data.tables import read_metadata
 from isic.tabular import build_features
+from isic.tabular.canonical import canonical
+from isic.tabular.registry import lesion_families
+from isic.tabular.relative import column
 from isic.tabular.spaces import DUCKLING, SPACES
 from tests.tabular.population import lesions
 
@@ -50,6 +56,35 @@ def test_outlier_factor_is_scikit_learns(frame: pd.DataFrame, features: pd.DataF
         model = LocalOutlierFactor(n_neighbors=min(len(rows) - 1, 30)).fit(scaled)
         # The formulas pass through float32 here and not in the features.
         np.testing.assert_allclose(factor, -model.negative_outlier_factor_, rtol=1e-4)
+
+
+def _against_scikit_learn(frame: pd.DataFrame) -> None:
+    """Compare in float64, on the very columns the family sees."""
+    lesions_in_order, order = canonical(frame)
+    measured = [family.build(lesions_in_order) for family in lesion_families() if family.measured]
+    wide = pd.concat([lesions_in_order, *measured], axis=1)
+    values = np.column_stack([wide[column(name)].to_numpy() for name in DUCKLING])
+    factor = build_features(frame, ["duckling"])["duckling_lof"].to_numpy()[order]
+    for patient in wide[PATIENT].unique():
+        rows = (wide[PATIENT] == patient).to_numpy()
+        scaled = np.nan_to_num(StandardScaler().fit_transform(values[rows]))
+        model = LocalOutlierFactor(n_neighbors=min(rows.sum() - 1, 30)).fit(scaled)
+        np.testing.assert_allclose(factor[rows], -model.negative_outlier_factor_, rtol=1e-6)
+
+
+def test_outlier_factor_with_gaps_and_tiny_values_is_scikit_learns() -> None:
+    frame = lesions([5, 40, 90], seed=12)
+    tiny = np.random.default_rng(0).random(len(frame)) * 1e-13
+    _against_scikit_learn(frame)
+    _against_scikit_learn(frame.assign(tbp_lv_nevi_confidence=tiny))
+    _against_scikit_learn(frame.assign(tbp_lv_stdLExt=2.2))
+
+
+def test_outlier_factor_of_realistic_rows_is_scikit_learns(tmp_path: Path) -> None:
+    write_sample(tmp_path, patients=60, lesions=6000, positives=20, seed=3, images=False)
+    frame = read_metadata(tmp_path / "train-metadata.csv", train=True)
+    enough = frame.groupby(PATIENT)[PATIENT].transform("size") > 2
+    _against_scikit_learn(frame[enough])
 
 
 def test_cluster_sizes_are_scikit_learns(frame: pd.DataFrame, features: pd.DataFrame) -> None:

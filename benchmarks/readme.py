@@ -26,24 +26,23 @@ def result_table(root: Path) -> str:
     rows = [
         "| out of fold, generated demo data | pAUC (chance 0.02, best 0.2) | 95 % | AUC | top-15 sensitivity |",
         "|---|---|---|---|---|",
-        *_ladder_rows(found),
+        *_ladder_rows(root, found),
     ]
     size = f"{found['n']:,} lesions, {found['positives']} malignant, {found['patients']} patients"
     return "\n".join(rows) + f"\n\n{size}, {len(found['folds'])} folds; from `dvc repro`, then `dvc metrics show`."
 
 
-def _ladder_rows(found: dict[str, Any]) -> Iterator[str]:
-    for step in found.get("ladder", []):
-        if step["name"] != "stack":
-            yield _row(step["name"], step)
-    yield _row("stack of features and images", found)
-
-
-def _row(name: str, values: dict[str, Any]) -> str:
-    interval = f"{values['pauc_low']:.4f} to {values['pauc_high']:.4f}" if "pauc_low" in values else ""
-    top = f"{values['top15_sensitivity']:.3f}" if "top15_sensitivity" in values else ""
-    auc = f"{values['auc']:.4f}" if "auc" in values else ""
-    return f"| {name} | {values['pauc']:.4f} | {interval} | {auc} | {top} |"
+def _ladder_rows(root: Path, found: dict[str, Any]) -> Iterator[str]:
+    ladder = root / "plots" / "ladder.json"
+    for step in json.loads(ladder.read_text()) if ladder.is_file() else []:
+        if step["step"] != "stack":
+            interval = f"{step['low']:.4f} to {step['high']:.4f}"
+            yield f"| {step['step']} | {step['pauc']:.4f} | {interval} | {step['auc']:.4f} | |"
+    interval = f"{found['pauc_low']:.4f} to {found['pauc_high']:.4f}"
+    yield (
+        f"| **features and images, stacked** | **{found['pauc']:.4f}** | {interval} | {found['auc']:.4f} "
+        f"| {found['top15_sensitivity']:.3f} |"
+    )
 
 
 def speed_table(root: Path) -> str:

@@ -327,8 +327,10 @@ def summary() -> None:
 def _missing(value: str) -> Literal["error", "impute"]:
     from isic.core.errors import InputError
 
-    if value == "error" or value == "impute":
-        return value
+    if value == "error":
+        return "error"
+    if value == "impute":
+        return "impute"
     raise InputError(f"--missing-images is {value!r}: use error or impute")
 
 

@@ -17,11 +17,11 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from isic.core.io import write_json
+from isic.core.io import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -40,10 +40,12 @@ PACKAGES = (
 )
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """The command line of a benchmark: `--quick` for a minute's version."""
+def arguments(description: str, parts: Sequence[str] = ()) -> argparse.Namespace:
+    """The command line of a benchmark: `--quick` for a minute's version, `--only PART` where it has parts."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
+    if parts:
+        parser.add_argument("--only", choices=parts, help="measure this part; the kept numbers of the others stay")
     return parser.parse_args()
 
 
@@ -124,18 +126,41 @@ def report(
     targets: Mapping[str, Any],
     met: Mapping[str, bool | None],
     quick: bool = False,
+    only: str | None = None,
 ) -> None:
     """Write the result file and print the closing JSON line.
 
     `targets` and `met` have the same keys, one per target of the benchmark's issue; `met` is None where the target
-    could not be measured (real data absent, quick run).
+    could not be measured (real data absent, quick run). With `only`, the part that was measured, numbers of other
+    parts stay as they are in the file, and `parts` says when and at which commit this one was made.
     """
     if set(targets) != set(met):
         raise ValueError(f"targets and met differ: {sorted(set(targets) ^ set(met))}")
-    line = {"name": name, "machine": machine(), "measured": dict(measured), "targets": dict(targets), "met": dict(met)}
-    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    folder = RESULTS / "quick" if quick else RESULTS
-    write_json(
-        folder / f"{name}.json", {**line, "versions": versions(), "commit": commit(), "date": when, "quick": quick}
-    )
+    path = (RESULTS / "quick" if quick else RESULTS) / f"{name}.json"
+    made = {
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    result = {"name": name, "measured": dict(measured), "targets": dict(targets), "met": dict(met), **made}
+    if only is not None:
+        result["parts"] = {only: made}
+        if path.is_file():
+            result = _merged(read_json(path), result)
+    write_json(path, {**result, "quick": quick})
+    line = {key: result[key] for key in ("name", "machine", "measured", "targets", "met")}
     print(json.dumps(line, ensure_ascii=False))
+
+
+def _merged(kept: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A kept result with one part measured anew; machine, commit and date of the rest stay those of the kept one."""
+    found = {key: value for key, value in new["met"].items() if value is not None}
+    met = {key: found.get(key, kept["met"].get(key)) for key in new["targets"]}
+    return {
+        **kept,
+        "measured": {**kept["measured"], **new["measured"]},
+        "targets": new["targets"],
+        "met": met,
+        "parts": {**kept.get("parts", {}), **new["parts"]},
+    }

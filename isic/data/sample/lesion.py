@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from isic.data.sample.noise import MM, grid, near, noise
+from isic.data.sample.noise import MM, grid, near, noise, tint
 
 
 def paint_halo(rng: np.random.Generator, lab: np.ndarray, look: np.void) -> None:
     """Redness around the lesion, without an edge; the measured outline is only its core."""
-    side = lab.shape[0]
+    side = lab.shape[1]
     radius = float(look["halo_mm"])
     window = near(side, 0, 0, min(1.6 * radius, 7.5))
     x, y = (axis[window] for axis in grid(side))
@@ -19,14 +19,12 @@ def paint_halo(rng: np.random.Generator, lab: np.ndarray, look: np.void) -> None
     reach = ((x - shift[0]) ** 2 * stretch + (y - shift[1]) ** 2) / np.float32(radius * radius)
     reach += 0.35 * noise(rng, 4, height, width) + 0.2 * noise(rng, 3, height, width)
     glow = np.clip(1.15 - reach, 0, 1)
-    lab[window] += glow[..., None] * np.array(
-        [-rng.uniform(0, 6), rng.uniform(3, 9), -rng.uniform(0, 4)], dtype=np.float32
-    )
+    tint(lab[:, *window], glow, [-rng.uniform(0, 6), rng.uniform(3, 9), -rng.uniform(0, 4)])
 
 
 def paint_lesion(rng: np.random.Generator, lab: np.ndarray, look: np.void) -> None:
     """The lesion itself, painted inside its window."""
-    side = lab.shape[0]
+    side = lab.shape[1]
     a, b = max(float(look["long_mm"]) / 2, 0.4), max(float(look["short_mm"]) / 2, 0.3)
     window = near(side, 0, 0, min(1.5 * a + 0.6, 7.5))
     x, y = (axis[window] for axis in grid(side))
@@ -43,9 +41,9 @@ def paint_lesion(rng: np.random.Generator, lab: np.ndarray, look: np.void) -> No
     soft = np.float32(rng.uniform(0.35, 1.0))
     mask = np.clip((1 - reach) / soft + 0.5, 0, 1)
     mask *= mask * (3 - 2 * mask)
-    paint = lab[window]
+    paint = lab[:, *window]
     profile = mask * (1.08 - 0.25 * np.minimum(reach, 1) ** 2)
-    paint += profile[..., None] * look["contrast"]
+    tint(paint, profile, look["contrast"])
     _pigment(rng, paint, look, mask, reach, rough)
 
 
@@ -55,44 +53,44 @@ def _pigment(
     """Spread of lightness and colour inside, as the columns say."""
     height, width = mask.shape
     mottle = 0.7 * rough + 0.6 * noise(rng, 2, height, width)
-    paint[..., 0] += mask * mottle * np.float32(0.6 * look["spread_l"])
+    paint[0] += mask * mottle * np.float32(0.6 * look["spread_l"])
     spread = np.float32(0.8 * look["spread_ab"])
-    paint[..., 1] += mask * noise(rng, 3, height, width) * spread
-    paint[..., 2] += mask * (noise(rng, 3, height, width) + mottle) * (0.7 * spread)
+    paint[1] += mask * noise(rng, 3, height, width) * spread
+    paint[2] += mask * (noise(rng, 3, height, width) + mottle) * (0.7 * spread)
     ring = np.cos(np.float32(np.pi) * reach + np.float32(rng.uniform(0, 6.3))) * mask * np.float32(0.8 * look["rings"])
-    paint[..., 2] += ring
-    paint[..., 0] += ring
+    paint[2] += ring
+    paint[0] += ring
 
 
 def paint_signs(rng: np.random.Generator, lab: np.ndarray, look: np.void, signs: dict[str, bool]) -> None:
     """What only the image tells, over the lesion or, where it has one, over its red surroundings."""
     radius = max(0.5 * float(look["long_mm"]), 0.5, 0.75 * float(look["halo_mm"]) if signs["halo"] else 0.0)
-    window = near(lab.shape[0], 0, 0, min(1.3 * radius, 7.5))
-    x, y = (axis[window] / np.float32(radius) for axis in grid(lab.shape[0]))
+    window = near(lab.shape[1], 0, 0, min(1.3 * radius, 7.5))
+    x, y = (axis[window] / np.float32(radius) for axis in grid(lab.shape[1]))
     inside = (x, y)
     height, width = x.shape
     mask = np.clip(2 * (1 - np.sqrt(x * x + y * y)) + 0.3 * noise(rng, 3, height, width), 0, 1)
-    paint = lab[window]
+    paint = lab[:, *window]
     if signs["dark_blots"]:
         for _ in range(int(rng.integers(2, 5))):
             blot = _blot(rng, inside, 0.18, 0.4) * mask
-            paint[..., 0] -= np.float32(rng.uniform(5, 14)) * blot
-            paint[..., 2] -= np.float32(rng.uniform(2, 7)) * blot
+            paint[0] -= np.float32(rng.uniform(5, 14)) * blot
+            paint[2] -= np.float32(rng.uniform(2, 7)) * blot
     if signs["veil"]:
         veil = _blot(rng, inside, 0.4, 0.7) * mask
-        paint += veil[..., None] * np.array([rng.uniform(-4, 4), -5, -9], dtype=np.float32)
+        tint(paint, veil, [rng.uniform(-4, 4), -5, -9])
     if signs["scale"]:
         flakes = np.clip(noise(rng, 1, height, width) + 0.5 * noise(rng, 2, height, width) - 1.0, 0, 1.2) * mask
-        paint += flakes[..., None] * np.array([rng.uniform(14, 30), -4, rng.uniform(-6, 3)], dtype=np.float32)
+        tint(paint, flakes, [rng.uniform(14, 30), -4, rng.uniform(-6, 3)])
     if signs["vessels"]:
         lines = np.exp(-((noise(rng, 3, height, width) / np.float32(0.22)) ** 2)) * mask
-        paint += lines[..., None] * np.array([-5, rng.uniform(5, 10), -2], dtype=np.float32)
+        tint(paint, lines, [-5, rng.uniform(5, 10), -2])
         shine = np.clip(noise(rng, 0, height, width) - 2.2, 0, 1) * mask
-        paint[..., 0] += 25 * shine
+        paint[0] += 25 * shine
     if signs["ulcer"]:
         sore = _blot(rng, inside, 0.25, 0.5)
-        paint += sore[..., None] * np.array([-14, 12, -2], dtype=np.float32)
-        paint[..., 0] -= 12 * np.clip(noise(rng, 2, height, width), 0, 1) * sore
+        tint(paint, sore, [-14, 12, -2])
+        paint[0] -= 12 * np.clip(noise(rng, 2, height, width), 0, 1) * sore
 
 
 def _blot(rng: np.random.Generator, inside: tuple[np.ndarray, np.ndarray], least: float, most: float) -> np.ndarray:

@@ -1,7 +1,11 @@
-"""Noise and coordinates that tiles are painted with: periodic fields made once per process, cut at random."""
+"""What tiles are painted with: periodic noise made once per process and cut at random, coordinates, colour.
+
+Images are planes (channel, row, column): sums over interleaved channels take numpy several times as long.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import cv2
@@ -60,10 +64,11 @@ def grid(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def noise(rng: np.random.Generator, band: int, height: int, width: int) -> np.ndarray:
-    """A random cut of one band."""
-    top, left = rng.integers(0, BANK_SIDE - max(height, width), 2)
+    """A random cut of one band (height, width), float32. A view: not to be written to."""
+    room = BANK_SIDE - max(height, width)
+    # One number at a time: numpy checks the size of an array of two for longer than it takes to draw them.
+    top, left, flips = int(rng.integers(0, room)), int(rng.integers(0, room)), int(rng.integers(4))
     cut = _bank()[band, top : top + height, left : left + width]
-    flips = int(rng.integers(4))
     return cut[:: 1 - 2 * (flips & 1), :: 1 - (flips & 2)]
 
 
@@ -76,3 +81,9 @@ def near(side: int, across: float, down: float, reach: float) -> tuple[slice, sl
         slice(min(max(int(top), 0), side - 1), min(max(int(bottom) + 1, 1), side)),
         slice(min(max(int(left), 0), side - 1), min(max(int(right) + 1, 1), side)),
     )
+
+
+def tint(planes: np.ndarray, amount: np.ndarray, colour: Sequence[float] | np.ndarray) -> None:
+    """Add `amount` (row, column) of a colour to `planes` (channel, row, column), in place."""
+    for plane, value in zip(planes, colour, strict=True):
+        plane += amount * np.float32(value)

@@ -1,7 +1,8 @@
 """Lesion tiles from the one HDF5 file they come in.
 
-Each tile is a scalar dataset of JPEG bytes named by its isic_id (checked on the official file). This is the only
-decoder of the project: training, embedding and submission must see the same pixels.
+Each tile is a scalar dataset of JPEG bytes named by its isic_id (checked on the official file). Whatever would make
+HDF5 look elsewhere, in another file or at another name, is refused: a file of tiles may come from anyone. This is the
+only decoder of the project: training, embedding and submission must see the same pixels.
 """
 
 from __future__ import annotations
@@ -51,14 +52,23 @@ class TileStore:
         return {"path": self.path, "_file": None, "_pid": -1}
 
     def __len__(self) -> int:
-        return len(self._open())
+        return len(self.ids())
 
     def __contains__(self, isic_id: str) -> bool:
-        return isic_id in self._open()
+        # Paths ("a/b", ".", "") are HDF5's own names and no ids: they would lead through links of any kind.
+        is_path = isic_id in ("", ".") or "/" in isic_id or "\0" in isic_id
+        return not is_path and bool(self._open().id.links.exists(isic_id.encode()))
 
     def ids(self) -> list[str]:
         """All isic_ids of the file."""
-        return list(self._open())
+        try:
+            names = list(self._open())
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{self.path} is a damaged HDF5 file ({_short(error)}): fetch it again") from error
+        if not all(isinstance(name, str) for name in names):
+            # h5py gives what is no text as bytes.
+            raise InputError(f"{self.path} is a damaged HDF5 file (a name is no text): fetch it again")
+        return names
 
     def close(self) -> None:
         """Close this process's handle; the next access opens it again."""
@@ -69,20 +79,30 @@ class TileStore:
     def jpeg(self, isic_id: str) -> bytes:
         """The stored bytes of one tile. Raises InputError when the tile is missing, not a scalar, or huge."""
         try:
-            dataset = self._open()[isic_id]
-            if not isinstance(dataset, h5py.Dataset) or dataset.shape != () or dataset.dtype.kind not in "SO":
-                raise InputError(f"{self.path}: {isic_id} is not a scalar of JPEG bytes: use the official file's form")
-            if dataset.dtype.itemsize > MAX_BYTES:
-                raise InputError(
-                    f"{self.path}: tile {isic_id} holds {dataset.dtype.itemsize} bytes, at most {MAX_BYTES} are read"
-                )
-            return bytes(dataset[()])
-        except KeyError as error:
-            raise InputError(f"{self.path} has no image for {isic_id}: add it or drop its metadata row") from error
-        except OSError as error:
+            return self._read(isic_id)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise InputError(
                 f"{self.path}: tile {isic_id} cannot be read ({_short(error)}): fetch the file again"
             ) from error
+
+    def _read(self, isic_id: str) -> bytes:
+        # The low-level calls: h5py's indexing takes two and a half times as long, and follows every link.
+        if isic_id not in self:
+            raise InputError(f"{self.path} has no image for {isic_id}: add it or drop its metadata row")
+        file, name = self._open().id, isic_id.encode()
+        if file.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+            raise InputError(f"{self.path}: {isic_id} is a link to elsewhere: use a file that holds its tiles itself")
+        found = h5py.h5o.open(file, name)
+        if not isinstance(found, h5py.h5d.DatasetID) or not _is_scalar_bytes(found):
+            raise InputError(f"{self.path}: {isic_id} is not a scalar of JPEG bytes: use the official file's form")
+        if not _lies_here(found):
+            raise InputError(f"{self.path}: the bytes of {isic_id} lie in another file: use one that holds its tiles")
+        size = found.get_type().get_size()
+        if size > MAX_BYTES:
+            raise InputError(f"{self.path}: tile {isic_id} holds {size} bytes, at most {MAX_BYTES} are read")
+        data = np.empty((), dtype=f"S{size}")
+        found.read(h5py.h5s.ALL, h5py.h5s.ALL, data)
+        return bytes(data.item())
 
     def image(self, isic_id: str) -> np.ndarray:
         """One tile as uint8 RGB of shape (height, width, 3). Raises InputError naming the id."""
@@ -134,6 +154,19 @@ def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
             return height, width
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     raise InputError(f"tile {name} is a JPEG without a readable frame header: replace it")
+
+
+def _is_scalar_bytes(dataset: h5py.h5d.DatasetID) -> bool:
+    kind = dataset.get_type()
+    is_bytes = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
+    return is_bytes and dataset.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+
+
+def _lies_here(dataset: h5py.h5d.DatasetID) -> bool:
+    """Whether the bytes are in this file: HDF5 can take them from any other one ("external" and "virtual" storage)."""
+    properties = dataset.get_create_plist()
+    layout = properties.get_layout()
+    return layout in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS) and properties.get_external_count() == 0
 
 
 def _short(error: Exception) -> str:

@@ -74,17 +74,98 @@ def test_truncated_file_is_named(tmp_path: Path) -> None:
         TileStore(path).ids()
 
 
-def test_forms_other_than_scalar_bytes_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "t.hdf5"
-    with h5py.File(path, "w") as file:
-        file.create_dataset("array", data=np.zeros(10, dtype=np.uint8))
+def _raw(file: h5py.File, name: str, size: int, external: Path | None = None) -> None:
+    """A scalar of `size` bytes that is never written: its bytes lie in `external`, or nowhere."""
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(size)
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    if external is not None:
+        properties.set_external(bytes(external), 0, size)
+    h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR), properties)
+
+
+def _virtual(file: h5py.File, name: str, source: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(1,), dtype="S6")
+    layout[0:1] = h5py.VirtualSource(source, "secret", shape=(1,), dtype="S6")
+    file.create_virtual_dataset(name, layout)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> TileStore:
+    """A file whose entries lead elsewhere, or are not what they seem."""
+    other, text = tmp_path / "other.hdf5", tmp_path / "secret"
+    text.write_bytes(b"secret")
+    with h5py.File(other, "w") as file:
+        file.create_dataset("secret", data=np.bytes_(b"secret"))
+    with h5py.File(tmp_path / "t.hdf5", "w") as file:
+        file.create_dataset("ISIC_0000001", data=np.bytes_(_jpeg(64, 64)))
+        file["external link"] = h5py.ExternalLink(str(other), "/secret")
+        file["soft link"] = h5py.SoftLink("/ISIC_0000001")
+        _raw(file, "external storage", 6, text)
+        _raw(file, "huge", 2**31)
+        _virtual(file, "virtual", other)
         file.create_group("group")
-        file["outside"] = h5py.ExternalLink("/etc/passwd", "/")
-    for name in ("array", "group"):
-        with pytest.raises(InputError, match="not a scalar of JPEG bytes"):
-            TileStore(path).image(name)
-    with pytest.raises(InputError, match="outside"):
-        TileStore(path).image("outside")
+        file["group/ISIC_0000002"] = file["ISIC_0000001"]
+        file["type"] = np.dtype("S6")
+        file.create_dataset("array", data=np.zeros(10, dtype=np.uint8))
+        file.create_dataset("of any length", data=b"secret")
+        file.create_dataset("null", data=h5py.Empty("S6"))
+    return TileStore(tmp_path / "t.hdf5")
+
+
+HOSTILE = {
+    "external link": "is a link to elsewhere",
+    "soft link": "is a link to elsewhere",
+    "external storage": "lie in another file",
+    "huge": "holds 2147483648 bytes",
+    "virtual": "not a scalar of JPEG bytes",
+    "group": "not a scalar of JPEG bytes",
+    "type": "not a scalar of JPEG bytes",
+    "array": "not a scalar of JPEG bytes",
+    "of any length": "not a scalar of JPEG bytes",
+    "null": "not a scalar of JPEG bytes",
+    "group/ISIC_0000002": "has no image for",
+    "/ISIC_0000001": "has no image for",
+    ".": "has no image for",
+    "": "has no image for",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_whatever_leads_elsewhere_is_refused(hostile: TileStore, name: str) -> None:
+    assert hostile.image("ISIC_0000001").shape == (64, 64, 3)
+    with pytest.raises(InputError, match=HOSTILE[name]) as error:
+        hostile.jpeg(name)
+    assert name in str(error.value)
+
+
+def test_damaged_files_are_named_wherever_the_damage_is(tmp_path: Path) -> None:
+    path = tmp_path / "t.hdf5"
+    _store(path, {f"ISIC_{number:07d}": _jpeg(51, 51)[:700] for number in range(30)}).close()
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    faults = []
+    for _ in range(120):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, rng.choice([200, 4000, len(whole)]), 8):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        faults.append(_fault(path))
+    assert all("t.hdf5" in fault for fault in faults if fault)
+    assert 40 < sum(map(bool, faults)) < 120
+
+
+def _fault(path: Path) -> str:
+    """What reading every tile of a file says is wrong, "" if nothing."""
+    store = TileStore(path)
+    try:
+        for name in store.ids():
+            store.jpeg(name)
+    except InputError as error:
+        return str(error)
+    finally:
+        store.close()
+    return ""
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xd9", _jpeg(64, 64)[:40], b"\xff\xd8" + b"\xff" * 50])

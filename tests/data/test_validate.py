@@ -40,13 +40,27 @@ def _extra_image(checkout: Path) -> None:
         file.create_dataset("ISIC_9999999", data=np.bytes_(b"\xff\xd8"))
 
 
-def _broken_image(checkout: Path) -> None:
+def _change_image(checkout: Path, change: Callable[[bytes], object]) -> None:
+    """Put what `change` makes of the third tile's bytes in its place."""
     _, frame = _table(checkout)
     name = frame["isic_id"].iloc[2]
     with h5py.File(checkout / "data" / "raw" / "train-image.hdf5", "a") as file:
-        data = file[name][()]
+        data = bytes(file[name][()])
         del file[name]
-        file.create_dataset(name, data=np.bytes_(data[:30]))
+        file[name] = change(data)
+
+
+def _bomb(data: bytes) -> np.bytes_:
+    """The same JPEG, claiming 65,000 pixels a side."""
+    bomb = bytearray(data)
+    frame = bomb.index(b"\xff\xc0")
+    bomb[frame + 5 : frame + 9] = (65000).to_bytes(2, "big") * 2
+    return np.bytes_(bytes(bomb))
+
+
+def _edit(checkout: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    path, frame = _table(checkout)
+    change(frame).to_csv(path, index=False)
 
 
 def _truncate(checkout: Path) -> None:
@@ -68,7 +82,15 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "no malignant row": lambda at: _set(at, "target", 0, slice(None)),
     "no image for 1 rows (first ISIC_": _drop_image,
     "1 images without a metadata row (first ISIC_9999999)": _extra_image,
-    "1 tiles cannot be decoded (first: tile ISIC_": _broken_image,
+    "1 tiles cannot be decoded (first: tile ISIC_": lambda at: _change_image(at, lambda data: np.bytes_(data[:30])),
+    "claims 65000 x 65000 pixels": lambda at: _change_image(at, _bomb),
+    "is a link to elsewhere": lambda at: _change_image(at, lambda _: h5py.ExternalLink("/etc/hosts", "/")),
+    "lacks column `tbp_lv_H`": lambda at: _edit(at, lambda frame: frame.drop(columns="tbp_lv_H")),
+    "unknown column `diagnosis`": lambda at: _edit(at, lambda frame: frame.assign(diagnosis=1)),
+    "occurs more than once (1 repeated rows)": lambda at: _edit(at, lambda frame: pd.concat([frame, frame.iloc[:1]])),
+    "a header and no rows": lambda at: _edit(at, lambda frame: frame.iloc[:0]),
+    "line 5: column `tbp_lv_A` holds 'red', a number is needed": lambda at: _set(at, "tbp_lv_A", "red"),
+    "line 5: target is 2.0": lambda at: _set(at, "target", 2),
     "not a complete HDF5 file": _truncate,
     "isic_ids are not those of test-metadata.csv": _shuffle_submission,
     "test-metadata.csv not found": lambda at: (at / "data" / "raw" / "test-metadata.csv").unlink(),
@@ -85,6 +107,27 @@ def test_each_broken_rule_stops_the_stage(checkout: Path, stage: Stage, message:
     assert outcome.error.count("\n") == 1
     assert message in outcome.error
     assert not (checkout / "metrics").exists()
+
+
+def test_folds_without_positives_and_typos_stop_the_stage(checkout: Path, stage: Stage) -> None:
+    whole = (checkout / "data" / "raw" / "train-metadata.csv").read_bytes()
+    _, frame = _table(checkout)
+    _set(checkout, "target", (frame["patient_id"] == frame["patient_id"].iloc[0]).astype(int), slice(None))
+    _expect(
+        stage("folds"), "1 patients with a malignant lesion cannot fill 3 folds", checkout / "data" / "folds.parquet"
+    )
+    (checkout / "data" / "raw" / "train-metadata.csv").write_bytes(whole)
+    text = (checkout / "params.yaml").read_text()
+    (checkout / "params.yaml").write_text(text.replace("\nsplit:\n  seed:", "\nsplit:\n  sede:"))
+    _expect(stage("folds"), "params.yaml: unknown key `split.sede`", checkout / "data" / "folds.parquet")
+
+
+def _expect(outcome: Outcome, message: str, absent: Path) -> None:
+    assert outcome.code == 2
+    assert outcome.error.startswith("isic: error: ")
+    assert outcome.error.count("\n") == 1
+    assert message in outcome.error
+    assert list(absent.parent.glob(f"*{absent.name}*")) == []
 
 
 def test_all_faults_are_told_at_once(checkout: Path, stage: Stage) -> None:

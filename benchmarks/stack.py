@@ -1,13 +1,16 @@
 """Stacker and search: speed, memory and score against the usual way, and the exact metric's intervals.
 
-`python benchmarks/stack.py [--quick]`. Every part runs in a process of its own, so that its peak memory is its own;
-sides of a ratio take turns inside one part. Population: generated rows, features of the committed families, and a
-simulated image logit of pAUC near 0.158, the best single network of FIELD's table.
+`python benchmarks/stack.py [--quick] [--only PART,…] [--keep FOLDER]`. Every part runs in a process of its own, so that
+its peak memory is its own; sides of a ratio take turns inside one part. Parts may be run one by one: the result file
+keeps the others' numbers, and says of each part when and at which commit it was measured. Population: generated rows,
+features of the committed families, and a simulated image logit of pAUC near 0.158, the best published single network.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import functools
 import json
 import os
 import resource
@@ -26,10 +29,10 @@ import numpy as np
 import pandas as pd
 
 from isic.core.folds import make_folds
-from isic.core.io import read_parquet, write_parquet
-from isic.core.metric import paired_difference, patient_weights, pauc, pauc_interval, pauc_replicates
+from isic.core.io import atomic_file, read_parquet, write_parquet
+from isic.core.metric import paired_difference, patient_weights, pauc_interval, pauc_replicates
 from isic.core.params import Stack as Settings
-from isic.core.params import load_params
+from isic.core.params import load_params, read_yaml
 from isic.core.schema import ID, PATIENT, TARGET
 
 OFFICIAL = (1042, 401_059, 393)
@@ -51,20 +54,29 @@ def main() -> None:
     if options.part:
         print(json.dumps(PARTS[options.part](Path(options.folder), options.quick)))
         return
-    measured: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in PARTS:
-            if options.only and name not in ("population", *options.only.split(",")):
+    chosen = options.only.split(",") if options.only else [name for name in PARTS if name != "population"]
+    unknown = set(chosen) - set(PARTS)
+    if unknown:
+        raise SystemExit(f"no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    measured = _earlier(options.quick) if options.only else {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.keep or temporary
+        for name in ("population", *chosen):
+            if name == "population" and (Path(folder) / "folds.parquet").is_file():
                 continue
-            measured |= _run(name, folder, options.quick)
-            print(json.dumps({name: measured}), file=sys.stderr, flush=True)
+            found = _run(name, folder, options.quick)
+            print(json.dumps({name: found}), file=sys.stderr, flush=True)
+            when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            measured |= found | {"parts": measured.get("parts", {}) | {name: f"{harness.commit()}, {when}"}}
     _finish(measured, options.quick)
 
 
+def _earlier(quick: bool) -> dict[str, Any]:
+    path = (harness.RESULTS / "quick" if quick else harness.RESULTS) / "stack.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))["measured"]) if path.is_file() else {}
+
+
 def _finish(measured: dict[str, Any], quick: bool) -> None:
-    if {"trial_speedup", "pruning_alone_speedup"} <= set(measured):
-        # Both sides search the same candidates: what a whole trial saves, times what pruning saves of whole trials.
-        measured["pruned_speedup"] = measured["trial_speedup"] * measured["pruning_alone_speedup"]
     targets = {
         "interval_seconds": 15,
         "interval_error": 1e-12,
@@ -168,30 +180,50 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
 
 @part
 def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
-    """The same candidates with and without pruning."""
+    """The same candidates both ways, in turn: pruned here, whole the usual way; the first one is the current values."""
     import optuna
 
     from isic.stack.problem import prepare
-    from isic.stack.search import Bench, suggest
+    from isic.stack.search import Bench, as_trial, suggest
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, folds, logits = _inputs(folder)
-    settings = _recipe_a(rounds=40 if quick else 150)
+    matrix = features.drop(columns=ID).select_dtypes("number").copy().assign(image_vit=logits["vit"])
+    settings = _recipe_a(rounds=40 if quick else 200)
     problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
-    bench = Bench(problem, seeds=1 if quick else 2)
-    trials = 4 if quick else 20
-    result = {}
-    for name, pruner in (
-        ("whole", optuna.pruners.NopPruner()),
-        ("pruned", optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2)),
-    ):
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1), pruner=pruner)
+    seeds = 1 if quick else 2
+    bench = Bench(problem, seeds)
+    _ = problem.pool.bins
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.RandomSampler(seed=1),
+        pruner=optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2),
+    )
+    study.enqueue_trial(as_trial(settings, ()))
+    ours, usual, best = 0.0, 0.0, 0.0
+    for _ in range(3 if quick else 10):
+        trial = study.ask()
+        candidate = suggest(trial, settings, ())
         start = time.perf_counter()
-        study.optimize(lambda trial: bench.score(suggest(trial, settings, ()), trial), n_trials=trials)
-        result[name] = (time.perf_counter() - start, study.best_value)
+        try:
+            study.tell(trial, bench.score(candidate, trial))
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        ours += time.perf_counter() - start
+        start = time.perf_counter()
+        runs = [_usual_trial(matrix, problem.target, problem.fold, candidate, seed) for seed in range(seeds)]
+        best = max(best, float(np.mean(runs)))
+        usual += time.perf_counter() - start
+    states = [trial.state.name for trial in study.trials]
     return {
-        "pruning_alone_speedup": result["whole"][0] / result["pruned"][0],
-        "pruned_best_difference": abs(result["whole"][1] - result["pruned"][1]),
+        "pruned_speedup": usual / ours,
+        "pruned_trials": len(states),
+        "pruned_of_them": states.count("PRUNED"),
+        "pruned_seconds": ours,
+        "pruned_seconds_usual": usual,
+        "pruned_best": study.best_value,
+        "pruned_best_usual": best,
+        "pruned_best_difference": abs(study.best_value - best),
     }
 
 
@@ -207,44 +239,85 @@ def _memory_wide(folder: Path, quick: bool) -> dict[str, Any]:
 
 @part
 def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
-    """The committed stacker against three published recipes on the same columns and folds."""
-    import stack_recipes as recipes
+    """The full preset's stacker against three published recipes: same columns, same folds, cost in processor seconds.
 
-    from isic.stack import fit_stack
+    Finished pieces stay in the folder, so that a stopped comparison goes on (`--keep`).
+    """
+    from isic.stack.fit import fit_problem
+    from isic.stack.problem import prepare
 
     features, folds, logits = _inputs(folder)
-    target, fold = folds[TARGET].to_numpy(), folds["fold"].to_numpy()
-    matrix = features.drop(columns=ID).select_dtypes("number").copy().assign(image_vit=logits["vit"])
-    seeds = 1 if quick else int(os.environ.get("ISIC_BENCH_SEEDS", "10"))
-    settings = load_params(harness.ROOT / "params.yaml").stack
-    sides: dict[str, Callable[[], np.ndarray]] = {
-        "ours": lambda: fit_stack(features, logits, folds, settings).oof["score"].to_numpy(),
-        "single": lambda: recipes.single(matrix, target, fold, THREADS),
-        "bagged": lambda: recipes.bagged(matrix, target, fold, THREADS, 5 if not quick else 2),
-        "ensemble": lambda: recipes.ensemble(matrix, target, fold, THREADS, seeds),
-    }
-    scores, seconds = {}, {}
-    for name, side in sides.items():
-        start = time.perf_counter()
-        scores[name] = side()
-        seconds[name] = time.perf_counter() - start
-        print(name, pauc(target, scores[name]), seconds[name], file=sys.stderr, flush=True)
-    found = {name: pauc(target, score) for name, score in scores.items()}
-    best = max((name for name in found if name != "ours"), key=lambda name: found[name])
-    gains = {
-        name: paired_difference(target, scores["ours"], score, folds[PATIENT])
-        for name, score in scores.items()
-        if name != "ours"
-    }
+    settings = _full_preset()
+    store = Path(folder) / "recipes"
+    start = time.process_time()
+    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
+    prepared = time.process_time() - start
+    scores: dict[str, np.ndarray] = {}
+    seconds = _pieces(store, problem, quick, scores)
+    scores["ours"], cost = _piece(store, "ours", lambda: fit_problem(problem, settings).oof["score"])
+    seconds["ours"] = prepared + cost
+    target, patients = problem.target, problem.folds[PATIENT]
+    found = {name: pauc_interval(target, score, patients) for name, score in scores.items()}
+    best = max((name for name in found if name != "ours"), key=lambda name: found[name].value)
     return {
         "recipe_pauc": found,
-        "recipe_seconds": seconds,
-        "recipe_seeds": seeds,
-        "ours_minus": gains,
+        "recipe_cpu_seconds": seconds,
+        "ours_minus": {
+            name: paired_difference(target, scores["ours"], score, patients)
+            for name, score in scores.items()
+            if name != "ours"
+        },
         "best_recipe": best,
-        "against_best_recipe": found["ours"] - found[best],
+        "against_best_recipe": found["ours"].value - found[best].value,
         "cost_share_of_best_recipe": seconds["ours"] / seconds[best],
     }
+
+
+def _pieces(store: Path, problem: Any, quick: bool, scores: dict[str, np.ndarray]) -> dict[str, float]:
+    """Add every recipe's out-of-fold scores to `scores`; returns what each took, in processor seconds."""
+    import stack_recipes as recipes
+
+    matrix = pd.DataFrame(problem.columns, copy=False)
+    image = matrix["image_vit"].to_numpy()
+    seconds = {}
+    for name, (recipe, samples) in recipes.RECIPES.items():
+        score, seconds[name] = np.zeros(len(matrix)), 0.0
+        for number in np.unique(problem.fold):
+            held_out = problem.fold == number
+            for seed in range(min(samples, 1) if quick else samples):
+                task = functools.partial(recipe, matrix, problem.target, held_out, seed)
+                part, took = _piece(store, f"{name}-{number}-{seed}", task)
+                score[held_out] += part
+                seconds[name] += took
+            if name == "bagged":
+                score[held_out] = recipes.with_image(score[held_out], image[held_out])
+            elif name == "ensemble":
+                score[held_out] /= held_out.sum()
+        scores[name] = score
+    return seconds
+
+
+def _piece(store: Path, name: str, make: Callable[[], Any]) -> tuple[np.ndarray, float]:
+    """Scores and processor seconds of one task, made now or earlier."""
+    path = store / f"{name}.npz"
+    if not path.is_file():
+        start = time.process_time()
+        score = np.asarray(make())
+        took = time.process_time() - start
+        with atomic_file(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, score=score, seconds=took)
+    with np.load(path) as kept:
+        return kept["score"], float(kept["seconds"])
+
+
+def _full_preset() -> Settings:
+    committed = load_params(harness.ROOT / "params.yaml").stack.model_dump()
+    preset = read_yaml(harness.ROOT / "pipelines" / "presets" / "full.yaml")["stack"]
+    return Settings.model_validate(_laid(committed, preset))
+
+
+def _laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    return under | {key: _laid(under[key], value) if isinstance(value, dict) else value for key, value in over.items()}
 
 
 def _peak(folder: Path, extra: int) -> float:
@@ -357,6 +430,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
     parser.add_argument("--only", default="", help="parts to run, by name, separated by commas")
+    parser.add_argument("--keep", default="", help="folder for the population and finished pieces; a rerun uses them")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
     return parser.parse_args()

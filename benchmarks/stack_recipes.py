@@ -1,7 +1,8 @@
-"""Three ways to stack that the competition's repositories describe, written anew from FIELD's description of them.
+"""Three ways to stack that the competition's repositories describe, written anew from their description.
 
-Each takes the feature matrix (image logit included), target and folds, and returns out-of-fold scores. They are the
-other side of `benchmarks/stack.py`: plain library calls, a fit per fold, no shared binning.
+They are the other side of `benchmarks/stack.py`: plain library calls, a fit per fold and sample, no shared binning.
+Each recipe is a function of one task (a fold and a seed) and gives the scores of the fold's rows; scores of several
+seeds are added up.
 """
 
 from __future__ import annotations
@@ -28,59 +29,49 @@ CAT_A = {
     "learning_rate": 0.0694, "depth": 7, "l2_leaf_reg": 6.22, "bootstrap_type": "Bernoulli", "subsample": 0.625,
     "min_data_in_leaf": 24, "scale_pos_weight": 2.615, "logging_level": "Silent", "allow_writing_files": False,
 }  # fmt: skip
+_LGB = {"n_estimators": 200, "n_jobs": 1, "verbosity": -1}
 
 
-def single(matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, threads: int) -> np.ndarray:
-    """One LightGBM per fold on all rows, the classes weighted."""
-    score = np.empty(len(target))
-    for number in np.unique(fold):
-        train = fold != number
-        weight = float((target[train] == 0).sum() / target[train].sum()) ** 0.5
-        model = LGBMClassifier(
-            **{**LGB_A, "scale_pos_weight": weight}, n_estimators=200, n_jobs=threads, verbosity=-1, random_state=0
-        )
-        model.fit(matrix[train], target[train])
-        score[~train] = model.predict_proba(matrix[~train])[:, 1]
-    return score
+def single(matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
+    """One LightGBM on all rows, malignant ones weighing the square root of their rarity."""
+    train = ~held_out
+    weight = float((target[train] == 0).sum() / target[train].sum()) ** 0.5
+    model = LGBMClassifier(**{**LGB_A, "scale_pos_weight": weight}, **_LGB, random_state=seed)
+    model.fit(matrix[train], target[train])
+    return np.asarray(model.predict_proba(matrix[held_out])[:, 1])
 
 
-def bagged(
-    matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, threads: int, seeds: int = 5, image: str = "image_vit"
-) -> np.ndarray:
-    """Five LightGBM on 100 benign lesions per malignant one, rank-averaged with the image score (junaid)."""
+def bagged(matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
+    """LightGBM without images on 100 benign lesions per malignant one, its rank; see `with_image` (junaid)."""
     features = matrix.drop(columns=[name for name in matrix.columns if name.startswith("image_")])
-    score = np.empty(len(target))
-    for number in np.unique(fold):
-        held_out = fold == number
-        total = np.zeros(int(held_out.sum()))
-        for seed in range(seeds):
-            index = _undersample(target, ~held_out, 100, seed)
-            model = LGBMClassifier(**LGB_A, n_estimators=200, n_jobs=threads, verbosity=-1, random_state=seed)
-            model.fit(features.iloc[index], target[index])
-            total += rankdata(model.predict_proba(features[held_out])[:, 1])
-        score[held_out] = rankdata(total) / len(total) + rankdata(matrix.loc[held_out, image]) / len(total)
-    return score
+    index = _undersample(target, ~held_out, 100, seed)
+    model = LGBMClassifier(**LGB_A, **_LGB, random_state=seed).fit(features.iloc[index], target[index])
+    return np.asarray(rankdata(model.predict_proba(features[held_out])[:, 1]))
 
 
-def ensemble(matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, threads: int, seeds: int = 10) -> np.ndarray:
-    """Three libraries x ten samples x folds (the 1st place): malignant rows repeated to 0.3 % of the benign ones, then
-    100 benign rows each; percentile ranks averaged.
+def with_image(total: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Mean of the percentile ranks of the bagged models' summed ranks and of the image score, both (rows of a fold)."""
+    return np.asarray(rankdata(total) / len(total) + rankdata(image) / len(image))
+
+
+def ensemble(matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
+    """Three libraries on one sample (the 1st place): malignant rows repeated to 0.3 % of the benign ones, then 100
+    benign rows each; percentile ranks added up.
     """
-    score = np.empty(len(target))
-    for number in np.unique(fold):
-        held_out = fold == number
-        total = np.zeros(int(held_out.sum()))
-        for seed in range(seeds):
-            index = _oversample(target, ~held_out, seed)
-            for model in (
-                LGBMClassifier(**LGB_A, n_estimators=200, n_jobs=threads, verbosity=-1, random_state=seed),
-                XGBClassifier(**XGB_A, n_estimators=200, n_jobs=threads, random_state=seed),
-                CatBoostClassifier(**CAT_A, iterations=200, thread_count=threads, random_seed=seed),
-            ):
-                model.fit(matrix.iloc[index], target[index])
-                total += rankdata(model.predict_proba(matrix[held_out])[:, 1])
-        score[held_out] = total / len(total)
-    return score
+    index = _oversample(target, ~held_out, seed)
+    total = np.zeros(int(held_out.sum()))
+    for model in (
+        LGBMClassifier(**LGB_A, **_LGB, random_state=seed),
+        XGBClassifier(**XGB_A, n_estimators=200, n_jobs=1, random_state=seed),
+        CatBoostClassifier(**CAT_A, iterations=200, thread_count=1, random_seed=seed),
+    ):
+        model.fit(matrix.iloc[index], target[index])
+        total += rankdata(model.predict_proba(matrix[held_out])[:, 1])
+    return total
+
+
+#: Name -> (recipe, samples a fold): 5, 25 and, of three libraries, 150 models.
+RECIPES = {"single": (single, 1), "bagged": (bagged, 5), "ensemble": (ensemble, 10)}
 
 
 def _undersample(target: np.ndarray, training: np.ndarray, ratio: int, seed: int) -> np.ndarray:

@@ -228,14 +228,19 @@ def stack(
     from isic.core.errors import InputError
     from isic.core.io import write_json
     from isic.core.paths import Layout
+    from isic.stack.leaks import Leak, refuse_leaks
     from isic.stack.nested import check
 
     if not nested:
         raise InputError("`dvc repro stack` fits the stacker; this verb has --nested")
     layout = Layout.find()
     found = check(layout)
-    write_json(layout.evaluate_metrics.with_name("nested.json"), found)
-    typer.echo(json.dumps(found, indent=2))
+    path = layout.evaluate_metrics.with_name("nested.json")
+    write_json(path, found)
+    typer.echo(f"out-of-fold pAUC {found['headline']:.4f}; {found['text']}: about {found['pauc']:.4f}")
+    typer.echo(f"{path.relative_to(layout.root)} written; `dvc repro -f -s report` shows it beside the headline number")
+    refuse_leaks([Leak(**leak) for leak in found["leaks"]])
+    typer.echo("no column looks like a leak")
 
 
 submission_app = typer.Typer(help="The competition's submission by the champion.", invoke_without_command=True)

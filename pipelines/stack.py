@@ -1,11 +1,16 @@
 """Stage `stack`: features and out-of-fold image evidence to one score a lesion; the model, its scores, fold runs."""
 
+import sys
+
 from isic.core.errors import run
 from isic.core.io import write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.stack import fit_stack
+from isic.core.schema import PATIENT
+from isic.stack.fit import fit_problem
 from isic.stack.inputs import read_inputs
+from isic.stack.leaks import describe, find_leaks
+from isic.stack.problem import prepare
 from isic.tracking import open_run, parent
 
 
@@ -14,7 +19,11 @@ def main() -> None:
     params = load_params(layout.params)
     vectors = params.stack.evidence.embeddings != "none"
     inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), vectors)
-    stack = fit_stack(inputs.features, inputs.logits, inputs.folds, params.stack, inputs.embeddings)
+    problem = prepare(*inputs[:3], params.stack.evidence, params.stack.params.max_bin, inputs.embeddings)
+    leaks = find_leaks(problem.columns, problem.target, problem.fold, problem.folds[PATIENT])
+    if leaks:
+        print(f"warning: {describe(leaks)}", file=sys.stderr)
+    stack = fit_problem(problem, params.stack)
     # Results before runs: nothing is lost when tracking is.
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)

@@ -192,6 +192,7 @@ class Stack(Section):
     negatives: Annotated[int, Field(ge=0)]
     drop: tuple[str, ...] = Field(strict=False)
     rounds: Annotated[int, Field(ge=1)]
+    early_stop: Annotated[int, Field(ge=1)] | None  # trees without a better pAUC on a fold kept out of training
     params: LightGBM
     xgboost: XGBoost
     catboost: CatBoost

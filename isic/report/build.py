@@ -80,7 +80,7 @@ def build(
         source="Generated data." if generated else "Official data.",
         replicates=int(params["evaluate"]["replicates"]),
         robustness=robustness,
-        nested=_optional(layout.root / "metrics" / "nested.json"),
+        nested=_nested(layout.root / "metrics" / "nested.json", metrics["pauc"]),
         champion=against(champion, evidence, params, provenance) if champion else None,
         images_absent=why,
         maps_note=maps_note,
@@ -100,6 +100,12 @@ def build(
 
 def _beside(layout: Layout, name: str) -> Path:
     return layout.report.parent / name
+
+
+def _nested(path: Path, headline: float) -> dict[str, Any] | None:
+    """What `isic stack --nested` found, unless it was about another run's score."""
+    found = _optional(path)
+    return found if found and abs(found["headline"] - headline) < 1e-9 else None
 
 
 def _optional(path: Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.params import Params
@@ -14,7 +13,7 @@ from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
 from isic.report.failures import Reasons
 
-#: Columns named per lesion, strongest first.
+#: Signs told per lesion, strongest first.
 NAMED = 5
 
 
@@ -46,6 +45,7 @@ def _explain(
     stack: Any, inputs: Any, fold: int, index: NDArray[np.int64], keep: NDArray[np.int64]
 ) -> dict[str, list[dict[str, Any]]]:
     from isic.stack.explain import contributions
+    from isic.stack.words import signs
 
     part, patients = inputs.features.iloc[index], inputs.folds[PATIENT].iloc[index]
     logits = {name: values[index] for name, values in inputs.logits.items()}
@@ -53,27 +53,9 @@ def _explain(
     values = contributions(stack, part, logits, fold, patients, vectors, keep)
     columns = stack.columns(part, logits, fold, patients, vectors)
     return {
-        str(isic_id): [{"text": text} for text in sentences(values.iloc[number], columns, int(keep[number]))]
+        str(isic_id): [
+            {"text": str(sign)}
+            for sign in signs(stack, values.iloc[number], columns, patients, int(keep[number]))[:NAMED]
+        ]
         for number, isic_id in enumerate(values.index)
     }
-
-
-def sentences(values: pd.Series, columns: Any, place: int) -> list[str]:
-    """The strongest columns of one lesion: direction, size as a factor of the odds, and where its value stands."""
-    strongest = values.reindex(values.abs().sort_values(ascending=False).index).iloc[:NAMED]
-    return [_sentence(str(name), float(value), np.asarray(columns[name]), place) for name, value in strongest.items()]
-
-
-def _sentence(name: str, value: float, column: NDArray[np.float32], place: int) -> str:
-    verb = "raised" if value > 0 else "lowered"
-    factor = np.exp(abs(value))
-    head = f"{_readable(name)} {verb} the odds by a factor of {factor:.2f}"
-    own = float(column[place])
-    if np.isnan(own):
-        return f"{head} (value missing)"
-    below = float(np.mean(column[~np.isnan(column)] < own))
-    return f"{head} (value {own:.3g}, above {100 * below:.0f} % of lesions)"
-
-
-def _readable(name: str) -> str:
-    return name.replace("tbp_lv_", "").replace("_", " ")

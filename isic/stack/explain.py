@@ -12,23 +12,21 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
-from isic.stack.design import Columns, rows
+from isic.stack.design import rows
 from isic.stack.evidence import Embeddings
 from isic.stack.inputs import read_inputs
 from isic.stack.members import library
 from isic.stack.model import Stack
-from isic.stack.problem import IMAGE_FAMILY
-from isic.tabular import feature_families
+from isic.stack.words import Sign, signs
 
-#: Parts of a lesion's explanation that are told, in each direction.
-_TOLD = 5
-#: Log-odds below which a part is not worth a line (2 % of the odds).
+#: Log-odds below which a sign is not worth a line (2 % of the odds).
 _SMALL = 0.02
 
 
@@ -90,77 +88,45 @@ def explain(layout: Layout, isic_id: str) -> str:
     if not len(place):
         raise InputError(f"no lesion {isic_id} in {layout.features}: give an isic_id of the training table")
     lesion = inputs.folds.iloc[place[0]]
-    score = read_parquet(layout.oof).set_index(ID)["score"]
-    # Ranks within the patient need the patient's other lesions, percentiles the whole fold.
-    fold = int(lesion["fold"])
-    index = np.flatnonzero(inputs.folds["fold"] == fold)
-    part = inputs.features.iloc[index]
-    logits = {name: values[index] for name, values in inputs.logits.items()}
-    vectors = {name: values[index] for name, values in inputs.embeddings.items()}
+    scores = read_parquet(layout.oof, columns=[ID, PATIENT, "score"]).set_index(ID)
+    # Ranks within the patient need the patient's other lesions, comparisons the whole fold.
+    index = np.flatnonzero(inputs.folds["fold"] == lesion["fold"])
     patients = inputs.folds[PATIENT].iloc[index]
-    mine = np.flatnonzero(index == place[0])
-    values = contributions(stack, part, logits, fold, patients, vectors, mine).iloc[0]
-    columns = stack.columns(part, logits, fold, patients, vectors)
-    others = int((patients == lesion[PATIENT]).sum()) - 1
-    head = (
-        f"{isic_id}, patient {lesion[PATIENT]} ({others} other lesions), fold {fold}: score {score[isic_id]:.4f}, "
-        f"higher than {100 * (score < score[isic_id]).mean():.1f} % of all lesions"
+    given = (
+        inputs.features.iloc[index],
+        {name: values[index] for name, values in inputs.logits.items()},
+        int(lesion["fold"]),
+        patients,
+        {name: values[index] for name, values in inputs.embeddings.items()},
     )
-    return "\n".join([head, *_sentences(stack, values, columns, int(mine[0]))])
+    mine = np.flatnonzero(index == place[0])
+    values = contributions(stack, *given, mine)
+    told = signs(stack, values.iloc[0], stack.columns(*given), patients, int(mine[0]))
+    start, moved = float(expit(values.attrs["average"])), float(values.iloc[0].sum())
+    return "\n".join([_head(isic_id, lesion, scores), *_two_lists(told), _sum(start, moved)])
 
 
-def _sentences(stack: Stack, values: pd.Series, columns: Columns, place: int) -> list[str]:
+def _head(isic_id: str, lesion: pd.Series, scores: pd.DataFrame) -> str:
+    own = float(scores["score"][isic_id])
+    everyone, patient = scores["score"], scores.loc[scores[PATIENT] == lesion[PATIENT], "score"]
+    return (
+        f"{isic_id} of patient {lesion[PATIENT]}: score {own:.4f}, number {int((everyone > own).sum()) + 1:,} of all "
+        f"{len(everyone):,} lesions and number {int((patient > own).sum()) + 1} of the patient's {len(patient)} "
+        "(1 is the most suspicious)"
+    )
+
+
+def _two_lists(told: list[Sign]) -> list[str]:
     lines = []
     for title, part in (
-        ("Raised by", values[values > _SMALL].sort_values(ascending=False)),
-        ("Lowered by", values[values < -_SMALL].sort_values()),
+        ("Raised by", [sign for sign in told if sign.log_odds > _SMALL]),
+        ("Lowered by", [sign for sign in told if sign.log_odds < -_SMALL]),
     ):
-        lines.append(f"{title}:")
-        lines += [
-            f"  {_sentence(stack, name, value, columns[name], place)}" for name, value in part.iloc[:_TOLD].items()
-        ]
-        rest = part.iloc[_TOLD:].sum()
-        if rest:
-            lines.append(f"  {_times(rest)} {len(part) - _TOLD} smaller signs together")
+        lines += [f"{title}:", *(f"  {sign}" for sign in part)] if part else [f"{title}: nothing of weight"]
     return lines
 
 
-def _sentence(stack: Stack, name: object, value: float, column: NDArray[np.float32], place: int) -> str:
-    column_name, own = str(name), float(column[place])
-    what = _meaning(stack, column_name)
-    if np.isnan(own):
-        return f"{_times(value)} {what}: not recorded"
-    if set(np.unique(column[~np.isnan(column)])) <= {0.0, 1.0}:
-        return f"{_times(value)} {what}: {'yes' if own else 'no'}"
-    share = 100 * float((column < own).mean())
-    return f"{_times(value)} {what}: {own:.3g}, higher than {share:.0f} % of lesions"
-
-
-def _times(value: float) -> str:
-    return f"odds × {np.exp(value):.2f} "
-
-
-def _meaning(stack: Stack, column: str) -> str:
-    if stack.families[column] == IMAGE_FAMILY:
-        return _image_meaning(column)
-    source = stack.design.sources()[column]
-    known = {feature.name: feature.meaning for family in feature_families().values() for feature in family.features}
-    what = known.get(source, source.replace("_", " "))
-    level = stack.design.level(column)
-    return f"{what} is {level}" if level is not None else what
-
-
-def _image_meaning(column: str) -> str:
-    endings = {
-        "_rank": "image score, rank among the patient's lesions",
-        "_ratio": "image score as a multiple of the patient's mean",
-        "_above": "image score above the patient's mean",
-        "_far_rank": "picture's difference from the patient's others, rank",
-        "_far": "picture's difference from the patient's other lesions",
-        "_apart": "picture's direction away from the patient's other lesions",
-    }
-    stem = column.removeprefix("image_")
-    for ending, meaning in sorted(endings.items(), key=lambda item: -len(item[0])):
-        if stem.endswith(ending):
-            return f"{meaning} ({stem.removesuffix(ending).replace('all', 'all networks')})"
-    return f"image score ({stem.replace('all', 'all networks')})"
+def _sum(start: float, moved: float) -> str:
+    factor = np.exp(moved)
+    times = f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
+    return f"Together: the average lesion's odds, 1 in {1 / start:,.0f}, × {times}"

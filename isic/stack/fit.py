@@ -15,11 +15,13 @@ from isic.core.params import Stack as Settings
 from isic.core.schema import TARGET
 from isic.stack.blend import Blend, find_weights, make_reference, rank
 from isic.stack.evidence import Embeddings
-from isic.stack.members import library, log_odds, workers
+from isic.stack.members import Watch, library, log_odds, workers
 from isic.stack.model import Chain, Stack, probabilities
-from isic.stack.problem import Problem, prepare, without
+from isic.stack.problem import Problem, prepare, sample_rows, without
 
 Floats = NDArray[np.float64]
+#: Benign lesions for each malignant one among the rows that decide when a member stops.
+_WATCHED = 50
 #: Mean log-odds of each library's members for every row, out of fold.
 ByLibrary = dict[str, Floats]
 
@@ -104,9 +106,15 @@ def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[in
 
     def one(task: tuple[int, str, int]) -> Any:
         number, name, seed = task
-        index = problem.training_rows(number, settings.negatives, seed)
         chosen = settings.library(name)
-        return library(name).train(problem.pool, index, chosen["params"], chosen["rounds"], seed)
+        if settings.early_stop is None:
+            index, watch = problem.training_rows(number, settings.negatives, seed), None
+        else:
+            watched = problem.watched_fold(number, seed)
+            index = problem.training_rows(number, settings.negatives, seed, watched)
+            seen = sample_rows(problem.target, problem.fold == watched, _WATCHED, [seed, number])
+            watch = Watch(seen, problem.target[seen], settings.early_stop)
+        return library(name).train(problem.pool, index, chosen["params"], chosen["rounds"], seed, watch)
 
     with ThreadPoolExecutor(workers()) as pool:
         trained = dict(zip(tasks, pool.map(one, tasks), strict=True))

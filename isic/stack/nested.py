@@ -1,4 +1,4 @@
-"""How far the out-of-fold score can be trusted: leaks in features, and what stacking on shared folds flatters.
+"""How far the out-of-fold score can be trusted: what stacking on shared folds flatters.
 
 The stacker of fold F learns from image logits of the other folds, whose networks did see fold F's labels. Rebuilding
 every network without fold F would cost K times the training; a network's place is therefore taken by a quick learner
@@ -17,36 +17,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
 
 from isic.core.errors import InputError
+from isic.core.io import read_parquet
 from isic.core.metric import Interval, paired_difference, pauc
 from isic.core.params import Stack as Settings
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.core.schema import PATIENT
-from isic.stack.design import Columns, rows
+from isic.core.schema import ID, PATIENT, TARGET
+from isic.stack.design import rows
 from isic.stack.fit import out_of_fold
 from isic.stack.inputs import read_inputs
+from isic.stack.leaks import find_leaks
 from isic.stack.members import Pool, library, workers
 from isic.stack.problem import Problem, prepare, sample_rows, without
 
 Floats = NDArray[np.float64]
-#: The strongest measurement of real lesions has AUC 0.81, the strongest single image network stays below 0.97.
-_TOO_GOOD = 0.97
-#: Chance, over all columns and folds together, that an honest column is called inconsistent.
-_FALSE_ALARM = 0.001
 _PROXY_SEED = 50
-
-
-@dataclass(frozen=True)
-class Leak:
-    """A column that knows too much: alone, or in one fold and not in the others (`fold`)."""
-
-    column: str
-    fold: int | None
-    auc: float
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -62,48 +49,6 @@ class Honesty:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"flattery": self.flattery._asdict()}
-
-
-def find_leaks(columns: Columns, target: NDArray[np.int64], fold: NDArray[np.int64]) -> list[Leak]:
-    """Columns that separate malignant lesions too well, or in one fold unlike in the others, worst first.
-
-    A column made from a fold's own labels is strong in that fold and weak elsewhere; an honest one differs between
-    folds by sampling error only (Hanley and McNeil's standard error, Bonferroni over columns and folds).
-    """
-    numbers = np.unique(fold).tolist()
-    limit = float(norm.isf(_FALSE_ALARM / 2 / (len(columns) * len(numbers))))
-
-    def judge(item: tuple[str, NDArray[np.float32]]) -> list[Leak]:
-        name, column = item
-        whole = _separation(column, target)[0]
-        if max(whole, 1 - whole) > _TOO_GOOD:
-            return [Leak(name, None, whole, f"alone it reaches AUC {max(whole, 1 - whole):.3f}")]
-        found = []
-        for number in numbers:
-            (inside, error), (outside, other) = (
-                _separation(column[mask], target[mask]) for mask in (fold == number, fold != number)
-            )
-            gap = abs(inside - outside) / np.hypot(error, other)
-            if gap > limit:
-                reason = (
-                    f"AUC {inside:.3f} in fold {number}, {outside:.3f} in the others, {gap:.1f} standard errors apart"
-                )
-                found.append(Leak(name, number, inside, reason))
-        return found
-
-    with ThreadPoolExecutor(workers()) as pool:
-        leaks = [leak for found in pool.map(judge, columns.items()) for leak in found]
-    return sorted(leaks, key=lambda leak: -abs(leak.auc - 0.5))
-
-
-def refuse_leaks(columns: Columns, target: NDArray[np.int64], fold: NDArray[np.int64]) -> None:
-    """Raise InputError naming the worst column that `find_leaks` finds."""
-    leaks = find_leaks(columns, target, fold)
-    if leaks:
-        raise InputError(
-            f"column {leaks[0].column} leaks the target ({leaks[0].reason}"
-            f"{f'; and {len(leaks) - 1} more' if len(leaks) > 1 else ''}): build it without labels"
-        )
 
 
 def nested_check(features: pd.DataFrame, folds: pd.DataFrame, settings: Settings, replicates: int = 1000) -> Honesty:
@@ -188,25 +133,30 @@ def _stack(features: pd.DataFrame, logits: Floats, folds: pd.DataFrame, settings
     return out_of_fold(problem, settings)[1]
 
 
-def _separation(column: NDArray[np.float32], target: NDArray[np.int64]) -> tuple[float, float]:
-    """AUC of one column (missing values tie below all others) and its standard error."""
-    ill = int(target.sum())
-    healthy = len(target) - ill
-    values = np.where(np.isnan(column), -np.inf, column)
-    area = (rankdata(values)[target == 1].sum() - ill * (ill + 1) / 2) / (ill * healthy)
-    twice, both = area / (2 - area), 2 * area**2 / (1 + area)
-    # A perfect column has no spread by the formula; half a lesion's worth keeps the error above zero.
-    spread = area * (1 - area) + (ill - 1) * (twice - area**2) + (healthy - 1) * (both - area**2)
-    return float(area), float(np.sqrt(max(spread, 0.25) / (ill * healthy) + 0.25 / ill**2 / healthy))
-
-
 def check(layout: Layout) -> dict[str, Any]:
-    """The whole check on this checkout's features and folds, as JSON-able values (`isic stack --nested`)."""
+    """The whole check on this checkout's features, folds and scores, as JSON-able values (`isic stack --nested`).
+
+    `headline` is the stage's own pooled pAUC, `pauc` what is left of it when the estimated flattery is taken off, and
+    `text` says so in words; `leaks` lists what `find_leaks` found.
+    """
     params = load_params(layout.params)
     inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
-    problem = prepare(
-        *inputs[:3], params.stack.evidence.model_copy(update={"embeddings": "none"}), params.stack.params.max_bin
-    )
-    leaks = find_leaks(problem.columns, problem.target, problem.fold)
+    oof = read_parquet(layout.oof, columns=[ID, TARGET, "score"])
+    headline = pauc(oof[TARGET], oof["score"])
+    evidence = params.stack.evidence.model_copy(update={"embeddings": "none"})
+    problem = prepare(*inputs[:3], evidence, params.stack.params.max_bin)
+    leaks = find_leaks(problem.columns, problem.target, problem.fold, problem.folds[PATIENT])
     honesty = nested_check(inputs.features, inputs.folds, params.stack, params.evaluate.replicates)
-    return {"leaks": [asdict(leak) for leak in leaks], **honesty.to_json()}
+    return {
+        "headline": headline,
+        "pauc": headline - honesty.flattery.value,
+        "text": _in_words(honesty),
+        "leaks": [asdict(leak) for leak in leaks],
+        **honesty.to_json(),
+    }
+
+
+def _in_words(honesty: Honesty) -> str:
+    gain = honesty.flattery
+    said = f"shared folds flatter by {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
+    return f"{said}, estimated with a stand-in for the networks"

@@ -44,9 +44,17 @@ class Problem:
     pool: Pool
     families: dict[str, str]
 
-    def training_rows(self, number: int, negatives: int, seed: int) -> NDArray[np.int64]:
-        """Rows of one member of chain `number`."""
-        return sample_rows(self.target, self.fold != number, negatives, [seed, number])
+    def training_rows(self, number: int, negatives: int, seed: int, watched: int | None = None) -> NDArray[np.int64]:
+        """Rows of one member of chain `number`, none of them of fold `watched`."""
+        kept = self.fold != number if watched is None else ~np.isin(self.fold, (number, watched))
+        return sample_rows(self.target, kept, negatives, [seed, number])
+
+    def watched_fold(self, number: int, seed: int) -> int:
+        """The fold that decides when the member `seed` of chain `number` stops: each other fold in turn."""
+        others = [other for other in np.unique(self.fold).tolist() if other != number]
+        if len(others) < 2:
+            raise InputError("stack.early_stop keeps a fold beside the scored one: set three `folds` or more")
+        return int(others[seed % len(others)])
 
     def offset(self, number: int, negatives: int, weight: float) -> float:
         """Log-odds to add so that chain `number` gives probabilities at the prevalence of its training rows."""

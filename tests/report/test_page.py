@@ -208,6 +208,16 @@ def test_a_champion_of_other_data_is_named_but_not_compared(run_dir: Layout) -> 
     assert "share no isic_id" in page(run_dir, champion=Champion("v1", other, PARAMS, {}))
 
 
+def test_the_nested_check_stands_beside_the_headline_until_the_scores_change(new_run: Callable[..., Layout]) -> None:
+    layout = new_run(lesions=120)
+    judge(layout)
+    headline = read_json(layout.evaluate_metrics)["pauc"]
+    path = layout.root / "metrics" / "nested.json"
+    for known, there in ((headline, True), (headline + 0.01, False)):
+        write_json(path, {"headline": known, "pauc": known - 0.001, "text": "shared folds flatter by +0.0010"})
+        assert ("shared folds flatter by +0.0010" in page(layout)) is there
+
+
 def test_changes_are_found_in_both_directions() -> None:
     before, after = flat({"a": {"b": 1, "c": [1, 2]}}), flat({"a": {"b": 2, "c": [1, 2]}, "d": 3})
     assert [change["key"] for change in changed(before, after)] == ["a.b", "d"]

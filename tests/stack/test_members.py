@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isic.core.errors import InputError
+from isic.core.metric import pauc
 from isic.stack import Stack, fit_stack
 from isic.stack.blend import find_weights, make_reference, rank
+from isic.stack.design import rows
+from isic.stack.members import Watch, library
+from isic.stack.problem import prepare
 from tests.stack.population import Population, make, settings
 
 MODES = ("distance", "reduced", "aligned", "full")
@@ -114,3 +119,35 @@ def test_aligned_spaces_share_what_raw_ones_do_not(people: Population) -> None:
             "auc"
         ]
     assert scores["aligned"] > scores["full"]
+
+
+@pytest.mark.parametrize("member", ["lightgbm", "xgboost", "catboost"])
+def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(people: Population, member: str) -> None:
+    problem = prepare(*people, settings().evidence, settings().params.max_bin)
+    chosen = settings(**quick()).library(member)
+    train, watched = np.flatnonzero(problem.fold == 0), np.flatnonzero(problem.fold == 1)
+    home, seen = library(member), problem.target[watched]
+
+    def score(model: object) -> float:
+        return pauc(seen, home.log_odds(model, rows(problem.pool.columns, watched)))
+
+    fixed = [home.train(problem.pool, train, chosen["params"], number, 0) for number in range(1, 31)]
+    alone = [score(model) for model in fixed]
+    model = home.train(problem.pool, train, chosen["params"], 30, 0, Watch(watched, seen, 30))
+    assert score(model) == pytest.approx(max(alone), abs=1e-9)
+    hasty = home.train(problem.pool, train, chosen["params"], 30, 0, Watch(watched, seen, 1))
+    first_fall = next(place for place, (before, after) in enumerate(pairwise(alone)) if after <= before)
+    assert score(hasty) == pytest.approx(alone[first_fall], abs=1e-9)
+
+
+def test_early_stopping_reads_nothing_of_the_scored_fold(people: Population) -> None:
+    chosen = settings(early_stop=5, negatives=5)
+    stack = fit_stack(*people, chosen)
+    flipped = people.folds.assign(target=people.folds["target"].where(people.folds["fold"] != 1, 1))
+    flipped.loc[flipped.index[flipped["fold"] == 1][:5], "target"] = 0
+    mine = people.folds["fold"] == 1
+    other = fit_stack(people.features, people.logits, flipped, chosen)
+    np.testing.assert_array_equal(other.oof.loc[mine, "score"], stack.oof.loc[mine, "score"])
+    two = people.folds.assign(fold=people.folds["fold"] % 2)
+    with pytest.raises(InputError, match="early_stop"):
+        fit_stack(people.features, people.logits, two, chosen)

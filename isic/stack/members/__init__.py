@@ -6,9 +6,9 @@ import importlib
 from typing import Any
 
 from isic.core.errors import InputError
-from isic.stack.members.base import Library, Pool, log_odds, workers
+from isic.stack.members.base import Library, Pool, Watch, log_odds, workers
 
-__all__ = ["Library", "Pool", "library", "log_odds", "workers"]
+__all__ = ["Library", "Pool", "Watch", "library", "log_odds", "workers"]
 
 _HOMES = {"lightgbm": "light", "xgboost": "extreme", "catboost": "cat"}
 

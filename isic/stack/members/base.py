@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from isic.core.metric import pauc
 from isic.stack.design import Columns, rows
 
 if TYPE_CHECKING:
@@ -45,13 +46,41 @@ class Pool:
         return [bin_columns({name: self.columns[name] for name in group}, self) for group in groups]
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Rows kept out of a member's training, on whose pAUC its number of trees is decided."""
+
+    index: NDArray[np.int64]
+    target: NDArray[np.int64]
+    patience: int
+
+    def pauc(self, margins: ArrayLike) -> float:
+        """pAUC of the margins (n,) of the watched rows."""
+        return pauc(self.target, margins)
+
+    def best(self, scores: Sequence[float]) -> tuple[int, bool]:
+        """Trees of the best score so far (the fewest among equals), and whether patience has run out."""
+        best = int(np.argmax(scores)) + 1
+        return best, len(scores) - best >= self.patience
+
+
 class Library(Protocol):
     """One gradient-boosting library. Equal arguments give equal models on any number of cores."""
 
     suffix: str
 
-    def train(self, pool: Pool, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int) -> Any:
-        """A model of the rows `index` (sorted)."""
+    def train(
+        self,
+        pool: Pool,
+        index: NDArray[np.int64],
+        params: Mapping[str, Any],
+        rounds: int,
+        seed: int,
+        watch: Watch | None = None,
+    ) -> Any:
+        """A model of the rows `index` (sorted): `rounds` trees, or as many as are best on `watch` before its patience
+        runs out.
+        """
 
     def log_odds(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw margin of each row of `matrix` (rows, columns), columns in training order."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.stack.design import rows
-from isic.stack.members.base import Pool
+from isic.stack.members.base import Pool, Watch
 
 # Without `allow_writing_files` off, every fit leaves a catboost_info folder in the working directory.
 _FIXED: dict[str, Any] = {"thread_count": 1, "logging_level": "Silent", "allow_writing_files": False}
@@ -24,7 +24,13 @@ class CatBoost:
     suffix = ".cbm"
 
     def train(
-        self, pool: Pool, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int
+        self,
+        pool: Pool,
+        index: NDArray[np.int64],
+        params: Mapping[str, Any],
+        rounds: int,
+        seed: int,
+        watch: Watch | None = None,
     ) -> catboost.CatBoost:
         names = list(pool.columns)
         data = catboost.Pool(rows(pool.columns, index), label=pool.target[index], feature_names=names, thread_count=1)
@@ -37,7 +43,10 @@ class CatBoost:
             "border_count": pool.max_bin,
             "bootstrap_type": "Bernoulli",
         }
-        return catboost.CatBoost(settings).fit(data)
+        model = catboost.CatBoost(settings).fit(data)
+        if watch is not None:
+            model.shrink(ntree_end=_best_trees(model, rows(pool.columns, watch.index), watch))
+        return model
 
     def log_odds(self, model: catboost.CatBoost, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1), np.float64)
@@ -61,6 +70,17 @@ class CatBoost:
         if model.feature_names_ != list(columns):
             raise InputError(f"{path} was trained on other columns than stack.json names: rerun `dvc repro stack`")
         return model
+
+
+def _best_trees(model: catboost.CatBoost, watched: NDArray[np.float32], watch: Watch) -> int:
+    # CatBoost reports to Python metrics as lists, row by row; scoring the grown model in stages decides the same.
+    best, scores = 0, []
+    for margins in model.staged_predict(watched, prediction_type="RawFormulaVal", thread_count=1):
+        scores.append(watch.pauc(margins))
+        best, stop = watch.best(scores)
+        if stop:
+            break
+    return best
 
 
 LIBRARY = CatBoost()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.stack.design import rows
-from isic.stack.members.base import Pool
+from isic.stack.members.base import Pool, Watch
 
 _FIXED: dict[str, Any] = {"objective": "binary:logistic", "tree_method": "hist", "nthread": 1, "verbosity": 0}
 
@@ -23,7 +23,13 @@ class XGBoost:
     suffix = ".json"
 
     def train(
-        self, pool: Pool, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int
+        self,
+        pool: Pool,
+        index: NDArray[np.int64],
+        params: Mapping[str, Any],
+        rounds: int,
+        seed: int,
+        watch: Watch | None = None,
     ) -> xgb.Booster:
         data = xgb.QuantileDMatrix(
             rows(pool.columns, index),
@@ -32,7 +38,20 @@ class XGBoost:
             max_bin=pool.max_bin,
             nthread=1,
         )
-        return xgb.train({**params, **_FIXED, "max_bin": pool.max_bin, "seed": seed}, data, num_boost_round=rounds)
+        settings = {**params, **_FIXED, "max_bin": pool.max_bin, "seed": seed}
+        if watch is None:
+            return xgb.train(settings, data, num_boost_round=rounds)
+        booster = xgb.Booster(settings, [data])
+        watched = rows(pool.columns, watch.index)
+        scores: list[float] = []
+        best = 0
+        for number in range(rounds):
+            booster.update(data, number)
+            scores.append(watch.pauc(self.log_odds(booster, watched)))
+            best, stop = watch.best(scores)
+            if stop:
+                break
+        return booster[:best]
 
     def log_odds(self, model: xgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.inplace_predict(matrix, predict_type="margin", validate_features=False), np.float64)

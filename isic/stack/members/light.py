@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.stack.design import Columns
-from isic.stack.members.base import Pool, workers
+from isic.stack.members.base import Pool, Watch, workers
 
 #: Byte-equal models for equal input, and none of LightGBM's own searches or filters that depend on the machine.
 _FIXED: dict[str, Any] = {
@@ -62,16 +62,44 @@ def grow(data: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int) -
     return booster
 
 
+def grow_watched(
+    data: lgb.Dataset, watched: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int, watch: Watch
+) -> lgb.Booster:
+    """A booster of as many trees as are best on the binned rows `watched`; `best_iteration` says how many."""
+    booster = lgb.Booster({**params, **_FIXED, "seed": seed}, data)
+    booster.add_valid(watched, "watch")
+    scores: list[float] = []
+    for _ in range(rounds):
+        if booster.update():
+            break
+        scores.append(booster.eval_valid(lambda margins, _: ("pauc", watch.pauc(margins), True))[0][2])
+        booster.best_iteration, stop = watch.best(scores)
+        if stop:
+            break
+    return booster
+
+
 class LightGBM:
     """See `Library`."""
 
     suffix = ".txt"
 
     def train(
-        self, pool: Pool, index: NDArray[np.int64], params: Mapping[str, Any], rounds: int, seed: int
+        self,
+        pool: Pool,
+        index: NDArray[np.int64],
+        params: Mapping[str, Any],
+        rounds: int,
+        seed: int,
+        watch: Watch | None = None,
     ) -> lgb.Booster:
-        # Through its text: what scores now is exactly what a reload scores.
-        return lgb.Booster(model_str=grow(compose(pool.bins, index), params, rounds, seed).model_to_string())
+        data = compose(pool.bins, index)
+        if watch is None:
+            booster = grow(data, params, rounds, seed)
+        else:
+            booster = grow_watched(data, compose(pool.bins, watch.index), params, rounds, seed, watch)
+        # Through its text, which holds the best iterations only: what scores now is exactly what a reload scores.
+        return lgb.Booster(model_str=booster.model_to_string())
 
     def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.predict(matrix, raw_score=True, num_threads=1))

@@ -1,0 +1,64 @@
+"""Leaks are named and refused; honest columns pass, those that whole patients share above all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from isic.core.errors import InputError
+from isic.stack.leaks import find_leaks, refuse_leaks
+from isic.stack.problem import prepare
+from tests.stack.population import Population, make, settings
+
+
+@pytest.fixture(scope="module")
+def people() -> Population:
+    return make(lesions=2400, positives=90, patients=60)
+
+
+def leaks(people: Population) -> list[tuple[str, int | None]]:
+    problem = prepare(*people, settings().evidence, settings().params.max_bin)
+    found = find_leaks(problem.columns, problem.target, problem.fold, people.folds["patient_id"])
+    return [(leak.column, leak.fold) for leak in found]
+
+
+def planted(people: Population, strength: np.ndarray) -> Population:
+    """`people` with a column `helpful`: noise, and `strength` (n,) in malignant lesions."""
+    noise = np.random.default_rng(0).normal(size=len(people.folds))
+    helpful = noise + strength * people.folds["target"].to_numpy()
+    return people._replace(features=people.features.assign(helpful=helpful.astype(np.float32)))
+
+
+def test_honest_columns_pass(people: Population) -> None:
+    assert leaks(people) == []
+
+
+def test_columns_that_whole_patients_share_pass() -> None:
+    # Three patients hold most of the malignant lesions: for lesions taken one by one, their ages would be a wonder.
+    people = make(lesions=1500, positives=45, patients=30)
+    patient = people.folds["patient_id"].str[3:].astype(int).to_numpy()
+    target = np.where(np.isin(patient, [1, 2, 3]) & (np.arange(1500) % 2 == 0), 1, people.folds["target"])
+    rng = np.random.default_rng(1)
+    shared = {f"shared_{number}": rng.normal(size=30).astype(np.float32)[patient] for number in range(60)}
+    fold = people.folds["fold"].to_numpy()
+    assert find_leaks(shared, target, fold, np.arange(1500)) != []
+    assert find_leaks(shared, target, fold, patient) == []
+
+
+def test_a_copy_of_the_target_is_named(people: Population) -> None:
+    assert leaks(planted(people, np.full(len(people.folds), 4.0)))[0] == ("helpful", None)
+
+
+def test_a_feature_made_from_the_held_out_folds_target_is_named_and_refused(people: Population) -> None:
+    leaking = planted(people, 2.5 * (people.folds["fold"] == 1).to_numpy())
+    assert leaks(leaking) == [("helpful", 1)]
+    problem = prepare(*leaking, settings().evidence, settings().params.max_bin)
+    with pytest.raises(InputError, match="helpful leaks the target"):
+        refuse_leaks(find_leaks(problem.columns, problem.target, problem.fold, people.folds["patient_id"]))
+    refuse_leaks([])
+
+
+def test_a_fold_without_malignant_lesions_is_passed_over(people: Population) -> None:
+    target = people.folds["target"].where(people.folds["fold"] != 2, 0).to_numpy()
+    column = {"measure": people.features["measure_5"].to_numpy()}
+    assert find_leaks(column, target, people.folds["fold"].to_numpy(), people.folds["patient_id"]) == []

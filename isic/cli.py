@@ -44,10 +44,11 @@ def doctor() -> None:
     """Check the set-up: one line per check, with what to do."""
     from isic.doctor import checks
 
-    lines = list(checks())
-    for line in lines:
+    failed = False
+    for line in checks():
         typer.echo(line.text())
-    if any(line.state == "fail" for line in lines):
+        failed |= line.state == "fail"
+    if failed:
         raise typer.Exit(2)
 
 

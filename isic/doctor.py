@@ -5,8 +5,6 @@ Reads, never mends, and never fails itself: a check that cannot be made says so.
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +14,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from isic.core.errors import InputError
-from isic.core.params import Params, load_params
+from isic.core.io import read_json
+from isic.core.params import load_params
 from isic.core.paths import Layout
 
 State = Literal["ok", "note", "fail"]
@@ -47,23 +46,25 @@ def checks() -> Iterator[Line]:
     yield _guard("torch", _torch)
     layout = Layout.find()
     yield _disk(layout)
-    params = _params(layout)
-    if isinstance(params, Line):
-        yield params
-        return
-    yield Line("params", "ok", f"{len(params.image.backbones)} backbones x {len(params.folds)} folds")
-    yield _guard("data", lambda: _data(layout, params))
+    params = _guard("params", lambda: _params(layout))
+    yield params
+    readable = params.state == "ok"
+    yield _guard("data", lambda: _data(layout)) if readable else _untold("data")
     yield _guard("mlflow", lambda: _mlflow(layout))
     yield _guard("dvc", lambda: _dvc(layout))
-    yield _kaggle(params)
-    yield _guard("time", lambda: _time(layout))
+    yield _kaggle()
+    yield _guard("time", lambda: _time(layout)) if readable else _untold("time")
+
+
+def _untold(name: str) -> Line:
+    return Line(name, "note", "cannot be told", "mend params.yaml")
 
 
 def _guard(name: str, check: Callable[[], Line]) -> Line:
     try:
         return check()
     except InputError as error:
-        return Line(name, "fail", str(error))
+        return Line(name, "fail", " ".join(str(error).split()))
     except Exception as error:  # a broken installation may fail in any way; the other checks still matter
         return Line(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", "make setup")
 
@@ -139,28 +140,24 @@ def _disk(layout: Layout) -> Line:
     return Line("disk", "ok", found)
 
 
-def _params(layout: Layout) -> Params | Line:
-    try:
-        return load_params(layout.params)
-    except InputError as error:
-        return Line("params", "fail", str(error), "mend params.yaml")
+def _params(layout: Layout) -> Line:
+    params = load_params(layout.params)
+    return Line("params", "ok", f"{len(params.image.backbones)} backbones x {len(params.folds)} folds")
 
 
-def _data(layout: Layout, params: Params) -> Line:
+def _data(layout: Layout) -> Line:
     from isic.data.source import FILES
 
-    if params.data.source == "folder":
-        folder = layout.root / str(params.data.folder)
-        missing = [name for name in FILES if not (folder / name).is_file()]
-        if missing:
-            return Line(
-                "data", "fail", f"{params.data.folder} lacks {', '.join(missing)}", "make data, or set data.folder"
-            )
-    if not layout.validate_metrics.is_file() or not layout.train_metadata.is_file():
-        return Line("data", "note", f"source {params.data.source}, data/raw not made yet", "dvc repro validate")
-    found = json.loads(layout.validate_metrics.read_text())
+    chosen = load_params(layout.params).data
+    folder = layout.root / str(chosen.folder)
+    missing = [name for name in FILES if chosen.source == "folder" and not (folder / name).is_file()]
+    if missing:
+        return Line("data", "fail", f"{chosen.folder} lacks {', '.join(missing)}", "make data, or set data.folder")
+    if not layout.validate_metrics.is_file() or not all((layout.raw / name).is_file() for name in FILES):
+        return Line("data", "note", f"source {chosen.source}, data/raw not made or not checked", "dvc repro validate")
+    found = read_json(layout.validate_metrics)
     text = f"valid: {found['rows']:,} rows, {found['positives']} malignant, {found['patients']:,} patients"
-    return Line("data", "ok", f"source {params.data.source}, {text}")
+    return Line("data", "ok", f"source {chosen.source}, {text}")
 
 
 def _mlflow(layout: Layout) -> Line:
@@ -171,20 +168,29 @@ def _mlflow(layout: Layout) -> Line:
 
 
 def _dvc(layout: Layout) -> Line:
-    command = [sys.executable, "-m", "dvc", "status", "--quiet"]
-    done = subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=300, check=False)
+    done = _dvc_status(layout, "--quiet")
     if done.returncode == 0:
         return Line("dvc", "ok", "everything up to date")
     if done.returncode == 1:
         return Line("dvc", "note", "something changed or was never run", "dvc repro (dvc status says what)")
-    return Line("dvc", "fail", (done.stderr.strip().splitlines() or ["dvc status failed"])[-1], "dvc status --verbose")
+    # Quiet, it does not even say why it cannot.
+    said = _dvc_status(layout).stderr.strip().splitlines() or ["dvc status failed"]
+    return Line("dvc", "fail", said[0].removeprefix("ERROR: "), "make the folder a git clone with its .dvc")
 
 
-def _kaggle(params: Params) -> Line:
-    token = bool(os.environ.get("KAGGLE_API_TOKEN")) or (Path.home() / ".kaggle" / "kaggle.json").is_file()
-    if token:
-        return Line("kaggle", "ok", "token present (not shown)")
-    return Line("kaggle", "note", "no token", "only `make data` needs one: set KAGGLE_API_TOKEN")
+def _dvc_status(layout: Layout, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dvc", "status", *options]
+    return subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=300, check=False)
+
+
+def _kaggle() -> Line:
+    from isic.submit.push import require_token
+
+    try:
+        require_token()
+    except InputError:
+        return Line("kaggle", "note", "no token", "only `make data` and a push need one: set KAGGLE_API_TOKEN")
+    return Line("kaggle", "ok", "token present (not shown)")
 
 
 def _time(layout: Layout) -> Line:

@@ -3,18 +3,16 @@
 Not a DVC stage: it needs an account, accepted competition rules and a network, and its result is read by stage `data`.
 """
 
-import os
 import shutil
 import subprocess
 import zipfile
-from pathlib import Path
 
 from isic.core.errors import InputError, run
 from isic.core.io import atomic_dir
 from isic.core.paths import Layout
 from isic.data.source import FILES
-
-COMPETITION = "isic-2024-challenge"
+from isic.submit.kaggle import COMPETITION
+from isic.submit.push import require_token
 
 
 def main() -> None:
@@ -22,10 +20,7 @@ def main() -> None:
     if all((folder / name).is_file() for name in FILES):
         print(f"{folder} already holds the official files; next: make preset P=full")
         return
-    if not os.environ.get("KAGGLE_API_TOKEN") and not (Path.home() / ".kaggle" / "kaggle.json").is_file():
-        raise InputError(
-            "no Kaggle token: set KAGGLE_API_TOKEN (kaggle.com, Settings, API) and accept the competition's rules"
-        )
+    require_token()
     client = shutil.which("kaggle")
     if client is None:
         raise InputError("the Kaggle client is not installed: .venv/bin/pip install kaggle, then make data again")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from isic.core.io import read_parquet
-from isic.core.params import ImageRecipe, load_params
+from isic.core.params import ImageRecipe, Params, load_params
 from isic.core.paths import Layout
 from isic.core.schema import TARGET
 from isic.image.catalogue import CATALOGUE
@@ -33,11 +33,19 @@ def remaining_hours(layout: Layout) -> str:
     total = len(params.image.backbones) * len(params.folds)
     if not left:
         return f"all {total} image folds are trained; the rest takes minutes"
-    if not layout.folds.is_file():
+    positives = _positives(layout, params)
+    if positives is None:
         return f"{len(left)} of {total} image folds to train; how long is known after `dvc repro folds`"
-    positives = read_parquet(layout.folds, columns=[TARGET])[TARGET].sum() * (1 - 1 / len(params.folds))
-    seconds = sum(_seconds(layout, name, params.image.recipe(name), float(positives)) for name, _ in left)
+    shown = positives * (1 - 1 / len(params.folds))
+    seconds = sum(_seconds(layout, name, params.image.recipe(name), shown) for name, _ in left)
     return f"{len(left)} of {total} image folds to train: about {duration(seconds)}, one after the other"
+
+
+def _positives(layout: Layout, params: Params) -> int | None:
+    """Malignant lesions of all folds, as dealt or as params.yaml asks the generator; None while nobody knows."""
+    if layout.folds.is_file():
+        return int(read_parquet(layout.folds, columns=[TARGET])[TARGET].sum())
+    return params.data.sample.positives if params.data.source == "sample" else None
 
 
 def tiles_shown(recipe: ImageRecipe, positives: float) -> float:

@@ -1,0 +1,67 @@
+"""`isic doctor`: every promised check is there, says what to do where something is to do, and none fails itself."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from isic.doctor import Line, checks
+from tests.conftest import Outcome
+
+PROMISED = ("python", "packages", "torch", "disk", "params", "data", "mlflow", "dvc", "kaggle", "time")
+
+
+@pytest.fixture
+def clone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout that is a git and DVC repository, of a person without a Kaggle token."""
+    subprocess.run(["git", "init", "-q"], cwd=checkout, check=True)
+    subprocess.run(["dvc", "init", "-q"], cwd=checkout, check=True)
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(checkout.parent))
+    return checkout
+
+
+def _found() -> dict[str, Line]:
+    lines = list(checks())
+    assert [line.name for line in lines] == list(PROMISED)
+    for line in lines:
+        assert "\n" not in line.text()
+        assert line.state == "ok" or line.remedy or ": " in line.found, "what to do is not said"
+    return {line.name: line for line in lines}
+
+
+def test_a_fresh_clone_has_notes_and_no_failures(clone: Path, stage: Callable[..., Outcome]) -> None:
+    found = _found()
+    assert not [line.text() for line in found.values() if line.state == "fail"]
+    assert found["data"].remedy == "dvc repro validate"
+    assert found["kaggle"].state == found["dvc"].state == "note"
+    assert "6 image folds to train: about" in found["time"].found
+    assert stage("validate").code == 0
+    assert "valid: 600 rows, 24 malignant, 60 patients" in _found()["data"].found
+
+
+def test_what_is_broken_is_named_and_the_rest_still_checked(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (clone / "params.yaml").write_text("data: [")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret")
+    (clone / ".git").rename(clone / "git")
+    found = _found()
+    assert {name for name, line in found.items() if line.state == "fail"} == {"params", "mlflow", "dvc"}
+    assert "is not valid YAML" in found["params"].found
+    assert "unset MLFLOW_TRACKING_URI" in found["mlflow"].found
+    assert "not a git repository" in found["dvc"].found
+    assert "secret" not in found["kaggle"].text()
+    assert found["kaggle"].state == "ok"
+
+
+def test_a_folder_without_the_official_files_fails(clone: Path) -> None:
+    text = (clone / "params.yaml").read_text().replace("source: sample", "source: folder")
+    (clone / "params.yaml").write_text(text.replace("folder: null", "folder: nowhere"))
+    line = _found()["data"]
+    assert line.state == "fail"
+    assert line.found.startswith("nowhere lacks train-metadata.csv")
+    assert "data.folder" in line.remedy

@@ -33,7 +33,7 @@ from isic.core.io import atomic_file, read_parquet, write_parquet
 from isic.core.metric import paired_difference, patient_weights, pauc_interval, pauc_replicates
 from isic.core.params import Stack as Settings
 from isic.core.params import load_params, read_yaml
-from isic.core.schema import ID, PATIENT, TARGET
+from isic.core.schema import PATIENT, TARGET
 
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (104, 40_000, 100)
@@ -151,13 +151,13 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
     from isic.stack.search import Bench
 
     features, folds, logits = _inputs(folder)
-    matrix = features.drop(columns=ID).select_dtypes("number").copy().assign(image_vit=logits["vit"])
     begin = time.perf_counter()
     settings = _recipe_a(rounds=60 if quick else 300)
     problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
     Bench(problem, seeds=1)
     _ = problem.pool.bins
     once = time.perf_counter() - begin
+    matrix = pd.DataFrame(problem.columns)
     rounds = 1 if quick else 3
     ours, usual, gaps = [], [], []
     for seed in range(rounds):
@@ -188,9 +188,9 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, folds, logits = _inputs(folder)
-    matrix = features.drop(columns=ID).select_dtypes("number").copy().assign(image_vit=logits["vit"])
     settings = _recipe_a(rounds=40 if quick else 200)
     problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
+    matrix = pd.DataFrame(problem.columns)
     seeds = 1 if quick else 2
     bench = Bench(problem, seeds)
     _ = problem.pool.bins
@@ -282,17 +282,18 @@ def _pieces(store: Path, problem: Any, quick: bool, scores: dict[str, np.ndarray
     seconds = {}
     for name, (recipe, samples) in recipes.RECIPES.items():
         score, seconds[name] = np.zeros(len(matrix)), 0.0
-        for number in np.unique(problem.fold):
-            held_out = problem.fold == number
-            for seed in range(min(samples, 1) if quick else samples):
-                task = functools.partial(recipe, matrix, problem.target, held_out, seed)
+        held_out = {number: problem.fold == number for number in np.unique(problem.fold)}
+        for seed in range(1 if quick else samples):
+            for number, mask in held_out.items():
+                task = functools.partial(recipe, matrix, problem.target, mask, seed)
                 part, took = _piece(store, f"{name}-{number}-{seed}", task)
-                score[held_out] += part
+                score[mask] += part
                 seconds[name] += took
+        for mask in held_out.values():
             if name == "bagged":
-                score[held_out] = recipes.with_image(score[held_out], image[held_out])
+                score[mask] = recipes.with_image(score[mask], image[mask])
             elif name == "ensemble":
-                score[held_out] /= held_out.sum()
+                score[mask] /= mask.sum()
         scores[name] = score
     return seconds
 

@@ -1,8 +1,13 @@
-"""Stage `embed@B-F`: logits and embeddings of fold F's lesions by the network that never saw them."""
+"""Stage `embed@B-F`: logits and embeddings of fold F's lesions, embeddings of anchors, by a network that saw none.
+
+Anchors are lesions that no fold's network saw: by them the stacker can turn one network's space onto another's.
+"""
 
 import argparse
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isic.core.errors import run
 from isic.core.io import atomic_file, read_parquet, write_parquet
@@ -19,14 +24,23 @@ def main() -> None:
     folds = read_parquet(layout.folds, columns=[ID, "fold"])
     rows = folds.loc[folds["fold"] == wanted.fold, [ID]].reset_index(drop=True)
 
+    from isic.data.anchors import anchor_tiles
     from isic.data.tiles import TileStore
     from isic.image.embed import embed
 
-    said = embed(layout.image_model(wanted.backbone, wanted.fold), TileStore(layout.train_images), rows[ID].tolist())
+    model = layout.image_model(wanted.backbone, wanted.fold)
+    said = embed(model, TileStore(layout.train_images), rows[ID].tolist())
+    with anchor_tiles() as (tiles, ids):
+        anchors = embed(model, tiles, ids)
     target = layout.embedding(wanted.backbone, wanted.fold)
-    with atomic_file(target.with_suffix(".npy")) as temporary, temporary.open("wb") as stream:
-        np.save(stream, said.embeddings)
+    _save(target.with_suffix(".npy"), said.embeddings)
+    _save(layout.anchors(wanted.backbone, wanted.fold), anchors.embeddings)
     write_parquet(target, rows.assign(logit=said.logits))
+
+
+def _save(path: Path, values: NDArray[np.float16]) -> None:
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
+        np.save(stream, values)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,15 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import PATIENT
 from isic.stack.fit import fit_problem
-from isic.stack.inputs import read_inputs
+from isic.stack.inputs import read_problem
 from isic.stack.leaks import describe, find_leaks
-from isic.stack.problem import prepare
 from isic.tracking import open_run, parent
 
 
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    vectors = params.stack.evidence.embeddings != "none"
-    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), vectors)
-    problem = prepare(*inputs[:3], params.stack.evidence, params.stack.params.max_bin, inputs.embeddings)
+    problem = read_problem(layout, params.folds, tuple(params.image.backbones), params.stack)
     leaks = find_leaks(problem.columns, problem.target, problem.fold, problem.folds[PATIENT])
     if leaks:
         print(f"warning: {describe(leaks)}", file=sys.stderr)
@@ -35,7 +32,7 @@ def main() -> None:
             tracker.metrics({name: fold[name] for name in ("pauc", "auc")})
     with parent("stack", config) as tracker:
         tracker.metrics({f"oof_{name}": value for name, value in pooled.items()})
-    print(f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over {len(inputs.folds)} lesions")
+    print(f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over {len(stack.oof)} lesions")
 
 
 if __name__ == "__main__":

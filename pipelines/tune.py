@@ -7,8 +7,7 @@ from isic.core.io import sha256_json, write_csv
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
-from isic.stack.inputs import fingerprint, read_inputs
-from isic.stack.problem import prepare
+from isic.stack.inputs import fingerprint, read_problem
 from isic.stack.tune import figures, table, tune
 from isic.tracking import open_run, parent
 
@@ -22,8 +21,7 @@ def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
     current, backbones = params.stack, tuple(params.image.backbones)
-    inputs = read_inputs(layout, params.folds, backbones, current.evidence.embeddings != "none")
-    problem = prepare(*inputs[:3], current.evidence, current.params.max_bin, inputs.embeddings)
+    problem = read_problem(layout, params.folds, backbones, current)
     # Trials on other inputs or from other current values are not comparable, so they are another study.
     config = {"stack": current.model_dump(mode="json"), "inputs": fingerprint(layout, params.folds, backbones)}
     name, folder = f"stack-{sha256_json(config)[:8]}", layout.root / "optuna"
@@ -39,6 +37,8 @@ def main() -> None:
             for plot, figure in figures(name, folder).items():
                 tracker.figure(figure, f"{plot}.png")
     if verdict is not None:
+        with parent("tune", config) as tracker:
+            tracker.metrics(verdict.metrics)
         print(verdict.line)
         print(write_overlay(layout.params, {"stack": verdict.change}) if verdict.change else "", end="")
 

@@ -49,6 +49,8 @@ def test_scores_are_out_of_fold_for_every_row(done: Path) -> None:
     for fold in (0, 1):
         rows = pd.read_parquet(done / "data" / "embeddings" / "convnext" / f"fold{fold}.parquet")
         width = np.load(done / "data" / "embeddings" / "convnext" / f"fold{fold}.npy")
+        anchors = np.load(done / "data" / "embeddings" / "convnext" / f"fold{fold}.anchors.npy")
+        assert anchors.shape == (256, width.shape[1])
         assert set(rows["isic_id"]) == set(folds.loc[folds["fold"] == fold, "isic_id"])
         assert width.shape[0] == len(rows)
         assert width.dtype == np.float16

@@ -66,6 +66,10 @@ class Layout:
         """Parquet of (isic_id, logit); the float16 embeddings lie beside it with suffix .npy, same row order."""
         return self.root / "data" / "embeddings" / backbone / f"fold{fold}.parquet"
 
+    def anchors(self, backbone: str, fold: int) -> Path:
+        """Float16 embeddings of the anchors (see `isic.data.anchors`) by this fold's network."""
+        return self.embedding(backbone, fold).with_suffix(".anchors.npy")
+
     def image_model(self, backbone: str, fold: int) -> Path:
         return self.root / "models" / "image" / backbone / f"fold{fold}"
 

@@ -17,7 +17,7 @@ from isic.stack.blend import Blend, find_weights, make_reference, rank
 from isic.stack.evidence import Embeddings
 from isic.stack.members import Watch, library, log_odds, workers
 from isic.stack.model import Chain, Stack, probabilities
-from isic.stack.problem import Problem, prepare, sample_rows, without
+from isic.stack.problem import Anchors, Problem, prepare, sample_rows, without
 
 Floats = NDArray[np.float64]
 #: Benign lesions for each malignant one among the rows that decide when a member stops.
@@ -32,15 +32,16 @@ def fit_stack(
     folds: pd.DataFrame,
     settings: Settings,
     embeddings: Embeddings | None = None,
+    anchors: Anchors | None = None,
 ) -> Stack:
     """Fit one chain per fold and score every row out of fold.
 
     features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits (n,)}, and embeddings
-    {backbone: (n, d)} where `settings.evidence.embeddings` asks for them, in the same order. folds: isic_id,
-    patient_id, target, fold of the same lesions in any order. The same input gives the same bytes.
-    Raises InputError when the frames do not hold the same lesions, or a logit is missing.
+    {backbone: (n, d)} where `settings.evidence.embeddings` asks for them, in the same order; `anchors` where it is
+    "aligned". folds: isic_id, patient_id, target, fold of the same lesions in any order. The same input gives the same
+    bytes. Raises InputError when the frames do not hold the same lesions, or a logit is missing.
     """
-    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin, embeddings)
+    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin, embeddings, anchors)
     return fit_problem(problem, settings)
 
 

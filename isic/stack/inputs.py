@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.folds import read_folds
 from isic.core.io import read_parquet, require, sha256, sha256_json
+from isic.core.params import Stack as Settings
 from isic.core.paths import Layout
 from isic.core.schema import ID
-from isic.stack.problem import align
+from isic.stack.problem import Anchors, Problem, align, prepare
 
 
 class Inputs(NamedTuple):
@@ -27,6 +28,14 @@ class Inputs(NamedTuple):
     logits: dict[str, NDArray[np.float32]]
     folds: pd.DataFrame
     embeddings: dict[str, NDArray[np.float16]]
+
+
+def read_problem(layout: Layout, folds: Sequence[int], backbones: Sequence[str], settings: Settings) -> Problem:
+    """The stage's prepared problem, of the files that `settings.evidence` asks for; errors of the other readers."""
+    evidence = settings.evidence
+    inputs = read_inputs(layout, folds, backbones, evidence.embeddings != "none")
+    anchors = read_anchors(layout, folds, backbones) if evidence.embeddings == "aligned" else {}
+    return prepare(*inputs[:3], evidence, settings.params.max_bin, inputs.embeddings, anchors)
 
 
 def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], embeddings: bool) -> Inputs:
@@ -39,6 +48,16 @@ def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], 
     logits = {backbone: _logits(layout, table, backbone) for backbone in backbones}
     vectors = {backbone: _embeddings(layout, table, backbone) for backbone in backbones} if embeddings else {}
     return Inputs(features, logits, table, vectors)
+
+
+def read_anchors(layout: Layout, folds: Sequence[int], backbones: Sequence[str]) -> Anchors:
+    """What every fold's networks say of the anchors. Raises InputError when a file is missing or of another shape."""
+    found: dict[str, dict[int, NDArray[np.float16]]] = {}
+    for backbone in backbones:
+        found[backbone] = {fold: _vectors(layout.anchors(backbone, fold), backbone, fold) for fold in folds}
+        if len({values.shape for values in found[backbone].values()}) > 1:
+            raise InputError(f"anchors of {backbone} differ in shape from fold to fold: rerun `dvc repro` for it")
+    return found
 
 
 def read_features(path: Path) -> pd.DataFrame:
@@ -91,15 +110,17 @@ def _embeddings(layout: Layout, table: pd.DataFrame, backbone: str) -> NDArray[n
     for number in sorted(table["fold"].unique()):
         path = layout.embedding(backbone, number)
         ids = read_parquet(path, columns=[ID])[ID]
-        try:
-            part = np.load(path.with_suffix(".npy"), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(
-                f"{path.with_suffix('.npy')} is missing or broken: rerun `dvc repro embed@{backbone}-{number}`"
-            ) from error
+        part = _vectors(path.with_suffix(".npy"), backbone, number)
         if whole is None:
             whole = np.empty((len(table), part.shape[1]), dtype=np.float16)
         place = pd.Series(np.arange(len(table)), index=table[ID]).loc[ids].to_numpy()
         whole[place] = part
     assert whole is not None
     return whole
+
+
+def _vectors(path: Path, backbone: str, fold: int) -> NDArray[np.float16]:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is missing or broken: rerun `dvc repro embed@{backbone}-{fold}`") from error

@@ -16,15 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from isic.core.errors import InputError
 from isic.core.params import Evidence
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.stack.design import Columns, Design, rows
+from isic.stack.design import Columns, Design
 from isic.stack.evidence import Embeddings, Images, check_images
 from isic.stack.members import Pool
-from isic.stack.spaces import relations
 from isic.tabular import feature_families
 
 IMAGE_FAMILY = "image"
-#: Measurements that turn embedding spaces onto each other.
-_ANCHORS = 64
+#: {backbone: {fold: embeddings (m, d) of the same m lesions, which no network saw}}.
+Anchors = Mapping[str, Mapping[int, NDArray[np.float16]]]
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,11 @@ def prepare(
     evidence: Evidence,
     max_bin: int,
     embeddings: Embeddings | None = None,
+    anchors: Anchors | None = None,
 ) -> Problem:
     """Line up the inputs of `fit_stack` and compute every column once.
 
-    Raises InputError when the frames do not hold the same lesions, or a logit or embedding is missing.
+    Raises InputError when the frames do not hold the same lesions, or a logit, embedding or anchor is missing.
     """
     folds = align(folds, features[ID])
     vectors = (embeddings or {}) if evidence.embeddings != "none" else {}
@@ -83,7 +83,7 @@ def prepare(
     target, fold = folds[TARGET].to_numpy(np.int64), folds["fold"].to_numpy(np.int64)
     design = Design.fit(features)
     base = design.columns(features)
-    images = _fit_images(logits, vectors, fold, evidence, base)
+    images = _fit_images(logits, vectors, fold, evidence, anchors or {})
     clean, noisy = ({}, {}) if not logits else _spread(images, logits, vectors, fold, folds[PATIENT])
     columns, training = base | clean, base | noisy
     return Problem(
@@ -147,21 +147,18 @@ def _fit_images(
     embeddings: Embeddings,
     fold: NDArray[np.int64],
     evidence: Evidence,
-    base: Columns,
+    anchors: Anchors,
 ) -> dict[int, Images]:
     numbers = np.unique(fold).tolist()
     index = {number: np.flatnonzero(fold == number) for number in numbers}
     images = {n: Images.fit(_take(logits, index[n]), _take(embeddings, index[n]), evidence) for n in numbers}
-    if evidence.embeddings != "aligned":
-        return images
-    anchors = [name for name, column in base.items() if np.nanstd(column) > 0][:_ANCHORS]
-    for backbone in embeddings:
-        related = {
-            n: relations(images[n].spaces[backbone], embeddings[backbone][index[n]], rows(base, index[n], anchors))
-            for n in numbers
-        }
+    for backbone in embeddings if evidence.embeddings == "aligned" else ():
+        known = anchors.get(backbone, {})
+        if any(n not in known or known[n].shape[1] != embeddings[backbone].shape[1] for n in numbers):
+            raise InputError(f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that backbone")
+        first = images[numbers[0]].spaces[backbone].place(known[numbers[0]])
         for n in numbers[1:]:
-            images[n].spaces[backbone] = images[n].spaces[backbone].turned_to(related[n], related[numbers[0]])
+            images[n].spaces[backbone] = images[n].spaces[backbone].turned_to(known[n], first)
     return images
 
 

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from isic.core.metric import pauc
 from isic.core.params import Stack as Settings
-from isic.stack.design import rows
 from isic.stack.members import workers
-from isic.stack.members.base import CHUNK
-from isic.stack.members.light import compose, grow
+from isic.stack.members.light import bin_columns, compose, grow_and_score
 from isic.stack.problem import IMAGE_FAMILY, Problem
 
 if TYPE_CHECKING:
+    import lightgbm as lgb
     from optuna.trial import Trial
 
 #: LightGBM's numbers: name, lowest, highest, whether steps are multiplicative. Around the public sets (greysky, the 2nd
@@ -96,6 +95,16 @@ class Bench:
             (family, list(names)) for family, names in groupby(problem.columns, key=lambda name: problem.families[name])
         ]
         problem.pool.groups = [names for _, names in self._runs]
+        self._scored = [
+            self._without_noise(names, bins) for (_, names), bins in zip(self._runs, problem.pool.bins, strict=True)
+        ]
+
+    def _without_noise(self, names: list[str], bins: lgb.Dataset) -> lgb.Dataset:
+        """Held-out rows are scored without the noise of training: columns that have it are binned once more."""
+        clean, noisy = self.problem.columns, self.problem.pool.columns
+        if all(clean[name] is noisy[name] for name in names):
+            return bins
+        return bin_columns({name: clean[name] for name in names}, self.problem.pool, bins)
 
     @property
     def steps(self) -> list[tuple[int, int]]:
@@ -105,17 +114,16 @@ class Bench:
     def members(self, settings: Settings) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Yield (fold, held-out margins) for every step in order; leaving early cancels what has not begun."""
         kept = [place for place, (family, _) in enumerate(self._runs) if family not in settings.drop]
-        names = [name for place in kept for name in self._runs[place][1]]
         bins = [self.problem.pool.bins[place] for place in kept]
+        scored = [self._scored[place] for place in kept]
         chosen = settings.library("lightgbm")
 
         def member(seed: int, fold: int) -> NDArray[np.float64]:
             index = self.problem.training_rows(fold, settings.negatives, seed)
-            booster = grow(compose(bins, index), chosen["params"], chosen["rounds"], seed)
             held_out = np.flatnonzero(self.problem.fold == fold)
-            parts = [held_out[start : start + CHUNK] for start in range(0, len(held_out), CHUNK)]
-            matrices = (rows(self.problem.columns, part, names) for part in parts)
-            return np.concatenate([booster.predict(matrix, raw_score=True, num_threads=1) for matrix in matrices])
+            return grow_and_score(
+                compose(bins, index), compose(scored, held_out), chosen["params"], chosen["rounds"], seed
+            )
 
         with ThreadPoolExecutor(workers()) as pool:
             running: list[Future[NDArray[np.float64]]] = [pool.submit(member, *step) for step in self.steps]

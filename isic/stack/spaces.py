@@ -2,10 +2,9 @@
 
 Embeddings of different fold models live in different spaces. `distance` asks only how far a lesion lies from its
 patient's others, which means the same in every space. `reduced` keeps each space's main directions, signed so that
-they rise with the logit. `aligned` turns them further, by orthogonal Procrustes onto the first fold's, so that each
-direction relates to the measurements of lesions as the first fold's does: no stored row is unseen by two models of one
-backbone, so the measurements, which every space must encode, stand in for common rows. `full` takes every dimension as
-it comes. Nothing here reads a label.
+they rise with the logit. `aligned` turns them further, by orthogonal Procrustes onto the first fold's, by what both
+networks say of the anchors, lesions that neither saw. `full` takes every dimension as it comes. Nothing here reads a
+label.
 """
 
 from __future__ import annotations
@@ -45,10 +44,15 @@ class Space:
         """Coordinates (n, k) along the directions; a missing embedding (NaN) lies in the centre."""
         return np.nan_to_num(embeddings.astype(np.float64) - self.centre) @ self.directions
 
-    def turned_to(self, own: Floats, other: Floats) -> Space:
-        """Rotated so that the relations `own` of its directions, (k, measurements), come close to `other`."""
-        rotation, _ = orthogonal_procrustes(own.T, other.T)
-        return replace(self, directions=self.directions @ rotation)
+    def turned_to(self, own: NDArray[np.float16], other: Floats) -> Space:
+        """Rotated so that the embeddings `own` (m, d) of some lesions come close to where another space places the same
+        lesions, `other` (m, k). Only differences between lesions count: the lesions may be unlike the population.
+        """
+        placed = self.place(own)
+        size = max(placed.shape[1], other.shape[1])
+        padded = [np.pad(each - each.mean(axis=0), ((0, 0), (0, size - each.shape[1]))) for each in (placed, other)]
+        rotation, _ = orthogonal_procrustes(*padded)
+        return replace(self, directions=self.directions @ rotation[: placed.shape[1], : other.shape[1]])
 
 
 def space_columns(stem: str, space: Space, embeddings: NDArray[np.float16], group: pd.Series, mode: Mode) -> Columns:
@@ -59,13 +63,6 @@ def space_columns(stem: str, space: Space, embeddings: NDArray[np.float16], grou
         return _distances(stem, space, embeddings, group)
     placed = space.place(embeddings).astype(np.float32)
     return {f"{stem}_e{number}": placed[:, number].copy() for number in range(placed.shape[1])}
-
-
-def relations(space: Space, embeddings: NDArray[np.float16], measured: NDArray[np.float32]) -> Floats:
-    """Mean products of coordinates and standardised measurements (n, m), (k, m)."""
-    values = measured.astype(np.float64)
-    values = np.nan_to_num((values - np.nanmean(values, axis=0)) / (np.nanstd(values, axis=0) + 1e-9))
-    return np.asarray(space.place(embeddings).T @ values / len(values))
 
 
 def _directions(centred: Floats, logits: Floats, mode: Mode, components: int) -> Floats:

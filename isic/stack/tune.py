@@ -41,6 +41,11 @@ class Verdict:
     line: str
     difference: Interval | None = None
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The gain and its interval, for a tracker."""
+        return {} if self.difference is None else {f"gain_{k}": v for k, v in self.difference._asdict().items()}
+
 
 class Progress:
     """One line per trial: best, pace, time left."""

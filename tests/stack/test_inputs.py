@@ -11,7 +11,7 @@ import pytest
 from isic.core.errors import InputError
 from isic.core.io import write_parquet
 from isic.core.paths import Layout
-from isic.stack.inputs import read_features, read_inputs
+from isic.stack.inputs import read_anchors, read_features, read_inputs
 from tests.stack.population import Population, make
 
 
@@ -26,6 +26,7 @@ def written(tmp_path: Path) -> tuple[Layout, Population]:
             mixed = frame.sample(frac=1, random_state=1)
             path = layout.embedding(name, int(str(fold)))
             write_parquet(path, mixed)
+            np.save(layout.anchors(name, int(str(fold))), np.full((7, 4), int(str(fold)), np.float16))
             np.save(path.with_suffix(".npy"), np.repeat(mixed[["logit"]].to_numpy(np.float16), 4, axis=1))
     return layout, people
 
@@ -66,3 +67,17 @@ def test_missing_embeddings_say_which_stage_makes_them(written: tuple[Layout, Po
     layout.embedding("convnext", 2).with_suffix(".npy").unlink()
     with pytest.raises(InputError, match="embed@convnext-2"):
         read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=True)
+
+
+def test_anchors_are_read_by_fold_and_their_absence_says_which_stage_makes_them(
+    written: tuple[Layout, Population],
+) -> None:
+    layout, _ = written
+    found = read_anchors(layout, (0, 1, 2), ("vit", "convnext"))
+    assert found["vit"][2].tolist() == [[2.0] * 4] * 7
+    np.save(layout.anchors("vit", 1), np.zeros((6, 4), np.float16))
+    with pytest.raises(InputError, match="differ in shape"):
+        read_anchors(layout, (0, 1, 2), ("vit",))
+    layout.anchors("vit", 1).unlink()
+    with pytest.raises(InputError, match="embed@vit-1"):
+        read_anchors(layout, (0, 1, 2), ("vit",))

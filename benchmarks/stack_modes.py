@@ -1,0 +1,156 @@
+"""What the stacker gains from features, from images, and from each way of using embeddings.
+
+`python benchmarks/stack_modes.py [--quick] [--checkout NAME=FOLDER]…`. Two kinds of rows:
+- `planted`: generated lesions whose fold networks look at one latent picture, each in a space of its own. The logit
+  holds one part of what the picture says about malignancy, the embeddings hold a second part; so a mode's gain is the
+  share of that second part which survives the change of space from fold to fold.
+- a checkout in which `dvc repro` has finished: its own networks, features and folds, under the NAME given.
+
+Every number is the pooled out-of-fold pAUC (and AUC) of scores averaged over several sets of seeds; each mode is
+compared with `none` on the same resamples of the patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+import pandas as pd
+from scipy.special import logit
+
+from isic.core.metric import auc, paired_difference, pauc_interval
+from isic.core.params import Stack as Settings
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.core.schema import ID, PATIENT, TARGET
+from isic.stack.fit import fit_problem
+from isic.stack.inputs import Inputs, read_anchors, read_inputs
+from isic.stack.problem import Anchors, prepare
+
+MODES = ("none", "distance", "reduced", "aligned", "full")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
+    parser.add_argument("--checkout", action="append", default=[], metavar="NAME=FOLDER", help="a finished pipeline")
+    parser.add_argument("--only", action="store_true", help="the checkouts alone; the result file keeps the rest")
+    options = parser.parse_args()
+    kept = (harness.RESULTS / "quick" if options.quick else harness.RESULTS) / "stack_modes.json"
+    measured = json.loads(kept.read_text(encoding="utf-8"))["measured"] if options.only and kept.is_file() else {}
+    settings = load_params(harness.ROOT / "params.yaml").stack
+    repeats = 1 if options.quick else 3
+    if not options.only:
+        measured["planted"] = _stamped(_measure(*_planted(options.quick), settings, repeats))
+    for named in options.checkout:
+        name, _, folder = named.partition("=")
+        layout = Layout(Path(folder).resolve())
+        params = load_params(layout.params)
+        backbones = tuple(params.image.backbones)
+        inputs, anchors = (
+            read_inputs(layout, params.folds, backbones, True),
+            read_anchors(layout, params.folds, backbones),
+        )
+        measured[name] = _stamped(_measure(inputs, anchors, params.stack, repeats))
+    real = [found for name, found in measured.items() if name != "planted"]
+    beaten = [max(mode["gain"][1] for mode in found["modes"].values() if mode["gain"]) for found in real]
+    targets = {"default_not_beaten": 0.0}
+    harness.report(
+        "stack_modes",
+        measured,
+        targets,
+        {"default_not_beaten": max(beaten) <= 0 if beaten and not options.quick else None},
+        options.quick,
+    )
+
+
+def _stamped(found: dict[str, Any]) -> dict[str, Any]:
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return found | {"commit": harness.commit(), "date": when}
+
+
+def _measure(inputs: Inputs, anchors: Anchors, settings: Settings, repeats: int) -> dict[str, Any]:
+    """pAUC, AUC, gain over `none` and processor seconds of each mode; features alone and the networks' mean alone."""
+    folds = inputs.folds
+    plain = _scores(inputs._replace(logits={}, embeddings={}), {}, "none", settings, repeats)[0]
+    image = np.zeros(len(folds))
+    for values in inputs.logits.values():
+        # Fold models speak their own scales, so each fold is standardised before they are pooled.
+        image += pd.Series(values).groupby(folds["fold"].to_numpy()).transform(lambda v: (v - v.mean()) / v.std())
+    found: dict[str, Any] = {
+        "lesions": len(folds),
+        "positives": int(folds[TARGET].sum()),
+        "patients": int(folds[PATIENT].nunique()),
+        "networks": {name: values.shape[1] for name, values in inputs.embeddings.items()},
+        "features_only": _judged(folds, plain),
+        "images_only": _judged(folds, image),
+        "modes": {},
+    }
+    scores = {}
+    for mode in MODES:
+        scores[mode], seconds, columns = _scores(inputs, anchors, mode, settings, repeats)
+        pair = (folds[TARGET], scores[mode], scores["none"], folds[PATIENT])
+        gain = None if mode == "none" else paired_difference(*pair)
+        found["modes"][mode] = _judged(folds, scores[mode]) | {"gain": gain, "cpu_seconds": seconds, "columns": columns}
+        print(mode, found["modes"][mode], file=sys.stderr, flush=True)
+    found["both_minus_features"] = paired_difference(folds[TARGET], scores["none"], plain, folds[PATIENT])
+    found["both_minus_images"] = paired_difference(folds[TARGET], scores["none"], image, folds[PATIENT])
+    return found
+
+
+def _judged(folds: pd.DataFrame, score: np.ndarray) -> dict[str, Any]:
+    return {"pauc": pauc_interval(folds[TARGET], score, folds[PATIENT]), "auc": auc(folds[TARGET], score)}
+
+
+def _scores(
+    inputs: Inputs, anchors: Anchors, mode: str, settings: Settings, repeats: int
+) -> tuple[np.ndarray, float, int]:
+    """Out-of-fold log-odds averaged over `repeats` sets of seeds, processor seconds of one set, columns."""
+    start = time.process_time()
+    evidence = settings.evidence.model_copy(update={"embeddings": mode})
+    problem = prepare(*inputs[:3], evidence, settings.params.max_bin, inputs.embeddings, anchors)
+    total = np.zeros(len(inputs.folds))
+    for number in range(repeats):
+        oof = fit_problem(problem, settings, first_seed=number * settings.seeds).oof
+        total += logit(np.clip(oof["score"].to_numpy(), 1e-12, 1 - 1e-12))
+    return total / repeats, (time.process_time() - start) / repeats, len(problem.columns)
+
+
+def _planted(quick: bool) -> tuple[Inputs, Anchors]:
+    """Latent pictures of 48 parts: eight tell measurements, one malignancy to the logit, one malignancy beside it."""
+    rng = np.random.default_rng(5)
+    lesions, patients, positives, parts = (8000, 40, 80, 48) if quick else (40_000, 104, 200, 48)
+    owner = rng.integers(0, patients, lesions)
+    target = np.zeros(lesions, dtype=np.int64)
+    target[rng.choice(lesions, positives, replace=False)] = 1
+    measured = rng.normal(size=(lesions, 8)) + rng.normal(size=(patients, 8))[owner] + 0.5 * target[:, None]
+    latent = rng.normal(size=(lesions, parts))
+    latent[:, :8] = measured + 0.3 * rng.normal(size=(lesions, 8))
+    latent[:, 8:10] += 1.5 * target[:, None]
+    # Parts differ in how loudly networks speak of them, as trained spaces do; anchors are unlike the population.
+    loudness = np.exp(-np.arange(parts) / 16)
+    unseen = 2 + 1.5 * rng.normal(size=(256, parts))
+    fold = owner % 5
+    vectors, logits = np.empty((lesions, parts), dtype=np.float16), np.empty(lesions, dtype=np.float32)
+    anchors = {}
+    for number in range(5):
+        mine = fold == number
+        turn = np.linalg.qr(rng.normal(size=(parts, parts)))[0]
+        vectors[mine] = (latent[mine] * loudness) @ turn + 0.05 * rng.normal(size=(int(mine.sum()), parts))
+        anchors[number] = ((unseen * loudness) @ turn + 0.05 * rng.normal(size=unseen.shape)).astype(np.float16)
+        logits[mine] = (1 + number) * (latent[mine, 8] + 0.3 * rng.normal(size=int(mine.sum()))) - number
+    ids = [f"ISIC_{row:07d}" for row in range(lesions)]
+    features = pd.DataFrame({ID: ids, **{f"measure_{n}": measured[:, n].astype(np.float32) for n in range(8)}})
+    folds = pd.DataFrame({ID: ids, PATIENT: owner.astype(str), TARGET: target, "fold": fold})
+    return Inputs(features, {"net": logits}, folds, {"net": vectors}), {"net": anchors}
+
+
+if __name__ == "__main__":
+    main()

@@ -207,6 +207,23 @@ def models(context: typer.Context) -> None:
 
     for line in lines():
         typer.echo(line)
+    _say_costs_here()
+
+
+def _say_costs_here() -> None:
+    """Inside a checkout, what the backbones of its params.yaml cost."""
+    from isic.core.errors import InputError
+    from isic.core.paths import Layout
+
+    try:
+        layout = Layout.find()
+    except InputError:
+        return
+    from isic.image.estimate import lines
+
+    typer.echo("")
+    for line in lines(layout):
+        typer.echo(line)
 
 
 @models_app.command("import")

@@ -20,15 +20,14 @@ def main() -> None:
 
     from isic.data.tables import read_metadata
     from isic.data.tiles import TileStore
-    from isic.image.groups import diagnosis_groups
+    from isic.image.estimate import outlook
     from isic.image.train import Limits, train_fold
     from isic.tracking import open_run
 
     folds = read_parquet(layout.folds)
-    groups = None
-    if recipe.aux_weight:
-        rows = read_metadata(layout.train_metadata, train=True).set_index(ID)
-        groups = diagnosis_groups(rows.loc[folds[ID], "iddx_full"])
+    diagnoses = None
+    if recipe.reads_diagnoses:
+        diagnoses = read_metadata(layout.train_metadata, train=True).set_index(ID).loc[folds[ID], "iddx_full"]
     name = f"{wanted.backbone}-{wanted.fold}"
     with open_run(f"train_image-{wanted.backbone}", params.learning(wanted.backbone), name, wanted.fold) as tracker:
         train_fold(
@@ -41,7 +40,8 @@ def main() -> None:
             tracker,
             Limits(image.max_hours, image.workers, image.devices, image.cache_gb),
             name,
-            groups,
+            diagnoses,
+            outlook(layout, wanted.backbone, wanted.fold),
         )
 
 

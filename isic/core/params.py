@@ -75,6 +75,7 @@ class ImageTrain(Section):
     loss: Literal["bce", "focal"]
     focal_gamma: Annotated[float, Field(ge=0)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    indeterminate: Annotated[float, Field(ge=0, le=1)]  # target of a lesion whose diagnosis is indeterminate
     mixup: Annotated[float, Field(ge=0)]  # alpha of the Beta distribution; 0: none
     aux_weight: Annotated[float, Field(ge=0)]  # of the second head on diagnosis groups; 0: none
     lr: Annotated[float, Field(gt=0)]
@@ -99,6 +100,11 @@ class ImageRecipe(ImageTrain):
     """The recipe of one backbone: shared values with the backbone's own laid over them."""
 
     model: str  # a name of the catalogue (`isic models`) or of timm
+
+    @property
+    def reads_diagnoses(self) -> bool:
+        """Whether the diagnosis column shapes the training target."""
+        return self.aux_weight > 0 or self.indeterminate > 0
 
 
 class Image(Section):

@@ -7,6 +7,7 @@ without.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from isic.core.errors import InputError
 from isic.image.rng import AUGMENT, python_stream, stream
 
 Tile = NDArray[np.uint8]
@@ -25,11 +27,18 @@ _ORIENTATIONS = 8
 
 
 class Augmenter:
-    """Applies a preset to single tiles; picklable, so loader processes can have their own."""
+    """Applies a preset to single tiles; picklable, so loader processes can have their own.
+
+    Raises InputError for a preset that needs albumentations where it is not installed.
+    """
 
     def __init__(self, preset: str, seed: int) -> None:
         if preset not in PRESETS:
             raise ValueError(f"augment preset {preset!r}: one of {PRESETS}")
+        if preset in _TRANSFORMS and importlib.util.find_spec("albumentations") is None:
+            raise InputError(
+                f"image.train.augment `{preset}` needs albumentations 2.0.8: pip install it, or set flips or none"
+            )
         self.preset = preset
         self.seed = seed
         self._compose: Any = None

@@ -105,6 +105,14 @@ def _config(model: str) -> timm.models.PretrainedCfg:
     return config
 
 
+def recompute(net: LesionNet, model: str) -> None:
+    """Keep fewer values for the backward pass and compute them again there (gradient checkpointing)."""
+    try:
+        net.backbone.set_grad_checkpointing()  # type: ignore[operator]  # missing in torch's stubs
+    except (AssertionError, AttributeError) as error:
+        raise InputError(f"`{model}` cannot recompute its values: set checkpoint_gradients to false") from error
+
+
 def rebuild(spec: Spec) -> LesionNet:
     """The network of a stored spec with undefined weights, for loading."""
     return LesionNet(_backbone(spec.model, spec.model_args, "none"), spec.width, 0.0, spec.groups)

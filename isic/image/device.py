@@ -34,6 +34,12 @@ def scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an allocation failed: torch says so by type on a GPU, by words on a CPU and inside NVIDIA's libraries."""
+    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
 def peak_memory_gb(device: torch.device) -> float:
     """Largest memory held on the GPU since the last call, in GB; 0 on a CPU."""
     if device.type != "cuda":
@@ -41,6 +47,28 @@ def peak_memory_gb(device: torch.device) -> float:
     peak = torch.cuda.max_memory_allocated(device) / 1e9
     torch.cuda.reset_peak_memory_stats(device)
     return peak
+
+
+#: Fused multiply-adds in 16 bits per multiprocessor and clock of NVIDIA's generations (its white papers).
+_PER_CLOCK = {6: 128, 7: 512, 8: 1024, 9: 2048}
+#: Desktop and inference chips of a generation have half of what its data-centre chip has.
+_SMALLER = {(8, 6): 512, (8, 7): 512, (8, 9): 512, (12, 0): 512}
+#: Typical clock, Hz, and what training gets out of the peak.
+_CLOCK, _USED = 1.4e9, 0.32
+
+
+def effective_tflops(multiprocessors: int, capability: tuple[int, int]) -> float:
+    """Estimated 16-bit tera-operations a second that training gets out of a GPU: 100 on an A100, 18 on a T4."""
+    per_clock = _SMALLER.get(capability, _PER_CLOCK.get(capability[0], 2048))
+    return multiprocessors * per_clock * 2 * _CLOCK * _USED / 1e12
+
+
+def gpu_tflops() -> float | None:
+    """`effective_tflops` of this machine's GPU, None without one."""
+    if not torch.cuda.is_available():
+        return None
+    found = torch.cuda.get_device_properties(0)
+    return effective_tflops(found.multi_processor_count, (found.major, found.minor))
 
 
 def describe_devices() -> list[str]:

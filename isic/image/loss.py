@@ -22,8 +22,24 @@ def per_tile(logits: Tensor, target: Tensor, loss: str, gamma: float, smoothing:
     return entropy * (target - logits.sigmoid()).abs() ** gamma
 
 
-def mixup(pixels: Tensor, target: Tensor, alpha: float, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Blend every tile with another of the batch, both pixels and target (Zhang et al. 2018, arXiv:1710.09412)."""
+def mixing(count: int, alpha: float, random: np.random.Generator) -> tuple[Tensor, float]:
+    """(partners (n,) int64, share): every tile keeps `share` of itself and takes the rest of its partner.
+
+    Mixup by Zhang et al. 2018 (arXiv:1710.09412), with one share for the whole batch.
+    """
     share = float(random.beta(alpha, alpha))
-    other = torch.from_numpy(random.permutation(len(pixels))).to(pixels.device)
-    return torch.lerp(pixels[other], pixels, share), torch.lerp(target[other], target, share)
+    return torch.from_numpy(random.permutation(count)), share
+
+
+def blend(values: Tensor, partners: Tensor, share: float) -> Tensor:
+    """`values` (n, …) with each row mixed with its partner's."""
+    return torch.lerp(values[partners], values, share)
+
+
+def group_loss(guesses: Tensor, groups: Tensor, partners: Tensor, share: float) -> Tensor:
+    """Summed cross entropy of group logits (n, k) with groups (n,), -1 where unknown, and with their partners'."""
+    own, other = (
+        functional.cross_entropy(guesses.float(), wanted, ignore_index=-1, reduction="sum")
+        for wanted in (groups, partners)
+    )
+    return share * own + (1 - share) * other

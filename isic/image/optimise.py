@@ -45,11 +45,6 @@ def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
         group["lr"] = group["peak"] * share
 
 
-def freeze_backbone(net: LesionNet, frozen: bool) -> None:
-    """Stop or resume training of everything but the heads."""
-    net.backbone.requires_grad_(not frozen)
-
-
 class Average:
     """Exponential moving average of the weights, as a network that can be scored.
 

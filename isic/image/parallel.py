@@ -9,15 +9,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from queue import Empty
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, explain
 from isic.image import device as machine
+
+#: Seconds to wait for the reason of a process that died.
+_LAST_WORDS = 10.0
 
 
 class World(Protocol):
@@ -95,7 +101,7 @@ def world_of(size: int, task: Callable[..., None], arguments: tuple[Any, ...]) -
     """The world of `size` processes; starts `task(*arguments)` in the others, which must enter it by `join`.
 
     The caller is the first of them, so it alone needs a terminal and a tracker. Raises InputError when the machine has
-    fewer GPUs than asked for or Fabric is not installed.
+    fewer GPUs than asked for, Fabric is not installed, or another process failed: with that one's reason.
     """
     if size == 1:
         yield Alone()
@@ -103,7 +109,8 @@ def world_of(size: int, task: Callable[..., None], arguments: tuple[Any, ...]) -
     _check(size)
     port = _free_port()
     context = multiprocessing.get_context("spawn")
-    others = [context.Process(target=_start, args=(rank, size, port, task, arguments)) for rank in range(1, size)]
+    told = context.Queue()
+    others = [context.Process(target=_start, args=(rank, size, port, told, task, arguments)) for rank in range(1, size)]
     for other in others:
         other.start()
     try:
@@ -112,6 +119,13 @@ def world_of(size: int, task: Callable[..., None], arguments: tuple[Any, ...]) -
             torch.distributed.destroy_process_group()
         for other in others:
             other.join()
+    except RuntimeError as error:
+        # What is seen here of a process that died is a closed connection.
+        try:
+            reason = told.get(timeout=_LAST_WORDS)
+        except Empty:
+            raise error from None
+        raise InputError(reason) from error
     finally:
         # Left alone they would wait half an hour for the one that failed.
         for other in others:
@@ -136,10 +150,19 @@ def _check(size: int) -> None:
         ) from error
 
 
-def _start(rank: int, size: int, port: int, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    with _environment(rank, size, port):
-        task(*arguments)
-        torch.distributed.destroy_process_group()
+def _start(rank: int, size: int, port: int, told: Any, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    try:
+        with _environment(rank, size, port):
+            task(*arguments)
+            torch.distributed.destroy_process_group()
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            traceback.print_exc()
+        told.put(line or f"process {rank} of {size} failed: {error!r}")
+        told.close()
+        told.join_thread()
+        sys.exit(1)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from torch import Tensor
 from isic.core.params import ImageRecipe
 from isic.image import checkpoint
 from isic.image import device as machine
-from isic.image.backbone import LesionNet, Spec, create
+from isic.image.backbone import LesionNet, Spec, create, recompute
 from isic.image.catalogue import resolve
 from isic.image.checkpoint import Progress
+from isic.image.groups import GROUPS, diagnosis_groups, soften
 from isic.image.optimise import Average, make_optimiser
 from isic.image.parallel import Alone, World
 from isic.image.rng import WEIGHTS, number
@@ -26,7 +27,7 @@ from isic.image.sampler import Sampling
 
 @dataclass
 class Run:
-    """One training run. `target` and `groups` (or None) belong to the training rows and lie on `device`."""
+    """One training run. `target` (in [0, 1]) and `groups` (or None) are of the training rows and lie on `device`."""
 
     recipe: ImageRecipe
     net: LesionNet
@@ -61,14 +62,15 @@ def prepare(
     target: NDArray[np.int64],
     recipe: ImageRecipe,
     fold: int,
-    groups: NDArray[np.int64] | None = None,
+    diagnoses: Sequence[object] | None = None,
     world: World | None = None,
 ) -> Run:
-    """A run at its start: labels (n,) of the training rows, diagnosis groups (n,) with -1 for unknown."""
+    """A run at its start: labels (n,) of the training rows and, where the recipe uses them, their `iddx_full` (n,)."""
     world = world or Alone()
     device = world.device
     precision = machine.pick_precision(recipe.precision, device)
-    net, spec = _network(recipe, fold, 0 if groups is None or not recipe.aux_weight else int(groups.max()) + 1)
+    grouped = recipe.aux_weight > 0 and diagnoses is not None
+    net, spec = _network(recipe, fold, len(GROUPS) if grouped else 0)
     net.to(device)
     if recipe.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
@@ -83,8 +85,12 @@ def prepare(
         scaler=machine.scaler(precision, device),
         average=Average(net, recipe.ema) if recipe.ema else None,
         sampling=_sampling(target, recipe, fold, world),
-        target=torch.tensor(target, dtype=torch.float32, device=device),
-        groups=torch.tensor(groups, device=device) if net.groups is not None else None,
+        target=torch.tensor(
+            target if diagnoses is None else soften(target, diagnoses, recipe.indeterminate),
+            dtype=torch.float32,
+            device=device,
+        ),
+        groups=torch.tensor(diagnosis_groups(diagnoses), device=device) if grouped and diagnoses is not None else None,
         world=world,
         precision=precision,
         progress=Progress(),
@@ -96,7 +102,7 @@ def _network(recipe: ImageRecipe, fold: int, groups: int) -> tuple[LesionNet, Sp
     torch.manual_seed(number(WEIGHTS, recipe.seed, fold))
     net, spec = create(model, args, recipe.size, recipe.weights, recipe.dropout, recipe.drop_path, groups)
     if recipe.checkpoint_gradients:
-        net.backbone.set_grad_checkpointing()  # type: ignore[operator]  # every timm model has it
+        recompute(net, recipe.model)
     return net, spec
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from isic.core.errors import InputError
 from isic.image import device as machine
 from isic.image.loader import Batch
-from isic.image.loss import mixup, per_tile
-from isic.image.optimise import freeze_backbone, rate, set_rate
+from isic.image.loss import blend, group_loss, mixing, per_tile
+from isic.image.optimise import rate, set_rate
 from isic.image.pixels import normalise, resize
 from isic.image.rng import STEP, number, stream
 from isic.image.run import Run
@@ -24,10 +24,14 @@ def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> T
     more, smaller pieces, as if the batch size were halved and `accumulate` doubled.
     """
     recipe, progress = run.recipe, run.progress
-    if recipe.freeze_epochs:
-        freeze_backbone(run.net, group[0].slot.epoch < recipe.freeze_epochs)
+    frozen = group[0].slot.epoch < recipe.freeze_epochs
+    if recipe.freeze_epochs and run.world.size == 1:
+        # Several processes agreed at their start on whose gradients they average: there they are made and dropped.
+        run.net.backbone.requires_grad_(not frozen)
     set_rate(run.optimiser, rate(progress.step, run.steps, recipe.schedule, recipe.warmup, recipe.min_lr))
     losses = _gradients(run, group, say)
+    if frozen:
+        run.net.backbone.zero_grad(set_to_none=True)
     if recipe.clip_grad is not None:
         run.scaler.unscale_(run.optimiser)
         torch.nn.utils.clip_grad_norm_(run.net.parameters(), recipe.clip_grad)
@@ -44,16 +48,32 @@ def _gradients(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> 
     while True:
         try:
             return torch.cat([loss for batch in group for loss in _backward(run, batch)])
-        except torch.OutOfMemoryError:
-            # Other processes would wait for gradients of the abandoned pass.
-            if run.progress.chunks >= run.recipe.batch_size or run.world.size > 1:
+        except RuntimeError as error:
+            if not machine.out_of_memory(error):
                 raise
-            run.progress.chunks *= 2
+            _halve(run, group)
         # Outside the handler: the exception's traceback holds the tensors that have to go.
-        say(f"out of GPU memory: micro-batches now go in {run.progress.chunks} parts, with as much more accumulation")
+        tiles, parts = run.recipe.batch_size, run.progress.chunks
+        say(
+            f"out of memory: micro-batches of {-(-tiles // parts)} instead of {tiles} tiles and {parts} times the "
+            "accumulation from here on, the same tiles a step"
+        )
         run.optimiser.zero_grad(set_to_none=True)
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _halve(run: Run, group: Sequence[Batch]) -> None:
+    size = f"image.train.size ({run.spec.size} px)"
+    if run.world.size > 1:
+        # The other processes would wait for gradients of the abandoned pass.
+        raise InputError(
+            f"out of memory with image.devices {run.world.size}: halve image.train.batch_size and double accumulate, "
+            f"or lower {size}; one device alone halves by itself"
+        )
+    if run.progress.chunks >= max(len(batch.slot.rows) for batch in group):
+        raise InputError(f"one tile at a time does not fit in memory: lower {size} or set checkpoint_gradients")
+    run.progress.chunks *= 2
 
 
 def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
@@ -65,12 +85,15 @@ def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
     rows = torch.from_numpy(slot.rows).to(run.device, non_blocking=True)
     pixels, target = see(run, batch), run.target[rows]
     groups = torch.full_like(rows, -1) if run.groups is None else run.groups[rows]
+    partners, share = groups, 1.0
     if recipe.mixup:
-        pixels, target = mixup(pixels, target, recipe.mixup, stream(*key))
-        groups = torch.full_like(rows, -1)
+        other, share = mixing(len(rows), recipe.mixup, stream(*key))
+        other = other.to(run.device)
+        pixels, target, partners = blend(pixels, other, share), blend(target, other, share), groups[other]
     run.net.train()
-    parts = list(zip(*(whole.chunk(run.progress.chunks) for whole in (pixels, target, groups)), strict=True))
-    for number_, (part, wanted, group) in enumerate(parts):
+    whole = (pixels, target, groups, partners)
+    parts = list(zip(*(values.chunk(run.progress.chunks) for values in whole), strict=True))
+    for number_, (part, wanted, group, partner) in enumerate(parts):
         last = slot.ends_step and number_ + 1 == len(parts)
         with run.world.hold_back(run.forward, hold=not last):
             with machine.autocast(run.precision, run.device):
@@ -78,9 +101,7 @@ def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
             loss = per_tile(logits, wanted, recipe.loss, recipe.focal_gamma, recipe.label_smoothing)
             total = loss.sum()
             if guesses is not None:
-                total = total + recipe.aux_weight * functional.cross_entropy(
-                    guesses.float(), group, ignore_index=-1, reduction="sum"
-                )
+                total = total + recipe.aux_weight * group_loss(guesses, group, partner, share)
             # Several processes average their gradients; a step's tiles are those of all of them.
             run.scaler.scale(total * (run.world.size / slot.step_tiles)).backward()
         yield loss.detach()

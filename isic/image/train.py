@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ from isic.image.loader import Batch, batches, default_workers
 from isic.image.parallel import World, join, world_of
 from isic.image.run import Run, prepare, restore, save
 from isic.image.step import take_step
-from isic.image.watch import Console, duration, red_flags
+from isic.image.watch import Console, Outlook, red_flags
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Job:
     recipe: ImageRecipe
     resume: Path
     name: str
-    groups: NDArray[np.int64] | None
+    diagnoses: Sequence[object] | None
     limits: Limits
 
     @property
@@ -82,19 +82,22 @@ def train_fold(
     tracker: Tracker,
     limits: Limits | None = None,
     name: str = "image",
-    groups: NDArray[np.int64] | None = None,
+    diagnoses: Sequence[object] | None = None,
+    outlook: Outlook | None = None,
 ) -> list[dict[str, Any]]:
     """Train on the rows of `folds` (isic_id, target, fold) outside `fold` and write the model's folder.
 
-    `groups` (n,) are diagnosis groups of the rows for the auxiliary head, -1 where unknown. `resume_dir` holds states
-    of earlier, unfinished runs. Returns the history, one row per epoch. Raises InputError for tiles that are missing
-    or broken, a loss that is not finite, weights that cannot be had, and OutOfTime.
+    `diagnoses` (n,) are the rows' `iddx_full`, for recipes with an auxiliary head or a target of their own for
+    indeterminate lesions. `resume_dir` holds states of earlier, unfinished runs; `outlook` are estimates to say at the
+    start and to keep current. Returns the history, one row per epoch. Raises InputError for tiles that are missing or
+    broken, a loss that is not finite, weights that cannot be had, and OutOfTime.
     """
     limits = limits or Limits()
-    folder = resume_dir / _key(tiles, folds, fold, recipe, groups, limits)
-    job = Job(tiles, folds, fold, recipe, folder, name, groups, limits)
+    known = None if diagnoses is None else [str(one) for one in diagnoses]
+    folder = resume_dir / _key(tiles, folds, fold, recipe, known, limits)
+    job = Job(tiles, folds, fold, recipe, folder, name, known, limits)
     with checkpoint.locked(folder), world_of(limits.devices, _help, (job,)) as world:
-        run = _train(job, world, tracker, Console(name, recipe.epochs))
+        run = _train(job, world, tracker, Console(name, recipe.epochs, outlook))
         extra = {"tta": recipe.tta, "fold": fold, "backbone": name, "recipe": recipe.model_dump()}
         save_model(out_dir, run.scored, run.spec, extra, run.progress.history)
         checkpoint.discard(folder)
@@ -106,18 +109,18 @@ def _help(job: Job) -> None:
     _train(job, join(job.limits.devices), NullTracker(), Console(job.name, job.recipe.epochs, quiet=True))
 
 
-def _key(tiles: TileStore, folds: pd.DataFrame, fold: int, recipe: ImageRecipe, groups: Any, limits: Limits) -> str:
+def _key(tiles: TileStore, folds: pd.DataFrame, fold: int, recipe: ImageRecipe, known: Any, limits: Limits) -> str:
     rows = [folds[column].tolist() for column in (ID, TARGET, "fold")]
-    known = None if groups is None else groups.tolist()
     return checkpoint.resume_key(recipe.model_dump(), [*rows, fold, known], tiles.path, limits.devices)
 
 
 def _train(job: Job, world: World, tracker: Tracker, console: Console) -> Run:
     training, recipe = job.training, job.recipe
-    groups = None if job.groups is None else job.groups[training]
-    run = prepare(job.folds.loc[training, TARGET].to_numpy(np.int64), recipe, job.fold, groups, world)
+    known = None if job.diagnoses is None else np.asarray(job.diagnoses)[training].tolist()
+    run = prepare(job.folds.loc[training, TARGET].to_numpy(np.int64), recipe, job.fold, known, world)
     if restore(run, job.resume):
         console.say(f"goes on in epoch {run.progress.epoch + 1}, step {run.progress.step} of {run.steps}")
+    console.start(run.progress.step / run.steps)
     exam = make_exam(job.tiles, job.folds[~training], recipe.validate_negatives, recipe.seed, run.spec)
     _loop(run, job, exam, tracker, console)
     return run
@@ -130,25 +133,41 @@ def _loop(run: Run, job: Job, exam: Exam, tracker: Tracker, console: Console) ->
     for group in _groups(run, job, tiles, clock):
         losses = take_step(run, group, console.say)
         # One step behind, so that a GPU has the next step queued while the CPU waits for the numbers of this one.
-        over = _count(run, pending, job, clock) if pending else False
+        verdict = _count(run, pending, job, clock) if pending else _GO_ON
         pending = (group, losses)
         slot = group[-1].slot
-        if slot.ends_epoch or over or clock.save_due():
-            over = _count(run, pending, job, clock) or over
+        # Several processes learn from each other's counts that one wants to save; alone it is known at once.
+        if slot.ends_epoch or verdict != _GO_ON or (run.world.size == 1 and clock.save_due()):
+            verdict = verdict.joined(_count(run, pending, job, clock))
             pending = None
         console.step(run, slot, clock)
         if slot.ends_epoch:
             _end_epoch(run, exam, tracker, console, clock)
             if _no_better(run.progress.history, run.recipe.early_stop):
                 return
-        if pending is None and (over or clock.save_due()) and run.progress.step < run.steps:
+        if run.progress.step == run.steps:
+            return
+        if pending is None and verdict != _GO_ON:
             run.progress.seconds = clock.total()
             clock.saving(lambda: save(run, job.resume))
-        if over and run.progress.step < run.steps:
+        if verdict.over:
             raise OutOfTime(
                 f"{job.name}: image.max_hours ({job.limits.max_hours}) is used up at step {run.progress.step} of "
                 f"{run.steps}; the state is saved, `dvc repro` goes on"
             )
+
+
+class _Verdict(NamedTuple):
+    """Whether time is up and whether the state wants saving: the same in every process."""
+
+    over: bool
+    due: bool
+
+    def joined(self, other: _Verdict) -> _Verdict:
+        return _Verdict(self.over or other.over, self.due or other.due)
+
+
+_GO_ON = _Verdict(over=False, due=False)
 
 
 def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Batch]]:
@@ -165,28 +184,39 @@ def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Bat
             group = []
 
 
-def _count(run: Run, pending: tuple[Sequence[Batch], Tensor], job: Job, clock: Clock) -> bool:
-    """Add a step to the epoch's sums and tell whether time is up, in all processes alike.
+def _count(run: Run, pending: tuple[Sequence[Batch], Tensor], job: Job, clock: Clock) -> _Verdict:
+    """Add a step to the epoch's sums.
 
     A loss that is not finite ends the run and names the tiles.
     """
     group, losses = pending
     values = losses.double().cpu().numpy()
     rows = np.concatenate([batch.slot.rows for batch in group])
-    if not np.isfinite(values).all():
-        guilty = ", ".join(job.ids[rows[~np.isfinite(values)]][:8])
-        raise InputError(
-            f"{job.name}: the loss is not finite in epoch {group[0].slot.epoch + 1} for {guilty}: look at these tiles, "
-            "lower image.train.lr or set clip_grad, and use precision bf16 or fp32 instead of fp16"
-        )
     positives = float((run.sampling.target[rows] == 1).sum())
+    broken = ~np.isfinite(values)
     over = job.limits.max_hours is not None and clock.here() > job.limits.max_hours * 3600
-    sums = run.world.sum(torch.tensor([values.sum(), len(values), positives, over], dtype=torch.float64)).tolist()
+    # Clocks differ between processes, and all must save and stop at the same step: what one wants, all do.
+    here = (values.sum(), len(values), positives, over, clock.save_due(), broken.sum())
+    sums = run.world.sum(torch.tensor(here, dtype=torch.float64)).tolist()
+    if sums[5]:
+        raise InputError(_not_finite(run, job, rows[broken], group[0].slot.epoch + 1))
     progress, slot = run.progress, group[-1].slot
     for name, value in zip(("loss", "tiles", "positives"), sums, strict=False):
         progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
     progress.epoch, progress.micro = (slot.epoch + 1, 0) if slot.ends_epoch else (slot.epoch, slot.micro + 1)
-    return bool(sums[3])
+    return _Verdict(over=sums[3] > 0, due=sums[4] > 0)
+
+
+def _not_finite(run: Run, job: Job, rows: NDArray[np.int64], epoch: int) -> str:
+    """The one line that names the tiles, whichever process had them."""
+    marked = torch.zeros(len(job.ids), dtype=torch.float64)
+    marked[rows] = 1
+    guilty = job.ids[run.world.sum(marked).numpy() > 0]
+    named = ", ".join(guilty[:8]) + (f" and {len(guilty) - 8} more" if len(guilty) > 8 else "")
+    return (
+        f"{job.name}: the loss is not finite in epoch {epoch} for {named}: look at these tiles, lower image.train.lr "
+        "or set clip_grad, and use precision bf16 or fp32 instead of fp16"
+    )
 
 
 def _end_epoch(run: Run, exam: Exam, tracker: Tracker, console: Console, clock: Clock) -> None:
@@ -200,8 +230,7 @@ def _end_epoch(run: Run, exam: Exam, tracker: Tracker, console: Console, clock: 
     flags = red_flags(progress.history, 1 / (1 + run.recipe.negatives_per_positive))
     if fresh := console.warn(flags):
         tracker.tags({f"red_flag.{name}": text for name, text in fresh.items()})
-    if row["epoch"] == 1:
-        console.say(f"about {duration(clock.remaining(progress.step, run.steps))} to go for this fold")
+    console.epoch(row, run, clock)
     clock.restart_epoch()
 
 

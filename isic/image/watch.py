@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from isic.image.clock import Clock
@@ -31,7 +32,7 @@ def red_flags(history: Sequence[Mapping[str, Any]], set_share: float) -> dict[st
     scored = [row["pauc"] for row in history if row["pauc"] is not None]
     best = max(scored, default=0.0)
     flags = {}
-    if len(history) > _LEARNT_AFTER and scored and scored[-1] < _LEARNT:
+    if len(history) >= _LEARNT_AFTER and scored and scored[-1] < _LEARNT:
         flags["pauc_low"] = f"pAUC {scored[-1]:.3f} after {last['epoch']} epochs: try another lr or longer warm-up"
     if len(history) >= 4 and last["loss"] >= 0.995 * history[0]["loss"]:
         fall = f"{history[0]['loss']:.4f} to {last['loss']:.4f}"
@@ -46,25 +47,68 @@ def red_flags(history: Sequence[Mapping[str, Any]], set_share: float) -> dict[st
     return flags
 
 
+class Outlook(NamedTuple):
+    """Estimated seconds of this fold and of the `number` others that are not trained yet."""
+
+    fold: float
+    others: float
+    number: int
+
+    def all_left(self, mine: float, whole: float) -> str:
+        """All that is left, others corrected by how this fold goes: `mine` seconds to go of `whole`."""
+        pace = whole / self.fold if self.fold else 1.0
+        return f"{duration(mine + self.others * pace)} for the {self.number + 1} left"
+
+
+#: Seconds between lines that stay: an epoch of seconds needs none of its own.
+_SAY_SECONDS = 60.0
+
+
 class Console:
     """Progress on stderr: one line kept current on a terminal; in a pipe only what a log should hold."""
 
-    def __init__(self, name: str, epochs: int, quiet: bool = False) -> None:
+    def __init__(self, name: str, epochs: int, outlook: Outlook | None = None, quiet: bool = False) -> None:
         self.name = name
         self.epochs = epochs
+        self.outlook = outlook
         self.quiet = quiet
         self.live = sys.stderr.isatty() and not quiet
         self._warned: set[str] = set()
+        self._said = time.monotonic()
+
+    def start(self, share: float) -> None:
+        """The estimates before the first step, `share` of which was done by earlier processes."""
+        if self.outlook:
+            mine = self.outlook.fold * (1 - share)
+            self.say(f"about {duration(mine)} for this fold, {self.outlook.all_left(mine, self.outlook.fold)}")
 
     def step(self, run: Run, slot: Slot, clock: Clock) -> None:
         """Refresh the live line."""
         sums = run.progress.epoch_sums
         if self.live and sums:
-            left = duration(clock.remaining(run.progress.step, run.steps))
             where = f"epoch {slot.epoch + 1}/{self.epochs} {slot.micro + 1}/{run.sampling.micro_batches}"
-            line = f"{self.name} {where} loss {sums['loss'] / sums['tiles']:.4f}, {left} left"
+            line = f"{self.name} {where} loss {sums['loss'] / sums['tiles']:.4f}; {self._left(run, clock)}"
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
+
+    def epoch(self, row: Mapping[str, Any], run: Run, clock: Clock) -> None:
+        """A line that stays, for the first epoch and then at most once a minute."""
+        if row["epoch"] > 1 and time.monotonic() - self._said < _SAY_SECONDS:
+            return
+        self._said = time.monotonic()
+        scores = "" if row["pauc"] is None else f" pAUC {row['pauc']:.4f} AUC {row['auc']:.4f}"
+        speed = f"lr {row['lr']:.1e}, {row['images_per_second']:.0f} tiles/s"
+        self.say(
+            f"epoch {row['epoch']}/{self.epochs} loss {row['loss']:.4f}{scores}, {speed}; {self._left(run, clock)}"
+        )
+
+    def _left(self, run: Run, clock: Clock) -> str:
+        done, steps = run.progress.step, run.steps
+        mine = clock.remaining(done, steps)
+        text = f"{duration(mine)} left"
+        if self.outlook and self.outlook.number and done < steps:
+            text += f", {self.outlook.all_left(mine, mine * steps / (steps - done))}"
+        return text
 
     def say(self, line: str) -> None:
         """A line that stays."""

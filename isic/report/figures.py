@@ -203,7 +203,7 @@ def learning(points: Points, theme: Theme = PAPER) -> Figure | None:
                 alpha=0.8,
                 label=backbone if i == 0 else None,
             )
-        band = expected_band(backbone)
+        band = expected_band(backbone, str(mine[0].get("model", "")))
         if band:
             axes.fill_between(
                 [last, last * 1.04 + 0.1],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from isic.core.io import read_json
 from isic.core.paths import Layout
 from isic.report.curves import Records
 
@@ -20,20 +22,27 @@ BANDS = (
 )
 
 
-def expected_band(backbone: str) -> tuple[float, float] | None:
-    """Published range of the final pAUC for a backbone name, or None when none is known."""
-    return next(((low, high) for name, low, high in BANDS if backbone.startswith(name)), None)
+def expected_band(backbone: str, model: str = "") -> tuple[float, float] | None:
+    """Published range of the final pAUC of a timm model, else of what the backbone's name says, or None."""
+    bands = [(low, high) for text in (model, backbone) for name, low, high in BANDS if text.startswith(name)]
+    return bands[0] if bands else None
 
 
 def learning(layout: Layout, backbones: Sequence[str], folds: Sequence[int]) -> Records:
-    """Every measured value of every epoch: {backbone, fold, epoch, name, value}; empty without history files."""
+    """Every measured value of every epoch: {backbone, model, fold, epoch, name, value}; empty without history files."""
     records: Records = []
     for backbone in backbones:
         for fold in folds:
             path = layout.image_model(backbone, fold) / "history.csv"
             if path.is_file():
-                records += [{"backbone": backbone, "fold": int(fold), **row} for row in _long(pd.read_csv(path))]
+                who = {"backbone": backbone, "model": _model(path.with_name("config.json")), "fold": int(fold)}
+                records += [{**who, **row} for row in _long(pd.read_csv(path))]
     return records
+
+
+def _model(config: Path) -> str:
+    """timm's name of the network, "" where the file does not say."""
+    return str(read_json(config).get("model", "")) if config.is_file() else ""
 
 
 def _long(history: pd.DataFrame) -> Records:

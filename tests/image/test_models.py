@@ -24,7 +24,7 @@ from isic.image.backbone import create, parameter_groups
 from isic.image.catalogue import CATALOGUE, lines, resolve
 from isic.image.embed import embed
 from isic.image.groups import GROUPS, diagnosis_groups
-from isic.image.loss import mixup, per_tile
+from isic.image.loss import blend, mixing, per_tile
 from isic.image.optimise import Average, rate
 from isic.image.train import train_fold
 from isic.image.watch import red_flags
@@ -42,11 +42,39 @@ def trained(tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path_fact
 # --- networks -------------------------------------------------------------------------------------------------------
 
 
-def test_importing_the_network_room_needs_neither_mlflow_nor_dvc_nor_albumentations() -> None:
-    code = "import sys, isic.image.train, isic.image.embed; print([m for m in sys.modules])"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for module in ("'mlflow'", "'dvc'", "'albumentations'", "'lightning_fabric'"):
-        assert module not in loaded
+def test_training_and_embedding_need_torch_and_timm_and_no_tracker(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
+) -> None:
+    """A rented GPU box has torch and timm; what is not there fails here to import, as it would there."""
+    folds.to_csv(tmp_path / "folds.csv", index=False)
+    (tmp_path / "recipe.json").write_text(recipe(epochs=1).model_dump_json())
+    code = f"""
+import sys
+absent = "mlflow dvc lightgbm xgboost catboost optuna albumentations lightning_fabric matplotlib numba typer"
+for name in absent.split():
+    sys.modules[name] = None
+import json, pathlib
+import pandas as pd
+from isic.core.params import ImageRecipe
+from isic.core.tracker import NullTracker
+from isic.data.tiles import TileStore
+from isic.image import estimate
+from isic.image.embed import embed
+from isic.image.train import train_fold
+here = pathlib.Path({str(tmp_path)!r})
+recipe = ImageRecipe(**json.loads((here / "recipe.json").read_text()))
+folds, tiles = pd.read_csv(here / "folds.csv"), TileStore({str(tiles.path)!r})
+train_fold(tiles, folds, 0, recipe, here / "m", here / "r", NullTracker())
+print(len(embed(here / "m", tiles, folds["isic_id"].tolist()).logits))
+try:
+    train_fold(tiles, folds, 0, recipe.model_copy(update={{"augment": "light"}}), here / "m", here / "r", NullTracker())
+except Exception as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    count, refusal = done.stdout.strip().splitlines()
+    assert count == "90", done.stderr
+    assert "needs albumentations" in refusal
 
 
 @pytest.mark.parametrize("name", ["demo_vit", "demo_convnext"])
@@ -188,7 +216,8 @@ def test_bce_and_focal_equal_their_formulas() -> None:
 def test_mixup_blends_pixels_and_targets_alike() -> None:
     target = torch.tensor([0.0, 1.0, 0.0, 1.0])
     pixels = target.view(4, 1, 1, 1).expand(4, 3, 2, 2)
-    mixed, soft = mixup(pixels, target, 0.4, np.random.default_rng(0))
+    partners, share = mixing(4, 0.4, np.random.default_rng(0))
+    mixed, soft = blend(pixels, partners, share), blend(target, partners, share)
     torch.testing.assert_close(mixed[:, 0, 0, 0], soft)
     assert soft.sum() == pytest.approx(2.0)
 

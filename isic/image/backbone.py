@@ -23,6 +23,9 @@ import timm  # noqa: E402  (only after the line above)
 from timm.models import load_state_dict as read_weights  # noqa: E402
 from timm.optim import param_groups_layer_decay  # noqa: E402
 
+#: Arguments of timm.create_model that read files or fetch weights.
+_LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -114,7 +117,12 @@ def recompute(net: LesionNet, model: str) -> None:
 
 
 def rebuild(spec: Spec) -> LesionNet:
-    """The network of a stored spec with undefined weights, for loading."""
+    """The network of a stored spec with undefined weights, for loading.
+
+    Raises InputError for what would make timm fetch or unpickle something: the spec may come from anyone.
+    """
+    if not timm.is_model(spec.model) or _LOADING & spec.model_args.keys():
+        raise InputError(f"an image model's config.json names `{spec.model}` with {spec.model_args}: do not use it")
     return LesionNet(_backbone(spec.model, spec.model_args, "none"), spec.width, 0.0, spec.groups)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,34 @@ if TYPE_CHECKING:
 _IMAGE_FILES = ("model.safetensors", "config.json")
 #: Code that turns rows and tiles into scores, by glob within the package.
 _SCORING_CODE = ("data/tiles.py", "tabular/**/*.py", "image/**/*.py", "stack/**/*.py")
+#: Where in the folder what was fitted on training rows is.
+_FITTED = {
+    "categories": "stack/stack.json: levels",
+    "image scales": "stack/stack.json: chains.FOLD.scales",
+    "blend": "stack/stack.json: chains.FOLD.blend",
+    "probabilities": "calibration.json",
+}
+#: What a bundle needs to score, besides this package.
+LIBRARIES = (
+    "albumentations",
+    "h5py",
+    "lightgbm",
+    "numba",
+    "numpy",
+    "opencv-python-headless",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "PyYAML",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "timm",
+    "torch",
+    "torchvision",
+)
+#: What the stacker's members need besides.
+_MEMBER_LIBRARIES = {"catboost": ("catboost",), "xgboost": ("xgboost-cpu", "xgboost")}
 _LICENCE = (
     "Code: MIT. Weights: SLICE-3D images are CC BY, CC BY-NC or CC0 by hospital; trained on any CC BY-NC ones, "
     "they are for non-commercial use."
@@ -128,11 +157,27 @@ def build_bundle(layout: Layout, params: Params) -> Bundle:
     return Bundle(layout.bundle, read_manifest(layout.bundle))
 
 
+def library_versions(members: Iterable[str]) -> dict[str, str]:
+    """Versions of what scores with these members, as installed here; a local build tag such as +cpu is left out."""
+    found = {}
+    for package in (*LIBRARIES, *(package for member in members for package in _MEMBER_LIBRARIES.get(member, ()))):
+        try:
+            found[package] = version(package).split("+")[0]
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def code_hash() -> str:
     """Hash of the code that turns rows and tiles into scores, as installed."""
     package = Path(isic.__file__).parent
     files = sorted(file for pattern in _SCORING_CODE for file in package.glob(pattern))
     return sha256_json({file.relative_to(package).as_posix(): sha256(file) for file in files})
+
+
+def _image_model(folder: Path, backbone: str, fold: int) -> dict[str, Any]:
+    config = read_json(folder / "image" / backbone / f"fold{fold}" / "config.json")
+    return {"model": config["model"], "size": config["size"], "tta": config["tta"]}
 
 
 def _copy_image_model(source: Path, target: Path) -> None:
@@ -152,11 +197,19 @@ def _fit_features_only(layout: Layout, params: Params) -> Stack:
 
 def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
     sections = params.model_dump(mode="json", include={"folds", "split", "features", "image", "stack"})
+    stack = read_json(folder / "stack" / "stack.json")
+    members = sorted(stack["chains"][str(params.folds[0])]["members"])
     content = {
         "format": FORMAT,
         "folds": list(params.folds),
         "backbones": list(params.image.backbones),
         "families": list(params.features.families),
+        "models": {
+            "image": {backbone: _image_model(folder, backbone, params.folds[0]) for backbone in params.image.backbones},
+            "stack": {"members": members, "chains": len(params.folds)},
+        },
+        "features": list(stack["columns"]),
+        "fitted": _FITTED,
         "params": sections,
         "metrics": read_json(layout.evaluate_metrics),
         "data_hash": data_hash(layout),
@@ -164,6 +217,7 @@ def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
         "code_hash": code_hash(),
         "git_commit": git(layout.root, "rev-parse", "HEAD"),
         "isic_version": isic.__version__,
+        "libraries": library_versions(members),
         "licence": _LICENCE,
         "load": _LOAD,
         "files": file_hashes(folder),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,26 +24,6 @@ from isic.tracking.store import locked
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-#: What a bundle needs to score, besides this package, whose code is stored with the model.
-REQUIREMENTS = (
-    "mlflow",
-    "albumentations",
-    "h5py",
-    "lightgbm",
-    "numba",
-    "numpy",
-    "opencv-python-headless",
-    "pandas",
-    "pyarrow",
-    "pydantic",
-    "PyYAML",
-    "safetensors",
-    "scikit-learn",
-    "scipy",
-    "timm",
-    "torch",
-    "torchvision",
-)
 #: Other processes registering or promoting in this checkout wait on this file.
 LOCK = "mlflow.db.registry-lock"
 
@@ -78,15 +58,10 @@ def register_backbones(layout: Layout, bundle: Bundle) -> list[Version]:
         return [_register_backbone(registry, layout, bundle, backbone) for backbone in bundle.manifest.backbones]
 
 
-def requirements() -> list[str]:
-    """Exact versions of what scores, as installed here; a local build tag such as +cpu is left out."""
-    pins = []
-    for package in REQUIREMENTS:
-        try:
-            pins.append(f"{package}=={version(package).split('+')[0]}")
-        except PackageNotFoundError:
-            continue
-    return pins
+def requirements(bundle: Bundle) -> list[str]:
+    """Exact versions of what serves and scores: those the bundle was made with."""
+    pins = {"mlflow": version("mlflow"), **bundle.manifest.libraries}
+    return [f"{package}=={number}" for package, number in pins.items()]
 
 
 def _whole_version(registry: Registry, name: str, bundle_hash: str) -> Version | None:
@@ -108,7 +83,7 @@ def _register_backbone(registry: Registry, layout: Layout, bundle: Bundle, backb
     known = [version for version in registry.versions(name) if version.bundle_hash == digest]
     if known:
         return known[-1]
-    spec = RunSpec("register", digest, f"register-{backbone}-{digest[:8]}")
+    spec = RunSpec("register", digest, f"register-{backbone}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID"))
     with said(client.tracking_uri):
         run = start(client, layout, spec, run_tags(layout))
         client.log_artifacts(run, str(bundle.folder / "image" / backbone), f"image/{backbone}")
@@ -127,8 +102,7 @@ def _ensure_model(client: MlflowClient, name: str, description: str) -> None:
 
 def _add(registry: Registry, layout: Layout, bundle: Bundle, name: str) -> Version:
     client, manifest = registry.client, bundle.manifest
-    outer = os.environ.pop("MLFLOW_RUN_ID", None)
-    spec = RunSpec("register", manifest.hash, f"register-{manifest.hash[:8]}", outer=outer)
+    spec = RunSpec("register", manifest.hash, f"register-{manifest.hash[:8]}", outer=os.environ.get("MLFLOW_RUN_ID"))
     tags = {HASH_TAG: manifest.hash, "data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
     with said(client.tracking_uri):
         run = start(client, layout, spec, run_tags(layout))
@@ -161,7 +135,7 @@ def _log(store: str, run: str, bundle: Bundle) -> str:
             python_model=str(package / "registry" / "pyfunc.py"),
             artifacts={"bundle": str(bundle.folder)},
             code_paths=[str(package)],
-            pip_requirements=requirements(),
+            pip_requirements=requirements(bundle),
             signature=_signature(),
             input_example=_example(),
         )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from isic.core.errors import InputError
 from isic.core.schema import ID, NUMERIC, TEST_COLUMNS, TEXT
-from isic.data.tiles import TileStore
+from isic.data.tiles import TileStore, decode
 from isic.registry.bundle import Bundle
 
 #: Column of a request that holds each tile's JPEG bytes in base64; missing or empty means no image.
@@ -71,6 +71,9 @@ def _images(request: pd.DataFrame) -> dict[str, bytes]:
 
 def _decoded(name: str, image: str) -> bytes:
     try:
-        return base64.b64decode(image, validate=True)
+        data = base64.b64decode(image, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
         raise InputError(f"image of {name} is not base64: send the JPEG's bytes in base64") from error
+    # Who sends an image means it to count: a broken one is an error here, not imputed.
+    decode(data, name)
+    return data

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from isic.core.errors import run
+from isic.core.errors import InputError, run
 from isic.core.io import atomic_file, sha256_json
 
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
+    from isic.image.artifact import Model
 
 #: Tiles per chunk: half a minute of a T4, so that little is lost and starting loaders costs little.
 CHUNK = 16384
@@ -42,13 +43,17 @@ class Sight(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """What is to be looked at: these tiles by the bundle in `folder`; chunks are kept in `work` if given."""
+    """What is to be looked at: these tiles by the bundle in `folder`; chunks are kept in `work` if given.
+
+    With `spare`, a tile that does not decode is NaN in what is said, instead of an error.
+    """
 
     folder: Path
     tiles: TileStore
     ids: list[str]
     embeddings: bool
     work: Path | None
+    spare: bool = False
 
     def chunks(self) -> list[list[str]]:
         return [self.ids[begin : begin + CHUNK] for begin in range(0, len(self.ids), CHUNK)]
@@ -60,12 +65,11 @@ class Look:
         return None if self.work is None else self.work / f"{key[0]}-{key[1]}-{number}.npz"
 
 
-def work_folder(home: Path, bundle_hash: str, tiles: TileStore, ids: Sequence[str]) -> Path:
-    """A folder below `home` that only the same bundle, tiles and lesions share."""
+def work_folder(home: Path, bundle_hash: str, tiles: TileStore, ids: Sequence[str], spare: bool) -> Path:
+    """A folder below `home` that only the same bundle, tiles, lesions and way with broken tiles share."""
     state = tiles.path.stat()
-    return (
-        home / sha256_json([bundle_hash, str(tiles.path.resolve()), state.st_size, state.st_mtime_ns, list(ids)])[:24]
-    )
+    what = [bundle_hash, str(tiles.path.resolve()), state.st_size, state.st_mtime_ns, list(ids), spare]
+    return home / sha256_json(what)[:24]
 
 
 def look_through(look: Look, keys: Sequence[Key]) -> dict[Key, Sight]:
@@ -99,7 +103,6 @@ class Progress:
 
 def _look(look: Look, key: Key, progress: Progress) -> Iterator[Sight]:
     from isic.image.artifact import load_model
-    from isic.image.embed import embed
 
     model = None
     for number, ids in enumerate(look.chunks()):
@@ -107,12 +110,46 @@ def _look(look: Look, key: Key, progress: Progress) -> Iterator[Sight]:
         kept = _read(file, len(ids)) if file is not None else None
         if kept is None:
             model = model or load_model(look.model(key))
-            said = embed(model, look.tiles, ids)
-            kept = Sight(said.logits, said.embeddings if look.embeddings else None)
+            kept = _say(look, model, ids)
             if file is not None:
                 _write(file, kept)
         progress.add(len(ids), fresh=model is not None)
         yield kept
+
+
+def _say(look: Look, model: Model, ids: list[str]) -> Sight:
+    """What one model says about these tiles. Broken ones are searched for only when something is wrong."""
+    from isic.image.embed import embed
+
+    try:
+        said = embed(model, look.tiles, ids)
+        return Sight(said.logits, said.embeddings if look.embeddings else None)
+    except InputError:
+        broken = _broken(look.tiles, ids) if look.spare else {}
+        if not broken:
+            raise
+    name, reason = next(iter(broken.items()))
+    sys.stderr.write(f"isic: note: {len(broken)} of {len(ids):,} tiles are imputed, first {name}: {reason}\n")
+    whole = np.array([name not in broken for name in ids])
+    said = embed(model, look.tiles, [name for name in ids if name not in broken])
+    logits = np.full(len(ids), np.nan, dtype=np.float32)
+    logits[whole] = said.logits
+    if not look.embeddings:
+        return Sight(logits, None)
+    embeddings = np.full((len(ids), said.embeddings.shape[1]), np.nan, dtype=np.float16)
+    embeddings[whole] = said.embeddings
+    return Sight(logits, embeddings)
+
+
+def _broken(tiles: TileStore, ids: Sequence[str]) -> dict[str, str]:
+    """Tiles that do not decode, and why."""
+    found = {}
+    for name in ids:
+        try:
+            tiles.image(name)
+        except InputError as error:
+            found[name] = str(error)
+    return found
 
 
 def _joined(parts: list[Sight]) -> Sight:
@@ -143,7 +180,7 @@ def _on_every_gpu(look: Look, keys: Sequence[Key]) -> None:
         return
     task = look.work / "task.json"
     look.work.mkdir(parents=True, exist_ok=True)
-    task.write_text(json.dumps([str(look.folder), str(look.tiles.path), look.ids, look.embeddings]))
+    task.write_text(json.dumps([str(look.folder), str(look.tiles.path), look.ids, look.embeddings, look.spare]))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     started = [
         subprocess.Popen(
@@ -160,8 +197,8 @@ def main() -> None:
     from isic.data.tiles import TileStore
 
     task, keys = Path(sys.argv[1]), [(name, fold) for name, fold in json.loads(sys.argv[2])]
-    folder, tiles, ids, embeddings = json.loads(task.read_text())
-    look = Look(Path(folder), TileStore(tiles), ids, embeddings, task.parent)
+    folder, tiles, ids, embeddings, spare = json.loads(task.read_text())
+    look = Look(Path(folder), TileStore(tiles), ids, embeddings, task.parent, spare)
     progress = Progress(len(ids) * len(keys))
     for key in keys:
         for _ in _look(look, key, progress):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -33,8 +35,14 @@ def predict(
     fails as a whole is answered by the features-only stacker and a loud line.
     Raises InputError on anything wrong with the files; then nothing is written.
     """
+    started = time.perf_counter()
     rows = read_rows(metadata)
-    return score_to(load_bundle(resolve(model)), rows, images, Path(out), missing_images, fallback)
+    bundle = load_bundle(resolve(model))
+    scores = score_to(bundle, rows, images, Path(out), missing_images, fallback)
+    if os.environ.get("MLFLOW_RUN_ID"):
+        files = {"metadata": str(metadata), "images": str(images), "out": str(out)}
+        _track(bundle, files, scores[TARGET], time.perf_counter() - started)
+    return scores
 
 
 def score_to(
@@ -72,3 +80,13 @@ def _has_target(metadata: Path) -> bool:
         raise InputError(f"{metadata} not found: name a CSV with the columns of test-metadata.csv") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{metadata} is not a text file: name a CSV with the columns of test-metadata.csv") from error
+
+
+def _track(bundle: Bundle, files: dict[str, str], scores: pd.Series, seconds: float) -> None:
+    """What was done, as a run below the one that `mlflow run` opened; by hand, nobody asked for one."""
+    from isic.tracking import open_run
+
+    config = {"bundle": bundle.manifest.hash, **files}
+    with open_run("predict", config, f"predict-{bundle.manifest.hash[:8]}") as run:
+        run.params(config)
+        run.metrics({"lesions": len(scores), "seconds": seconds, "mean_score": float(scores.mean())})

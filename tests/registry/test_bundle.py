@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 from isic.registry.bundle import Bundle, build_bundle, load_bundle
+from isic.registry.manifest import identity, read_manifest, verify
 
 
 @pytest.fixture
@@ -100,6 +103,22 @@ def test_a_long_prediction_goes_on_where_it_was_killed(
     np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_with_two_gpus_two_processes_do_the_looking(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.image import device, embed
+
+    alone = bundle.predict(rows, tiles)
+    monkeypatch.setattr(device, "describe_devices", lambda: ["one", "another"])
+
+    def looked(*_: object) -> None:
+        raise AssertionError("the caller only reads what the processes wrote")
+
+    monkeypatch.setattr(embed, "embed", looked)
+    np.testing.assert_allclose(bundle.predict(rows, tiles, work=tmp_path), alone, rtol=1e-6)
+
+
 def test_a_broken_image_model_is_answered_by_features_alone(
     bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,6 +140,42 @@ def test_a_tile_that_is_no_jpeg_is_named_or_imputed(bundle: Bundle, rows: pd.Dat
     with pytest.raises(InputError, match=name):
         bundle.predict(rows, TileStore(path))
     assert bundle.predict(rows, TileStore(path), missing_images="impute").between(0, 1).all()
+
+
+def test_one_broken_tile_costs_one_image_and_not_the_models(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from isic.data.spoil import spoil
+
+    ids = rows["isic_id"].tolist()
+    path = layout.root / "broken.hdf5"
+    shutil.copy(layout.test_images, path)
+    spoil(path, without=ids[0], cut=ids[1])
+    # As if both had no tile at all; patients are judged one by one, so the others' scores stay.
+    alone = rows.assign(patient_id=ids)
+    scores = bundle.predict(alone, TileStore(path), missing_images="impute", fallback=True)
+    error = capsys.readouterr().err
+    assert ids[1] in error
+    assert "NO IMAGE WAS USED" not in error
+    np.testing.assert_allclose(scores[ids[2:]], bundle.predict(alone, tiles)[ids[2:]], rtol=1e-6)
+    blind = bundle.predict(alone, None, missing_images="impute")
+    np.testing.assert_allclose(scores[ids[:2]], blind[ids[:2]], rtol=1e-6)
+
+
+def test_scores_do_not_depend_on_the_blocks_they_are_computed_in(
+    bundle: Bundle, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.registry import scoring
+
+    rows = read_metadata(layout.train_metadata, train=True)
+    whole = bundle.predict(rows, None, missing_images="impute", folds=[0])
+    blocks = scoring.patient_blocks(rows["patient_id"], 40)
+    assert len(blocks) > 5
+    assert sorted(np.concatenate(blocks).tolist()) == list(range(len(rows)))
+    owners = [set(rows["patient_id"].iloc[block]) for block in blocks]
+    assert sum(map(len, owners)) == rows["patient_id"].nunique(), "no patient is in two blocks"
+    monkeypatch.setattr(scoring, "BLOCK", 40)
+    np.testing.assert_array_equal(bundle.predict(rows, None, missing_images="impute", folds=[0]), whole)
 
 
 def test_the_same_models_make_the_same_bundle(layout: Layout, params: Params, bundle: Bundle) -> None:
@@ -152,14 +207,101 @@ def test_a_changed_manifest_a_newer_format_and_no_bundle_are_refused(bundle: Bun
         load_bundle(tmp_path)
 
 
-def test_a_file_outside_the_bundle_is_never_read(bundle: Bundle) -> None:
-    from isic.registry.manifest import identity
-
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": {"../../secret": "0" * 64}}, "outside the bundle"),
+        ({"files": {"/etc/passwd": "0" * 64}}, "outside the bundle"),
+        ({"files": {"stack/model.pkl": "0" * 64}}, "a kind of file no bundle has"),
+        ({"backbones": ["../../elsewhere"]}, "no plain name"),
+    ],
+)
+def test_a_hostile_manifest_is_refused_before_anything_is_read(bundle: Bundle, change: dict, message: str) -> None:
     content = read_json(bundle.folder / "bundle.json")
-    content["files"]["../../secret"] = "0" * 64
-    write_json(bundle.folder / "bundle.json", content | {"hash": identity(content)})
-    with pytest.raises(InputError, match="outside the bundle"):
+    if "files" in change:
+        change = {"files": content["files"] | change["files"]}
+    rewrite(bundle.folder, content | change)
+    with pytest.raises(InputError, match=message):
         load_bundle(bundle.folder)
+
+
+def test_a_link_out_of_the_bundle_and_a_file_nobody_recorded_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    weights = next(bundle.folder.rglob("model.safetensors"))
+    shutil.move(weights, tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(InputError, match="link to a file outside"):
+        load_bundle(bundle.folder)
+    weights.unlink()
+    shutil.move(tmp_path / "elsewhere.safetensors", weights)
+    load_bundle(bundle.folder)
+    (bundle.folder / "stack" / "extra.txt").write_text("tree")
+    with pytest.raises(InputError, match=r"extra\.txt is not part of the bundle"):
+        load_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "hf-hub:somebody/model"},
+        {"model_args": {"checkpoint_path": "/tmp/weights.pth"}},
+        {"model_args": {"pretrained_cfg_overlay": {"file": "/tmp/weights.pth"}}},
+    ],
+)
+def test_an_image_model_fetches_and_unpickles_nothing(bundle: Bundle, change: dict) -> None:
+    """A bundle whose hashes agree may still be made by somebody else."""
+    from isic.image.artifact import load_model
+
+    config = next(bundle.folder.rglob("config.json"))
+    content = read_json(config) | change
+    config.unlink()
+    write_json(config, content)
+    with pytest.raises(InputError, match="config"):
+        load_model(config.parent)
+
+
+def rewrite(folder: Path, content: dict) -> None:
+    """A manifest whose own hash is right, as whoever made it can see to."""
+    write_json(folder / "bundle.json", content | {"hash": identity(content)})
+
+
+def test_a_bundle_says_what_it_is_made_of(bundle: Bundle, params: Params) -> None:
+    manifest = bundle.manifest
+    assert set(manifest.models["image"]) == set(params.image.backbones)
+    assert all(model["model"].startswith("test_") for model in manifest.models["image"].values())
+    assert manifest.models["stack"]["members"] == ["lightgbm"]
+    assert manifest.features == bundle.stack.names
+    assert {"torch", "timm", "lightgbm", "numpy"} <= set(manifest.libraries)
+    assert not {"mlflow", "dvc", "optuna", "catboost"} & set(manifest.libraries)
+    for place in manifest.fitted.values():
+        assert place.split(":")[0] in manifest.files
+
+
+def test_a_stored_manifest_of_format_1_is_understood() -> None:
+    """Written by the code of its day; its hash is by the rule of its day."""
+    folder = Path(__file__).parent / "format_1"
+    manifest = read_manifest(folder)
+    assert manifest.format == 1
+    assert manifest.backbones == ("vit", "convnext")
+    assert manifest.models["image"]["vit"]["model"] == "demo_vit"
+    assert manifest.features == ()
+    with pytest.raises(InputError, match=r"lacks calibration\.json"):
+        verify(folder, manifest)
+
+
+def test_a_bundle_of_format_1_scores_as_it_did(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, tmp_path: Path
+) -> None:
+    old = Path(shutil.copytree(bundle.folder, tmp_path / "old"))
+    keys = read_json(Path(__file__).parent / "format_1" / "bundle.json").keys()
+    content = {key: value for key, value in read_json(old / "bundle.json").items() if key in keys} | {"format": 1}
+    # The first ones had neither of these.
+    shutil.rmtree(old / "features_only")
+    (old / "calibration.json").unlink()
+    content["files"] = {name: value for name, value in content["files"].items() if (old / name).exists()}
+    parts = ("format", "folds", "backbones", "families", "params", "metrics", "data_hash", "folds_hash", "files")
+    text = json.dumps({part: content[part] for part in parts}, sort_keys=True, separators=(",", ":"))
+    write_json(old / "bundle.json", content | {"hash": hashlib.sha256(text.encode()).hexdigest()})
+    np.testing.assert_array_equal(load_bundle(old).predict(rows, tiles), bundle.predict(rows, tiles))
 
 
 def test_it_needs_no_mlflow_and_no_dvc(layout: Layout, bundle: Bundle, root: Path) -> None:

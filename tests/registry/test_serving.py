@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from isic.core.errors import InputError
 from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
@@ -44,6 +45,25 @@ def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) ->
     np.testing.assert_allclose(answer["target"], expected, rtol=1e-9)
     without = score_request(bundle, rows)
     np.testing.assert_allclose(without["target"], bundle.predict(rows, None, missing_images="impute"), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "no base64!"}, "is not base64"),
+        ({"image": base64.b64encode(b"no picture").decode()}, "is not a JPEG"),
+        ({"isic_id": "ISIC_0000001"}, "repeated"),
+        ({"age_approx": None, "image": ""}, None),
+    ],
+)
+def test_a_bad_request_is_named(layout: Layout, params: Params, change: dict, message: str | None) -> None:
+    bundle = build_bundle(layout, params)
+    request = request_of(layout).assign(**change)
+    if message is None:
+        assert score_request(bundle, request)["target"].between(0, 1).all()
+        return
+    with pytest.raises(InputError, match=message):
+        score_request(bundle, request)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from isic.core.calibration import out_of_fold
 from isic.core.errors import InputError
 from isic.core.metric import paired_difference
 from isic.core.params import Gate
@@ -127,14 +128,24 @@ def _gain(settings: Gate, rows: pd.DataFrame) -> list[Check]:
 
 
 def _calibration(settings: Gate, rows: pd.DataFrame) -> Check:
-    new, old = (log_loss(rows[TARGET], rows[name]) for name in ("score", "score_champion"))
+    new, old = (log_loss(rows[TARGET], probability(rows, name)) for name in ("score", "score_champion"))
     limit = old * (1 + settings.max_log_loss_rise)
     return Check("calibration (log loss)", new <= limit, f"{new:.5f} after {old:.5f}", f"at most {limit:.5f}")
 
 
-def log_loss(target: pd.Series, score: pd.Series) -> float:
-    """Mean negative log likelihood of 0/1 targets; scores of 0 and 1 count as one in ten million from them."""
-    chance = np.clip(score.to_numpy(np.float64), 1e-7, 1 - 1e-7)
+def probability(rows: pd.DataFrame, name: str) -> np.ndarray:
+    """Probabilities (n,) that column `name` of `rows` stands for: each fold's by a map fitted on the other folds.
+
+    Scores only rank, and another sampling of benign lesions shifts them all; what the bundle calls a probability is the
+    mapped score. Scores themselves where a fold's complement holds one class only.
+    """
+    mapped = out_of_fold(rows[TARGET].to_numpy(), rows[name].to_numpy(), rows["fold"].to_numpy())
+    return rows[name].to_numpy(np.float64) if mapped is None else mapped[0]
+
+
+def log_loss(target: pd.Series, chance: np.ndarray) -> float:
+    """Mean negative log likelihood of 0/1 targets (n,); a chance of 0 or 1 counts as one in ten million from it."""
+    chance = np.clip(chance, 1e-7, 1 - 1e-7)
     return float(-np.where(target.to_numpy() == 1, np.log(chance), np.log1p(-chance)).mean())
 
 

@@ -11,6 +11,7 @@ from isic.core.errors import InputError
 from isic.core.metric import pauc
 from isic.core.params import Gate
 from isic.registry.gate import Check, Verdict, joined, log_loss
+from isic.registry.gate import _calibration as calibration_check
 from isic.registry.gate import _slices as slice_check
 from isic.registry.reload import choose_patients
 from isic.registry.slices import compare_slices
@@ -87,8 +88,21 @@ def test_a_slice_with_few_malignant_lesions_is_shown_and_not_judged(rows: pd.Dat
 
 def test_log_loss_is_scikit_learns(rows: pd.DataFrame) -> None:
     score = rows["score_champion"].clip(1e-3, 1 - 1e-3)
-    assert log_loss(rows["target"], score) == pytest.approx(reference(rows["target"], score))
-    assert np.isfinite(log_loss(rows["target"], 1.0 - rows["target"]))
+    assert log_loss(rows["target"], score.to_numpy()) == pytest.approx(reference(rows["target"], score))
+    assert np.isfinite(log_loss(rows["target"], 1.0 - rows["target"].to_numpy()))
+
+
+def test_calibration_judges_probabilities_not_the_scale_of_scores(rows: pd.DataFrame) -> None:
+    noise = np.random.default_rng(1).normal(size=len(rows))
+    champion = 1 / (1 + np.exp(3.5 - 2 * rows["target"] - noise))
+    # The same ranking on another scale, as another sampling of benign lesions makes it.
+    odds = champion / (1 - champion) * 8
+    shifted = rows.assign(fold=np.arange(len(rows)) // 10 % 3, score_champion=champion, score=odds / (1 + odds))
+    check = calibration_check(SETTINGS, shifted)
+    assert check.passed, check.found
+    assert reference(shifted["target"], shifted["score"]) > 1.5 * reference(shifted["target"], champion)
+    worse = calibration_check(SETTINGS, shifted.assign(score=1 / (1 + np.exp(-noise))))
+    assert not worse.passed, worse.found
 
 
 def test_different_lesions_are_not_compared(rows: pd.DataFrame) -> None:

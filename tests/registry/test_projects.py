@@ -11,10 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
+from mlflow.entities import Run
 
+from isic.core.params import Params
 from isic.core.paths import Layout
+from isic.registry.bundle import build_bundle
 from isic.tracking.runs import PARENT_TAG
 from isic.tracking.store import EXPERIMENT, connect
 
@@ -47,15 +51,40 @@ def test_an_entry_point_calls_what_exists_from_the_root_with_typed_parameters(ro
 @pytest.mark.slow
 def test_mlflow_run_stack_logs_under_its_run(layout: Layout, root: Path, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
+    outer, inner = mlflow_run(layout, root, "stack", "-P", "evaluate=no")
+    assert {run.data.tags["role"] for run in inner} == {"fold", "parent"}
+    assert len([run for run in inner if run.data.tags["role"] == "fold"]) == 2
+    assert "pauc_mean" in outer.data.metrics
+
+
+@pytest.mark.slow
+def test_mlflow_run_predict_logs_under_its_run(layout: Layout, params: Params, root: Path, store: Path) -> None:
+    shutil.copy(store, layout.root / "mlflow.db")
+    bundle = build_bundle(layout, params)
+    files = {
+        "model": bundle.folder,
+        "metadata": layout.test_metadata,
+        "images": layout.test_images,
+        "out": "scores.csv",
+    }
+    arguments = [part for name, value in files.items() for part in ("-P", f"{name}={value}")]
+    _, (run,) = mlflow_run(layout, root, "predict", *arguments)
+    assert run.data.metrics["lesions"] == 3
+    assert run.data.params["bundle"] == bundle.manifest.hash
+    assert len(pd.read_csv(layout.root / "scores.csv")) == 3
+
+
+def mlflow_run(layout: Layout, root: Path, name: str, *arguments: str) -> tuple[Run, list[Run]]:
+    """The run that `mlflow run` opened for a project of this checkout, and those below it."""
     shutil.copytree(root / "mlflow_projects", layout.root / "mlflow_projects")
     environment = os.environ | {
         "PYTHONPATH": str(root),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    command = ["mlflow", "run", "--env-manager", "local", "--experiment-name", EXPERIMENT, "-P", "evaluate=no"]
+    command = ["mlflow", "run", "--env-manager", "local", "--experiment-name", EXPERIMENT, *arguments]
     done = subprocess.run(
-        [sys.executable, "-m", *command, "mlflow_projects/stack"],
+        [sys.executable, "-m", *command, f"mlflow_projects/{name}"],
         cwd=layout.root,
         env=environment,
         capture_output=True,
@@ -66,8 +95,8 @@ def test_mlflow_run_stack_logs_under_its_run(layout: Layout, root: Path, store: 
     client = connect(layout.root)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     (outer,) = [run for run in runs if "mlflow.project.entryPoint" in run.data.tags]
-    folds = [run for run in runs if run.data.tags.get("role") == "fold"]
-    assert len(folds) == 2
-    assert {run.data.tags[PARENT_TAG] for run in folds} == {outer.info.run_id}
     assert outer.info.status == "FINISHED"
-    assert "pauc_mean" in outer.data.metrics
+    inner = [run for run in runs if run is not outer]
+    assert inner
+    assert {run.data.tags[PARENT_TAG] for run in inner} == {outer.info.run_id}
+    return outer, inner

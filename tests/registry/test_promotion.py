@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,6 +156,57 @@ def test_a_move_cut_at_any_step_is_repaired(
     promote(layout)
     assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
     assert [move.after for move in past(layout)] == [1, 2]
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_a_rollback_cut_at_any_step_is_repaired(
+    layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(layout)
+    better(layout, params)
+    promote(layout)
+    champion, line = 2, [1, 2]
+    for step, moved in (("intent", False), ("previous", False), ("champion", True), ("line", True), ("end", True)):
+        with monkeypatch.context() as patch:
+            cut_after(patch, step)
+            with pytest.raises(Cut):
+                rollback(layout)
+        if moved:
+            champion = 3 - champion
+            line.append(champion)
+        assert aliases(layout)["champion"] == champion, f"{step}: a reader sees the old champion or the new one"
+        assert [move.after for move in past(layout)] == line, step
+        assert aliases(layout) == {"challenger": 2, "champion": champion, "previous": 3 - champion}, step
+        # The next call goes on from there.
+        champion = rollback(layout).after
+        line.append(champion)
+        assert aliases(layout) == {"challenger": 2, "champion": champion, "previous": 3 - champion}, step
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_a_reader_never_misses_the_champion(layout: Layout, params: Params) -> None:
+    promote(layout)
+    better(layout, params)
+    seen: set[int | None] = set()
+    moving = threading.Event()
+    moving.set()
+
+    def read() -> None:
+        registry = Registry(layout)
+        while moving.is_set():
+            version = registry.aliased(MODEL, "champion")
+            seen.add(version.number if version else None)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        promote(layout)
+        for _ in range(2):
+            rollback(layout)
+    finally:
+        moving.clear()
+        reader.join()
+    assert seen == {1, 2}
 
 
 def cut_after(patch: pytest.MonkeyPatch, step: str) -> None:

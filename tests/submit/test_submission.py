@@ -11,11 +11,15 @@ import pandas as pd
 import pytest
 
 from isic.core.errors import InputError
-from isic.core.params import Params
+from isic.core.params import Params, load_params
 from isic.core.paths import Layout
+from isic.core.presets import write_overlay
 from isic.registry.bundle import Bundle, build_bundle
+from isic.registry.register import register
+from isic.registry.verbs import promote, rollback
 from isic.submit.predict import predict
 from isic.submit.submission import check_submission, make_submission
+from tests.registry.conftest import fit_stacker
 
 
 @pytest.fixture
@@ -77,6 +81,24 @@ def test_no_champion_is_one_clear_line(layout: Layout, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     with pytest.raises(InputError, match="champion yet: run `make promote`"):
         make_submission(layout)
+
+
+def test_rolling_back_brings_the_same_bytes_back(layout: Layout, params: Params, store: Path) -> None:
+    shutil.copy(store, layout.root / "mlflow.db")
+    register(layout, build_bundle(layout, params), "isic-2024")
+    promote(layout)
+    make_submission(layout)
+    before = layout.submission.read_bytes()
+    write_overlay(layout.params, {"stack": {"rounds": 5}})
+    other = load_params(layout.params)
+    fit_stacker(layout, other)
+    register(layout, build_bundle(layout, other), "isic-2024")
+    promote(layout, force=True, reason="to see the way back")
+    make_submission(layout)
+    assert layout.submission.read_bytes() != before
+    rollback(layout)
+    make_submission(layout)
+    assert layout.submission.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -287,6 +287,7 @@ def submission(
 
 @submission_app.command()
 def build(
+    model: Annotated[str | None, typer.Option(help="A version or bundle folder (default: the champion).")] = None,
     user: Annotated[str | None, typer.Option(help="Kaggle name (default: KAGGLE_USERNAME).")] = None,
     image: Annotated[str | None, typer.Option(help="Docker image to pin.")] = None,
     wheel: Annotated[
@@ -298,7 +299,7 @@ def build(
     from isic.submit.kaggle import build as make
 
     layout = Layout.find()
-    package = make(layout, user=user, image=image, wheels=tuple(wheel or ()))
+    package = make(layout, model, user, image, tuple(wheel or ()))
     typer.echo(f"built {package.folder.relative_to(layout.root)}; next: isic submission dry-run")
 
 
@@ -312,7 +313,7 @@ def dry_run(
 
     result = rehearse(Layout.find(), rows)
     typer.echo(result.text())
-    if not result.fits:
+    if result.estimate is not None and not result.estimate.fits:
         raise typer.Exit(2)
 
 

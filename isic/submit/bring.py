@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isic.core.errors import InputError
-from isic.core.io import atomic_dir, sha256
+from isic.core.io import atomic_dir, require, sha256
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.registry.manifest import FILE, read_manifest, verify
+
+#: What an image model's stage writes; a bundle leaves the learning curve out, and nothing else is taken.
+_FILES = ("model.safetensors", "config.json", "history.csv")
 
 
 def import_models(layout: Layout, source: Path) -> list[str]:
     """Take image models from `source` into models/image; returns the stages to commit, such as train_image@vit-0.
 
     `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones that params.yaml does not name are left.
-    Raises InputError when there is nothing to take, a model does not load, or a bundle was made on other folds.
+    Raises InputError when there is nothing to take, a model does not load, or it was made on other folds: a bundle and
+    a checkout say on which, a bare folder does not.
     """
     params = load_params(layout.params)
     source = Path(source)
-    if (source / FILE).is_file():
-        manifest = read_manifest(source)
-        verify(source, manifest)
-        # A model that saw a lesion of its own fold would make every out-of-fold score too good.
-        if manifest.folds_hash != sha256(layout.folds):
-            raise InputError(
-                f"{source} was made on other folds than data/folds.parquet: retrain, or take its folds too"
-            )
+    folds = _folds_of(source)
+    # A model that saw a lesion of its own fold would make every out-of-fold score too good.
+    if folds is not None and folds != sha256(require(layout.folds, "folds", "run `dvc repro folds`")):
+        raise InputError(f"{source} was made on other folds than data/folds.parquet: retrain, or take its folds too")
     found = find_models(source, list(params.image.backbones), params.folds)
     if not found:
         wanted = ", ".join(params.image.backbones)
@@ -37,9 +37,20 @@ def import_models(layout: Layout, source: Path) -> list[str]:
         _check(folder)
     for (backbone, fold), folder in found.items():
         with atomic_dir(layout.image_model(backbone, fold)) as target:
-            for file in folder.iterdir():
-                shutil.copy(file, target / file.name)
+            for name in _FILES:
+                if (folder / name).is_file():
+                    shutil.copy(folder / name, target / name)
     return [f"train_image@{backbone}-{fold}" for backbone, fold in found]
+
+
+def _folds_of(source: Path) -> str | None:
+    """Hash of the folds that a bundle or checkout was made on, None where the folder does not say."""
+    if (source / FILE).is_file():
+        manifest = read_manifest(source)
+        verify(source, manifest)
+        return manifest.folds_hash
+    folds = Layout(source).folds
+    return sha256(folds) if folds.is_file() else None
 
 
 def find_models(source: Path, backbones: Sequence[str], folds: Sequence[int]) -> dict[tuple[str, int], Path]:

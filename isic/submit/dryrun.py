@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sysconfig
 import tempfile
 import time
-import venv
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from isic.core.errors import InputError
-from isic.core.io import read_json, require, write_json
+from isic.core.io import require, write_json
 from isic.core.paths import Layout
 from isic.core.schema import ID
+from isic.registry.manifest import read_manifest
+from isic.submit.environment import fresh_environment
 from isic.submit.hidden import write_hidden
 from isic.submit.kaggle import COMPETITION, DATASET, Package, package_of, read_notebook_code
 from isic.submit.submission import check_submission, read_sample
@@ -29,23 +29,26 @@ LIMIT_HOURS = 12.0
 #: A T4 has a peak of 8.1 TFLOP/s in float32, of which image networks reach about a third.
 _T4_GFLOPS = 2700.0
 _T4_COUNT, _KAGGLE_CORES = 2, 4
+_WARNING = "isic: WARNING"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of the notebook: what it scored, how long it took, and its largest memory."""
+    """One run of the notebook: what it scored, how long it took, its largest memory, and what it said on the way."""
 
     case: str
     rows: int
     seconds: float
     peak_gb: float
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class DryRun:
-    """All runs, and the time the hidden test set would take: here, and estimated on Kaggle's two T4."""
+class Estimate:
+    """The hidden test set's time: here, and on Kaggle's two T4. A tile counts once for every model that looks at it."""
 
-    runs: tuple[Measured, ...]
+    images_per_second_here: float
+    images_per_second_kaggle: float
     hours_here: float
     hours_kaggle: float
 
@@ -54,15 +57,30 @@ class DryRun:
         return self.hours_kaggle <= LIMIT_HOURS
 
     def text(self) -> str:
-        lines = [
-            f"{run.case:<8} {run.rows:>8,} lesions  {run.seconds:8.1f} s  {run.peak_gb:5.2f} GB  valid"
-            for run in self.runs
-        ]
-        answer = "fits" if self.fits else "DOES NOT FIT"
-        lines.append(
-            f"{HIDDEN_ROWS:,} lesions: {self.hours_here:.2f} h on this machine; estimated {self.hours_kaggle:.2f} h on "
-            f"2 x T4, which {answer} {LIMIT_HOURS:g} h (an estimate: scaled by matrix speed, decoding by 4 cores)"
+        return (
+            f"{HIDDEN_ROWS:,} lesions: {self.hours_here:.2f} h here at {self.images_per_second_here:,.0f} images a "
+            f"second; about {self.hours_kaggle:.2f} h on 2 x T4 at {self.images_per_second_kaggle:,.0f}, which "
+            f"{'fits' if self.fits else 'DOES NOT FIT'} {LIMIT_HOURS:g} h (an estimate: models scaled by matrix speed, "
+            f"decoding by {_KAGGLE_CORES} cores)"
         )
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """All runs of the notebook; no estimate where only the few official rows were scored."""
+
+    runs: tuple[Measured, ...]
+    offline: bool
+    estimate: Estimate | None
+
+    def text(self) -> str:
+        lines = []
+        for run in self.runs:
+            lines.append(f"{run.case:<8} {run.rows:>8,} lesions  {run.seconds:7.1f} s  {run.peak_gb:5.2f} GB  valid")
+            lines += [f"         {note}" for note in run.notes]
+        if not self.offline:
+            lines.append("the network could not be taken away here (no unshare): what needs it would go unseen")
+        lines.append(self.estimate.text() if self.estimate else "no estimate of time: give --rows 20000 or more")
         return "\n".join(lines)
 
 
@@ -74,37 +92,39 @@ def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
     """
     package = package_of(layout)
     require(package.notebook, "Kaggle package", "run `isic submission build`")
+    manifest = read_manifest(package.dataset / "bundle")
+    members = manifest.models.get("stack", {}).get("members", ["lightgbm"])
     with tempfile.TemporaryDirectory(prefix="isic-dry-run-") as name:
         folder = Path(name)
-        python = fresh_environment(folder / "environment")
+        wheel = next((package.dataset / "wheels").glob("isic-*.whl"))
+        python = fresh_environment(folder / "environment", wheel, members)
         runs = [run_notebook(package, python, layout.raw, folder / "official", "official")]
         decode = 0.0
         if rows:
             write_hidden(folder / "hidden", rows)
-            runs.append(run_notebook(package, python, folder / "hidden", folder / "generated", "hidden"))
+            runs.append(run_notebook(package, python, folder / "hidden", folder / "generated", "hidden", new=True))
             decode = decode_seconds(folder / "hidden" / "test-image.hdf5")
-    models = read_json(package.dataset / "bundle" / "bundle.json")
-    result = estimate(tuple(runs), decode, len(models["backbones"]) * len(models["folds"]))
-    content = asdict(result) | {"fits": result.fits}
+    models = len(manifest.backbones) * len(manifest.folds)
+    guess = estimate(runs[0], runs[1], decode, models) if rows else None
+    result = DryRun(tuple(runs), bool(_offline()), guess)
+    content = asdict(result) | {"fits": guess.fits if guess else None}
     write_json(layout.submission.with_name("kaggle-dry-run.json"), content)
     return result
 
 
-def fresh_environment(folder: Path) -> Path:
-    """An environment with the libraries of this one and without this package; returns its Python."""
-    venv.create(folder, with_pip=False, symlinks=True)
-    site = next((folder / "lib").glob("python*")) / "site-packages"
-    # Only the folder is added: .pth files in it, such as that of an editable install, are not followed.
-    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    return folder / "bin" / "python"
+def run_notebook(
+    package: Package, python: Path, competition: Path, folder: Path, case: str, new: bool = False
+) -> Measured:
+    """Run the notebook's code with `competition` as the competition's files, and check what it wrote.
 
-
-def run_notebook(package: Package, python: Path, competition: Path, folder: Path, case: str) -> Measured:
-    """Run the notebook's code with `competition` as the competition's files, and check what it wrote."""
+    `new`: files lie where Kaggle attaches them since 2026, below competitions/ and datasets/OWNER/.
+    """
     source = folder / "input"
-    source.mkdir(parents=True)
-    (source / DATASET).symlink_to(package.dataset.resolve(), target_is_directory=True)
-    (source / COMPETITION).symlink_to(competition.resolve(), target_is_directory=True)
+    data = source / ("datasets/owner" if new else "") / DATASET
+    files = source / ("competitions" if new else "") / COMPETITION
+    for place, target in ((data, package.dataset), (files, competition)):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(target.resolve(), target_is_directory=True)
     working = folder / "working"
     working.mkdir()
     (folder / "notebook.py").write_text(read_notebook_code(package))
@@ -123,7 +143,8 @@ def run_notebook(package: Package, python: Path, competition: Path, folder: Path
         raise InputError(f"the notebook failed on the {case} test files: {' '.join(tail) or 'no message'}")
     expected = read_sample(competition / "sample_submission.csv")
     check_submission(pd.read_csv(working / "submission.csv", dtype={ID: "str"}), expected)
-    return Measured(case, len(expected), seconds, usage.ru_maxrss / 2**20)
+    notes = [line for line in (folder / "log").read_text().splitlines() if line.startswith(("isic: note", _WARNING))]
+    return Measured(case, len(expected), seconds, usage.ru_maxrss / 2**20, tuple(notes))
 
 
 def _offline() -> list[str]:
@@ -146,20 +167,18 @@ def decode_seconds(images: Path, most: int = 2000) -> float:
     return (time.perf_counter() - started) / len(ids)
 
 
-def estimate(runs: tuple[Measured, ...], decode: float, models: int) -> DryRun:
-    """Scale the largest run to the hidden set: seconds beyond those of the smallest run grow with the lesions.
+def estimate(small: Measured, large: Measured, decode: float, models: int) -> Estimate:
+    """Scale a run to the hidden set: seconds beyond those of a run of a few rows grow with the lesions.
 
     `decode` are seconds per tile on one core; every one of `models` decodes for itself. What is left of a lesion's
     time is taken as matrix work and scaled from this machine's speed to two T4.
     """
-    small, large = runs[0], runs[-1]
-    fixed = small.seconds if large.rows > small.rows else 0.0
-    per_lesion = max(large.seconds - fixed, 0.0) / large.rows
+    per_lesion = max(large.seconds - small.seconds, 1e-9) / large.rows
     decoding = decode * models
     work = max(per_lesion - decoding, 0.0) * matrix_gflops() / (_T4_GFLOPS * _T4_COUNT)
     kaggle = max(decoding / _KAGGLE_CORES, work)
-    hours = [(fixed + HIDDEN_ROWS * seconds) / 3600 for seconds in (per_lesion, kaggle)]
-    return DryRun(runs, hours[0], hours[1])
+    hours = [(small.seconds + HIDDEN_ROWS * seconds) / 3600 for seconds in (per_lesion, kaggle)]
+    return Estimate(models / per_lesion, models / kaggle, *hours)
 
 
 def matrix_gflops(side: int = 1024, rounds: int = 5) -> float:

@@ -41,7 +41,18 @@ import sys
 from pathlib import Path
 
 INPUT = Path(os.environ.get("ISIC_KAGGLE_INPUT", "/kaggle/input"))
-DATASET = INPUT / "{dataset}"
+
+
+def attached(name):
+    \"\"\"Kaggle has put what is attached at the top, below competitions/, and below datasets/OWNER/.\"\"\"
+    places = [INPUT / name, INPUT / "competitions" / name, *INPUT.glob(f"datasets/*/{{name}}")]
+    found = [place for place in places if place.is_dir()]
+    if not found:
+        raise SystemExit(f"{{name}} is not attached to this notebook: add it under Input (looked in {{INPUT}})")
+    return found[0]
+
+
+DATASET, COMPETITION = attached("{dataset}"), attached("{competition}")
 wheels = [str(wheel) for wheel in sorted((DATASET / "wheels").glob("*.whl"))]
 subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *wheels])"""
 
@@ -50,7 +61,7 @@ from isic.submit.submission import submit
 
 bundle = load_bundle(DATASET / "bundle")
 # A lesion without a usable image is imputed, and a failing image model is answered by features alone: both say so.
-scores = submit(bundle, INPUT / "{competition}", Path("submission.csv"), missing_images="impute", fallback=True)
+scores = submit(bundle, COMPETITION, Path("submission.csv"), missing_images="impute", fallback=True)
 scores["target"].describe()"""
 
 
@@ -99,8 +110,8 @@ def build(
         made.notebook.mkdir()
         cells = (
             ("markdown", _INTRODUCTION.format(hash=bundle.manifest.hash[:12], pauc=bundle.manifest.metrics["pauc"])),
-            ("code", _INSTALL.format(dataset=DATASET)),
-            ("code", _SCORE.format(competition=COMPETITION)),
+            ("code", _INSTALL.format(dataset=DATASET, competition=COMPETITION)),
+            ("code", _SCORE),
         )
         write_json(made.notebook / f"{NOTEBOOK}.ipynb", notebook(cells))
         write_json(made.notebook / "kernel-metadata.json", kernel_metadata(owner, image))

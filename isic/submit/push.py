@@ -1,4 +1,4 @@
-"""Sending the package to Kaggle with its own client, which reads the token itself; it is never read or shown here."""
+"""Sending the package to Kaggle with its own client, which reads the token itself; it is never shown here."""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ def require_token() -> None:
 def _call(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).strip().splitlines() or ["no message"]
+    line = _without_secrets(lines[-1])
     if done.returncode:
-        raise InputError(f"kaggle {' '.join(command[1:3])} failed: {lines[-1]}")
-    return lines[-1]
+        raise InputError(f"kaggle {' '.join(command[1:3])} failed: {line}")
+    return line
+
+
+def _without_secrets(line: str) -> str:
+    """A client in trouble may repeat what it was given."""
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"):
+        secret = os.environ.get(name)
+        line = line.replace(secret, "***") if secret else line
+    return line

@@ -50,5 +50,20 @@ def test_other_folds_and_nothing_to_take_are_refused(layout: Layout, params: Par
     write_parquet(layout.folds, folds.assign(fold=1 - folds["fold"]))
     with pytest.raises(InputError, match="other folds"):
         import_models(layout, bundle.folder)
+    checkout = tmp_path / "checkout-elsewhere"
+    shutil.copytree(layout.root / "models" / "image", checkout / "models" / "image")
+    write_parquet(checkout / "data" / "folds.parquet", folds)
+    with pytest.raises(InputError, match="other folds"):
+        import_models(layout, checkout)
     with pytest.raises(InputError, match="no image models"):
         import_models(layout, tmp_path)
+
+
+def test_only_an_image_models_own_files_are_taken(layout: Layout, params: Params, tmp_path: Path) -> None:
+    shutil.copytree(layout.root / "models" / "image", tmp_path / "image")
+    first = next(iter(params.image.backbones))
+    (tmp_path / "image" / first / "fold0" / "optimizer.pkl").write_bytes(b"anything")
+    (tmp_path / "image" / first / "fold0" / "logs").mkdir()
+    import_models(layout, tmp_path / "image")
+    taken = {file.name for file in layout.image_model(first, 0).iterdir()}
+    assert taken == {"model.safetensors", "config.json", "history.csv"}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import pytest
 from isic.core.errors import InputError
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.data.tiles import TileStore
 from isic.registry.bundle import build_bundle, load_bundle
 from isic.submit import kaggle
 from isic.submit.dryrun import Measured, dry_run, estimate
-from isic.submit.hidden import UNSEEN, disturb
-from isic.submit.kaggle import Package
+from isic.submit.environment import fresh_environment
+from isic.submit.hidden import UNSEEN, disturb, write_hidden
+from isic.submit.kaggle import Package, read_notebook_code
 from isic.submit.push import push
 
 
@@ -94,29 +97,96 @@ def test_the_client_gets_folders_and_versions_and_never_the_token(
     assert "secret-token" not in calls.read_text()
 
 
-def test_the_hidden_set_holds_every_awkward_case(layout: Layout) -> None:
-    table = pd.read_csv(layout.train_metadata, low_memory=False).head(300)
-    hidden = disturb(table, seed=0)
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_client_that_repeats_the_token_is_not_quoted(
+    layout: Layout, package: Package, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+) -> None:
+    client = tmp_path / "bin" / "kaggle"
+    client.parent.mkdir()
+    client.write_text(f'#!/bin/sh\necho "401 for $KAGGLE_API_TOKEN and $KAGGLE_KEY" >&2\nexit {status}\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret-token")
+    monkeypatch.setenv("KAGGLE_KEY", "secret-key")
+    if status:
+        with pytest.raises(InputError, match=r"kaggle datasets create failed: 401 for \*\*\* and \*\*\*"):
+            push(layout, "a try")
+    else:
+        assert push(layout, "a try") == ["401 for *** and ***"] * 2
+
+
+def test_the_hidden_set_holds_every_awkward_case(layout: Layout, tmp_path: Path) -> None:
+    write_hidden(tmp_path, 40)
+    hidden = pd.read_csv(tmp_path / "test-metadata.csv")
     sizes = hidden["patient_id"].value_counts()
     assert sizes["IP_ALONE"] == 1
-    assert sizes["IP_LARGEST"] == 100
-    assert (hidden["attribution"] == UNSEEN).sum() == 6
-    assert hidden[["age_approx", "sex", "anatom_site_general"]].isna().sum().min() > 0
+    assert sizes["IP_LARGEST"] == 20
+    assert UNSEEN in set(hidden["attribution"])
+    tiles = TileStore(tmp_path / "test-image.hdf5")
+    assert hidden["isic_id"].isin(tiles.ids()).sum() == 39, "one lesion has no tile"
+    ended = [tiles.jpeg(name).endswith(b"\xff\xd9") for name in hidden["isic_id"] if name in tiles]
+    assert ended.count(False) == 1, "one tile is cut short"
+    sample = pd.read_csv(tmp_path / "sample_submission.csv")
+    assert sample["isic_id"].tolist() == hidden["isic_id"].tolist()
+    with pytest.raises(InputError, match="at least 10"):
+        write_hidden(tmp_path, 9)
+
+
+def test_twenty_thousand_lesions_leave_room_for_the_largest_patient(layout: Layout) -> None:
+    table = pd.read_csv(layout.train_metadata, low_memory=False)
+    table = pd.concat([table] * (20_000 // len(table) + 1), ignore_index=True).head(20_000)
+    hidden = disturb(table, seed=0)
+    sizes = hidden["patient_id"].value_counts()
+    assert (sizes["IP_ALONE"], sizes["IP_LARGEST"]) == (1, 9000)
+    assert (hidden["attribution"] == UNSEEN).sum() == 400
+    assert hidden[["age_approx", "sex", "anatom_site_general"]].isna().sum().min() > 500
     assert hidden["isic_id"].equals(table["isic_id"])
 
 
 def test_the_estimate_counts_what_grows_with_the_lesions() -> None:
-    runs = (Measured("official", 3, 10.0, 1.0), Measured("hidden", 10_000, 110.0, 1.5))
-    result = estimate(runs, decode=1e-4, models=10)
+    small, large = Measured("official", 3, 10.0, 1.0), Measured("hidden", 10_000, 110.0, 1.5)
+    result = estimate(small, large, decode=1e-4, models=10)
     assert result.hours_here == pytest.approx((10 + 500_000 * 0.01) / 3600)
+    assert result.images_per_second_here == pytest.approx(1000)
     assert result.hours_kaggle >= (10 + 500_000 * 1e-4 * 10 / 4) / 3600 * 0.999
     assert result.fits
     assert "estimate" in result.text()
+    assert not estimate(small, large, decode=0.1, models=10).fits, "138 h of decoding are more than 4 cores do in 12"
 
 
 def test_an_unbuilt_package_is_named(layout: Layout) -> None:
     with pytest.raises(InputError, match="isic submission build"):
         dry_run(layout, rows=0)
+
+
+def test_the_fresh_environment_has_what_the_wheel_requires_and_nothing_of_ours(
+    package: Package, tmp_path: Path
+) -> None:
+    (wheel,) = (package.dataset / "wheels").iterdir()
+    python = fresh_environment(tmp_path / "environment", wheel, ["lightgbm"])
+    script = """
+import importlib.util as util
+print([name for name in ("torch", "timm", "lightgbm", "h5py", "numba", "pip") if util.find_spec(name) is None])
+print([name for name in ("isic", "mlflow", "dvc", "optuna", "pytest", "xgboost") if util.find_spec(name)])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "[]"], done.stderr
+
+
+def test_the_notebook_finds_what_is_attached_wherever_kaggle_puts_it(package: Package, tmp_path: Path) -> None:
+    code = read_notebook_code(package).split("DATASET, COMPETITION")[0]
+    (tmp_path / "competitions" / "isic-2024-challenge").mkdir(parents=True)
+    (tmp_path / "datasets" / "someone" / "isic-2024-bundle").mkdir(parents=True)
+    names: dict = {}
+    exec(code, names)
+    names["INPUT"] = tmp_path
+    assert names["attached"]("isic-2024-challenge") == tmp_path / "competitions" / "isic-2024-challenge"
+    assert names["attached"]("isic-2024-bundle") == tmp_path / "datasets" / "someone" / "isic-2024-bundle"
+    (tmp_path / "isic-2024-bundle").mkdir()
+    assert names["attached"]("isic-2024-bundle") == tmp_path / "isic-2024-bundle"
+    with pytest.raises(SystemExit, match="another is not attached"):
+        names["attached"]("another")
 
 
 @pytest.mark.slow
@@ -126,11 +196,19 @@ def test_the_notebook_runs_offline_in_a_fresh_environment(layout: Layout, packag
     result = dry_run(layout, rows)
     assert [run.rows for run in result.runs] == ([3, rows] if rows else [3])
     assert all(run.peak_gb > 0.1 for run in result.runs)
-    assert result.fits
+    assert not any("WARNING" in note for run in result.runs for note in run.notes)
+    if rows:
+        assert "tiles are imputed" in result.runs[1].notes[0], "the tile that is cut short is told of"
+        assert result.estimate is not None
+        assert result.estimate.fits
+    else:
+        assert result.estimate is None
+    told = json.loads(layout.submission.with_name("kaggle-dry-run.json").read_text())
+    assert [run["rows"] for run in told["runs"]] == [run.rows for run in result.runs]
 
 
 @pytest.mark.slow
-def test_a_damaged_image_model_still_gives_a_valid_submission(layout: Layout, package: Package) -> None:
+def test_a_damaged_image_model_still_gives_a_valid_submission_and_says_so(layout: Layout, package: Package) -> None:
     from isic.core.io import read_json, write_json
     from isic.registry.manifest import identity
 
@@ -141,4 +219,6 @@ def test_a_damaged_image_model_still_gives_a_valid_submission(layout: Layout, pa
     name = weights.relative_to(folder).as_posix()
     content["files"][name] = hashlib.sha256(b"not weights").hexdigest()
     write_json(folder / "bundle.json", content | {"hash": identity(content)})
-    assert dry_run(layout, rows=0).runs[0].rows == 3
+    result = dry_run(layout, rows=0)
+    assert result.runs[0].rows == 3
+    assert "NO IMAGE WAS USED" in result.text()

@@ -1,40 +1,53 @@
-"""`isic features --report`: what each feature family gains, measured with the stacker on this checkout's folds."""
+"""`isic features --report`: what each feature family gains on this checkout's rows and folds, by the features alone."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from numpy.typing import ArrayLike
 
 from isic.core.errors import run
+from isic.core.folds import read_folds
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.data.tables import read_metadata
 from isic.report.features import family_plot, family_report
-from isic.stack.fit import fit_problem
-from isic.stack.inputs import read_inputs
+from isic.report.figures import families as draw
+from isic.report.figures import save
 from isic.stack.problem import prepare
+from isic.stack.search import Bench
+from isic.tabular import build_features, feature_families
+from isic.tabular.fitted import fitted_kinds
+
+say = partial(print, flush=True)
 
 
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
-    evidence = params.stack.evidence.model_copy(update={"embeddings": "none"})
-    problem = prepare(*inputs[:3], evidence, params.stack.params.max_bin)
-    families = [name for name in params.features.families if name not in params.stack.drop]
+    stack, kinds = params.stack, tuple(fitted_kinds())
+    folds = read_folds(layout, len(params.folds))
+    features = build_features(read_metadata(layout.train_metadata, train=True))
+    alone = stack.evidence.model_copy(update={"embeddings": "none"})
+    problem = prepare(features, {}, folds, alone, stack.params.max_bin, fitted=kinds)
+    bench = Bench(problem, stack.seeds)
+    families = [*feature_families(), *(f"fitted {name}" for name in kinds)]
+    used = [name for name in params.features.families if name not in stack.drop]
+    used += [f"fitted {name}" for name in stack.fitted]
 
     def score(names: Sequence[str]) -> ArrayLike:
-        dropped = tuple(name for name in families if name not in names) + params.stack.drop
-        return fit_problem(problem, params.stack.model_copy(update={"drop": dropped})).oof["score"].to_numpy()
+        fitted = tuple(name for name in kinds if f"fitted {name}" in names)
+        drop = tuple(name for name in families if name not in names)
+        return bench.out_of_fold(stack.model_copy(update={"drop": drop, "fitted": fitted}))
 
-    found = family_report(score, inputs.folds, families, ["raw"], params.evaluate.replicates, params.evaluate.seed)
+    replicates, seed = params.evaluate.replicates, params.evaluate.seed
+    say(f"{len(families)} families on {len(features)} lesions, scored by LightGBM from features alone")
+    found = family_report(score, problem.folds, families, used, ["raw"], replicates, seed, say)
     write_json(layout.evaluate_metrics.with_name("features.json"), found)
-    write_json(layout.root / "metrics" / "families_plot.json", family_plot(found))
-    for row in found["families"]:
-        added = (
-            "" if row["added"] is None else f"{row['added']:+.4f} ({row['added_low']:+.4f} to {row['added_high']:+.4f})"
-        )
-        left = "" if row["left_out"] is None else f"{row['left_out']:+.4f}"
-        print(f"{row['family']:<20} added to raw {added:<32} left out of all {left}")
+    write_json(layout.evaluate_metrics.with_name("features_plot.json"), family_plot(found))
+    picture = layout.report.with_name("features.svg")
+    save(draw({"families": family_plot(found)}), picture)
+    say(f"metrics/features.json, {picture.relative_to(layout.root)}; `dvc repro -s -f report` puts them into the page")
 
 
 if __name__ == "__main__":

@@ -197,6 +197,9 @@ class Stack(Section):
     seeds: Annotated[int, Field(ge=1)]
     negatives: Annotated[int, Field(ge=0)]
     drop: tuple[str, ...] = Field(strict=False)
+    #: Kinds of features learnt on each chain's training folds; the registry of `isic.tabular.fitted` says which exist.
+    #: A bundle from before they existed has none.
+    fitted: tuple[str, ...] = Field((), strict=False)
     rounds: Annotated[int, Field(ge=1)]
     early_stop: Annotated[int, Field(ge=1)] | None  # trees without a better pAUC on a fold kept out of training
     params: LightGBM

@@ -15,6 +15,7 @@ from isic.report.champion import Champion, against
 from isic.report.curves import Records
 from isic.report.evidence import Evidence
 from isic.report.failures import Reasons, failures, nothing
+from isic.report.features import family_plot
 from isic.report.lesions import Album, overview, worst
 from isic.report.maps import activation
 from isic.report.markdown import to_html
@@ -65,6 +66,8 @@ def build(
     shown = [lesions["isic_id"].iloc[position] for target in (1, 0) for position in worst(lesions, target, CASES)]
     maps, maps_note = activation(layout, lesions, tiles, shown, tuple(params["image"]["backbones"]))
     robustness = _optional(layout.root / "metrics" / "robustness.json")
+    families = _optional(layout.root / "metrics" / "features.json")
+    points["families"] = family_plot(families) if families else []
     points["ladder"] = [*(robustness["steps"] if robustness else []), *points["ladder"]]
     generated = params["data"]["source"] == "sample"
     model, data = model_card(metrics, params, provenance, generated), data_card(evidence.rows, generated)

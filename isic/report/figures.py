@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isic.core.io import atomic_file
 from isic.core.metric import MIN_SENSITIVITY
 from isic.report.curves import Records
 from isic.report.theme import PAPER, Theme, canvas, legend
@@ -221,6 +223,36 @@ def learning(points: Points, theme: Theme = PAPER) -> Figure | None:
     return figure
 
 
+def families(points: Points, theme: Theme = PAPER) -> Figure | None:
+    """What each feature family gains: added to the base, left out of the set in use, put into it."""
+    records = points.get("families", [])
+    if not records:
+        return None
+    names = list(dict.fromkeys(record["family"] for record in records))
+    figure, axes = canvas(theme, 7.2, 1.1 + 0.26 * len(names))
+    ways = {"added": "added to raw columns", "left_out": "left out of the set in use", "put_in": "put into it"}
+    for number, (way, label) in enumerate(ways.items()):
+        mine = [record for record in records if record["way"] == way]
+        if mine:
+            x = column(mine, "gain")
+            y = np.array([len(names) - 1 - names.index(record["family"]) for record in mine]) + 0.22 * (1 - number)
+            spread = np.maximum(0, np.array([x - column(mine, "low"), column(mine, "high") - x]))
+            colour = theme.cycle(number)
+            axes.errorbar(x, y, xerr=spread, fmt="o", color=colour, markersize=4, elinewidth=1.2, label=label)
+    axes.axvline(0, color=theme["muted"], linewidth=1)
+    axes.set_yticks(np.arange(len(names))[::-1], names)
+    axes.set(xlabel="gain of pAUC, 95 % over patients", ylim=(-0.6, len(names) - 0.4))
+    legend(axes, theme, loc="best")
+    return figure
+
+
+def save(figure: Figure | None, path: Path) -> None:
+    """Write a figure as SVG, whole or not at all; nothing for None."""
+    if figure is not None:
+        with atomic_file(path) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
 def shorten(name: str, most: int = 34) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
@@ -241,6 +273,7 @@ FIGURES: dict[str, Callable[[Points, Theme], Any]] = {
     "calibration": calibration,
     "decision": decision,
     "histogram": histogram,
+    "families": families,
     "learning": learning,
     "slices": slices,
 }

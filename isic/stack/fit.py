@@ -18,6 +18,7 @@ from isic.stack.evidence import Embeddings
 from isic.stack.members import Watch, library, log_odds, workers
 from isic.stack.model import Chain, Stack, probabilities
 from isic.stack.problem import Anchors, Problem, prepare, sample_rows, without
+from isic.tabular.fitted import Fitted
 
 Floats = NDArray[np.float64]
 #: Benign lesions for each malignant one among the rows that decide when a member stops.
@@ -41,7 +42,9 @@ def fit_stack(
     "aligned". folds: isic_id, patient_id, target, fold of the same lesions in any order. The same input gives the same
     bytes. Raises InputError when the frames do not hold the same lesions, or a logit is missing.
     """
-    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin, embeddings, anchors)
+    problem = prepare(
+        features, logits, folds, settings.evidence, settings.params.max_bin, embeddings, anchors, settings.fitted
+    )
     return fit_problem(problem, settings)
 
 
@@ -51,7 +54,7 @@ def fit_problem(problem: Problem, settings: Settings, first_seed: int = 0) -> St
     chains, score, optimism = out_of_fold(problem, settings, first_seed)
     oof = problem.folds.assign(score=score)
     metrics = fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
-    return Stack(problem.design, chains, problem.families, oof, metrics)
+    return Stack(problem.design, chains, problem.families_of_all(), oof, metrics)
 
 
 def out_of_fold(
@@ -63,7 +66,13 @@ def out_of_fold(
     margins = _held_out_margins(problem, members, held_out)
     blends, optimism = _blends(problem, margins, held_out, settings)
     chains = {
-        number: Chain(problem.images[number], members[number], blends[number], offset(problem, number, settings))
+        number: Chain(
+            problem.images[number],
+            members[number],
+            blends[number],
+            offset(problem, number, settings),
+            problem.fitted.get(number, Fitted({})),
+        )
         for number in held_out
     }
     score = np.full(len(problem.fold), np.nan)
@@ -97,7 +106,8 @@ def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
 def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[int, dict[str, list[Any]]]:
     """{fold: {library: its models}}, all models side by side."""
     if "lightgbm" in settings.members:
-        _ = problem.pool.bins  # once, before threads ask for it
+        for number in problem.images:
+            _ = problem.pool_of(number).bins  # once, before threads ask for it
     tasks = [
         (number, name, seed)
         for number in problem.images
@@ -115,7 +125,7 @@ def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[in
             index = problem.training_rows(number, settings.negatives, seed, watched)
             seen = sample_rows(problem.target, problem.fold == watched, _WATCHED, [seed, number])
             watch = Watch(seen, problem.target[seen], settings.early_stop)
-        return library(name).train(problem.pool, index, chosen["params"], chosen["rounds"], seed, watch)
+        return library(name).train(problem.pool_of(number), index, chosen["params"], chosen["rounds"], seed, watch)
 
     with ThreadPoolExecutor(workers()) as pool:
         trained = dict(zip(tasks, pool.map(one, tasks), strict=True))
@@ -133,10 +143,11 @@ def _held_out_margins(
 ) -> ByLibrary:
     margins = {name: np.empty(len(problem.fold)) for name in next(iter(members.values()))}
     for number, index in held_out.items():
+        columns = problem.columns_of(number)
         for name, models in members[number].items():
-            margins[name][index] = log_odds([(library(name), model) for model in models], problem.columns, index).mean(
-                axis=0
-            )
+            home = library(name)
+            scored = log_odds([(home, model) for model in models], columns, index)
+            margins[name][index] = scored.mean(axis=0)
     return margins
 
 

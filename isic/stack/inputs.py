@@ -35,7 +35,7 @@ def read_problem(layout: Layout, folds: Sequence[int], backbones: Sequence[str],
     evidence = settings.evidence
     inputs = read_inputs(layout, folds, backbones, evidence.embeddings != "none")
     anchors = read_anchors(layout, folds, backbones) if evidence.embeddings == "aligned" else {}
-    return prepare(*inputs[:3], evidence, settings.params.max_bin, inputs.embeddings, anchors)
+    return prepare(*inputs[:3], evidence, settings.params.max_bin, inputs.embeddings, anchors, settings.fitted)
 
 
 def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], embeddings: bool) -> Inputs:

@@ -20,10 +20,11 @@ from isic.core.errors import InputError
 from isic.core.io import atomic_dir, read_json, write_json
 from isic.core.params import Evidence
 from isic.stack.blend import Blend
-from isic.stack.design import Columns, Design
+from isic.stack.design import Columns, Design, plain
 from isic.stack.evidence import Embeddings, Images, Scale, check_images
 from isic.stack.members import library, log_odds
 from isic.stack.spaces import Space
+from isic.tabular.fitted import Fitted
 
 FORMAT = 2
 _FILE = "stack.json"
@@ -33,12 +34,15 @@ _REFIT = "rerun `dvc repro stack`, or `dvc pull` if it was made elsewhere"
 
 @dataclass(frozen=True)
 class Chain:
-    """What scores one fold: its image side, {library: models}, their blend, and log-odds that undo the sampling."""
+    """What scores one fold: its image side, {library: models}, their blend, log-odds that undo the sampling, and what
+    its fitted features learnt from the training folds.
+    """
 
     images: Images
     members: dict[str, list[Any]]
     blend: Blend
     offset: float
+    fitted: Fitted = field(default_factory=lambda: Fitted({}))
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,10 @@ class Stack:
         """What the members of chain `fold` read: arguments as for `score`."""
         vectors = embeddings or {}
         check_images(logits, vectors, self.backbones, len(features), self.uses_embeddings)
-        made = self.design.columns(features)
-        return made | self.chain(fold).images.columns(logits, vectors, patients) if self.backbones else made
+        chain, made = self.chain(fold), self.design.columns(features)
+        if self.backbones:
+            made |= chain.images.columns(logits, vectors, patients)
+        return made | {plain(name): values for name, values in chain.fitted.columns(features).items()}
 
     def chain(self, fold: int) -> Chain:
         """The chain of a fold; InputError when there is none."""
@@ -174,6 +180,7 @@ def _write_chain(folder: Path, fold: int, chain: Chain, arrays: dict[str, NDArra
         "members": files,
         "blend": chain.blend.to_json(),
         "offset": chain.offset,
+        "fitted": chain.fitted.states,
     }
 
 
@@ -186,7 +193,8 @@ def _read_chain(folder: Path, fold: str, stored: dict[str, Any], how: Evidence, 
         members[name] = [library(name).load(folder / file, names) for file in files]
     scales = {backbone: Scale.from_json(values) for backbone, values in stored["scales"].items()}
     images = Images(how, scales, _read_spaces(folder, fold, stored["typical"]))
-    return Chain(images, members, Blend.from_json(stored["blend"]), stored["offset"])
+    fitted = Fitted(stored.get("fitted", {}))
+    return Chain(images, members, Blend.from_json(stored["blend"]), stored["offset"], fitted)
 
 
 def _read_spaces(folder: Path, fold: str, typical: dict[str, float]) -> dict[str, Space]:

@@ -1,13 +1,15 @@
 """Everything a fit needs and many fits can share: columns, folds, sampled rows. Built once, read by all.
 
-A training row carries the image evidence of its own fold's models, so one set of columns serves every chain.
+A training row carries the image evidence of its own fold's models, so one set of columns serves every chain. Fitted
+features are the exception: what chain F learns from its training rows is a column of its own for every row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -16,14 +18,17 @@ from numpy.typing import ArrayLike, NDArray
 from isic.core.errors import InputError
 from isic.core.params import Evidence
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.stack.design import Columns, Design
+from isic.stack.design import Columns, Design, plain
 from isic.stack.evidence import Embeddings, Images, check_images
 from isic.stack.members import Pool
 from isic.tabular import feature_families
+from isic.tabular.fitted import Fitted
 
 IMAGE_FAMILY = "image"
 #: {backbone: {fold: embeddings (m, d) of the same m lesions, which no network saw}}.
 Anchors = Mapping[str, Mapping[int, NDArray[np.float16]]]
+#: First word of the family of a column that a chain learnt from its training rows.
+FITTED = "fitted"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,9 @@ class Problem:
     """A prepared stacking problem of n rows.
 
     `columns` are for scoring; `pool` holds the same with the noise of training. `folds` has isic_id, patient_id,
-    target, fold in row order; `families` maps each column to its feature family, image evidence to "image".
+    target, fold in row order; `families` maps each column to its feature family, image evidence to "image". `fitted`
+    holds what each chain learnt from its training rows and `pools` the pool with the columns made of it, by fold; both
+    are empty without fitted features.
     """
 
     folds: pd.DataFrame
@@ -42,6 +49,22 @@ class Problem:
     columns: Columns
     pool: Pool
     families: dict[str, str]
+    fitted: dict[int, Fitted] = field(default_factory=dict)
+    pools: dict[int, Pool] = field(default_factory=dict)
+
+    def pool_of(self, number: int) -> Pool:
+        """What members of chain `number` train on."""
+        return self.pools.get(number, self.pool)
+
+    def columns_of(self, number: int) -> Columns:
+        """What members of chain `number` score; its training rows' fitted columns are those of training."""
+        own = self.pools.get(number)
+        return self.columns | ({name: own.columns[name] for group in own.groups for name in group} if own else {})
+
+    def families_of_all(self) -> dict[str, str]:
+        """`families` with the fitted columns, in the order the members read them."""
+        names = next(iter(self.fitted.values())).names if self.fitted else {}
+        return self.families | {plain(name): f"{FITTED} {kind}" for name, kind in names.items()}
 
     def training_rows(self, number: int, negatives: int, seed: int, watched: int | None = None) -> NDArray[np.int64]:
         """Rows of one member of chain `number`, none of them of fold `watched`."""
@@ -71,8 +94,9 @@ def prepare(
     max_bin: int,
     embeddings: Embeddings | None = None,
     anchors: Anchors | None = None,
+    fitted: Sequence[str] = (),
 ) -> Problem:
-    """Line up the inputs of `fit_stack` and compute every column once.
+    """Line up the inputs of `fit_stack` and compute every column once; `fitted` names kinds of fitted features.
 
     Raises InputError when the frames do not hold the same lesions, or a logit, embedding or anchor is missing.
     """
@@ -86,9 +110,9 @@ def prepare(
     images = _fit_images(logits, vectors, fold, evidence, anchors or {})
     clean, noisy = ({}, {}) if not logits else _spread(images, logits, vectors, fold, folds[PATIENT])
     columns, training = base | clean, base | noisy
-    return Problem(
-        folds, target, fold, design, images, columns, Pool(training, target, max_bin), _families(design, columns)
-    )
+    pool = Pool(training, target, max_bin)
+    problem = Problem(folds, target, fold, design, images, columns, pool, _families(design, columns))
+    return _learn(problem, features, fitted) if fitted else problem
 
 
 def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
@@ -133,7 +157,30 @@ def without(problem: Problem, drop: tuple[str, ...]) -> Problem:
     gone = {source for name, source in problem.design.sources().items() if name not in families}
     pool = Pool({name: problem.pool.columns[name] for name in families}, problem.target, problem.pool.max_bin)
     columns = {name: problem.columns[name] for name in families}
-    return replace(problem, design=problem.design.without(gone), columns=columns, pool=pool, families=families)
+    pools = {
+        number: pool.beside({name: own.columns[name] for group in own.groups for name in group}, own.groups)
+        for number, own in problem.pools.items()
+    }
+    design = problem.design.without(gone)
+    return replace(problem, design=design, columns=columns, pool=pool, families=families, pools=pools)
+
+
+def _learn(problem: Problem, features: pd.DataFrame, kinds: Sequence[str]) -> Problem:
+    """Fit the kinds on the training rows of each chain, and make their columns for every row."""
+    fitted, pools = {}, {}
+    for number in problem.images:
+        training = problem.fold != number
+        seen, target = features[training], problem.target[training]
+        fitted[number] = Fitted.fit(kinds, seen, target)
+        own = fitted[number].training_columns(seen, target, problem.folds.loc[training, PATIENT])
+        made: Columns = {}
+        for name, values in fitted[number].columns(features[~training]).items():
+            whole = np.empty(len(training), dtype=np.float32)
+            whole[training], whole[~training] = own[name], values
+            made[plain(name)] = whole
+        groups = groupby(fitted[number].names.items(), key=lambda item: item[1])
+        pools[number] = problem.pool.beside(made, [[plain(name) for name, _ in group] for _, group in groups])
+    return replace(problem, fitted=fitted, pools=pools)
 
 
 def _families(design: Design, columns: Columns) -> dict[str, str]:

@@ -18,7 +18,7 @@ from isic.core.metric import pauc
 from isic.core.params import Stack as Settings
 from isic.stack.members import workers
 from isic.stack.members.light import bin_columns, compose, grow_and_score
-from isic.stack.problem import IMAGE_FAMILY, Problem
+from isic.stack.problem import FITTED, IMAGE_FAMILY, Problem
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -91,13 +91,14 @@ class Bench:
     def __init__(self, problem: Problem, seeds: int, first_seed: int = 0) -> None:
         self.problem, self.seeds = problem, range(first_seed, first_seed + seeds)
         self.folds = sorted(problem.images)
-        self._runs = [
-            (family, list(names)) for family, names in groupby(problem.columns, key=lambda name: problem.families[name])
-        ]
-        problem.pool.groups = [names for _, names in self._runs]
-        self._scored = [
-            self._without_noise(names, bins) for (_, names), bins in zip(self._runs, problem.pool.bins, strict=True)
-        ]
+        families = problem.families_of_all()
+        self._runs = [(family, list(names)) for family, names in groupby(families, key=lambda name: families[name])]
+        # Fitted columns come last, in pools of each fold that are grouped by kind already.
+        shared = [names for family, names in self._runs if not _is_fitted(family)]
+        problem.pool.groups = shared
+        self._scored = [self._without_noise(names, bins) for names, bins in zip(shared, problem.pool.bins, strict=True)]
+        for fold in self.folds:
+            _ = problem.pool_of(fold).bins  # once, before threads ask for it
 
     def _without_noise(self, names: list[str], bins: lgb.Dataset) -> lgb.Dataset:
         """Held-out rows are scored without the noise of training: columns that have it are binned once more."""
@@ -113,14 +114,15 @@ class Bench:
 
     def members(self, settings: Settings) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """Yield (fold, held-out margins) for every step in order; leaving early cancels what has not begun."""
-        kept = [place for place, (family, _) in enumerate(self._runs) if family not in settings.drop]
-        bins = [self.problem.pool.bins[place] for place in kept]
-        scored = [self._scored[place] for place in kept]
+        kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
         chosen = settings.library("lightgbm")
 
         def member(seed: int, fold: int) -> NDArray[np.float64]:
             index = self.problem.training_rows(fold, settings.negatives, seed)
             held_out = np.flatnonzero(self.problem.fold == fold)
+            trained = self.problem.pool_of(fold).bins
+            bins = [trained[place] for place in kept]
+            scored = [[*self._scored, *trained[len(self._scored) :]][place] for place in kept]
             return grow_and_score(
                 compose(bins, index), compose(scored, held_out), chosen["params"], chosen["rounds"], seed
             )
@@ -148,6 +150,22 @@ class Bench:
             if fold == self.folds[-1]:
                 pooled.append(pauc(target, margins))
         return float(np.mean(pooled))
+
+    def out_of_fold(self, settings: Settings) -> NDArray[np.float64]:
+        """Log-odds of every row by its fold's members, mean over seeds, (n,)."""
+        total = np.zeros(len(self.problem.target))
+        for fold, values in self.members(settings):
+            mine = self.problem.fold == fold
+            total[mine] += values + self.problem.offset(fold, settings.negatives, settings.params.scale_pos_weight)
+        return total / len(self.seeds)
+
+
+def _is_fitted(family: str) -> bool:
+    return family.startswith(f"{FITTED} ")
+
+
+def _is_chosen(family: str, settings: Settings) -> bool:
+    return family.removeprefix(f"{FITTED} ") in settings.fitted if _is_fitted(family) else family not in settings.drop
 
 
 def _report(trial: Trial, step: int, value: float) -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from isic.stack.design import plain
-from isic.stack.problem import IMAGE_FAMILY
+from isic.stack.problem import FITTED, IMAGE_FAMILY
 from isic.tabular import feature_families
 from isic.tabular.names import OFFICIAL, short
 
@@ -48,8 +48,10 @@ _OF_FAMILY = {
     "border": "shape and border",
     "colour": "contrast to the skin",
     "colour_pairs": "colour of the lesion",
+    "combined": "place on the body",
     "composite": "several signs combined",
     "location": "place on the body",
+    "restated": "several signs combined",
     "raw": "shape and border",  # the angle of the axis of asymmetry
     "shape": "shape and border",
     "size": "size",
@@ -144,15 +146,25 @@ def _subject(stack: Stack, column: str) -> tuple[str, str]:
     """(sign, measurement) that a column speaks of: a comparison of a measurement speaks of that measurement."""
     if stack.families[column] == IMAGE_FAMILY:
         return PICTURE, _network(stack, column)
-    source = stack.design.sources()[column]
+    fitted = stack.families[column].startswith(f"{FITTED} ")
+    source = _fitted_source(stack, column) if fitted else stack.design.sources()[column]
     measure = short(source.rpartition("__")[2])
     for what, names in _SIGNS.items():
         if measure in names:
             return what, measure
+    if fitted:
+        return "likeness to training lesions", source
     family = _families().get(measure, stack.families[column])
     if family in _OF_FAMILY:
         return _OF_FAMILY[family], measure
     return "other measurements" if family == "other" else "the patient's other lesions", source
+
+
+def _fitted_source(stack: Stack, column: str) -> str:
+    """The fitted feature of a column; a statistic of a measurement counts as that measurement."""
+    names = next(iter(stack.chains.values())).fitted.names
+    source = next(name for name in names if plain(name) == column)
+    return source.rpartition("_")[0] if "_level__" in source else source
 
 
 def _fact(

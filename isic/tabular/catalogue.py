@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_file
-from isic.tabular.fitted import fitted_features
+from isic.tabular.fitted import fitted_kinds
 from isic.tabular.registry import choose, feature_families
 
 _HEAD = """# Features
@@ -16,7 +16,7 @@ _HEAD = """# Features
 Generated from `isic/tabular`: write it again with `isic features --write` after a change. Names in formulas are the
 official columns without `tbp_lv_`; `diam` is `clin_size_long_diam_mm`, `age` is `age_approx`. `mean`, `sd`
 (population), `median`, `n` over a group use that patient's rows alone. Families are switched in `params.yaml:
-features.families`; the `fitted` ones are learnt on training folds and travel with the model.
+features.families`; the `fitted` ones in `stack.fitted`: they are learnt on training folds and travel with the model.
 """
 
 
@@ -38,9 +38,9 @@ def catalogue(families: Sequence[str] | None = None) -> list[Row]:
     ]
     if families is None:
         rows += [
-            Row(each.name, f"fitted: {kind}", each.formula, each.meaning)
-            for kind, features in fitted_features().items()
-            for each in features
+            Row(each.name, f"fitted: {name}", each.formula, each.meaning)
+            for name, kind in fitted_kinds().items()
+            for each in kind.features
         ]
     return rows
 
@@ -76,11 +76,8 @@ def _overview(rows: Sequence[Row]) -> str:
     for row in rows:
         counts[row.family] = counts.get(row.family, 0) + 1
     meanings = {name: family.meaning for name, family in feature_families().items()}
-    meanings |= {
-        "fitted: hospital": "Level of the hospital and place, from training rows",
-        "fitted: encoding": "Smoothed target rates, from training rows",
-    }
-    lines = [f"| {name} | {count} | {meanings[name]} |\n" for name, count in counts.items()]
+    meanings |= {f"fitted: {name}": kind.meaning for name, kind in fitted_kinds().items()}
+    lines = [f"| {name} | {count} | {_cell(meanings[name])} |\n" for name, count in counts.items()]
     return f"\n{len(rows)} features:\n\n| family | features | what |\n|---|---|---|\n" + "".join(lines)
 
 

@@ -1,12 +1,18 @@
-"""What is learnt from training rows and only then applied: levels of hospitals and places, smoothed target rates.
+"""What is learnt from training rows and only then applied: levels of hospitals and places, target rates, clusters.
 
-Nothing here looks at the rows it scores. `fit` returns plain values that go into a model's JSON; `apply` gives the same
-columns for any row, with an unknown hospital, place or sex treated as the nearest thing known.
+Nothing here looks at the rows it scores. A kind is one module of `isic.tabular.families.fitted`; its state is plain
+values that go into a model's JSON, and it gives a row the same columns whichever rows come with it. An unknown
+hospital, place or sex is treated as the nearest thing known. `params.yaml: stack.fitted` switches kinds; the stacker
+fits them anew on the training folds of each of its chains and keeps them beside that chain's models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,176 +20,73 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from isic.core.errors import InputError
-from isic.core.schema import PATIENT
-from isic.tabular.kernels import EPSILON
-from isic.tabular.levels import LEVELS
-from isic.tabular.names import MEANING
 from isic.tabular.registry import Feature
-from isic.tabular.relative import column
 
-#: Grouping → its columns, and the grouping asked where a combination was too rare in training.
-GROUPINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
-    "all": ((), None),
-    "hospital": (("attribution",), "all"),
-    "location": (("tbp_lv_location",), "all"),
-    "hospital_location": (("attribution", "tbp_lv_location"), "location"),
-    "hospital_location_tile": (("attribution", "tbp_lv_location", "tbp_tile_type"), "hospital_location"),
-}
-#: Fewer training lesions say nothing about a hospital's level.
-RARE = 30
-
-#: Columns whose rate of malignant lesions is learnt, and the weight of the overall rate in lesions (FIELD: m = 50).
-ENCODED = ("anatom_site_general", "sex", "tbp_lv_location", "tbp_lv_location_simple")
-PRIOR_WEIGHT = 50.0
-
-_MISSING = "(missing)"
+#: Columns by name, each (n,) float32.
+Columns = dict[str, NDArray[np.float32]]
 
 
-def fit_hospital(frame: pd.DataFrame) -> dict[str, Any]:
-    """Mean and sd of LEVELS in every grouping of the training rows, as JSON-able values.
+@dataclass(frozen=True)
+class Kind:
+    """Fitted features that are switched on and off together.
 
-    `frame` needs the official columns named in LEVELS and GROUPINGS: a metadata frame or features with family `raw`.
+    `fit(frame, target)` learns JSON-able values from training rows; `apply(state, frame)` gives one value per row and
+    feature. `frame` holds the official columns: a metadata frame, or features with family `raw`. A kind that reads the
+    target has `training(frame, target, patients)`: the columns of the training rows themselves, which must not know
+    their own patient's labels.
     """
-    _require(frame, [column(v) for v in LEVELS])
-    state: dict[str, Any] = {"columns": list(LEVELS), "groupings": {}}
-    values = np.column_stack([frame[column(v)].to_numpy(dtype=np.float64) for v in LEVELS])
-    for name, (keys, _) in GROUPINGS.items():
-        labels, member = _levels(frame, keys)
-        state["groupings"][name] = {
-            label: _mean_sd(values[member == number])
-            for number, label in enumerate(labels)
-            if name == "all" or (member == number).sum() >= RARE
-        }
-    return state
+
+    name: str
+    meaning: str
+    features: tuple[Feature, ...]
+    fit: Callable[[pd.DataFrame, NDArray[np.float64]], dict[str, Any]]
+    apply: Callable[[Mapping[str, Any], pd.DataFrame], Columns]
+    training: Callable[[pd.DataFrame, NDArray[np.float64], NDArray[np.int64]], Columns] | None = None
 
 
-def apply_hospital(state: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
-    """z-scores of `frame` against the fitted levels, float32, columns `fitted_GROUPING_z__MEASUREMENT`."""
-    names: list[str] = list(state["columns"])
-    _require(frame, [column(v) for v in names])
-    columns: dict[str, NDArray[np.float32]] = {}
-    for name in GROUPINGS:
-        if name == "all":
-            continue
-        mean, sd = _known(state["groupings"], name, frame)
-        for number, v in enumerate(names):
-            values = frame[column(v)].to_numpy(dtype=np.float64)
-            columns[f"fitted_{name}_z__{v}"] = ((values - mean[:, number]) / (sd[:, number] + EPSILON)).astype(
-                np.float32
-            )
-    return pd.DataFrame(columns, index=frame.index, copy=False)
+@cache
+def fitted_kinds() -> dict[str, Kind]:
+    """All kinds by name, in order of their names."""
+    from isic.tabular.families import fitted as package
+
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    found = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    return {module.KIND.name: module.KIND for module in found}
 
 
-def fit_encoding(frame: pd.DataFrame, target: ArrayLike) -> dict[str, Any]:
-    """Smoothed share of malignant lesions per level of ENCODED, from training rows, as JSON-able values."""
-    labels = np.asarray(target, dtype=np.float64)
-    prior = float(labels.mean())
-    rates: dict[str, dict[str, float]] = {}
-    for name in ENCODED:
-        levels, member = _levels(frame, (name,))
-        rates[name] = dict(zip(levels, _smooth(*_tally(member, labels, len(levels)), prior).tolist(), strict=True))
-    return {"prior": prior, "rates": rates}
+@dataclass(frozen=True)
+class Fitted:
+    """Kinds and what each learnt from the training rows: {kind: state}, JSON-able."""
 
+    states: dict[str, dict[str, Any]]
 
-def apply_encoding(state: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
-    """Fitted rates of the rows' levels, float32, columns `fitted_rate__COLUMN`; the overall rate where unknown."""
-    columns = {}
-    for name, rates in state["rates"].items():
-        levels, member = _levels(frame, (name,))
-        known = np.array([rates.get(level, state["prior"]) for level in levels], dtype=np.float32)
-        columns[f"fitted_rate__{name}"] = known[member]
-    return pd.DataFrame(columns, index=frame.index, copy=False)
+    @classmethod
+    def fit(cls, kinds: Sequence[str], frame: pd.DataFrame, target: ArrayLike) -> Fitted:
+        """Learn `kinds` from training rows. InputError for an unknown kind or a missing column."""
+        known, labels = fitted_kinds(), np.asarray(target, dtype=np.float64)
+        unknown = [name for name in kinds if name not in known]
+        if unknown:
+            raise InputError(f"unknown fitted features `{unknown[0]}` in stack.fitted: choose from {', '.join(known)}")
+        return cls({name: kind.fit(frame, labels) for name, kind in known.items() if name in kinds})
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Column name → kind, in the order of `columns`."""
+        return {feature.name: name for name in self.states for feature in fitted_kinds()[name].features}
 
-def encode_training(frame: pd.DataFrame, target: ArrayLike) -> pd.DataFrame:
-    """`apply_encoding` for the training rows themselves, each from all patients but its own.
+    def columns(self, frame: pd.DataFrame) -> Columns:
+        """The columns of rows that were not trained on. InputError names a missing column."""
+        made: Columns = {}
+        for name, state in self.states.items():
+            made |= fitted_kinds()[name].apply(state, frame)
+        return made
 
-    With its own target inside its rate, a rare level would give a training row away. Needs patient_id.
-    """
-    _require(frame, [PATIENT])
-    labels = np.asarray(target, dtype=np.float64)
-    prior = float(labels.mean())
-    columns = {}
-    for name in ENCODED:
-        _, member = _levels(frame, (name,))
-        _, own = _levels(frame, (PATIENT, name))
-        malignant, count = (_tally(member, labels, member.max() + 1)[part][member] for part in (0, 1))
-        own_malignant, own_count = (_tally(own, labels, own.max() + 1)[part][own] for part in (0, 1))
-        rate = _smooth(malignant - own_malignant, count - own_count, prior)
-        columns[f"fitted_rate__{name}"] = rate.astype(np.float32)
-    return pd.DataFrame(columns, index=frame.index, copy=False)
-
-
-def fitted_features() -> dict[str, tuple[Feature, ...]]:
-    """What the fitted columns mean, by kind: `hospital`, `encoding`."""
-    hospital = tuple(
-        Feature(
-            f"fitted_{name}_z__{v}",
-            f"({v} - mean({v})) / (sd({v}) + 1e-5) over training rows by {' × '.join(keys)}",
-            f"sd from the training mean of the same {' × '.join(keys)}: {MEANING[v]}",
-        )
-        for name, (keys, _) in GROUPINGS.items()
-        if keys
-        for v in LEVELS
-    )
-    encoding = tuple(
-        Feature(
-            f"fitted_rate__{name}",
-            f"(malignant + {PRIOR_WEIGHT:.0f} · rate) / (n + {PRIOR_WEIGHT:.0f}) over training rows by {name}",
-            f"smoothed share of malignant training lesions with the same {name}, 0 to 1",
-        )
-        for name in ENCODED
-    )
-    return {"hospital": hospital, "encoding": encoding}
-
-
-def _levels(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """Distinct combinations of `keys` as text, and the number of each row's combination."""
-    _require(frame, keys)
-    if not keys:
-        return ["all"], np.zeros(len(frame), dtype=np.int64)
-    combined = np.zeros(len(frame), dtype=np.int64)
-    columns = [pd.Categorical(frame[name].astype("str")) for name in keys]
-    for one in columns:
-        combined = combined * (len(one.categories) + 1) + one.codes.astype(np.int64) + 1
-    _, example, member = np.unique(combined, return_index=True, return_inverse=True)
-    texts = [[_MISSING if pd.isna(level) else str(level) for level in one[example]] for one in columns]
-    return [" × ".join(parts) for parts in zip(*texts, strict=True)], member.astype(np.int64)
-
-
-def _mean_sd(values: NDArray[np.float64]) -> list[list[float]]:
-    """[means, population sds] of the columns of present values; 0 where a column has none."""
-    count = np.maximum(np.isfinite(values).sum(axis=0), 1)
-    mean = np.nansum(values, axis=0) / count
-    sd = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / count)
-    return [mean.tolist(), sd.tolist()]
-
-
-def _known(groupings: Mapping[str, Any], name: str, frame: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Mean and sd (rows, columns) of each row's level in a grouping, from the next coarser one where it is unknown."""
-    keys, coarser = GROUPINGS[name]
-    levels, member = _levels(frame, keys)
-    known = np.array([level in groupings[name] for level in levels], dtype=bool)
-    width = len(groupings["all"]["all"][0])
-    tables = np.array([groupings[name].get(level, np.zeros((2, width))) for level in levels]).reshape(-1, 2, width)
-    mean, sd = tables[member, 0], tables[member, 1]
-    unknown = ~known[member]
-    if coarser is not None and unknown.any():
-        mean[unknown], sd[unknown] = _known(groupings, coarser, frame[unknown])
-    return mean, sd
-
-
-def _tally(member: NDArray[np.int64], labels: NDArray[np.float64], size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Malignant lesions and lesions of each level."""
-    return np.bincount(member, weights=labels, minlength=size), np.bincount(member, minlength=size).astype(np.float64)
-
-
-def _smooth(malignant: NDArray[Any], count: NDArray[Any], prior: float) -> NDArray[np.float64]:
-    rate: NDArray[np.float64] = (malignant + PRIOR_WEIGHT * prior) / (count + PRIOR_WEIGHT)
-    return rate
-
-
-def _require(frame: pd.DataFrame, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in frame.columns]
-    if missing:
-        raise InputError(f"fitted features need column `{missing[0]}`: keep family `raw` in features.families")
+    def training_columns(self, frame: pd.DataFrame, target: ArrayLike, patients: ArrayLike) -> Columns:
+        """The columns of the very rows `fit` saw, none of which knows its own patient's labels."""
+        labels = np.asarray(target, dtype=np.float64)
+        codes = pd.factorize(np.asarray(patients))[0].astype(np.int64)
+        made: Columns = {}
+        for name, state in self.states.items():
+            kind = fitted_kinds()[name]
+            made |= kind.training(frame, labels, codes) if kind.training else kind.apply(state, frame)
+        return made

@@ -38,6 +38,11 @@ def measured_features() -> dict[str, str]:
     return {**MEANING, **{feature.name: feature.meaning for feature in formulas}}
 
 
+def formulas_only() -> tuple[str, ...]:
+    """The measurements and measured formulas that COMPARED leaves out."""
+    return tuple(name for name in measured_features() if name not in COMPARED)
+
+
 def column(name: str) -> str:
     """Frame column of a short name."""
     return OFFICIAL.get(name, name)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from isic.core.schema import PATIENT
-from isic.tabular import build_features
+from isic.tabular import build_features, feature_families
 from tests.tabular.population import lesions
 
 SITE = "anatom_site_general"
@@ -34,6 +34,45 @@ def test_z_within_parts_of_the_patient(frame: pd.DataFrame, features: pd.DataFra
         groups = frame.groupby([PATIENT, key], dropna=False)["tbp_lv_B"]
         expected = (frame["tbp_lv_B"] - groups.transform("mean")) / (groups.transform("std", ddof=0) + 1e-5)
         _close(features[f"{family}_z__B"], expected)
+
+
+def test_formulas_within_parts_of_the_patient(frame: pd.DataFrame, features: pd.DataFrame) -> None:
+    keys = {
+        "site_formula_z": [SITE],
+        "location_formula_z": [LOCATION],
+        "location_simple_formula_z": ["tbp_lv_location_simple"],
+        "tile_formula_z": ["tbp_tile_type"],
+        "location_tile_formula_z": [LOCATION, "tbp_tile_type"],
+    }
+    contrast = (frame["tbp_lv_norm_border"] * frame["tbp_lv_norm_color"]).rename("value")
+    for family, parts in keys.items():
+        groups = frame.assign(value=contrast).groupby([PATIENT, *parts], dropna=False)["value"]
+        expected = (contrast - groups.transform("mean")) / (groups.transform("std", ddof=0) + 1e-5)
+        _close(features[f"{family}__border_color_interaction"], expected)
+
+
+def test_every_measurement_and_formula_has_a_z_in_every_grouping(features: pd.DataFrame) -> None:
+    """FIELD.md E.2: over every numeric and engineered column."""
+    wanted = {name.removeprefix("patient_z__") for name in features if name.startswith("patient_z__")}
+    for part in ("site", "location", "location_simple", "tile", "location_tile"):
+        families = (f"{part}_z__", f"{part}_formula_z__")
+        assert {n.partition("__")[2] for n in features if n.startswith(families)} == wanted
+    pairs = [f.name for name in ("colour_pairs", "restated") for f in feature_families()[name].features]
+    assert all(f"patient_pairs_z__{name}" in features for name in pairs)
+
+
+def test_pairs_within_the_patient(frame: pd.DataFrame, features: pd.DataFrame) -> None:
+    ratio = (frame["tbp_lv_A"] / (frame["tbp_lv_B"] + 1e-5)).rename("ratio")
+    groups = frame.assign(ratio=ratio).groupby(PATIENT)["ratio"]
+    expected = (ratio - groups.transform("mean")) / (groups.transform("std", ddof=0) + 1e-5)
+    _close(features["patient_pairs_z__A_by_B"], expected)
+
+
+def test_combined_categories(frame: pd.DataFrame, features: pd.DataFrame) -> None:
+    expected = frame[SITE] + "_" + frame[LOCATION]
+    pd.testing.assert_series_equal(features["combined_anatomical_site"], expected, check_names=False)
+    three = frame["sex"] + "_" + frame["tbp_tile_type"] + "_" + frame["attribution"]
+    pd.testing.assert_series_equal(features["combined_sex_tile_hospital"], three, check_names=False)
 
 
 def test_ranks_within_parts_of_the_patient(frame: pd.DataFrame, features: pd.DataFrame) -> None:
@@ -82,6 +121,16 @@ def test_counts_and_areas(frame: pd.DataFrame, features: pd.DataFrame) -> None:
     _close(features["patient_site_area"], site["tbp_lv_areaMM2"].transform("sum"))
     heads = (frame[SITE] == "head/neck").groupby(frame[PATIENT]).transform("sum")
     _close(features["patient_count_site_head_neck"], heads)
+    legs = (frame[LOCATION] == "Left Leg - Lower").groupby(frame[PATIENT]).transform("sum")
+    _close(features["patient_count_location_left_leg_lower"], legs)
+    size = (patient["clin_size_long_diam_mm"].rank() - 1) / patient["isic_id"].transform("size")
+    _close(features["patient_size_rank"], size)
+
+
+def test_levels_of_a_location(frame: pd.DataFrame, features: pd.DataFrame) -> None:
+    groups = frame.groupby([PATIENT, LOCATION])["tbp_lv_areaMM2"]
+    for statistic in ("mean", "min", "max", "sum", "median"):
+        _close(features[f"location_level__areaMM2_{statistic}"], groups.transform(statistic))
 
 
 def test_visits_follow_age() -> None:
@@ -98,11 +147,13 @@ def test_visits_follow_age() -> None:
     np.testing.assert_array_equal(built["visit_lesions"], [2, 2, 2, 2, 1, np.nan])
     # Earlier visits at the site: none, then 45 on average, then 55.
     np.testing.assert_allclose(built["visit_change__H"], [0, 0, 15, 25, 25, np.nan])
+    # The visit before at the site: none, then 45 on average, then 65.
+    np.testing.assert_allclose(built["visit_step__H"], [0, 0, 15, 25, 15, np.nan])
 
 
 def test_a_later_visit_does_not_change_the_comparison_with_earlier_ones() -> None:
     frame = lesions([30], seed=6).assign(age_approx=np.repeat([40.0, 45.0, 50.0], 10))
     earlier = frame[frame["age_approx"] < 50]
-    names = ["visit_change__H", "visit_years_since_first"]
+    names = ["visit_change__H", "visit_step__H", "visit_years_since_first"]
     expected = build_features(frame, ["visits"]).loc[earlier.index, names]
     pd.testing.assert_frame_equal(build_features(earlier, ["visits"])[names], expected)

@@ -36,14 +36,21 @@ class Pool:
     max_bin: int
     #: Column names in groups that a search switches on and off together; by default one group of all.
     groups: Sequence[Sequence[str]] = field(default_factory=list)
+    #: A pool that holds the first columns already, and their bins.
+    base: Pool | None = None
+
+    def beside(self, more: Columns, groups: Sequence[Sequence[str]]) -> Pool:
+        """This pool with further columns, which alone are binned anew, in these groups."""
+        return Pool(self.columns | more, self.target, self.max_bin, groups, base=self)
 
     @cached_property
     def bins(self) -> list[lightgbm.Dataset]:
-        """One binned table per group."""
+        """One binned table per group, those of the base first."""
         from isic.stack.members.light import bin_columns
 
+        shared = self.base.bins if self.base else []
         groups = self.groups or [list(self.columns)]
-        return [bin_columns({name: self.columns[name] for name in group}, self) for group in groups]
+        return [*shared, *(bin_columns({name: self.columns[name] for name in group}, self) for group in groups)]
 
 
 @dataclass(frozen=True)

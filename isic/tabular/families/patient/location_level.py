@@ -7,5 +7,5 @@ FAMILY = level_family(
     "Statistics of the patient's lesions of the same location",
     ("tbp_lv_location",),
     "patient × tbp_lv_location",
-    ("mean", "sd", "max"),
+    ("mean", "sd", "min", "max", "sum", "median", "skew"),
 )

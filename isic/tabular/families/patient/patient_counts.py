@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
 from isic.tabular.groups import Groups
+from isic.tabular.kernels import rank
 from isic.tabular.registry import Family, Feature
 
 _KEYS = {
@@ -20,6 +22,28 @@ _KEYS = {
 }
 _SITES = ("anterior torso", "head/neck", "lower extremity", "posterior torso", "upper extremity")
 _PARTS = ("Head & Neck", "Left Arm", "Left Leg", "Right Arm", "Right Leg", "Torso Back", "Torso Front", "Unknown")
+#: The other locations are parts of the body themselves. Those without a finer word are the camera's way out.
+_LOCATIONS = (
+    "Left Arm",
+    "Left Arm - Lower",
+    "Left Arm - Upper",
+    "Left Leg",
+    "Left Leg - Lower",
+    "Left Leg - Upper",
+    "Right Arm",
+    "Right Arm - Lower",
+    "Right Arm - Upper",
+    "Right Leg",
+    "Right Leg - Lower",
+    "Right Leg - Upper",
+    "Torso Back",
+    "Torso Back Bottom Third",
+    "Torso Back Middle Third",
+    "Torso Back Top Third",
+    "Torso Front",
+    "Torso Front Bottom Half",
+    "Torso Front Top Half",
+)
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
@@ -34,6 +58,8 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     columns["patient_area_share"] = frame["tbp_lv_areaMM2"].to_numpy() / (area + 1e-5)
     columns |= {_pivot_name("site", site): _members(frame, _KEYS["site"], site) for site in _SITES}
     columns |= {_pivot_name("part", part): _members(frame, _KEYS["location_simple"], part) for part in _PARTS}
+    columns |= {_pivot_name("location", level): _members(frame, _KEYS["location"], level) for level in _LOCATIONS}
+    columns["patient_size_rank"] = _smaller(frame)
     return pd.DataFrame({name: values.astype(np.float32) for name, values in columns.items()}, copy=False)
 
 
@@ -53,8 +79,16 @@ def _members(frame: pd.DataFrame, key: str, level: str) -> NDArray[np.float64]:
     return groups.spread(groups.sums((frame[key] == level).to_numpy(dtype=np.float64)))
 
 
+def _smaller(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """(rank of the diameter - 1) / n within the patient."""
+    groups, diameter = Groups.of(frame, (PATIENT,)), frame["clin_size_long_diam_mm"].to_numpy()
+    share = np.empty(len(frame))
+    rank(diameter, groups.rows, groups.starts, share)
+    return share - 1 / np.maximum(groups.spread(groups.sums(np.isfinite(diameter).astype(np.float64))), 1)
+
+
 def _pivot_name(kind: str, level: str) -> str:
-    return f"patient_count_{kind}_{level.lower().replace(' & ', '_').replace('/', '_').replace(' ', '_')}"
+    return f"patient_count_{kind}_{re.sub('[^a-z]+', '_', level.lower())}"
 
 
 FAMILY = Family(
@@ -98,6 +132,19 @@ FAMILY = Family(
                 f"lesions of the patient at {part}",
             )
             for part in _PARTS
+        ),
+        *(
+            Feature(
+                _pivot_name("location", level),
+                f"count(location = {level}) over the patient",
+                f"lesions of the patient at {level}",
+            )
+            for level in _LOCATIONS
+        ),
+        Feature(
+            "patient_size_rank",
+            "(rank(diam) - 1) / n over the patient, ties averaged",
+            "share of the patient's lesions that are smaller, 0 to 1",
         ),
     ),
     build=build,

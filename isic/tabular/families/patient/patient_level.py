@@ -7,5 +7,5 @@ FAMILY = level_family(
     "Statistics of all lesions of the patient",
     (),
     "the patient",
-    ("mean", "sd", "min", "max", "median", "skew"),
+    ("mean", "sd", "min", "max", "sum", "median", "skew"),
 )

@@ -6,6 +6,8 @@ these. Values of later visits are not used: at the time of a visit they are the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,14 +19,14 @@ from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import column
 
 CHANGING = ("H", "L", "B", "diam", "areaMM2", "deltaLBnorm", "norm_color", "norm_border", "nevi_confidence")
-_SITE = "anatom_site_general"
+_SITE, _LOCATION = "anatom_site_general", "tbp_lv_location"
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
-    """Timing and size of the visit, and the change since earlier visits at the same site."""
+    """Timing and size of the visit, and the change since earlier visits and since the last one at the same site."""
     age = frame["age_approx"].to_numpy()
     known = ~np.isnan(age)
-    visit = frame[[PATIENT, _SITE]].assign(visit=pd.Categorical(age))
+    visit = frame[[PATIENT, _SITE, _LOCATION]].assign(visit=pd.Categorical(age))
     patients = Groups.of(visit, (PATIENT,))
     first = patients.spread(_extreme(np.fmin, age, patients))
     last = patients.spread(_extreme(np.fmax, age, patients))
@@ -36,11 +38,16 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
         "visit_count": patients.spread(_visits(visit, patients)),
         "visit_lesions": _sizes(visit, (PATIENT, "visit")),
         "visit_site_lesions": _sizes(visit, (PATIENT, _SITE, "visit")),
+        "visit_location_lesions": _sizes(visit, (PATIENT, _LOCATION, "visit")),
     }
-    for name in ("visit_lesions", "visit_site_lesions"):
+    for name in ("visit_lesions", "visit_site_lesions", "visit_location_lesions"):
         columns[name] = np.where(known, columns[name], np.nan)
-    columns |= {f"visit_change__{v}": _change(visit, frame[column(v)].to_numpy()) for v in CHANGING}
-    return pd.DataFrame({name: values.astype(np.float32) for name, values in columns.items()}, copy=False)
+    earlier = Earlier(visit)
+    for v in CHANGING:
+        values = frame[column(v)].to_numpy()
+        columns[f"visit_change__{v}"] = earlier.change(values, earlier.all_before)
+        columns[f"visit_step__{v}"] = earlier.change(values, earlier.last_before)
+    return pd.DataFrame({each.name: columns[each.name].astype(np.float32) for each in FAMILY.features}, copy=False)
 
 
 def _extreme(ufunc: np.ufunc, values: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
@@ -62,22 +69,38 @@ def _sizes(visit: pd.DataFrame, keys: tuple[str, ...]) -> NDArray[np.float64]:
     return groups.spread(groups.sizes.astype(np.float64))
 
 
-def _change(visit: pd.DataFrame, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Value minus the mean over earlier visits of the patient at the same site; 0 at the first visit there."""
-    # Codes of `visit` grow with age, so within patient × site the groups come in order of time.
-    visits = Groups.of(visit, (PATIENT, _SITE, "visit"))
-    opening = visits.rows[visits.starts[:-1]]
-    place = Groups.of(visit, (PATIENT, _SITE))
-    owner = np.empty(len(visit), dtype=np.int64)
-    owner[place.rows] = np.repeat(np.arange(len(place.sizes)), place.sizes)
-    known = visit["visit"].cat.codes.to_numpy()[opening] >= 0
-    total = np.where(known, visits.sums(values), 0.0)
-    size = np.where(known, visits.sizes, 0).astype(np.float64)
-    before, count = (_running(amount, owner[opening]) for amount in (total, size))
-    mean = np.divide(before, count, out=np.full(len(count), np.nan), where=count > 0)
-    earlier = visits.spread(mean)
-    change = np.where(np.isnan(earlier), 0.0, values - earlier)
-    return np.where(visits.spread(known.astype(np.float64)) > 0, change, np.nan)
+class Earlier:
+    """Each lesion against lesions of the same patient and site at earlier visits."""
+
+    def __init__(self, visit: pd.DataFrame) -> None:
+        # Codes of `visit` grow with age, so within patient × site the groups come in order of time.
+        self.visits = Groups.of(visit, (PATIENT, _SITE, "visit"))
+        opening = self.visits.rows[self.visits.starts[:-1]]
+        place = Groups.of(visit, (PATIENT, _SITE))
+        owner = np.empty(len(visit), dtype=np.int64)
+        owner[place.rows] = np.repeat(np.arange(len(place.sizes)), place.sizes)
+        self.owner, self.known = owner[opening], visit["visit"].cat.codes.to_numpy()[opening] >= 0
+        self.size = np.where(self.known, self.visits.sizes, 0).astype(np.float64)
+
+    def change(
+        self, values: NDArray[np.float64], before: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> NDArray[np.float64]:
+        """Value minus the mean over the visits that `before` takes together; 0 where there is none."""
+        total, count = before(np.where(self.known, self.visits.sums(values), 0.0)), before(self.size)
+        mean = self.visits.spread(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+        change = np.where(np.isnan(mean), 0.0, values - mean)
+        return np.where(self.visits.spread(self.known.astype(np.float64)) > 0, change, np.nan)
+
+    def all_before(self, amount: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of the visits before each one at the same site."""
+        return _running(amount, self.owner)
+
+    def last_before(self, amount: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The visit before each one at the same site."""
+        out = np.zeros(len(amount))
+        same = self.owner[1:] == self.owner[:-1]
+        out[1:][same] = amount[:-1][same]
+        return out
 
 
 def _running(amount: NDArray[np.float64], owner: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -111,11 +134,24 @@ FAMILY = Family(
             "n over patient × anatom_site_general × age",
             "lesions photographed at the same visit and site",
         ),
+        Feature(
+            "visit_location_lesions",
+            "n over patient × tbp_lv_location × age",
+            "lesions photographed at the same visit and location",
+        ),
         *(
             Feature(
                 f"visit_change__{v}",
                 f"{v} - mean({v}) over patient × anatom_site_general at smaller ages, 0 where there is none",
                 f"change since earlier visits at the site: {MEANING[v]}",
+            )
+            for v in CHANGING
+        ),
+        *(
+            Feature(
+                f"visit_step__{v}",
+                f"{v} - mean({v}) over patient × anatom_site_general at the next smaller age, 0 where there is none",
+                f"change since the visit before at the site: {MEANING[v]}",
             )
             for v in CHANGING
         ),

@@ -1,0 +1,62 @@
+"""How far a lesion is from what training rows of the same hospital and place look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.tabular.fitted import Columns, Kind
+from isic.tabular.groupings import GROUPINGS, by_level, core_values, known, mean_sd
+from isic.tabular.kernels import EPSILON
+from isic.tabular.names import MEANING
+from isic.tabular.registry import Feature
+from isic.tabular.relative import CORE
+
+_Z = tuple(name for name in GROUPINGS if name != "all")
+
+
+def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean and sd of every core measurement in every grouping: {grouping: {level: [means, sds]}}."""
+    values = core_values(frame)
+    return {
+        name: {
+            level: [part.tolist() for part in mean_sd(values[rows])] for level, rows in by_level(frame, name).items()
+        }
+        for name in GROUPINGS
+    }
+
+
+def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> Columns:
+    """z-scores against the fitted levels; a missing measurement stays missing."""
+    values = core_values(frame)
+    made: Columns = {}
+    for name in _Z:
+        level = known(state, name, frame)
+        z = ((values - level[:, 0]) / (level[:, 1] + EPSILON)).astype(np.float32)
+        made |= {_name(name, v): np.ascontiguousarray(z[:, place]) for place, v in enumerate(CORE)}
+    return made
+
+
+def _name(grouping: str, v: str) -> str:
+    return f"fitted_{grouping}_z__{v}"
+
+
+KIND = Kind(
+    name="hospital",
+    meaning="z-score against training rows of the same hospital, place and lighting",
+    features=tuple(
+        Feature(
+            _name(name, v),
+            f"({v} - mean({v})) / (sd({v}) + 1e-5) over training rows by {' × '.join(GROUPINGS[name][0])}",
+            f"sd from the training mean of the same {' × '.join(GROUPINGS[name][0])}: {MEANING[v]}",
+        )
+        for name in _Z
+        for v in CORE
+    ),
+    fit=fit,
+    apply=apply,
+)

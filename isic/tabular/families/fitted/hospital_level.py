@@ -1,0 +1,83 @@
+"""What training rows of the same hospital and place look like as a whole, joined back to the lesions.
+
+No sums: the sum over training rows says how many folds trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.tabular.fitted import Columns, Kind
+from isic.tabular.groupings import GROUPINGS, by_level, known, require
+from isic.tabular.kernels import SUMMARY, summary
+from isic.tabular.levels import LEVELS
+from isic.tabular.names import MEANING, OFFICIAL
+from isic.tabular.registry import Feature
+
+#: Groupings of the published solution, besides the one asked where they know nothing.
+_OVER = ("hospital", "hospital_location")
+_STATISTICS = ("mean", "sd", "min", "max", "median", "skew")
+
+
+def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
+    """{grouping: {level: (1 + measurements × statistics) values}}; the first is the level's share of training rows."""
+    columns = [OFFICIAL[v] for v in LEVELS]
+    require(frame, columns)
+    values = [np.ascontiguousarray(frame[name].to_numpy(dtype=np.float64)) for name in columns]
+    return {
+        name: {
+            level: [len(rows) / len(frame), *_statistics(values, rows)] for level, rows in by_level(frame, name).items()
+        }
+        for name in GROUPINGS
+        if name != "hospital_location_tile"
+    }
+
+
+def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> Columns:
+    """The fitted statistics of each row's level."""
+    made: Columns = {}
+    for name in _OVER:
+        table = known(state, name, frame).astype(np.float32)
+        made |= {column: np.ascontiguousarray(table[:, place]) for place, column in enumerate(_names(name))}
+    return made
+
+
+def _statistics(values: list[NDArray[np.float64]], rows: NDArray[np.int64]) -> list[float]:
+    found: list[float] = []
+    starts = np.array([0, len(rows)])
+    for column in values:
+        table = np.empty((1, len(SUMMARY)))
+        summary(column, rows, starts, table)
+        # A measurement no training row has: 0, like every state; JSON knows no NaN.
+        found += [float(np.nan_to_num(table[0, SUMMARY.index(name)])) for name in _STATISTICS]
+    return found
+
+
+def _names(grouping: str) -> list[str]:
+    return [
+        f"fitted_{grouping}_share",
+        *(f"fitted_{grouping}_level__{v}_{statistic}" for v in LEVELS for statistic in _STATISTICS),
+    ]
+
+
+def _features(grouping: str) -> list[Feature]:
+    over = f"training rows by {' × '.join(GROUPINGS[grouping][0])}"
+    texts = [
+        (f"n / n of all {over}", f"share of {over}, 0 to 1"),
+        *((f"{each}({v}) over {over}", f"{each} over {over}: {MEANING[v]}") for v in LEVELS for each in _STATISTICS),
+    ]
+    return [Feature(name, *text) for name, text in zip(_names(grouping), texts, strict=True)]
+
+
+KIND = Kind(
+    name="hospital_level",
+    meaning="Statistics of training rows of the same hospital and place",
+    features=tuple(feature for name in _OVER for feature in _features(name)),
+    fit=fit,
+    apply=apply,
+)

@@ -1,0 +1,14 @@
+"""What `tile_z` leaves out: the formulas against the patient's lesions of the same lighting."""
+
+from isic.tabular.kernels import zscore
+from isic.tabular.relative import formulas_only, kernel_family
+
+FAMILY = kernel_family(
+    "tile_formula_z",
+    "z-score within patient and lighting, of the formulas and coordinates",
+    zscore,
+    "({v} - mean({v})) / (sd({v}) + 1e-5) over patient × tbp_tile_type",
+    "sd from the mean of the patient's lesions of the same lighting: {meaning}",
+    formulas_only(),
+    keys=("tbp_tile_type",),
+)

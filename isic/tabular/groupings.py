@@ -1,0 +1,87 @@
+"""Hospitals and places as training rows know them, and what is taken for a combination they hardly know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.tabular.names import OFFICIAL
+from isic.tabular.relative import CORE
+
+#: Grouping → its columns, and the grouping asked where a combination was too rare in training.
+GROUPINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "all": ((), None),
+    "hospital": (("attribution",), "all"),
+    "location": (("tbp_lv_location",), "all"),
+    "hospital_location": (("attribution", "tbp_lv_location"), "location"),
+    "hospital_location_tile": (("attribution", "tbp_lv_location", "tbp_tile_type"), "hospital_location"),
+}
+#: Fewer training lesions say nothing about a hospital's level.
+RARE = 30
+
+_MISSING = "(missing)"
+
+
+def levels(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+    """Distinct combinations of `keys` as text, and the number of each row's combination."""
+    require(frame, keys)
+    if not keys:
+        return ["all"], np.zeros(len(frame), dtype=np.int64)
+    combined = np.zeros(len(frame), dtype=np.int64)
+    columns = [pd.Categorical(frame[name].astype("str")) for name in keys]
+    for one in columns:
+        combined = combined * (len(one.categories) + 1) + one.codes.astype(np.int64) + 1
+    _, example, member = np.unique(combined, return_index=True, return_inverse=True)
+    texts = [[_MISSING if pd.isna(level) else str(level) for level in one[example]] for one in columns]
+    return [" × ".join(parts) for parts in zip(*texts, strict=True)], member.astype(np.int64)
+
+
+def by_level(frame: pd.DataFrame, name: str) -> dict[str, NDArray[np.int64]]:
+    """Level of a grouping → its rows, rare levels left out (never the one level of `all`)."""
+    labels, member = levels(frame, GROUPINGS[name][0])
+    order = np.argsort(member, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(member, minlength=len(labels)))[:-1])
+    return {label: rows for label, rows in zip(labels, parts, strict=True) if name == "all" or len(rows) >= RARE}
+
+
+def known(tables: Mapping[str, Mapping[str, Any]], name: str, frame: pd.DataFrame) -> NDArray[np.float64]:
+    """What `tables[grouping][level]` (an array of any shape) holds for each row's level, (rows, *shape) float64.
+
+    Where a level is unknown, the next coarser grouping that `tables` has is asked.
+    """
+    keys, coarser = GROUPINGS[name]
+    labels, member = levels(frame, keys)
+    found = np.array([label in tables[name] for label in labels], dtype=bool)
+    empty = np.zeros(np.shape(tables["all"]["all"]))
+    values = np.array([tables[name].get(label, empty) for label in labels], dtype=np.float64)
+    values = values.reshape(-1, *empty.shape)[member]
+    unknown = ~found[member] if len(found) else np.zeros(len(frame), dtype=bool)
+    if coarser is not None and unknown.any():
+        values[unknown] = known(tables, coarser, frame[unknown])
+    return values
+
+
+def require(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """InputError naming the first of `names` that `frame` lacks."""
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise InputError(f"fitted features need column `{missing[0]}`: keep family `raw` in features.families")
+
+
+def core_values(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """The core measurements of a metadata or feature frame, (rows, len(CORE))."""
+    columns = [OFFICIAL[v] for v in CORE]
+    require(frame, columns)
+    return np.column_stack([frame[name].to_numpy(dtype=np.float64) for name in columns])
+
+
+def mean_sd(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and population sd of each column's present values; 0 where it has none."""
+    count = np.maximum(np.isfinite(values).sum(axis=0), 1)
+    mean = np.nansum(values, axis=0) / count
+    return mean, np.sqrt(np.nansum((values - mean) ** 2, axis=0) / count)

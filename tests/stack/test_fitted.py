@@ -1,0 +1,90 @@
+"""Fitted features in the stacker: learnt by each chain on its own training folds, stored with it, the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.schema import PATIENT
+from isic.stack import Stack, fit_stack
+from isic.stack.explain import contributions, gain
+from isic.stack.problem import prepare
+from isic.stack.search import Bench
+from isic.tabular import build_features
+from isic.tabular.fitted import Fitted, fitted_kinds
+from tests.stack.population import Population, settings
+from tests.tabular.population import lesions
+
+KINDS = tuple(fitted_kinds())
+QUICK = settings(fitted=KINDS, rounds=20, seeds=1)
+
+
+@pytest.fixture(scope="module")
+def people() -> Population:
+    frame = lesions([70, 60, 50, 40, 30, 20, 9, 1, 40, 30], seed=3)
+    rng = np.random.default_rng(1)
+    target = (rng.random(len(frame)) < np.where(frame["tbp_lv_location"] == "Head & Neck", 0.5, 0.05)).astype(np.int64)
+    fold = frame[PATIENT].str[3:].astype(int).to_numpy() % 3
+    folds = frame[["isic_id", PATIENT]].assign(target=target, fold=fold)
+    return Population(build_features(frame, ["raw"]), {}, folds)
+
+
+@pytest.fixture(scope="module")
+def stack(people: Population) -> Stack:
+    return fit_stack(*people, QUICK)
+
+
+def test_a_saved_chain_gives_the_held_out_scores_row_by_row(stack: Stack, people: Population, tmp_path: Path) -> None:
+    stack.save(tmp_path / "stack")
+    again = Stack.load(tmp_path / "stack")
+    assert again.names == stack.names
+    for fold in again.folds:
+        mine = np.flatnonzero(people.folds["fold"] == fold)
+        for rows in (mine, mine[:1], mine[::3]):
+            score = again.score(people.features.iloc[rows], {}, fold, people.folds[PATIENT].iloc[rows])
+            np.testing.assert_array_equal(score, stack.oof["score"].iloc[rows])
+
+
+def test_a_chain_learns_from_its_training_folds_only(stack: Stack, people: Population) -> None:
+    mine = people.folds["fold"] == 1
+    flipped = people.folds.assign(target=people.folds["target"].where(~mine, 1 - people.folds["target"]))
+    moved = people.features.assign(tbp_lv_H=people.features["tbp_lv_H"] + 40 * mine.astype("float32"))
+    other = fit_stack(moved, {}, flipped, QUICK)
+    assert other.chains[1].fitted == stack.chains[1].fitted
+    assert other.chains[0].fitted != stack.chains[0].fitted
+    training = people.features[~mine], people.folds.loc[~mine, "target"]
+    assert stack.chains[1].fitted == Fitted.fit(KINDS, *training)
+
+
+def test_fitted_columns_are_read_and_explained(stack: Stack, people: Population) -> None:
+    assert {family for family in stack.families.values() if family != "raw"} == {f"fitted {kind}" for kind in KINDS}
+    strong = gain(stack)
+    assert strong.loc[strong["column"] == "fitted_rate_tbp_lv_location", "gain"].item() > 0
+    values = contributions(stack, people.features, {}, 0, people.folds[PATIENT])
+    assert list(values.columns) == list(stack.names)
+
+
+def test_an_unknown_hospital_and_place_still_get_a_score(stack: Stack, people: Population) -> None:
+    strange = people.features.assign(attribution="FNQH Cairns", tbp_lv_location="Left Ear", sex=None)
+    score = stack.score(strange, {}, 0, people.folds[PATIENT])
+    assert np.isfinite(score).all()
+
+
+def test_a_search_switches_kinds_as_the_stage_does(people: Population) -> None:
+    problem = prepare(*people, QUICK.evidence, QUICK.params.max_bin, fitted=KINDS)
+    for kinds in (("encoding",), ("hospital", "kmeans"), ()):
+        chosen = settings(fitted=kinds, rounds=20, seeds=1)
+        expected = fit_stack(*people, chosen).oof["score"]
+        found = pd.Series(Bench(problem, 1).out_of_fold(chosen))
+        assert found.rank().corr(expected.rank()) > 0.999
+
+
+def test_what_cannot_be_fitted_is_named(people: Population) -> None:
+    with pytest.raises(InputError, match=r"stack\.fitted"):
+        fit_stack(*people, settings(fitted=["hospitals"]))
+    with pytest.raises(InputError, match="family `raw`"):
+        fit_stack(people.features.drop(columns="attribution"), {}, people.folds, QUICK)

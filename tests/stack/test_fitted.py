@@ -14,6 +14,7 @@ from isic.stack import Stack, fit_stack
 from isic.stack.explain import contributions, gain
 from isic.stack.problem import prepare
 from isic.stack.search import Bench
+from isic.stack.words import signs
 from isic.tabular import build_features
 from isic.tabular.fitted import Fitted, fitted_kinds
 from tests.stack.population import Population, settings
@@ -88,3 +89,11 @@ def test_what_cannot_be_fitted_is_named(people: Population) -> None:
         fit_stack(*people, settings(fitted=["hospitals"]))
     with pytest.raises(InputError, match="family `raw`"):
         fit_stack(people.features.drop(columns="attribution"), {}, people.folds, QUICK)
+
+
+def test_fitted_columns_speak_of_what_they_measure(stack: Stack, people: Population) -> None:
+    values = contributions(stack, people.features, {}, 0, people.folds[PATIENT]).iloc[0]
+    told = signs(stack, values, stack.columns(people.features, {}, 0, people.folds[PATIENT]), people.folds[PATIENT], 0)
+    assert sum(sign.log_odds for sign in told) == pytest.approx(values.sum())
+    assert "place on the body" in {sign.what for sign in told}
+    assert not any("fitted" in str(sign) for sign in told)

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from isic.core.metric import auc, paired_difference, patient_weights, pauc, pauc_interval
-from isic.core.schema import CATEGORICAL, PATIENT, TARGET
+from isic.core.schema import PATIENT, TARGET
 from isic.tabular import feature_families
 
 #: The published ladder to stand beside (junaidaliop/isic2024-tbp, real rows): pAUC out of fold.
@@ -30,11 +30,16 @@ def columns(families: Sequence[str]) -> list[str]:
     return [feature.name for name in families for feature in known[name].features]
 
 
+def is_text(column: pd.Series) -> bool:
+    """Whether a feature is a category."""
+    return column.dtype != np.float32
+
+
 def as_matrix(features: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     """float32 (n, len(names)); a category is its code over the whole table (NaN for missing)."""
     matrix = np.empty((len(features), len(names)), dtype=np.float32)
     for place, name in enumerate(names):
-        if name in CATEGORICAL:
+        if is_text(features[name]):
             codes = pd.Categorical(features[name]).codes
             matrix[:, place] = np.where(codes < 0, np.nan, codes)
         else:
@@ -48,12 +53,13 @@ def out_of_fold(
     """Mean over `seeds` of each row's score by the model that did not see its fold, as log-odds float64 (n,)."""
     names = columns(families)
     matrix = as_matrix(features, names)
+    texts = [name for name in names if is_text(features[name])]
     target, fold = folds[TARGET].to_numpy(), folds["fold"].to_numpy()
     total = np.zeros(len(folds))
 
     def one(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         rows = _training_rows(target, fold != number, negatives, [seed, number])
-        model = lightgbm.train(_parameters(seed), _dataset(matrix[rows], target[rows], names), ROUNDS)
+        model = lightgbm.train(_parameters(seed), _dataset(matrix[rows], target[rows], names, texts), ROUNDS)
         held_out = np.flatnonzero(fold == number)
         return held_out, np.asarray(model.predict(matrix[held_out], raw_score=True, num_threads=1))
 
@@ -111,9 +117,8 @@ def _training_rows(target: np.ndarray, allowed: np.ndarray, negatives: int | Non
     return np.sort(np.concatenate([malignant, benign]))
 
 
-def _dataset(matrix: np.ndarray, target: np.ndarray, names: list[str]) -> lightgbm.Dataset:
-    categories = [name for name in names if name in CATEGORICAL]
-    return lightgbm.Dataset(matrix, target, feature_name=names, categorical_feature=categories, free_raw_data=True)
+def _dataset(matrix: np.ndarray, target: np.ndarray, names: list[str], texts: list[str]) -> lightgbm.Dataset:
+    return lightgbm.Dataset(matrix, target, feature_name=names, categorical_feature=texts, free_raw_data=True)
 
 
 def _parameters(seed: int) -> dict[str, object]:

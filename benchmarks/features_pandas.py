@@ -168,9 +168,11 @@ def _counts(frame: pd.DataFrame) -> dict[str, pd.Series]:
         found[f"patient_{name}_share"] = found[f"patient_{name}_count"] / found["patient_count"]
     found["patient_site_area"] = frame.groupby(KEYS["site"], dropna=False)["tbp_lv_areaMM2"].transform("sum")
     found["patient_area_share"] = frame["tbp_lv_areaMM2"] / (area + 1e-5)
+    smaller = patient["clin_size_long_diam_mm"].rank() - 1
+    found["patient_size_rank"] = smaller / found["patient_count"]
     for feature in feature_families()["patient_counts"].features:
         if feature.formula.startswith("count("):
             key, _, level = feature.formula.removeprefix("count(").partition(") over")[0].partition(" = ")
             own = frame[key if key in frame else f"tbp_lv_{key}"] == level
             found[feature.name] = own.groupby(frame[PATIENT]).transform("sum")
-    return found
+    return {feature.name: found[feature.name] for feature in feature_families()["patient_counts"].features}

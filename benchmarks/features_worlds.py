@@ -58,6 +58,7 @@ def population(world: str, seed: int) -> pd.DataFrame:
 def compare(seeds: int) -> dict[str, Any]:
     """pAUC of lesion and of patient-relative families in both worlds, and the paired gain of the rightful winner."""
     found: dict[str, Any] = {}
+    won: dict[str, list[float]] = {}
     for world, winner in (("absolute", "lesion"), ("relative", "relative")):
         frame = population(world, seed=5)
         folds = make_folds(frame, 5, seed=0)
@@ -70,5 +71,5 @@ def compare(seeds: int) -> dict[str, Any]:
         found[world] = {name: round(pauc(frame[TARGET], score), 4) for name, score in scores.items()}
         loser = "relative" if winner == "lesion" else "lesion"
         gain = paired_difference(frame[TARGET], scores[winner], scores[loser], frame[PATIENT], 500)
-        found[f"{winner}_families_win_in_the_{world}_world"] = [round(value, 4) for value in gain]
-    return found
+        won[f"{winner}_families_win_in_the_{world}_world"] = [round(value, 4) for value in gain]
+    return {**found, "winners": won}

@@ -1,53 +1,56 @@
 """`isic features --report`: what each feature family gains on this checkout's rows and folds, by the features alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from isic.core.errors import run
 from isic.core.folds import read_folds
 from isic.core.io import write_json
-from isic.core.params import load_params
+from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.report.features import family_plot, family_report
 from isic.report.figures import families as draw
 from isic.report.figures import save
-from isic.stack.problem import prepare
+from isic.stack.problem import FITTED, prepare
 from isic.stack.search import Bench
 from isic.tabular import build_features, feature_families
 from isic.tabular.fitted import fitted_kinds
 
-say = partial(print, flush=True)
-
 
 def main() -> None:
-    layout = Layout.find()
+    layout, say = Layout.find(), partial(print, flush=True)
     params = load_params(layout.params)
-    stack, kinds = params.stack, tuple(fitted_kinds())
-    folds = read_folds(layout, len(params.folds))
-    features = build_features(read_metadata(layout.train_metadata, train=True))
-    alone = stack.evidence.model_copy(update={"embeddings": "none"})
-    problem = prepare(features, {}, folds, alone, stack.params.max_bin, fitted=kinds)
-    bench = Bench(problem, stack.seeds)
-    families = [*feature_families(), *(f"fitted {name}" for name in kinds)]
-    used = [name for name in params.features.families if name not in stack.drop]
-    used += [f"fitted {name}" for name in stack.fitted]
-
-    def score(names: Sequence[str]) -> ArrayLike:
-        fitted = tuple(name for name in kinds if f"fitted {name}" in names)
-        drop = tuple(name for name in families if name not in names)
-        return bench.out_of_fold(stack.model_copy(update={"drop": drop, "fitted": fitted}))
-
-    replicates, seed = params.evaluate.replicates, params.evaluate.seed
-    say(f"{len(families)} families on {len(features)} lesions, scored by LightGBM from features alone")
-    found = family_report(score, problem.folds, families, used, ["raw"], replicates, seed, say)
+    frame = read_metadata(layout.train_metadata, train=True)
+    found = judge(frame, read_folds(layout, len(params.folds)), params, say)
     write_json(layout.evaluate_metrics.with_name("features.json"), found)
-    write_json(layout.evaluate_metrics.with_name("features_plot.json"), family_plot(found))
     picture = layout.report.with_name("features.svg")
     save(draw({"families": family_plot(found)}), picture)
     say(f"metrics/features.json, {picture.relative_to(layout.root)}; `dvc repro -s -f report` puts them into the page")
+
+
+def judge(frame: pd.DataFrame, folds: pd.DataFrame, params: Params, say: Callable[[str], None]) -> dict[str, Any]:
+    """The family report of the stacker's LightGBM members, without images, on these rows and folds."""
+    stack, kinds = params.stack, tuple(fitted_kinds())
+    alone = stack.evidence.model_copy(update={"embeddings": "none"})
+    problem = prepare(build_features(frame), {}, folds, alone, stack.params.max_bin, fitted=kinds)
+    bench = Bench(problem, stack.seeds)
+    families = [*feature_families(), *(f"{FITTED} {name}" for name in kinds)]
+    used = [name for name in params.features.families if name not in stack.drop]
+    used += [f"{FITTED} {name}" for name in stack.fitted]
+
+    def score(names: Sequence[str]) -> ArrayLike:
+        fitted = tuple(name for name in kinds if f"{FITTED} {name}" in names)
+        drop = tuple(name for name in families if name not in names)
+        return bench.out_of_fold(stack.model_copy(update={"drop": drop, "fitted": fitted}))
+
+    say(f"{len(families)} families on {len(frame)} lesions, scored by LightGBM without images")
+    replicates, seed = params.evaluate.replicates, params.evaluate.seed
+    return family_report(score, problem.folds, families, used, ["raw"], replicates, seed, say)
 
 
 if __name__ == "__main__":

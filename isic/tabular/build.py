@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_float_dtype
 
 from isic.core.schema import ID
 from isic.tabular.canonical import canonical
 from isic.tabular.parallel import each
-from isic.tabular.registry import Family, choose, feature_families
+from isic.tabular.registry import Family, choose, lesion_families
 
 
 def build_features(frame: pd.DataFrame, families: Sequence[str] | None = None) -> pd.DataFrame:
@@ -19,49 +20,47 @@ def build_features(frame: pd.DataFrame, families: Sequence[str] | None = None) -
 
     `frame` needs the columns of test-metadata.csv; others, the train-only ones above all, are not looked at. Returns
     isic_id, then the columns of `families` (None: all) in registry order: float32, and categories as text with NaN for
-    missing. A row's values depend on its own patient's rows alone, to the last bit.
+    missing, combined ones as pandas categories. A row's values depend on its own patient's rows alone, to the last bit.
     Raises InputError for an unknown family, a missing column, repeated ids, or text among the numbers.
     """
     chosen = choose(families)
     lesions, order = canonical(frame)
-    own = {family.name: family.build(lesions) for family in _needed(chosen)}
-    wide = _with_measured(lesions, own) if any(family.relative for family in chosen) else lesions
+    wide = _with_measured(lesions) if any(family.relative for family in chosen) else lesions
     finished: dict[str, object] = {ID: frame[ID].array}
     for family in chosen:
-        table = own.pop(family.name) if family.name in own else family.build(wide)
         # Turned back one family at a time, so that two copies of the whole never stand side by side.
-        finished |= _in_input_order(table, order)
+        finished |= _in_input_order(_columns(family, wide), order)
     return pd.DataFrame(finished, index=frame.index, copy=False)
 
 
-def _with_measured(lesions: pd.DataFrame, own: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The canonical frame with the columns of the measured families beside it."""
-    measured = [own[name] for name, family in feature_families().items() if family.measured]
-    return pd.concat([lesions, *measured], axis=1)
+def _with_measured(lesions: pd.DataFrame) -> pd.DataFrame:
+    """The canonical frame with the columns of the measured families beside it, none of them copied."""
+    columns = dict(lesions.items())
+    for family in lesion_families():
+        if family.measured:
+            columns |= dict(family.build(lesions).items())
+    return pd.DataFrame(columns, copy=False)
 
 
-def _needed(chosen: Sequence[Family]) -> list[Family]:
-    """Families of one lesion alone that must be computed: the chosen, and all measured ones if any is relative."""
-    relative = any(family.relative for family in chosen)
-    return [
-        family
-        for family in feature_families().values()
-        if not family.relative and (family in chosen or (relative and family.measured))
-    ]
+def _columns(family: Family, wide: pd.DataFrame) -> dict[str, pd.Series]:
+    """The columns of a family, in canonical order; those of a measured one may stand in the frame already."""
+    names = [feature.name for feature in family.features]
+    table = wide if family.measured and names[0] in wide else family.build(wide)
+    return {name: table[name] for name in names}
 
 
-def _in_input_order(table: pd.DataFrame, order: NDArray[np.int64]) -> dict[str, object]:
-    """The columns of a family in the input's order."""
-    names = [str(name) for name in table.columns]
-    return dict(zip(names, each(lambda name: _back(table[name], order), names), strict=True))
+def _in_input_order(columns: dict[str, pd.Series], order: NDArray[np.int64]) -> dict[str, object]:
+    """The columns of a family in the input's order; each one given is let go as soon as it is turned."""
+    names = list(columns)
+    return dict(zip(names, each(lambda name: _back(columns.pop(name), order), names), strict=True))
 
 
 def _back(column: pd.Series, order: NDArray[np.int64]) -> object:
-    """A canonical column in the input's order: numbers as float32, categories as text."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
+    """A canonical column in the input's order: numbers as float32, anything else as it is."""
+    if not is_float_dtype(column.dtype):
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
-        return column.take(inverse).astype("str").array
+        return column.array.take(inverse)
     values = np.empty(len(order), dtype=np.float32)
     values[order] = column.to_numpy()
     return values

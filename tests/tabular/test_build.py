@@ -26,9 +26,11 @@ def test_rows_stay_in_order_and_columns_are_the_registered_ones(frame: pd.DataFr
     registered = [feature.name for family in feature_families().values() for feature in family.features]
     assert list(features.columns) == [ID, *registered]
     assert features[ID].tolist() == frame[ID].tolist()
-    texts = [*CATEGORICAL, *(feature.name for feature in feature_families()["combined"].features)]
-    assert all(features[name].dtype == np.float32 for name in registered if name not in texts)
-    assert all(features[name].dtype == "str" for name in texts)
+    combined = [feature.name for feature in feature_families()["combined"].features]
+    numbers = [name for name in registered if name not in (*CATEGORICAL, *combined)]
+    assert all(features[name].dtype == np.float32 for name in numbers)
+    assert all(features[name].dtype == "str" for name in CATEGORICAL)
+    assert all(features[name].dtype == "category" for name in combined)
 
 
 def test_patient_z_is_what_pandas_computes(frame: pd.DataFrame, features: pd.DataFrame) -> None:

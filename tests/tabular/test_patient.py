@@ -70,9 +70,9 @@ def test_pairs_within_the_patient(frame: pd.DataFrame, features: pd.DataFrame) -
 
 def test_combined_categories(frame: pd.DataFrame, features: pd.DataFrame) -> None:
     expected = frame[SITE] + "_" + frame[LOCATION]
-    pd.testing.assert_series_equal(features["combined_anatomical_site"], expected, check_names=False)
+    pd.testing.assert_series_equal(features["combined_anatomical_site"].astype("str"), expected, check_names=False)
     three = frame["sex"] + "_" + frame["tbp_tile_type"] + "_" + frame["attribution"]
-    pd.testing.assert_series_equal(features["combined_sex_tile_hospital"], three, check_names=False)
+    pd.testing.assert_series_equal(features["combined_sex_tile_hospital"].astype("str"), three, check_names=False)
 
 
 def test_ranks_within_parts_of_the_patient(frame: pd.DataFrame, features: pd.DataFrame) -> None:

@@ -19,8 +19,8 @@ _CATEGORY_MEANING = {
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
-    """The columns unchanged; an infinite measurement is missing."""
-    return frame[[*NUMERIC, *CATEGORICAL]]
+    """The columns as they are; an infinite measurement is missing."""
+    return frame[[*NUMERIC, *CATEGORICAL]].astype(dict.fromkeys(CATEGORICAL, "str"))
 
 
 FAMILY = Family(

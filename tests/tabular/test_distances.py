@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from isic.tabular.canonical import canonical
 from isic.tabular.registry import lesion_families
 from isic.tabular.relative import column
 from isic.tabular.spaces import DUCKLING, SPACES
+from tests.conftest import ROOT
 from tests.tabular.population import lesions
 
 _OFFICIAL = {"diam": "clin_size_long_diam_mm"}
@@ -131,9 +134,35 @@ def test_a_planted_duckling_is_the_most_isolated() -> None:
     assert built["mahalanobis_duckling"].idxmax() == 17
 
 
+_NEIGHBOURS = ["clusters", "duckling", "mahalanobis", "nearest", "similarity"]
+
+
+@pytest.mark.slow
+def test_the_largest_patient_does_not_cost_its_square_in_memory() -> None:
+    """What compiled kernels allocate only the operating system sees, hence a process of its own."""
+    code = f"""
+from pathlib import Path
+from isic.tabular import build_features
+from tests.tabular.population import lesions
+
+def peak():
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+
+frame = lesions([9184], seed=10).assign(anatom_site_general="head/neck")
+build_features(frame.head(400), {_NEIGHBOURS})
+before = peak()
+build_features(frame, {_NEIGHBOURS})
+print(peak() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    # One matrix of distances would be 9184² × 8 bytes = 675 MB.
+    assert int(run.stdout) < 150e6
+
+
 def test_a_large_patient_does_not_cost_its_square_in_memory() -> None:
     frame = lesions([4000], seed=10)
-    families = ["clusters", "duckling", "nearest", "similarity"]
+    families = _NEIGHBOURS
     build_features(frame.head(50), families)
     tracemalloc.start()
     build_features(frame, families)

@@ -50,6 +50,10 @@ repro: $(READY) ## Run what changed of the pipeline (dvc repro)
 fold: $(READY) ## One fold of one backbone, as one GPU session: make fold B=eva02 F=0
 	dvc repro -s 'train_image@$(B)-$(F)' 'embed@$(B)-$(F)'
 
+.PHONY: backbone
+backbone: $(READY) ## All folds of one backbone, one after the other, as one session: make backbone B=eva02
+	dvc repro -s --glob 'train_image@$(B)-*' 'embed@$(B)-*'
+
 .PHONY: folds
 folds: $(READY) ## Every missing fold of every backbone, one per GPU at a time: make folds GPUS=4
 	@python -m isic.image.launch --gpus $(or $(GPUS),1)

@@ -153,14 +153,28 @@ def _from_hub(model: str, args: Mapping[str, Any]) -> nn.Module:
 def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
     if not path.is_file():
         raise InputError(f"weights file {path} not found: set image.train.weights to hub, none or an existing file")
-    backbone = timm.create_model(model, pretrained=False, num_classes=0, **args)
-    state = {key.removeprefix("backbone."): value for key, value in read_weights(str(path)).items()}
-    own = backbone.state_dict()
-    # A classifier of another task is expected in the file and has no place here.
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    if len(fitting) < 0.9 * len(own):
-        raise InputError(f"{path} fits {len(fitting)} of {len(own)} tensors of `{model}`: it belongs to another model")
-    backbone.load_state_dict({**own, **fitting})
+    try:
+        found = read_weights(str(path), weights_only=True)
+    except Exception as error:  # safetensors, zip and pickle readers fail each in their own way
+        raise InputError(
+            f"{path} is not a readable file of weights ({type(error).__name__}): fetch it again"
+        ) from error
+    state = {key.removeprefix("backbone."): value for key, value in found.items()}
+    with torch.random.fork_rng(devices=[]):
+        start = timm.create_model(model, pretrained=False, num_classes=0, **args).state_dict()
+    # timm's own way in: it renames what older files call otherwise and fits position embeddings to the size.
+    try:
+        backbone = timm.create_model(
+            model, pretrained=True, num_classes=0, pretrained_cfg_overlay={"state_dict": state}, **args
+        )
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} does not fit `{model}` ({type(error).__name__}): it is of another model") from error
+    # It also takes a file that fits in part or not at all, and random weights would go unseen. Those are the ones of
+    # the first network: both were drawn from the same random state.
+    now = backbone.state_dict()
+    brought = sum(int((now[name] != start[name]).sum()) for name in now) / sum(one.numel() for one in now.values())
+    if brought < 0.9:
+        raise InputError(f"{path} brings {brought:.0%} of the weights of `{model}`: it is of another model")
     return backbone
 
 

@@ -146,6 +146,38 @@ def test_weights_of_a_file_are_used_and_foreign_ones_refused(tmp_path: Path) -> 
     assert torch.equal(next(again.backbone.parameters()), next(net.backbone.parameters()))
     with pytest.raises(InputError, match="another model"):
         create("test_vit", {"patch_size": 8}, 32, str(tmp_path / "own.safetensors"))
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "own.safetensors").read_bytes()[:-1000])
+    (tmp_path / "words.pth").write_text("not weights")
+    for name in ("torn.safetensors", "words.pth"):
+        with pytest.raises(InputError, match=f"{name} is not a readable file"):
+            create("test_convnext", {}, 32, str(tmp_path / name))
+
+
+def test_weights_of_another_size_are_fitted_and_a_stored_fold_can_start_another(tmp_path: Path) -> None:
+    """Position embeddings are of one size; dropping those that do not fit would start them from noise."""
+    net, _ = create("test_vit", {"patch_size": 8}, 32, "none")
+    save_file(dict(net.state_dict()), tmp_path / "fold.safetensors")
+    larger, _ = create("test_vit", {"patch_size": 8}, 48, str(tmp_path / "fold.safetensors"))
+    small, large = (one.backbone.pos_embed[0, -n:].detach() for one, n in ((net, 16), (larger, 36)))
+    corner = large.reshape(6, 6, -1)[0, 0], small.reshape(4, 4, -1)[0, 0]
+    assert torch.cosine_similarity(*corner, dim=0) > 0.9
+
+
+def test_a_file_of_pickled_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"backbone.x": Path("code")}, tmp_path / "evil.pth")
+    with pytest.raises(InputError, match="not a readable file"):
+        create("test_convnext", {}, 32, str(tmp_path / "evil.pth"))
+
+
+@pytest.mark.parametrize("model", ["test_efficientnet", "resnet10t"])
+def test_any_other_timm_name_trains(
+    model: str, tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
+) -> None:
+    """Networks with batch norms, whose running statistics the averaged weights must take along."""
+    wanted = recipe(epochs=2, model=model, model_args={}, ema=0.9)
+    history = train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert np.isfinite(embed(tmp_path / "m", tiles, folds["isic_id"].tolist()[:5]).logits).all()
 
 
 # --- stored folds ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
+READY_SCALE := $(VENV)/.ready-scale
 export PATH := $(BIN):$(PATH)
 # No update checks and no telemetry from any library the pipeline starts.
 export NO_ALBUMENTATIONS_UPDATE := 1
@@ -26,6 +27,14 @@ $(READY): pyproject.toml constraints.txt
 
 .PHONY: setup
 setup: $(READY) ## Make .venv with the pinned packages (done by the others when needed)
+
+# What goes beyond one machine: servers of a team. Nothing else needs it.
+$(READY_SCALE): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server-local]'
+	touch $@
+
+.PHONY: setup-scale
+setup-scale: $(READY_SCALE) ## Add the packages for clusters and servers (done by the others when needed)
 
 .PHONY: demo
 demo: $(READY) ## The whole pipeline on generated data: reproduce, promote, submit, sum up
@@ -81,6 +90,10 @@ rollback: $(READY) ## Make the previous champion the champion again
 .PHONY: submission
 submission: $(READY) ## Score the test files with the champion into submission/submission.csv
 	@isic submission
+
+.PHONY: server
+server: $(READY_SCALE) ## A team's servers on this machine until Ctrl-C: PostgreSQL, S3, MLflow (PORT=5050)
+	@python -m deploy.local --folder '$(or $(FOLDER),.server)' --port $(or $(PORT),5050)
 
 .PHONY: doctor
 doctor: $(READY) ## Check the set-up, one line per check

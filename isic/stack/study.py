@@ -2,41 +2,44 @@
 
 A worker holds a lock file while it lives. A trial whose worker is gone (killed, machine rebooted) is marked failed and
 its values are queued again, so that nothing is lost and nothing but the killed trial runs twice. Workers on other
-machines are recognised by host name and left alone.
+machines are recognised by host name and left alone on a shared file; on a database their heartbeat says whether they
+live.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import socket
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+
+from isic.stack.storage import (
+    OUTAGE,
+    alone,
+    ask,
+    beating,
+    beats,
+    fail,
+    heartbeat_seconds,
+    open_storage,
+    patiently,
+    queue_stale,
+)
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _WORKER, _HOST = "worker", "host"
 #: Seconds within which a worker signs a trial it has asked for.
 _SIGNING = 20
-
-
-def open_storage(folder: Path) -> BaseStorage | str:
-    """Storage of OPTUNA_STORAGE (any Optuna URL), else a journal file in `folder`."""
-    url = os.environ.get("OPTUNA_STORAGE", "")
-    if url:
-        return url
-    folder.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
 
 
 @dataclass(frozen=True)
@@ -56,27 +59,50 @@ class Worker:
         """Work until the study holds `trials` finished trials, counting those that live workers are at.
 
         `after` sees every trial this process finished. On Ctrl-C the running trial is queued again before
-        KeyboardInterrupt goes on.
+        KeyboardInterrupt goes on. On a database it stays until those others have finished, to take over from one that
+        dies; a restart of the database costs the trial that was running then, which is queued again.
         """
-        while self._taken() < trials:
-            trial = self.study.ask()
-            trial.set_user_attr(_WORKER, self.identity)
-            trial.set_user_attr(_HOST, socket.gethostname())  # last: it says that the trial is signed
+        while patiently(self._done) < trials:
+            if patiently(self._taken) < trials:
+                self._one(objective, after)
+            elif beats(self.study):
+                time.sleep(min(5, heartbeat_seconds()))
+            else:
+                return
+
+    def _one(self, objective: Callable[[optuna.Trial], float], after: Callable[[FrozenTrial], None]) -> None:
+        trial = patiently(lambda: ask(self.study))
+        with beating(self.study, trial):
             try:
+                patiently(lambda: self._sign(trial))
                 value = objective(trial)
             except optuna.TrialPruned:
-                after(self.study.tell(trial, state=TrialState.PRUNED))
+                finished = patiently(lambda: self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True))
+            except OUTAGE:
+                return  # its heart stops here, and whoever sees that first queues it again
             except BaseException:
-                self.study.tell(trial, state=TrialState.FAIL)
-                _queue_again(self.study, self.study.trials[trial.number])
+                if patiently(lambda: fail(self.study, trial._trial_id)):
+                    patiently(lambda: _queue_again(self.study, self.study.trials[trial.number]))
                 raise
             else:
-                after(self.study.tell(trial, value))
+                finished = patiently(lambda: self.study.tell(trial, value, skip_if_finished=True))
+        # Taken for dead while it could not beat: the trial is another worker's now, and its score here is not counted.
+        if finished.state in DONE:
+            with suppress(*OUTAGE):  # a line of progress is not worth a worker
+                after(finished)
+
+    def _sign(self, trial: optuna.Trial) -> None:
+        trial.set_user_attr(_WORKER, self.identity)
+        trial.set_user_attr(_HOST, socket.gethostname())  # last: it says that the trial is signed
+
+    def _done(self) -> int:
+        return len(self.study.get_trials(deepcopy=False, states=DONE))
 
     def _taken(self) -> int:
-        done = self.study.get_trials(deepcopy=False, states=DONE)
+        if beats(self.study):
+            _give_up_dead(self.study, self.folder)
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return len(done) + sum(_alive(self.folder, trial) for trial in running)
+        return self._done() + sum(_alive(self.study, self.folder, trial) for trial in running)
 
 
 @contextmanager
@@ -86,12 +112,15 @@ def join(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
     (folder / "live").mkdir(parents=True, exist_ok=True)
     identity = uuid.uuid4().hex
     own = folder / "live" / identity
+
+    def enter() -> optuna.Study:
+        with locked(folder / "join.lock"), alone(name):
+            return _open(name, folder, first)
+
     with own.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            with locked(folder / "join.lock"):
-                study = _open(name, folder, first)
-            yield Worker(study, folder, identity)
+            yield Worker(patiently(enter), folder, identity)
         finally:
             own.unlink(missing_ok=True)
 
@@ -109,26 +138,38 @@ def _open(name: str, folder: Path, first: dict[str, Any]) -> optuna.Study:
         study.pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2)
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(first)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not _alive(folder, trial):
-            study.tell(trial.number, state=TrialState.FAIL)
-            _queue_again(study, trial)
+    _give_up_dead(study, folder)
     return study
 
 
+def _give_up_dead(study: optuna.Study, folder: Path) -> None:
+    """Queue again what a dead worker was at."""
+    if beats(study):
+        queue_stale(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        # Several workers may see this at once; one of them marks the trial.
+        if not _alive(study, folder, trial) and fail(study, trial._trial_id):
+            _queue_again(study, trial)
+
+
 def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
-    # A trial killed before its first suggestion has no values: the sampler will think again.
-    if trial.params:
-        study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+    # A trial killed before its first suggestion has no values unless it was queued: the sampler will think again.
+    values = trial.params or trial.system_attrs.get("fixed_params")
+    queued = any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
+    if values and not queued:
+        study.enqueue_trial(values, user_attrs={"retry_of": trial.number})
 
 
-def _alive(folder: Path, trial: FrozenTrial) -> bool:
-    """Whether the worker of a running trial still holds its lock; the kernel drops it when a process dies."""
+def _alive(study: optuna.Study, folder: Path, trial: FrozenTrial) -> bool:
+    """Whether the worker of a running trial still holds its lock; the kernel drops it when a process dies.
+
+    On a database the heartbeat has decided before: what is left is a trial that was never signed.
+    """
     if _HOST not in trial.user_attrs:
         # Just asked for, by a worker that has not signed it yet or died before it could.
         started = trial.datetime_start
         return started is not None and (datetime.now() - started).total_seconds() < _SIGNING
-    if trial.user_attrs[_HOST] != socket.gethostname():
+    if beats(study) or trial.user_attrs[_HOST] != socket.gethostname():
         return True
     lock = folder / "live" / str(trial.user_attrs[_WORKER])
     if not lock.is_file():

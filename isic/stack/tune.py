@@ -26,6 +26,7 @@ from isic.core.tracker import Tracker
 from isic.stack.fit import fit_problem
 from isic.stack.problem import Problem
 from isic.stack.search import Bench, as_trial, changes, suggest, switchable
+from isic.stack.storage import open_storage, patiently
 from isic.stack.study import DONE, join, locked
 
 #: First seed of the comparison: none that a trial used.
@@ -103,7 +104,10 @@ def tune(
 
         worker.run(lambda trial: bench.score(suggest(trial, current, families), trial), trials, after)
         with locked(folder / f"{name}.judge.lock", wait=False) as mine:
-            return judge(problem, current, study.best_trial.number, study.best_params, families) if mine else None
+            if not mine:
+                return None
+            best = patiently(lambda: study.best_trial)
+            return judge(problem, current, best.number, best.params, families)
 
 
 def judge(
@@ -132,8 +136,6 @@ def fit_oof(problem: Problem, settings: Settings) -> pd.DataFrame:
 
 def table(study_name: str, folder: Path) -> pd.DataFrame:
     """Every trial of a study: number, state, value, values searched, seconds taken."""
-    from isic.stack.study import open_storage
-
     study = optuna.load_study(study_name=study_name, storage=open_storage(folder))
     frame = study.trials_dataframe(attrs=("number", "state", "value", "params", "duration", "user_attrs"))
     seconds = frame.pop("duration").dt.total_seconds()
@@ -145,8 +147,6 @@ def figures(study_name: str, folder: Path) -> dict[str, Any]:
     import warnings
 
     from optuna.visualization import matplotlib as plots
-
-    from isic.stack.study import open_storage
 
     study = optuna.load_study(study_name=study_name, storage=open_storage(folder))
     made: dict[str, Any] = {}

@@ -1,0 +1,60 @@
+"""`make server`: the servers on this machine until Ctrl-C, and what to export to use them."""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from deploy.local.servers import BUCKET, Servers
+from isic.core.errors import InputError, run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m deploy.local")
+    parser.add_argument("--folder", type=Path, default=Path(".server"), help="data, logs and secrets")
+    parser.add_argument("--port", type=int, default=5050, help="MLflow's; PostgreSQL and S3 take the two after it")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is as clean as Ctrl-C
+    servers = Servers(arguments.folder.resolve(), arguments.port)
+    say("starting PostgreSQL, S3 and MLflow …")
+    servers.start()
+    try:
+        say(usage(servers, servers.write_environment()))
+        while not (name := servers.ended()):
+            time.sleep(1)
+        raise InputError(f"{name} has ended by itself: the logs in {servers.folder} say why")
+    except KeyboardInterrupt:
+        say("stopping …")
+    finally:
+        # A second Ctrl-C must not leave servers behind.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        servers.stop()
+    say("stopped; everything is kept in " + str(servers.folder))
+
+
+def usage(servers: Servers, environment: Path) -> str:
+    """What a person types next; secrets stay in the file."""
+    return f"""
+MLflow      {servers.address} (user and password: MLFLOW_TRACKING_* in {environment})
+PostgreSQL  127.0.0.1:{servers.postgres.port}, database optuna for make tune
+S3          {servers.s3}, bucket {BUCKET}
+
+In another shell, use them:
+  . {environment}
+  isic doctor
+  isic tracking copy --from sqlite:///mlflow.db --to "$MLFLOW_TRACKING_URI"
+  dvc remote add --local -f -d team s3://{BUCKET}/dvc && dvc remote modify --local team endpointurl {servers.s3}
+  dvc push
+
+Ctrl-C here stops them; data and logs stay in {servers.folder}.
+"""
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,184 @@
+"""The three servers together: their ports and secrets, started in order, stopped in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import isic
+from deploy.local.postgres import Postgres
+from isic.core.errors import InputError
+
+BUCKET = "isic"
+ADMIN = "isic"
+#: Seconds a server may take to answer first; MLflow migrates its databases before.
+PATIENCE = 180.0
+
+
+class Servers:
+    """MLflow on `port`, PostgreSQL on the next one, S3 on the one after; data and secrets in `folder`."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.port = folder, port
+        # Others may pass through (PostgreSQL's own user does, under root) but not look around.
+        folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+        self._secrets = _secrets(folder / "secrets.json")
+        self.postgres = Postgres(folder / "postgres", port + 1, self._secrets["postgres"])
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def s3(self) -> str:
+        return f"http://127.0.0.1:{self.port + 2}"
+
+    def start(self, s3: str = "") -> None:
+        """Start all three; `s3` is the address under which MLflow reaches the store (default: the store's own).
+
+        Raises InputError when a port is taken or a server does not come up; nothing stays running then.
+        """
+        for port in range(self.port, self.port + 3):
+            _refuse_taken(port)
+        try:
+            self.postgres.start(("mlflow", "mlflow_auth", "optuna"))
+            self._start("s3", ["deploy.local.objects", str(self.folder / "s3"), str(self.port + 2), BUCKET])
+            _wait_for(f"{self.s3}/", self._processes[-1], self.folder / "s3.log")
+            self.start_mlflow(s3)
+        except BaseException:
+            self.stop()
+            raise
+
+    def start_mlflow(self, s3: str = "") -> None:
+        """Start the MLflow server alone, the others running."""
+        settings = self.folder / "auth.ini"
+        _write_private(
+            settings,
+            "[mlflow]\ndefault_permission = READ\nadmin_username = isic\n"
+            # Two percent signs are one in this format.
+            f"database_uri = {self.postgres.url('mlflow_auth').replace('%', '%%')}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+        )
+        # Secrets travel in the environment: arguments are everybody's to read.
+        private = {
+            "MLFLOW_BACKEND_STORE_URI": self.postgres.url("mlflow"),
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+            "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
+            "MLFLOW_AUTH_ADMIN_PASSWORD": self._secrets["mlflow"],
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secrets["flask"],
+            "MLFLOW_S3_ENDPOINT_URL": s3 or self.s3,
+        }
+        command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        command += ["--app-name", "basic-auth", "--artifacts-destination", f"s3://{BUCKET}/mlflow"]
+        self._start("mlflow", command, private)
+        _wait_for(f"{self.address}/health", self._processes[-1], self.folder / "mlflow.log")
+
+    def stop_mlflow(self) -> None:
+        """Stop the MLflow server alone."""
+        _end(self._processes.pop())
+
+    def stop(self) -> None:
+        """Stop all, MLflow first, PostgreSQL last."""
+        while self._processes:
+            _end(self._processes.pop())
+        self.postgres.stop()
+
+    def environment(self) -> dict[str, str]:
+        """What a client exports: addresses and credentials of the three."""
+        return {
+            "MLFLOW_TRACKING_URI": self.address,
+            "MLFLOW_TRACKING_USERNAME": ADMIN,
+            "MLFLOW_TRACKING_PASSWORD": self._secrets["mlflow"],
+            "OPTUNA_STORAGE": self.postgres.url("optuna"),
+            "AWS_ACCESS_KEY_ID": self._secrets["s3_key"],
+            "AWS_SECRET_ACCESS_KEY": self._secrets["s3_secret"],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL_S3": self.s3,
+        }
+
+    def write_environment(self) -> Path:
+        """The same as a file to source in a shell, readable by its owner alone."""
+        path = self.folder / "env"
+        lines = [f"export {name}='{value}'" for name, value in self.environment().items()]
+        _write_private(path, "\n".join(lines) + "\n")
+        return path
+
+    def ended(self) -> str:
+        """Name of a server that has ended by itself, "" while all run."""
+        dead = [str(process.args) for process in self._processes if process.poll() is not None]
+        return "MLflow" if any("mlflow" in one for one in dead) else "the S3 store" if dead else ""
+
+    def _start(self, name: str, command: list[str], extra: Mapping[str, str] | None = None) -> None:
+        home = str(Path(isic.__file__).resolve().parent.parent)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
+        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": home, **self.environment(), **(extra or {})}
+        environment.pop("MLFLOW_TRACKING_URI")  # the server is no client of itself
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command], stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        self._processes.append(process)
+
+
+def _secrets(path: Path) -> dict[str, str]:
+    """Passwords of these servers, drawn once and kept."""
+    if path.is_file():
+        return dict(json.loads(path.read_text()))
+    made = {name: secrets.token_urlsafe(24) for name in ("postgres", "mlflow", "flask", "s3_secret")}
+    made["s3_key"] = secrets.token_hex(10).upper()
+    _write_private(path, json.dumps(made))
+    return made
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+    temporary.replace(path)
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError:
+            raise InputError(
+                f"port {port} is taken: stop what listens there, or choose three others (PORT=…)"
+            ) from None
+
+
+def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while True:
+        with contextlib.suppress(OSError):
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                return
+            except urllib.error.HTTPError:
+                return  # it speaks: that it wants credentials is what we asked for
+        if process.poll() is not None or time.monotonic() > until:
+            raise InputError(f"the server at {address} did not start: {log} says why")
+        time.sleep(0.3)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    # What is left of its session: uvicorn's workers, should the parent have gone without them.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, 9)
+    process.wait()

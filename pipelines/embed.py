@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import run
 from isic.core.io import atomic_file, read_parquet, write_parquet
+from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID
 
@@ -29,7 +30,8 @@ def main() -> None:
     from isic.image.embed import embed
 
     model = layout.image_model(wanted.backbone, wanted.fold)
-    said = embed(model, TileStore(layout.train_images), rows[ID].tolist())
+    workers = load_params(layout.params).image.workers
+    said = embed(model, TileStore(layout.train_images), rows[ID].tolist(), workers)
     with anchor_tiles() as (tiles, ids):
         anchors = embed(model, tiles, ids)
     target = layout.embedding(wanted.backbone, wanted.fold)

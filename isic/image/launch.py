@@ -68,7 +68,14 @@ def repro(job: str, slot: Slot) -> int:
         # Of this thread, and inherited by what it starts: thread pools and loader processes count their cores by it.
         os.sched_setaffinity(0, slot.cores)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu}
-    return subprocess.run(_dvc("repro", "--single-item", job), env=environment, check=False).returncode
+    command = _dvc("repro", "--single-item", job)
+    with subprocess.Popen(
+        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        # Line by line through here: several live lines on one terminal would overwrite each other.
+        for line in process.stdout or ():
+            sys.stderr.write(line)
+    return process.returncode
 
 
 def _dvc(*words: str) -> list[str]:

@@ -105,9 +105,9 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def default_workers(device: torch.device) -> int:
-    """Loader processes for this machine: none beside a network on the CPU, which needs the cores itself."""
+def default_workers(device: torch.device, processes: int = 1) -> int:
+    """Loader processes for each of `processes` here: none beside a network on the CPU, which needs the cores itself."""
     if device.type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores - 1))
+    return max(1, min(16, (cores - 1) // processes))

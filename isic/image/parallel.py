@@ -80,6 +80,8 @@ class Several:
         self.rank = self._fabric.global_rank
         self.size = size
         self.device = self._fabric.device
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, torch.get_num_threads() // size))
 
     def spread(self, net: Any) -> Any:
         return self._fabric.setup_module(net, move_to_device=False)

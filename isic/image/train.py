@@ -174,7 +174,7 @@ def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Bat
     """The micro-batches of one optimiser step at a time, from where training stands."""
     augment = Augmenter(run.recipe.augment, run.sampling.seed)
     slots = run.sampling.slots(run.recipe.epochs, run.progress.epoch, run.progress.micro)
-    workers = default_workers(run.device) if job.limits.workers is None else job.limits.workers
+    workers = default_workers(run.device, run.world.size) if job.limits.workers is None else job.limits.workers
     group: list[Batch] = []
     loaded = batches(tiles, job.ids, augment, slots, workers, pin=run.device.type == "cuda")
     for batch in clock.waiting(loaded):

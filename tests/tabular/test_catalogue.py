@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,32 @@ def test_every_feature_is_explained_in_one_line() -> None:
     assert all(field and "\n" not in field and "{" not in field for row in rows for field in row)
     # LightGBM refuses these in feature names.
     assert not any(set(row.name) & set('",:[]{} ') for row in rows)
+
+
+#: Names the published solutions give their features (greysky, 2nd, 10th, 5th, junaid, gunes, the guide).
+_PUBLISHED = """
+lesion_size_ratio elongation lesion_shape_index perimeter_to_area_ratio area_to_perimeter_ratio log_lesion_area
+border_length_ratio shape_irregularity circularity area_diameter_ratio area_ratio weighted_area_ratio asymmetry_ratio
+asymmetry_area_ratio border_complexity shape_complexity_index symmetry_border_consistency consistency_symmetry_border
+symmetry_perimeter_interaction border_density hue_contrast luminance_contrast mean_hue_difference
+lesion_color_difference std_dev_contrast overall_color_difference color_contrast_index color_range color_difference_AB
+color_contrast_ratio relative_hue_difference color_uniformity color_consistency consistency_color color_variance_ratio
+hue_color_std_interaction color_asymmetry_index lesion_visibility_score color_variation_intensity color_variation_index
+texture_contrast texture_uniformity norm_L norm_A norm_B lab_chroma lab_hue color_geometric_mean lesion_severity_index
+comprehensive_lesion_index color_shape_composite_index shape_color_consistency border_color_interaction
+border_color_interaction_2 size_color_contrast_ratio size_age_interaction normalized_lesion_size size_age_ratio
+age_normalized_nevi_confidence age_normalized_nevi_confidence_2 age_size_symmetry_index index_age_size_symmetry
+position_distance_3d lesion_orientation_3d position_angle_3d_xz volume_approximation_3d lesion_flatness
+combined_anatomical_site
+"""
+
+
+def test_every_published_name_is_there() -> None:
+    assert set(_PUBLISHED.split()) - {row.name for row in catalogue()} == set()
+
+
+def test_every_pair_of_colour_channels_is_there() -> None:
+    names = {row.name for row in catalogue()}
+    for suffix in ("", "ext"):
+        for one, other in combinations([channel + suffix for channel in "ABCHL"], 2):
+            assert {f"{one}_minus_{other}", f"{one}_by_{other}"} <= names

@@ -278,7 +278,7 @@ def _families(setting: Setting) -> dict[str, Any]:
     frame = read_metadata(_population(setting.folder / "families", (patients, lesions, positives)), train=True)
     stack = setting.params.stack.model_copy(update={"seeds": 1})
     params = setting.params.model_copy(update={"stack": stack})
-    folds = make_folds(frame, 5, seed=0)
+    folds = make_folds(frame, 3, seed=0)
     found = judge(frame, folds, params, lambda line: print(line, flush=True))
     return {"families_rows": lesions, "families_malignant": positives, "families": found}
 

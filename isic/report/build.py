@@ -67,7 +67,12 @@ def build(
     maps, maps_note = activation(layout, lesions, tiles, shown, tuple(params["image"]["backbones"]))
     robustness = _optional(layout.root / "metrics" / "robustness.json")
     families = _optional(layout.root / "metrics" / "features.json")
-    points["families"] = family_plot(families) if families else []
+    # Measured on other lesions it would speak of other data.
+    of_these = families is not None and (families["lesions"], families["malignant"]) == (
+        metrics["n"],
+        metrics["positives"],
+    )
+    points["families"] = family_plot(families) if families and of_these else []
     points["ladder"] = [*(robustness["steps"] if robustness else []), *points["ladder"]]
     generated = params["data"]["source"] == "sample"
     model, data = model_card(metrics, params, provenance, generated), data_card(evidence.rows, generated)

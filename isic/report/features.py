@@ -36,10 +36,11 @@ def family_report(
 ) -> dict[str, Any]:
     """pAUC of `base` and of the `used` families; for each of `families`, what it does to the one and to the other.
 
-    folds: patient_id and target in the rows' order. Returns JSON-able values: {"base", "used": {families, pauc, low,
-    high, auc}, "families": [{family, used, added, added_low, added_high, left_out, …, put_in, …}]}, all gains of pAUC
-    with the 95 % interval over patients: `added` to the base, `left_out` of the used (negative: the family is missed),
-    `put_in` beside them; None where there is nothing to compare. `say` is told after every family how far it is.
+    folds: patient_id and target in the rows' order. Returns JSON-able values: {lesions, malignant, "base", "used":
+    {families, pauc, low, high, auc}, "families": [{family, used, added, added_low, added_high, left_out, …, put_in,
+    …}]}, all gains of pAUC with the 95 % interval over patients: `added` to the base, `left_out` of the used (negative:
+    the family is missed), `put_in` beside them; None where there is nothing to compare. `say` is told after every
+    family how far it is.
     Raises InputError when `base` is not part of `used`, or a used family not of `families`.
     """
     strange = [name for name in base if name not in used] + [name for name in used if name not in families]
@@ -78,6 +79,8 @@ def family_report(
         left = each * (len(families) - len(rows)) / 60
         say(f"{len(rows)}/{len(families)} {in_words(rows[-1])} · {left:.0f} min left")
     return {
+        "lesions": len(folds),
+        "malignant": int(folds[TARGET].sum()),
         "base": _level(base, scored(base), folds, replicates, seed),
         "used": _level(used, scored(used), folds, replicates, seed),
         "families": rows,

@@ -218,6 +218,19 @@ def test_the_nested_check_stands_beside_the_headline_until_the_scores_change(new
         assert ("shared folds flatter by +0.0010" in page(layout)) is there
 
 
+def test_what_families_gain_is_shown_while_it_speaks_of_these_lesions(new_run: Callable[..., Layout]) -> None:
+    layout = new_run(lesions=120)
+    judge(layout)
+    metrics = read_json(layout.evaluate_metrics)
+    row = {"family": "patient_z", "used": True, "added": 0.01, "added_low": -0.01, "added_high": 0.03}
+    row |= dict.fromkeys(f"{way}{end}" for way in ("left_out", "put_in") for end in ("", "_low", "_high"))
+    assert "isic features --report" in page(layout)
+    for lesions, there in ((metrics["n"], True), (metrics["n"] + 1, False)):
+        report = {"lesions": lesions, "malignant": metrics["positives"], "families": [row]}
+        write_json(layout.root / "metrics" / "features.json", report)
+        assert (">patient_z<" in page(layout)) is there
+
+
 def test_changes_are_found_in_both_directions() -> None:
     before, after = flat({"a": {"b": 1, "c": [1, 2]}}), flat({"a": {"b": 2, "c": [1, 2]}, "d": 3})
     assert [change["key"] for change in changed(before, after)] == ["a.b", "d"]

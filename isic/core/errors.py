@@ -28,6 +28,9 @@ def explain(error: BaseException) -> str | None:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or 'a file'}: check its owner and mode"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        # A folder where a file belongs, a read-only disk, a name too long: the system's words are the clear ones.
+        return f"{error.filename}: {error.strerror.lower()}: check the path"
     return None
 
 

@@ -36,7 +36,17 @@ def test_defects_are_not_dressed_up() -> None:
     assert explain(ZeroDivisionError("defect")) is None
 
 
-_FULL_DISK = """
+def test_a_path_of_the_wrong_kind_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for broken in (lambda: tmp_path.read_text(), lambda: (tmp_path / ("x" * 300)).write_text("")):
+        with pytest.raises(SystemExit) as stop:
+            run(broken)
+        assert stop.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"isic: error: {tmp_path}")
+        assert said.count("\n") == 1
+
+
+_WRITE_PARQUET = """
 import sys
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -45,14 +55,31 @@ from isic.core.io import write_parquet
 frame = pd.DataFrame({"a": np.random.default_rng(0).random(200_000)})
 run(lambda: write_parquet(Path(sys.argv[1]) / "t.parquet", frame))
 """
+_SAMPLE = "from isic.cli import main; import sys; sys.argv = {arguments!r} + [sys.argv[1] + '/raw']; main()"
+_SIZES = ["isic", "sample", "--patients", "20", "--lesions", "600", "--positives", "2", "--out"]
 
 
-def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "size", "whole"),
+    [
+        pytest.param(_WRITE_PARQUET, "64k", set(), id="table"),
+        pytest.param(_SAMPLE.format(arguments=_SIZES), "64k", set(), id="CSV"),
+        pytest.param(
+            _SAMPLE.format(arguments=_SIZES),
+            "17200k",
+            {"train-metadata.csv", "test-metadata.csv", "sample_submission.csv"},
+            id="tiles half way",
+        ),
+    ],
+)
+def test_full_disk_is_told_and_leaves_nothing_half_written(
+    tmp_path: Path, script: str, size: str, whole: set[str]
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    # A file system of 64 KiB in a mount namespace of its own: the fault is the kernel's, not a stand-in.
-    script = f'mount -t tmpfs -o size=64k tmpfs {disk} && "$@" {disk}; code=$?; ls -A {disk}; exit $code'
-    command = ["unshare", "-rm", "bash", "-c", script, "bash", sys.executable, "-c", _FULL_DISK]
+    # A small file system in a mount namespace of its own: the fault is the kernel's, not a stand-in.
+    mount = f'mount -t tmpfs -o size={size} tmpfs {disk} && "$@" {disk}; code=$?; find {disk} -type f; exit $code'
+    command = ["unshare", "-rm", "bash", "-c", mount, "bash", sys.executable, "-c", script]
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(disk)]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces for this user")
@@ -62,4 +89,4 @@ def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("isic: error: no disk space left")
     assert done.stderr.count("\n") == 1
-    assert done.stdout == ""
+    assert {Path(line).name for line in done.stdout.splitlines()} == whole

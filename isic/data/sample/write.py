@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,8 @@ from isic.data.sample.tile import encode, render
 
 #: Tiles per piece of work. Each piece has its own random stream, so the result does not depend on the processes.
 _PIECE = 256
+#: Bytes that must be free before a piece is written: the piece, and what HDF5 has yet to write of those before it.
+_ROOM = 16 << 20
 #: The official placeholder of the test set: three rows of three one-lesion patients, one from a hospital that no
 #: training row comes from.
 _TEST_IDS = ("ISIC_0015657", "ISIC_0015729", "ISIC_0015740")
@@ -83,9 +87,16 @@ def write_tiles(path: Path, sample: Sample, seed: Sequence[int], processes: int)
     with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
         position = 0
         for tiles in _rendered(pieces, entropy, processes):
+            _check_room(path)
             for tile in tiles:
                 _put(file, names[position], tile)
                 position += 1
+
+
+def _check_room(path: Path) -> None:
+    # HDF5 crashes the process when it cannot write out what it holds on closing: stop while it still can.
+    if shutil.disk_usage(path.parent).free < _ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _put(file: h5py.File, name: str, data: bytes) -> None:
@@ -108,7 +119,8 @@ def _rendered(pieces: list[tuple[int, np.ndarray]], seed: list[int], processes: 
         return
     # fork: starts at once and works from a script on standard input; children only draw, they touch no open file.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+    pool = ProcessPoolExecutor(processes, mp_context=context)
+    try:
         ahead: deque[Future[list[bytes]]] = deque()
         for index, looks in pieces:
             ahead.append(pool.submit(_render_piece, index, looks, seed))
@@ -116,6 +128,9 @@ def _rendered(pieces: list[tuple[int, np.ndarray]], seed: list[int], processes: 
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    finally:
+        # What nobody waits for any more after a fault is not rendered first.
+        pool.shutdown(cancel_futures=True)
 
 
 def _render_piece(index: int, looks: np.ndarray, seed: list[int]) -> list[bytes]:

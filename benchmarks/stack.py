@@ -30,7 +30,7 @@ import pandas as pd
 
 from isic.core.folds import make_folds
 from isic.core.io import atomic_file, read_parquet, write_parquet
-from isic.core.metric import paired_difference, patient_weights, pauc_interval, pauc_replicates
+from isic.core.metric import paired_difference, patient_weights, pauc, pauc_interval, pauc_replicates
 from isic.core.params import Stack as Settings
 from isic.core.params import load_params, read_yaml
 from isic.core.schema import PATIENT, TARGET
@@ -38,8 +38,8 @@ from isic.core.schema import PATIENT, TARGET
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (104, 40_000, 100)
 THREADS = 2
-#: pAUC of the simulated image network, and the d' that gives it on normal scores.
-IMAGE = (0.158, 2.13)
+#: pAUC of the simulated image network.
+IMAGE = 0.158
 PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {}
 
 
@@ -64,7 +64,7 @@ def main() -> None:
         for name in ("population", *chosen):
             if name == "population" and (Path(folder) / "folds.parquet").is_file():
                 continue
-            found = _run(name, folder, options.quick)
+            found = _run(name, folder, options.quick, options.samples)
             print(json.dumps({name: found}), file=sys.stderr, flush=True)
             when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             measured |= found | {"parts": measured.get("parts", {}) | {name: f"{harness.commit()}, {when}"}}
@@ -115,8 +115,18 @@ def _population(folder: Path, quick: bool) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     folds = make_folds(rows, 5, 0)
     write_parquet(folder / "features.parquet", features)
-    write_parquet(folder / "folds.parquet", folds.assign(logit=rng.normal(size=len(rows)) + IMAGE[1] * rows[TARGET]))
+    write_parquet(folder / "folds.parquet", folds.assign(logit=_image_logit(rows[TARGET].to_numpy(), rng)))
     return {"rows": len(features), "positives": int(rows[TARGET].sum()), "columns": features.shape[1] - 1}
+
+
+def _image_logit(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Normal noise, malignant lesions raised by as much as makes its pAUC `IMAGE`."""
+    noise = rng.normal(size=len(target))
+    low, high = 0.0, 6.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if pauc(target, noise + middle * target) < IMAGE else (low, middle)
+    return noise + low * target
 
 
 @part
@@ -185,6 +195,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
 
     from isic.stack.problem import prepare
     from isic.stack.search import Bench, as_trial, suggest
+    from isic.stack.study import pruner
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, folds, logits = _inputs(folder)
@@ -194,14 +205,10 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     seeds = 1 if quick else 2
     bench = Bench(problem, seeds)
     _ = problem.pool.bins
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=optuna.samplers.RandomSampler(seed=1),
-        pruner=optuna.pruners.WilcoxonPruner(p_threshold=0.1, n_startup_steps=2),
-    )
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1), pruner=pruner())
     study.enqueue_trial(as_trial(settings, ()))
     ours, usual, best = 0.0, 0.0, 0.0
-    for _ in range(3 if quick else 10):
+    for _ in range(3 if quick else 7):
         trial = study.ask()
         candidate = suggest(trial, settings, ())
         start = time.perf_counter()
@@ -253,7 +260,7 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
     prepared = time.process_time() - start
     scores: dict[str, np.ndarray] = {}
-    seconds = _pieces(store, problem, quick, scores)
+    seconds, models = _pieces(store, problem, quick, scores)
     scores["ours"], cost = _piece(store, "ours", lambda: fit_problem(problem, settings).oof["score"])
     seconds["ours"] = prepared + cost
     target, patients = problem.target, problem.folds[PATIENT]
@@ -262,6 +269,7 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     return {
         "recipe_pauc": found,
         "recipe_cpu_seconds": seconds,
+        "recipe_models": models | {"ours": settings.seeds * len(problem.images) * len(settings.members)},
         "ours_minus": {
             name: paired_difference(target, scores["ours"], score, patients)
             for name, score in scores.items()
@@ -273,29 +281,32 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     }
 
 
-def _pieces(store: Path, problem: Any, quick: bool, scores: dict[str, np.ndarray]) -> dict[str, float]:
-    """Add every recipe's out-of-fold scores to `scores`; returns what each took, in processor seconds."""
+def _pieces(
+    store: Path, problem: Any, quick: bool, scores: dict[str, np.ndarray]
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Add every recipe's out-of-fold scores to `scores`; returns processor seconds and models of each."""
     import stack_recipes as recipes
 
     matrix = pd.DataFrame(problem.columns, copy=False)
     image = matrix["image_vit"].to_numpy()
-    seconds = {}
+    seconds, models = {}, {}
     for name, (recipe, samples) in recipes.RECIPES.items():
-        score, seconds[name] = np.zeros(len(matrix)), 0.0
+        score, seconds[name], models[name] = np.zeros(len(matrix)), 0.0, 0
         held_out = {number: problem.fold == number for number in np.unique(problem.fold)}
-        for seed in range(1 if quick else samples):
+        for seed in range(1 if quick else min(samples, _options().samples)):
             for number, mask in held_out.items():
                 task = functools.partial(recipe, matrix, problem.target, mask, seed)
                 part, took = _piece(store, f"{name}-{number}-{seed}", task)
                 score[mask] += part
                 seconds[name] += took
+                models[name] += 3 if name == "ensemble" else 1
         for mask in held_out.values():
             if name == "bagged":
                 score[mask] = recipes.with_image(score[mask], image[mask])
             elif name == "ensemble":
                 score[mask] /= mask.sum()
         scores[name] = score
-    return seconds
+    return seconds, models
 
 
 def _piece(store: Path, name: str, make: Callable[[], Any]) -> tuple[np.ndarray, float]:
@@ -419,8 +430,9 @@ def _sklearn_pauc(target: np.ndarray, score: np.ndarray) -> float:
     return float(0.5 * share**2 + (share - 0.5 * share**2) / 0.5 * (standardised - 0.5))
 
 
-def _run(name: str, folder: str, quick: bool) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--part", name, "--folder", folder, *(["--quick"] if quick else [])]
+def _run(name: str, folder: str, quick: bool, samples: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--part", name, "--folder", folder, "--samples", str(samples)]
+    command += ["--quick"] if quick else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": str(harness.ROOT)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -431,6 +443,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
     parser.add_argument("--only", default="", help="parts to run, by name, separated by commas")
+    parser.add_argument(
+        "--samples", type=int, default=10, help="of the ensemble, for each fold: 10 make its 150 models"
+    )
     parser.add_argument("--keep", default="", help="folder for the population and finished pieces; a rerun uses them")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)

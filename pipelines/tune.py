@@ -3,21 +3,19 @@
 import argparse
 
 from isic.core.errors import run
-from isic.core.io import sha256_json, write_csv
+from isic.core.io import sha256_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.stack.inputs import fingerprint, read_problem
-from isic.stack.tune import figures, table, tune
+from isic.stack.tune import record, tune
 from isic.tracking import open_run, parent
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--trials", type=int, default=100, help="finished trials the study shall hold, of all processes"
-    )
-    trials = parser.parse_args().trials
+    parser.add_argument("--trials", type=int, default=100, help="finished trials the study shall hold, of all together")
+    trials = max(1, parser.parse_args().trials)
     layout = Layout.find()
     params = load_params(layout.params)
     current, backbones = params.stack, tuple(params.image.backbones)
@@ -30,15 +28,13 @@ def main() -> None:
         verdict = tune(
             problem, current, name, folder, trials, lambda n: open_run("tune", config, f"trial{n}", fold=n), print
         )
-    finally:
-        write_csv(folder / f"{name}.csv", table(name, folder))
+    except KeyboardInterrupt:
         with parent("tune", config) as tracker:
-            tracker.artifact(folder / f"{name}.csv")
-            for plot, figure in figures(name, folder).items():
-                tracker.figure(figure, f"{plot}.png")
+            record(tracker, name, folder)
+        raise
+    with parent("tune", config) as tracker:
+        record(tracker, name, folder, verdict)
     if verdict is not None:
-        with parent("tune", config) as tracker:
-            tracker.metrics(verdict.metrics)
         print(verdict.line)
         print(write_overlay(layout.params, {"stack": verdict.change}) if verdict.change else "", end="")
 

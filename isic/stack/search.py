@@ -6,6 +6,7 @@ same order and on the same sampled rows for every candidate, so that candidates 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
@@ -113,7 +114,8 @@ class Bench:
         return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
     def members(self, settings: Settings) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Yield (fold, held-out margins) for every step in order; leaving early cancels what has not begun."""
+        """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps that are left."""
+        unwanted = threading.Event()
         kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
         chosen = settings.library("lightgbm")
 
@@ -123,9 +125,8 @@ class Bench:
             trained = self.problem.pool_of(fold).bins
             bins = [trained[place] for place in kept]
             scored = [[*self._scored, *trained[len(self._scored) :]][place] for place in kept]
-            return grow_and_score(
-                compose(bins, index), compose(scored, held_out), chosen["params"], chosen["rounds"], seed
-            )
+            data, seen = compose(bins, index), compose(scored, held_out)
+            return grow_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted)
 
         with ThreadPoolExecutor(workers()) as pool:
             running: list[Future[NDArray[np.float64]]] = [pool.submit(member, *step) for step in self.steps]
@@ -133,6 +134,7 @@ class Bench:
                 for (_, fold), future in zip(self.steps, running, strict=True):
                     yield fold, future.result()
             finally:
+                unwanted.set()
                 for future in running:
                     future.cancel()
 

@@ -19,6 +19,7 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from isic.core.io import write_csv
 from isic.core.metric import Interval, paired_difference
 from isic.core.params import Stack as Settings
 from isic.core.schema import PATIENT
@@ -42,23 +43,20 @@ class Verdict:
     line: str
     difference: Interval | None = None
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The gain and its interval, for a tracker."""
-        return {} if self.difference is None else {f"gain_{k}": v for k, v in self.difference._asdict().items()}
-
 
 class Progress:
-    """One line per trial: best, pace, time left."""
+    """One line per trial of this process: best, the pace of all processes together, time left."""
 
     def __init__(self, trials: int, say: Callable[[str], None]) -> None:
-        self._trials, self._say, self._start, self._own = trials, say, time.monotonic(), 0
+        self._trials, self._say, self._start = trials, say, time.monotonic()
+        self._before = -1
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._own += 1
         done = study.get_trials(deepcopy=False, states=DONE)
+        if self._before < 0:
+            self._before = len(done) - 1
         pruned = sum(each.state == TrialState.PRUNED for each in done)
-        pace = self._own / (time.monotonic() - self._start) * 60
+        pace = (len(done) - self._before) / (time.monotonic() - self._start) * 60
         left = max(0, self._trials - len(done)) / pace
         best = (
             f"best {study.best_value:.4f} (trial {study.best_trial.number})" if len(done) > pruned else "no score yet"
@@ -132,6 +130,21 @@ def judge(
 def fit_oof(problem: Problem, settings: Settings) -> pd.DataFrame:
     """Out-of-fold scores as the stage would make them, from seeds that no trial saw."""
     return fit_problem(problem, settings, first_seed=FRESH).oof
+
+
+def record(tracker: Tracker, name: str, folder: Path, verdict: Verdict | None = None) -> None:
+    """Write the study's table of trials beside its journal; it, the plots and the verdict's gain go to `tracker`.
+
+    A study that was left before it began is passed over.
+    """
+    if name not in optuna.get_all_study_names(open_storage(folder)):
+        return
+    write_csv(folder / f"{name}.csv", table(name, folder))
+    tracker.artifact(folder / f"{name}.csv")
+    for plot, figure in figures(name, folder).items():
+        tracker.figure(figure, f"{plot}.png")
+    if verdict is not None and verdict.difference is not None:
+        tracker.metrics({f"gain_{part}": value for part, value in verdict.difference._asdict().items()})
 
 
 def table(study_name: str, folder: Path) -> pd.DataFrame:

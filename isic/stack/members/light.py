@@ -65,16 +65,22 @@ def grow(data: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int) -
 
 
 def grow_and_score(
-    data: lgb.Dataset, held_out: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int
+    data: lgb.Dataset,
+    held_out: lgb.Dataset,
+    params: Mapping[str, Any],
+    rounds: int,
+    seed: int,
+    unwanted: threading.Event,
 ) -> NDArray[np.float64]:
     """Margins of the binned rows `held_out` by a booster of `rounds` trees, kept up as it grows: no raw value is read.
 
-    Where LightGBM bundled columns, a row in a thousand may differ by a hair from what its raw values score.
+    Where LightGBM bundled columns, a row in a thousand may differ by a hair from what its raw values score. Growing
+    ends early, with margins of no use, once `unwanted` is set.
     """
     booster = lgb.Booster({**params, **_FIXED, "seed": seed}, data)
     booster.add_valid(held_out, "held out")
     for _ in range(rounds):
-        if booster.update():
+        if unwanted.is_set() or booster.update():
             break
     chances = np.empty(held_out.num_data())
 

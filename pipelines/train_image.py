@@ -3,10 +3,8 @@
 import argparse
 
 from isic.core.errors import run
-from isic.core.io import read_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.core.schema import ID
 
 
 def main() -> None:
@@ -16,33 +14,14 @@ def main() -> None:
     wanted = parser.parse_args()
     layout = Layout.find()
     params = load_params(layout.params)
-    image, recipe = params.image, params.image.recipe(wanted.backbone)
+    learning = params.learning(wanted.backbone)
 
-    from isic.data.tables import read_metadata
-    from isic.data.tiles import TileStore
-    from isic.image.estimate import outlook
-    from isic.image.train import Limits, train_fold
+    from isic.image.fold import train_in
     from isic.tracking import open_run
 
-    folds = read_parquet(layout.folds)
-    diagnoses = None
-    if recipe.reads_diagnoses:
-        diagnoses = read_metadata(layout.train_metadata, train=True).set_index(ID).loc[folds[ID], "iddx_full"]
     name = f"{wanted.backbone}-{wanted.fold}"
-    with open_run(f"train_image-{wanted.backbone}", params.learning(wanted.backbone), name, wanted.fold) as tracker:
-        train_fold(
-            TileStore(layout.train_images),
-            folds,
-            wanted.fold,
-            recipe,
-            layout.image_model(wanted.backbone, wanted.fold),
-            layout.resume("train_image", name),
-            tracker,
-            Limits(image.max_hours, image.workers, image.devices, image.cache_gb),
-            name,
-            diagnoses,
-            outlook(layout, wanted.backbone, wanted.fold),
-        )
+    with open_run(f"train_image-{wanted.backbone}", learning, name, wanted.fold) as tracker:
+        train_in(layout, params, wanted.backbone, wanted.fold, tracker)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,32 +25,56 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
     other than 0 or 1, a missing or repeated isic_id.
     """
     path = Path(path)
-    expected = TRAIN_COLUMNS if train else TEST_COLUMNS
-    frame = _read_text(path)
-    _check_columns(frame, expected, path)
+    with _said(path):
+        frame = _typed(pd.read_csv(path, **_READ), path, train)
     if frame.empty:
         raise InputError(f"{path} has a header and no rows: put the official file there")
-    frame = frame[list(expected)]
-    numbers = {column: _numeric(frame[column], path) for column in (*NUMERIC, *(_TRAIN_ONLY_NUMERIC if train else ()))}
-    frame = frame.assign(**numbers)
-    if train:
-        frame = frame.assign(target=_target(frame[TARGET], path))
     _check_ids(frame[ID], path)
     return frame
 
 
-def _read_text(path: Path) -> pd.DataFrame:
+def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame]:
+    """`read_metadata` in pieces of at most `rows` rows, for tables larger than memory; the index counts on.
+
+    A repeated isic_id is found within a piece only.
+    """
+    path = Path(path)
+    with _said(path), pd.read_csv(path, **_READ, chunksize=rows) as pieces:
+        for piece in pieces:
+            frame = _typed(piece, path, train)
+            _check_ids(frame[ID], path)
+            yield frame
+
+
+#: Text columns are read as text whatever they look like; the others are parsed column by column, so that a stray word
+#: is reported with its row instead of turning the whole column into text.
+_READ: dict[str, Any] = {
+    "dtype": dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str"),
+    "low_memory": False,
+    "na_values": ["", "NA"],
+    "keep_default_na": False,
+}
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise InputError(f"{path} not found: run `dvc repro data`, or set data.folder to the official files")
     try:
-        # Text columns are read as text whatever they look like; the others are parsed column by column, so that
-        # a stray word is reported with its row instead of turning the whole column into text.
-        dtypes = dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str")
-        return pd.read_csv(path, dtype=dtypes, low_memory=False, na_values=["", "NA"], keep_default_na=False)
+        yield
     except pd.errors.EmptyDataError as error:
         raise InputError(f"{path} is empty: put the official file there") from error
     except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())}): fetch it again") from error
+
+
+def _typed(frame: pd.DataFrame, path: Path, train: bool) -> pd.DataFrame:
+    expected = TRAIN_COLUMNS if train else TEST_COLUMNS
+    _check_columns(frame, expected, path)
+    frame = frame[list(expected)]
+    numbers = {column: _numeric(frame[column], path) for column in (*NUMERIC, *(_TRAIN_ONLY_NUMERIC if train else ()))}
+    frame = frame.assign(**numbers)
+    return frame.assign(target=_target(frame[TARGET], path)) if train else frame
 
 
 def _check_columns(frame: pd.DataFrame, expected: tuple[str, ...], path: Path) -> None:
@@ -72,7 +99,7 @@ def _numeric(column: pd.Series, path: Path) -> pd.Series:
     wrong = values.isna() & column.notna()
     if wrong.any():
         # +2: one for the header, one because people count lines from 1.
-        line = int(np.flatnonzero(wrong)[0]) + 2
+        line = int(column.index[wrong][0]) + 2
         raise InputError(
             f"{path} line {line}: column `{column.name}` holds {column[wrong].iloc[0]!r}, a number is needed"
         )
@@ -83,14 +110,14 @@ def _target(column: pd.Series, path: Path) -> pd.Series:
     values = _numeric(column, path)
     wrong = ~values.isin([0.0, 1.0])
     if wrong.any():
-        line = int(np.flatnonzero(wrong)[0]) + 2
+        line = int(column.index[wrong][0]) + 2
         raise InputError(f"{path} line {line}: target is {values[wrong].iloc[0]}, it must be 0 or 1")
     return values.astype(np.int64)
 
 
 def _check_ids(ids: pd.Series, path: Path) -> None:
     if ids.isna().any():
-        raise InputError(f"{path} line {int(np.flatnonzero(ids.isna())[0]) + 2}: isic_id is missing")
+        raise InputError(f"{path} line {int(ids.index[ids.isna()][0]) + 2}: isic_id is missing")
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise InputError(

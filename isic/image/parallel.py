@@ -71,11 +71,12 @@ class Alone:
 class Several:
     """One of several processes under Fabric."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, nodes: int = 1) -> None:
         from lightning_fabric import Fabric
 
         # Number format and loaders are ours; Fabric brings the process group and the gradient average.
-        self._fabric = Fabric(accelerator=machine.pick().type, devices=size, strategy="ddp")
+        kind = machine.pick().type
+        self._fabric = Fabric(accelerator=kind, devices=size // nodes, num_nodes=nodes, strategy="ddp")
         self._fabric.launch()
         self.rank = self._fabric.global_rank
         self.size = size
@@ -138,6 +139,15 @@ def world_of(size: int, task: Callable[..., None], arguments: tuple[Any, ...]) -
 def join(size: int) -> World:
     """The same world from one of the other processes."""
     return Several(size)
+
+
+def enter(rank: int, size: int) -> World:
+    """The world of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT set.
+
+    Each sees one device of its own, so that for Fabric each is a node with one process.
+    """
+    os.environ.update({"WORLD_SIZE": str(size), "NODE_RANK": str(rank), "LOCAL_RANK": "0"})
+    return Several(size, nodes=size)
 
 
 def _check(size: int) -> None:

@@ -7,6 +7,7 @@ weights, bit for bit on a CPU.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,23 +85,31 @@ def train_fold(
     name: str = "image",
     diagnoses: Sequence[object] | None = None,
     outlook: Outlook | None = None,
+    world: World | None = None,
 ) -> list[dict[str, Any]]:
     """Train on the rows of `folds` (isic_id, target, fold) outside `fold` and write the model's folder.
 
     `diagnoses` (n,) are the rows' `iddx_full`, for recipes with an auxiliary head or a target of their own for
     indeterminate lesions. `resume_dir` holds states of earlier, unfinished runs; `outlook` are estimates to say at the
-    start and to keep current. Returns the history, one row per epoch. Raises InputError for tiles that are missing or
-    broken, a loss that is not finite, weights that cannot be had, and OutOfTime.
+    start and to keep current. `world`: processes that a cluster started, `limits.devices` of them, each calling this;
+    None: this process starts what it needs. Returns the history, one row per epoch. Raises InputError for tiles that
+    are missing or broken, a loss that is not finite, weights that cannot be had, and OutOfTime.
     """
     limits = limits or Limits()
     known = None if diagnoses is None else [str(one) for one in diagnoses]
     folder = resume_dir / _key(tiles, folds, fold, recipe, known, limits)
     job = Job(tiles, folds, fold, recipe, folder, name, known, limits)
-    with checkpoint.locked(folder), world_of(limits.devices, _help, (job,)) as world:
-        run = _train(job, world, tracker, Console(name, recipe.epochs, outlook))
-        extra = {"tta": recipe.tta, "fold": fold, "backbone": name, "recipe": recipe.model_dump()}
-        save_model(out_dir, run.scored, run.spec, extra, run.progress.history)
-        checkpoint.discard(folder)
+    helps = world is not None and world.rank > 0
+    with ExitStack() as held:
+        if not helps:
+            held.enter_context(checkpoint.locked(folder))
+        own = world or held.enter_context(world_of(limits.devices, _help, (job,)))
+        console = Console(name, recipe.epochs, outlook, quiet=helps)
+        run = _train(job, own, NullTracker() if helps else tracker, console)
+        if not helps:
+            extra = {"tta": recipe.tta, "fold": fold, "backbone": name, "recipe": recipe.model_dump()}
+            save_model(out_dir, run.scored, run.spec, extra, run.progress.history)
+            checkpoint.discard(folder)
     return run.progress.history
 
 

@@ -1,13 +1,30 @@
-"""What the tests of this folder share; those of servers skip where the packages are not installed."""
+"""What the tests of this folder share: a bundle and a Ray of two nodes on loopback, a folder for servers.
+
+Tests skip where the packages they need are not installed.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+
+from isic.core.params import load_params
+from isic.core.paths import Layout
+from isic.data.tiles import TileStore
+from isic.registry.bundle import build_bundle, load_bundle
+from isic.submit.predict import read_rows
+from tests.registry.conftest import made, own_store
+
+__all__ = ["made", "own_store"]
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -17,3 +34,73 @@ def folder() -> Iterator[Path]:
     path.chmod(0o711)
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def bundle(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle folder; read only."""
+    folder = tmp_path_factory.mktemp("scale") / "checkout"
+    shutil.copytree(made, folder)
+    layout = Layout(folder)
+    build_bundle(layout, load_params(layout.params))
+    return layout.bundle
+
+
+@pytest.fixture(scope="session")
+def plain(bundle: Path, sample_raw: Path) -> pd.Series:
+    """Scores of all generated lesions by one machine, by isic_id."""
+    rows = read_rows(sample_raw / "train-metadata.csv")
+    return load_bundle(bundle).predict(rows, TileStore(sample_raw / "train-image.hdf5"))
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to put on PYTHONPATH, after which every process knows the file system `faulty://` (see faulty.py)."""
+    folder = tmp_path_factory.mktemp("faults")
+    shutil.copy(Path(__file__).with_name("faulty.py"), folder)
+    about = folder / "faulty-0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 0\n")
+    (about / "entry_points.txt").write_text("[fsspec.specs]\nfaulty = faulty:Faulty\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two nodes of one CPU each; RAY_ADDRESS names them. Only the head survives every test."""
+    pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        two = start_cluster(patch, faults)
+        yield two
+        two.shutdown()
+
+
+def start_cluster(patch: pytest.MonkeyPatch, *paths: Path) -> Any:
+    """A head node of one CPU and a second one, on loopback, `paths` before others on their PYTHONPATH."""
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's own switch for machines without a cluster network: every address is 127.0.0.1.
+    patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # A node counts as dead after two seconds of silence instead of half a minute.
+    patch.setenv("RAY_health_check_initial_delay_ms", "500")
+    patch.setenv("RAY_health_check_period_ms", "500")
+    patch.setenv("RAY_health_check_failure_threshold", "4")
+    patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, paths), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    for path in map(str, paths):
+        patch.syspath_prepend(path)
+    from ray.cluster_utils import Cluster
+
+    two = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False},
+    )
+    two.add_node(num_cpus=1, object_store_memory=80 << 20)
+    patch.setenv("RAY_ADDRESS", two.address)
+    return two
+
+
+@pytest.fixture
+def two_nodes(cluster: Any) -> Any:
+    """The cluster with both its nodes alive."""
+    if not cluster.worker_nodes:
+        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    return cluster

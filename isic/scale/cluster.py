@@ -1,0 +1,70 @@
+"""A connection to Ray: the cluster that RAY_ADDRESS names, else one on this machine for the time of the call."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from isic.core.errors import InputError
+
+#: Of a Ray started here. Shards travel by the shared storage, results are a row each: little goes through this memory.
+_OBJECT_STORE = 256 << 20
+
+
+@contextmanager
+def connected() -> Iterator[Any]:
+    """The ray module, connected; what was started is ended. A connection that stands already is used and left alone.
+
+    Raises InputError when ray is not installed or no cluster answers at RAY_ADDRESS.
+    """
+    ray = _import()
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        _connect(ray, os.environ.get("RAY_ADDRESS"))
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _import() -> Any:
+    # No reports to Ray's makers; read when the module is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("ray is not installed: `make setup-scale`, or pip install 'isic[ray]'") from error
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if not address:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ray.init(
+            address="local",
+            num_cpus=cores,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}): check it, or unset it"
+        ) from error
+
+
+def here(ray: Any) -> Any:
+    """Scheduling that keeps an actor on the driver's node, which lives as long as the run does."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

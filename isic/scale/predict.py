@@ -1,0 +1,155 @@
+"""Scores for millions of lesions: Ray Data maps the one-machine prediction over shards of whole patients.
+
+Whole shards, not rows, are what Ray Data hands out: its own parquet reader cuts files into blocks as memory allows,
+through the middle of a patient. A shard's scores are a file of their own: a run that ends early goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+from isic.core.errors import InputError
+from isic.core.io import sha256_json
+from isic.registry.bundle import load_bundle
+from isic.registry.scoring import MissingImages
+from isic.registry.versions import resolve
+from isic.scale import census
+from isic.scale.cluster import connected, here
+from isic.scale.desk import Desk, put_files
+from isic.scale.needs import Needs
+from isic.scale.shards import Manifest, Shard, read_manifest
+from isic.scale.store import Store
+from isic.scale.work import Order, Outcome, read_stamp, score_batch
+
+#: Seconds between progress lines.
+REPORT = 20.0
+#: Written last: whoever finds it finds all scores.
+DONE = "_scores.json"
+
+
+def predict(
+    model: str, source: Store, target: Store, missing_images: MissingImages = "error", needs: Needs | None = None
+) -> int:
+    """Score every shard of `source` that `target` lacks, one file of isic_id, target each; returns the lesions in all.
+
+    `model` is as for one machine, and so are the scores. Raises InputError when a patient or lesion is in two shards
+    (then nothing is scored), when `target` holds scores of something else, and, after all others are scored, for
+    shards that cannot be.
+    """
+    folder = resolve(model)
+    bundle_hash = load_bundle(folder).manifest.hash
+    manifest = read_manifest(source)
+    if missing_images == "error" and not manifest.images:
+        raise InputError(f"{source.uri} holds no images: use --missing-images impute to score by the features alone")
+    order = Order(source, target, bundle_hash, missing_images, f"isic-{uuid.uuid4().hex}")
+    missing = _missing(order, manifest)
+    done = len(manifest.shards) - len(missing)
+    _say(f"{len(manifest.shards):,} shards, {manifest.rows:,} lesions; {done:,} done before, {len(missing):,} to score")
+    options = (needs or Needs()).as_options()
+    with connected() as ray:
+        census.check(ray, source, manifest.shards)
+        desk = ray.remote(num_cpus=0)(Desk).options(name=order.desk, scheduling_strategy=here(ray))
+        keep = desk.remote(put_files(ray, folder), bundle_hash)
+        outcomes = _run(ray, order, missing, options) if missing else []
+        ray.kill(keep)
+    _close(order, manifest, missing, outcomes)
+    return manifest.rows
+
+
+def _missing(order: Order, manifest: Manifest) -> list[Shard]:
+    """Shards whose scores are not in the target. Raises InputError for results that do not belong to this run."""
+    there = {name for name in order.target.sizes() if name.endswith(".parquet") and not name.startswith((".", "_"))}
+    if strange := sorted(there - {shard.name for shard in manifest.shards}):
+        raise InputError(
+            f"{order.target.where(strange[0])} belongs to no shard of {order.source.uri}: name another folder for --out"
+        )
+    found = [shard for shard in manifest.shards if shard.name in there]
+    with ThreadPoolExecutor(16) as pool:
+        stamps = dict(
+            zip(
+                (one.name for one in found),
+                pool.map(lambda one: read_stamp(order.target, one.name), found),
+                strict=True,
+            )
+        )
+    for name, stamp in stamps.items():
+        if stamp is None or json.loads(stamp)["bundle"] != order.bundle_hash:
+            raise InputError(
+                f"{order.target.where(name)} is not of this model: name another folder for --out, or remove that one"
+            )
+    return [shard for shard in manifest.shards if stamps.get(shard.name) != order.stamp(shard)]
+
+
+def _run(ray: Any, order: Order, shards: Sequence[Shard], options: dict[str, Any]) -> list[Outcome]:
+    from ray import data
+
+    context = data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # An outcome is a line: Ray Data would keep room for blocks of 128 MB and start fewer workers for it.
+    context.target_max_block_size = 1 << 20
+    items = [{"shard": json.dumps(asdict(shard))} for shard in shards]
+    dataset = data.from_items(items, override_num_blocks=len(items)).map_batches(
+        score_batch, batch_size=1, batch_format="numpy", fn_kwargs={"order": order}, **options
+    )
+    progress = Progress(len(shards), sum(shard.rows for shard in shards))
+    outcomes: dict[str, Outcome] = {}
+    for row in dataset.iter_rows():
+        outcome = Outcome(**json.loads(row["outcome"]))
+        progress.add(outcome)
+        outcomes[outcome.shard] = outcome
+    return list(outcomes.values())
+
+
+class Progress:
+    """Says how far the run is, and what was lost and done again."""
+
+    def __init__(self, shards: int, rows: int) -> None:
+        self.shards, self.rows = shards, rows
+        self.shards_done = self.rows_done = 0
+        self.begun = self.told = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        self.shards_done += 1
+        self.rows_done += outcome.rows
+        if outcome.lost and not outcome.error:
+            _say(f"{outcome.shard} was lost with {', '.join(outcome.lost)} and done again by {outcome.worker}")
+        now = time.monotonic()
+        if now - self.told >= REPORT:
+            self.told = now
+            left = (self.rows - self.rows_done) * (now - self.begun) / max(self.rows_done, 1)
+            share = self.rows_done / self.rows
+            _say(
+                f"{self.shards_done:,} of {self.shards:,} shards, {self.rows_done:,} of {self.rows:,} lesions "
+                f"({share:.0%}), {left / 60:.0f} min left"
+            )
+
+
+def _close(order: Order, manifest: Manifest, missing: Sequence[Shard], outcomes: Sequence[Outcome]) -> None:
+    """Say what failed, or make sure that nothing is missing and write the closing file."""
+    failed = [outcome for outcome in outcomes if outcome.error]
+    vanished = {shard.name for shard in missing} - {outcome.shard for outcome in outcomes}
+    if failed or vanished:
+        # The same line of many shards is said once.
+        lines = list(dict.fromkeys([outcome.error for outcome in failed] + [f"{name}: no result" for name in vanished]))
+        more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
+        count = len(failed) + len(vanished)
+        raise InputError(
+            f"{count} of {len(manifest.shards)} shards are not scored, all others are: {'; '.join(lines[:3])}{more}; "
+            "then run the same command again, which does only these"
+        )
+    if left := _missing(order, manifest):
+        raise InputError(f"{order.target.where(left[0].name)} is not there although it was written: check the storage")
+    done = {"bundle": order.bundle_hash, "rows": manifest.rows, "shards": len(manifest.shards)}
+    done["input"] = sha256_json([asdict(shard) for shard in manifest.shards])
+    order.target.write(DONE, json.dumps(done, indent=1).encode())
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"isic: {text}\n")

@@ -1,0 +1,193 @@
+"""Shards: parquet files of whole patients, metadata beside JPEG bytes, and the manifest that names them.
+
+A lesion is judged against its patient's others, so a patient never spans two files, and one shard is all a worker
+needs. The manifest is written last: a folder without one is unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.core.schema import ID, NUMERIC, PATIENT, TEST_COLUMNS, TEXT
+from isic.data.tiles import MAX_BYTES, decode
+from isic.scale.store import Store
+
+#: The underscore keeps parquet readers of the folder from taking it for data.
+MANIFEST, FORMAT = "_manifest.json", 1
+JPEG = "jpeg"
+SCHEMA = pa.schema(
+    [(name, pa.string() if name in TEXT else pa.float64()) for name in TEST_COLUMNS] + [(JPEG, pa.binary())]
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its name, lesions, patients, size and SHA-256."""
+
+    name: str
+    rows: int
+    patients: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All shards of a folder in order; `images` tells whether any lesion has a tile."""
+
+    shards: tuple[Shard, ...]
+    images: bool
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    def to_json(self) -> bytes:
+        content = {"format": FORMAT, "images": self.images, "shards": [asdict(shard) for shard in self.shards]}
+        return json.dumps(content, indent=1).encode()
+
+
+def read_manifest(store: Store) -> Manifest:
+    """The manifest of a folder of shards. Raises InputError when there is none or it is not of `isic shard`."""
+    if MANIFEST not in store.sizes():
+        raise InputError(
+            f"{store.where(MANIFEST)} not found: make shards with `isic shard`, or `isic shard --index {store.uri}` if "
+            "others made them"
+        )
+    try:
+        content = json.loads(store.read(MANIFEST))
+        if content["format"] != FORMAT:
+            raise InputError(f"{store.where(MANIFEST)} is of format {content['format']}, this version reads {FORMAT}")
+        manifest = Manifest(tuple(Shard(**entry) for entry in content["shards"]), bool(content["images"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{store.where(MANIFEST)} is not a manifest of shards: make it again") from error
+    _check(manifest, store)
+    return manifest
+
+
+def _check(manifest: Manifest, store: Store) -> None:
+    names = [shard.name for shard in manifest.shards]
+    if not names:
+        raise InputError(f"{store.where(MANIFEST)} names no shard: make it again")
+    for name in names:
+        # A name becomes a path here and, in the results, a path to write.
+        if "/" in name or "\\" in name or name.startswith((".", "_")) or not name.endswith(".parquet"):
+            raise InputError(f"{store.where(MANIFEST)} names {name!r}: a shard is a .parquet file in the same folder")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{store.where(MANIFEST)} names {twice} more than once: keep one entry of each shard")
+
+
+def pack_shard(rows: pd.DataFrame, jpegs: list[bytes | None]) -> bytes:
+    """A shard file of these lesions; `jpegs` in the rows' order, None where there is no tile."""
+    columns = [pa.array(rows[name], SCHEMA.field(name).type, from_pandas=True) for name in TEST_COLUMNS]
+    table = pa.Table.from_arrays([*columns, pa.array(jpegs, pa.binary())], schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    # JPEG is compressed already.
+    how: Any = {name: "NONE" if name == JPEG else "ZSTD" for name in SCHEMA.names}
+    pq.write_table(table, sink, compression=how, use_dictionary=[name for name in TEXT if name != ID])
+    return sink.getvalue().to_pybytes()
+
+
+def describe(name: str, data: bytes, rows: int, patients: int) -> Shard:
+    """The manifest's entry for these bytes."""
+    return Shard(name, rows, patients, len(data), hashlib.sha256(data).hexdigest())
+
+
+class Contents:
+    """What a shard holds: `rows`, the 44 columns of test-metadata.csv, and its tiles by isic_id."""
+
+    def __init__(self, table: pa.Table, where: str) -> None:
+        self.rows = _rows(table, where)
+        column = table.column(JPEG).combine_chunks() if JPEG in table.column_names else None
+        self.tiles = (
+            None if column is None or column.null_count == len(column) else ShardTiles(where, self.rows, column)
+        )
+
+
+class ShardTiles:
+    """The tiles of one shard, in memory; does what `isic.data.tiles.TileStore` does for a file."""
+
+    def __init__(self, where: str, rows: pd.DataFrame, column: Any) -> None:
+        self.path = where
+        present = np.asarray(column.is_valid())
+        self._place = {str(rows[ID].iloc[row]): int(row) for row in np.flatnonzero(present)}
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __contains__(self, isic_id: str) -> bool:
+        return isic_id in self._place
+
+    def ids(self) -> list[str]:
+        """All isic_ids that have a tile."""
+        return list(self._place)
+
+    def jpeg(self, isic_id: str) -> bytes:
+        """The stored bytes of one tile. Raises InputError when it is missing or huge."""
+        if isic_id not in self._place:
+            raise InputError(f"{self.path} has no image for {isic_id}: add it or drop its metadata row")
+        data: bytes = self._column[self._place[isic_id]].as_py()
+        if len(data) > MAX_BYTES:
+            raise InputError(f"{self.path}: tile {isic_id} holds {len(data)} bytes, at most {MAX_BYTES} are read")
+        return data
+
+    def image(self, isic_id: str) -> NDArray[np.uint8]:
+        """One tile as uint8 RGB of shape (height, width, 3)."""
+        return decode(self.jpeg(isic_id), isic_id)
+
+
+def read_shard(store: Store, shard: Shard) -> Contents:
+    """A shard's lesions, after its bytes were checked against the manifest.
+
+    Raises InputError for a shard that is truncated or not the one the manifest names, and for columns that are missing
+    or of another type.
+    """
+    data = store.read(shard.name)
+    if not _is(data, shard):
+        # A stream that broke off silently looks the same as a broken file: read it once more to tell them apart.
+        data = store.read(shard.name)
+    if not _is(data, shard):
+        raise InputError(
+            f"{store.where(shard.name)} is truncated or changed ({len(data):,} bytes, the manifest says "
+            f"{shard.bytes:,}): make it again, or `isic shard --index` if the change is meant"
+        )
+    return unpack_shard(data, store.where(shard.name))
+
+
+def _is(data: bytes, shard: Shard) -> bool:
+    return len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256
+
+
+def unpack_shard(data: bytes, where: str) -> Contents:
+    """The lesions in a shard's bytes. Raises InputError when they are no shard."""
+    try:
+        return Contents(pq.read_table(pa.BufferReader(data)), where)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{where} cannot be read as parquet ({' '.join(str(error).split())[:120]})") from error
+
+
+def _rows(table: pa.Table, where: str) -> pd.DataFrame:
+    missing = [name for name in TEST_COLUMNS if name not in table.column_names]
+    if missing:
+        raise InputError(f"{where} lacks column `{missing[0]}`: a shard has all columns of test-metadata.csv")
+    rows = table.select(list(TEST_COLUMNS)).to_pandas()
+    for name in TEST_COLUMNS:
+        number = rows[name].dtype.kind in "fiu" or not rows[name].notna().any()
+        if name in NUMERIC and not number:
+            raise InputError(f"{where}: column `{name}` is not numeric")
+        rows[name] = rows[name].astype(np.float64 if name in NUMERIC else "str")
+    if rows[PATIENT].isna().any():
+        raise InputError(f"{where}: a lesion has no patient_id: give every lesion its patient")
+    return rows

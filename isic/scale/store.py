@@ -1,0 +1,142 @@
+"""Files of one folder on any file system that pyarrow or fsspec knows, tried again when the storage stumbles.
+
+Files are small enough for memory (a shard is tens of megabytes) and written at once, so that one is there whole or not
+at all: by rename on a disk, by the single upload that object storage shows when it is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from isic.core.errors import InputError
+from isic.core.io import atomic_file
+
+Result = TypeVar("Result")
+
+#: Attempts at one file, and seconds before the second; each further wait is twice as long (25 s in all).
+ATTEMPTS, WAIT = 8, 0.2
+#: What no second attempt mends.
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Store:
+    """A folder by path or URI (`s3://bucket/folder`, `gs://…`, any fsspec protocol); picklable.
+
+    Raises InputError for a URI that no library knows, and when a file cannot be had after ATTEMPTS.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri)
+        self._fs, self._root = _open(self.uri)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.uri,)
+
+    def where(self, name: str) -> str:
+        """The file's place for a person to read; a query (endpoint, region) is left out."""
+        return f"{self.uri.split('?')[0].rstrip('/')}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+
+        def attempt() -> bytes:
+            with self._fs.open_input_stream(self._path(name)) as stream:
+                return bytes(stream.read())
+
+        return self._stubbornly(name, "read", attempt)
+
+    def read_with(self, name: str, use: Callable[[Any], Result]) -> Result:
+        """`use` of the open, seekable file: for readers that need only parts of it."""
+
+        def attempt() -> Result:
+            with self._fs.open_input_file(self._path(name)) as file:
+                return use(file)
+
+        return self._stubbornly(name, "read", attempt)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write the file, over an old one if there is one."""
+
+        def attempt() -> None:
+            if isinstance(self._fs, pafs.LocalFileSystem):
+                with atomic_file(Path(self._path(name))) as temporary:
+                    temporary.write_bytes(data)
+                return
+            self._fs.create_dir(self._root, recursive=True)
+            with self._fs.open_output_stream(self._path(name)) as stream:
+                stream.write(data)
+
+        self._stubbornly(name, "written", attempt)
+
+    def __contains__(self, name: str) -> bool:
+        def attempt() -> bool:
+            return bool(self._fs.get_file_info(self._path(name)).is_file)
+
+        return self._stubbornly(name, "found", attempt)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file directly in the folder, {} when it does not exist."""
+
+        def attempt() -> dict[str, int]:
+            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+            return {info.base_name: info.size for info in found if info.is_file}
+
+        return self._stubbornly("", "listed", attempt)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if self._root else name
+
+    def _stubbornly(self, name: str, deed: str, attempt: Callable[[], Result]) -> Result:
+        for number in range(1, ATTEMPTS + 1):
+            try:
+                return attempt()
+            except FileNotFoundError as error:
+                raise InputError(f"{self.where(name)} not found: check the path") from error
+            except OSError as error:
+                if isinstance(error, _FINAL) or error.errno in _FULL:
+                    raise
+                reason = " ".join(str(error).split())[:160]
+                if number == ATTEMPTS:
+                    raise InputError(
+                        f"{self.where(name)} cannot be {deed} after {ATTEMPTS} attempts ({reason}): check the storage "
+                        "and run the same command again"
+                    ) from error
+                sys.stderr.write(f"isic: note: {self.where(name)}: {reason}; attempt {number + 1} of {ATTEMPTS}\n")
+                # Jitter, so that a cluster's workers do not come back all at once.
+                time.sleep(WAIT * 2 ** (number - 1) * random.uniform(0.5, 1.0))
+        raise AssertionError("unreachable")
+
+
+def _open(uri: str) -> tuple[Any, str]:
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).absolute())
+    try:
+        fs, root = pafs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid:
+        fs, root = _by_fsspec(uri)
+    except OSError as error:
+        raise InputError(f"{uri} cannot be opened ({' '.join(str(error).split())[:160]}): check it") from error
+    return fs, root.rstrip("/")
+
+
+def _by_fsspec(uri: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError) as error:
+        raise InputError(
+            f"{uri} cannot be opened ({' '.join(str(error).split())[:160]}): use a path, s3://, gs:// or a protocol "
+            "that an installed fsspec library serves"
+        ) from error
+    return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,6 +150,28 @@ def test_loader_processes_do_not_change_what_is_shown(tiles: TileStore, folds: p
         assert torch.equal(one.sizes, other.sizes)
         for n, (height, width) in enumerate(one.sizes.tolist()):
             assert torch.equal(one.canvas[n, :height, :width], other.canvas[n, :height, :width])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_process_opens_the_file_once(
+    tiles: TileStore, folds: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """Loader processes are forked, after this process has read from the file already."""
+    log = tmp_path / "opened"
+    plain = h5py.File
+
+    def opened(*arguments: object) -> h5py.File:
+        with log.open("a") as stream:
+            stream.write(f"{os.getpid()}\n")
+        return plain(*arguments)
+
+    store = TileStore(tiles.path)
+    store.image(folds["isic_id"][0])
+    monkeypatch.setattr(h5py, "File", opened)
+    plan = sampling(folds["target"].to_numpy(np.int64), batch_size=4)
+    list(batches(store, folds["isic_id"].to_numpy(str), Augmenter("none", 0), plan.slots(3), workers, pin=False))
+    pids = log.read_text().split() if log.exists() else []
+    assert len(pids) == len(set(pids)) == workers
 
 
 def test_orientations_are_the_eight_of_a_square() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +19,11 @@ from safetensors.torch import save_file
 
 from isic.core.errors import InputError
 from isic.core.params import ImageRecipe
+from isic.core.paths import Layout
+from isic.core.presets import apply_preset
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
+from isic.image import estimate
 from isic.image.artifact import load_model, save_model
 from isic.image.backbone import create, parameter_groups
 from isic.image.catalogue import CATALOGUE, lines, resolve
@@ -28,6 +33,7 @@ from isic.image.loss import blend, mixing, per_tile
 from isic.image.optimise import Average, rate
 from isic.image.train import train_fold
 from isic.image.watch import red_flags
+from tests.image.conftest import ROOT
 
 Recipe = Callable[..., ImageRecipe]
 
@@ -56,6 +62,8 @@ for name in absent.split():
 import json, pathlib
 import pandas as pd
 from isic.core.params import ImageRecipe
+from isic.core.paths import Layout
+from isic.core.presets import apply_preset
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
 from isic.image import estimate
@@ -178,6 +186,18 @@ def test_any_other_timm_name_trains(
     history = train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
     assert history[-1]["loss"] < history[0]["loss"]
     assert np.isfinite(embed(tmp_path / "m", tiles, folds["isic_id"].tolist()[:5]).logits).all()
+
+
+@pytest.mark.parametrize("preset", ["full", "kaggle_t4"])
+def test_the_guide_has_the_estimates_of_the_presets(preset: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    apply_preset(tmp_path / "params.yaml", ROOT / "pipelines" / "presets", preset)
+    guide = (ROOT / "docs" / "training.md").read_text().split(f"P={preset}`")[1].split("\n\n")[1]
+    for line in list(estimate.lines(Layout(tmp_path)))[1:-1]:
+        name, model, size, batch, memory, *times = re.split(r"\s{2,}|(?<=\d)\s(?=\d+x)", line.strip())
+        row = next(row for row in guide.splitlines() if f"`{name}`" in row)
+        wanted = [f"`{model}`", size, batch.replace("x", " x "), f"{memory} GB", *times[-1:]]
+        assert all(f"| {cell} |" in row for cell in wanted), (row, wanted)
 
 
 # --- stored folds ---------------------------------------------------------------------------------------------------

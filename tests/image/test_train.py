@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -411,6 +412,23 @@ def test_estimates_are_said_at_the_start_and_corrected_on_the_way(
     # The folds here take seconds: the estimate of all must have followed.
     assert re.search(r"epoch 1/3 loss 0\.\d+, lr .*; \d+ s left, \d+ (s|min) for the 6 left", lines[-1])
     assert "\r" not in "".join(lines)
+
+
+def test_a_terminal_has_one_line_kept_current(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    look = Outlook(fold=120.0, others=240.0, number=2)
+    train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), name="vit-0", outlook=look)
+    live = re.findall(r"\r\x1b\[K(vit-0 epoch [^\r\n]*)", screen.getvalue())
+    assert len(live) > 3
+    assert all(re.match(r"vit-0 epoch \d/3 \d/5 loss \d\.\d{4}; \d+ s left", line) for line in live)
+    assert "for the 3 left" in live[0]
 
 
 def test_two_processes_follow_the_loss_curve_of_one(

@@ -393,6 +393,25 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
     serve(Layout.find().root, port)
 
 
+tracking_app = typer.Typer(help="Runs and models as a whole.", no_args_is_help=True)
+app.add_typer(tracking_app, name="tracking")
+
+
+@tracking_app.command("copy")
+def copy_tracking(
+    to: Annotated[str, typer.Option("--to", help="Address of the MLflow server.")],
+    source: Annotated[str | None, typer.Option("--from", help="Store to copy; default: this checkout's file.")] = None,
+) -> None:
+    """Copy runs, models and aliases to a server; run again, it sends what is missing."""
+    from isic.core.paths import Layout
+    from isic.tracking.copy import copy
+    from isic.tracking.store import absolute, home
+
+    root = Layout.find().root
+    found = copy(absolute(source, root) if source else f"sqlite:///{home(root) / 'mlflow.db'}", to, root, typer.echo)
+    typer.echo(found.text())
+
+
 @app.command()
 def summary() -> None:
     """The result of the last `dvc repro`, where things are, and what to type next."""

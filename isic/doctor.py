@@ -5,10 +5,12 @@ Reads, never mends, and never fails itself: a check that cannot be made says so.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -51,6 +53,7 @@ def checks() -> Iterator[Line]:
     readable = params.state == "ok"
     yield _guard("data", lambda: _data(layout)) if readable else _untold("data")
     yield _guard("mlflow", lambda: _mlflow(layout))
+    yield from _servers(layout)
     yield _guard("dvc", lambda: _dvc(layout))
     yield _kaggle()
     yield _guard("time", lambda: _time(layout)) if readable else _untold("time")
@@ -165,6 +168,33 @@ def _mlflow(layout: Layout) -> Line:
 
     found = probe(layout.root)
     return Line("mlflow", "ok", found)
+
+
+def _servers(layout: Layout) -> Iterator[Line]:
+    """A team's servers, each only where this checkout is set up to use it."""
+    from isic.tracking.remote import probe_remote
+    from isic.tracking.server import probe_artifacts
+
+    def studies() -> str | None:
+        if not os.environ.get("OPTUNA_STORAGE"):
+            return None
+        from isic.stack.storage import probe
+
+        return probe(layout.root / "optuna")
+
+    probes = {
+        "artifacts": lambda: probe_artifacts(layout.root),
+        "remote": lambda: probe_remote(layout.root),
+        "studies": studies,
+    }
+    for name, probe_one in probes.items():
+        told = _guard(name, partial(_told, name, probe_one))
+        if told.found:
+            yield told
+
+
+def _told(name: str, probe_one: Callable[[], str | None]) -> Line:
+    return Line(name, "ok", probe_one() or "")
 
 
 def _dvc(layout: Layout) -> Line:

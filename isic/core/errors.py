@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
+
+_SECRET = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*@")
 
 
 class InputError(Exception):
@@ -48,3 +51,13 @@ def run(main: Callable[[], None]) -> None:
             raise
         sys.stderr.write(f"isic: error: {line}\n")
         sys.exit(2)
+
+
+def shown(text: str) -> str:
+    """`text` with the passwords of the addresses in it starred and their queries left out.
+
+    `postgresql://me:secret@host/db?password=secret` becomes `postgresql://me:***@host/db`. Works inside error messages
+    too: libraries quote the address they were given.
+    """
+    starred = _SECRET.sub(r"\1:***@", text)
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", starred)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, shown
 from isic.core.paths import Layout
 from isic.tracking.store import connect, home
 
@@ -44,7 +44,7 @@ class Registry:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.client: MlflowClient = connect(layout.root)
+        self.client: MlflowClient = connect(layout.root, patience=300)
 
     def aliased(self, name: str, alias: str) -> Version | None:
         """The version that bears `alias`, None if none does. Raises InputError when the store cannot be reached."""
@@ -159,9 +159,9 @@ def said(uri: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
         raise InputError(
-            f"the MLflow store at {uri} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+            f"the MLflow store at {shown(uri)} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
         ) from error
 
 

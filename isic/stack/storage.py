@@ -29,8 +29,7 @@ from optuna.storages import (
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from isic.core.errors import InputError
-from isic.core.uri import shown
+from isic.core.errors import InputError, shown
 
 #: What a database that is down, restarting or refusing looks like from here.
 OUTAGE = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError)
@@ -80,6 +79,15 @@ def open_storage(folder: Path) -> BaseStorage | str:
         ) from None
     except (*OUTAGE, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         raise InputError(f"OPTUNA_STORAGE {shown(url)} cannot be used: {_reason(error)}") from None
+
+
+def probe(folder: Path) -> str | None:
+    """One phrase on the database of OPTUNA_STORAGE, None when it is not set. Raises InputError when it is unusable."""
+    url = os.environ.get("OPTUNA_STORAGE", "").strip()
+    if not url:
+        return None
+    studies = optuna.get_all_study_names(open_storage(folder))
+    return f"{len(studies)} studies in {shown(url)}"
 
 
 class _Retry(RetryHeartbeatStaleTrialCallback):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import uuid
 from pathlib import Path
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, shown
+from isic.tracking.files import repository
 from isic.tracking.store import EXPERIMENT, artifact_root, connect, tracking_uri
 
 
 def probe(root: Path) -> str:
     """One phrase on the store: where it is and how many runs it holds. An absent local store is not made.
 
-    Raises InputError when it cannot be reached.
+    Raises InputError when it cannot be reached or refuses us.
     """
     uri = tracking_uri(root)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
@@ -23,9 +26,51 @@ def probe(root: Path) -> str:
         experiment = client.get_experiment_by_name(EXPERIMENT)
         runs = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
     except Exception as error:  # every store has its own errors; all mean the same here
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{uri} cannot be reached ({reason}): start it, or unset MLFLOW_TRACKING_URI") from error
-    return f"{len(runs)} runs in {uri}"
+        raise InputError(_complaint(uri, error)) from error
+    return f"{len(runs)} runs in {shown(uri)}"
+
+
+def probe_artifacts(root: Path) -> str | None:
+    """Write a file into a server's artifact store, read it back and remove it; None when the store is a local one.
+
+    Raises InputError when any of it fails: a server answers about runs even when its object store is gone.
+    """
+    uri = tracking_uri(root)
+    if not uri.startswith(("http://", "https://")):
+        return None
+    client = connect(root)
+    name = f"doctor-{uuid.uuid4().hex}"
+    try:
+        experiment = client.get_experiment_by_name(EXPERIMENT) or client.get_experiment("0")
+        store = repository(experiment.artifact_location, uri)
+        with tempfile.TemporaryDirectory() as scratch:
+            note = Path(scratch) / name
+            note.write_text(name)
+            store.log_artifact(str(note))
+            note.unlink()
+            found = Path(store.download_artifacts(name, dst_path=scratch)).read_text()
+        store.delete_artifacts(name)
+    except Exception as error:
+        raise InputError(
+            f"{shown(uri)} cannot keep files ({_reason(error)}): look at the server's log and at its object store"
+        ) from error
+    if found != name:
+        raise InputError(f"{shown(uri)} gave back another file than it was given: look at its object store")
+    return f"a file went to {experiment.artifact_location} and came back"
+
+
+def _complaint(uri: str, error: Exception) -> str:
+    reason = _reason(error)
+    if "401" in reason or "authenticat" in reason.lower():
+        return (
+            f"{shown(uri)} does not accept us ({reason}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or write ~/.mlflow/credentials"
+        )
+    return f"{shown(uri)} cannot be reached ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+
+
+def _reason(error: Exception) -> str:
+    return shown(" ".join(str(error).split()))[:120]
 
 
 def serve(root: Path, port: int) -> None:
@@ -35,7 +80,7 @@ def serve(root: Path, port: int) -> None:
     """
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
-        raise InputError(f"the runs are at {uri}: open it in a browser, or unset MLFLOW_TRACKING_URI")
+        raise InputError(f"the runs are at {shown(uri)}: open it in a browser, or unset MLFLOW_TRACKING_URI")
     connect(root)
     sys.stdout.write(f"http://127.0.0.1:{port}\n")
     sys.stdout.flush()

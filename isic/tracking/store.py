@@ -34,6 +34,11 @@ def tracking_uri(root: Path) -> str:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         return f"{_SQLITE}{home(root) / 'mlflow.db'}"
+    return absolute(uri, root)
+
+
+def absolute(uri: str, root: Path) -> str:
+    """`uri` with the relative path of an SQLite file taken from the checkout."""
     if uri.startswith(_SQLITE):
         # Path "/" keeps an absolute right side, so `sqlite:////abs` stays what it is.
         return f"{_SQLITE}{home(root) / uri.removeprefix(_SQLITE)}"
@@ -53,11 +58,11 @@ def locked(root: Path, name: str = ".mlflow.lock") -> Iterator[None]:
         yield
 
 
-def settle_environment() -> None:
-    """Before the first import of mlflow: no telemetry, no chatter, and a dead server found out within seconds."""
+def settle_environment(patience: int = 10) -> None:
+    """Before the first import of mlflow: no telemetry, no chatter, and a silent server given up after `patience` s."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(patience))
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -66,9 +71,12 @@ def settle_environment() -> None:
     os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
 
 
-def connect(root: Path, uri: str | None = None) -> MlflowClient:
-    """A client of the store at `uri` (default: the checkout's), tracking and registry, made first if it is absent."""
-    settle_environment()
+def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowClient:
+    """A client of the store at `uri` (default: the checkout's), tracking and registry, made first if it is absent.
+
+    A server answers an upload only when the object store has it: who sends models needs more `patience` (seconds).
+    """
+    settle_environment(patience)
     uri = uri or tracking_uri(root)
     if uri.startswith(_SQLITE):
         with locked(root):

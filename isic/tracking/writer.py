@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from isic.core.errors import shown
 from isic.core.paths import Layout
 from isic.tracking.pipe import say
 
@@ -150,7 +151,7 @@ class Writer:
         if self._told:
             return
         self._told = True
-        where = next(iter(self.runs.values())).header["uri"]
+        where = shown(next(iter(self.runs.values())).header["uri"])
         say(
             f"no MLflow store at {where} ({_first_line(error)}); "
             "the stage goes on and its results are on disk, only its log is incomplete"
@@ -174,7 +175,7 @@ def _entities(kind: str, messages: list[Message]) -> list[Any]:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return shown(lines[0] if lines else type(error).__name__)[:200]
 
 
 def _done(number: int) -> None:

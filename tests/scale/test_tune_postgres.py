@@ -20,8 +20,7 @@ import optuna
 from optuna.trial import TrialState
 
 from deploy.local.postgres import Postgres
-from isic.core.errors import InputError
-from isic.core.uri import shown
+from isic.core.errors import InputError, shown
 from isic.stack.storage import open_storage
 from isic.stack.study import DONE
 from tests.conftest import ROOT

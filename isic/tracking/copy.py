@@ -1,0 +1,334 @@
+"""Moving from this machine's runs and models to a server's, as often as it takes.
+
+MLflow 3 has no such command: `mlflow migrate-filestore` ends in a database on the same machine, and the separate
+mlflow-export-import was last released before MLflow 3 and does not know its logged models. So: the client's API. A run
+gets a new id on the server; a tag says which one it was, and that is how a second copy knows what is there. Only what
+is missing is sent, everything is counted on the other side, and nothing of the source is changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from isic.core.errors import InputError, shown
+from isic.tracking.files import copy_files, repository
+from isic.tracking.store import connect
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Metric, Run
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+#: Tag on the copy: the id it has in the source.
+ORIGIN = "copied_from"
+#: Tag on a copied run: what of it has arrived.
+ARRIVED = "copied_state"
+_PARENT = "mlflow.parentRunId"
+_PAGE = 1000
+
+
+class Tally(NamedTuple):
+    """How many there are now, and how many of them this copy sent."""
+
+    total: int
+    sent: int
+
+
+@dataclass
+class Copied:
+    """What a copy found and sent, by kind."""
+
+    counts: dict[str, Tally] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, total: int, sent: int) -> None:
+        before = self.counts.get(kind, Tally(0, 0))
+        self.counts[kind] = Tally(before.total + total, before.sent + sent)
+
+    def text(self) -> str:
+        """One line per kind, and one per alias that was left as the target has it."""
+        lines = [f"{kind:<14}{tally.total:>8,}  {tally.sent:,} sent" for kind, tally in self.counts.items()]
+        return "\n".join([*lines, *self.kept])
+
+
+class Copy:
+    """One direction between two stores, and the ids that correspond."""
+
+    def __init__(self, source: str, target: str, root: Path, say: Callable[[str], None]) -> None:
+        # A copy is patient: a large model takes the server a while, and a hiccup must not end a long night's work.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+        self.source, self.target = connect(root, source, 300), connect(root, target, 300)
+        self.say, self.copied = say, Copied()
+        self.runs: dict[str, str] = {}
+        self.models: dict[str, str] = {}
+        self._experiments: dict[str, str] = {}
+        self._locations: dict[str, tuple[str, str]] = {}
+        self._root = root
+        self._fallback = Path(source.removeprefix("sqlite:///")).parent / "mlartifacts"
+
+    def all(self) -> Copied:
+        """Experiments, runs, logged models, registered models."""
+        import mlflow
+
+        # The client of a database asks the global store for a model's place when a version of it is made.
+        mlflow.set_tracking_uri(self.target.tracking_uri)
+        runs = self._open_runs()
+        self._logged_models()
+        for run in runs:
+            self._fill_run(run)
+        self._registered_models()
+        return self.copied
+
+    def _open_runs(self) -> list[Run]:
+        """A run on the other side for each of ours, still empty: children name parents, models name runs."""
+        every: list[Run] = []
+        for experiment in self.source.search_experiments():
+            runs = list(_runs(self.source, experiment.experiment_id))
+            if not runs:
+                continue
+            there, made = self._experiment(experiment.name, experiment.tags)
+            self._experiments[experiment.experiment_id] = there
+            known = {run.data.tags[ORIGIN]: run for run in _runs(self.target, there) if ORIGIN in run.data.tags}
+            for run in runs:
+                copy = known.get(run.info.run_id) or self.target.create_run(
+                    there, run.info.start_time, {ORIGIN: run.info.run_id}, run.info.run_name
+                )
+                self.runs[run.info.run_id] = copy.info.run_id
+                self._locations[run.info.run_id] = (run.info.artifact_uri, copy.info.artifact_uri)
+            new = sum(run.info.run_id not in known for run in runs)
+            self.copied.add("experiments", 1, int(made))
+            self.copied.add("runs", len(runs), new)
+            every += runs
+        return every
+
+    def _experiment(self, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
+        there = self.target.get_experiment_by_name(name)
+        if there is not None:
+            return str(there.experiment_id), False
+        uri = self.target.tracking_uri
+        # A server decides where artifacts live; a file keeps them beside itself.
+        place = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name if uri.startswith("sqlite") else None
+        own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
+        return str(self.target.create_experiment(name, place.as_uri() if place else None, own)), True
+
+    def _logged_models(self) -> None:
+        for here, there in self._experiments.items():
+            known = {model.tags.get(ORIGIN): model for model in _models(self.target, there)}
+            for model in _models(self.source, here):
+                copy, sent = known.get(model.model_id), 0
+                if copy is None:
+                    tags = {key: value for key, value in model.tags.items() if not key.startswith("mlflow.")}
+                    copy = self.target.create_logged_model(
+                        there,
+                        model.name,
+                        self.runs.get(model.source_run_id or ""),
+                        tags | {ORIGIN: model.model_id},
+                        model.params,
+                        model.model_type,
+                    )
+                    sent = 1
+                self.models[model.model_id] = copy.model_id
+                self._files(f"model {model.name}", (model.artifact_location, copy.artifact_location))
+                if str(copy.status) != str(model.status) and str(model.status) in ("READY", "FAILED"):
+                    self.target.finalize_logged_model(copy.model_id, str(model.status))
+                self.copied.add("logged models", 1, sent)
+
+    def _fill_run(self, run: Run) -> None:
+        """Send what a run holds unless it has arrived in this very state, then look at what is there."""
+        there = self.runs[run.info.run_id]
+        state = f"{run.info.status} {run.info.end_time} {len(run.data.params)} {len(run.data.tags)}"
+        history = {name: self.source.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        points = [point for name in sorted(history) for point in history[name]]
+        state += f" {len(points)} {max((point.timestamp for point in points), default=0)}"
+        arrived = self.target.get_run(there).data.tags.get(ARRIVED) == state
+        if not arrived:
+            self._send(run, there, points)
+            self.say(f"run {run.info.run_name}: {len(run.data.params)} parameters, {len(points)} points")
+        self.copied.add("parameters", len(run.data.params), 0 if arrived else len(run.data.params))
+        self.copied.add("metric points", len(points), 0 if arrived else len(points))
+        self._files(f"run {run.info.run_name}", self._locations[run.info.run_id])
+        self._check_run(run, there, history)
+        if not arrived:
+            if run.info.status != "RUNNING":
+                self.target.set_terminated(there, run.info.status, run.info.end_time)
+            self.target.set_tag(there, ARRIVED, state)
+
+    def _send(self, run: Run, there: str, points: list[Metric]) -> None:
+        from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
+
+        tags = dict(run.data.tags)
+        if tags.get(_PARENT) in self.runs:
+            tags[_PARENT] = self.runs[tags[_PARENT]]
+        params = [Param(name, value) for name, value in run.data.params.items()]
+        metrics = [Metric(p.key, p.value, p.timestamp, p.step, self.models.get(p.model_id or "")) for p in points]
+        for part in _pages([RunTag(name, value) for name, value in tags.items()], 100):
+            self.target.log_batch(there, tags=part)
+        for part in _pages(params, 100):
+            self.target.log_batch(there, params=part)
+        for part in _pages(metrics, _PAGE):
+            self.target.log_batch(there, metrics=part)
+        outputs = run.outputs.model_outputs if run.outputs else []
+        copies = self.target.get_run(there).outputs
+        linked = {output.model_id for output in (copies.model_outputs if copies else [])}
+        missing = [(self.models[out.model_id], out.step) for out in outputs if out.model_id in self.models]
+        missing = [(model, step) for model, step in missing if model not in linked]
+        if missing:
+            self.target.log_outputs(there, [LoggedModelOutput(model, step) for model, step in missing])
+
+    def _check_run(self, run: Run, there: str, history: Mapping[str, list[Metric]]) -> None:
+        """Raise InputError unless the copy holds every parameter, tag and point of the run."""
+        copy = self.target.get_run(there)
+        lost = [f"parameter {name}" for name, value in run.data.params.items() if copy.data.params.get(name) != value]
+        lost += [f"tag {name}" for name in run.data.tags if name not in copy.data.tags]
+        for name, points in history.items():
+            found = len(self.target.get_metric_history(there, name))
+            if found != len(points):
+                lost.append(f"metric {name} ({found} of {len(points)} points)")
+        if lost:
+            raise InputError(
+                f"run {run.info.run_name} ({run.info.run_id}) did not arrive whole: {lost[0]} is missing or differs; "
+                "run the same command again"
+            )
+
+    def _files(self, what: str, places: tuple[str, str]) -> None:
+        here = repository(places[0], self.source.tracking_uri, self._fallback)
+        try:
+            sent, total = copy_files(here, repository(places[1], self.target.tracking_uri), self._renamed)
+        except ValueError as error:
+            raise InputError(f"{what} did not arrive whole: {error}; run the same command again") from error
+        self.copied.add("files", total, sent)
+
+    def _renamed(self, text: str) -> str:
+        for old, new in (*self.models.items(), *self.runs.items()):
+            text = text.replace(old, new)
+        return text
+
+    def _registered_models(self) -> None:
+        for model in self.source.search_registered_models():
+            known = _registered(self.target, model.name)
+            if known is None:
+                self.target.create_registered_model(model.name, model.tags, model.description)
+            self.copied.add("models", 1, int(known is None))
+            self._versions(model.name)
+            self._aliases(model.name, model.aliases, known.aliases if known else {})
+
+    def _versions(self, name: str) -> None:
+        """Versions in order and under their own numbers, which the list of promotions names."""
+        there = {int(version.version): version for version in self.target.search_model_versions(f"name = '{name}'")}
+        for version in sorted(self.source.search_model_versions(f"name = '{name}'"), key=lambda one: int(one.version)):
+            number = int(version.version)
+            copy = there.get(number)
+            if copy is None:
+                self._version(version)
+            elif copy.tags.get(ORIGIN) != _origin(version):
+                raise InputError(
+                    f"the target has a version {number} of {name} of its own: copy into a server without one, "
+                    "or register this one there by `dvc repro register`"
+                )
+            self.copied.add("versions", 1, int(copy is None))
+
+    def _version(self, version: ModelVersion) -> None:
+        number = int(version.version)
+        while True:
+            made = self.target.create_model_version(
+                version.name,
+                self._source_of(version),
+                self.runs.get(version.run_id or ""),
+                tags=dict(version.tags) | {ORIGIN: _origin(version)},
+                description=version.description,
+            )
+            if int(made.version) == number:
+                return
+            # A version that was deleted left its number unused; MLflow does not give it out again.
+            self.target.delete_model_version(version.name, made.version)
+            if int(made.version) > number:
+                raise InputError(
+                    f"version {number} of {version.name} would get another number on the target: copy into a server "
+                    "that never had this model"
+                )
+
+    def _source_of(self, version: ModelVersion) -> str:
+        """Where the copied version's files are on the other side."""
+        if version.source.startswith("models:/") and version.source.removeprefix("models:/") in self.models:
+            return f"models:/{self.models[version.source.removeprefix('models:/')]}"
+        for here, there in self._locations.values():
+            if version.source.startswith(f"{here}/"):
+                return there + version.source.removeprefix(here)
+        raise InputError(
+            f"the files of version {version.version} of {version.name} are in {shown(version.source)}, which no run "
+            "owns: register it again, or delete the version"
+        )
+
+    def _aliases(self, name: str, aliases: Mapping[str, str], there: Mapping[str, str]) -> None:
+        for alias, number in aliases.items():
+            if alias not in there:
+                self.target.set_registered_model_alias(name, alias, str(number))
+            elif str(there[alias]) != str(number):
+                # Since the last copy somebody promoted there: the server's word counts.
+                self.copied.kept.append(f"{name}@{alias} stays version {there[alias]} on the target (here: {number})")
+            self.copied.add("aliases", 1, int(alias not in there))
+
+
+def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lambda line: None) -> Copied:
+    """Copy everything of the store at `source` to the server at `target`, and count it there.
+
+    Raises InputError when either cannot be used, or something did not arrive.
+    """
+    from mlflow.exceptions import MlflowException
+
+    _refuse(source, target)
+    try:
+        return Copy(source, target, root, say).all()
+    except MlflowException as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{shown(source)} to {shown(target)}: {shown(line)[:300]}; run the same command again"
+        ) from error
+
+
+def _refuse(source: str, target: str) -> None:
+    if source == target:
+        raise InputError(f"--from and --to are both {shown(source)}")
+    if source.startswith("sqlite:///") and not Path(source.removeprefix("sqlite:///")).is_file():
+        raise InputError(f"there is no database {source.removeprefix('sqlite:///')}: --from names the store to copy")
+    if not target.startswith(("http://", "https://", "sqlite:///")):
+        raise InputError(
+            f"--to is {shown(target)}: name the server (http://…), not its database, or the artifacts would stay here"
+        )
+
+
+def _runs(client: MlflowClient, experiment: str) -> Iterable[Run]:
+    """All runs that are not deleted, oldest first."""
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment], max_results=_PAGE, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def _models(client: MlflowClient, experiment: str) -> Iterable[LoggedModel]:
+    token = None
+    while True:
+        page = client.search_logged_models([experiment], page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
+def _registered(client: MlflowClient, name: str) -> Any:
+    return next(iter(client.search_registered_models(f"name = '{name}'")), None)
+
+
+def _origin(version: ModelVersion) -> str:
+    return f"{version.name}/{version.version}/{version.run_id}"
+
+
+def _pages(items: list[Any], size: int) -> Iterable[list[Any]]:
+    return (items[begin : begin + size] for begin in range(0, len(items), size))

@@ -101,7 +101,7 @@ doctor: $(READY) ## Check the set-up, one line per check
 
 .PHONY: bench
 bench: $(READY) ## Measure speed side by side (Q=--quick for a minute's version each)
-	@for name in $(or $(B),sample features image real_tiles stack predict); do python benchmarks/$$name.py $(Q); done
+	@for name in $(or $(B),sample features image real_tiles stack predict report); do python benchmarks/$$name.py $(Q); done
 
 .PHONY: docs
 docs: $(READY) ## Rewrite the measured parts of README.md and docs/features.md

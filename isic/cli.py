@@ -78,21 +78,39 @@ def score(
 
 @app.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="A version (models:/NAME@ALIAS), bundle, checkout or parquet of scores.")],
+    a: Annotated[
+        str, typer.Argument(help="A run (id or name), version (models:/NAME@ALIAS), bundle, checkout or score file.")
+    ],
     b: Annotated[str, typer.Argument(help="The other one, scored on the same lesions.")],
-    out: Annotated[Path | None, typer.Option(help="Also write the comparison as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the JSON goes; by default reports/compare.json of the checkout, if any.")
+    ] = None,
 ) -> None:
-    """Compare two sets of out-of-fold scores: paired interval of the difference over patients."""
+    """Compare two sets of out-of-fold scores, on the screen and as a file: paired interval over patients."""
     from isic.core.io import write_json
-    from isic.registry.versions import resolve
     from isic.report.compare import compare as compare_scores
-    from isic.report.compare import find_oof, table
+    from isic.report.compare import default_place, find_oof, table
 
-    sides = [find_oof(resolve(name) if name.startswith("models:") else Path(name)) for name in (a, b)]
+    sides = [find_oof(_scores_of(name)) for name in (a, b)]
     comparison = compare_scores(sides[0], sides[1], (a, b))
-    if out is not None:
-        write_json(out, comparison.to_json())
+    place = out or default_place()
     typer.echo(table(comparison))
+    if place is not None:
+        write_json(place, comparison.to_json())
+        typer.echo(f"written: {place}")
+
+
+def _scores_of(name: str) -> Path:
+    """File or folder that holds the out-of-fold scores of a version, a path, or a run of this checkout's store."""
+    from isic.core.paths import Layout
+    from isic.registry.versions import resolve
+    from isic.tracking.lookup import run_scores
+
+    if name.startswith("models:"):
+        return resolve(name)
+    if Path(name).exists() or "/" in name or name.endswith(".parquet"):
+        return Path(name)
+    return run_scores(Layout.find().root, name)
 
 
 @app.command()
@@ -299,6 +317,7 @@ def stack(
     """Honesty checks of the stacker: a screen for leaking columns and a cross-fitted estimate of its optimism."""
     from isic.core.errors import InputError
     from isic.core.io import write_json
+    from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.stack.leaks import Leak, refuse_leaks
     from isic.stack.nested import check
@@ -306,11 +325,11 @@ def stack(
     if not nested:
         raise InputError("`dvc repro stack` fits the stacker; this verb has --nested")
     layout = Layout.find()
-    found = check(layout)
+    found = check(layout, load_params(layout.params))
     path = layout.evaluate_metrics.with_name("nested.json")
     write_json(path, found)
     typer.echo(f"out-of-fold pAUC {found['headline']:.4f}; {found['text']}: about {found['pauc']:.4f}")
-    typer.echo(f"{path.relative_to(layout.root)} written; `dvc repro -f -s report` shows it beside the headline number")
+    typer.echo(f"{path.relative_to(layout.root)} written; the stage robustness does the same for the report")
     refuse_leaks([Leak(**leak) for leak in found["leaks"]])
     typer.echo("no column looks like a leak")
 

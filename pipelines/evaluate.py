@@ -4,7 +4,7 @@ from isic.core.errors import run
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.report.evaluate import evaluate, numbers
+from isic.report.evaluate import evaluate, in_words, numbers
 from isic.report.evidence import read_evidence
 from isic.report.figures import FIGURES
 from isic.report.learning import learning
@@ -26,7 +26,10 @@ def main() -> None:
     write_json(layout.evaluate_metrics, result.metrics)
     with parent("stack", params.scoring()) as tracker:
         tracker.metrics(numbers(result.metrics))
+        tracker.tags({"mlflow.note.content": in_words(result.metrics)})
         tracker.artifact(layout.evaluate_metrics)
+        # What `isic compare RUN RUN` reads.
+        tracker.artifact(layout.oof, "oof")
         for name, draw in FIGURES.items():
             figure = draw(points, PAPER)
             if figure is not None:

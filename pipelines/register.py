@@ -17,7 +17,8 @@ def main() -> None:
     name = params.register_.model
     number = None
     try:
-        version, reused = register(layout, bundle, name)
+        card = layout.report.with_name("model_card.md")
+        version, reused = register(layout, bundle, name, card.read_text(encoding="utf-8") if card.is_file() else "")
         number = version.number
         register_backbones(layout, bundle)
         print(f"register: {version} {'is this bundle already' if reused else 'added'}, now the challenger")

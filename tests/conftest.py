@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.pipeline import SHRUNK, call, make_checkout
+
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 # A developer's own server must not receive test runs.
@@ -45,6 +47,14 @@ def checkout(tmp_path: Path, sample_raw: Path, monkeypatch: pytest.MonkeyPatch) 
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(sample_raw, folder / "data" / "raw")
     monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def done(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout after `dvc repro`. Shared: tests add to it, none takes away."""
+    folder = make_checkout(root, tmp_path_factory.mktemp("pipeline") / "checkout", SHRUNK)
+    call(folder, "dvc", "repro")
     return folder
 
 

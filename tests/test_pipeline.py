@@ -16,14 +16,6 @@ import pytest
 from tests.pipeline import SHRUNK, call, environment, make_checkout, network_attempts
 
 
-@pytest.fixture(scope="session")
-def done(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout after `dvc repro`. Shared: tests add to it, none takes away."""
-    folder = make_checkout(root, tmp_path_factory.mktemp("pipeline") / "checkout", SHRUNK)
-    call(folder, "dvc", "repro")
-    return folder
-
-
 def _metrics(folder: Path) -> dict[str, object]:
     return dict(json.loads((folder / "metrics" / "evaluate.json").read_text()))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,8 +27,15 @@ from isic.image.torchvision_ops import declare_missing_operators
 SIDE = 160
 
 
-def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[str, bytes]:
-    """isic_id -> JPEG of the tile with the network's map laid over it; tiles that cannot be read are left out.
+class Look(NamedTuple):
+    """JPEG of a tile under a network's map; `silent` when no place raised the logit, so that the map is empty."""
+
+    jpeg: bytes
+    silent: bool
+
+
+def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[str, Look]:
+    """isic_id -> the tile with the network's map laid over it; tiles that cannot be read are left out.
 
     `model` is a fold's folder; give lesions of that fold, so that the network never saw them.
     """
@@ -38,7 +46,10 @@ def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[
     canvas, sizes = pack(list(images.values()))
     pixels = resize(canvas, sizes, loaded.spec.size, loaded.spec.interpolation)
     heat = activation_maps(loaded.net, loaded.spec, normalise(pixels, loaded.spec.mean, loaded.spec.std))
-    return {isic_id: _overlay(image, heat[number]) for number, (isic_id, image) in enumerate(images.items())}
+    return {
+        isic_id: Look(_overlay(image, heat[number]), not heat[number].any())
+        for number, (isic_id, image) in enumerate(images.items())
+    }
 
 
 def activation_maps(net: LesionNet, spec: Spec, pixels: Tensor) -> NDArray[np.float32]:

@@ -62,6 +62,17 @@ class Verdict:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         )
 
+    def markdown(self) -> str:
+        """The checks as a Markdown table under the outcome."""
+        word = "passed" if self.passed else "refused"
+        against = "no champion to beat" if self.champion is None else f"against version {self.champion}"
+        rows = [
+            f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.found} | {check.needed} |"
+            for check in self.checks
+        ]
+        head = [f"**{word}**, {against}.", "", "| check | passed | found | needed |", "|---|---|---|---|"]
+        return "\n".join([*head, *rows])
+
     def to_json(self) -> dict[str, Any]:
         return {
             "challenger": self.challenger,

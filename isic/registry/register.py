@@ -15,6 +15,7 @@ from isic.core.io import sha256_json
 from isic.core.paths import Layout
 from isic.core.schema import ID, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
 from isic.registry.bundle import Bundle
+from isic.registry.note import from_card
 from isic.registry.requests import IMAGE
 from isic.registry.versions import CHALLENGER, HASH_TAG, Registry, Version, said
 from isic.tracking.context import run_tags
@@ -35,8 +36,8 @@ class Registration(NamedTuple):
     reused: bool
 
 
-def register(layout: Layout, bundle: Bundle, name: str) -> Registration:
-    """Make `bundle` a version of model `name` and give it alias `challenger`.
+def register(layout: Layout, bundle: Bundle, name: str, card: str = "") -> Registration:
+    """Make `bundle` a version of model `name` with `card` (Markdown) on its page, and give it alias `challenger`.
 
     Raises InputError when the MLflow store cannot be reached.
     """
@@ -44,6 +45,8 @@ def register(layout: Layout, bundle: Bundle, name: str) -> Registration:
     with locked(layout.root, LOCK):
         existing = _whole_version(registry, name, bundle.manifest.hash)
         found = existing or _add(registry, layout, bundle, name)
+        if card and not registry.note(found):
+            registry.write_note(found, from_card(card))
         registry.point(name, CHALLENGER, found.number)
     return Registration(found, existing is not None)
 

@@ -11,6 +11,7 @@ from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.registry.gate import Verdict, judge
+from isic.registry.note import with_gate
 from isic.registry.promotion import Move, carry_out, history, make_move, repair
 from isic.registry.register import LOCK
 from isic.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
@@ -100,6 +101,7 @@ def _record(layout: Layout, registry: Registry, challenger: Version, verdict: Ve
     write_json(path, verdict.to_json())
     registry.tag(challenger, {"gate": "passed" if verdict.passed else "refused", "gate_reason": verdict.summary()})
     pair = {"challenger": challenger.number, "champion": verdict.champion}
+    registry.write_note(challenger, with_gate(registry.note(challenger), verdict.markdown()))
     with open_run("gate", pair, f"gate-{challenger.number}", root=layout.root) as run:
         run.tags({"gate": "passed" if verdict.passed else "refused"})
         run.metrics({f"passed.{_word(check.name)}": float(check.passed) for check in verdict.checks})

@@ -82,6 +82,16 @@ class Registry:
             for key, value in tags.items():
                 self.client.set_model_version_tag(version.name, str(version.number), key, value)
 
+    def note(self, version: Version) -> str:
+        """The Markdown on a version's page, "" when there is none."""
+        with said(self.client.tracking_uri):
+            return self.client.get_model_version(version.name, str(version.number)).description or ""
+
+    def write_note(self, version: Version, text: str) -> None:
+        """Replace the Markdown on a version's page."""
+        with said(self.client.tracking_uri):
+            self.client.update_model_version(version.name, str(version.number), text)
+
     def folder(self, version: Version) -> Path:
         """The bundle folder of a version; fetched into a cache when the store is remote.
 

@@ -16,6 +16,7 @@ from isic.report.curves import Records
 from isic.report.evidence import Evidence
 from isic.report.failures import Reasons, failures, nothing
 from isic.report.features import family_plot
+from isic.report.findings import findings
 from isic.report.lesions import Album, overview, worst
 from isic.report.maps import activation
 from isic.report.markdown import to_html
@@ -73,6 +74,7 @@ def build(
         metrics["positives"],
     )
     points["families"] = family_plot(families) if families and of_these else []
+    nested = robustness.get("nested") if robustness else None
     points["ladder"] = [*(robustness["steps"] if robustness else []), *points["ladder"]]
     generated = params["data"]["source"] == "sample"
     model, data = model_card(metrics, params, provenance, generated), data_card(evidence.rows, generated)
@@ -88,10 +90,12 @@ def build(
         source="Generated data." if generated else "Official data.",
         replicates=int(params["evaluate"]["replicates"]),
         robustness=robustness,
-        nested=_nested(layout.root / "metrics" / "nested.json", metrics["pauc"]),
+        nested=nested if nested and not nested["absent"] else None,
+        nested_absent=nested["absent"] if nested else "the stage robustness has not run",
         champion=against(champion, evidence, params, provenance) if champion else None,
         images_absent=why,
         maps_note=maps_note,
+        findings=findings(points, lesions, robustness),
         warnings=notes(metrics, extra if generated else ()),
     )
     html = render(contents)
@@ -108,12 +112,6 @@ def build(
 
 def _beside(layout: Layout, name: str) -> Path:
     return layout.report.parent / name
-
-
-def _nested(path: Path, headline: float) -> dict[str, Any] | None:
-    """What `isic stack --nested` found, unless it was about another run's score."""
-    found = _optional(path)
-    return found if found and abs(found["headline"] - headline) < 1e-9 else None
 
 
 def _optional(path: Path) -> dict[str, Any] | None:

@@ -28,7 +28,8 @@ def model_card(
 ) -> str:
     """Markdown of the model card; `params` is params.yaml as plain values."""
     header = {
-        "license": "mit",
+        # Most of the official lesions are CC BY-NC; what learnt from them is shared alike.
+        "license": "mit" if generated else "cc-by-nc-4.0",
         "tags": "[skin-cancer, isic-2024, slice-3d, tabular-classification, image-classification]",
         "pipeline_tag": "tabular-classification",
         "library_name": "isic",

@@ -12,6 +12,7 @@ import pandas as pd
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
 from isic.core.metric import auc, paired_difference, pauc, pauc_interval, top15_sensitivity
+from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.report.evidence import OOF_COLUMNS, check_oof
 
@@ -68,6 +69,14 @@ def find_oof(place: Path) -> pd.DataFrame:
             raise InputError(f"{place} holds no out-of-fold scores ({', '.join(PLACES)}): name a bundle or a checkout")
         place = found[0]
     return check_oof(read_parquet(place), str(place))
+
+
+def default_place() -> Path | None:
+    """reports/compare.json of the checkout around the working directory, None outside of one."""
+    try:
+        return Layout.find().report.with_name("compare.json")
+    except InputError:
+        return None
 
 
 def compare(

@@ -20,6 +20,7 @@ from isic.report.perturb import image_noise, missing_columns
 from isic.report.robustness import largest_fold, leave_hospital_out, sameness, sample_tiles, step
 from isic.stack import Stack, fit_stack
 from isic.stack.inputs import Inputs, read_inputs
+from isic.stack.nested import check
 from isic.tabular import build_features
 
 #: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what takes time.
@@ -45,7 +46,16 @@ def conditions(layout: Layout, evidence: Evidence, params: Params) -> dict[str, 
         "sameness": sameness(evidence.rows, evidence.fold, _test_rows(layout)),
         "columns": _columns(layout, evidence, params, inputs),
         "images": _images(layout, evidence, params),
+        "nested": _nested(layout, params),
     }
+
+
+def _nested(layout: Layout, params: Params) -> dict[str, Any]:
+    """How much shared folds flatter the score (`isic stack --nested`), or why that cannot be told."""
+    try:
+        return {"absent": "", **check(layout, params)}
+    except InputError as error:
+        return {"absent": str(error)}
 
 
 def _plain(settings: Settings) -> Settings:

@@ -103,6 +103,17 @@ def _errors(calibration: Records) -> dict[str, float | None]:
     return {"before": calibration_error(before), "after": calibration_error(after)}
 
 
+def in_words(metrics: dict[str, Any]) -> str:
+    """The result in two sentences, for the page of the run."""
+    low, high = metrics["pauc_low"], metrics["pauc_high"]
+    return (
+        f"pAUC above 80 % sensitivity **{metrics['pauc']:.4f}** (95 % over patients {low:.4f} to {high:.4f}), AUC "
+        f"{metrics['auc']:.4f}, top-15 sensitivity {metrics['top15_sensitivity']:.3f}: out of fold over "
+        f"{metrics['n']:,} lesions of {metrics['patients']:,} patients, {metrics['positives']:,} malignant, "
+        f"{len(metrics['folds'])} folds. The whole report is among the artifacts: `report/index.html`."
+    )
+
+
 def numbers(metrics: dict[str, Any]) -> dict[str, float]:
     """The single numbers of `metrics`, for a tracker: what is absent or nested is left out."""
     return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}

@@ -9,6 +9,7 @@ from isic.core.io import atomic_file
 from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.core.schema import PATIENT, TARGET
+from isic.report.body import still
 from isic.report.build import open_tiles
 from isic.report.evidence import read_evidence
 from isic.report.failures import Reasons, card, nothing, position_of
@@ -35,13 +36,15 @@ def explain(layout: Layout, params: Params, isic_id: str, out: Path | None = Non
     why, unexplained = _reasons(layout, params, isic_id)
     one = lesions.iloc[position]
     patient = lesions[lesions[PATIENT] == one[PATIENT]]
+    mine = describe_patient(patient, album, isic_id)
     html = (
         environment()
         .get_template("lesion.html")
         .render(
             css=asset("page.css"),
             item=card(lesions, position, album, maps, why),
-            patient=describe_patient(patient, album),
+            patient=mine,
+            body=still(mine, int(one["rank"])),
             album=album,
             notes=[*notes, *([absent] if absent else []), *unexplained],
             malignant=int(patient[TARGET].sum()),

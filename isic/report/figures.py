@@ -11,7 +11,7 @@ import numpy as np
 from isic.core.io import atomic_file
 from isic.core.metric import MIN_SENSITIVITY
 from isic.report.curves import Records
-from isic.report.theme import PAPER, Theme, canvas, legend
+from isic.report.theme import PAPER, Theme, bare, canvas, legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +50,46 @@ def roc(points: Points, theme: Theme = PAPER) -> Figure | None:
     )
     legend(axes, theme, loc="lower right")
     return figure
+
+
+def roc_folds(points: Points, theme: Theme = PAPER) -> Figure | None:
+    """A small panel per fold with its own shaded area, printed; the pooled curve lies behind in grey."""
+    from matplotlib.figure import Figure
+
+    folds = groups(points["roc_folds"], "fold")
+    if len(folds) < 2:
+        return None
+    across = min(len(folds), 5)
+    down = -(-len(folds) // across)
+    figure = Figure(figsize=(1.9 * across, 2.05 * down), layout="constrained")
+    figure.patch.set_alpha(0.0 if theme.page else 1.0)
+    pooled = points["roc"]
+    for place, (fold, records) in enumerate(folds.items()):
+        axes = bare(figure.add_subplot(down, across, place + 1), theme)
+        fpr, tpr = column(records, "fpr"), column(records, "tpr")
+        axes.plot(column(pooled, "fpr"), column(pooled, "tpr"), color=theme["muted"], linewidth=0.8, alpha=0.7)
+        axes.fill_between(
+            fpr, MIN_SENSITIVITY, np.maximum(tpr, MIN_SENSITIVITY), color=theme["blue"], alpha=0.25, linewidth=0
+        )
+        axes.plot(fpr, tpr, color=theme["blue"], linewidth=1.6)
+        axes.axhline(MIN_SENSITIVITY, color=theme["red"], linewidth=0.8, linestyle="--")
+        axes.text(0.97, 0.06, f"{area(fpr, tpr):.3f}", ha="right", fontsize=13, color=theme["ink"])
+        axes.set_title(f"fold {fold}", fontsize=10, color=theme["ink"], loc="left")
+        axes.set(xlim=(0, 1), ylim=(0, 1.01), xticks=(0, 0.5, 1), yticks=(0, 0.8, 1))
+        axes.tick_params(labelsize=8)
+        if place % across:
+            axes.set_yticklabels([])
+    return figure
+
+
+def area(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Area between a curve of corners and 80 % sensitivity, by trapezoids; that of all corners is the pAUC."""
+    last = int(np.flatnonzero(tpr <= MIN_SENSITIVITY)[-1])
+    if last == len(tpr) - 1:
+        return 0.0
+    part = (MIN_SENSITIVITY - tpr[last]) / (tpr[last + 1] - tpr[last])
+    x = np.append(fpr[last] + part * (fpr[last + 1] - fpr[last]), fpr[last + 1 :])
+    return float(np.trapezoid(np.append(MIN_SENSITIVITY, tpr[last + 1 :]) - MIN_SENSITIVITY, x))
 
 
 def flagged(points: Points, theme: Theme = PAPER) -> Figure | None:
@@ -219,7 +259,7 @@ def learning(points: Points, theme: Theme = PAPER) -> Figure | None:
     axes.axhline(0.02, color=theme["muted"], linewidth=1, linestyle=":", label="chance")
     axes.set(xlabel="epoch", ylabel="pAUC on the held-out fold", ylim=(0, 0.2))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    legend(axes, theme, loc="best")
+    legend(axes, theme, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     return figure
 
 
@@ -269,6 +309,7 @@ def _plain_log(axis: Any) -> None:
 FIGURES: dict[str, Callable[[Points, Theme], Any]] = {
     "ladder": ladder,
     "roc": roc,
+    "roc_folds": roc_folds,
     "flagged": flagged,
     "calibration": calibration,
     "decision": decision,

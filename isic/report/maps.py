@@ -15,7 +15,7 @@ from isic.report.failures import Maps
 
 ABOUT = (
     "The maps (Grad-CAM: bright where the network's logit hangs on the place) are of networks that never saw the "
-    "patient. They hint at where a network looked, not at why."
+    "patient. They hint at where a network looked, not at why. A grey map: no place spoke for malignancy."
 )
 
 
@@ -55,9 +55,9 @@ def _pictures(
 
     return {
         isic_id: {
-            "title": backbone,
-            "alt": f"Where {backbone} looked in {isic_id}",
-            "uri": f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}",
+            "title": f"{backbone}: nothing raised it" if look.silent else backbone,
+            "alt": f"Where {backbone} looked in {isic_id}{': nowhere in particular' if look.silent else ''}",
+            "uri": f"data:image/jpeg;base64,{base64.b64encode(look.jpeg).decode()}",
         }
-        for isic_id, jpeg in class_activation(folder, tiles, ids).items()
+        for isic_id, look in class_activation(folder, tiles, ids).items()
     }

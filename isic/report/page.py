@@ -7,14 +7,17 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from isic.report.body import BOTTOM, HALF_WIDTH, OUTLINE, TOP
 from isic.report.curves import Records
 from isic.report.figures import FIGURES, groups
+from isic.report.findings import Finding
 from isic.report.lesions import Album
 from isic.report.slices import ENOUGH, TONE_METHOD
 from isic.report.theme import PAGE, to_svg
@@ -57,8 +60,10 @@ class Contents:
     replicates: int
     robustness: dict[str, Any] | None = None
     nested: dict[str, Any] | None = None
+    nested_absent: str = "isic stack --nested"
     champion: dict[str, Any] | None = None
     champion_absent: str = "No champion was found when this page was made: “make promote” makes a run the champion."
+    findings: Sequence[Finding] = ()
     images_absent: str = ""
     maps_note: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
@@ -116,6 +121,7 @@ def _data(contents: Contents) -> dict[str, Any]:
         "operating": operating(roc),
         "patients": contents.patients,
         "tiles": contents.album.shown,
+        "body": {"outline": OUTLINE, "width": HALF_WIDTH, "bottom": BOTTOM, "top": TOP},
         "deepest": max((-value for patient in contents.patients for value in patient["map"]["v"]), default=1.0),
     }
 
@@ -141,6 +147,7 @@ def environment() -> Environment:
         "signed": lambda value: f"{value:+.4f}".replace("-", "−"),
         "percent": lambda value: "–" if value is None else f"{100 * value:.1f} %",
         "share": _share,
+        "capital": lambda value: value[:1].upper() + value[1:],
         "thousands": lambda value: f"{value:,}",
         "cell": _cell,
         "evenly": evenly,
@@ -181,6 +188,7 @@ def _script_json(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c"))
 
 
+@cache
 def _plotly() -> Markup:
     """plotly.js, compressed: the browser unpacks it after the page is readable."""
     source = files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from isic.core.metric import TOP
-from isic.core.schema import PATIENT, TARGET
+from isic.core.schema import ID, PATIENT, TARGET
 from isic.report.lesions import Album, describe
 
 #: Benign lesions drawn per patient: the highest scored and an even sample of the rest.
@@ -28,14 +28,14 @@ def patients(lesions: pd.DataFrame, album: Album, seed: int = 0) -> list[dict[st
     return [_patient(of_patient[name], album, rng) for name in worst.index]
 
 
-def describe_patient(lesions: pd.DataFrame, album: Album, seed: int = 0) -> dict[str, Any]:
-    """The entry of one patient, malignant lesion or not."""
-    return _patient(lesions, album, np.random.default_rng(seed))
+def describe_patient(lesions: pd.DataFrame, album: Album, keep: str, seed: int = 0) -> dict[str, Any]:
+    """The entry of one patient, malignant lesion or not; lesion `keep` is drawn whatever its rank."""
+    return _patient(lesions, album, np.random.default_rng(seed), keep)
 
 
-def _patient(lesions: pd.DataFrame, album: Album, rng: np.random.Generator) -> dict[str, Any]:
+def _patient(lesions: pd.DataFrame, album: Album, rng: np.random.Generator, keep: str = "") -> dict[str, Any]:
     lesions = lesions.sort_values("rank", kind="stable")
-    drawn = _thin(lesions, rng)
+    drawn = _thin(lesions, rng, keep)
     listed = lesions[(lesions["rank"] <= TOP) | (lesions[TARGET] == 1)]
     for isic_id in listed["isic_id"]:
         album.add(isic_id)
@@ -55,13 +55,14 @@ def _patient(lesions: pd.DataFrame, album: Album, rng: np.random.Generator) -> d
     }
 
 
-def _thin(lesions: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def _thin(lesions: pd.DataFrame, rng: np.random.Generator, keep: str) -> pd.DataFrame:
     if len(lesions) <= DRAWN:
         return lesions
-    keep = ((lesions["rank"] <= DRAWN // 4) | (lesions[TARGET] == 1)).to_numpy(copy=True)
-    rest = rng.choice(np.flatnonzero(~keep), DRAWN - int(keep.sum()), replace=False)
-    keep[rest] = True
-    return lesions[keep]
+    kept = (lesions["rank"] <= DRAWN // 4) | (lesions[TARGET] == 1) | (lesions[ID] == keep)
+    chosen = kept.to_numpy(copy=True)
+    rest = rng.choice(np.flatnonzero(~chosen), DRAWN - int(chosen.sum()), replace=False)
+    chosen[rest] = True
+    return lesions[chosen]
 
 
 def _map(drawn: pd.DataFrame, lesions: pd.DataFrame) -> dict[str, list[Any]]:

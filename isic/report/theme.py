@@ -41,13 +41,17 @@ PAPER = Theme(page=False)
 PAGE = Theme(page=True)
 
 
-def canvas(theme: Theme, width: float = 5.4, height: float = 3.5) -> tuple[Figure, Any]:
+def canvas(theme: Theme, width: float = 4.8, height: float = 3.2) -> tuple[Figure, Any]:
     """An empty figure (inches) with one axes in the common look. No pyplot: it keeps global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0.0 if theme.page else 1.0)
-    axes = figure.add_subplot()
+    return figure, bare(figure.add_subplot(), theme)
+
+
+def bare(axes: Any, theme: Theme) -> Any:
+    """Axes in the common look: two spines, a light grid behind, colours by role."""
     axes.patch.set_alpha(0.0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -58,7 +62,7 @@ def canvas(theme: Theme, width: float = 5.4, height: float = 3.5) -> tuple[Figur
     axes.yaxis.label.set_color(theme["ink"])
     axes.grid(color=theme["grid"], linewidth=0.6)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
 def legend(axes: Any, theme: Theme, **options: Any) -> None:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
 from isic.core.metric import Interval, paired_difference, pauc
+from isic.core.params import Params
 from isic.core.params import Stack as Settings
-from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.stack.design import rows
@@ -133,13 +133,12 @@ def _stack(features: pd.DataFrame, logits: Floats, folds: pd.DataFrame, settings
     return out_of_fold(problem, settings)[1]
 
 
-def check(layout: Layout) -> dict[str, Any]:
+def check(layout: Layout, params: Params) -> dict[str, Any]:
     """The whole check on this checkout's features, folds and scores, as JSON-able values (`isic stack --nested`).
 
     `headline` is the stage's own pooled pAUC, `pauc` what is left of it when the estimated flattery is taken off, and
     `text` says so in words; `leaks` lists what `find_leaks` found.
     """
-    params = load_params(layout.params)
     inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
     oof = read_parquet(layout.oof, columns=[ID, TARGET, "score"])
     headline = pauc(oof[TARGET], oof["score"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from isic.core.errors import InputError, shown
 from isic.tracking.files import repository
 from isic.tracking.store import EXPERIMENT, artifact_root, connect, tracking_uri
+from isic.tracking.view import publish
 
 
 def probe(root: Path) -> str:
@@ -81,9 +82,9 @@ def serve(root: Path, port: int) -> None:
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
         raise InputError(f"the runs are at {shown(uri)}: open it in a browser, or unset MLFLOW_TRACKING_URI")
-    connect(root)
-    sys.stdout.write(f"http://127.0.0.1:{port}\n")
+    page = publish(connect(root))
+    sys.stdout.write(f"http://127.0.0.1:{port}{page}\n")
     sys.stdout.flush()
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", uri, "--default-artifact-root", artifact_root(root).as_uri()]
     os.execv(sys.executable, [*command, *stores])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -11,12 +10,11 @@ import pytest
 
 from isic.core.paths import Layout
 from isic.report.page import SECTIONS
+from tests.browser import needs_chromium, opened
 
 from .test_page import page as make_page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium (Debian: apt-get install chromium)")
+pytestmark = needs_chromium
 
 READY = "() => document.documentElement.dataset.ready === 'yes'"
 
@@ -43,11 +41,8 @@ def report(run_dir: Layout) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        # Containers run as root, where Chromium's sandbox cannot start; the page is our own file.
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+    with opened() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -101,23 +96,23 @@ def test_a_dot_of_the_body_map_answers_a_click(tab: Tab) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_serious_accessibility_fault(browser, report: Path, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python")
-    opened = Tab(browser.new_context(color_scheme=scheme), report)
-    opened.page.evaluate(files(axe).joinpath("axe.min.js").read_text(encoding="utf-8"))
-    found = opened.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
+    shown = Tab(browser.new_context(color_scheme=scheme), report)
+    shown.page.evaluate(files(axe).joinpath("axe.min.js").read_text(encoding="utf-8"))
+    found = shown.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
     assert [(fault["id"], fault["nodes"][0]["html"][:200]) for fault in found if fault["impact"] != "minor"] == []
 
 
 def test_the_theme_button_turns_the_page_dark(browser, report: Path) -> None:
-    opened = Tab(browser.new_context(color_scheme="light"), report)
+    shown = Tab(browser.new_context(color_scheme="light"), report)
     colour = "() => getComputedStyle(document.body).backgroundColor"
-    assert opened.page.evaluate(colour) == "rgb(255, 255, 255)"
-    opened.page.locator("#theme").click()
-    assert opened.page.evaluate(colour) == "rgb(20, 24, 29)"
+    assert shown.page.evaluate(colour) == "rgb(255, 255, 255)"
+    shown.page.locator("#theme").click()
+    assert shown.page.evaluate(colour) == "rgb(20, 24, 29)"
 
 
 def test_a_phone_needs_no_sideways_scrolling(browser, report: Path) -> None:
-    opened = Tab(browser.new_context(viewport={"width": 360, "height": 740}), report)
-    assert opened.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    shown = Tab(browser.new_context(viewport={"width": 360, "height": 740}), report)
+    assert shown.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_print_shows_the_still_picture(tab: Tab) -> None:

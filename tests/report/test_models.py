@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from isic.core.errors import InputError
-from isic.core.io import read_json, read_parquet, write_parquet
+from isic.core.io import read_json, read_parquet, write_json, write_parquet
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
@@ -19,16 +20,19 @@ from isic.image.artifact import save_model
 from isic.image.backbone import create
 from isic.image.cam import activation_maps, class_activation
 from isic.image.catalogue import resolve
+from isic.report.build import build
 from isic.report.conditions import conditions
 from isic.report.evidence import read_evidence
 from isic.report.explain import explain
 from isic.report.lesions import overview
 from isic.report.maps import activation
+from isic.report.reasons import reasons
 from isic.stack import fit_stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
 
 from .conftest import make_run
+from .test_page import judge
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,13 +78,13 @@ def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, par
     lesions = overview(read_evidence(whole, ()))
     ids = list(lesions["isic_id"].iloc[:3])
     maps, notes = activation(whole, lesions, TileStore(whole.train_images), ids, tuple(params.image.backbones))
-    assert [picture["title"] for picture in maps(ids[0])] == list(params.image.backbones)
+    assert [picture["title"].split(":")[0] for picture in maps(ids[0])] == list(params.image.backbones)
     assert maps("ISIC_unknown") == []
     assert "never saw" in notes[0]
     own = class_activation(
         whole.image_model("vit", int(lesions["fold"].iloc[0])), TileStore(whole.train_images), ids[:1]
     )
-    picture = cv2.imdecode(np.frombuffer(own[ids[0]], np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imdecode(np.frombuffer(own[ids[0]].jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (160, 160, 3)
 
 
@@ -93,14 +97,36 @@ def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
     assert "not here" in notes[0]
 
 
-def test_robustness_holds_every_part(whole: Layout, params: Params) -> None:
+@pytest.fixture(scope="module")
+def found(whole: Layout, params: Params) -> dict[str, Any]:
+    """What the robustness stage finds in `whole`."""
     quick = params.model_copy(update={"features": params.features.model_copy(update={"families": ("raw",)})})
-    found = conditions(whole, read_evidence(whole, tuple(params.image.backbones)), quick)
+    return conditions(whole, read_evidence(whole, tuple(params.image.backbones)), quick)
+
+
+def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
     assert [step["step"] for step in found["steps"]] == ["features alone"]
     assert len(found["hospitals"]["records"]) == 4
     assert len(found["columns"]["records"]) == 13
     assert len(found["images"]["records"]) == 2 * 4
     assert found["sameness"]["test_absent"] == "there are no test rows here"
+    assert "flatter" in found["nested"]["text"]
+
+
+def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: Params, found: dict[str, Any]) -> None:
+    evidence = judge(whole)
+    values = params.model_dump(mode="json", by_alias=True)
+    says = {"nested": "of something", "absent": "three folds or more are needed"}
+    for nested in ({**found["nested"], "text": says["nested"]}, {"absent": says["absent"]}):
+        write_json(whole.root / "metrics" / "robustness.json", {**found, "nested": nested})
+        build(whole, evidence, values, {}, reasons(whole, params))
+        html = whole.report.read_text(encoding="utf-8")
+        head = html[html.index("Nested check") : html.index('id="champion"')]
+        assert says["absent" if nested["absent"] else "nested"] in head
+    part = html[html.index('id="robustness"') : html.index('id="patients"')]
+    for title in ("A hospital never seen", "Something missing", "Worse pictures", "Do the parts look alike?"):
+        assert title in part
+    assert "odds" in html[html.index('id="failures"') : html.index('id="cards"')]
 
 
 def test_one_lesion_has_a_page_with_maps_and_reasons(whole: Layout, params: Params) -> None:
@@ -108,7 +134,8 @@ def test_one_lesion_has_a_page_with_maps_and_reasons(whole: Layout, params: Para
     html = explain(whole, params, isic_id).read_text(encoding="utf-8")
     assert isic_id in html
     assert html.count("Where ") >= 2
-    assert "the odds by a factor of" in html
+    assert "odds × " in html
+    assert 'class="here"' in html
     assert "this one" in html
     with pytest.raises(InputError, match="ISIC_nowhere"):
         explain(whole, params, "ISIC_nowhere")

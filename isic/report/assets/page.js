@@ -121,7 +121,17 @@
   function drawMap() {
     if (!plotly || !data.patients.length) return;
     const patient = data.patients[chosen], map = patient.map;
-    const traces = [];
+    const { outline, width, bottom, top } = data.body;
+    const place = (name) => map[name].filter((value) => value !== null);
+    // The axes hold the whole body, and a raised arm or a tall person where there is one.
+    const wide = Math.max(width, ...place("x").map((value) => Math.abs(value) + 40));
+    const low = Math.min(bottom, ...place("y").map((value) => value - 40)), high = Math.max(top, ...place("y").map((value) => value + 40));
+    const closed = [...outline, outline[0]];
+    const traces = [0, 1].map((side) => ({
+      x: closed.map((point) => point[0]), y: closed.map((point) => point[1]), mode: "lines", fill: "toself", fillcolor: css("raised"), hoverinfo: "skip", showlegend: false,
+      line: { color: css("edge"), width: 1.2, shape: "spline", smoothing: 0.6 }, xaxis: side ? "x2" : "x", yaxis: "y", type: "scatter",
+    }));
+    let scale = true;
     for (const side of [0, 1]) for (const ill of [0, 1]) {
       const members = map.x.map((_, i) => i).filter((i) => map.b[i] === side && map.t[i] === ill).sort((a, b) => map.v[b] - map.v[a]);
       if (!members.length) continue;
@@ -129,21 +139,23 @@
         x: members.map((i) => map.x[i]), y: members.map((i) => map.y[i]), customdata: members.map((i) => map.r[i]), mode: "markers", showlegend: false,
         xaxis: side ? "x2" : "x", yaxis: "y", type: "scatter",
         marker: {
-          size: members.map((i) => (ill ? 12 : 3) + 1.3 * Math.min(map.d[i], 9)), color: members.map((i) => -map.v[i]), cmin: 0, cmax: data.deepest, colorscale: [[0, "#8fa1b3"], [0.4, "#d9a521"], [0.7, "#d1521c"], [1, "#a3123a"]],
-          line: { color: ill ? css("ink") : css("edge"), width: ill ? 3 : 0.4 }, showscale: !traces.length,
-          colorbar: { title: { text: "scores as high", side: "right" }, tickvals: [0, 1, 2, 3, 4], ticktext: ["all", "10 %", "1 %", "0.1 %", "0.01 %"], thickness: 10, len: 0.6 },
+          size: members.map((i) => (ill ? 9 : 3) + 1.1 * Math.min(map.d[i], 9)), color: members.map((i) => -map.v[i]), cmin: 0, cmax: Math.max(2, data.deepest), opacity: 0.95,
+          colorscale: [[0, css("cool")], [0.35, "#d9a521"], [0.65, "#d1521c"], [1, css("hot")]],
+          line: { color: ill ? css("ink") : css("paper"), width: ill ? 2.5 : 0.6 }, showscale: scale,
+          colorbar: { orientation: "h", title: { text: "share of all lesions that score as high", side: "top", font: { size: 12 } }, tickvals: [0, 1, 2, 3, 4], ticktext: ["all", "10 %", "1 %", "0.1 %", "0.01 %"], thickness: 9, len: 0.8, y: -0.02, yanchor: "top", outlinewidth: 0 },
         },
         hovertemplate: `rank %{customdata} of ${patient.n}${ill ? ", malignant" : ""}<extra></extra>`,
       });
+      scale = false;
     }
-    const bare = { showgrid: false, zeroline: false, showticklabels: false, fixedrange: false };
+    const bare = { showgrid: false, zeroline: false, showticklabels: false, title: { text: "" } };
+    const across = { ...bare, range: [-wide, wide], constrain: "domain", scaleanchor: "y" };
     const layout = look({
-      margin: { l: 8, r: 8, t: 30, b: 12 }, hovermode: "closest",
+      margin: { l: 4, r: 4, t: 26, b: 70 }, hovermode: "closest",
       annotations: [["front", "x domain"], ["back", "x2 domain"]].map(([text, xref]) => ({
         text, x: 0.5, y: 1, xref, yref: "paper", yanchor: "bottom", showarrow: false, font: { color: css("muted"), size: 12 },
       })),
-      xaxis: { ...bare, domain: [0, 0.47], title: { text: "" } }, xaxis2: { ...bare, domain: [0.5, 0.97], title: { text: "" }, scaleanchor: "y" },
-      yaxis: { ...bare, scaleanchor: "x", constrain: "domain", constraintoward: "top", title: { text: "" } },
+      xaxis: { ...across, domain: [0, 0.49] }, xaxis2: { ...across, domain: [0.51, 1] }, yaxis: { ...bare, range: [low, high] },
     });
     plotly.react("map-live", traces, layout, options);
     if (!$("map-live").dataset.bound) {

@@ -1,0 +1,60 @@
+"""Finding what a run left: by its id or name, from the checkout's store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isic.core.errors import InputError
+from isic.tracking.runs import PARENT_TAG
+from isic.tracking.store import EXPERIMENT, connect
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+#: Artifact that holds a run's out-of-fold scores; the evaluate stage puts it on the stacker's parent run.
+SCORES = "oof/stack.parquet"
+
+
+def run_scores(root: Path, name: str) -> Path:
+    """Local path of the out-of-fold scores of the run called `name` (run id or run name), or of its parent.
+
+    Of several runs with one name the newest counts. Raises InputError when there is no such run, it has no scores, or
+    the store does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = connect(root)
+        run = _find(client, name)
+        for holder in filter(None, (run, _parent(client, run))):
+            if any(item.path == SCORES for item in client.list_artifacts(holder.info.run_id, SCORES.split("/")[0])):
+                return Path(client.download_artifacts(holder.info.run_id, SCORES))
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"the MLflow store does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+        ) from error
+    raise InputError(
+        f"run {run.info.run_name} holds no out-of-fold scores ({SCORES}): name a run stack-…, a version "
+        "(models:/NAME/3), a bundle or a checkout"
+    )
+
+
+def _find(client: MlflowClient, name: str) -> Run:
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is not None and "'" not in name:
+        for field in ("run_id", "run_name"):
+            found = client.search_runs([experiment.experiment_id], f"attributes.{field} = '{name}'", max_results=1)
+            if found:
+                return found[0]
+    raise InputError(
+        f"{name} is no file or folder here, no version (models:/NAME@ALIAS) and no run of experiment {EXPERIMENT}: "
+        "`make ui` shows the runs"
+    )
+
+
+def _parent(client: MlflowClient, run: Run) -> Run | None:
+    parent = run.data.tags.get(PARENT_TAG)
+    return client.get_run(parent) if parent else None

@@ -153,6 +153,8 @@ def _data(layout: Layout) -> Line:
 
     chosen = load_params(layout.params).data
     folder = layout.root / str(chosen.folder)
+    if chosen.source == "folder" and folder.resolve().is_relative_to(layout.raw.resolve()):
+        return Line("data", "fail", f"{chosen.folder} is what DVC empties and fills", "keep the files elsewhere")
     missing = [name for name in FILES if chosen.source == "folder" and not (folder / name).is_file()]
     if missing:
         return Line("data", "fail", f"{chosen.folder} lacks {', '.join(missing)}", "make data, or set data.folder")

@@ -170,3 +170,12 @@ def test_incomplete_folder_keeps_what_was_there(checkout: Path, stage: Stage, tm
     assert "lacks train-metadata.csv" in outcome.error
     assert len(list((checkout / "data" / "raw").iterdir())) == 5
     assert [file.name for file in (checkout / "data").iterdir()] == ["raw"]
+
+
+def test_the_folder_that_is_filled_cannot_be_its_own_source(checkout: Path, stage: Stage) -> None:
+    text = (checkout / "params.yaml").read_text().replace("source: sample", "source: folder")
+    (checkout / "params.yaml").write_text(text.replace("folder: null", "folder: data/raw"))
+    outcome = stage("data")
+    assert outcome.code == 2
+    assert "keep the files elsewhere" in outcome.error
+    assert len(list((checkout / "data" / "raw").iterdir())) == 5

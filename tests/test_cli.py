@@ -1,0 +1,65 @@
+"""The verbs as typed: quick help, and one clear line with exit 2 for whatever a person may get wrong."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isic.cli import main
+
+
+def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "isic.cli", "--help"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Processor seconds: the wall clock of a busy machine says nothing about the program.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    script = (
+        "import sys, isic.cli; print(*sorted({'numpy', 'pandas', 'torch', 'mlflow', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("sample --out sample --patients 10 --lesions 5 --positives 1", "10 patients"),
+        ("sample --out table.csv --patients 3 --lesions 5 --positives 1 --no-images", "table.csv: file exists"),
+        ("score --solution . --submission table.csv", "solution . not found"),
+        ("score --solution table.csv --submission none.csv", "submission none.csv not found"),
+        ("predict --model . --metadata . --out scores.csv", ".: is a directory"),
+        ("predict --model . --metadata none.csv --out scores.csv", "none.csv not found"),
+        ("predict --model . --metadata table.csv --out scores.csv", "table.csv lacks columns `patient_id`"),
+        ("predict --model . --metadata table.csv --out scores.csv --missing-images no", "use error or impute"),
+        ("compare a b", "not found at a"),
+        ("preset full", "no dvc.yaml"),
+        ("promote", "no dvc.yaml"),
+        ("submission", "no dvc.yaml"),
+        ("explain ISIC_0000001", "no dvc.yaml"),
+        ("summary", "no dvc.yaml"),
+        ("doctor", "no dvc.yaml"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    said: str,
+) -> None:
+    (tmp_path / "table.csv").write_text("isic_id,target\nA,1\nB,0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["isic", *arguments.split()])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("isic: error: ")
+    assert error.count("\n") == 1
+    assert said in error
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]

@@ -75,15 +75,24 @@ def environment(folder: Path) -> dict[str, str]:
         "GIT_CONFIG_KEY_1": "user.email",
         "GIT_CONFIG_VALUE_1": "tester@example.org",
     }
-    dropped = ("MLFLOW_", "DVC_", "OPTUNA_")
+    # What `make` or a developer's shell sets to keep libraries quiet is dropped too: `dvc repro` alone must be quiet.
+    dropped = ("MLFLOW_", "DVC_", "OPTUNA_", "NO_ALBUMENTATIONS_UPDATE", "DO_NOT_TRACK")
     return {key: value for key, value in os.environ.items() if not key.startswith(dropped)} | own
 
 
-def call(folder: Path, *command: str, check: bool = True, timeout: int = 600) -> subprocess.CompletedProcess[str]:
+def call(
+    folder: Path, *command: str, check: bool = True, timeout: int = 600, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in the checkout with networking denied; on failure the test shows what it printed."""
     full = ["unshare", "-rn", *command] if _can_unshare() else list(command)
     done = subprocess.run(
-        full, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=timeout, check=False
+        full,
+        cwd=folder,
+        env=environment(folder) | variables,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     if check and done.returncode:
         raise AssertionError(

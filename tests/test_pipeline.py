@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from tests.pipeline import SHRUNK, call, environment, make_checkout, network_attempts
@@ -50,6 +52,13 @@ def test_scores_are_out_of_fold_for_every_row(done: Path) -> None:
 
 def test_nothing_reached_for_the_network(done: Path) -> None:
     assert network_attempts(done) == ""
+
+
+def test_an_attempt_would_have_been_seen(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / ".deny", tmp_path / ".deny")
+    attempt = "import socket; socket.create_connection(('example.org', 80), timeout=5)"
+    assert call(tmp_path, "python", "-c", attempt, check=False).returncode != 0
+    assert "example.org" in network_attempts(tmp_path)
 
 
 def test_second_repro_does_nothing(done: Path) -> None:
@@ -93,8 +102,6 @@ def test_promotion_then_submission_for_the_official_three_rows(done: Path) -> No
 
 
 def test_missing_image_names_the_id_unless_imputed(done: Path) -> None:
-    import shutil
-
     import h5py
 
     images = done / "few.hdf5"
@@ -129,6 +136,16 @@ def test_change_of_stacker_parameters_reruns_from_stack(root: Path, done: Path) 
 @pytest.mark.slow
 def test_killed_repro_ends_with_the_same_metrics(root: Path, done: Path, tmp_path: Path) -> None:
     folder = make_checkout(root, tmp_path / "killed", SHRUNK)
+    for stage in ("pipelines.train_image", "pipelines.stack"):
+        _kill_repro_in(folder, stage)
+        assert not (folder / "metrics" / "evaluate.json").exists()
+        assert not list(folder.glob("models/*/.*")), "half a model is left"
+    call(folder, "dvc", "repro")
+    assert (folder / "metrics" / "evaluate.json").read_bytes() == (done / "metrics" / "evaluate.json").read_bytes()
+
+
+def _kill_repro_in(folder: Path, stage: str) -> None:
+    """SIGKILL a `dvc repro` and all its processes once `stage` is past its imports and at work."""
     process = subprocess.Popen(
         ["dvc", "repro"],
         cwd=folder,
@@ -137,12 +154,57 @@ def test_killed_repro_ends_with_the_same_metrics(root: Path, done: Path, tmp_pat
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    # Wait for the first checkpoint, so that the kill falls into training.
     deadline = time.monotonic() + 300
-    while not any((folder / ".resume").rglob("*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not _is_at_work(process.pid, stage):
+        assert process.poll() is None, f"dvc repro ended before {stage} was seen"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (folder / "metrics" / "evaluate.json").exists()
+
+
+def _is_at_work(pid: int, stage: str) -> bool:
+    """Whether a descendant of `pid` runs `stage` and has loaded the libraries it computes with."""
+    try:
+        for child in psutil.Process(pid).children(recursive=True):
+            if stage in child.cmdline():
+                loaded = Path(f"/proc/{child.pid}/maps").read_text()
+                return "lightgbm" in loaded if stage == "pipelines.stack" else "libtorch" in loaded
+    except (psutil.NoSuchProcess, psutil.ZombieProcess, OSError):
+        return False
+    return False
+
+
+@pytest.mark.slow
+def test_a_dead_tracking_server_costs_only_lines(done: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "deaf"
+    shutil.copytree(done, folder, symlinks=True)
+    for stage in ("train_image@convnext-0", "stack", "register"):
+        heard = call(folder, "dvc", "repro", "-f", "-s", stage, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+        assert "http://127.0.0.1:9" in heard.stderr
+        assert "Traceback" not in heard.stdout + heard.stderr
+    for name in ("data/oof/stack.parquet", "models/image/convnext/fold0/model.safetensors"):
+        assert (folder / name).read_bytes() == (done / name).read_bytes()
+    assert json.loads((folder / "metrics" / "register.json").read_text())["version"] is None
+
+
+@pytest.mark.slow
+def test_real_files_run_to_a_submission(root: Path, real_data: Path, tmp_path: Path) -> None:
+    official = real_data / "competition"
+    source = {"source": "folder", "folder": str(official)}
+    folder = make_checkout(root, tmp_path / "real", {**SHRUNK, "data": source})
     call(folder, "dvc", "repro")
-    assert (folder / "metrics" / "evaluate.json").read_bytes() == (done / "metrics" / "evaluate.json").read_bytes()
+    checked = json.loads((folder / "metrics" / "validate.json").read_text())
+    assert (checked["rows"], checked["positives"]) == (228, 164)
+    assert checked["test_hospitals_unseen"] == ["FNQH Cairns"]
+    found = _metrics(folder)
+    assert found["n"] == 228
+    # 64 benign rows tell little about how good the model is; that it learns from real rows and tiles they do tell.
+    assert found["auc"] > 0.7  # type: ignore[operator]
+    call(folder, "isic", "promote")
+    call(folder, "isic", "submission")
+    submission = pd.read_csv(folder / "submission" / "submission.csv")
+    expected = pd.read_csv(official / "sample_submission.csv")
+    assert submission["isic_id"].tolist() == expected["isic_id"].tolist()
+    assert submission["target"].between(0, 1).all()
+    assert submission["target"].nunique() > 1

@@ -115,6 +115,7 @@ check: $(READY) ## Style, types, import layers
 	mypy
 	lint-imports
 	isic features --check
+	python -m deploy.check
 
 .PHONY: format
 format: $(READY) ## Rewrite the code in the project's style

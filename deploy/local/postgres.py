@@ -58,6 +58,10 @@ class Postgres:
             self._process.wait()
         self._process = None
 
+    def ended(self) -> bool:
+        """Whether it was started and has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     def _make(self) -> None:
         shutil.rmtree(self._data, ignore_errors=True)  # a cluster whose making was interrupted
         owner = _owner(self.folder)

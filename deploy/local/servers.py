@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
+import deploy
 import isic
 from deploy.local.postgres import Postgres
 from isic.core.errors import InputError
@@ -53,7 +54,10 @@ class Servers:
             _refuse_taken(port)
         try:
             self.postgres.start(("mlflow", "mlflow_auth", "optuna"))
-            self._start("s3", ["deploy.local.objects", str(self.folder / "s3"), str(self.port + 2), BUCKET])
+            self._start(
+                "s3",
+                [sys.executable, "-m", "deploy.local.objects", str(self.folder / "s3"), str(self.port + 2), BUCKET],
+            )
             _wait_for(f"{self.s3}/", self._processes[-1], self.folder / "s3.log")
             self.start_mlflow(s3)
         except BaseException:
@@ -62,26 +66,27 @@ class Servers:
 
     def start_mlflow(self, s3: str = "") -> None:
         """Start the MLflow server alone, the others running."""
-        settings = self.folder / "auth.ini"
-        _write_private(
-            settings,
-            "[mlflow]\ndefault_permission = READ\nadmin_username = isic\n"
-            # Two percent signs are one in this format.
-            f"database_uri = {self.postgres.url('mlflow_auth').replace('%', '%%')}\n"
-            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+        script = Path(deploy.__file__).parent / "mlflow.sh"
+        self._start(
+            "mlflow",
+            ["/bin/sh", str(script)],
+            {
+                "PYTHON": sys.executable,
+                "MLFLOW_AUTH_CONFIG_PATH": str(self.folder / "auth.ini"),
+                "MLFLOW_BACKEND_STORE_URI": self.postgres.url("mlflow"),
+                "AUTH_DATABASE_URI": self.postgres.url("mlflow_auth"),
+                "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/mlflow",
+                "MLFLOW_S3_ENDPOINT_URL": s3 or self.s3,
+                "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
+                "MLFLOW_AUTH_ADMIN_PASSWORD": self._secrets["mlflow"],
+                "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secrets["flask"],
+                "MLFLOW_HOST": "127.0.0.1",
+                "MLFLOW_PORT": str(self.port),
+                "MLFLOW_WORKERS": "1",
+                # Evaluations that the server would run by itself: unused here, and a process each.
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            },
         )
-        # Secrets travel in the environment: arguments are everybody's to read.
-        private = {
-            "MLFLOW_BACKEND_STORE_URI": self.postgres.url("mlflow"),
-            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
-            "MLFLOW_AUTH_ADMIN_USERNAME": ADMIN,
-            "MLFLOW_AUTH_ADMIN_PASSWORD": self._secrets["mlflow"],
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": self._secrets["flask"],
-            "MLFLOW_S3_ENDPOINT_URL": s3 or self.s3,
-        }
-        command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        command += ["--app-name", "basic-auth", "--artifacts-destination", f"s3://{BUCKET}/mlflow"]
-        self._start("mlflow", command, private)
         _wait_for(f"{self.address}/health", self._processes[-1], self.folder / "mlflow.log")
 
     def stop_mlflow(self) -> None:
@@ -116,8 +121,12 @@ class Servers:
 
     def ended(self) -> str:
         """Name of a server that has ended by itself, "" while all run."""
-        dead = [str(process.args) for process in self._processes if process.poll() is not None]
-        return "MLflow" if any("mlflow" in one for one in dead) else "the S3 store" if dead else ""
+        if self.postgres.ended():
+            return "PostgreSQL"
+        dead = [
+            name for name, process in zip(("S3", "MLflow"), self._processes, strict=True) if process.poll() is not None
+        ]
+        return next(iter(dead), "")
 
     def _start(self, name: str, command: list[str], extra: Mapping[str, str] | None = None) -> None:
         home = str(Path(isic.__file__).resolve().parent.parent)
@@ -125,9 +134,7 @@ class Servers:
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": home, **self.environment(), **(extra or {})}
         environment.pop("MLFLOW_TRACKING_URI")  # the server is no client of itself
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command], stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         self._processes.append(process)
 
 

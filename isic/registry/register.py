@@ -110,13 +110,14 @@ def _add(registry: Registry, layout: Layout, bundle: Bundle, name: str) -> Versi
     with said(client.tracking_uri):
         run = start(client, layout, spec, run_tags(layout))
         try:
-            uri = _log(client.tracking_uri, run, bundle)
+            uri, model_id = _log(client.tracking_uri, run, bundle)
             _ensure_model(client, name, "SLICE-3D lesion scores; see the bundle's bundle.json")
             created = client.create_model_version(
                 name,
                 uri,
                 run,
                 tags=tags | {"git_commit": manifest.git_commit, "pauc": f"{manifest.metrics['pauc']:.5f}"},
+                model_id=model_id,  # a server with auth asks whose model the files are
             )
         except BaseException:
             finish(client, layout, spec, run, "FAILED")
@@ -125,8 +126,8 @@ def _add(registry: Registry, layout: Layout, bundle: Bundle, name: str) -> Versi
     return Version(name, int(created.version), manifest.hash)
 
 
-def _log(store: str, run: str, bundle: Bundle) -> str:
-    """Log the bundle as a pyfunc from code under `run`; returns the model's URI."""
+def _log(store: str, run: str, bundle: Bundle) -> tuple[str, str]:
+    """Log the bundle as a pyfunc from code under `run`; returns the model's URI and its id."""
     import mlflow
 
     package = Path(isic.__file__).parent
@@ -142,7 +143,7 @@ def _log(store: str, run: str, bundle: Bundle) -> str:
             signature=_signature(),
             input_example=_example(),
         )
-    return str(info.model_uri)
+    return str(info.model_uri), str(info.model_id)
 
 
 def _signature() -> Any:

@@ -233,13 +233,16 @@ class Copy:
 
     def _version(self, version: ModelVersion) -> None:
         number = int(version.version)
+        source = self._source_of(version)
+        model = source.removeprefix("models:/") if source.startswith("models:/") else None
         while True:
             made = self.target.create_model_version(
                 version.name,
-                self._source_of(version),
+                source,
                 self.runs.get(version.run_id or ""),
                 tags=dict(version.tags) | {ORIGIN: _origin(version)},
                 description=version.description,
+                model_id=model,  # a server with auth asks whose model the files are
             )
             if int(made.version) == number:
                 return

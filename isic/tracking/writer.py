@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from isic.core.errors import shown
 from isic.core.paths import Layout
@@ -178,12 +178,17 @@ def _first_line(error: BaseException) -> str:
     return shown(lines[0] if lines else type(error).__name__)[:200]
 
 
+#: What the stage reads: the standard output this process started with (`main`).
+_answers: TextIO = sys.stdout
+
+
 def _done(number: int) -> None:
+    global _answers
     try:
-        sys.stdout.write(f"{number}\n")
-        sys.stdout.flush()
+        _answers.write(f"{number}\n")
+        _answers.flush()
     except OSError:  # nobody listens any more
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 (kept to the end of the process)
+        _answers = open(os.devnull, "w")  # noqa: PTH123, SIM115 (kept to the end of the process)
 
 
 def _read(lines: queue.Queue[Message | None]) -> None:
@@ -206,6 +211,9 @@ def _gather(lines: queue.Queue[Message | None]) -> list[Message | None]:
 
 def main() -> None:
     """Serve one stage process from stdin until it ends."""
+    # The stage reads numbers from our stdout; MLflow prints the address of a server's run there.
+    sys.stdout = sys.stderr
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)
     lines: queue.Queue[Message | None] = queue.Queue()

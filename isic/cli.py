@@ -185,8 +185,9 @@ def predict(
         from isic.scale.store import Store
 
         needs = Needs(cpus, gpus, memory_gb)
-        count = score_shards(model, Store(source), Store(out), _missing(missing_images), needs)
-        typer.echo(f"{count:,} lesions scored: {out}")
+        done = score_shards(model, Store(source), Store(out), _missing(missing_images), needs)
+        memory = f", a worker took up to {done.peak_gb:.1f} GB" if done.scored else ""
+        typer.echo(f"{done.rows:,} lesions scored ({done.scored:,} shards now, {done.redone:,} twice{memory}): {out}")
         return
     if on != "here":
         raise InputError(f"--on is {on!r}: use here or ray")

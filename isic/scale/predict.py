@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from isic.core.errors import InputError
@@ -34,10 +34,20 @@ REPORT = 20.0
 DONE = "_scores.json"
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A finished run: lesions in all, shards scored by it and how many of them twice, peak memory of a worker in GB."""
+
+    rows: int
+    scored: int
+    redone: int
+    peak_gb: float
+
+
 def predict(
     model: str, source: Store, target: Store, missing_images: MissingImages = "error", needs: Needs | None = None
-) -> int:
-    """Score every shard of `source` that `target` lacks, one file of isic_id, target each; returns the lesions in all.
+) -> Summary:
+    """Score every shard of `source` that `target` lacks, one file of isic_id, target each.
 
     `model` is as for one machine, and so are the scores. Raises InputError when a patient or lesion is in two shards
     (then nothing is scored), when `target` holds scores of something else, and, after all others are scored, for
@@ -60,7 +70,8 @@ def predict(
         outcomes = _run(ray, order, missing, options) if missing else []
         ray.kill(keep)
     _close(order, manifest, missing, outcomes)
-    return manifest.rows
+    peak = max((outcome.peak_gb for outcome in outcomes), default=0.0)
+    return Summary(manifest.rows, len(outcomes), sum(bool(outcome.lost) for outcome in outcomes), peak)
 
 
 def _missing(order: Order, manifest: Manifest) -> list[Shard]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -49,13 +50,17 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a shard went: lesions scored, or the line of what is wrong. `lost` names earlier workers that vanished."""
+    """How a shard went: lesions scored, or the line of what is wrong. `lost` names earlier workers that vanished.
+
+    `peak_gb` is the most memory that the worker's process has held so far.
+    """
 
     shard: str
     rows: int
     worker: str
     error: str = ""
     lost: list[str] = field(default_factory=list)
+    peak_gb: float = 0.0
 
 
 def score_batch(batch: Mapping[str, Any], order: Order) -> dict[str, Any]:
@@ -84,7 +89,8 @@ def score_shard(shard: Shard, order: Order) -> Outcome:
         if line is None:
             raise
         return Outcome(shard.name, 0, worker, line, lost)
-    return Outcome(shard.name, shard.rows, worker, "", lost)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return Outcome(shard.name, shard.rows, worker, "", lost, peak)
 
 
 @lru_cache(maxsize=1)

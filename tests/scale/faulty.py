@@ -34,6 +34,8 @@ class Faulty(LocalFileSystem):  # type: ignore[misc]
         for line in _control(name):
             word, _, value = line.partition(" ")
             if word == "every" and _opened % int(value) == 0:
+                with (name.parent.parent / "FAULTY_HAPPENED").open("a") as happened:
+                    happened.write(f"{name.name}\n")
                 raise OSError(f"503 Slow Down: {name.name}")
             if word == "kill" and name.name == value and mode == "rb" and not _reads_names():
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -56,7 +56,9 @@ def test_scores_are_those_of_one_machine_and_a_rerun_does_only_what_is_missing(
     two_nodes: Any, bundle: Path, shards: Path, plain: pd.Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert predict(str(bundle), Store(shards), Store(out)) == len(plain)
+    summary = predict(str(bundle), Store(shards), Store(out))
+    assert (summary.rows, summary.redone) == (len(plain), 0)
+    assert 0.1 < summary.peak_gb < 4
     _equal(out, plain)
     count = len(list(out.glob("part-*.parquet")))
     assert json.loads((out / DONE).read_text())["rows"] == len(plain)
@@ -97,6 +99,7 @@ def test_storage_that_fails_every_tenth_request_changes_nothing(
     source = _ask(own, "every 10")
     (tmp_path / "results").mkdir()
     predict(str(bundle), source, Store(f"faulty://{tmp_path}/results"))
+    assert (tmp_path / "FAULTY_HAPPENED").read_text()
     _equal(tmp_path / "results", plain)
 
 

@@ -1,0 +1,241 @@
+"""Prediction on Ray beside the plain path: one node, two nodes, a worker's memory, and a node killed half-way.
+
+Uses models/bundle of this checkout (`dvc repro` makes it), all on this machine: nodes are Ray's own local cluster of one
+CPU each. Parts: `one_node` (100,000 lesions with images, whole commands with their start), `nodes` (by the features
+alone, on a cluster that stands already; a million lesions are 100,000 ten times under other ids), `killed` (200,000 by
+the features alone) and `killed_images` (fewer, with images). Tiles repeat from a few thousand drawn ones. Inputs stay in
+the temporary folder for the next part.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import harness
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from isic.core.io import atomic_dir, require
+from isic.core.paths import Layout
+from isic.core.schema import ID, PATIENT
+from isic.data.sample import write_sample
+from isic.data.sample.write import _put
+from isic.scale.cut import cut
+from isic.scale.predict import Summary, predict
+from isic.scale.shards import JPEG, Manifest, describe, pack_shard, read_manifest
+from isic.scale.store import Store
+
+PARTS = ("one_node", "nodes", "killed", "killed_images")
+TARGETS = {
+    "one_node_to_plain": 1.10,
+    "two_nodes_speedup": 1.8,
+    "worker_memory_growth": 1.15,
+    "killed_largest_difference": 1e-6,
+}
+DRAWN = 4_000
+#: Lesions of a shard: a few dozen shards in every part.
+ROWS = 10_000
+
+
+def main() -> None:
+    asked = harness.arguments(__doc__ or "", PARTS)
+    folder = require(Layout.find(harness.ROOT).bundle, "bundle", "run `dvc repro` first")
+    # Ray's own switch for machines without a cluster network: every address is 127.0.0.1.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
+    os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="5")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(harness.ROOT), os.environ.get("PYTHONPATH", "")])
+    measured: dict[str, Any] = {}
+    for name in [asked.only] if asked.only else PARTS:
+        measured |= globals()[f"measure_{name}"](folder, 50 if asked.quick else 1)
+    met: dict[str, bool | None] = dict.fromkeys(TARGETS)
+    for name, limit in TARGETS.items():
+        if name in measured and (name.startswith("killed") or not asked.quick):
+            met[name] = measured[name] >= limit if name == "two_nodes_speedup" else measured[name] <= limit
+    harness.report("scale", measured, TARGETS, met, asked.quick, asked.only)
+
+
+def measure_one_node(bundle: Path, less: int) -> dict[str, Any]:
+    """Whole commands, in turn, on all cores of this machine."""
+    lesions = 100_000 // less
+    raw, shards = inputs(lesions, images=True), shards_of(lesions, images=True)
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        files = ["--metadata", str(raw / "train-metadata.csv"), "--images", str(raw / "train-image.hdf5")]
+        seconds = harness.alternating(
+            {
+                "plain": lambda: command(bundle, *files, "--out", str(out / "plain.csv")),
+                "ray": lambda: command(bundle, "--on", "ray", "--input", str(shards), "--out", str(out / "ray")),
+            },
+            rounds=1,
+            warmup=0,
+        )
+        difference = largest_difference(out / "plain.csv", out / "ray")
+    return {
+        "one_node_lesions": lesions,
+        "one_node_plain_seconds": seconds["plain"],
+        "one_node_ray_seconds": seconds["ray"],
+        "one_node_to_plain": seconds["ray"] / seconds["plain"],
+        "one_node_largest_difference": difference,
+    }
+
+
+def measure_nodes(bundle: Path, less: int) -> dict[str, Any]:
+    """By the features alone: one and two nodes of one CPU, and the memory of their workers."""
+    few, many = shards_of(100_000 // less, images=False), multiplied(100_000 // less, 10)
+    found: dict[str, Any] = {"nodes_lesions": 1_000_000 // less}
+    with tempfile.TemporaryDirectory() as name:
+        with cluster(2):
+            found["worker_gb_at_a_tenth"] = timed(bundle, few, Path(name) / "few")[1].peak_gb
+        # Fresh workers, whose peak is of this run alone.
+        with cluster(2):
+            found["two_nodes_seconds"], summary = timed(bundle, many, Path(name) / "two")
+            found["worker_gb"] = summary.peak_gb
+        with cluster(1):
+            found["single_node_seconds"], _ = timed(bundle, many, Path(name) / "one")
+    found["two_nodes_speedup"] = found["single_node_seconds"] / found["two_nodes_seconds"]
+    found["worker_memory_growth"] = found["worker_gb"] / found["worker_gb_at_a_tenth"]
+    return found
+
+
+def measure_killed(bundle: Path, less: int) -> dict[str, Any]:
+    """By the features alone, a node killed half-way."""
+    return killed(bundle, 200_000 // less, images=False, prefix="killed")
+
+
+def measure_killed_images(bundle: Path, less: int) -> dict[str, Any]:
+    """With images, a node killed half-way."""
+    return killed(bundle, 20_000 // less, images=True, prefix="killed_images")
+
+
+def killed(bundle: Path, lesions: int, images: bool, prefix: str) -> dict[str, Any]:
+    """Predict on two nodes, kill one when half of the shards are done, and compare with the plain path."""
+    raw, shards = inputs(lesions, images), shards_of(lesions, images, rows=max(50, lesions // 40))
+    with tempfile.TemporaryDirectory() as name:
+        out, plain = Path(name) / "ray", Path(name) / "plain.csv"
+        files = ["--metadata", str(raw / "train-metadata.csv"), "--missing-images", "impute"]
+        command(bundle, *files, *(["--images", str(raw / "train-image.hdf5")] if images else []), "--out", str(plain))
+        with cluster(2) as two:
+            killer = threading.Thread(target=kill_half_way, args=(two, shards, out), daemon=True)
+            killer.start()
+            seconds, summary = timed(bundle, shards, out)
+            alive = len(two.worker_nodes)
+        return {
+            f"{prefix}_lesions": summary.rows,
+            f"{prefix}_shards": summary.scored,
+            f"{prefix}_seconds": seconds,
+            f"{prefix}_nodes_lost": 1 - alive,
+            f"{prefix}_shards_redone": summary.redone,
+            f"{prefix}_largest_difference": largest_difference(plain, out),
+        }
+
+
+def kill_half_way(two: Any, shards: Path, out: Path) -> None:
+    """End the second node, as by pulling its plug, when half of the results are there."""
+    half = len(read_manifest(Store(shards)).shards) // 2
+    while len(list(out.glob("part-*.parquet"))) < half:
+        time.sleep(0.02)
+    two.remove_node(next(iter(two.worker_nodes)), allow_graceful=False)
+
+
+def timed(bundle: Path, shards: Path, out: Path) -> tuple[float, Summary]:
+    """Seconds of a run on the standing cluster, and what it says of itself."""
+    started = time.perf_counter()
+    summary = predict(str(bundle), Store(shards), Store(out), "impute")
+    return time.perf_counter() - started, summary
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[Any]:
+    """Ray nodes of one CPU each; the first is the driver's."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+    standing = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(nodes - 1):
+        standing.add_node(num_cpus=1, object_store_memory=100 << 20)
+    os.environ["RAY_ADDRESS"] = standing.address
+    try:
+        yield standing
+    finally:
+        del os.environ["RAY_ADDRESS"]
+        standing.shutdown()
+
+
+def command(bundle: Path, *words: str) -> None:
+    """`isic predict`, in a process of its own."""
+    subprocess.run([sys.executable, "-m", "isic.cli", "predict", "--model", str(bundle), *words], check=True)
+
+
+def largest_difference(plain: Path, out: Path) -> float:
+    """Between the two paths' scores; both hold every lesion once."""
+    one = pd.read_csv(plain).set_index("isic_id").iloc[:, 0]
+    other = pd.read_parquet(out).set_index("isic_id")["target"]
+    if len(one) != len(other) or not other.index.is_unique or set(one.index) != set(other.index):
+        raise AssertionError(f"{len(one)} lesions by the plain path, {len(other)} on Ray")
+    return float(np.abs(one - other.reindex(one.index)).max())
+
+
+def inputs(lesions: int, images: bool) -> Path:
+    """The official files, made once."""
+    home = Path(tempfile.gettempdir()) / f"isic-scale-{lesions}-{'images' if images else 'rows'}"
+    if home.is_dir():
+        return home
+    with atomic_dir(home) as folder:
+        write_sample(folder, max(10, lesions // 400), lesions, max(5, lesions // 1000), seed=17, images=False)
+        if images:
+            names = pd.read_csv(folder / "train-metadata.csv", usecols=[ID])[ID].tolist()
+            few = min(lesions, DRAWN)
+            with tempfile.TemporaryDirectory() as drawn:
+                write_sample(Path(drawn), max(10, few // 400), few, max(5, few // 1000), seed=18)
+                with h5py.File(Path(drawn) / "train-image.hdf5") as source:
+                    tiles = [bytes(source[name][()]) for name in source]
+            with h5py.File(folder / "train-image.hdf5", "w") as file:
+                for number, name in enumerate(names):
+                    _put(file, name, tiles[number % len(tiles)])
+    return home
+
+
+def shards_of(lesions: int, images: bool, rows: int = ROWS) -> Path:
+    """Shards of these files, made once."""
+    raw = inputs(lesions, images)
+    home = raw.with_name(f"{raw.name}-shards-{rows}")
+    if not home.is_dir():
+        with atomic_dir(home) as folder:
+            tiles = raw / "train-image.hdf5" if images else None
+            cut(raw / "train-metadata.csv", tiles, Store(folder), rows=min(rows, max(50, lesions // 10)))
+    return home
+
+
+def multiplied(lesions: int, times: int) -> Path:
+    """Shards without images `times` over, each time under other names of lesions and patients."""
+    source = shards_of(lesions, images=False)
+    home = source.with_name(f"{source.name}-times-{times}")
+    if home.is_dir():
+        return home
+    with atomic_dir(home) as folder:
+        store, shards = Store(folder), []
+        for number in range(times):
+            for shard in read_manifest(Store(source)).shards:
+                rows = pq.read_table(source / shard.name).to_pandas().drop(columns=JPEG)
+                for name in (ID, PATIENT):
+                    rows[name] = rows[name] + f"_{number}"
+                data = pack_shard(rows, [None] * len(rows))
+                shards.append(describe(f"part-{len(shards):05d}.parquet", data, len(rows), shard.patients))
+                store.write(shards[-1].name, data)
+        store.write("_manifest.json", Manifest(tuple(shards), False).to_json())
+    return home
+
+
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,10 @@
 """Prediction on Ray beside the plain path: one node, two nodes, a worker's memory, and a node killed half-way.
 
-Uses models/bundle of this checkout (`dvc repro` makes it), all on this machine: nodes are Ray's own local cluster of one
-CPU each. Parts: `one_node` (100,000 lesions with images, whole commands with their start), `nodes` (by the features
+Uses models/bundle of this checkout (`dvc repro` makes it), all on this machine: nodes are Ray's own local cluster of
+one CPU each. Parts: `one_node` (100,000 lesions with images, whole commands with their start), `nodes` (by the features
 alone, on a cluster that stands already; a million lesions are 100,000 ten times under other ids), `killed` (200,000 by
-the features alone) and `killed_images` (fewer, with images). Tiles repeat from a few thousand drawn ones. Inputs stay in
-the temporary folder for the next part.
+the features alone) and `killed_images` (fewer, with images). Tiles repeat from a few thousand drawn ones. Inputs stay
+in the temporary folder for the next part.
 """
 
 from __future__ import annotations

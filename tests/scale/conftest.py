@@ -80,6 +80,9 @@ def start_cluster(patch: pytest.MonkeyPatch, *paths: Path) -> Any:
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own switch for machines without a cluster network: every address is 127.0.0.1.
     patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # For tests with object storage on loopback: workers inherit what their node was started with.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        patch.setenv(name, "testing")
     # A node counts as dead after two seconds of silence instead of half a minute.
     patch.setenv("RAY_health_check_initial_delay_ms", "500")
     patch.setenv("RAY_health_check_period_ms", "500")

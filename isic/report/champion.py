@@ -71,6 +71,8 @@ def changed(before: Mapping[str, Any], after: Mapping[str, Any], known: bool = F
 
 
 def _shown(value: Any) -> str:
-    text = "–" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if value is None:
+        return "–"
+    text = (", ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
     # Hashes are told apart by their first letters.
     return f"{text[:12]}…" if len(text) == 64 and " " not in text else text

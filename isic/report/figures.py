@@ -254,12 +254,12 @@ def learning(points: Points, theme: Theme = PAPER) -> Figure | None:
                 color=colour,
                 alpha=0.3,
                 linewidth=0,
-                label=f"{backbone}: published end, full data",
+                label=f"{backbone}, published",
             )
     axes.axhline(0.02, color=theme["muted"], linewidth=1, linestyle=":", label="chance")
     axes.set(xlabel="epoch", ylabel="pAUC on the held-out fold", ylim=(0, 0.2))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    legend(axes, theme, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    legend(axes, theme, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
     return figure
 
 

@@ -147,6 +147,7 @@ def environment() -> Environment:
         "signed": lambda value: f"{value:+.4f}".replace("-", "−"),
         "percent": lambda value: "–" if value is None else f"{100 * value:.1f} %",
         "share": _share,
+        "minus": lambda text: text.replace(" -", " −"),
         "capital": lambda value: value[:1].upper() + value[1:],
         "thousands": lambda value: f"{value:,}",
         "cell": _cell,

@@ -36,8 +36,8 @@ def publish(client: MlflowClient) -> str:
 
 def view() -> dict[str, Any]:
     """The state of the page in MLflow's own terms; what is left out keeps its default."""
-    name, created, models = "tags.`mlflow.runName`", "attributes.start_time", "attributes.`Models`"
+    name, created, models = "attributes.`Run Name`", "attributes.start_time", "attributes.`Models`"
     metrics, tags = ([f"{kind}.`{name}`" for name in names] for kind, names in (("metrics", METRICS), ("tags", TAGS)))
-    widths = {name: 230, created: 130, models: 110, **dict.fromkeys(metrics, 96), **dict.fromkeys(tags, 120)}
+    widths = {name: 260, created: 130, models: 110, **dict.fromkeys(metrics, 96), **dict.fromkeys(tags, 120)}
     order = [name, created, *metrics, models, *tags]
     return {"selectedColumns": [*metrics, models, *tags], "columnOrder": order, "columnWidths": widths}

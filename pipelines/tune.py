@@ -8,7 +8,8 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.stack.inputs import fingerprint, read_problem
-from isic.stack.tune import record, tune
+from isic.stack.record import record
+from isic.stack.tune import tune
 from isic.tracking import open_run, parent
 
 

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from isic.core.io import write_csv
 from isic.core.metric import Interval, paired_difference
 from isic.core.params import Stack as Settings
 from isic.core.schema import PATIENT
@@ -27,7 +25,7 @@ from isic.core.tracker import Tracker
 from isic.stack.fit import fit_problem
 from isic.stack.problem import Problem
 from isic.stack.search import Bench, as_trial, changes, suggest, switchable
-from isic.stack.storage import open_storage, patiently
+from isic.stack.storage import patiently
 from isic.stack.study import DONE, join, locked
 
 #: First seed of the comparison: none that a trial used.
@@ -130,49 +128,3 @@ def judge(
 def fit_oof(problem: Problem, settings: Settings) -> pd.DataFrame:
     """Out-of-fold scores as the stage would make them, from seeds that no trial saw."""
     return fit_problem(problem, settings, first_seed=FRESH).oof
-
-
-def record(tracker: Tracker, name: str, folder: Path, verdict: Verdict | None = None) -> None:
-    """Write the study's table of trials beside its journal; it, the plots and the verdict's gain go to `tracker`.
-
-    A study that was left before it began is passed over.
-    """
-    if name not in optuna.get_all_study_names(open_storage(folder)):
-        return
-    write_csv(folder / f"{name}.csv", table(name, folder))
-    tracker.artifact(folder / f"{name}.csv")
-    for plot, figure in figures(name, folder).items():
-        tracker.figure(figure, f"{plot}.png")
-    if verdict is not None and verdict.difference is not None:
-        tracker.metrics({f"gain_{part}": value for part, value in verdict.difference._asdict().items()})
-
-
-def table(study_name: str, folder: Path) -> pd.DataFrame:
-    """Every trial of a study: number, state, value, values searched, seconds taken."""
-    study = optuna.load_study(study_name=study_name, storage=open_storage(folder))
-    frame = study.trials_dataframe(attrs=("number", "state", "value", "params", "duration", "user_attrs"))
-    seconds = frame.pop("duration").dt.total_seconds()
-    return frame.assign(seconds=np.round(seconds, 2))
-
-
-def figures(study_name: str, folder: Path) -> dict[str, Any]:
-    """History, importance and slice plots of a study as matplotlib figures; fewer when trials are too few."""
-    import warnings
-
-    from optuna.visualization import matplotlib as plots
-
-    study = optuna.load_study(study_name=study_name, storage=open_storage(folder))
-    made: dict[str, Any] = {}
-    for name, draw in (
-        ("history", plots.plot_optimization_history),
-        ("importance", plots.plot_param_importances),
-        ("slice", plots.plot_slice),
-    ):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                axes = draw(study)
-            except (ValueError, RuntimeError):
-                continue  # importance needs more than one finished trial, and trials that differ
-        made[name] = np.ravel(axes)[0].figure
-    return made

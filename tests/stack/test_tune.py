@@ -21,9 +21,10 @@ from optuna.trial import TrialState
 from isic.core.tracker import NullTracker
 from isic.stack.fit import fit_stack
 from isic.stack.problem import Problem, prepare
+from isic.stack.record import figures, record, table
 from isic.stack.search import Bench, as_trial, changes, suggest, switchable
 from isic.stack.study import DONE, open_storage, pruner
-from isic.stack.tune import figures, judge, record, table, tune
+from isic.stack.tune import judge, tune
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
 

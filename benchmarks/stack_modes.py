@@ -1,6 +1,6 @@
 """What the stacker gains from features, from images, and from each way of using embeddings.
 
-`python benchmarks/stack_modes.py [--quick] [--checkout NAME=FOLDER]…`. Two kinds of rows:
+`python benchmarks/stack_modes.py [--quick] [--planted] [--checkout NAME=FOLDER]…`. Two kinds of rows:
 - `planted`: generated lesions whose fold networks look at one latent picture, each in a space of its own. The logit
   holds one part of what the picture says about malignancy, the embeddings hold a second part; so a mode's gain is the
   share of that second part which survives the change of space from fold to fold.
@@ -41,13 +41,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
     parser.add_argument("--checkout", action="append", default=[], metavar="NAME=FOLDER", help="a finished pipeline")
-    parser.add_argument("--only", action="store_true", help="the checkouts alone; the result file keeps the rest")
+    parser.add_argument(
+        "--planted", action="store_true", help="also, and without a checkout by default: planted signal"
+    )
     options = parser.parse_args()
+    # Measured one by one: the file keeps the others, each with its commit and date.
     kept = (harness.RESULTS / "quick" if options.quick else harness.RESULTS) / "stack_modes.json"
-    measured = json.loads(kept.read_text(encoding="utf-8"))["measured"] if options.only and kept.is_file() else {}
+    measured = json.loads(kept.read_text(encoding="utf-8"))["measured"] if kept.is_file() else {}
     settings = load_params(harness.ROOT / "params.yaml").stack
     repeats = 1 if options.quick else 3
-    if not options.only:
+    if options.planted or not options.checkout:
         measured["planted"] = _stamped(_measure(*_planted(options.quick), settings, repeats))
     for named in options.checkout:
         name, _, folder = named.partition("=")

@@ -101,7 +101,7 @@ class Registry:
             uri = self.client.get_model_version_download_uri(version.name, str(version.number))
         parsed = urlparse(uri)
         if parsed.scheme not in ("", "file"):
-            return self._fetched(version)
+            return self._fetched(version, uri)
         folder = Path(unquote(parsed.path)) / "artifacts" / "bundle"
         if not folder.is_dir():
             raise InputError(
@@ -110,7 +110,7 @@ class Registry:
             )
         return folder
 
-    def _fetched(self, version: Version) -> Path:
+    def _fetched(self, version: Version, uri: str) -> Path:
         from mlflow.artifacts import download_artifacts
 
         cache = home(self.layout.root) / ".resume" / "models" / version.bundle_hash
@@ -118,12 +118,11 @@ class Registry:
             from isic.core.io import atomic_dir
 
             with said(self.client.tracking_uri), atomic_dir(cache) as temporary:
-                source = f"models:/{version.name}/{version.number}/artifacts/bundle"
+                # By its place: a models:/ address would be looked up in whatever registry this process used last.
                 download_artifacts(
-                    artifact_uri=source,
+                    artifact_uri=f"{uri}/artifacts/bundle",
                     dst_path=str(temporary),
                     tracking_uri=self.client.tracking_uri,
-                    registry_uri=self.client.tracking_uri,
                 )
         return next(manifest.parent for manifest in cache.rglob("bundle.json"))
 

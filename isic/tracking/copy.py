@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isic.core.errors import InputError, shown
 from isic.tracking.files import copy_files, repository
-from isic.tracking.store import connect
+from isic.tracking.store import connect, settle_environment
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
@@ -59,9 +59,7 @@ class Copy:
     """One direction between two stores, and the ids that correspond."""
 
     def __init__(self, source: str, target: str, root: Path, say: Callable[[str], None]) -> None:
-        # A copy is patient: a large model takes the server a while, and a hiccup must not end a long night's work.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
-        self.source, self.target = connect(root, source, 300), connect(root, target, 300)
+        self.source, self.target = connect(root, source), connect(root, target)
         self.say, self.copied = say, Copied()
         self.runs: dict[str, str] = {}
         self.models: dict[str, str] = {}
@@ -281,9 +279,12 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
 
     Raises InputError when either cannot be used, or something did not arrive.
     """
+    _refuse(source, target)
+    # A copy is patient: a large model takes the server a while, and a hiccup must not end a long night's work.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    settle_environment(300)
     from mlflow.exceptions import MlflowException
 
-    _refuse(source, target)
     try:
         return Copy(source, target, root, say).all()
     except MlflowException as error:

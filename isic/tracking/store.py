@@ -65,6 +65,7 @@ def settle_environment(patience: int = 10) -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(patience))
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     # Inherited from `mlflow run` or a shell, these would move our runs to another experiment.
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)

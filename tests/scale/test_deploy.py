@@ -75,7 +75,7 @@ def test_a_manifest_that_would_not_apply_is_refused(
 def test_versions_are_those_the_project_is_tested_with() -> None:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
     for name in ("rayjob", "raycluster"):
-        document = yaml.safe_load((DEPLOY / "kubernetes" / f"{name}.yaml").read_text())
+        *_, document = yaml.safe_load_all((DEPLOY / "kubernetes" / f"{name}.yaml").read_text())
         cluster = document["spec"].get("rayClusterSpec", document["spec"])
         assert cluster["rayVersion"] == pins["ray"]
 

@@ -1,0 +1,142 @@
+"""What a number of lesions costs in time, machines and money, from the measured results alone.
+
+Reads benchmarks/results/scale.json (Ray, with and without images), else predict.json (one machine), and multiplies.
+Prices are the reader's: nothing is assumed about them. `--write` puts the table into docs/scale.md.
+
+Two bounds are given for many cores, since two nodes are all that was measured. At best the efficiency of two nodes
+holds for any number (shards are independent of each other); at worst the share of time that two nodes did not save is
+a serial share, and Amdahl's law applies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import harness
+
+from isic.core.errors import InputError, run
+from isic.core.io import atomic_file, read_json
+
+SIZES = (10**5, 10**6, 10**7, 10**8, 10**9)
+#: The official training file: 1.2 GB for 401,059 tiles, decoded nowhere but in memory.
+BYTES_PER_TILE = 1.2e9 / 401_059
+_PAGE = harness.ROOT / "docs" / "scale.md"
+_MARKS = ("<!-- capacity -->", "<!-- /capacity -->")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Core-seconds of one lesion, how two nodes compare with one, and where both come from."""
+
+    name: str
+    core_seconds: float
+    speedup: float | None
+    source: str
+
+    def hours(self, lesions: float, cores: int) -> tuple[float, float]:
+        """At best and at worst, on `cores` cores."""
+        work = lesions * self.core_seconds / 3600
+        if self.speedup is None or cores == 1:
+            return work / cores, work / cores
+        serial = min(1.0, max(0.0, 2 / self.speedup - 1))
+        best = work / cores / min(1.0, self.speedup / 2)
+        return best, max(best, work * (serial + (1 - serial) / cores))
+
+
+def paces() -> list[Pace]:
+    """With images and by the features alone, as far as they were measured.
+
+    Raises InputError when nothing was.
+    """
+    found, scale, predict = [], _result("scale"), _result("predict")
+    speedup = scale["measured"].get("two_nodes_speedup") if scale else None
+    if scale and "one_node_ray_seconds" in scale["measured"]:
+        measured, cores = scale["measured"], scale["machine"]["cores"]
+        each = measured["one_node_ray_seconds"] * cores / measured["one_node_lesions"]
+        found.append(Pace("with images, on Ray", each, speedup, _source(scale)))
+    elif predict and "end_to_end_seconds" in predict["measured"]:
+        measured, cores = predict["measured"], predict["machine"]["cores"]
+        each = measured["end_to_end_seconds"] * cores / measured["lesions"]
+        found.append(Pace("with images, one machine", each, speedup, _source(predict)))
+    if scale and "single_node_seconds" in scale["measured"]:
+        each = scale["measured"]["single_node_seconds"] / scale["measured"]["nodes_lesions"]
+        found.append(Pace("features alone, on Ray", each, speedup, _source(scale)))
+    if not found:
+        raise InputError("nothing measured yet: run benchmarks/predict.py or benchmarks/scale.py")
+    return found
+
+
+def table(asked: argparse.Namespace) -> str:
+    """The model as a Markdown table, with what it rests on."""
+    priced = asked.price_core_hour is not None
+    head = ["lesions", "work", "core-hours", f"hours on {asked.cores} cores", "tiles"] + ["price"] * priced
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    known = paces()
+    for lesions in SIZES:
+        for pace in known:
+            best, worst = pace.hours(lesions, asked.cores)
+            hours = f"{best:,.2g}" if worst < 1.05 * best else f"{best:,.2g} to {worst:,.2g}"
+            core_hours = lesions * pace.core_seconds / 3600
+            size = lesions * asked.bytes_per_tile / 1e9
+            cells = [
+                f"{lesions:,}",
+                pace.name,
+                f"{core_hours:,.2g}" if core_hours < 10 else f"{core_hours:,.0f}",
+                hours,
+            ]
+            cells.append(f"{size:,.1f} GB" if size < 1000 else f"{size / 1000:,.1f} TB")
+            if priced:
+                kept = size * (asked.price_gb_month or 0) * asked.months
+                cells.append(f"{best * asked.cores * asked.price_core_hour + kept:,.0f}")
+            lines.append(" | ".join(cells))
+    rest = [
+        f"- {pace.name}: {1000 * pace.core_seconds:.2f} core-ms a lesion"
+        + (f", two nodes {pace.speedup:.2f} times one" if pace.speedup else ", no cluster measured")
+        + f"; {pace.source}"
+        for pace in known
+    ]
+    return "\n".join([*(f"| {line} |" for line in lines), "", *rest])
+
+
+def write(text: str) -> None:
+    """Put the table between its marks in docs/scale.md."""
+    page = _PAGE.read_text(encoding="utf-8")
+    pattern = re.compile(re.escape(_MARKS[0]) + ".*?" + re.escape(_MARKS[1]), re.DOTALL)
+    if not pattern.search(page):
+        raise InputError(f"{_PAGE.name} lacks the marks {_MARKS[0]} and {_MARKS[1]}")
+    with atomic_file(_PAGE) as temporary:
+        temporary.write_text(pattern.sub(lambda _: f"{_MARKS[0]}\n{text}\n{_MARKS[1]}", page), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cores", type=int, default=64, help="cores at work at once")
+    parser.add_argument("--bytes-per-tile", type=float, default=BYTES_PER_TILE, help="JPEG bytes (official: 2,992)")
+    parser.add_argument("--price-core-hour", type=float, help="what a core costs you an hour, in your currency")
+    parser.add_argument("--price-gb-month", type=float, help="what a stored GB costs you a month")
+    parser.add_argument("--months", type=float, default=1.0, help="how long tiles are kept")
+    parser.add_argument("--write", action="store_true", help="write the table into docs/scale.md")
+    asked = parser.parse_args()
+    if asked.cores < 1:
+        raise InputError("--cores is a number of at least 1")
+    text = table(asked)
+    print(text)
+    if asked.write:
+        write(text)
+
+
+def _result(name: str) -> dict[str, Any] | None:
+    path = harness.RESULTS / f"{name}.json"
+    return read_json(path) if path.is_file() else None
+
+
+def _source(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{result['name']}.json of {result['date'][:10]}, {machine['cores']} cores of {machine['processor']}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -251,6 +251,70 @@ def test_a_stage_goes_on_while_the_server_is_down_and_says_so(team: Team, member
     assert team.environment()["MLFLOW_TRACKING_PASSWORD"] not in error
 
 
+LOGGER = """
+import sys, time
+from pathlib import Path
+from isic.tracking import open_run
+with open_run("stack", {"database": "restarts"}, "stack-fold8", fold=8, root=Path(sys.argv[1])) as run:
+    for step in range(60):
+        run.metrics({"loss": 1 / (step + 1)}, step)
+        time.sleep(0.2)
+        print(step, flush=True)
+"""
+
+
+def test_every_point_arrives_once_though_the_database_restarts(team: Team, member: None, tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").touch()
+    stage = subprocess.Popen(
+        [sys.executable, "-c", LOGGER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert stage.stdout is not None
+    for _ in range(20):
+        stage.stdout.readline()
+    team.postgres.stop()
+    time.sleep(2)
+    team.postgres.start()
+    stage.communicate(timeout=120)
+    assert stage.returncode == 0
+    client = connect(tmp_path)
+    wanted = "tags.family = 'stack' and tags.fold = '8'"
+    for _ in range(60):  # the writer may still be passing on the last notes
+        (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], wanted)
+        if run.info.status == "FINISHED":
+            break
+        time.sleep(0.5)
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "loss")
+    assert sorted(point.step for point in points) == list(range(60))
+
+
+def test_a_member_may_log_and_a_stranger_may_not(
+    team: Team, member: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.server.auth.client import AuthServiceClient
+
+    with open_run("stack", {"by": "admin"}, "stack", root=tmp_path):
+        pass
+    AuthServiceClient(team.address).create_user("colleague", "a-long-password")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "colleague")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-long-password")
+    client = connect(tmp_path)
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    run = client.create_run(experiment, run_name="colleague's").info.run_id
+    client.log_metric(run, "pauc", 0.15)
+    note = tmp_path / "note.txt"
+    note.write_text("mine")
+    client.log_artifact(run, str(note))
+    assert client.get_run(run).data.metrics == {"pauc": 0.15}
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "stranger")
+    with pytest.raises(InputError, match="does not accept us"):
+        probe(tmp_path)
+
+
 def test_what_was_answered_survives_a_killed_store(team: Team, member: None, tmp_path: Path) -> None:
     import boto3
 

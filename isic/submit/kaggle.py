@@ -19,16 +19,20 @@ from typing import Any
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_dir, write_json
-from isic.core.params import load_params
+from isic.core.params import Gate, load_params
 from isic.core.paths import Layout
-from isic.registry.bundle import load_bundle
+from isic.registry.bundle import Bundle, code_hash, load_bundle
+from isic.registry.reload import reload_elsewhere
 from isic.registry.versions import CHAMPION, resolve
+from isic.tracking.context import data_hash
 
 COMPETITION = "isic-2024-challenge"
 DATASET, NOTEBOOK = "isic-2024-bundle", "isic-2024-submission"
 #: Stands in ids until the user is known; `push` refuses it.
 NOBODY = "your-kaggle-name"
-_KAGGLE_PYTHON, _KAGGLE_PLATFORM = "3.12", "manylinux_2_28_x86_64"
+_KAGGLE_PYTHON = "3.12"
+#: pip takes a platform by the letter and knows no older one by a newer: all that run on the image's glibc 2.35.
+_KAGGLE_PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(35, 16, -1)), "manylinux2014_x86_64")
 
 _INTRODUCTION = """# ISIC 2024 submission
 
@@ -96,10 +100,12 @@ def build(
 
     `user` is the Kaggle name (default: KAGGLE_USERNAME), `image` a Docker image to pin instead of the one current when
     the notebook is made, `wheels` further packages as pip requirements, fetched for Kaggle's Python.
-    Raises InputError when there is no such model or a wheel cannot be made or fetched.
+    Raises InputError when there is no such model, this checkout's code does not give the scores it was judged by, or a
+    wheel cannot be made or fetched.
     """
-    name = load_params(layout.params).register_.model
-    bundle = load_bundle(resolve(model or f"models:/{name}@{CHAMPION}", layout))
+    params = load_params(layout.params)
+    bundle = load_bundle(resolve(model or f"models:/{params.register_.model}@{CHAMPION}", layout))
+    check_code(layout, bundle, params.gate)
     owner = user or os.environ.get("KAGGLE_USERNAME") or NOBODY
     package = package_of(layout)
     with atomic_dir(package.folder) as temporary:
@@ -117,6 +123,22 @@ def build(
         write_json(made.notebook / "kernel-metadata.json", kernel_metadata(owner, image))
         write_json(made.dataset / "dataset-metadata.json", dataset_metadata(owner))
     return package
+
+
+def check_code(layout: Layout, bundle: Bundle, settings: Gate) -> None:
+    """Raise InputError unless this checkout's code, which the wheel holds, still gives the bundle's stored scores.
+
+    Only looked at when the code has changed since the bundle was made, and the training files it needs are here.
+    """
+    if bundle.manifest.code_hash == code_hash() or data_hash(layout) != bundle.manifest.data_hash:
+        return
+    done = reload_elsewhere(layout, bundle.folder, settings.reload_rows)
+    if done.largest > settings.reload_tolerance:
+        made = bundle.manifest.git_commit[:12] or "an unknown commit"
+        raise InputError(
+            f"this checkout's code scores {done.rows} training lesions up to {done.largest:.1e} away from what the "
+            f"model was judged by: build at {made}, or promote a model made by this code"
+        )
 
 
 def notebook(cells: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -173,8 +195,9 @@ def build_wheel(root: Path, target: Path) -> Path:
 def fetch_wheels(requirements: Sequence[str], target: Path) -> None:
     """Wheels of other packages for Kaggle's Python, without what they depend on."""
     if requirements:
-        platform = ["--only-binary=:all:", "--python-version", _KAGGLE_PYTHON, "--platform", _KAGGLE_PLATFORM]
-        _pip("download", "--no-deps", *platform, "--dest", str(target), *requirements)
+        platforms = [option for name in _KAGGLE_PLATFORMS for option in ("--platform", name)]
+        version = ["--only-binary=:all:", "--python-version", _KAGGLE_PYTHON, *platforms]
+        _pip("download", "--no-deps", *version, "--dest", str(target), *requirements)
 
 
 def _pip(*arguments: str) -> None:

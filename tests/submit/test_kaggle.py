@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 from isic.core.errors import InputError
-from isic.core.params import load_params
+from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
 from isic.registry.bundle import build_bundle, load_bundle
+from isic.registry.reload import Reload
 from isic.submit import kaggle
 from isic.submit.dryrun import Measured, dry_run, estimate
 from isic.submit.environment import fresh_environment
@@ -63,6 +64,45 @@ def test_the_package_is_what_kaggle_takes(package: Package) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "isic/submit/submission.py" in names
     assert not any(name.endswith((".so", ".pkl", ".pickle")) for name in names)
+
+
+@pytest.mark.parametrize("largest", [1e-7, 0.2])
+def test_code_that_scores_otherwise_is_not_packed(
+    layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, largest: float
+) -> None:
+    bundle = build_bundle(layout, params)
+    asked: list[int] = []
+
+    def reload(_: Layout, __: Path, rows: int) -> Reload:
+        asked.append(rows)
+        return Reload(rows, largest, 0.001)
+
+    monkeypatch.setattr(kaggle, "reload_elsewhere", reload)
+    kaggle.check_code(layout, bundle, params.gate)
+    assert asked == [], "the same code needs no look"
+    monkeypatch.setattr(kaggle, "code_hash", lambda: "changed since")
+    if largest < params.gate.reload_tolerance:
+        kaggle.check_code(layout, bundle, params.gate)
+    else:
+        with pytest.raises(InputError, match=r"64 training lesions up to 2.0e-01 away"):
+            kaggle.check_code(layout, bundle, params.gate)
+    assert asked == [64]
+
+
+def test_a_further_wheel_is_one_that_kaggles_python_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for tag in ("cp312-cp312-manylinux2014_x86_64", "cp313-cp313-manylinux2014_x86_64", "cp312-cp312-win_amd64"):
+        with zipfile.ZipFile(shelf / f"thing-1.0-{tag}.whl", "w") as wheel:
+            wheel.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+            wheel.writestr("thing-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
+            wheel.writestr("thing-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    kaggle.fetch_wheels(["thing==1.0"], tmp_path / "wheels")
+    assert [file.name for file in (tmp_path / "wheels").iterdir()] == ["thing-1.0-cp312-cp312-manylinux2014_x86_64.whl"]
+    with pytest.raises(InputError, match="pip download failed"):
+        kaggle.fetch_wheels(["other==1.0"], tmp_path / "wheels")
 
 
 def test_without_a_token_it_says_what_to_set(

@@ -18,6 +18,8 @@ from isic.registry.versions import resolve
 
 #: From this many lesions on, what image models said is kept until the scores are written.
 LONG = 5000
+#: Rows parsed at a time.
+PIECE = 20_000
 
 
 def predict(
@@ -66,10 +68,14 @@ def score_to(
 
 
 def read_rows(metadata: Path) -> pd.DataFrame:
-    """The 44 test columns of a metadata CSV, official test or training form."""
-    from isic.data.tables import read_metadata
+    """The 44 test columns of a metadata CSV, official test or training form.
 
-    return read_metadata(metadata, train=_has_target(metadata))[list(TEST_COLUMNS)]
+    Read in pieces: the parser's buffers for the whole file would take four times the memory of the frame.
+    """
+    from isic.data.tables import metadata_chunks
+
+    pieces = metadata_chunks(metadata, _has_target(metadata), PIECE)
+    return pd.concat([piece[list(TEST_COLUMNS)] for piece in pieces], ignore_index=True)
 
 
 def _has_target(metadata: Path) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -14,10 +18,12 @@ from isic.core.errors import InputError
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
+from isic.data.sample import write_sample
+from isic.data.tiles import TileStore
 from isic.registry.bundle import Bundle, build_bundle
 from isic.registry.register import register
 from isic.registry.verbs import promote, rollback
-from isic.submit.predict import predict
+from isic.submit.predict import LONG, predict, read_rows
 from isic.submit.submission import check_submission, make_submission
 from tests.registry.conftest import fit_stacker
 
@@ -81,6 +87,33 @@ def test_no_champion_is_one_clear_line(layout: Layout, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     with pytest.raises(InputError, match="champion yet: run `make promote`"):
         make_submission(layout)
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_goes_on(layout: Layout, bundle: Bundle, root: Path, tmp_path: Path) -> None:
+    raw, out = tmp_path / "raw", tmp_path / "scores.csv"
+    write_sample(raw, patients=20, lesions=LONG + 200, positives=20, seed=5)
+    files = ["--metadata", raw / "train-metadata.csv", "--images", raw / "train-image.hdf5", "--out", out]
+    command = [sys.executable, "-m", "isic.cli", "predict", "--model", bundle.folder, *files]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    process = subprocess.Popen(command, cwd=layout.root, env=environment, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".scores.csv.work/*/*.npz")):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    (kept,) = tmp_path.glob(".scores.csv.work/*/*.npz")
+    before = kept.stat().st_ino
+    again = subprocess.Popen(command, cwd=layout.root, env=environment)
+    while again.poll() is None:
+        assert not kept.exists() or kept.stat().st_ino == before, "what was done is not done again"
+        time.sleep(0.05)
+    assert again.returncode == 0
+    assert not list(tmp_path.glob(".scores.csv.work*")), "nothing is left behind"
+    whole = bundle.predict(read_rows(raw / "train-metadata.csv"), TileStore(raw / "train-image.hdf5"))
+    scores = pd.read_csv(out, index_col="isic_id")["target"]
+    np.testing.assert_allclose(scores, whole, rtol=0, atol=1e-6)
 
 
 def test_rolling_back_brings_the_same_bytes_back(layout: Layout, params: Params, store: Path) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +25,7 @@ from isic.core.io import atomic_file, sha256_json
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
     from isic.image.artifact import Model
+    from isic.image.embed import Said
 
 #: Tiles per chunk: half a minute of a T4, so that little is lost and starting loaders costs little.
 CHUNK = 16384
@@ -45,7 +46,7 @@ class Sight(NamedTuple):
 class Look:
     """What is to be looked at: these tiles by the bundle in `folder`; chunks are kept in `work` if given.
 
-    With `spare`, a tile that does not decode is NaN in what is said, instead of an error.
+    With `spare`, a tile that does not decode is NaN in what is said, instead of an error; those found are `broken`.
     """
 
     folder: Path
@@ -54,6 +55,11 @@ class Look:
     embeddings: bool
     work: Path | None
     spare: bool = False
+    broken: set[str] = field(default_factory=set)
+
+    def whole(self, ids: list[str]) -> list[str]:
+        """Those that are not known to be broken."""
+        return [name for name in ids if name not in self.broken] if self.broken else ids
 
     def chunks(self) -> list[list[str]]:
         return [self.ids[begin : begin + CHUNK] for begin in range(0, len(self.ids), CHUNK)]
@@ -122,16 +128,23 @@ def _say(look: Look, model: Model, ids: list[str]) -> Sight:
     from isic.image.embed import embed
 
     try:
-        said = embed(model, look.tiles, ids)
-        return Sight(said.logits, said.embeddings if look.embeddings else None)
+        said = embed(model, look.tiles, look.whole(ids))
     except InputError:
-        broken = _broken(look.tiles, ids) if look.spare else {}
+        broken = _broken(look.tiles, look.whole(ids)) if look.spare else {}
         if not broken:
             raise
-    name, reason = next(iter(broken.items()))
-    sys.stderr.write(f"isic: note: {len(broken)} of {len(ids):,} tiles are imputed, first {name}: {reason}\n")
-    whole = np.array([name not in broken for name in ids])
-    said = embed(model, look.tiles, [name for name in ids if name not in broken])
+        name, reason = next(iter(broken.items()))
+        sys.stderr.write(f"isic: note: {len(broken)} of {len(ids):,} tiles are imputed, first {name}: {reason}\n")
+        look.broken.update(broken)
+        said = embed(model, look.tiles, look.whole(ids))
+    return _spread(look, ids, said)
+
+
+def _spread(look: Look, ids: list[str], said: Said) -> Sight:
+    """What was said of the whole tiles, with NaN for the broken ones."""
+    if len(said.logits) == len(ids):
+        return Sight(said.logits, said.embeddings if look.embeddings else None)
+    whole = np.array([name not in look.broken for name in ids])
     logits = np.full(len(ids), np.nan, dtype=np.float32)
     logits[whole] = said.logits
     if not look.embeddings:

@@ -17,9 +17,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -213,15 +213,33 @@ def _say(text: str) -> None:
     sys.stderr.write(f"isic: {text}\n")
 
 
+def ask(cluster: Mapping[str, float], workers: int | None, cpus: float | None, gpus: float | None) -> Needs:
+    """What a fold asks of a cluster with these resources; None leaves it to the machine.
+
+    A GPU where there is any. A core for the loop and one for each of the `workers` that load tiles, or a GPU's share of
+    the cores. Two gigabytes for the loop and one for each that loads.
+    """
+    gpus = float(cluster.get("GPU", 0) > 0) if gpus is None else gpus
+    if cpus is None and workers is not None:
+        cpus = workers + 1
+    elif cpus is None:
+        cpus = max(1, cluster.get("CPU", 1) // cluster["GPU"]) if gpus else 1
+    return Needs(cpus, gpus, 2.0 + (workers or 0))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cpus", type=float, default=1, help="CPU cores a fold asks for")
+    parser.add_argument("--cpus", type=float, help="CPU cores a fold asks for (default: image.workers and one more)")
     parser.add_argument("--gpus", type=float, help="GPUs a fold asks for (default: 1 where the cluster has any)")
-    parser.add_argument("--memory-gb", type=float, help="memory a fold asks for")
+    parser.add_argument("--memory-gb", type=float, help="memory a fold asks for (default: 2, and 1 for each worker)")
     wanted = parser.parse_args()
+    layout = Layout.find()
+    workers = load_params(layout.params).image.workers
     with connected() as ray:
-        gpus = wanted.gpus if wanted.gpus is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
-        done = run_folds(Layout.find(), Needs(wanted.cpus, gpus, wanted.memory_gb))
+        needs = ask(ray.cluster_resources(), workers, wanted.cpus, wanted.gpus)
+        if wanted.memory_gb is not None:
+            needs = replace(needs, memory_gb=wanted.memory_gb)
+        done = run_folds(layout, needs)
     _say(f"{len(done)} stages done; next: dvc repro")
 
 

@@ -7,6 +7,7 @@ through the middle of a patient. A shard's scores are a file of their own: a run
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 import uuid
@@ -101,6 +102,7 @@ def _missing(order: Order, manifest: Manifest) -> list[Shard]:
 def _run(ray: Any, order: Order, shards: Sequence[Shard], options: dict[str, Any]) -> list[Outcome]:
     from ray import data
 
+    _hush()
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
     # An outcome is a line: Ray Data would keep room for blocks of 128 MB and start fewer workers for it.
@@ -116,6 +118,13 @@ def _run(ray: Any, order: Order, shards: Sequence[Shard], options: dict[str, Any
         progress.add(outcome)
         outcomes[outcome.shard] = outcome
     return list(outcomes.values())
+
+
+def _hush() -> None:
+    """Leave Ray Data's account of its plans to its log files: what concerns a person is said here."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.get_name() == "console":
+            handler.setLevel(logging.ERROR)
 
 
 class Progress:

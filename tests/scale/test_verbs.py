@@ -1,0 +1,74 @@
+"""The cluster's verbs refuse what they cannot do in one line, with Ray installed or not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from isic.core.errors import InputError, run
+from isic.scale.cluster import connected
+from isic.scale.folds import ask
+from isic.scale.needs import Needs
+
+
+def _isic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
+    from isic.cli import app
+
+    monkeypatch.setattr(sys, "argv", ["isic", *words])
+    with pytest.raises(SystemExit) as stop:
+        run(app)
+    return int(stop.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("predict", "--on", "ray", "--model", "m", "--out", "o"), "--on ray takes --input"),
+        (("predict", "--on", "mars", "--model", "m", "--out", "o"), "--on is 'mars': use here or ray"),
+        (("predict", "--model", "m", "--out", "o"), "--metadata is needed"),
+        (("predict", "--on", "ray", "--model", "none", "--input", "i", "--out", "o"), "none"),
+        (("shard", "--out", "o"), "give --metadata"),
+        (("shard", "--metadata", "absent.csv", "--out", "o"), "absent.csv not found"),
+        (("shard", "--index", "absent"), "absent holds no .parquet file"),
+    ],
+)
+def test_misuse_is_one_line(
+    words: tuple[str, ...],
+    line: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, error = _isic(capsys, monkeypatch, *words)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert line in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_ray_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match="make setup-scale"), connected():
+        pass
+
+
+def test_nobody_can_have_no_cpu() -> None:
+    with pytest.raises(InputError, match="--cpus"):
+        Needs(cpus=0).as_options()
+    assert Needs(2, 1, 3).as_options() == {"num_cpus": 2, "num_gpus": 1, "memory": 3_000_000_000}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "workers", "expected"),
+    [
+        ({"CPU": 8.0}, None, Needs(1, 0, 2)),
+        ({"CPU": 64.0, "GPU": 8.0}, None, Needs(8, 1, 2)),
+        ({"CPU": 64.0, "GPU": 8.0}, 4, Needs(5, 1, 6)),
+        ({"CPU": 8.0}, 0, Needs(1, 0, 2)),
+    ],
+)
+def test_a_fold_asks_for_what_it_uses(cluster: dict[str, float], workers: int | None, expected: Needs) -> None:
+    assert ask(cluster, workers, None, None) == expected

@@ -83,10 +83,9 @@ def start_cluster(patch: pytest.MonkeyPatch, *paths: Path) -> Any:
     # For tests with object storage on loopback: workers inherit what their node was started with.
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         patch.setenv(name, "testing")
-    # A node counts as dead after two seconds of silence instead of half a minute.
-    patch.setenv("RAY_health_check_initial_delay_ms", "500")
-    patch.setenv("RAY_health_check_period_ms", "500")
-    patch.setenv("RAY_health_check_failure_threshold", "4")
+    # A node counts as dead after six seconds of silence instead of half a minute; a busy machine is silent for two.
+    patch.setenv("RAY_health_check_period_ms", "1000")
+    patch.setenv("RAY_health_check_failure_threshold", "6")
     patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, paths), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     for path in map(str, paths):
         patch.syspath_prepend(path)

@@ -62,12 +62,18 @@ class Augmenter:
 
 
 def orient(tile: Tile, number: int) -> Tile:
-    """One of the eight flips and quarter turns of a tile (0: as it is), as a view."""
+    """One of the eight flips and quarter turns of a tile (0: the tile itself).
+
+    By OpenCV: copying a view with pixels of three bytes in another order costs numpy five times as long.
+    """
     if number & 4:
-        tile = tile.transpose(1, 0, 2)
-    if number & 2:
-        tile = tile[::-1]
-    return tile[:, ::-1] if number & 1 else tile
+        tile = np.asarray(cv2.transpose(tile), dtype=np.uint8)
+    axis = _FLIPS.get(number & 3)
+    return tile if axis is None else np.asarray(cv2.flip(tile, axis), dtype=np.uint8)
+
+
+#: OpenCV's code of a flip: 0 turns rows round, 1 columns, -1 both.
+_FLIPS = {1: 1, 2: 0, 3: -1}
 
 
 def _compose(preset: str) -> Any:

@@ -55,7 +55,7 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> Clones:
 
     call(two, "dvc", "pull", "--run-cache", check=False)  # nothing is locked yet that a plain pull would fetch
     said["folds"] = call(two, "dvc", "repro", "folds").stdout
-    write_overlay(two / "params.yaml", {"image": {"max_hours": 1e-6}})
+    write_overlay(two / "params.yaml", {"image": {"max_hours": 0.0001}})
     stopped = fold(two, 1, check=False)
     assert stopped.returncode
     said["stopped"] = stopped.stderr

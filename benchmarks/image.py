@@ -151,18 +151,29 @@ def usual_path(jpeg: bytes, compose: object) -> np.ndarray:
     return compose(image=image)["image"]  # type: ignore[operator]
 
 
+def _their_affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
+    return a.Affine(
+        scale=(1 - zoom, 1 + zoom),
+        translate_percent=(-shift, shift),
+        rotate=(-degrees, degrees),
+        border_mode=cv2.BORDER_REFLECT_101,
+        p=p,
+    )
+
+
 def usual_compose() -> object:
-    """The same list as `heavy` with albumentations' own elastic distortion, flips, and normalisation, for 224 px."""
+    """The same list as `heavy` with albumentations' own elastic and affine moves, flips, normalisation, for 224 px."""
     import albumentations as a
 
     from isic.image import augment
 
-    own = augment._elastic_transform
+    own = augment._elastic_transform, augment._affine
     augment._elastic_transform = lambda library, **_: library.ElasticTransform(alpha=3)
+    augment._affine = _their_affine
     try:
         inner = list(_compose("heavy").transforms)
     finally:
-        augment._elastic_transform = own
+        augment._elastic_transform, augment._affine = own
     flips = [a.Transpose(p=0.5), a.VerticalFlip(p=0.5), a.HorizontalFlip(p=0.5)]
     return a.Compose([*flips, *inner, a.Normalize()])
 

@@ -8,6 +8,7 @@ without.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -133,13 +134,31 @@ _TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {"light": _light, "medium":
 
 
 def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
-    return a.Affine(
-        scale=(1 - zoom, 1 + zoom),
-        translate_percent=(-shift, shift),
-        rotate=(-degrees, degrees),
-        border_mode=cv2.BORDER_REFLECT_101,
-        p=p,
-    )
+    class Move(a.ImageOnlyTransform):
+        """Shift, zoom of either axis and rotation as albumentations' Affine draws them, in less than half its time."""
+
+        def get_params(self) -> dict[str, Any]:
+            return {"drawn": self.random_generator.uniform(-1, 1, 5)}
+
+        def apply(self, img: Tile, drawn: NDArray[np.float64], **_: Any) -> Tile:
+            return move(img, drawn[:2] * shift, 1 + drawn[2:4] * zoom, float(drawn[4]) * degrees)
+
+    return Move(p=p)
+
+
+def move(tile: Tile, shift: NDArray[np.float64], zoom: NDArray[np.float64], degrees: float) -> Tile:
+    """The tile zoomed and turned round its centre, then shifted by shares of its width and height; edges mirrored.
+
+    `shift` and `zoom` are (x, y); positive degrees turn clockwise.
+    """
+    size = np.array(tile.shape[1::-1], dtype=np.float64)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    linear = np.array([[cos, -sin], [sin, cos]]) * zoom
+    centre = (size - 1) / 2
+    matrix = np.column_stack([linear, centre + shift * size - linear @ centre])
+    whole = (tile.shape[1], tile.shape[0])
+    moved = cv2.warpAffine(tile, matrix, whole, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(moved, dtype=np.uint8)
 
 
 def _hole(a: Any, side: float, p: float) -> Any:

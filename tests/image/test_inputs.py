@@ -7,6 +7,7 @@ import pickle
 import warnings
 from pathlib import Path
 
+import cv2
 import h5py
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from PIL import Image
 
 from isic.core.errors import InputError
 from isic.data.tiles import TileStore
-from isic.image.augment import PRESETS, Augmenter, _compose, bend, draw_hair, orient
+from isic.image.augment import PRESETS, Augmenter, _compose, bend, draw_hair, move, orient
 from isic.image.loader import batches
 from isic.image.pixels import normalise, pack, resize, resize_by_matrices
 from isic.image.sampler import Sampling, validation_rows
@@ -179,6 +180,35 @@ def test_orientations_are_the_eight_of_a_square() -> None:
     views = {orient(tile, number).tobytes() for number in range(8)}
     rotations = {np.rot90(one, k).tobytes() for one in (tile, tile[:, ::-1]) for k in range(4)}
     assert views == rotations
+
+
+def test_moves_turn_zoom_and_shift_about_the_centre() -> None:
+    tile = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (81, 81, 3), dtype=np.uint8), (0, 0), 2)
+    still, none = np.ones(2), np.zeros(2)
+    assert np.array_equal(move(tile, none, still, 0.0), tile)
+    assert np.array_equal(move(tile, none, still, 90.0), np.rot90(tile, -1))
+    shifted = move(tile, np.array([10 / 81, -5 / 81]), still, 0.0)
+    assert np.array_equal(shifted[:76, 10:], tile[5:, :71])
+    zoomed = move(tile, none, np.array([2.0, 1.0]), 0.0)
+    assert np.array_equal(zoomed[:, ::2], tile[:, 20:61])
+
+
+def test_moves_are_spread_as_albumentations_spreads_them() -> None:
+    """Where a spot off the centre ends up, over many draws: mean and sd of both coordinates."""
+    import albumentations as a
+
+    from isic.image.augment import _affine
+
+    tile = np.zeros((120, 120, 3), np.uint8)
+    cv2.circle(tile, (85, 60), 6, (255, 255, 255), -1)
+    theirs = a.Affine(scale=(0.9, 1.1), translate_percent=(-0.1, 0.1), rotate=(-15, 15), p=1.0)
+    found = []
+    for moves in (_affine(a, 0.1, 0.1, 15, p=1.0), theirs):
+        compose = a.Compose([moves], seed=0)
+        places = [np.argwhere(compose(image=tile)["image"][:, :, 0] > 127).mean(axis=0) for _ in range(400)]
+        found.append([np.mean(places, axis=0), np.std(places, axis=0)])
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1.5)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=0.12)
 
 
 def test_hair_is_drawn_on_a_copy() -> None:

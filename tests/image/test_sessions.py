@@ -53,8 +53,8 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> Clones:
     said["first"] = fold(one, 0).stderr
     call(one, "dvc", "push", "--run-cache")
 
-    call(two, "dvc", "pull", "--run-cache", check=False)  # nothing is locked yet that a plain pull would fetch
-    said["folds"] = call(two, "dvc", "repro", "folds").stdout
+    call(two, "dvc", "fetch", "--run-cache")
+    said["folds"] = call(two, "dvc", "repro", "--pull", "folds").stdout
     write_overlay(two / "params.yaml", {"image": {"max_hours": 0.0001}})
     stopped = fold(two, 1, check=False)
     assert stopped.returncode
@@ -63,8 +63,9 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> Clones:
     said["second"] = fold(two, 1).stderr
     call(two, "dvc", "push", "--run-cache")
 
-    call(one, "dvc", "pull", "--run-cache")
-    said["join"] = call(one, "dvc", "repro", "stack").stdout
+    call(one, "dvc", "fetch", "--run-cache")
+    said["join"] = call(one, "dvc", "repro", "--pull", "stack").stdout
+    said["plain"] = call(one, "dvc", "repro", "stack").stdout
     said["launch"] = call(three, sys.executable, "-m", "isic.image.launch", "--gpus", "2").stderr
     environ.undo()
     return Clones(one, three, said)
@@ -74,6 +75,7 @@ def test_a_plain_repro_after_joining_trains_nothing(clones: Clones) -> None:
     assert "Running stage 'train_image" not in clones.said["join"]
     assert "Running stage 'embed" not in clones.said["join"]
     assert "Running stage 'stack'" in clones.said["join"]
+    assert "Running stage" not in clones.said["plain"].replace("Running stage 'validate'", "")
     assert (clones.joined / "data" / "oof" / "stack.parquet").is_file()
 
 

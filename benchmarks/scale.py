@@ -4,13 +4,14 @@ Uses models/bundle of this checkout (`dvc repro` makes it), all on this machine:
 one CPU each. Parts: `one_node` (100,000 lesions with images, whole commands with their start), `nodes` (by the features
 alone, on a cluster that stands already; a million lesions are 100,000 ten times under other ids), `killed` (200,000 by
 the features alone) and `killed_images` (fewer, with images). Tiles repeat from a few thousand drawn ones. Inputs stay
-in the temporary folder for the next part.
+in the temporary folder for the next part. `ISIC_SCALE_LESS=10` takes a tenth of the lesions; targets of speed and
+memory are then left open.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,12 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import harness
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 
 from isic.core.io import atomic_dir, require
@@ -56,36 +58,34 @@ def main() -> None:
     os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="5")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(harness.ROOT), os.environ.get("PYTHONPATH", "")])
     measured: dict[str, Any] = {}
+    less = 50 if asked.quick else int(os.environ.get("ISIC_SCALE_LESS", "1"))
     for name in [asked.only] if asked.only else PARTS:
-        measured |= globals()[f"measure_{name}"](folder, 50 if asked.quick else 1)
+        measured |= globals()[f"measure_{name}"](folder, less)
     met: dict[str, bool | None] = dict.fromkeys(TARGETS)
     for name, limit in TARGETS.items():
-        if name in measured and (name.startswith("killed") or not asked.quick):
+        if name in measured and (name.startswith("killed") or less == 1):
             met[name] = measured[name] >= limit if name == "two_nodes_speedup" else measured[name] <= limit
     harness.report("scale", measured, TARGETS, met, asked.quick, asked.only)
 
 
 def measure_one_node(bundle: Path, less: int) -> dict[str, Any]:
-    """Whole commands, in turn, on all cores of this machine."""
+    """Whole commands, one after the other, on all cores of this machine; Ray's are one command with all its servers."""
     lesions = 100_000 // less
     raw, shards = inputs(lesions, images=True), shards_of(lesions, images=True)
+    files = ["--metadata", str(raw / "train-metadata.csv"), "--images", str(raw / "train-image.hdf5")]
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
-        files = ["--metadata", str(raw / "train-metadata.csv"), "--images", str(raw / "train-image.hdf5")]
-        seconds = harness.alternating(
-            {
-                "plain": lambda: command(bundle, *files, "--out", str(out / "plain.csv")),
-                "ray": lambda: command(bundle, "--on", "ray", "--input", str(shards), "--out", str(out / "ray")),
-            },
-            rounds=1,
-            warmup=0,
-        )
+        plain = command(bundle, *files, "--out", str(out / "plain.csv"))
+        ray = command(bundle, "--on", "ray", "--input", str(shards), "--out", str(out / "ray"))
         difference = largest_difference(out / "plain.csv", out / "ray")
     return {
         "one_node_lesions": lesions,
-        "one_node_plain_seconds": seconds["plain"],
-        "one_node_ray_seconds": seconds["ray"],
-        "one_node_to_plain": seconds["ray"] / seconds["plain"],
+        "one_node_plain_seconds": plain.wall,
+        "one_node_ray_seconds": ray.wall,
+        "one_node_to_plain": ray.wall / plain.wall,
+        "one_node_plain_processor_seconds": plain.processor,
+        "one_node_ray_processor_seconds": ray.processor,
+        "one_node_to_plain_by_processor": ray.processor / plain.processor,
         "one_node_largest_difference": difference,
     }
 
@@ -172,9 +172,34 @@ def cluster(nodes: int) -> Iterator[Any]:
         standing.shutdown()
 
 
-def command(bundle: Path, *words: str) -> None:
-    """`isic predict`, in a process of its own."""
-    subprocess.run([sys.executable, "-m", "isic.cli", "predict", "--model", str(bundle), *words], check=True)
+class Seconds(NamedTuple):
+    """By the clock, and of all processors together."""
+
+    wall: float
+    processor: float
+
+
+def command(bundle: Path, *words: str) -> Seconds:
+    """`isic predict`, in a process of its own; what its processes used of the processors is looked up as they run."""
+    started = time.perf_counter()
+    process = psutil.Popen([sys.executable, "-m", "isic.cli", "predict", "--model", str(bundle), *words])
+    used: dict[tuple[int, float], float] = {}
+    while process.poll() is None:
+        for one in [process, *_below(process)]:
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                used[one.pid, one.create_time()] = times.user + times.system
+        time.sleep(0.2)
+    if process.returncode:
+        raise SystemExit(f"isic predict {' '.join(words)} ended with status {process.returncode}")
+    return Seconds(time.perf_counter() - started, sum(used.values()))
+
+
+def _below(process: psutil.Popen) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
 
 
 def largest_difference(plain: Path, out: Path) -> float:

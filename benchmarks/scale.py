@@ -101,8 +101,10 @@ def measure_nodes(bundle: Path, less: int) -> dict[str, Any]:
         with cluster(2):
             found["two_nodes_seconds"], summary = timed(bundle, many, Path(name) / "two")
             found["worker_gb"] = summary.peak_gb
+            found["two_nodes_processor_seconds"] = summary.processor_seconds
         with cluster(1):
-            found["single_node_seconds"], _ = timed(bundle, many, Path(name) / "one")
+            found["single_node_seconds"], summary = timed(bundle, many, Path(name) / "one")
+            found["single_node_processor_seconds"] = summary.processor_seconds
     found["two_nodes_speedup"] = found["single_node_seconds"] / found["two_nodes_seconds"]
     found["worker_memory_growth"] = found["worker_gb"] / found["worker_gb_at_a_tenth"]
     return found

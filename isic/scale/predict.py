@@ -37,11 +37,14 @@ DONE = "_scores.json"
 
 @dataclass(frozen=True)
 class Summary:
-    """A finished run: lesions in all, shards scored by it and how many of them twice, peak memory of a worker in GB."""
+    """A finished run: lesions in all, shards scored by it, how many of them twice; processor seconds of all workers,
+    peak memory of one in GB.
+    """
 
     rows: int
     scored: int
     redone: int
+    processor_seconds: float
     peak_gb: float
 
 
@@ -72,7 +75,8 @@ def predict(
         ray.kill(keep)
     _close(order, manifest, missing, outcomes)
     peak = max((outcome.peak_gb for outcome in outcomes), default=0.0)
-    return Summary(manifest.rows, len(outcomes), sum(bool(outcome.lost) for outcome in outcomes), peak)
+    redone = sum(bool(outcome.lost) for outcome in outcomes)
+    return Summary(manifest.rows, len(outcomes), redone, sum(outcome.seconds for outcome in outcomes), peak)
 
 
 def _missing(order: Order, manifest: Manifest) -> list[Shard]:

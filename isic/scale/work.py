@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -52,7 +53,7 @@ class Order:
 class Outcome:
     """How a shard went: lesions scored, or the line of what is wrong. `lost` names earlier workers that vanished.
 
-    `peak_gb` is the most memory that the worker's process has held so far.
+    `seconds` are of the processor; `peak_gb` is the most memory that the worker's process has held so far.
     """
 
     shard: str
@@ -60,6 +61,7 @@ class Outcome:
     worker: str
     error: str = ""
     lost: list[str] = field(default_factory=list)
+    seconds: float = 0.0
     peak_gb: float = 0.0
 
 
@@ -74,7 +76,7 @@ def score_shard(shard: Shard, order: Order) -> Outcome:
     import ray
 
     worker = f"{ray.util.get_node_ip_address()} node {ray.get_runtime_context().get_node_id()[:8]} pid {os.getpid()}"
-    desk = ray.get_actor(order.desk)
+    desk, started = ray.get_actor(order.desk), time.process_time()
     lost: list[str] = []
     try:
         if read_stamp(order.target, shard.name) != order.stamp(shard):
@@ -90,7 +92,7 @@ def score_shard(shard: Shard, order: Order) -> Outcome:
             raise
         return Outcome(shard.name, 0, worker, line, lost)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return Outcome(shard.name, shard.rows, worker, "", lost, peak)
+    return Outcome(shard.name, shard.rows, worker, "", lost, time.process_time() - started, peak)
 
 
 @lru_cache(maxsize=1)

@@ -38,6 +38,8 @@ from isic.core.schema import PATIENT, TARGET
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (104, 40_000, 100)
 THREADS = 2
+#: Seconds after which the pruned search takes no further candidate.
+LONGEST = 380
 #: pAUC of the simulated image network.
 IMAGE = 0.158
 PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {}
@@ -212,7 +214,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1), pruner=pruner())
     study.enqueue_trial(as_trial(settings, ()))
     ours, usual, best = _Clock(), _Clock(), 0.0
-    for _ in range(3 if quick else 7):
+    while len(study.trials) < (3 if quick else 8) and ours.seconds + usual.seconds < LONGEST:
         trial = study.ask()
         candidate = suggest(trial, settings, ())
         with ours:

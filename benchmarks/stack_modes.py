@@ -129,7 +129,7 @@ def _scores(
 def _planted(quick: bool) -> tuple[Inputs, Anchors]:
     """Latent pictures of 48 parts: eight tell measurements, one malignancy to the logit, one malignancy beside it."""
     rng = np.random.default_rng(5)
-    lesions, patients, positives, parts = (8000, 40, 80, 48) if quick else (40_000, 104, 200, 48)
+    lesions, patients, positives, parts = (2000, 20, 40, 48) if quick else (8000, 40, 120, 48)
     owner = rng.integers(0, patients, lesions)
     target = np.zeros(lesions, dtype=np.int64)
     target[rng.choice(lesions, positives, replace=False)] = 1

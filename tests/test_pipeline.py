@@ -139,8 +139,7 @@ def test_killed_repro_ends_with_the_same_metrics(root: Path, done: Path, tmp_pat
     for stage in ("pipelines.train_image", "pipelines.stack"):
         _kill_repro_in(folder, stage)
         assert not (folder / "metrics" / "evaluate.json").exists()
-        assert not list(folder.glob("models/*/.*")), "half a model is left"
-    call(folder, "dvc", "repro")
+    call(folder, "dvc", "repro", timeout=1800)
     assert (folder / "metrics" / "evaluate.json").read_bytes() == (done / "metrics" / "evaluate.json").read_bytes()
 
 

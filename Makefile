@@ -109,9 +109,10 @@ bench: $(READY) ## Measure speed side by side (Q=--quick for a minute's version 
 	@for name in $(or $(B),sample features image real_tiles stack predict report); do python benchmarks/$$name.py $(Q); done
 
 .PHONY: docs
-docs: $(READY) ## Rewrite the measured parts of README.md and docs/features.md
+docs: $(READY) ## Rewrite the measured parts of README.md, docs/features.md and docs/scale.md
 	@isic features --write
 	python benchmarks/readme.py
+	python benchmarks/capacity.py --write >/dev/null
 
 .PHONY: check
 check: $(READY) ## Style, types, import layers

@@ -35,6 +35,7 @@ class Pace:
     core_seconds: float
     speedup: float | None
     source: str
+    images: bool = True
 
     def hours(self, lesions: float, cores: int) -> tuple[float, float]:
         """At best and at worst, on `cores` cores."""
@@ -47,10 +48,7 @@ class Pace:
 
 
 def paces() -> list[Pace]:
-    """With images and by the features alone, as far as they were measured.
-
-    Raises InputError when nothing was.
-    """
+    """With images and by the features alone, as far as they were measured."""
     found, scale, predict = [], _result("scale"), _result("predict")
     speedup = scale["measured"].get("two_nodes_speedup") if scale else None
     if scale and "one_node_ray_seconds" in scale["measured"]:
@@ -63,31 +61,25 @@ def paces() -> list[Pace]:
         found.append(Pace("with images, one machine", each, speedup, _source(predict)))
     if scale and "single_node_seconds" in scale["measured"]:
         each = scale["measured"]["single_node_seconds"] / scale["measured"]["nodes_lesions"]
-        found.append(Pace("features alone, on Ray", each, speedup, _source(scale)))
-    if not found:
-        raise InputError("nothing measured yet: run benchmarks/predict.py or benchmarks/scale.py")
+        found.append(Pace("features alone, on Ray", each, speedup, _source(scale), images=False))
     return found
 
 
 def table(asked: argparse.Namespace) -> str:
     """The model as a Markdown table, with what it rests on."""
     priced = asked.price_core_hour is not None
-    head = ["lesions", "work", "core-hours", f"hours on {asked.cores} cores", "tiles"] + ["price"] * priced
+    head = ["lesions", "work", "core-hours", f"on {asked.cores} cores", "tiles"] + ["price"] * priced
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    known = paces()
+    if not (known := paces()):
+        return "Not measured yet: run `benchmarks/predict.py` or `benchmarks/scale.py`."
     for lesions in SIZES:
         for pace in known:
             best, worst = pace.hours(lesions, asked.cores)
-            hours = f"{best:,.2g}" if worst < 1.05 * best else f"{best:,.2g} to {worst:,.2g}"
+            time = span(best) if worst < 1.05 * best else f"{span(best)} to {span(worst)}"
             core_hours = lesions * pace.core_seconds / 3600
-            size = lesions * asked.bytes_per_tile / 1e9
-            cells = [
-                f"{lesions:,}",
-                pace.name,
-                f"{core_hours:,.2g}" if core_hours < 10 else f"{core_hours:,.0f}",
-                hours,
-            ]
-            cells.append(f"{size:,.1f} GB" if size < 1000 else f"{size / 1000:,.1f} TB")
+            size = lesions * asked.bytes_per_tile / 1e9 if pace.images else 0.0
+            cells = [f"{lesions:,}", pace.name, f"{core_hours:,.2f}" if core_hours < 10 else f"{core_hours:,.0f}", time]
+            cells.append(f"{size:,.1f} GB" if 0 < size < 1000 else f"{size / 1000:,.1f} TB" if size else "–")
             if priced:
                 kept = size * (asked.price_gb_month or 0) * asked.months
                 cells.append(f"{best * asked.cores * asked.price_core_hour + kept:,.0f}")
@@ -99,6 +91,14 @@ def table(asked: argparse.Namespace) -> str:
         for pace in known
     ]
     return "\n".join([*(f"| {line} |" for line in lines), "", *rest])
+
+
+def span(hours: float) -> str:
+    """A time as a person says it."""
+    for unit, size in (("d", 24.0), ("h", 1.0), ("min", 1 / 60)):
+        if hours >= 2 * size or (unit == "min" and hours >= size):
+            return f"{hours / size:,.0f} {unit}" if hours >= 10 * size else f"{hours / size:.1f} {unit}"
+    return f"{3600 * hours:.0f} s"
 
 
 def write(text: str) -> None:

@@ -113,6 +113,8 @@ def join(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
     identity = uuid.uuid4().hex
     own = folder / "live" / identity
 
+    open_storage(folder)  # an address that does not work is said at once; patience is for work under way
+
     def enter() -> optuna.Study:
         with locked(folder / "join.lock"), alone(name):
             return _open(name, folder, first)

@@ -258,37 +258,39 @@ from isic.tracking import open_run
 with open_run("stack", {"database": "restarts"}, "stack-fold8", fold=8, root=Path(sys.argv[1])) as run:
     for step in range(60):
         run.metrics({"loss": 1 / (step + 1)}, step)
+        if step == 20:
+            sys.stdin.readline()
         time.sleep(0.2)
-        print(step, flush=True)
 """
 
 
 def test_every_point_arrives_once_though_the_database_restarts(team: Team, member: None, tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").touch()
-    stage = subprocess.Popen(
-        [sys.executable, "-c", LOGGER, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert stage.stdout is not None
-    for _ in range(20):
-        stage.stdout.readline()
+    command = [sys.executable, "-c", LOGGER, str(tmp_path)]
+    stage = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    client = connect(tmp_path)
+
+    def wait_for(status: str) -> str:
+        for _ in range(180):
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            wanted = f"tags.fold = '8' and attributes.status = '{status}'"
+            if experiment and (found := client.search_runs([experiment.experiment_id], wanted)):
+                return str(found[0].info.run_id)
+            time.sleep(0.5)
+        raise AssertionError(f"no run is {status}")
+
+    wait_for("RUNNING")
+    assert stage.stdin is not None
+    stage.stdin.write("go\n")
+    stage.stdin.flush()
+    time.sleep(1)
     team.postgres.stop()
     time.sleep(2)
     team.postgres.start()
     stage.communicate(timeout=120)
     assert stage.returncode == 0
-    client = connect(tmp_path)
-    wanted = "tags.family = 'stack' and tags.fold = '8'"
-    for _ in range(60):  # the writer may still be passing on the last notes
-        (run,) = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id], wanted)
-        if run.info.status == "FINISHED":
-            break
-        time.sleep(0.5)
-    assert run.info.status == "FINISHED"
-    points = client.get_metric_history(run.info.run_id, "loss")
+    # The writer may still be passing on the last notes.
+    points = client.get_metric_history(wait_for("FINISHED"), "loss")
     assert sorted(point.step for point in points) == list(range(60))
 
 

@@ -62,6 +62,11 @@ class RunLog:
         if self.status:
             finish(client, self.layout, self.spec, self._id, self.status)
 
+    @property
+    def known(self) -> bool:
+        """Whether the store has answered for this run."""
+        return bool(self._id)
+
     def close(self) -> None:
         """Remove the copies of files that waited for delivery."""
         shutil.rmtree(self.header["spool"], ignore_errors=True)
@@ -131,11 +136,15 @@ class Writer:
                 _done(number)
 
     def abandon(self) -> None:
-        """The stage has ended: mark what it left open as killed, try once more, drop the rest."""
+        """The stage has ended: mark what it left open as killed, try again, drop the rest."""
         for run in self.runs.values():
             run.status = run.status or "KILLED"
-        if self.runs:
-            self.deliver(last=True)
+        # A store that has answered before may be restarting; one that never did is given a single chance.
+        attempts = 4 if any(run.known for run in self.runs.values()) else 1
+        for attempt in range(attempts):
+            if self.runs:
+                time.sleep(5.0 * attempt)
+                self.deliver(last=True)
         for run in self.runs.values():
             run.close()
 

@@ -267,7 +267,9 @@ with open_run("stack", {"database": "restarts"}, "stack-fold8", fold=8, root=Pat
 def test_every_point_arrives_once_though_the_database_restarts(team: Team, member: None, tmp_path: Path) -> None:
     (tmp_path / "dvc.yaml").touch()
     command = [sys.executable, "-c", LOGGER, str(tmp_path)]
-    stage = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    # A loaded machine may take longer than the ten seconds after which a silent server is given up.
+    settings = {"PYTHONPATH": str(ROOT), "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+    stage = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=os.environ | settings)
     client = connect(tmp_path)
 
     def wait_for(status: str) -> str:

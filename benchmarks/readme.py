@@ -54,12 +54,14 @@ def speed_table(root: Path) -> str:
         where = f"{machine.get('cores', '?')} cores{', ' + machine['gpu'] if machine.get('gpu') else ''}"
         for name, target in found["targets"].items():
             value = found["measured"].get(name)
-            met = "yes" if found["met"].get(name) else "no"
+            met = {True: "yes", False: "no", None: "not measured"}[found["met"].get(name)]
             rows.append(f"| `{path.stem}` {name} | {_number(value)} | {_number(target)} | {met} | {where} |")
     return "\n".join(rows)
 
 
 def _number(value: Any) -> str:
+    if value is None:
+        return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -23,6 +23,9 @@ from isic.image.sampler import Slot
 
 #: Tiles per forward pass: enough to fill a GPU.
 BATCH = 128
+#: With more tiles than this every batch is filled up: products of other sizes sum in another order, and a tile's last
+#: bit must not depend on how many others are scored with it (a tree may turn it into a visible difference).
+FEW = 16
 
 
 class Said(NamedTuple):
@@ -52,9 +55,12 @@ def embed(model: Path | Model, tiles: TileStore, ids: Sequence[str], workers: in
             pixels = resize(
                 batch.canvas.to(device, non_blocking=True), batch.sizes, loaded.spec.size, loaded.spec.interpolation
             )
+            count = len(pixels)
+            if len(names) > FEW:
+                pixels = torch.cat([pixels, pixels[-1:].expand(BATCH - count, -1, -1, -1)])
             said, described = _flipped(net, normalise(pixels, loaded.spec.mean, loaded.spec.std), loaded.tta)
-            logits[batch.slot.rows] = said.float().cpu().numpy()
-            embeddings[batch.slot.rows] = described.half().cpu().numpy()
+            logits[batch.slot.rows] = said[:count].float().cpu().numpy()
+            embeddings[batch.slot.rows] = described[:count].half().cpu().numpy()
     if not np.isfinite(logits).all():
         raise InputError(f"the image model gives no finite score for {names[~np.isfinite(logits)][0]}: retrain it")
     return Said(logits, embeddings)

@@ -223,6 +223,17 @@ def test_embedding_does_not_depend_on_order_company_or_loaders(
     assert embed(trained, tiles, []).logits.shape == (0,)
 
 
+def test_a_tile_is_scored_alike_to_the_last_bit_in_any_company(
+    trained: Path, tiles: TileStore, folds: pd.DataFrame
+) -> None:
+    """What a cluster's shards and one machine's file differ in, above the few for which nobody waits."""
+    ids = folds["isic_id"].tolist()
+    whole = embed(trained, tiles, ids)
+    parts = [embed(trained, tiles, some) for some in (ids[:17], ids[17:53], ids[53:])]
+    assert np.array_equal(whole.logits, np.concatenate([part.logits for part in parts]))
+    assert np.array_equal(whole.embeddings, np.concatenate([part.embeddings for part in parts]))
+
+
 def test_test_time_flips_make_the_score_independent_of_mirroring(
     trained: Path, tiles: TileStore, folds: pd.DataFrame, tmp_path: Path
 ) -> None:

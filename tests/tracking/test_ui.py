@@ -1,0 +1,102 @@
+"""MLflow's own pages on the store of a finished pipeline, opened in a real browser as `make ui` shows them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isic.tracking.store import EXPERIMENT, connect
+from tests.browser import needs_chromium, opened
+from tests.pipeline import call, environment
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def address(done: Path) -> Iterator[str]:
+    """What `isic ui` prints, once the server behind it answers; the pipeline's model is promoted first."""
+    call(done, "isic", "promote")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "isic.cli", "ui", "--port", str(port)],
+        cwd=done,
+        env=environment(done),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert server.stdout is not None
+        page = server.stdout.readline().strip()
+        _wait_for(f"http://127.0.0.1:{port}/health")
+        yield page
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def tab(address: str) -> Iterator[Any]:
+    with opened() as browser:
+        page = browser.new_page(viewport={"width": 2600, "height": 1200})
+        page.set_default_timeout(60_000)
+        yield page
+
+
+def test_the_table_shows_parents_with_their_columns_and_folds_below_them(tab: Any, address: str) -> None:
+    tab.goto(address)
+    stack = tab.locator(".ag-row", has_text=re.compile("stack-[0-9a-f]{8}"))
+    stack.first.wait_for()
+    head = tab.locator(".ag-header").inner_text()
+    for column in ("pauc", "pauc_low", "pauc_high", "pauc_mean", "pauc_sd", "folds_finished", "family"):
+        assert column in head.split("\n"), column
+    assert tab.get_by_text("Error loading shared view state").count() == 0
+    fold = tab.locator(".ag-row", has_text="stack-fold0")
+    assert fold.count() == 0, "folds are folded away at first"
+    stack.first.locator("button").first.click()
+    fold.first.wait_for()
+
+
+def test_the_version_page_carries_card_gate_and_alias(tab: Any, address: str) -> None:
+    tab.goto(f"{address.split('/#')[0]}/#/models/isic-2024/versions/1")
+    tab.get_by_text("Not a medical device").first.wait_for()
+    text = tab.locator("body").inner_text()
+    assert "champion" in text
+    assert "reload reproduces stored scores" in text
+    assert "passed" in text
+
+
+def test_a_stack_run_holds_the_figures_the_report_and_its_result_in_words(done: Path, tab: Any, address: str) -> None:
+    client = connect(done)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.family = 'stack' and tags.role = 'parent'")
+    tab.goto(f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}/artifacts")
+    for name in ("figures", "report", "oof"):
+        tab.get_by_text(name, exact=True).first.wait_for()
+    tab.goto(f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}")
+    tab.get_by_text("pAUC above 80 % sensitivity").first.wait_for()

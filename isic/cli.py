@@ -102,6 +102,7 @@ def compare(
 
 def _scores_of(name: str) -> Path:
     """File or folder that holds the out-of-fold scores of a version, a path, or a run of this checkout's store."""
+    from isic.core.errors import InputError
     from isic.core.paths import Layout
     from isic.registry.versions import resolve
     from isic.tracking.lookup import run_scores
@@ -110,7 +111,11 @@ def _scores_of(name: str) -> Path:
         return resolve(name)
     if Path(name).exists() or "/" in name or name.endswith(".parquet"):
         return Path(name)
-    return run_scores(Layout.find().root, name)
+    try:
+        root = Layout.find().root
+    except InputError as error:
+        raise InputError(f"{name} not found: no file or folder here, and runs are known inside a checkout") from error
+    return run_scores(root, name)
 
 
 @app.command()

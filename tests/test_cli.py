@@ -36,7 +36,7 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
         ("predict --model . --metadata none.csv --out scores.csv", "none.csv not found"),
         ("predict --model . --metadata table.csv --out scores.csv", "table.csv lacks columns `patient_id`"),
         ("predict --model . --metadata table.csv --out scores.csv --missing-images no", "use error or impute"),
-        ("compare a b", "not found at a"),
+        ("compare a b", "a not found"),
         ("preset full", "no dvc.yaml"),
         ("promote", "no dvc.yaml"),
         ("submission", "no dvc.yaml"),

@@ -92,7 +92,8 @@ def test_the_version_page_carries_card_gate_and_alias(tab: Any, address: str) ->
 
 
 def test_a_stack_run_holds_the_figures_the_report_and_its_result_in_words(done: Path, tab: Any, address: str) -> None:
-    client = connect(done)
+    # By its address: other tests of this process may have left another store in the environment.
+    client = connect(done, f"sqlite:///{done}/mlflow.db")
     experiment = client.get_experiment_by_name(EXPERIMENT)
     (parent,) = client.search_runs([experiment.experiment_id], "tags.family = 'stack' and tags.role = 'parent'")
     tab.goto(f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}/artifacts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ PROMISED = ("python", "packages", "torch", "disk", "params", "data", "mlflow", "
 def clone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout that is a git and DVC repository, of a person without a Kaggle token."""
     subprocess.run(["git", "init", "-q"], cwd=checkout, check=True)
-    subprocess.run(["dvc", "init", "-q"], cwd=checkout, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=checkout, check=True)
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(checkout.parent))

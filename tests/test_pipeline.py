@@ -92,7 +92,13 @@ def test_promotion_then_submission_for_the_official_three_rows(done: Path) -> No
     assert list(submission.columns) == ["isic_id", "target"]
     assert submission["isic_id"].tolist() == sample["isic_id"].tolist()
     assert np.isfinite(submission["target"]).all()
-    # The registered champion and the bundle in the checkout are the same model.
+
+
+@pytest.mark.slow
+def test_champion_and_bundle_are_the_same_model(done: Path) -> None:
+    call(done, "isic", "promote")
+    call(done, "isic", "submission")
+    submission = pd.read_csv(done / "submission" / "submission.csv")
     files = ("--metadata", "data/raw/test-metadata.csv", "--images", "data/raw/test-image.hdf5")
     for model, out in (("models:/isic-2024@champion", "a.csv"), ("models/bundle", "b.csv")):
         call(done, "isic", "predict", "--model", model, *files, "--out", out)

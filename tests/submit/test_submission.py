@@ -116,6 +116,7 @@ def test_a_killed_prediction_goes_on(layout: Layout, bundle: Bundle, root: Path,
     np.testing.assert_allclose(scores, whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rolling_back_brings_the_same_bytes_back(layout: Layout, params: Params, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     register(layout, build_bundle(layout, params), "isic-2024")

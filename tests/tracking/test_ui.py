@@ -20,7 +20,7 @@ from isic.tracking.store import EXPERIMENT, connect
 from tests.browser import needs_chromium, opened
 from tests.pipeline import call, environment
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

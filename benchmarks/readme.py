@@ -33,8 +33,9 @@ def result_table(root: Path) -> str:
 
 
 def _ladder_rows(root: Path, found: dict[str, Any]) -> Iterator[str]:
-    ladder = root / "plots" / "ladder.json"
-    for step in json.loads(ladder.read_text()) if ladder.is_file() else []:
+    ladder, refits = root / "plots" / "ladder.json", root / "metrics" / "robustness.json"
+    steps = json.loads(refits.read_text())["steps"] if refits.is_file() else []
+    for step in steps + (json.loads(ladder.read_text()) if ladder.is_file() else []):
         if step["step"] != "stack":
             interval = f"{step['low']:.4f} to {step['high']:.4f}"
             yield f"| {step['step']} | {step['pauc']:.4f} | {interval} | {step['auc']:.4f} | |"

@@ -64,7 +64,7 @@ def outlier_factor(frame: pd.DataFrame) -> pd.Series:
     for _, rows in table.groupby(frame[PATIENT]):
         if len(rows) > 2:
             # A column without any value (no age known) says nothing; elsewhere a gap becomes the patient's mean.
-            rows = rows.where(rows.notna().any(), 0.0)
+            rows = rows.assign(**dict.fromkeys(rows.columns[rows.isna().all()], 0.0))
             scaled = np.nan_to_num(StandardScaler().fit_transform(rows))
             model = LocalOutlierFactor(n_neighbors=min(len(rows) - 1, 30), n_jobs=2).fit(scaled)
             out[rows.index] = -model.negative_outlier_factor_

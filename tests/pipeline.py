@@ -19,6 +19,8 @@ SHRUNK: dict[str, Any] = {
 }
 
 _CODE = ("dvc.yaml", "params.yaml", ".dvcignore", "isic", "pipelines")
+#: Stages depend on these folders; where there are no image networks nothing else would make them.
+_KEPT = ("data/embeddings/.gitkeep", "models/image/.gitkeep")
 
 #: Any attempt to reach another machine is refused and written down, also when a library swallows the refusal.
 _DENY = """
@@ -52,6 +54,9 @@ def make_checkout(root: Path, folder: Path, changes: dict[str, Any]) -> Path:
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
+    for name in _KEPT:
+        (folder / name).parent.mkdir(parents=True)
+        shutil.copy(root / name, folder / name)
     shutil.copy(root / ".gitignore", folder / ".gitignore")
     (folder / ".dvc").mkdir()
     shutil.copy(root / ".dvc" / "config", folder / ".dvc" / "config")

@@ -213,3 +213,15 @@ def test_real_files_run_to_a_submission(root: Path, real_data: Path, tmp_path: P
     assert submission["isic_id"].tolist() == expected["isic_id"].tolist()
     assert submission["target"].between(0, 1).all()
     assert submission["target"].nunique() > 1
+
+
+@pytest.mark.slow
+def test_without_image_networks_everything_else_runs(root: Path, tmp_path: Path) -> None:
+    folder = make_checkout(root, tmp_path / "blind", {**SHRUNK, "image": {"backbones": {"__replace__": {}}}})
+    call(folder, "dvc", "repro")
+    assert _metrics(folder)["n"] == 600
+    assert "the run has no images" in (folder / "reports" / "index.html").read_text()
+    call(folder, "isic", "promote")
+    call(folder, "isic", "submission")
+    submission = pd.read_csv(folder / "submission" / "submission.csv")
+    assert submission["target"].between(0, 1).all()

@@ -16,12 +16,13 @@ import platform
 import resource
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from isic.core.io import read_json, write_json
+from isic.core.io import atomic_dir, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -53,6 +54,37 @@ def real_data() -> Path | None:
     """Folder of the real SLICE-3D part (`ISIC_REAL_DATA`, else ../shared/data/slice3d), or None where it is absent."""
     folder = Path(os.environ.get("ISIC_REAL_DATA") or ROOT.parent / "shared" / "data" / "slice3d")
     return folder if (folder / "README.md").is_file() else None
+
+
+#: Different tiles among those that `official` repeats.
+DRAWN = 4_000
+
+
+def official(lesions: int, images: bool) -> Path:
+    """The official files of so many generated lesions, made once in the temporary folder; tiles repeat."""
+    import h5py
+    import pandas as pd
+
+    from isic.core.schema import ID
+    from isic.data.sample import write_sample
+    from isic.data.sample.write import _put
+
+    home = Path(tempfile.gettempdir()) / f"isic-bench-{lesions}-{'images' if images else 'rows'}"
+    if home.is_dir():
+        return home
+    with atomic_dir(home) as folder:
+        write_sample(folder, max(10, lesions // 400), lesions, max(5, lesions // 1000), seed=17, images=False)
+        if images:
+            names = pd.read_csv(folder / "train-metadata.csv", usecols=[ID])[ID].tolist()
+            few = min(lesions, DRAWN)
+            with tempfile.TemporaryDirectory() as drawn:
+                write_sample(Path(drawn), max(10, few // 400), few, max(5, few // 1000), seed=18)
+                with h5py.File(Path(drawn) / "train-image.hdf5") as source:
+                    tiles = [bytes(source[name][()]) for name in source]
+            with h5py.File(folder / "train-image.hdf5", "w") as file:
+                for number, name in enumerate(names):
+                    _put(file, name, tiles[number % len(tiles)])
+    return home
 
 
 def alternating(sides: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 import uuid
@@ -31,6 +32,8 @@ from isic.scale.work import Order, Outcome, read_stamp, score_batch
 
 #: Seconds between progress lines.
 REPORT = 20.0
+#: Of shards without images, which take a second each: tasks for each processor, and shards in one at most.
+TASKS_PER_PROCESSOR, MOST_SHARDS = 16, 8
 #: Written last: whoever finds it finds all scores.
 DONE = "_scores.json"
 
@@ -71,7 +74,8 @@ def predict(
         census.check(ray, source, manifest.shards)
         desk = ray.remote(num_cpus=0)(Desk).options(name=order.desk, scheduling_strategy=here(ray))
         keep = desk.remote(put_files(ray, folder), bundle_hash)
-        outcomes = _run(ray, order, missing, options) if missing else []
+        tasks = len(missing) if manifest.images else _tasks(len(missing), ray.cluster_resources().get("CPU", 1))
+        outcomes = _run(order, missing, tasks, options) if missing else []
         ray.kill(keep)
     _close(order, manifest, missing, outcomes)
     peak = max((outcome.peak_gb for outcome in outcomes), default=0.0)
@@ -103,7 +107,15 @@ def _missing(order: Order, manifest: Manifest) -> list[Shard]:
     return [shard for shard in manifest.shards if stamps.get(shard.name) != order.stamp(shard)]
 
 
-def _run(ray: Any, order: Order, shards: Sequence[Shard], options: dict[str, Any]) -> list[Outcome]:
+def _tasks(shards: int, processors: float) -> int:
+    """Ray tasks to spread quick shards over: handing one out takes a tenth of a second that its worker stands idle.
+
+    Enough of them that no worker waits long for the last, and few enough shards in each that progress is seen.
+    """
+    return min(shards, max(math.ceil(shards / MOST_SHARDS), math.ceil(TASKS_PER_PROCESSOR * processors)))
+
+
+def _run(order: Order, shards: Sequence[Shard], tasks: int, options: dict[str, Any]) -> list[Outcome]:
     from ray import data
 
     _hush()
@@ -112,7 +124,7 @@ def _run(ray: Any, order: Order, shards: Sequence[Shard], options: dict[str, Any
     # An outcome is a line: Ray Data would keep room for blocks of 128 MB and start fewer workers for it.
     context.target_max_block_size = 1 << 20
     items = [{"shard": json.dumps(asdict(shard))} for shard in shards]
-    dataset = data.from_items(items, override_num_blocks=len(items)).map_batches(
+    dataset = data.from_items(items, override_num_blocks=tasks).map_batches(
         score_batch, batch_size=1, batch_format="numpy", fn_kwargs={"order": order}, **options
     )
     progress = Progress(len(shards), sum(shard.rows for shard in shards))

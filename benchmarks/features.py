@@ -163,10 +163,11 @@ def _against_pandas(setting: Setting) -> dict[str, Any]:
         "pandas_grouped_once_wall_seconds": round(kind["total"], 2),
         "same_families_seconds": round(ours["processor_seconds"], 2),
         "same_families_wall_seconds": round(ours["total"], 2),
-        "whole_times_faster": round(usual["processor_seconds"] / ours["processor_seconds"], 1),
-        "whole_times_faster_by_the_clock": round(usual["total"] / ours["total"], 1),
-        "grouped_once_times_faster": round(kind["processor_seconds"] / ours["processor_seconds"], 1),
-        "grouped_once_times_faster_by_the_clock": round(kind["total"] / ours["total"], 1),
+        # By the clock: both sides may use both cores, and scikit-learn is asked to.
+        "whole_times_faster": round(usual["total"] / ours["total"], 1),
+        "whole_times_faster_by_processor": round(usual["processor_seconds"] / ours["processor_seconds"], 1),
+        "grouped_once_times_faster": round(kind["total"] / ours["total"], 1),
+        "grouped_once_times_faster_by_processor": round(kind["processor_seconds"] / ours["processor_seconds"], 1),
     }
 
 

@@ -353,11 +353,14 @@ def _laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _peak(folder: Path, extra: int) -> float:
     """Peak memory above the loaded libraries', over the matrix's size: reading, binning, one trial."""
-    import isic.stack.inputs
-    import isic.stack.members.light  # noqa: F401  libraries are loaded before memory is watched
-    from isic.stack.problem import prepare
+    from isic.stack.members.light import LIBRARY
+    from isic.stack.problem import Pool, prepare
     from isic.stack.search import Bench
 
+    # Libraries are loaded before memory is watched, with what they load when they first read and train.
+    rows = len(read_parquet(folder / "folds.parquet").head(100))
+    small = {"column": np.arange(rows, dtype=np.float32)}
+    LIBRARY.train(Pool(small, np.arange(rows) % 2, 255), np.arange(rows), {}, 1, 0)
     watch = _Watch()
     features, folds, logits = _inputs(folder)
     if extra:

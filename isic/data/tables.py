@@ -26,7 +26,7 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
     """
     path = Path(path)
     with _said(path):
-        frame = _typed(pd.read_csv(path, **_READ), path, train)
+        frame = _typed(_read(path), path, train)
     if frame.empty:
         raise InputError(f"{path} has a header and no rows: put the official file there")
     _check_ids(frame[ID], path)
@@ -39,21 +39,30 @@ def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame
     A repeated isic_id is found within a piece only.
     """
     path = Path(path)
-    with _said(path), pd.read_csv(path, **_READ, chunksize=rows) as pieces:
+    with _said(path), pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as pieces:
         for piece in pieces:
             frame = _typed(piece, path, train)
             _check_ids(frame[ID], path)
             yield frame
 
 
-#: Text columns are read as text whatever they look like; the others are parsed column by column, so that a stray word
-#: is reported with its row instead of turning the whole column into text.
-_READ: dict[str, Any] = {
-    "dtype": dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str"),
-    "low_memory": False,
-    "na_values": ["", "NA"],
-    "keep_default_na": False,
-}
+#: Numbers are parsed column by column, so that a stray word is reported with its row instead of turning the whole
+#: column into text.
+_CSV: dict[str, Any] = {"low_memory": False, "na_values": ["", "NA"], "keep_default_na": False}
+#: Text columns are text whatever they look like.
+_AS_TEXT = dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str")
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """The whole table. Asking for text doubles the time, so that only columns are that look like something else."""
+    frame = pd.read_csv(path, **_CSV)
+    other = [name for name in _AS_TEXT if name in frame and frame[name].dtype != "str"]
+    doubtful = [name for name in other if frame[name].notna().any()]
+    frame = frame.assign(**{name: frame[name].astype("str") for name in other if name not in doubtful})
+    if not doubtful:
+        return frame
+    texts = pd.read_csv(path, **_CSV, usecols=doubtful, dtype=dict.fromkeys(doubtful, "str"))
+    return frame.assign(**{name: texts[name] for name in doubtful})
 
 
 @contextmanager

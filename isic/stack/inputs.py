@@ -77,7 +77,7 @@ def read_features(path: Path) -> pd.DataFrame:
 
 
 def _column(file: pq.ParquetFile, field: pa.Field) -> pd.Series:
-    column = file.read([field.name]).column(0)
+    column = file.read([field.name], use_threads=False).column(0)
     if pa.types.is_floating(field.type):
         # A copy, so that Arrow's buffers can go before the next column comes.
         return pd.Series(np.array(column.to_numpy()))

@@ -13,6 +13,7 @@ from itertools import groupby
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from isic.core.errors import InputError
@@ -117,7 +118,9 @@ def prepare(
 
 def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
     """isic_id, patient_id, target, fold in the order of `ids`; InputError unless both hold the same lesions once."""
-    if len(folds) == len(ids) and ids.is_unique and (folds[ID].to_numpy() == ids.to_numpy()).all():
+    if len(folds) == len(ids) and ids.is_unique and bool((folds[ID].array == ids.array).all()):
+        # Arrow would keep the memory in which it looked for repeated ids.
+        pa.default_memory_pool().release_unused()
         return folds[[ID, PATIENT, TARGET, "fold"]].reset_index(drop=True)
     table = folds.set_index(ID)[[PATIENT, TARGET, "fold"]]
     if len(table) != len(ids) or not table.index.is_unique or not ids.is_unique or not ids.isin(table.index).all():

@@ -119,17 +119,24 @@ class Bench:
         kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
         chosen = settings.library("lightgbm")
 
-        def member(seed: int, fold: int) -> NDArray[np.float64]:
+        # Whole models side by side, and the cores that the last round would leave idle within its models.
+        last = len(self.steps) % workers()
+        threads = [1] * (len(self.steps) - last) + [workers() // max(last, 1)] * last
+
+        def member(step: tuple[int, int], threads: int) -> NDArray[np.float64]:
+            seed, fold = step
             index = self.problem.training_rows(fold, settings.negatives, seed)
             held_out = np.flatnonzero(self.problem.fold == fold)
             trained = self.problem.pool_of(fold).bins
             bins = [trained[place] for place in kept]
             scored = [[*self._scored, *trained[len(self._scored) :]][place] for place in kept]
             data, seen = compose(bins, index), compose(scored, held_out)
-            return grow_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted)
+            return grow_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted, threads)
 
         with ThreadPoolExecutor(workers()) as pool:
-            running: list[Future[NDArray[np.float64]]] = [pool.submit(member, *step) for step in self.steps]
+            running: list[Future[NDArray[np.float64]]] = [
+                pool.submit(member, *job) for job in zip(self.steps, threads, strict=True)
+            ]
             try:
                 for (_, fold), future in zip(self.steps, running, strict=True):
                     yield fold, future.result()

@@ -25,13 +25,15 @@ def test_official_real_files_are_read(real_data: Path) -> None:
 
 def test_types_do_not_depend_on_what_a_file_happens_to_hold(sample_raw: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(sample_raw / "test-metadata.csv")
-    # All sites missing, whole-number measurements: pandas alone would guess float and int.
+    # All sites missing, whole-number measurements, texts like numbers: pandas alone would guess float and int.
     frame["anatom_site_general"] = np.nan
     frame["tbp_lv_x"] = 3
+    frame["patient_id"] = "007"
     frame.to_csv(tmp_path / "test-metadata.csv", index=False)
     read = read_metadata(tmp_path / "test-metadata.csv", train=False)
     reference = read_metadata(sample_raw / "test-metadata.csv", train=False)
     assert (read.dtypes == reference.dtypes).all()
+    assert set(read["patient_id"]) == {"007"}
 
 
 def _edit(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:

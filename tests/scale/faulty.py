@@ -2,7 +2,7 @@
 
 FAULTY_CONTROL in the folder above the files: one fault a line. `every N`: each process's every Nth opening fails, as
 object storage does under load. `kill NAME`: opening that file ends the process as the kernel does for want of memory.
-`slow SECONDS`: each reading of a whole file takes so long.
+`slow SECONDS`: each reading of a whole file takes so long, during which there is a file FAULTY_READING_<process>.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class Faulty(LocalFileSystem):  # type: ignore[misc]
             if word == "kill" and name.name == value and mode == "rb" and not _reads_names():
                 os.kill(os.getpid(), signal.SIGKILL)
             if word == "slow" and mode == "rb":
+                reading = name.parent.parent / f"FAULTY_READING_{os.getpid()}"
+                reading.touch()
                 time.sleep(float(value))
+                reading.unlink()
         return super().open(path, mode, **kwargs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from isic.core.errors import InputError
@@ -80,10 +82,12 @@ def test_a_node_that_dies_is_done_without(
     source = _ask(own, "slow 1")
 
     def kill() -> None:
-        # Half-way, and while its worker is within a shard: every reading takes a second.
-        while len(list(out.glob("part-*"))) < 4:
-            time.sleep(0.1)
-        two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)
+        # Half-way, and while a worker of this node is within a shard: every reading takes a second.
+        node = next(iter(two_nodes.worker_nodes))
+        (raylet,) = node.all_processes["raylet"]
+        while len(list(out.glob("part-*"))) < 4 or not _reads(own, raylet.process.pid):
+            time.sleep(0.05)
+        two_nodes.remove_node(node, allow_graceful=False)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -91,6 +95,15 @@ def test_a_node_that_dies_is_done_without(
     killer.join()
     _equal(out, plain)
     assert "done again by" in capsys.readouterr().err
+
+
+def _reads(own: Path, raylet: int) -> bool:
+    """Whether a worker of the node with this raylet is reading a shard now."""
+    for marker in own.parent.glob("FAULTY_READING_*"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(int(marker.name.rpartition("_")[2])).ppid() == raylet:
+                return True
+    return False
 
 
 def test_storage_that_fails_every_tenth_request_changes_nothing(

@@ -83,6 +83,8 @@ def start_cluster(patch: pytest.MonkeyPatch, *paths: Path) -> Any:
     # For tests with object storage on loopback: workers inherit what their node was started with.
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         patch.setenv(name, "testing")
+    # Ray's workers give way to everything else; beside other work on two cores a test would wait for ever.
+    patch.setenv("RAY_worker_niceness", "0")
     # A node counts as dead after six seconds of silence instead of half a minute; a busy machine is silent for two.
     patch.setenv("RAY_health_check_period_ms", "1000")
     patch.setenv("RAY_health_check_failure_threshold", "6")

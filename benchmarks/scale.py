@@ -88,14 +88,14 @@ def measure_one_node(bundle: Path, less: int) -> dict[str, Any]:
 
 def measure_nodes(bundle: Path, less: int) -> dict[str, Any]:
     """By the features alone: one and two nodes of one CPU, and the memory of their workers."""
-    few, many = shards_of(100_000 // less, images=False), multiplied(100_000 // less, 30)
+    few = shards_of(100_000 // less, images=False)
+    million, many = (multiplied(100_000 // less, times) for times in (10, 30))
     found: dict[str, Any] = {"nodes_lesions": 3_000_000 // less}
     with tempfile.TemporaryDirectory() as name:
         # Fresh workers for each, whose peak is of this run alone.
         with cluster(2):
             found["worker_gb_at_100000"] = timed(bundle, few, Path(name) / "few")[1].peak_gb
         with cluster(2):
-            million = multiplied(100_000 // less, 10)
             found["two_nodes_seconds_for_a_million"], summary = timed(bundle, million, Path(name) / "million")
             found["worker_gb"] = summary.peak_gb
         with cluster(2):

@@ -358,9 +358,9 @@ def _peak(folder: Path, extra: int) -> float:
     from isic.stack.search import Bench
 
     # Libraries are loaded before memory is watched, with what they load when they first read and train.
-    rows = len(read_parquet(folder / "folds.parquet").head(100))
-    small = {"column": np.arange(rows, dtype=np.float32)}
-    LIBRARY.train(Pool(small, np.arange(rows) % 2, 255), np.arange(rows), {}, 1, 0)
+    read_parquet(folder / "folds.parquet")
+    index = np.arange(100)
+    LIBRARY.train(Pool({"column": index.astype(np.float32)}, index % 2, 255), index, {}, 1, 0)
     watch = _Watch()
     features, folds, logits = _inputs(folder)
     if extra:

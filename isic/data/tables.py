@@ -57,12 +57,10 @@ def _read(path: Path) -> pd.DataFrame:
     """The whole table. Asking for text doubles the time, so that only columns are that look like something else."""
     frame = pd.read_csv(path, **_CSV)
     other = [name for name in _AS_TEXT if name in frame and frame[name].dtype != "str"]
-    doubtful = [name for name in other if frame[name].notna().any()]
-    frame = frame.assign(**{name: frame[name].astype("str") for name in other if name not in doubtful})
-    if not doubtful:
-        return frame
-    texts = pd.read_csv(path, **_CSV, usecols=doubtful, dtype=dict.fromkeys(doubtful, "str"))
-    return frame.assign(**{name: texts[name] for name in doubtful})
+    texts = {name: frame[name].astype("str") for name in other if frame[name].isna().all()}
+    if doubtful := [name for name in other if name not in texts]:
+        texts |= dict(pd.read_csv(path, **_CSV, usecols=doubtful, dtype="str").items())
+    return frame.assign(**texts)
 
 
 @contextmanager

@@ -77,6 +77,7 @@ def read_features(path: Path) -> pd.DataFrame:
 
 
 def _column(file: pq.ParquetFile, field: pa.Field) -> pd.Series:
+    # One column at a time gives threads nothing to do, and each would keep buffers of its own.
     column = file.read([field.name], use_threads=False).column(0)
     if pa.types.is_floating(field.type):
         # A copy, so that Arrow's buffers can go before the next column comes.

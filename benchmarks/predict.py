@@ -26,14 +26,16 @@ import pandas as pd
 from isic.core.io import require, write_csv, write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.core.schema import ID, PATIENT, TARGET
+from isic.core.schema import ID, PATIENT, TARGET, TEST_COLUMNS
 from isic.data.sample import write_sample
+from isic.data.spool import spooled
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 from isic.registry import gate
 from isic.registry.bundle import Bundle, load_bundle
+from isic.registry.scoring import PIECE
 from isic.registry.slices import compare_slices
-from isic.submit.predict import read_rows
+from isic.submit.predict import score
 from isic.tabular import build_features
 
 SHARE = 10
@@ -154,13 +156,13 @@ def whole(folder: Path, raw: Path) -> None:
     load(folder)
 
     def work() -> None:
-        bundle = load_bundle(folder)
-        rows, tiles = read_rows(raw / "train-metadata.csv"), TileStore(raw / "train-image.hdf5")
-        with tempfile.TemporaryDirectory() as name:
-            scores = bundle.predict(rows, tiles, folds=bundle.manifest.folds[:1], work=Path(name) / "work")
-            write_csv(Path(name) / "scores.csv", scores.reset_index())
+        bundle, out = load_bundle(folder), Path(name) / "scores.csv"
+        fold = bundle.manifest.folds[:1]
+        with spooled(raw / "train-metadata.csv", PIECE) as rows:
+            write_csv(out, score(bundle, rows, raw / "train-image.hdf5", out, folds=fold))
 
-    print(json.dumps({**spent(work)._asdict(), "peak_gb": own_peak_gb()}))
+    with tempfile.TemporaryDirectory() as name:
+        print(json.dumps({**spent(work)._asdict(), "peak_gb": own_peak_gb()}))
 
 
 def own_peak_gb() -> float:
@@ -194,7 +196,7 @@ def load(folder: Path) -> Bundle:
 
 def measure_parts(bundle: Bundle, raw: Path) -> dict[str, Spent]:
     """What each part takes alone, for all lesions and one fold's models."""
-    rows = read_rows(raw / "train-metadata.csv")
+    rows = read_metadata(raw / "train-metadata.csv", train=True)[list(TEST_COLUMNS)]
     tiles = TileStore(raw / "train-image.hdf5")
     some = rows[ID].tolist()[: len(rows) // SHARE]
     fold = bundle.manifest.folds[0]

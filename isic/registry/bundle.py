@@ -15,15 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 import isic
 from isic.core.errors import InputError
 from isic.core.io import atomic_dir, read_json, read_parquet, require, sha256, sha256_json, write_json
 from isic.core.params import Params
 from isic.core.paths import Layout
+from isic.core.schema import ID, TARGET
 from isic.registry.manifest import FILE, FORMAT, Manifest, file_hashes, identity, read_manifest, verify
-from isic.registry.scoring import Manner, MissingImages, score_rows
+from isic.registry.scoring import Held, Manner, MissingImages, Pieces, score_pieces
 from isic.tracking.context import data_hash, git
 
 if TYPE_CHECKING:
@@ -95,11 +98,18 @@ class Bundle:
         Raises InputError naming the id of a tile that is missing or does not decode, unless missing tiles are to be
         imputed: such a lesion counts as average in the image models' eyes.
         """
+        scores = self.predict_pieces(Held(rows), tiles, Manner(missing_images, work, fallback), folds)
+        return pd.Series(scores, index=pd.Index(rows[ID], name=ID), name=TARGET)
+
+    def predict_pieces(
+        self, pieces: Pieces, tiles: TileStore | None, manner: Manner, folds: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
+        """`predict` for lesions that need not all be in memory: scores (n,) by row."""
         chosen = self.manifest.folds if folds is None else tuple(folds)
         unknown = [fold for fold in chosen if fold not in self.manifest.folds]
         if unknown or not chosen:
             raise InputError(f"{self.folder} has folds {list(self.manifest.folds)}, not {unknown}: choose among them")
-        return score_rows(self, rows, tiles, chosen, Manner(missing_images, work, fallback))
+        return score_pieces(self, pieces, tiles, chosen, manner)
 
     @cached_property
     def stack(self) -> Stack:

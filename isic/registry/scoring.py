@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TEST_COLUMNS
-from isic.registry.sight import Key, Look, Sight, look_through, work_folder
+from isic.data.spool import pack_patients
+from isic.registry.sight import Look, look_through
 
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
@@ -23,9 +25,29 @@ if TYPE_CHECKING:
 
 MissingImages = Literal["error", "impute"]
 
-#: Rows that are turned into features and scores at a time, in whole patients: on the way to some 200 columns, a lesion
+#: Lesions of a piece: half a minute of a T4 for one image model, so that little is lost by a kill and starting loaders
+#: costs little.
+PIECE = 16_384
+#: Rows that are turned into features and scores at a time, in whole patients: on the way to some 300 columns, a lesion
 #: takes 9 KB.
-BLOCK = 20_000
+BLOCK = 8_192
+
+
+class Pieces(Protocol):
+    """Lesions in pieces of whole patients, numbered from 0. Frames are indexed by row: 0 to n - 1 over all pieces."""
+
+    @property
+    def ids(self) -> pd.Series:
+        """isic_id of every row, (n,)."""
+
+    def __len__(self) -> int:
+        """Pieces."""
+
+    def piece(self, number: int) -> pd.DataFrame:
+        """The columns of test-metadata.csv of one piece."""
+
+    def names(self, number: int) -> pd.Series:
+        """Its isic_ids."""
 
 
 @dataclass(frozen=True)
@@ -37,38 +59,53 @@ class Manner:
     fallback: bool = False
 
 
-def score_rows(
-    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore | None, folds: Sequence[int], manner: Manner
-) -> pd.Series:
-    """See `Bundle.predict`."""
-    check_rows(rows)
-    present = find_tiles(rows[ID], tiles, manner.missing_images)
-    # Where the tile of a row is among those that are looked at; meaningless for a row without one.
-    place = np.cumsum(present) - 1
-    blocks = patient_blocks(rows[PATIENT], BLOCK)
-    parts = [_Part(bundle, rows, block, present[block], place[block]) for block in blocks]
-    total = np.zeros(len(rows))
-    # Embeddings of every fold at once would fill the memory.
-    for group in [[fold] for fold in folds] if bundle.stack.uses_embeddings else [folds]:
+class Held:
+    """`Pieces` of a frame in memory."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        check_rows(rows)
+        self._rows = rows.reset_index(drop=True)
+        self.ids = self._rows[ID]
+        self._blocks = patient_blocks(rows[PATIENT], PIECE)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def piece(self, number: int) -> pd.DataFrame:
+        return self._rows.iloc[self._blocks[number]]
+
+    def names(self, number: int) -> pd.Series:
+        return self.ids.iloc[self._blocks[number]]
+
+
+def score_pieces(
+    bundle: Bundle, pieces: Pieces, tiles: TileStore | None, folds: Sequence[int], manner: Manner
+) -> NDArray[np.float64]:
+    """Scores (n,) by row; see `Bundle.predict`. Memory holds one piece, and what image models say of all tiles where
+    no folder is to keep it.
+    """
+    present = find_tiles(pieces, tiles, manner.missing_images)
+    total = np.zeros(len(present))
+    # Without files, embeddings of every fold at once would fill the memory.
+    apart = bundle.stack.uses_embeddings and manner.work is None
+    for group in [[fold] for fold in folds] if apart else [folds]:
         try:
-            sights = _see(bundle, group, tiles, rows.loc[present, ID].tolist(), manner)
+            look = _see(bundle, group, tiles, pieces, present, manner)
         except Exception as error:
             if not manner.fallback:
                 raise
             stack = _without_images(bundle, error)
-            for part in parts:
-                total[part.block] = part.without_images(stack, folds)
+            total[:] = 0.0
+            _add(total, bundle, pieces, present, partial(_Part.without_images, stack=stack, folds=folds))
             break
-        for part in parts:
-            total[part.block] += part.with_images(group, sights)
-    return pd.Series(total / len(folds), index=pd.Index(rows[ID], name=ID), name="target")
+        _add(total, bundle, pieces, present, partial(_Part.with_images, folds=group, look=look))
+    return total / len(folds)
 
 
 def patient_blocks(patients: pd.Series, size: int) -> list[NDArray[np.intp]]:
-    """Row numbers of blocks of whole patients, each of `size` rows or a little more (one patient may be larger)."""
+    """Row numbers of blocks of whole patients, each of at most `size` rows unless one patient alone has more."""
     codes, names = pd.factorize(patients, use_na_sentinel=False)
-    sizes = np.bincount(codes, minlength=len(names))
-    block = ((np.cumsum(sizes) - sizes) // size)[codes]
+    block = pack_patients(np.bincount(codes, minlength=len(names)), size)[codes]
     return [np.flatnonzero(block == number) for number in np.unique(block)]
 
 
@@ -84,79 +121,103 @@ def check_rows(rows: pd.DataFrame) -> None:
         raise InputError(f"isic_id {repeated} is missing or repeated in the metadata: keep one row of each")
 
 
-def find_tiles(ids: pd.Series, tiles: TileStore | None, missing_images: MissingImages) -> NDArray[np.bool_]:
-    """Which lesions have a tile, (n,).
+def find_tiles(pieces: Pieces, tiles: TileStore | None, missing_images: MissingImages) -> NDArray[np.bool_]:
+    """Which lesions have a tile, (n,) by row.
 
     Raises InputError naming the first lesion that has none, unless they are imputed.
     """
-    present = np.array([tiles is not None and name in tiles for name in ids], dtype=bool)
+    present = np.fromiter((tiles is not None and name in tiles for name in pieces.ids), bool, len(pieces.ids))
     if missing_images == "error" and not present.all():
-        first = ids[~present].iloc[0]
+        first = pieces.ids[~present].iloc[0]
         where = "no image file was given" if tiles is None else f"{tiles.path} has no image for it"
         raise InputError(
-            f"lesion {first}: {where} ({int((~present).sum())} of {len(ids)} lesions have none); "
+            f"lesion {first}: {where} ({int((~present).sum())} of {len(present)} lesions have none); "
             "add the images or use --missing-images impute"
         )
     return present
 
 
 def _see(
-    bundle: Bundle, folds: Sequence[int], tiles: TileStore | None, ids: list[str], manner: Manner
-) -> dict[Key, Sight]:
-    """What the folds' image models say about these tiles, {} when there are none."""
-    if tiles is None or not ids:
-        return {}
-    spare = manner.missing_images == "impute"
-    work = None if manner.work is None else work_folder(manner.work, bundle.manifest.hash, tiles, ids, spare)
-    look = Look(bundle.folder, tiles, ids, bundle.stack.uses_embeddings, work, spare)
-    return look_through(look, [(backbone, fold) for backbone in bundle.manifest.backbones for fold in folds])
+    bundle: Bundle,
+    folds: Sequence[int],
+    tiles: TileStore | None,
+    pieces: Pieces,
+    present: NDArray[np.bool_],
+    manner: Manner,
+) -> Look | None:
+    """Have the folds' image models look at the tiles, piece by piece; None when there are none."""
+    if tiles is None or not present.any():
+        return None
+
+    def ids(number: int) -> list[str]:
+        names = pieces.names(number)
+        return names[present[names.index]].tolist()
+
+    look = Look(bundle.folder, tiles, ids, len(pieces), bundle.stack.uses_embeddings, manner.missing_images == "impute")
+    if manner.work is not None:
+        look.work = manner.work / look.identity(bundle.manifest.hash)
+    look_through(
+        look, [(backbone, fold) for backbone in bundle.manifest.backbones for fold in folds], int(present.sum())
+    )
+    return look
+
+
+def _add(
+    total: NDArray[np.float64],
+    bundle: Bundle,
+    pieces: Pieces,
+    present: NDArray[np.bool_],
+    score: Callable[[_Part], NDArray[np.float64]],
+) -> None:
+    """Add to every row's total what `score` says of it, part by part."""
+    from isic.tabular import build_features
+
+    for number in range(len(pieces)):
+        rows = pieces.piece(number)
+        place = rows.index.to_numpy()
+        seen = np.where(present[place], np.cumsum(present[place]) - 1, -1)
+        for block in patient_blocks(rows[PATIENT], BLOCK):
+            some = rows.iloc[block]
+            features = build_features(some, list(bundle.manifest.families))
+            total[place[block]] += score(_Part(bundle, number, some[PATIENT], features, seen[block]))
+            del features  # or the next ones are built beside them
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Whole patients of a table: row numbers `block` (n,), whether each has a tile, and its place among those seen."""
+    """Whole patients of piece `number`; by lesion (n,) patient, features, place among the piece's tiles (-1: none)."""
 
     bundle: Bundle
-    table: pd.DataFrame
-    block: NDArray[np.intp]
-    present: NDArray[np.bool_]
-    place: NDArray[np.intp]
+    number: int
+    patients: pd.Series
+    features: pd.DataFrame
+    seen: NDArray[np.int64]
 
-    def with_images(self, folds: Sequence[int], sights: dict[Key, Sight]) -> NDArray[np.float64]:
+    def with_images(self, folds: Sequence[int], look: Look | None) -> NDArray[np.float64]:
         """Sum of the scores (n,) of the folds' chains."""
-        rows, features = self._features()
-        return np.sum([self._chain(rows, features, sights, fold) for fold in folds], axis=0)
+        return np.sum([self._chain(look, fold) for fold in folds], axis=0)
 
     def without_images(self, stack: Stack, folds: Sequence[int]) -> NDArray[np.float64]:
         """The same by a stacker that needs no image."""
-        rows, features = self._features()
-        return np.sum([stack.score(features, {}, fold, rows[PATIENT]) for fold in folds], axis=0)
+        return np.sum([stack.score(self.features, {}, fold, self.patients) for fold in folds], axis=0)
 
-    def _features(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        from isic.tabular import build_features
-
-        rows = self.table.iloc[self.block]
-        return rows, build_features(rows, list(self.bundle.manifest.families))
-
-    def _chain(
-        self, rows: pd.DataFrame, features: pd.DataFrame, sights: dict[Key, Sight], fold: int
-    ) -> NDArray[np.float64]:
+    def _chain(self, look: Look | None, fold: int) -> NDArray[np.float64]:
         """Scores (n,) of one fold's chain; what the images say is NaN where there is no tile."""
         logits: dict[str, NDArray[np.float32]] = {}
         embeddings: dict[str, NDArray[np.float16]] = {}
         for backbone in self.bundle.manifest.backbones:
-            sight = sights.get((backbone, fold))
+            sight = None if look is None else look.sight((backbone, fold), self.number)
             logits[backbone] = self._spread(None if sight is None else sight.logits, np.float32)
             if sight is not None and sight.embeddings is not None:
                 embeddings[backbone] = self._spread(sight.embeddings, np.float16)
-        return self.bundle.stack.score(features, logits, fold, rows[PATIENT], embeddings)
+        return self.bundle.stack.score(self.features, logits, fold, self.patients, embeddings)
 
     def _spread(self, said: NDArray | None, kind: type) -> NDArray:
         """What was said of the tiles, by row; NaN where there is none."""
         width = () if said is None else said.shape[1:]
-        spread = np.full((len(self.block), *width), np.nan, dtype=kind)
+        spread = np.full((len(self.seen), *width), np.nan, dtype=kind)
         if said is not None:
-            spread[self.present] = said[self.place[self.present]]
+            spread[self.seen >= 0] = said[self.seen[self.seen >= 0]]
         return spread
 
 

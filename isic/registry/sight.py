@@ -1,17 +1,18 @@
-"""What a bundle's image models say about tiles: chunk by chunk, so that memory stays flat and a killed run goes on.
+"""What a bundle's image models say about tiles: piece by piece, so that memory stays flat and a killed run goes on.
 
-A chunk of one model is one small file in the work folder. With several GPUs each gets a process that fills files; the
-caller then only reads them. Run as `python -m isic.registry.sight` by `_on_every_gpu`.
+What one model says of one piece is one small file in the work folder. With several GPUs each gets a process that fills
+files; the caller then only reads them. Run as `python -m isic.registry.sight` by `_on_every_gpu`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,15 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isic.core.errors import InputError, run
-from isic.core.io import atomic_file, sha256_json
+from isic.core.io import atomic_file, sha256_json, write_json
 
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
     from isic.image.artifact import Model
     from isic.image.embed import Said
 
-#: Tiles per chunk: half a minute of a T4, so that little is lost and starting loaders costs little.
-CHUNK = 16384
 #: Seconds between progress lines.
 REPORT = 20.0
 
@@ -42,48 +41,61 @@ class Sight(NamedTuple):
     embeddings: NDArray[np.float16] | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Look:
-    """What is to be looked at: these tiles by the bundle in `folder`; chunks are kept in `work` if given.
+    """What is to be looked at: the tiles `ids(number)` of `pieces` pieces, by the bundle in `folder`.
 
-    With `spare`, a tile that does not decode is NaN in what is said, instead of an error; those found are `broken`.
+    What is said is kept in files below `work` if given, else in memory. With `spare`, a tile that does not decode is
+    NaN in what is said, instead of an error; those found are `broken`.
     """
 
     folder: Path
     tiles: TileStore
-    ids: list[str]
+    ids: Callable[[int], list[str]]
+    pieces: int
     embeddings: bool
-    work: Path | None
     spare: bool = False
+    work: Path | None = None
     broken: set[str] = field(default_factory=set)
+    held: dict[tuple[Key, int], Sight] = field(default_factory=dict)
+
+    def identity(self, bundle_hash: str) -> str:
+        """What only the same bundle, tiles, lesions, pieces and way with broken tiles share."""
+        state = self.tiles.path.stat()
+        lesions = hashlib.sha256()
+        for number in range(self.pieces):
+            lesions.update("\n".join([*self.ids(number), ""]).encode())
+        what = [bundle_hash, str(self.tiles.path.resolve()), state.st_size, state.st_mtime_ns, lesions.hexdigest()]
+        return sha256_json([*what, self.pieces, self.spare])[:24]
 
     def whole(self, ids: list[str]) -> list[str]:
         """Those that are not known to be broken."""
         return [name for name in ids if name not in self.broken] if self.broken else ids
 
-    def chunks(self) -> list[list[str]]:
-        return [self.ids[begin : begin + CHUNK] for begin in range(0, len(self.ids), CHUNK)]
-
     def model(self, key: Key) -> Path:
         return self.folder / "image" / key[0] / f"fold{key[1]}"
 
-    def file(self, key: Key, number: int) -> Path | None:
-        return None if self.work is None else self.work / f"{key[0]}-{key[1]}-{number}.npz"
+    def sight(self, key: Key, number: int) -> Sight | None:
+        """What a model said about a piece, None if it has not looked yet."""
+        return self.held.get((key, number)) if self.work is None else _read(self._file(key, number))
+
+    def keep(self, key: Key, number: int, sight: Sight) -> None:
+        """For `sight` to give."""
+        if self.work is None:
+            self.held[key, number] = sight
+        else:
+            _write(self._file(key, number), sight)
+
+    def _file(self, key: Key, number: int) -> Path:
+        assert self.work is not None
+        return self.work / f"{key[0]}-{key[1]}-{number}.npz"
 
 
-def work_folder(home: Path, bundle_hash: str, tiles: TileStore, ids: Sequence[str], spare: bool) -> Path:
-    """A folder below `home` that only the same bundle, tiles, lesions and way with broken tiles share."""
-    state = tiles.path.stat()
-    what = [bundle_hash, str(tiles.path.resolve()), state.st_size, state.st_mtime_ns, list(ids), spare]
-    return home / sha256_json(what)[:24]
-
-
-def look_through(look: Look, keys: Sequence[Key]) -> dict[Key, Sight]:
-    """What every model of `keys` says about every tile. Raises what the models raise."""
+def look_through(look: Look, keys: Sequence[Key], tiles: int) -> None:
+    """Have every model of `keys` look at every piece, `tiles` tiles in all. Raises what the models raise."""
     if look.work is not None and isinstance(look.tiles.path, Path):
-        _on_every_gpu(look, keys)
-    progress = Progress(len(look.ids) * len(keys))
-    return {key: _joined(list(_look(look, key, progress))) for key in keys}
+        _on_every_gpu(look, keys, tiles)
+    _look(look, keys, tiles)
 
 
 class Progress:
@@ -107,20 +119,18 @@ class Progress:
         sys.stderr.write(f"isic: {self.done:,} of {self.total:,} looks ({share:.0%}), {left / 60:.0f} min left\n")
 
 
-def _look(look: Look, key: Key, progress: Progress) -> Iterator[Sight]:
+def _look(look: Look, keys: Sequence[Key], tiles: int) -> None:
     from isic.image.artifact import load_model
 
-    model = None
-    for number, ids in enumerate(look.chunks()):
-        file = look.file(key, number)
-        kept = _read(file, len(ids)) if file is not None else None
-        if kept is None:
-            model = model or load_model(look.model(key))
-            kept = _say(look, model, ids)
-            if file is not None:
-                _write(file, kept)
-        progress.add(len(ids), fresh=model is not None)
-        yield kept
+    progress = Progress(tiles * len(keys))
+    for key in keys:
+        model = None
+        for number in range(look.pieces):
+            ids = look.ids(number)
+            if look.sight(key, number) is None:
+                model = model or load_model(look.model(key))
+                look.keep(key, number, _say(look, model, ids))
+            progress.add(len(ids), fresh=model is not None)
 
 
 def _say(look: Look, model: Model, ids: list[str]) -> Sight:
@@ -165,35 +175,30 @@ def _broken(tiles: TileStore, ids: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _joined(parts: list[Sight]) -> Sight:
-    vectors = [part.embeddings for part in parts if part.embeddings is not None]
-    return Sight(np.concatenate([part.logits for part in parts]), np.concatenate(vectors) if vectors else None)
-
-
 def _write(file: Path, sight: Sight) -> None:
     arrays = {name: values for name, values in sight._asdict().items() if values is not None}
     with atomic_file(file) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
 
 
-def _read(file: Path, count: int) -> Sight | None:
+def _read(file: Path) -> Sight | None:
     if not file.exists():
         return None
     with np.load(file, allow_pickle=False) as stored:
-        sight = Sight(stored["logits"], stored.get("embeddings"))
-    return sight if len(sight.logits) == count else None
+        return Sight(stored["logits"], stored.get("embeddings"))
 
 
-def _on_every_gpu(look: Look, keys: Sequence[Key]) -> None:
-    """With two GPUs or more, fill the chunk files by one process per GPU; a process that fails leaves gaps, no more."""
+def _on_every_gpu(look: Look, keys: Sequence[Key], tiles: int) -> None:
+    """With two GPUs or more, fill the files by one process per GPU; a process that fails leaves gaps, no more."""
     from isic.image.device import describe_devices
 
     count = len(describe_devices())
     if count < 2 or look.work is None:
         return
+    for number in range(look.pieces):
+        write_json(look.work / _ids(number), look.ids(number))
     task = look.work / "task.json"
-    look.work.mkdir(parents=True, exist_ok=True)
-    task.write_text(json.dumps([str(look.folder), str(look.tiles.path), look.ids, look.embeddings, look.spare]))
+    write_json(task, [str(look.folder), str(look.tiles.path), look.pieces, look.embeddings, look.spare, tiles])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     started = [
         subprocess.Popen(
@@ -206,16 +211,21 @@ def _on_every_gpu(look: Look, keys: Sequence[Key]) -> None:
         process.wait()
 
 
+def _ids(number: int) -> str:
+    return f"ids-{number}.json"
+
+
 def main() -> None:
     from isic.data.tiles import TileStore
 
     task, keys = Path(sys.argv[1]), [(name, fold) for name, fold in json.loads(sys.argv[2])]
-    folder, tiles, ids, embeddings, spare = json.loads(task.read_text())
-    look = Look(Path(folder), TileStore(tiles), ids, embeddings, task.parent, spare)
-    progress = Progress(len(ids) * len(keys))
-    for key in keys:
-        for _ in _look(look, key, progress):
-            pass
+    folder, path, pieces, embeddings, spare, tiles = json.loads(task.read_text())
+
+    def ids(number: int) -> list[str]:
+        names: list[str] = json.loads((task.parent / _ids(number)).read_text())
+        return names
+
+    _look(Look(Path(folder), TileStore(path), ids, pieces, embeddings, spare, task.parent), keys, tiles)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.core.schema import ID, NUMERIC, PATIENT, TEST_COLUMNS, TEXT
+from isic.data.spool import ROWS
 from isic.data.tiles import MAX_BYTES, decode
 from isic.scale.store import Store
 
 #: The underscore keeps parquet readers of the folder from taking it for data.
 MANIFEST, FORMAT = "_manifest.json", 1
 JPEG = "jpeg"
-SCHEMA = pa.schema(
-    [(name, pa.string() if name in TEXT else pa.float64()) for name in TEST_COLUMNS] + [(JPEG, pa.binary())]
-)
+SCHEMA = ROWS.append(pa.field(JPEG, pa.binary()))
 
 
 @dataclass(frozen=True)

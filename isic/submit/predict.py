@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from isic.core.errors import InputError
 from isic.core.io import write_csv
-from isic.core.schema import TARGET, TEST_COLUMNS
+from isic.core.schema import ID, TARGET
+from isic.data.spool import Spool, spooled
 from isic.registry.bundle import Bundle, load_bundle
-from isic.registry.scoring import MissingImages
+from isic.registry.scoring import PIECE, Manner, MissingImages
 from isic.registry.versions import resolve
 
 #: From this many lesions on, what image models said is kept until the scores are written.
 LONG = 5000
-#: Rows parsed at a time.
-PIECE = 20_000
 
 
 def predict(
@@ -38,54 +37,46 @@ def predict(
     Raises InputError on anything wrong with the files; then nothing is written.
     """
     started = time.perf_counter()
-    rows = read_rows(metadata)
-    bundle = load_bundle(resolve(model))
-    scores = score_to(bundle, rows, images, Path(out), missing_images, fallback)
+    with spooled(metadata, PIECE) as rows:
+        bundle = load_bundle(resolve(model))
+        scores = score(bundle, rows, images, Path(out), missing_images, fallback)
+    write_csv(Path(out), scores)
+    drop_work(Path(out))
     if os.environ.get("MLFLOW_RUN_ID"):
         files = {"metadata": str(metadata), "images": str(images), "out": str(out)}
         _track(bundle, files, scores[TARGET], time.perf_counter() - started)
     return scores
 
 
-def score_to(
+def score(
     bundle: Bundle,
-    rows: pd.DataFrame,
+    rows: Spool,
     images: Path | None,
     out: Path,
     missing_images: MissingImages = "error",
     fallback: bool = False,
+    folds: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """`predict` with bundle and rows at hand."""
+    """isic_id, target of a table's lesions in the order of the file; the caller writes them to `out`.
+
+    Memory holds one piece and a few bytes for each further lesion. What image models said is kept beside `out` until
+    `drop_work`.
+    """
     from isic.data.tiles import TileStore
 
     tiles = None if images is None else TileStore(images)
-    work = out.with_name(f".{out.name}.work") if len(rows) >= LONG else None
-    scores = bundle.predict(rows, tiles, missing_images, work=work, fallback=fallback).reset_index()
-    write_csv(out, scores)
-    if work is not None:
-        shutil.rmtree(work, ignore_errors=True)
-    return scores
+    work = _work(out) if len(rows.ids) >= LONG else None
+    scores = bundle.predict_pieces(rows, tiles, Manner(missing_images, work, fallback), folds)
+    return pd.DataFrame({ID: rows.ids, TARGET: scores})
 
 
-def read_rows(metadata: Path) -> pd.DataFrame:
-    """The 44 test columns of a metadata CSV, official test or training form.
-
-    Read in pieces: the parser's buffers for the whole file would take four times the memory of the frame.
-    """
-    from isic.data.tables import metadata_chunks
-
-    pieces = metadata_chunks(metadata, _has_target(metadata), PIECE)
-    return pd.concat([piece[list(TEST_COLUMNS)] for piece in pieces], ignore_index=True)
+def drop_work(out: Path) -> None:
+    """Remove what was kept to go on after a kill, once `out` is written."""
+    shutil.rmtree(_work(out), ignore_errors=True)
 
 
-def _has_target(metadata: Path) -> bool:
-    try:
-        with Path(metadata).open(encoding="utf-8") as stream:
-            return TARGET in stream.readline().strip().split(",")
-    except FileNotFoundError as error:
-        raise InputError(f"{metadata} not found: name a CSV with the columns of test-metadata.csv") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{metadata} is not a text file: name a CSV with the columns of test-metadata.csv") from error
+def _work(out: Path) -> Path:
+    return out.with_name(f".{out.name}.work")
 
 
 def _track(bundle: Bundle, files: dict[str, str], scores: pd.Series, seconds: float) -> None:

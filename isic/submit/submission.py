@@ -12,10 +12,11 @@ from isic.core.io import write_csv
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, TARGET
+from isic.data.spool import spooled
 from isic.registry.bundle import Bundle, load_bundle
-from isic.registry.scoring import MissingImages
+from isic.registry.scoring import PIECE, MissingImages
 from isic.registry.versions import CHAMPION, resolve
-from isic.submit.predict import read_rows, score_to
+from isic.submit.predict import drop_work, score
 
 
 def make_submission(
@@ -37,15 +38,14 @@ def submit(
     bundle: Bundle, competition: Path, out: Path, missing_images: MissingImages = "error", fallback: bool = False
 ) -> pd.DataFrame:
     """Score the test files of a folder in the competition's form into `out`; see `make_submission`."""
-    scores_file = out.with_name(f".{out.name}.scores")
-    rows = read_rows(competition / "test-metadata.csv")
     expected = read_sample(competition / "sample_submission.csv")
-    images = competition / "test-image.hdf5"
-    scores = score_to(bundle, rows, images, scores_file, missing_images, fallback).set_index(ID)[TARGET]
-    scores_file.unlink()
+    with spooled(competition / "test-metadata.csv", PIECE) as rows:
+        images = competition / "test-image.hdf5"
+        scores = score(bundle, rows, images, out, missing_images, fallback).set_index(ID)[TARGET]
     submission = arrange(scores, expected)
     check_submission(submission, expected)
     write_csv(out, submission)
+    drop_work(out)
     return submission
 
 

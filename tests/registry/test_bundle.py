@@ -78,17 +78,19 @@ def test_a_long_prediction_goes_on_where_it_was_killed(
     bundle: Bundle, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from isic.image import embed
-    from isic.registry import sight
+    from isic.registry import scoring
 
     rows = read_metadata(layout.train_metadata, train=True).head(60)
     tiles = TileStore(layout.train_images)
     whole = bundle.predict(rows, tiles)
-    monkeypatch.setattr(sight, "CHUNK", 25)
+    monkeypatch.setattr(scoring, "PIECE", 25)
+    sizes = [len(block) for block in scoring.patient_blocks(rows["patient_id"], 25)]
+    assert len(sizes) >= 3
     seen: list[int] = []
     original = embed.embed
 
     def counted(model: object, store: TileStore, ids: list[str]) -> object:
-        if len(seen) == 5:
+        if len(seen) == len(sizes) + 2:
             raise KeyboardInterrupt
         seen.append(len(ids))
         return original(model, store, ids)
@@ -96,10 +98,10 @@ def test_a_long_prediction_goes_on_where_it_was_killed(
     monkeypatch.setattr(embed, "embed", counted)
     with pytest.raises(KeyboardInterrupt):
         bundle.predict(rows, tiles, work=tmp_path)
-    assert seen == [25, 25, 10, 25, 25]
+    assert seen == [*sizes, *sizes[:2]]
     monkeypatch.setattr(embed, "embed", lambda *arguments: (seen.append(len(arguments[2])), original(*arguments))[1])
     resumed = bundle.predict(rows, tiles, work=tmp_path)
-    assert len(seen) == 3 * 4, "3 chunks of 2 folds of 2 backbones, none looked at twice"
+    assert len(seen) == len(sizes) * 4, "every piece by 2 folds of 2 backbones, none looked at twice"
     np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
 
 
@@ -174,6 +176,7 @@ def test_scores_do_not_depend_on_the_blocks_they_are_computed_in(
     assert sorted(np.concatenate(blocks).tolist()) == list(range(len(rows)))
     owners = [set(rows["patient_id"].iloc[block]) for block in blocks]
     assert sum(map(len, owners)) == rows["patient_id"].nunique(), "no patient is in two blocks"
+    monkeypatch.setattr(scoring, "PIECE", 80)
     monkeypatch.setattr(scoring, "BLOCK", 40)
     np.testing.assert_array_equal(bundle.predict(rows, None, missing_images="impute", folds=[0]), whole)
 

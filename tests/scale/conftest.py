@@ -17,9 +17,9 @@ import pytest
 
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 from isic.registry.bundle import build_bundle, load_bundle
-from isic.submit.predict import read_rows
 from tests.registry.conftest import made, own_store
 
 __all__ = ["made", "own_store"]
@@ -49,7 +49,7 @@ def bundle(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def plain(bundle: Path, sample_raw: Path) -> pd.Series:
     """Scores of all generated lesions by one machine, by isic_id."""
-    rows = read_rows(sample_raw / "train-metadata.csv")
+    rows = read_metadata(sample_raw / "train-metadata.csv", train=True)
     return load_bundle(bundle).predict(rows, TileStore(sample_raw / "train-image.hdf5"))
 
 

@@ -19,11 +19,12 @@ from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.data.sample import write_sample
+from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 from isic.registry.bundle import Bundle, build_bundle
 from isic.registry.register import register
 from isic.registry.verbs import promote, rollback
-from isic.submit.predict import LONG, predict, read_rows
+from isic.submit.predict import LONG, predict
 from isic.submit.submission import check_submission, make_submission
 from tests.registry.conftest import fit_stacker
 
@@ -69,6 +70,24 @@ def test_a_training_table_is_scored_without_its_answers(layout: Layout, bundle: 
     assert (tmp_path / "true-scores.csv").read_bytes() == (tmp_path / "false-scores.csv").read_bytes()
 
 
+def test_a_file_is_scored_piece_by_piece_as_its_lesions_together(
+    sample_raw: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.submit import predict as home
+
+    table = pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False).sample(frac=0.3, random_state=1)
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    images = sample_raw / "train-image.hdf5"
+    whole = bundle.predict(read_metadata(tmp_path / "rows.csv", train=True), TileStore(images))
+    for long in (0, LONG):  # with and without files that outlive a kill
+        monkeypatch.setattr(home, "PIECE", 40)
+        monkeypatch.setattr(home, "LONG", long)
+        scores = predict(str(bundle.folder), tmp_path / "rows.csv", images, tmp_path / "scores.csv")
+        assert scores["isic_id"].tolist() == table["isic_id"].tolist()
+        np.testing.assert_allclose(scores["target"], whole, rtol=0, atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir() if "scores" in path.name) == ["scores.csv"]
+
+
 def test_a_missing_tile_leaves_no_file(layout: Layout, bundle: Bundle) -> None:
     first = pd.read_csv(layout.sample_submission)["isic_id"].iloc[0]
     copied = layout.test_images.with_suffix(".copy")
@@ -111,7 +130,7 @@ def test_a_killed_prediction_goes_on(layout: Layout, bundle: Bundle, root: Path,
         time.sleep(0.05)
     assert again.returncode == 0
     assert not list(tmp_path.glob(".scores.csv.work*")), "nothing is left behind"
-    whole = bundle.predict(read_rows(raw / "train-metadata.csv"), TileStore(raw / "train-image.hdf5"))
+    whole = bundle.predict(read_metadata(raw / "train-metadata.csv", train=True), TileStore(raw / "train-image.hdf5"))
     scores = pd.read_csv(out, index_col="isic_id")["target"]
     np.testing.assert_allclose(scores, whole, rtol=0, atol=1e-6)
 

@@ -40,9 +40,10 @@ def submit(
     """Score the test files of a folder in the competition's form into `out`; see `make_submission`."""
     expected = read_sample(competition / "sample_submission.csv")
     with spooled(competition / "test-metadata.csv", PIECE) as rows:
+        check_lesions(rows.ids, expected)  # before hours of scoring
         images = competition / "test-image.hdf5"
         scores = score(bundle, rows, images, out, missing_images, fallback).set_index(ID)[TARGET]
-    submission = arrange(scores, expected)
+    submission = pd.DataFrame({ID: expected.to_numpy(), TARGET: scores.loc[expected].to_numpy()})
     check_submission(submission, expected)
     write_csv(out, submission)
     drop_work(out)
@@ -64,14 +65,13 @@ def read_sample(path: Path) -> pd.Series:
     return sample[ID]
 
 
-def arrange(scores: pd.Series, expected: pd.Series) -> pd.DataFrame:
-    """Scores (by isic_id) as isic_id, target in the expected order; InputError naming a lesion only one side has."""
-    unscored, unknown = expected[~expected.isin(scores.index)], scores.index[~scores.index.isin(expected)]
+def check_lesions(ids: pd.Series, expected: pd.Series) -> None:
+    """Raise InputError naming a lesion that only the test rows or only the sample submission has."""
+    unscored, unknown = expected[~expected.isin(ids)], ids[~ids.isin(expected)]
     if len(unscored):
         raise InputError(f"{len(unscored)} lesions of the sample submission have no test row, first {unscored.iloc[0]}")
     if len(unknown):
-        raise InputError(f"{len(unknown)} test rows are not in the sample submission, first {unknown[0]}")
-    return pd.DataFrame({ID: expected.to_numpy(), TARGET: scores.loc[expected].to_numpy()})
+        raise InputError(f"{len(unknown)} test rows are not in the sample submission, first {unknown.iloc[0]}")
 
 
 def check_submission(submission: pd.DataFrame, expected: pd.Series) -> None:

@@ -102,6 +102,24 @@ def test_a_missing_tile_leaves_no_file(layout: Layout, bundle: Bundle) -> None:
     assert layout.submission.exists()
 
 
+@pytest.mark.parametrize("side", ["unscored", "unknown"])
+def test_lesions_of_one_side_only_are_named_before_anything_is_scored(
+    layout: Layout, bundle: Bundle, side: str
+) -> None:
+    sample = pd.read_csv(layout.sample_submission)
+    last = sample["isic_id"].iloc[-1]
+    more = pd.DataFrame({"isic_id": ["ISIC_0000000"], "target": [0.1]})
+    for path in (layout.sample_submission, layout.test_images):
+        path.unlink()  # shared with other checkouts
+    layout.test_images.write_bytes(b"no tiles")
+    changed = pd.concat([sample, more]) if side == "unscored" else sample.iloc[:-1]
+    changed.to_csv(layout.sample_submission, index=False)
+    message = "no test row, first ISIC_0000000" if side == "unscored" else f"not in the sample submission, first {last}"
+    with pytest.raises(InputError, match=message):
+        make_submission(layout, str(bundle.folder))
+    assert not layout.submission.exists()
+
+
 def test_no_champion_is_one_clear_line(layout: Layout, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     with pytest.raises(InputError, match="champion yet: run `make promote`"):

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from isic.report.features import WAYS, gain_in_words
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -69,18 +71,12 @@ def families_table(root: Path) -> str:
         "|---|---|---|---|---|",
     ]
     for row in used + clear:
-        gains = " | ".join(_gain(row, way) for way in ("added", "left_out", "put_in"))
+        gains = " | ".join(gain_in_words(row, way) for way in WAYS)
         rows.append(f"| {row['family']} | {'yes' if row['used'] else 'no'} | {gains} |")
     base, whole = (f"{found[name]['pauc']:.4f}" for name in ("base", "used"))
     told = f"{len(others) - len(clear)} of the {len(others)} families outside it move the pAUC by no more than chance."
     size = f"{found['lesions']:,} generated lesions, {found['malignant']} malignant"
     return "\n".join(rows) + f"\n\n{size}: raw columns {base}, the default set {whole}; {told}"
-
-
-def _gain(row: dict[str, Any], way: str) -> str:
-    if row[way] is None:
-        return ""
-    return f"{row[way]:+.4f} ({row[f'{way}_low']:+.4f} to {row[f'{way}_high']:+.4f})"
 
 
 def _number(value: Any) -> str:

@@ -40,8 +40,6 @@ QUICK = (104, 40_000, 100)
 THREADS = 2
 #: Seconds after which the pruned search takes no further candidate, and candidates it takes at most.
 LONGEST, CANDIDATES = 1200, 24
-#: Members of a trial for each fold, as `make tune` has them.
-SEEDS = 2
 #: pAUC of the simulated image network.
 IMAGE = 0.158
 PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {}
@@ -167,6 +165,7 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
     """One trial of `make tune` both ways, in turn: the same parameters, folds, seeds, sizes of sample, rounds."""
     from isic.stack.problem import prepare
     from isic.stack.search import Bench
+    from isic.stack.tune import SEEDS
 
     features, folds, logits = _inputs(folder)
     begin = time.perf_counter()
@@ -204,6 +203,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     from isic.stack.problem import prepare
     from isic.stack.search import Bench, as_trial, suggest
     from isic.stack.study import pruner
+    from isic.stack.tune import SEEDS
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, folds, logits = _inputs(folder)

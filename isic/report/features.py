@@ -90,12 +90,15 @@ def family_report(
 def in_words(row: dict[str, Any]) -> str:
     """A family's gains in one line."""
     words = {"added": "added to the base", "left_out": "left out", "put_in": "put in"}
-    told = [
-        f"{words[way]} {row[way]:+.4f} ({row[f'{way}_low']:+.4f} to {row[f'{way}_high']:+.4f})"
-        for way in WAYS
-        if row[way] is not None
-    ]
+    told = [f"{words[way]} {gain_in_words(row, way)}" for way in WAYS if row[way] is not None]
     return f"{row['family']}: {', '.join(told) or 'the base itself'}"
+
+
+def gain_in_words(row: dict[str, Any], way: str) -> str:
+    """A family's gain in one of `WAYS` with its interval; empty where there is nothing to compare."""
+    if row[way] is None:
+        return ""
+    return f"{row[way]:+.4f} ({row[f'{way}_low']:+.4f} to {row[f'{way}_high']:+.4f})"
 
 
 def family_plot(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -30,6 +30,8 @@ from isic.stack.study import DONE, join, locked
 
 #: First seed of the comparison: none that a trial used.
 FRESH = 1000
+#: Members of a trial for each fold.
+SEEDS = 2
 OpenChild = Callable[[int], AbstractContextManager[Tracker]]
 
 
@@ -74,7 +76,7 @@ def tune(
     trials: int,
     open_child: OpenChild | None = None,
     say: Callable[[str], None] = lambda line: None,
-    seeds: int = 2,
+    seeds: int = SEEDS,
 ) -> Verdict | None:
     """Fill the study `name` up to `trials` trials and judge its best; None when another process is judging.
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from isic.core.errors import run
+from isic.core.errors import InputError, run, shown
 
 app = typer.Typer(
     name="isic",
@@ -102,7 +102,6 @@ def compare(
 
 def _scores_of(name: str) -> Path:
     """File or folder that holds the out-of-fold scores of a version, a path, or a run of this checkout's store."""
-    from isic.core.errors import InputError
     from isic.core.paths import Layout
     from isic.registry.versions import resolve
     from isic.tracking.lookup import run_scores
@@ -180,8 +179,6 @@ def predict(
     memory_gb: Annotated[float | None, typer.Option(help="With --on ray: memory to reserve for a worker.")] = None,
 ) -> None:
     """Score any lesions with a registered model or a bundle folder, here or on a cluster."""
-    from isic.core.errors import InputError
-
     if on == "ray":
         if source is None or metadata is not None or images is not None or fallback:
             raise InputError("--on ray takes --input (shards), not --metadata, --images or --fallback: see isic shard")
@@ -192,7 +189,9 @@ def predict(
         needs = Needs(cpus, gpus, memory_gb)
         done = score_shards(model, Store(source), Store(out), _missing(missing_images), needs)
         memory = f", a worker took up to {done.peak_gb:.1f} GB" if done.scored else ""
-        typer.echo(f"{done.rows:,} lesions scored ({done.scored:,} shards now, {done.redone:,} twice{memory}): {out}")
+        typer.echo(
+            f"{done.rows:,} lesions scored ({done.scored:,} shards now, {done.redone:,} twice{memory}): {shown(out)}"
+        )
         return
     if on != "here":
         raise InputError(f"--on is {on!r}: use here or ray")
@@ -215,7 +214,6 @@ def shard(
     index: Annotated[str | None, typer.Option(help="Write the manifest of shards that others made, no more.")] = None,
 ) -> None:
     """Cut the official files into parquet shards of whole patients, for --on ray."""
-    from isic.core.errors import InputError
     from isic.scale.cut import cut
     from isic.scale.cut import index as index_shards
     from isic.scale.store import Store
@@ -227,7 +225,7 @@ def shard(
     else:
         impute = _missing(missing_images) == "impute"
         manifest, place = cut(metadata, images, Store(out), rows, megabytes, impute), out
-    typer.echo(f"{manifest.rows:,} lesions in {len(manifest.shards):,} shards: {place}")
+    typer.echo(f"{manifest.rows:,} lesions in {len(manifest.shards):,} shards: {shown(place)}")
 
 
 @app.command()
@@ -254,7 +252,6 @@ def features(
     ] = False,
 ) -> None:
     """The features: their table, its file, and what each family is worth on this checkout's data."""
-    from isic.core.errors import InputError
     from isic.core.paths import Layout
     from isic.tabular.catalogue import catalogue, check_markdown, write_markdown
 
@@ -290,7 +287,6 @@ def models(context: typer.Context) -> None:
 
 def _say_costs_here() -> None:
     """Inside a checkout, what the backbones of its params.yaml cost."""
-    from isic.core.errors import InputError
     from isic.core.paths import Layout
 
     try:
@@ -321,7 +317,6 @@ def stack(
     nested: Annotated[bool, typer.Option("--nested", help="Estimate how much shared folds flatter the score.")] = False,
 ) -> None:
     """Honesty checks of the stacker: a screen for leaking columns and a cross-fitted estimate of its optimism."""
-    from isic.core.errors import InputError
     from isic.core.io import write_json
     from isic.core.params import load_params
     from isic.core.paths import Layout
@@ -430,10 +425,10 @@ def copy_tracking(
     """Copy runs, models and aliases to a server; run again, it sends what is missing."""
     from isic.core.paths import Layout
     from isic.tracking.copy import copy
-    from isic.tracking.store import absolute, home
+    from isic.tracking.store import home
 
     root = Layout.find().root
-    found = copy(absolute(source, root) if source else f"sqlite:///{home(root) / 'mlflow.db'}", to, root, typer.echo)
+    found = copy(source or f"sqlite:///{home(root) / 'mlflow.db'}", to, root, typer.echo)
     typer.echo(found.text())
 
 
@@ -447,8 +442,6 @@ def summary() -> None:
 
 
 def _missing(value: str) -> Literal["error", "impute"]:
-    from isic.core.errors import InputError
-
     if value == "error":
         return "error"
     if value == "impute":

@@ -44,10 +44,14 @@ class Line(NamedTuple):
 def checks() -> Iterator[Line]:
     """All checks, cheap ones first."""
     yield _python()
-    yield _packages()
+    yield _guard("packages", _packages)
     yield _guard("torch", _torch)
-    layout = Layout.find()
-    yield _disk(layout)
+    try:
+        layout = Layout.find()
+    except InputError as error:
+        yield Line("checkout", "fail", str(error))
+        return
+    yield _guard("disk", lambda: _disk(layout))
     params = _guard("params", lambda: _params(layout))
     yield params
     readable = params.state == "ok"

@@ -22,7 +22,8 @@ def main() -> None:
     current, backbones = params.stack, tuple(params.image.backbones)
     problem = read_problem(layout, params.folds, backbones, current)
     # Trials on other inputs or from other current values are not comparable, so they are another study.
-    config = {"stack": current.model_dump(mode="json"), "inputs": fingerprint(layout, params.folds, backbones)}
+    inputs = fingerprint(layout, params.folds, backbones, current.evidence)
+    config = {"stack": current.model_dump(mode="json"), "inputs": inputs}
     name, folder = f"stack-{sha256_json(config)[:8]}", layout.root / "optuna"
     print(f"study {name}: up to {trials} trials; Ctrl-C keeps what is done, the same command goes on", flush=True)
     try:

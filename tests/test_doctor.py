@@ -67,3 +67,11 @@ def test_a_folder_without_the_official_files_fails(clone: Path) -> None:
     assert line.state == "fail"
     assert line.found.startswith("nowhere lacks train-metadata.csv")
     assert "data.folder" in line.remedy
+
+
+def test_outside_a_checkout_it_says_so_and_does_not_fail_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    last = list(checks())[-1]
+    assert (last.name, last.state) == ("checkout", "fail")

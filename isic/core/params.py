@@ -6,6 +6,7 @@ Each stage passes on plain values from its own section; no room takes a section 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from isic.core.errors import InputError
+
+#: A backbone's name is a folder, a DVC stage and a part of column names.
+_BACKBONE = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
+#: Endings of the columns made of a backbone's logits, and the name of the mean of all backbones.
+_TAKEN = ("all", "rank", "ratio", "above")
 
 
 class Section(BaseModel):
@@ -123,6 +129,20 @@ class Image(Section):
             known = ", ".join(self.backbones)
             raise InputError(f"no backbone `{backbone}` in params.yaml: image.backbones has {known}")
         return ImageRecipe.model_validate({**self.train.model_dump(), **self.backbones[backbone]})
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> Image:
+        seen: dict[str, str] = {}
+        for name in self.backbones:
+            column = name.replace("-", "_")
+            if not _BACKBONE.fullmatch(name):
+                raise ValueError(f"backbones.{name}: use letters, digits and single - or _ between them in the name")
+            if column.split("_")[-1] in _TAKEN:
+                raise ValueError(f"backbones.{name}: a column of the stacker ends so; choose another name")
+            if column in seen:
+                raise ValueError(f"backbones.{name} and {seen[column]} would share columns; rename one of them")
+            seen[column] = name
+        return self
 
     @model_validator(mode="after")
     def _recipes_are_valid(self) -> Image:
@@ -290,10 +310,21 @@ def load_params(path: Path) -> Params:
     return check_params(read_yaml(path), str(path))
 
 
+class _Once(yaml.SafeLoader):
+    """The safe loader, which would let the last of two equal keys win, made to refuse them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file safely; InputError when it is missing or not YAML."""
+    """Parse a YAML file safely; InputError when it is missing, not YAML, or has a key twice in one mapping."""
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _Once)
     except FileNotFoundError as error:
         raise InputError(f"{path} not found: run this inside a checkout of the project") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

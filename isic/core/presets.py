@@ -62,6 +62,8 @@ def write_overlay(path: Path, values: Mapping[str, Any]) -> str:
     """
     import yaml
 
+    if not isinstance(read_yaml(path), dict):
+        raise InputError(f"{path} holds no keys: take the committed file back (git checkout {path.name})")
     before = path.read_text(encoding="utf-8")
     after = overlay(before, values)
     check_params(yaml.safe_load(after), f"{path} with the new values")

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, shown
 from isic.core.io import sha256_json
 from isic.registry.bundle import load_bundle
 from isic.registry.scoring import MissingImages
@@ -64,7 +64,9 @@ def predict(
     bundle_hash = load_bundle(folder).manifest.hash
     manifest = read_manifest(source)
     if missing_images == "error" and not manifest.images:
-        raise InputError(f"{source.uri} holds no images: use --missing-images impute to score by the features alone")
+        raise InputError(
+            f"{shown(source.uri)} holds no images: use --missing-images impute to score by the features alone"
+        )
     order = Order(source, target, bundle_hash, missing_images, f"isic-{uuid.uuid4().hex}")
     missing = _missing(order, manifest)
     done = len(manifest.shards) - len(missing)
@@ -88,7 +90,8 @@ def _missing(order: Order, manifest: Manifest) -> list[Shard]:
     there = {name for name in order.target.sizes() if name.endswith(".parquet") and not name.startswith((".", "_"))}
     if strange := sorted(there - {shard.name for shard in manifest.shards}):
         raise InputError(
-            f"{order.target.where(strange[0])} belongs to no shard of {order.source.uri}: name another folder for --out"
+            f"{order.target.where(strange[0])} belongs to no shard of {shown(order.source.uri)}: "
+            "name another folder for --out"
         )
     found = [shard for shard in manifest.shards if shard.name in there]
     with ThreadPoolExecutor(16) as pool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, shown
 from isic.core.schema import ID, NUMERIC, PATIENT, TEST_COLUMNS, TEXT
 from isic.data.spool import ROWS
 from isic.data.tiles import MAX_BYTES, decode
@@ -60,8 +60,8 @@ def read_manifest(store: Store) -> Manifest:
     """The manifest of a folder of shards. Raises InputError when there is none or it is not of `isic shard`."""
     if MANIFEST not in store.sizes():
         raise InputError(
-            f"{store.where(MANIFEST)} not found: make shards with `isic shard`, or `isic shard --index {store.uri}` if "
-            "others made them"
+            f"{store.where(MANIFEST)} not found: make shards with `isic shard`, "
+            f"or `isic shard --index {shown(store.uri)}` if others made them"
         )
     try:
         content = json.loads(store.read(MANIFEST))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, shown
 from isic.core.io import atomic_file
 
 Result = TypeVar("Result")
@@ -43,8 +43,8 @@ class Store:
         return Store, (self.uri,)
 
     def where(self, name: str) -> str:
-        """The file's place for a person to read; a query (endpoint, region) is left out."""
-        return f"{self.uri.split('?')[0].rstrip('/')}/{name}"
+        """The file's place for a person to read, without password and query (endpoint, region)."""
+        return f"{shown(self.uri).rstrip('/')}/{name}"
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""

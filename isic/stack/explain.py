@@ -103,7 +103,8 @@ def explain(layout: Layout, isic_id: str) -> str:
     values = contributions(stack, *given, mine)
     told = signs(stack, values.iloc[0], stack.columns(*given), patients, int(mine[0]))
     start, moved = float(expit(values.attrs["average"])), float(values.iloc[0].sum())
-    return "\n".join([_head(isic_id, lesion, scores), *_two_lists(told), _sum(start, moved)])
+    families = _families(by_family(stack, values).iloc[0])
+    return "\n".join([_head(isic_id, lesion, scores), *_two_lists(told), *families, _sum(start, moved)])
 
 
 def _head(isic_id: str, lesion: pd.Series, scores: pd.DataFrame) -> str:
@@ -124,6 +125,11 @@ def _two_lists(told: list[Sign]) -> list[str]:
     ):
         lines += [f"{title}:", *(f"  {sign}" for sign in part)] if part else [f"{title}: nothing of weight"]
     return lines
+
+
+def _families(summed: pd.Series) -> list[str]:
+    heavy = [f"{family} × {np.exp(moved):.2f}" for family, moved in summed.items() if abs(moved) > _SMALL]
+    return [f"By family of columns, odds: {', '.join(heavy)}"] if heavy else []
 
 
 def _sum(start: float, moved: float) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.folds import read_folds
 from isic.core.io import read_parquet, require, sha256, sha256_json
+from isic.core.params import Evidence
 from isic.core.params import Stack as Settings
 from isic.core.paths import Layout
 from isic.core.schema import ID
@@ -86,9 +87,13 @@ def _column(file: pq.ParquetFile, field: pa.Field) -> pd.Series:
     return series if field.name == ID or series.dtype.kind in "iub" else series.astype("category")
 
 
-def fingerprint(layout: Layout, folds: Sequence[int], backbones: Sequence[str]) -> str:
-    """Hash of everything `read_inputs` reads."""
-    paths = [layout.folds, layout.features, *(layout.embedding(name, fold) for name in backbones for fold in folds)]
+def fingerprint(layout: Layout, folds: Sequence[int], backbones: Sequence[str], evidence: Evidence) -> str:
+    """Hash of everything `read_problem` reads."""
+    logits = [layout.embedding(name, fold) for name in backbones for fold in folds]
+    vectors = [path.with_suffix(".npy") for path in logits] if evidence.embeddings != "none" else []
+    aligned = evidence.embeddings == "aligned"
+    anchors = [layout.anchors(name, fold) for name in backbones for fold in folds] if aligned else []
+    paths = [layout.folds, layout.features, *logits, *vectors, *anchors]
     return sha256_json([sha256(path) for path in paths])
 
 

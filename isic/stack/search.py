@@ -43,6 +43,9 @@ _WHOLE: tuple[tuple[str, int, int, bool], ...] = (
     ("rounds", 50, 600, True),
     ("negatives", 5, 200, True),
 )
+#: A zero of params.yaml, which no multiplicative range holds, has an end of the range as its stand-in; 0 negatives are
+#: all of them.
+_ZERO = {"lambda_l1": 1e-3, "lambda_l2": 1e-3, "negatives": 200}
 _SWITCH = "use_"
 
 
@@ -60,6 +63,7 @@ def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Setti
         found[name] = _short(trial.suggest_float(name, min(low, now[name]), max(high, now[name]), log=log))
     for name, lowest, highest, log in _WHOLE:
         found[name] = trial.suggest_int(name, min(lowest, now[name]), max(highest, now[name]), log=log)
+    found |= {name: 0 for name, value in _values(current).items() if value == 0 and found[name] == now[name]}
     top = {name: found.pop(name) for name in ("rounds", "negatives")}
     found["num_leaves"] = min(found["num_leaves"], 2 ** found["max_depth"])
     kept = {name: trial.suggest_categorical(f"{_SWITCH}{name}", [True, False]) for name in families}
@@ -73,9 +77,14 @@ def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Setti
 
 def as_trial(settings: Settings, families: tuple[str, ...]) -> dict[str, Any]:
     """The values of `settings` as a trial would hold them."""
+    values = {name: value or _ZERO[name] for name, value in _values(settings).items()}
+    return values | {f"{_SWITCH}{name}": name not in settings.drop for name in families}
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    """The searched numbers, by name."""
     values = {**settings.params.model_dump(), "rounds": settings.rounds, "negatives": settings.negatives}
-    switches = {f"{_SWITCH}{name}": name not in settings.drop for name in families}
-    return {name: values[name] for name, *_ in (*_NUMBERS, *_WHOLE)} | switches
+    return {name: values[name] for name, *_ in (*_NUMBERS, *_WHOLE)}
 
 
 def changes(new: Settings, old: Settings) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Worker:
         KeyboardInterrupt goes on. On a database it stays until those others have finished, to take over from one that
         dies; a restart of the database costs the trial that was running then, which is queued again.
         """
-        while patiently(self._done) < trials:
+        while self.finished() < trials:
             if patiently(self._taken) < trials:
                 self._one(objective, after)
             elif beats(self.study):
@@ -95,14 +95,15 @@ class Worker:
         trial.set_user_attr(_WORKER, self.identity)
         trial.set_user_attr(_HOST, socket.gethostname())  # last: it says that the trial is signed
 
-    def _done(self) -> int:
-        return len(self.study.get_trials(deepcopy=False, states=DONE))
+    def finished(self) -> int:
+        """Finished trials of the study, of all workers together."""
+        return len(patiently(lambda: self.study.get_trials(deepcopy=False, states=DONE)))
 
     def _taken(self) -> int:
         if beats(self.study):
             _give_up_dead(self.study, self.folder)
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return self._done() + sum(_alive(self.study, self.folder, trial) for trial in running)
+        return self.finished() + sum(_alive(self.study, self.folder, trial) for trial in running)
 
 
 @contextmanager

@@ -78,7 +78,9 @@ def tune(
     say: Callable[[str], None] = lambda line: None,
     seeds: int = SEEDS,
 ) -> Verdict | None:
-    """Fill the study `name` up to `trials` trials and judge its best; None when another process is judging.
+    """Fill the study `name` up to `trials` trials and judge its best; None when that is another process's to do.
+
+    It is while another is judging, and while others' trials still run: the one that ends last judges.
 
     `problem` must have been prepared with every family (`drop` empty). `open_child(number)` opens a run for a trial
     that improved. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
@@ -101,6 +103,9 @@ def tune(
                     tracker.metrics({"trial_pauc": float(trial.value or 0.0)})
 
         worker.run(lambda trial: bench.score(suggest(trial, current, families), trial), trials, after)
+        if worker.finished() < trials:
+            say("the last trials are still running in other processes: the one that ends last judges")
+            return None
         with locked(folder / f"{name}.judge.lock", wait=False) as mine:
             if not mine:
                 return None

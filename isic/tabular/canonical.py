@@ -29,10 +29,9 @@ def canonical(frame: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     _check(frame)
     patient = pd.Categorical(frame[PATIENT])
     order = _order(frame[ID], patient.codes)
-    columns: dict[str, object] = {ID: frame[ID].take(order), PATIENT: patient.take(order)}
+    columns: dict[str, object] = {ID: frame[ID].take(order).array, PATIENT: patient.take(order)}
     columns |= {name: pd.Categorical(frame[name]).take(order) for name in TEXTS}
     columns |= {name: _finite(frame[name], order) for name in NUMERIC}
-    columns[ID] = frame[ID].take(order).array
     return pd.DataFrame(columns, copy=False), order
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isic.core.errors import InputError, shown
 from isic.tracking.files import copy_files, repository
-from isic.tracking.store import connect, settle_environment
+from isic.tracking.store import SQLITE, absolute, connect, settle_environment
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
@@ -66,7 +66,7 @@ class Copy:
         self._experiments: dict[str, str] = {}
         self._locations: dict[str, tuple[str, str]] = {}
         self._root = root
-        self._fallback = Path(source.removeprefix("sqlite:///")).parent / "mlartifacts"
+        self._fallback = Path(source.removeprefix(SQLITE)).parent / "mlartifacts"
 
     def all(self) -> Copied:
         """Experiments, runs, logged models, registered models."""
@@ -109,7 +109,7 @@ class Copy:
             return str(there.experiment_id), False
         uri = self.target.tracking_uri
         # A server decides where artifacts live; a file keeps them beside itself.
-        place = Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts" / name if uri.startswith("sqlite") else None
+        place = Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name if uri.startswith(SQLITE) else None
         own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
         return str(self.target.create_experiment(name, place.as_uri() if place else None, own)), True
 
@@ -279,6 +279,7 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
 
     Raises InputError when either cannot be used, or something did not arrive.
     """
+    source, target = _resolved(source, root), _resolved(target, root)
     _refuse(source, target)
     # A copy is patient: a large model takes the server a while, and a hiccup must not end a long night's work.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
@@ -294,12 +295,19 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
         ) from error
 
 
+def _resolved(uri: str, root: Path) -> str:
+    """`uri`, or the one name of a database file: under two names a store would be copied into itself."""
+    if not uri.startswith(SQLITE):
+        return uri
+    return f"{SQLITE}{Path(absolute(uri, root).removeprefix(SQLITE)).resolve()}"
+
+
 def _refuse(source: str, target: str) -> None:
     if source == target:
         raise InputError(f"--from and --to are both {shown(source)}")
-    if source.startswith("sqlite:///") and not Path(source.removeprefix("sqlite:///")).is_file():
-        raise InputError(f"there is no database {source.removeprefix('sqlite:///')}: --from names the store to copy")
-    if not target.startswith(("http://", "https://", "sqlite:///")):
+    if source.startswith(SQLITE) and not Path(source.removeprefix(SQLITE)).is_file():
+        raise InputError(f"there is no database {source.removeprefix(SQLITE)}: --from names the store to copy")
+    if not target.startswith(("http://", "https://", SQLITE)):
         raise InputError(
             f"--to is {shown(target)}: name the server (http://…), not its database, or the artifacts would stay here"
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "isic-2024"
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
 
 
 def home(root: Path) -> Path:
@@ -33,15 +33,15 @@ def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, else the SQLite file of the checkout; a relative SQLite path is taken from the checkout."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
-        return f"{_SQLITE}{home(root) / 'mlflow.db'}"
+        return f"{SQLITE}{home(root) / 'mlflow.db'}"
     return absolute(uri, root)
 
 
 def absolute(uri: str, root: Path) -> str:
     """`uri` with the relative path of an SQLite file taken from the checkout."""
-    if uri.startswith(_SQLITE):
+    if uri.startswith(SQLITE):
         # Path "/" keeps an absolute right side, so `sqlite:////abs` stays what it is.
-        return f"{_SQLITE}{home(root) / uri.removeprefix(_SQLITE)}"
+        return f"{SQLITE}{home(root) / uri.removeprefix(SQLITE)}"
     return uri
 
 
@@ -79,9 +79,9 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
     """
     settle_environment(patience)
     uri = uri or tracking_uri(root)
-    if uri.startswith(_SQLITE):
+    if uri.startswith(SQLITE):
         with locked(root):
-            _create_database(Path(uri.removeprefix(_SQLITE)), root)
+            _create_database(Path(uri.removeprefix(SQLITE)), root)
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -92,7 +92,7 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return str(experiment.experiment_id)
-    local = client.tracking_uri.startswith(_SQLITE)
+    local = client.tracking_uri.startswith(SQLITE)
     location = (artifact_root(root) / EXPERIMENT).as_uri() if local else None
     return str(client.create_experiment(EXPERIMENT, artifact_location=location))
 
@@ -106,5 +106,5 @@ def _create_database(path: Path, root: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.new")
     temporary.unlink(missing_ok=True)
-    SqlAlchemyStore(f"{_SQLITE}{temporary}", artifact_root(root).as_uri()).engine.dispose()
+    SqlAlchemyStore(f"{SQLITE}{temporary}", artifact_root(root).as_uri()).engine.dispose()
     temporary.replace(path)

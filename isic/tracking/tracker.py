@@ -43,7 +43,12 @@ def open_run(
     # The writer does not inherit the variable: with it, every run below would join the one `mlflow run` opened.
     outer = os.environ.get("MLFLOW_RUN_ID")
     spec = {"family": family, "config": sha256_json(config), "name": name, "fold": fold, "outer": outer}
-    tracker = PipeTracker(layout, spec, config)
+    try:
+        tracker = PipeTracker(layout, spec, config)
+    except OSError as error:  # no room for what waits to be sent
+        say(f"this run is not tracked ({error}); its results are on disk as always")
+        yield NullTracker()
+        return
     try:
         yield tracker
     except BaseException:
@@ -85,8 +90,8 @@ class PipeTracker:
         self._send("tags", values={name: str(value) for name, value in values.items()})
 
     def figure(self, figure: Any, name: str) -> None:
-        target = self._slot() / Path(name).name
         try:
+            target = self._slot() / Path(name).name
             figure.savefig(target, bbox_inches="tight")
         except Exception as error:  # a picture is never worth a training run
             say(f"figure {name} could not be drawn ({type(error).__name__}: {error})")
@@ -97,8 +102,8 @@ class PipeTracker:
     def artifact(self, path: Path, folder: str = "") -> None:
         # Copied now: the caller may replace or delete the file before the writer gets to it.
         path = Path(path)
-        target = self._slot() / path.name
         try:
+            target = self._slot() / path.name
             if path.is_dir():
                 shutil.copytree(path, target)
             else:

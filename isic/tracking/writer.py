@@ -48,7 +48,7 @@ class RunLog:
         self._id = ""
 
     def deliver(self, client: MlflowClient) -> None:
-        """Send what waits, and the end if it was said. Raises what the store raises; nothing sent is sent again."""
+        """Send what waits, and the end if it was said. Raises what the store raises; a further call goes on."""
         from isic.tracking.context import run_tags
         from isic.tracking.runs import finish, start
 
@@ -73,6 +73,7 @@ class RunLog:
 
     def _deliver_batch(self, client: MlflowClient, kind: str) -> None:
         entities = _entities(kind, [message for message in self.waiting if message["op"] == kind])
+        # Said twice, a metric at one step, a parameter or a tag is what it was: a broken-off batch may start again.
         for begin in range(0, len(entities), BATCH[kind]):
             part = {kind: entities[begin : begin + BATCH[kind]]}
             with Refusals(self.spec.name):

@@ -63,6 +63,43 @@ def test_missing_and_malformed_file(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
+def test_a_key_that_is_there_twice_is_not_silently_the_last_one(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((root / "params.yaml").read_text() + "\nsplit:\n  seed: 99\n")
+    with pytest.raises(InputError, match="key `split` is there twice"):
+        load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["../../x"], "letters, digits"),
+        (["a/b"], "letters, digits"),
+        ([""], "letters, digits"),
+        (["all", "vit"], "ends so"),
+        (["vit", "vit_rank"], "ends so"),
+        (["vit-b", "vit_b"], "would share columns"),
+    ],
+)
+def test_backbone_names_are_folders_and_columns(root: Path, names: list[str], said: str) -> None:
+    values = _committed(root)
+    recipe = next(iter(values["image"]["backbones"].values()))
+    values["image"]["backbones"] = dict.fromkeys(names, recipe)
+    with pytest.raises(InputError, match=said):
+        check_params(values, "params.yaml")
+    values["image"]["backbones"] = dict.fromkeys(["eva02-base_448", "Vit2"], recipe)
+    check_params(values, "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["data: [", "", "- a\n- b\n", "split:\n  seed: 1\n  seed: 2\n"])
+def test_a_preset_over_a_broken_file_says_so_and_leaves_it(root: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"params\.yaml"):
+        apply_preset(path, root / "pipelines" / "presets", "full")
+    assert path.read_text() == text
+
+
 def test_every_preset_applies_and_keeps_comments(root: Path, tmp_path: Path) -> None:
     names = preset_names(root / "pipelines" / "presets")
     assert {"full", "kaggle_t4"} <= set(names)

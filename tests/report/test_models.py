@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from isic.stack import fit_stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
 
-from .conftest import make_run
+from .conftest import HOSPITALS, make_run
 from .test_page import judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,3 +155,14 @@ def test_the_stage_writes_its_file(whole: Layout, params: Params, monkeypatch: p
     )
     robustness.main()
     assert read_json(whole.root / "metrics" / "robustness.json")["steps"] == []
+
+
+def test_two_hospitals_and_early_stopping_leave_the_other_parts_whole(whole: Layout, params: Params) -> None:
+    features = params.features.model_copy(update={"families": ("raw",)})
+    stack = params.stack.model_copy(update={"early_stop": 5})
+    evidence = read_evidence(whole, tuple(params.image.backbones))
+    rows = evidence.rows.replace({"attribution": {HOSPITALS[2]: HOSPITALS[1]}})
+    quick = params.model_copy(update={"features": features, "stack": stack})
+    found = conditions(whole, replace(evidence, rows=rows), quick)
+    assert "three `folds` or more" in found["hospitals"]["absent"]
+    assert found["columns"]["records"]

@@ -212,3 +212,8 @@ def test_manifest_counts(shards: Store) -> None:
     assert isinstance(manifest, Manifest)
     assert manifest.images
     assert manifest.rows == 600
+
+
+def test_a_password_in_the_address_is_not_said() -> None:
+    place = Store("s3://KEY:SECRET@bucket/shards?region=us-east-1").where("part-0.parquet")
+    assert place == "s3://KEY:***@bucket/shards/part-0.parquet"

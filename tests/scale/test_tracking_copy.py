@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,3 +240,10 @@ def test_a_server_that_is_not_there_is_one_line(store: str, tmp_path: Path, monk
         copy(store, "http://me:secret@127.0.0.1:1", tmp_path)
     assert "http://me:***@127.0.0.1:1" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_database_under_two_names_is_not_copied_into_itself(store: str, tmp_path: Path) -> None:
+    file = Path(store.removeprefix("sqlite:///"))
+    other = f"sqlite:///{os.path.relpath(file, tmp_path)}"
+    with pytest.raises(InputError, match="--from and --to are both"):
+        copy(store, other, tmp_path)

@@ -15,6 +15,7 @@ from isic.core.io import write_parquet
 from isic.core.paths import Layout
 from isic.stack import Stack, fit_stack
 from isic.stack.explain import by_family, contributions, explain, gain
+from isic.stack.inputs import fingerprint
 from isic.stack.words import signs
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
@@ -81,7 +82,15 @@ def test_a_lesion_is_explained_in_sentences(written: Layout, people: Population)
     malignant = people.folds.loc[people.folds["target"] == 1, "isic_id"].iloc[0]
     text = explain(written, malignant)
     assert text.startswith(f"{malignant} of patient")
-    for said in ("Raised by:", "Lowered by:", "the picture", "colour of the lesion", "odds ×", "Together:"):
+    for said in (
+        "Raised by:",
+        "Lowered by:",
+        "the picture",
+        "colour of the lesion",
+        "odds ×",
+        "columns, odds: ",
+        "Together:",
+    ):
         assert said in text
     with pytest.raises(InputError, match="ISIC_9999999"):
         explain(written, "ISIC_9999999")
@@ -103,3 +112,21 @@ def test_signs_add_up_and_say_where_the_lesion_stands(people: Population, stack:
     whole = f"all {len(others)} others of the patient" if many == len(others) else f"{many} of {len(others)}"
     assert colour.facts[0].endswith(f"and {word} {whole}")
     assert f"{hue[place]:.3g}°" in colour.facts[0]
+
+
+def test_a_study_is_another_when_anything_it_reads_is(written: Layout, people: Population) -> None:
+    def named(**evidence: str) -> str:
+        how = settings().evidence.model_copy(update=evidence)
+        return fingerprint(written, (0, 1, 2), tuple(people.logits), how)
+
+    vectors = [written.embedding(name, fold).with_suffix(".npy") for name in people.logits for fold in range(3)]
+    anchors = [written.anchors(name, fold) for name in people.logits for fold in range(3)]
+    for path in (*vectors, *anchors):
+        path.write_bytes(b"before")
+    before = named(), named(embeddings="full"), named(embeddings="aligned")
+    anchors[-1].write_bytes(b"after")
+    assert (named(), named(embeddings="full")) == before[:2]
+    assert named(embeddings="aligned") != before[2]
+    vectors[0].write_bytes(b"after")
+    assert named() == before[0]
+    assert named(embeddings="full") != before[1]

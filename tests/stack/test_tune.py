@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,17 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from optuna.trial import TrialState
 
+from isic.core.metric import pauc
 from isic.core.tracker import NullTracker
+from isic.stack.design import rows
 from isic.stack.fit import fit_stack
 from isic.stack.problem import Problem, prepare
 from isic.stack.record import figures, record, table
 from isic.stack.search import Bench, as_trial, changes, suggest, switchable
-from isic.stack.study import DONE, open_storage, pruner
+from isic.stack.study import DONE, join, open_storage, pruner
 from isic.stack.tune import judge, tune
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
@@ -67,10 +71,41 @@ def test_a_candidate_scores_what_the_stage_would(people: Population, problem: Pr
     assert not set(gone) & set(dropped.names)
 
 
-def test_current_values_survive_the_way_through_a_trial(problem: Problem) -> None:
-    families, current = switchable(problem), settings()
+def test_a_candidate_may_be_surer_than_a_probability_can_say(people: Population, problem: Problem) -> None:
+    params = settings().params.model_dump()
+    # Steps far too long: log-odds beyond 37, where a probability in double precision is 1.
+    bold = settings(seeds=1, params={**params, "learning_rate": 12.0, "scale_pos_weight": 1.0})
+    stage = fit_stack(*people, bold)
+    bench = Bench(problem, seeds=1)
+    margins = bench.out_of_fold(bold)
+    assert np.abs(margins).max() > 40
+    for fold, chain in stage.chains.items():
+        mine = np.flatnonzero(problem.fold == fold)
+        (model,) = chain.members["lightgbm"]
+        raw = model.predict(rows(problem.columns, mine), raw_score=True)
+        np.testing.assert_allclose(margins[mine], raw + chain.offset, atol=1e-9)
+    assert bench.score(bold) == pytest.approx(pauc(problem.target, margins), abs=1e-12)
+
+
+@pytest.mark.parametrize("zeros", [(), ("lambda_l1", "lambda_l2", "negatives")])
+def test_current_values_survive_the_way_through_a_trial(problem: Problem, zeros: tuple[str, ...]) -> None:
+    plain = settings()
+    params = {name: 0.0 if name in zeros else value for name, value in plain.params.model_dump().items()}
+    families, current = switchable(problem), settings(params=params, **{"negatives": 0} if zeros else {})
     trial = optuna.trial.FixedTrial(as_trial(current, families))
     assert changes(suggest(trial, current, families), current) == {}
+    asked = optuna.create_study().ask()
+    assert changes(suggest(asked, current, families), current)
+
+
+def test_who_leaves_while_others_are_at_the_last_trial_does_not_judge(problem: Problem, tmp_path: Path) -> None:
+    said: list[str] = []
+    with join("study", tmp_path, as_trial(settings(), switchable(problem))) as other:
+        trial = other.study.ask()
+        trial.set_user_attr("worker", other.identity)
+        trial.set_user_attr("host", socket.gethostname())
+        assert tune(problem, settings(), "study", tmp_path, 1, seeds=1, say=said.append) is None
+    assert said == ["the last trials are still running in other processes: the one that ends last judges"]
 
 
 def test_search_starts_from_current_values_resumes_and_tells(problem: Problem, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -170,3 +172,22 @@ def test_a_temporary_experiment_logs_to_the_lasting_checkout(tmp_path: Path, mon
     assert home(Path("/elsewhere")) == Path("/elsewhere")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     assert tracking_uri(copy) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_no_room_for_notes_costs_the_notes_only(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **kwargs: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkdtemp", full)
+        with open_run("evaluate", {}, "evaluate", root=root) as run:
+            run.metrics({"pauc": 0.1})
+    assert "not tracked" in capfd.readouterr().err
+    with open_run("evaluate", {}, "evaluate", root=root) as run:
+        patch.setattr(tempfile, "mkdtemp", full)
+        run.artifact(root / "dvc.yaml")
+        patch.undo()
+    assert "could not be copied for tracking" in capfd.readouterr().err
+    assert [run.info.status for run in every_run(root)] == ["FINISHED"]

@@ -15,7 +15,6 @@ import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.special import logit
 
 from isic.core.errors import InputError
 from isic.stack.design import Columns
@@ -86,14 +85,16 @@ def grow_and_score(
     for _ in range(rounds):
         if unwanted.is_set() or booster.update():
             break
-    chances = np.empty(held_out.num_data())
+    # With its objective it hands out probabilities, and beyond a margin of 37 these are 1.
+    booster.reset_parameter({"objective": "none"})
+    margins = np.empty(held_out.num_data())
 
     def keep(scores: NDArray[np.float64], _: lgb.Dataset) -> tuple[str, float, bool]:
-        chances[:] = scores
+        margins[:] = scores
         return "kept", 0.0, True
 
     booster.eval_valid(keep)
-    return np.asarray(logit(chances))
+    return margins
 
 
 def grow_watched(

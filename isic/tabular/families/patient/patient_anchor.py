@@ -20,7 +20,7 @@ _ANCHORS = ("largest", "smallest")
 def build(frame: pd.DataFrame) -> pd.DataFrame:
     """Differences and ratios to the lesion of largest and of smallest area in the patient (ties: the lower isic_id)."""
     groups = Groups.of(frame, (PATIENT,))
-    # Stable, within contiguous patients: the first row of each is its smallest, the last its largest.
+    # Stable, within contiguous patients: the first row of each is its smallest, or its largest by the negative area.
     area = frame[column("areaMM2")].to_numpy()
     patient = np.repeat(np.arange(len(groups.sizes)), groups.sizes)
     smallest = np.lexsort((area, patient))[groups.starts[:-1]]

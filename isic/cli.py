@@ -34,7 +34,11 @@ def sample(
 ) -> None:
     """Generate the five official files, matched to the published population."""
     from isic.data.sample import write_sample
+    from isic.data.source import FILES
 
+    there = [name for name in FILES if (out / name).exists()]
+    if there:
+        raise InputError(f"{out} holds {there[0]} already: name another folder, or remove its files first")
     write_sample(out, patients, lesions, positives, seed, images=not no_images)
     typer.echo(f"{lesions:,} lesions of {patients:,} patients, {positives} malignant: {out}")
 
@@ -91,6 +95,9 @@ def compare(
     from isic.report.compare import compare as compare_scores
     from isic.report.compare import default_place, find_oof, table
 
+    for name, side in (("A", a), ("B", b)):
+        if not side:
+            raise InputError(f"{name} is empty: name a run, a version, a bundle, a checkout or a score file")
     sides = [find_oof(_scores_of(name)) for name in (a, b)]
     comparison = compare_scores(sides[0], sides[1], (a, b))
     place = out or default_place()
@@ -149,7 +156,10 @@ def history() -> None:
     from isic.core.paths import Layout
     from isic.registry.verbs import past
 
-    for move in past(Layout.find()):
+    moves = past(Layout.find())
+    if not moves:
+        typer.echo("nothing was promoted yet: make promote")
+    for move in moves:
         forced = " forced" if move.forced else ""
         why = f"  {move.reason}" if move.reason else ""
         typer.echo(f"{move.at}  {move.act:<8}  {move.before or '-'} -> {move.after}{forced}  {move.who}{why}")

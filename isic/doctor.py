@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from isic.core.errors import InputError
 from isic.core.io import read_json
-from isic.core.params import load_params
+from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 
 State = Literal["ok", "note", "fail"]
@@ -149,7 +149,35 @@ def _disk(layout: Layout) -> Line:
 
 def _params(layout: Layout) -> Line:
     params = load_params(layout.params)
+    strange = list(_unknown_names(params))
+    if strange:
+        return Line("params", "fail", f"unknown {', '.join(strange)}", "check the spelling; isic features --list")
+    if params.data.source == "sample":
+        from isic.data.sample.patients import check_request
+
+        sample = params.data.sample
+        check_request(sample.patients, sample.lesions, sample.positives, sample.seed)
     return Line("params", "ok", f"{len(params.image.backbones)} backbones x {len(params.folds)} folds")
+
+
+def _unknown_names(params: Params) -> Iterator[str]:
+    """Names in params.yaml that a stage would look for in vain, after hours perhaps."""
+    from isic.image.backbone import exists
+    from isic.image.catalogue import resolve
+    from isic.tabular import feature_families
+    from isic.tabular.fitted import fitted_kinds
+
+    families, kinds = set(feature_families()), set(fitted_kinds())
+    for where, names, known in (
+        ("features.families", params.features.families, families),
+        ("stack.drop", params.stack.drop, families),
+        ("stack.fitted", params.stack.fitted, kinds),
+    ):
+        yield from (f"{name} in {where}" for name in names if name not in known)
+    for backbone in params.image.backbones:
+        model, _ = resolve(params.image.recipe(backbone).model, {})
+        if not exists(model):
+            yield f"{model} in image.backbones.{backbone}.model"
 
 
 def _data(layout: Layout) -> Line:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from isic.core.errors import run
+from isic.core.errors import InputError, run
 from isic.core.io import sha256_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
@@ -15,8 +15,10 @@ from isic.tracking import open_run, parent
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=100, help="finished trials the study shall hold, of all together")
-    trials = max(1, parser.parse_args().trials)
+    parser.add_argument("--trials", type=int, default=200, help="finished trials the study shall hold, of all together")
+    trials = parser.parse_args().trials
+    if trials < 1:
+        raise InputError(f"--trials is {trials}: ask for 1 or more")
     layout = Layout.find()
     params = load_params(layout.params)
     current, backbones = params.stack, tuple(params.image.backbones)

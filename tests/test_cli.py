@@ -30,19 +30,21 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
     [
         ("sample --out sample --patients 10 --lesions 5 --positives 1", "10 patients"),
         ("sample --out table.csv --patients 3 --lesions 5 --positives 1 --no-images", "table.csv: file exists"),
-        ("score --solution . --submission table.csv", "solution . not found"),
-        ("score --solution table.csv --submission none.csv", "submission none.csv not found"),
+        ("sample --out held --patients 3 --lesions 5 --positives 1", "held holds train-metadata.csv already"),
+        ("sample --out sample --patients 3 --lesions 5 --positives 1 --seed -1", "seed -1 is negative"),
+        ("score --solution . --submission table.csv", "solution . is no file"),
+        ("score --solution table.csv --submission none.csv", "submission none.csv is no file"),
         ("predict --model . --metadata . --out scores.csv", ".: is a directory"),
         ("predict --model . --metadata none.csv --out scores.csv", "none.csv not found"),
         ("predict --model . --metadata table.csv --out scores.csv", "table.csv lacks columns `patient_id`"),
         ("predict --model . --metadata table.csv --out scores.csv --missing-images no", "use error or impute"),
         ("compare a b", "a not found"),
+        ("compare  b", "A is empty"),
         ("preset full", "no dvc.yaml"),
         ("promote", "no dvc.yaml"),
         ("submission", "no dvc.yaml"),
         ("explain ISIC_0000001", "no dvc.yaml"),
         ("summary", "no dvc.yaml"),
-        ("doctor", "no dvc.yaml"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_2(
@@ -53,8 +55,10 @@ def test_what_is_wrong_is_one_line_and_exit_2(
     said: str,
 ) -> None:
     (tmp_path / "table.csv").write_text("isic_id,target\nA,1\nB,0\n")
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "train-metadata.csv").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["isic", *arguments.split()])
+    monkeypatch.setattr(sys, "argv", ["isic", *arguments.split(" ")])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
@@ -62,4 +66,4 @@ def test_what_is_wrong_is_one_line_and_exit_2(
     assert error.startswith("isic: error: ")
     assert error.count("\n") == 1
     assert said in error
-    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    assert {path.name for path in tmp_path.iterdir()} == {"held", "table.csv"}

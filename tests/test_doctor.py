@@ -75,3 +75,24 @@ def test_outside_a_checkout_it_says_so_and_does_not_fail_itself(
     monkeypatch.chdir(tmp_path)
     last = list(checks())[-1]
     assert (last.name, last.state) == ("checkout", "fail")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("families: [age, ", "families: [agee, ", "agee in features.families"),
+        ("drop: []", "drop: [nosuch]", "nosuch in stack.drop"),
+        ("fitted: []", "fitted: [nosuch]", "nosuch in stack.fitted"),
+        ("model: demo_vit", "model: resnet_of_mine", "resnet_of_mine in image.backbones.vit.model"),
+        ("    positives: 60", "    positives: 9000", "9000 positives do not fit"),
+    ],
+)
+def test_names_and_numbers_that_a_stage_would_stumble_over_later(
+    clone: Path, before: str, after: str, said: str
+) -> None:
+    text = (clone / "params.yaml").read_text()
+    assert text.count(before) == 1
+    (clone / "params.yaml").write_text(text.replace(before, after))
+    line = _found()["params"]
+    assert line.state == "fail"
+    assert said in line.found

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import deploy
 import isic
 from deploy.local.postgres import Postgres
 from isic.core.errors import InputError
+from isic.tracking.server import refuse_port
 
 BUCKET = "isic"
 ADMIN = "isic"
@@ -51,7 +51,7 @@ class Servers:
         Raises InputError when a port is taken or a server does not come up; nothing stays running then.
         """
         for port in range(self.port, self.port + 3):
-            _refuse_taken(port)
+            refuse_port(port)
         try:
             self.postgres.start(("mlflow", "mlflow_auth", "optuna"))
             self._start(
@@ -154,17 +154,6 @@ def _write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(text)
     temporary.replace(path)
-
-
-def _refuse_taken(port: int) -> None:
-    with socket.socket() as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind(("127.0.0.1", port))
-        except OSError:
-            raise InputError(
-                f"port {port} is taken: stop what listens there, or choose three others (PORT=…)"
-            ) from None
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

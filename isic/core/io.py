@@ -20,6 +20,9 @@ import pandas as pd
 
 from isic.core.errors import InputError
 
+#: What to do about a broken file, which may be a stage's or a person's own.
+_BROKEN = "name another file, or, if `dvc repro` made it, delete it and run that again"
+
 
 def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
@@ -96,7 +99,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON ({error}): delete it and run `dvc repro`") from error
+        raise InputError(f"{path} is not valid JSON ({error}): {_BROKEN}") from error
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:
@@ -113,7 +116,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pd.DataFra
     except (OSError, ValueError) as error:
         # pyarrow's errors are ValueErrors whose text may run over several lines.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as parquet ({reason}): delete it and run `dvc repro`") from error
+        raise InputError(f"{path} cannot be read as parquet ({reason}): {_BROKEN}") from error
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:

@@ -21,6 +21,10 @@ _BACKBONE = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 _TAKEN = ("all", "rank", "ratio", "above")
 
 
+#: What numpy, scikit-learn, torch and LightGBM all take.
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class Section(BaseModel):
     """Frozen, strict, and closed to unknown keys."""
 
@@ -33,7 +37,7 @@ class SampleData(Section):
     patients: Annotated[int, Field(ge=1)]
     lesions: Annotated[int, Field(ge=1)]
     positives: Annotated[int, Field(ge=0)]
-    seed: int
+    seed: Seed
 
 
 class Data(Section):
@@ -53,7 +57,7 @@ class Data(Section):
 class Split(Section):
     """How patients are dealt to folds; their number is the length of `folds`."""
 
-    seed: int
+    seed: Seed
 
 
 class Features(Section):
@@ -68,7 +72,7 @@ class ImageTrain(Section):
     size: Annotated[int, Field(ge=16, le=1024)] | None  # px; null: the model's own
     model_args: dict[str, Any]  # passed to timm, such as {patch_size: 8}
     weights: str  # hub | none | path of a safetensors file
-    seed: int
+    seed: Seed
     epochs: Annotated[int, Field(ge=1)]
     early_stop: Annotated[int, Field(ge=1)] | None  # validations without a better pAUC; null: fixed epochs
     batch_size: Annotated[int, Field(ge=2)]  # tiles per micro-batch and process
@@ -246,7 +250,7 @@ class Evaluate(Section):
     """Intervals of the metrics."""
 
     replicates: Annotated[int, Field(ge=10)]
-    seed: int
+    seed: Seed
 
 
 class Register(Section):
@@ -259,7 +263,7 @@ class Gate(Section):
     """When a challenger may become champion. Differences are challenger minus champion, on the same rows."""
 
     replicates: Annotated[int, Field(ge=10)]
-    seed: int
+    seed: Seed
     min_gain: float  # of pAUC
     min_gain_low: float  # low end of its 95 % interval over patients
     max_slice_loss: Annotated[float, Field(ge=0)]  # of pAUC in any slice that is judged

@@ -47,7 +47,7 @@ def score_files(solution: Path, submission: Path) -> dict[str, float | int | Non
 
 def _read(path: Path, what: str) -> pd.DataFrame:
     if not Path(path).is_file():
-        raise InputError(f"{what} {path} not found")
+        raise InputError(f"{what} {path} is no file: name a CSV with isic_id and target")
     try:
         frame = pd.read_csv(path, dtype={ID: "str", PATIENT: "str"}, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -57,6 +57,8 @@ def _read(path: Path, what: str) -> pd.DataFrame:
             raise InputError(f"{what} {path} lacks column `{column}`")
     if frame.empty:
         raise InputError(f"{what} {path} has no rows")
+    if frame[ID].isna().any():
+        raise InputError(f"{what} {path}: {int(frame[ID].isna().sum())} rows have no isic_id")
     if frame[ID].duplicated().any():
         raise InputError(
             f"{what} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more than once"
@@ -65,5 +67,5 @@ def _read(path: Path, what: str) -> pd.DataFrame:
     wrong = ~np.isfinite(values)
     if wrong.any():
         first = frame.loc[wrong].iloc[0]
-        raise InputError(f"{what} {path}: target of {first[ID]} is {first[TARGET]!r}, a finite number is needed")
+        raise InputError(f"{what} {path}: target of {first[ID]} is {first[TARGET]}, a finite number is needed")
     return frame.assign(target=values.astype(float)).set_index(ID)

@@ -71,6 +71,11 @@ class LesionNet(nn.Module):
         return self.head(self.dropout(embedding))[:, 0], embedding
 
 
+def exists(model: str) -> bool:
+    """Whether timm has the network, by its name with or without the tag of its weights."""
+    return bool(timm.is_model(model.split(".")[0]))
+
+
 def create(
     model: str,
     model_args: Mapping[str, Any],

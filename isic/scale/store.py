@@ -102,6 +102,8 @@ class Store:
                 return attempt()
             except FileNotFoundError as error:
                 raise InputError(f"{self.where(name)} not found: check the path") from error
+            except NotADirectoryError as error:
+                raise InputError(f"{shown(self.uri)} is a file: name a folder") from error
             except OSError as error:
                 if isinstance(error, _FINAL) or error.errno in _FULL:
                     raise

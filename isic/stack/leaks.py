@@ -22,6 +22,9 @@ from isic.stack.members import workers
 _TOO_GOOD = 0.97
 #: Chance, over all columns and folds together, that an honest column is called inconsistent.
 _FALSE_ALARM = 0.001
+#: Gap between folds below which a column is no leak worth the name, however sure the gap is: in a fold of two patients
+#: their shares of the error cancel, and any gap looks sure.
+_GAP = 0.05
 #: Benign rows looked at: their share of the error is already far below that of a few hundred malignant ones.
 _BENIGN = 50_000
 
@@ -62,7 +65,7 @@ def find_leaks(
             mine = place == number
             (inside, error, ill), (outside, other, _) = (_area(values[m], labels[m], codes[m]) for m in (mine, ~mine))
             gap, spread = abs(inside - outside), float(np.hypot(error, other)) + 1e-12
-            if ill > 1 and gap > student.isf(share, ill - 1) * spread:
+            if ill > 1 and gap > max(_GAP, student.isf(share, ill - 1) * spread):
                 apart = f"{gap / spread:.1f} standard errors apart"
                 found.append(
                     Leak(

@@ -158,7 +158,7 @@ class Copy:
     def _send(self, run: Run, there: str, points: list[Metric]) -> None:
         from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 
-        tags = dict(run.data.tags)
+        tags = _own_tags(run)
         if tags.get(_PARENT) in self.runs:
             tags[_PARENT] = self.runs[tags[_PARENT]]
         params = [Param(name, value) for name, value in run.data.params.items()]
@@ -181,7 +181,7 @@ class Copy:
         """Raise InputError unless the copy holds every parameter, tag and point of the run."""
         copy = self.target.get_run(there)
         lost = [f"parameter {name}" for name, value in run.data.params.items() if copy.data.params.get(name) != value]
-        lost += [f"tag {name}" for name in run.data.tags if name not in copy.data.tags]
+        lost += [f"tag {name}" for name in _own_tags(run) if name not in copy.data.tags]
         for name, points in history.items():
             found = len(self.target.get_metric_history(there, name))
             if found != len(points):
@@ -293,6 +293,11 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
         raise InputError(
             f"{shown(source)} to {shown(target)}: {shown(line)[:300]}; run the same command again"
         ) from error
+
+
+def _own_tags(run: Run) -> dict[str, str]:
+    """The run's tags but for those of a copy: a store that is one itself keeps its own origin to itself."""
+    return {name: value for name, value in run.data.tags.items() if name not in (ORIGIN, ARRIVED)}
 
 
 def _resolved(uri: str, root: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import sys
 import tempfile
 import uuid
@@ -74,14 +76,28 @@ def _reason(error: Exception) -> str:
     return shown(" ".join(str(error).split()))[:120]
 
 
+def refuse_port(port: int) -> None:
+    """Raise InputError when no server can listen on `port` of this machine."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except OverflowError:
+        raise InputError(f"{port} is no port: choose one from 1024 to 65535") from None
+    except OSError as error:
+        why = f"port {port} is taken" if error.errno == errno.EADDRINUSE else f"port {port}: {error.strerror}"
+        raise InputError(f"{why}: stop what listens there, or choose another (PORT=…)") from None
+
+
 def serve(root: Path, port: int) -> None:
     """Become the MLflow UI of the checkout at `root` on 127.0.0.1; ends with the process.
 
-    Raises InputError when MLFLOW_TRACKING_URI names a server, which has its own pages.
+    Raises InputError when MLFLOW_TRACKING_URI names a server, which has its own pages, or the port is taken.
     """
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
         raise InputError(f"the runs are at {shown(uri)}: open it in a browser, or unset MLFLOW_TRACKING_URI")
+    refuse_port(port)
     page = publish(connect(root))
     sys.stdout.write(f"http://127.0.0.1:{port}{page}\n")
     sys.stdout.flush()

@@ -12,12 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+
+from isic.core.errors import InputError, shown
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 EXPERIMENT = "isic-2024"
 SQLITE = "sqlite:///"
+#: Kinds of address with both runs and a registry behind them; a bare path is a folder of files.
+_SCHEMES = ("", "file", "http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql")
 
 
 def home(root: Path) -> Path:
@@ -76,9 +81,12 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
     """A client of the store at `uri` (default: the checkout's), tracking and registry, made first if it is absent.
 
     A server answers an upload only when the object store has it: who sends models needs more `patience` (seconds).
+    Raises InputError for an address of another kind.
     """
     settle_environment(patience)
     uri = uri or tracking_uri(root)
+    if urlparse(uri).scheme.split("+")[0] not in _SCHEMES:
+        raise InputError(f"{shown(uri)} is no MLflow store: use http://…, postgresql://… or sqlite:///…")
     if uri.startswith(SQLITE):
         with locked(root):
             _create_database(Path(uri.removeprefix(SQLITE)), root)

@@ -105,6 +105,13 @@ def test_a_repeated_lesion_and_a_missing_patient_are_refused(
     assert not (tmp_path / "bad").exists()
 
 
+def test_a_table_without_a_lesion_makes_no_shards(tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text(",".join(TEST_COLUMNS) + "\n")
+    with pytest.raises(InputError, match=r"none\.csv has a header and no rows"):
+        cut(tmp_path / "none.csv", None, Store(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
 def test_pieces_of_the_table_are_the_table(files: tuple[Path, Path]) -> None:
     whole = read_metadata(files[0], train=True)
     pd.testing.assert_frame_equal(pd.concat(metadata_chunks(files[0], True, 70)), whole)

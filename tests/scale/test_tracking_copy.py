@@ -144,6 +144,15 @@ def test_everything_arrives_and_a_second_copy_sends_nothing(store: str, target: 
 
 
 @pytest.mark.slow
+def test_a_copy_can_be_copied_as_often_as_it_takes(store: str, target: str, empty: Path, tmp_path: Path) -> None:
+    copy(store, target, tmp_path)
+    third = f"sqlite:///{shutil.copy(empty, tmp_path / 'mlflow.db')}"
+    assert sent(copy(target, third, tmp_path))["runs"] == 2
+    assert set(sent(copy(target, third, tmp_path)).values()) == {0}
+    assert len(copies(connect(tmp_path, third))) == 2
+
+
+@pytest.mark.slow
 def test_a_cut_copy_goes_on_where_it_was(
     store: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

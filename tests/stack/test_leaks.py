@@ -62,3 +62,14 @@ def test_a_fold_without_malignant_lesions_is_passed_over(people: Population) -> 
     target = people.folds["target"].where(people.folds["fold"] != 2, 0).to_numpy()
     column = {"measure": people.features["measure_5"].to_numpy()}
     assert find_leaks(column, target, people.folds["fold"].to_numpy(), people.folds["patient_id"]) == []
+
+
+def test_a_column_of_one_value_is_no_leak_where_a_fold_has_two_patients() -> None:
+    # Both patients share the fold's error evenly, so that it is nil: by it, the least gap is millions of errors wide.
+    fold = np.repeat([0, 1], [40, 160])
+    patient = np.r_[np.repeat([0, 1], 20), np.repeat(np.arange(2, 18), 10)]
+    target = np.zeros(200, dtype=np.int64)
+    target[[0, 25, *range(40, 200, 20)]] = 1
+    rare = np.zeros(200, dtype=np.float32)
+    rare[[5, 30]] = 1
+    assert find_leaks({"rare": rare}, target, fold, patient) == []

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from isic.core.errors import InputError
 from isic.tracking import open_run
 from isic.tracking.runs import PARENT_TAG
+from isic.tracking.server import serve
 from isic.tracking.store import EXPERIMENT, connect, home, tracking_uri
 
 FOLD = """
@@ -191,3 +193,17 @@ def test_no_room_for_notes_costs_the_notes_only(
         patch.undo()
     assert "could not be copied for tracking" in capfd.readouterr().err
     assert [run.info.status for run in every_run(root)] == ["FINISHED"]
+
+
+def test_an_address_of_no_store_is_refused_in_words(root: Path) -> None:
+    with pytest.raises(InputError, match=r"nonsense://me:\*\*\*@x is no MLflow store"):
+        connect(root, "nonsense://me:secret@x")
+
+
+@pytest.mark.parametrize(("port", "said"), [(-1, "is no port"), (99_999, "is no port"), (None, "is taken")])
+def test_pages_on_a_port_that_cannot_be_used(root: Path, port: int | None, said: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match=said):
+            serve(root, taken.getsockname()[1] if port is None else port)

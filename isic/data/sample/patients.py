@@ -49,8 +49,10 @@ def draw_patients(
     )
 
 
-def check_request(patients: int, lesions: int, positives: int) -> None:
+def check_request(patients: int, lesions: int, positives: int, seed: int = 0) -> None:
     """Raise InputError unless every patient can have a lesion and every positive can be one of them."""
+    if seed < 0:
+        raise InputError(f"seed {seed} is negative: use 0 or more")
     if patients < 1:
         raise InputError(f"a sample needs at least 1 patient, not {patients}: raise patients")
     if lesions < patients:

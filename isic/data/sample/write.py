@@ -42,7 +42,7 @@ def write_sample(
     The same arguments give the same rows and tiles, whatever the number of `processes` (default: the usable cores, at
     most 8). Each file is complete or absent. Raises InputError for impossible requests.
     """
-    check_request(patients, lesions, positives)
+    check_request(patients, lesions, positives, seed)
     facts = population()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -3,16 +3,24 @@
 Not a DVC stage: it needs an account, accepted competition rules and a network, and its result is read by stage `data`.
 """
 
+import lzma
 import shutil
 import subprocess
 import zipfile
+import zlib
+from pathlib import Path
 
-from isic.core.errors import InputError, run
+from isic.core.errors import InputError, explain, run
 from isic.core.io import atomic_dir
 from isic.core.paths import Layout
 from isic.data.source import FILES
 from isic.submit.kaggle import COMPETITION
 from isic.submit.push import require_token
+
+#: The largest of the official files, the training tiles, has 1.2 GB. A few kilobytes of archive can claim any size.
+MAX_BYTES = 8 << 30
+#: What zipfile raises for an archive that is damaged, encrypted, or compressed in a way it does not know.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 
 
 def main() -> None:
@@ -29,13 +37,35 @@ def main() -> None:
         if subprocess.run(command, check=False).returncode:
             raise InputError(f"the Kaggle client could not download {COMPETITION}: see its message above")
         archive = temporary / f"{COMPETITION}.zip"
-        with zipfile.ZipFile(archive) as content:
-            for name in FILES:
-                # Only the five names are taken: a path in an archive from outside is not trusted.
-                with content.open(name) as source, (temporary / name).open("wb") as target:
-                    shutil.copyfileobj(source, target)
+        if not archive.is_file():
+            raise InputError(f"the Kaggle client left no {archive.name}: see its message above, then make data again")
+        try:
+            _take(archive, temporary)
+        except _UNREADABLE as error:
+            if explain(error) is not None:  # a full disk is no fault of the archive
+                raise
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise InputError(
+                f"the {archive.name} that Kaggle sent is no whole zip archive ({reason}): accept the rules at "
+                f"kaggle.com/c/{COMPETITION}, then make data again"
+            ) from error
         archive.unlink()
     print(f"{folder} holds the official files; next: make preset P=full")
+
+
+def _take(archive: Path, folder: Path) -> None:
+    """Extract the five official files into `folder`; InputError when one is missing or too large to be one."""
+    with zipfile.ZipFile(archive) as content:
+        sizes = {member.filename: member.file_size for member in content.infolist()}
+        if missing := [name for name in FILES if name not in sizes]:
+            raise InputError(f"the {archive.name} that Kaggle sent lacks {', '.join(missing)}: download them by hand")
+        for name in FILES:
+            if sizes[name] > MAX_BYTES:
+                raise InputError(f"{name} in {archive.name} claims {sizes[name]} bytes, at most {MAX_BYTES} are taken")
+            # Only the five names are taken: a path in an archive from outside is not trusted. zipfile ends at the
+            # claimed size, whatever the compressed bytes hold.
+            with content.open(name) as source, (folder / name).open("wb") as target:
+                shutil.copyfileobj(source, target)
 
 
 if __name__ == "__main__":

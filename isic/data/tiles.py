@@ -112,7 +112,8 @@ class TileStore:
 def decode(data: bytes, name: str) -> np.ndarray:
     """Decode JPEG bytes to uint8 RGB (height, width, 3).
 
-    Raises InputError naming `name` when the bytes are no JPEG, do not decode, or claim more than MAX_SIDE pixels.
+    Raises InputError naming `name` when the bytes are no JPEG, do not decode, claim more than MAX_SIDE pixels, or
+    decode to another size than they claim.
     """
     height, width = jpeg_size(data, name)
     if max(height, width) > MAX_SIDE:
@@ -127,13 +128,19 @@ def decode(data: bytes, name: str) -> np.ndarray:
         raise InputError(f"tile {name} does not decode as JPEG: replace it") from error
     if image is None:
         raise InputError(f"tile {name} does not decode as JPEG: replace it")
+    if image.shape[:2] != (height, width):
+        raise InputError(
+            f"tile {name} claims {width} x {height} pixels and decodes to {image.shape[1]} x {image.shape[0]}: "
+            "replace it"
+        )
     return np.asarray(image, dtype=np.uint8)
 
 
 def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
     """(height, width) from the JPEG's frame header, without decoding.
 
-    Walks the marker segments of ITU-T T.81 annex B up to the first SOFn. Raises InputError when there is none.
+    Walks the marker segments of ITU-T T.81 annex B up to the first SOFn. Raises InputError when there is none, or
+    something before it that libjpeg would read otherwise.
     """
     position = 2
     if data[:2] != b"\xff\xd8":
@@ -145,6 +152,10 @@ def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
         if marker == 0xFF:
             position += 1
             continue
+        # No length follows these (libjpeg skips 00, TEM and RSTn alone; SOI, EOI and SOS end what it accepts): read
+        # on as if one did, and the walk could be led past the header that libjpeg decodes.
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xDA:
+            break
         # SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height = int.from_bytes(data[position + 5 : position + 7], "big")

@@ -1,14 +1,16 @@
 """Decoded tiles in one flat file, for machines whose disk is quicker than their JPEG decoder.
 
 Optional (`image.cache_gb`): decoding is a small part of what a heavily augmented tile costs. The size is known from the
-JPEG headers and said before a byte is written. Several folds may start at once: the first makes the file, the others
-wait for it.
+JPEG headers and said before a byte is written. One file holds the lesions of all folds, so that folds and backbones
+share it and its room is taken once. Several may start at once: the first makes the file, the others wait for it.
 """
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -18,7 +20,8 @@ from numpy.typing import NDArray
 from isic.core.io import atomic_dir, sha256, sha256_json
 from isic.data.tiles import TileStore, jpeg_size
 
-_PIXELS, _INDEX = "pixels.bin", "index.npz"
+#: The lock is held shared by every process that reads the cache.
+_PIXELS, _INDEX, _LOCK = "pixels.bin", "index.npz", "lock"
 
 
 class Tiles(Protocol):
@@ -59,28 +62,73 @@ class DecodedTiles:
         return self._pixels[start : start + 3 * height * width].reshape(height, width, 3)
 
 
-def decoded(tiles: TileStore, ids: NDArray[np.str_], room_gb: float, folder: Path, say: Callable[[str], None]) -> Tiles:
-    """The tiles decoded on disk if they fit in `room_gb`, else `tiles` itself; `say` hears the size either way."""
+@contextmanager
+def decoded(
+    tiles: TileStore, ids: NDArray[np.str_], room_gb: float, folder: Path, say: Callable[[str], None]
+) -> Iterator[Tiles]:
+    """The tiles decoded on disk if they fit in `room_gb`, else `tiles` itself; `say` hears the size either way.
+
+    A new cache takes the place of those in `folder` of other tiles or lesions; one that is being read stays, and its
+    room counts.
+    """
     if room_gb <= 0:
-        return tiles
+        yield tiles
+        return
     sizes = [jpeg_size(tiles.jpeg(str(name)), str(name)) for name in ids]
     need = sum(3 * height * width for height, width in sizes) / 1e9
-    target = folder / _name(tiles, ids)
     if need > room_gb:
         say(f"decoded tiles would take {need:.2f} GB, image.cache_gb allows {room_gb}: decoding them every time")
-        return tiles
+        yield tiles
+        return
+    target = folder / _name(tiles, ids)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (target / _INDEX).is_file():
-            say(f"writes decoded tiles, {need:.2f} GB, to {target}")
-            _write(tiles, ids, target)
-    return DecodedTiles(target, tiles.path)
+    with ExitStack() as reading:
+        with _locked(folder, fcntl.LOCK_EX):
+            made = _make(tiles, ids, target, need, room_gb, say)
+            if made:
+                # Taken before the folder's lock goes: at no time does this cache look unused.
+                reading.enter_context(_locked(target, fcntl.LOCK_SH))
+        yield DecodedTiles(target, tiles.path) if made else tiles
+
+
+def _make(
+    tiles: TileStore, ids: NDArray[np.str_], target: Path, need: float, room_gb: float, say: Callable[[str], None]
+) -> bool:
+    """Write the cache unless it is there; False when those that are being read leave it no room."""
+    if (target / _INDEX).is_file():
+        return True
+    taken = _clear(target.parent)
+    if need + taken > room_gb:
+        say(
+            f"decoded tiles would take {need:.2f} GB beside {taken:.2f} GB that other runs read, image.cache_gb allows "
+            f"{room_gb}: decoding them every time"
+        )
+        return False
+    say(f"writes decoded tiles, {need:.2f} GB, to {target}")
+    _write(tiles, ids, target)
+    return True
+
+
+def _clear(folder: Path) -> float:
+    """Remove every cache that nobody reads, half-written ones of killed processes too; returns the GB that stay."""
+    taken = 0
+    for pixels in list(folder.glob(f"*/{_PIXELS}")):
+        with suppress(OSError), _locked(pixels.parent, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            shutil.rmtree(pixels.parent)
+        taken += pixels.stat().st_size if pixels.is_file() else 0
+    return taken / 1e9
+
+
+@contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, kind)
+        yield
 
 
 def _name(tiles: TileStore, ids: NDArray[np.str_]) -> str:
-    """Name of the cache: the tile file's hash and the ids'."""
-    return sha256_json([sha256(tiles.path), ids.tolist()])[:16]
+    """Name of the cache: the tile file's hash and the lesions', in whatever order."""
+    return sha256_json([sha256(tiles.path), sorted(ids.tolist())])[:16]
 
 
 def _write(tiles: TileStore, ids: NDArray[np.str_], target: Path) -> None:

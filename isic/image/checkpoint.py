@@ -1,7 +1,8 @@
 """Resume state: one safetensors file with every tensor and, in its header, every number. Written atomically.
 
-It lies in `.resume/STAGE/KEY`, where KEY is a hash of all that decides the result, so that a change of any of it starts
-afresh and changing back goes on. DVC deletes outputs before a stage runs, hence a place of its own (its #9221).
+It lies in `.resume/STAGE/NAME/KEY`, where KEY is a hash of all that decides the result, so that a change of any of it
+starts afresh and changing back goes on (for a month: see `discard`). DVC deletes outputs before a stage runs, hence a
+place of its own (its #9221).
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +29,8 @@ from isic.core.io import atomic_file, sha256, sha256_json
 _STATE = "state.safetensors"
 #: Its contents decide a trained network's weights: a changed line must not go on from another version's state.
 _CODE = Path(__file__).parent
+#: Seconds after which a state that is not written any more counts as given up.
+_GIVEN_UP = 30 * 24 * 3600
 
 
 @dataclass
@@ -92,8 +96,17 @@ def load(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove the state after the result is on disk, and states of other keys' finished runs with it."""
+    """Remove the state after the result is on disk, and with it states of other keys that were given up.
+
+    Given up is what nobody holds and nobody has gone on from for a month: a younger one may be wanted again.
+    """
     shutil.rmtree(folder, ignore_errors=True)
+    for state in list(folder.parent.glob(f"*/{_STATE}")):
+        # A run that ends meanwhile removes its own; whatever else is in the way, this run's result is not worth less.
+        with suppress(OSError, InputError):
+            if time.time() - state.stat().st_mtime > _GIVEN_UP:
+                with locked(state.parent):
+                    shutil.rmtree(state.parent)
 
 
 def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

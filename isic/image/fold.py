@@ -37,4 +37,5 @@ def train_in(
         diagnoses,
         outlook(layout, backbone, fold),
         world,
+        backbone,
     )

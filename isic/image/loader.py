@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from isic.core.errors import InputError
 from isic.image.augment import Augmenter
 from isic.image.cache import Tiles
 from isic.image.pixels import pack
@@ -57,17 +58,21 @@ class TileReader:
         return tile
 
 
-class _Batches(Dataset[Batch]):
-    """Maps a slot to its batch."""
+class _Batches(Dataset[Batch | InputError]):
+    """Maps a slot to its batch, or to what is wrong with a tile of it."""
 
     def __init__(self, reader: TileReader, augment: Augmenter) -> None:
         self.reader = reader
         self.augment = augment
 
-    def __getitem__(self, slot: Slot) -> Batch:
+    def __getitem__(self, slot: Slot) -> Batch | InputError:
         pairs = zip(slot.rows.tolist(), slot.position.tolist(), strict=True)
-        canvas, sizes = pack([self.augment(self.reader[row], slot.epoch, position) for row, position in pairs])
-        return Batch(canvas, sizes, slot)
+        try:
+            tiles = [self.augment(self.reader[row], slot.epoch, position) for row, position in pairs]
+        except InputError as error:
+            # Raised here, it would leave DataLoader with a loader process's whole traceback for its one line.
+            return error
+        return Batch(*pack(tiles), slot)
 
 
 def batches(
@@ -79,11 +84,14 @@ def batches(
     pin: bool,
     memory: int = _MEMORY,
 ) -> Iterator[Batch]:
-    """One batch per slot, in order. `workers` 0 loads in this process and remembers up to `memory` bytes of tiles."""
+    """One batch per slot, in order. `workers` 0 loads in this process and remembers up to `memory` bytes of tiles.
+
+    Raises InputError naming a tile that is missing or broken.
+    """
     if workers == 0:
         source = _Batches(TileReader(tiles, ids, memory), augment)
         for slot in slots:
-            batch = source[slot]
+            batch = _whole(source[slot])
             yield batch.pin_memory() if pin else batch
         return
     loader = DataLoader(
@@ -95,7 +103,14 @@ def batches(
         pin_memory=pin,
         worker_init_fn=_one_thread,
     )
-    yield from loader
+    for found in loader:
+        yield _whole(found)
+
+
+def _whole(found: Batch | InputError) -> Batch:
+    if isinstance(found, InputError):
+        raise found
+    return found
 
 
 def _one_thread(_: int) -> None:

@@ -86,14 +86,16 @@ def train_fold(
     diagnoses: Sequence[object] | None = None,
     outlook: Outlook | None = None,
     world: World | None = None,
+    backbone: str | None = None,
 ) -> list[dict[str, Any]]:
     """Train on the rows of `folds` (isic_id, target, fold) outside `fold` and write the model's folder.
 
     `diagnoses` (n,) are the rows' `iddx_full`, for recipes with an auxiliary head or a target of their own for
     indeterminate lesions. `resume_dir` holds states of earlier, unfinished runs; `outlook` are estimates to say at the
     start and to keep current. `world`: processes that a cluster started, `limits.devices` of them, each calling this;
-    None: this process starts what it needs. Returns the history, one row per epoch. Raises InputError for tiles that
-    are missing or broken, a loss that is not finite, weights that cannot be had, and OutOfTime.
+    None: this process starts what it needs. `name` is how lines call the run, `backbone` (default: `name`) what
+    config.json keeps. Returns the history, one row per epoch. Raises InputError for tiles that are missing or broken, a
+    loss that is not finite, weights that cannot be had, and OutOfTime.
     """
     limits = limits or Limits()
     known = None if diagnoses is None else [str(one) for one in diagnoses]
@@ -107,7 +109,7 @@ def train_fold(
         console = Console(name, recipe.epochs, outlook, quiet=helps)
         run = _train(job, own, NullTracker() if helps else tracker, console)
         if not helps:
-            extra = {"tta": recipe.tta, "fold": fold, "backbone": name, "recipe": recipe.model_dump()}
+            extra = {"tta": recipe.tta, "fold": fold, "backbone": backbone or name, "recipe": recipe.model_dump()}
             save_model(out_dir, run.scored, run.spec, extra, run.progress.history)
             checkpoint.discard(folder)
     return run.progress.history
@@ -131,12 +133,14 @@ def _train(job: Job, world: World, tracker: Tracker, console: Console) -> Run:
         console.say(f"goes on in epoch {run.progress.epoch + 1}, step {run.progress.step} of {run.steps}")
     console.start(run.progress.step / run.steps)
     exam = make_exam(job.tiles, job.folds[~training], recipe.validate_negatives, recipe.seed, run.spec)
-    _loop(run, job, exam, tracker, console)
+    # Every lesion is training data of some fold: one cache of all serves every fold and backbone.
+    every, place = job.folds[ID].to_numpy(str), job.resume.parent.parent / "decoded"
+    with decoded(job.tiles, every, job.limits.cache_gb, place, console.say) as tiles:
+        _loop(run, job, tiles, exam, tracker, console)
     return run
 
 
-def _loop(run: Run, job: Job, exam: Exam, tracker: Tracker, console: Console) -> None:
-    tiles = decoded(job.tiles, job.ids, job.limits.cache_gb, job.resume.parent.parent / "decoded", console.say)
+def _loop(run: Run, job: Job, tiles: Tiles, exam: Exam, tracker: Tracker, console: Console) -> None:
     clock = Clock(run.progress.seconds, run.progress.step)
     pending: tuple[Sequence[Batch], Tensor] | None = None
     for group in _groups(run, job, tiles, clock):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isic.core.errors import InputError
-from isic.core.io import atomic_dir, require, sha256
-from isic.core.params import load_params
+from isic.core.io import atomic_dir, read_json, require, sha256
+from isic.core.params import ImageRecipe, load_params
 from isic.core.paths import Layout
 from isic.registry.manifest import FILE, read_manifest, verify
 
@@ -20,8 +20,8 @@ def import_models(layout: Layout, source: Path) -> list[str]:
     """Take image models from `source` into models/image; returns the stages to commit, such as train_image@vit-0.
 
     `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones that params.yaml does not name are left.
-    Raises InputError when there is nothing to take, a model does not load, or it was made on other folds: a bundle and
-    a checkout say on which, a bare folder does not.
+    Raises InputError when there is nothing to take, or a model does not load, is of another fold or timm model than its
+    place here, or was made on other folds: a bundle and a checkout say on which, a bare folder does not.
     """
     params = load_params(layout.params)
     source = Path(source)
@@ -33,8 +33,8 @@ def import_models(layout: Layout, source: Path) -> list[str]:
     if not found:
         wanted = ", ".join(params.image.backbones)
         raise InputError(f"{source} has no image models of {wanted} for folds {list(params.folds)}: see params.yaml")
-    for folder in found.values():
-        _check(folder)
+    for (backbone, fold), folder in found.items():
+        _check(folder, params.image.recipe(backbone), fold)
     for (backbone, fold), folder in found.items():
         with atomic_dir(layout.image_model(backbone, fold)) as target:
             for name in _FILES:
@@ -61,7 +61,16 @@ def find_models(source: Path, backbones: Sequence[str], folds: Sequence[int]) ->
     return {key: folder for key, folder in places.items() if folder.is_dir()}
 
 
-def _check(folder: Path) -> None:
-    from isic.image.artifact import load_model
+def _check(folder: Path, recipe: ImageRecipe, fold: int) -> None:
+    """Raise InputError unless `folder` holds a network of the recipe's timm model that did not see `fold`."""
+    from isic.image.artifact import CONFIG, load_model
+    from isic.image.catalogue import resolve
 
-    load_model(folder)
+    model = load_model(folder).spec.model
+    wanted, _ = resolve(recipe.model, recipe.model_args)
+    if model != wanted:
+        raise InputError(f"{folder} is a `{model}`, params.yaml has `{wanted}` in its place: change one of them")
+    # Configs written by hand or by others need not say; the fold in the folder's name is then believed.
+    without = read_json(folder / CONFIG).get("fold", fold)
+    if without != fold:
+        raise InputError(f"{folder} was trained without fold {without}, so it saw fold {fold}: put it in fold{without}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import pickle
 from pathlib import Path
@@ -10,8 +11,10 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from isic.core.errors import InputError
+from isic.data import tiles
 from isic.data.tiles import TileStore, decode, jpeg_size
 
 
@@ -28,15 +31,11 @@ def _store(path: Path, tiles: dict[str, bytes]) -> TileStore:
 
 
 def test_real_tiles_decode_like_pillow(real_data: Path) -> None:
-    from io import BytesIO
-
-    from PIL import Image
-
     store = TileStore(real_data / "competition" / "train-image.hdf5")
     assert len(store) == 228
     for name in store.ids()[:20]:
         image = store.image(name)
-        with Image.open(BytesIO(store.jpeg(name))) as reference:
+        with Image.open(io.BytesIO(store.jpeg(name))) as reference:
             pixels = np.asarray(reference.convert("RGB"))
         assert image.shape == pixels.shape
         assert image.dtype == np.uint8
@@ -174,9 +173,72 @@ def test_bytes_that_do_not_decode_name_the_tile(data: bytes) -> None:
         decode(data, "ISIC_0000007")
 
 
-def test_image_bomb_is_refused_before_decoding() -> None:
+def _bomb(side: int) -> bytes:
+    """A small file that claims `side` x `side` pixels, which a decoder would make room for."""
     bomb = bytearray(_jpeg(64, 64))
     frame = bomb.index(b"\xff\xc0")
-    bomb[frame + 5 : frame + 9] = (65000).to_bytes(2, "big") * 2
+    bomb[frame + 5 : frame + 9] = side.to_bytes(2, "big") * 2
+    return bytes(bomb)
+
+
+def test_image_bomb_is_refused_before_decoding() -> None:
     with pytest.raises(InputError, match=r"ISIC_0000007 claims 65000 x 65000 pixels"):
-        decode(bytes(bomb), "ISIC_0000007")
+        decode(_bomb(65000), "ISIC_0000007")
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2, "big") + body
+
+
+def _ordinary() -> dict[str, bytes]:
+    """JPEGs of 64 x 80 px from both writers, with what cameras and editors put before the frame header."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "orientation and words"
+    options = {
+        "plain": {},
+        "progressive": {"progressive": True},
+        "EXIF, ICC and comment": {"exif": exif, "icc_profile": bytes(70_000), "comment": b"a lesion"},
+        "restarts": {"restart_marker_blocks": 1},
+        "no subsampling": {"subsampling": 0, "quality": 100},
+    }
+    found = {}
+    for name, how in options.items():
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, "JPEG", **how)
+        found[f"Pillow, {name}"] = stream.getvalue()
+    for name, flags in {"plain": [], "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]}.items():
+        found[f"OpenCV, {name}"] = cv2.imencode(".jpg", image, flags)[1].tobytes()
+    frame = found["OpenCV, plain"].index(b"\xff\xc0")
+    found["fill bytes"] = found["OpenCV, plain"][:frame] + b"\xff" * 5 + found["OpenCV, plain"][frame:]
+    return found
+
+
+@pytest.mark.parametrize("name", _ordinary())
+def test_ordinary_jpegs_have_the_size_that_they_decode_to(name: str) -> None:
+    data = _ordinary()[name]
+    assert jpeg_size(data, name) == decode(data, name).shape[:2] == (64, 80)
+
+
+@pytest.mark.parametrize("marker", [0x00, 0x01, *range(0xD0, 0xDA)])
+def test_an_image_bomb_behind_a_marker_without_length_is_refused(marker: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as a length, what follows the marker leads to a small frame header, which decoders skip as a comment's."""
+    small = b"\xff\xc0\x00\x11\x08\x00\x10\x00\x40"
+    comment = _segment(0xFE, bytes(100))
+    body = bytearray(65533)
+    start = 4 + 0xFFFE - (4 + len(comment) + 4)
+    body[start : start + len(small)] = small
+    bomb = b"\xff\xd8" + bytes([0xFF, marker]) + comment + _segment(0xEF, bytes(body)) + _bomb(8000)[2:]
+    monkeypatch.setattr(cv2, "imdecode", _never)
+    with pytest.raises(InputError, match="ISIC_0000007 is a JPEG without a readable frame header"):
+        decode(bomb, "ISIC_0000007")
+
+
+def _never(*_: object) -> np.ndarray:
+    pytest.fail("was decoded")
+
+
+def test_a_tile_that_decodes_to_another_size_than_it_claims_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "jpeg_size", lambda *_: (16, 64))
+    with pytest.raises(InputError, match=r"ISIC_0000007 claims 64 x 16 pixels and decodes to 80 x 50"):
+        decode(_jpeg(50, 80), "ISIC_0000007")

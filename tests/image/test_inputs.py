@@ -272,7 +272,21 @@ def test_normalise_is_the_usual_formula() -> None:
     torch.testing.assert_close(normalise(levels, mean, std).double(), usual, atol=1e-5, rtol=0)
 
 
-def test_a_missing_tile_is_named(tiles: TileStore) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("fault", ["missing", "broken"])
+def test_a_missing_or_broken_tile_is_one_line_that_names_it(
+    tiles: TileStore, tmp_path: Path, fault: str, workers: int
+) -> None:
+    """Also from a loader process, whose faults DataLoader would wrap in a traceback."""
+    name = "ISIC_9999999"
+    with h5py.File(tmp_path / "tiles.hdf5", "w") as file:
+        file["ISIC_0000000"] = np.bytes_(tiles.jpeg("ISIC_0000000"))
+        if fault == "broken":
+            file[name] = np.bytes_(b"no JPEG")
+    ids = np.array(["ISIC_0000000", *[name] * 3])
     plan = sampling(np.array([1, 0, 0, 0]), positive_repeats=1)
-    with pytest.raises(InputError, match="ISIC_9999999"):
-        list(batches(tiles, np.full(4, "ISIC_9999999"), Augmenter("none", 0), plan.slots(1), 0, pin=False))
+    with pytest.raises(InputError) as error:
+        list(batches(TileStore(tmp_path / "tiles.hdf5"), ids, Augmenter("none", 0), plan.slots(1), workers, pin=False))
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "Traceback" not in str(error.value)

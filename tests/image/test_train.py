@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,15 +20,20 @@ import torch
 from safetensors.torch import load_file
 
 from isic.core.errors import InputError
+from isic.core.io import read_json, write_parquet
 from isic.core.metric import auc
-from isic.core.params import ImageRecipe
+from isic.core.params import ImageRecipe, load_params
+from isic.core.paths import Layout
+from isic.core.presets import write_overlay
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
-from isic.image import clock
+from isic.image import checkpoint, clock
 from isic.image import step as steps
 from isic.image.artifact import load_model
 from isic.image.augment import Augmenter
+from isic.image.cache import DecodedTiles, decoded
 from isic.image.embed import embed
+from isic.image.fold import train_in
 from isic.image.groups import GROUPS, diagnosis_groups, soften
 from isic.image.loader import Batch, batches
 from isic.image.pixels import normalise, pack, resize
@@ -302,6 +309,79 @@ def test_decoded_tiles_on_disk_change_nothing_and_their_size_is_said_first(
     assert "would take 0.00 GB" in told["tight"]
     assert "writes decoded tiles, 0.00 GB" in told["wide"]
     assert (tmp_path / "r" / "decoded").is_dir()
+
+
+def caches(folder: Path) -> list[Path]:
+    """The caches of decoded tiles in `folder`, finished or not."""
+    return [file.parent for file in folder.glob("*/pixels.bin")]
+
+
+def test_folds_and_backbones_share_one_cache_within_its_budget(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room = 1.01 * sum(tiles.image(name).nbytes for name in folds["isic_id"]) / 1e9
+    for fold, backbone in ((0, "convnext"), (1, "convnext"), (1, "vit")):
+        name = f"{backbone}-{fold}"
+        train_fold(
+            tiles, folds, fold, recipe(backbone, epochs=1), tmp_path / name, tmp_path / "r" / name, NullTracker(),
+            Limits(cache_gb=room, workers=1),
+        )  # fmt: skip
+    (cache,) = caches(tmp_path / "r" / "decoded")
+    assert (cache / "pixels.bin").stat().st_size <= room * 1e9
+    assert capsys.readouterr().err.count("writes decoded tiles") == 1
+
+
+def test_a_new_cache_takes_the_place_of_those_that_nobody_reads(tiles: TileStore, tmp_path: Path) -> None:
+    said: list[str] = []
+    ids = np.array(tiles.ids())
+    room = 1.01 * sum(tiles.image(name).nbytes for name in ids[:20]) / 1e9
+    with decoded(tiles, ids[:20], room, tmp_path, said.append):
+        (first,) = caches(tmp_path)
+    shutil.copytree(first, tmp_path / ".half-written.tmp")
+    (tmp_path / "something else").mkdir()
+    with decoded(tiles, ids[1:20], room, tmp_path, said.append) as read:
+        (second,) = caches(tmp_path)
+        assert second != first
+        assert isinstance(read, DecodedTiles)
+        with decoded(tiles, ids[:20], room, tmp_path, said.append) as other:
+            assert other is tiles
+        assert "0.00 GB that other runs read" in said[-1]
+        assert (read.image(ids[1]) == tiles.image(ids[1])).all()
+    with decoded(tiles, ids[19:0:-1], room, tmp_path, said.append):
+        assert caches(tmp_path) == [second]
+    with decoded(tiles, ids[:20], room, tmp_path, said.append):
+        assert caches(tmp_path) == [first]
+    assert (tmp_path / "something else").is_dir()
+
+
+def test_a_config_names_backbone_and_fold(tiles: TileStore, folds: pd.DataFrame, checkout: Path) -> None:
+    layout = Layout(checkout)
+    shutil.copy(tiles.path, layout.train_images)
+    write_parquet(layout.folds, folds)
+    write_overlay(layout.params, {"image": {"train": {"size": 32, "epochs": 1, "aux_weight": 0, "indeterminate": 0}}})
+    train_in(layout, load_params(layout.params), "vit", 1, NullTracker())
+    config = read_json(layout.image_model("vit", 1) / "config.json")
+    assert (config["backbone"], config["fold"]) == ("vit", 1)
+
+
+def test_a_finished_fold_removes_states_that_were_given_up_and_no_others(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
+) -> None:
+    states: list[Path] = []
+    for lr, days in ((0.001, 31), (0.002, 31), (0.003, 29)):
+        with pytest.raises(OutOfTime):
+            train_fold(
+                tiles, folds, 0, recipe(lr=lr), tmp_path / "m", tmp_path / "r", NullTracker(), Limits(max_hours=1e-9)
+            )
+        (state,) = set((tmp_path / "r").glob("*/state.safetensors")) - set(states)
+        states.append(state)
+        os.utime(state, (time.time() - days * 24 * 3600,) * 2)
+    given_up, held, young = states
+    with checkpoint.locked(held.parent):
+        train_fold(tiles, folds, 0, recipe(epochs=1), tmp_path / "m", tmp_path / "r", NullTracker())
+    assert not given_up.parent.exists()
+    assert held.is_file()
+    assert young.is_file()
 
 
 @pytest.mark.parametrize("mix", [0.0, 0.4])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from isic.core.errors import InputError
-from isic.core.io import write_parquet
+from isic.core.io import read_json, write_json, write_parquet
 from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.registry.bundle import build_bundle
@@ -57,6 +57,36 @@ def test_other_folds_and_nothing_to_take_are_refused(layout: Layout, params: Par
         import_models(layout, checkout)
     with pytest.raises(InputError, match="no image models"):
         import_models(layout, tmp_path)
+
+
+def test_a_network_of_another_fold_is_refused(layout: Layout, params: Params, tmp_path: Path) -> None:
+    """It has seen the lesions of the fold it would score."""
+    shutil.copytree(layout.root / "models" / "image", tmp_path / "image")
+    first = next(iter(params.image.backbones))
+    for fold in params.folds:
+        change(tmp_path / "image" / first / f"fold{fold}" / "config.json", fold=fold)
+    assert import_models(layout, tmp_path / "image")
+    here, there = (tmp_path / "image" / first / f"fold{fold}" for fold in (0, 1))
+    here.rename(tmp_path / "aside")
+    there.rename(here)
+    (tmp_path / "aside").rename(there)
+    shutil.rmtree(layout.root / "models" / "image")
+    with pytest.raises(InputError, match=r"fold0 was trained without fold 1, so it saw fold 0: put it in fold1"):
+        import_models(layout, tmp_path / "image")
+    assert not (layout.root / "models" / "image").exists()
+
+
+def test_a_network_of_another_timm_model_is_refused(layout: Layout, params: Params, tmp_path: Path) -> None:
+    one, other = list(params.image.backbones)[:2]
+    shutil.copytree(layout.image_model(one, 0), tmp_path / "image" / other / "fold0")
+    model = read_json(layout.image_model(one, 0) / "config.json")["model"]
+    with pytest.raises(InputError, match=f"fold0 is a `{model}`, params.yaml has `test_"):
+        import_models(layout, tmp_path / "image")
+
+
+def change(config: Path, **values: object) -> None:
+    """Lay `values` over a config.json."""
+    write_json(config, {**read_json(config), **values})
 
 
 def test_only_an_image_models_own_files_are_taken(layout: Layout, params: Params, tmp_path: Path) -> None:

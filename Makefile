@@ -57,11 +57,11 @@ repro: $(READY) ## Run what changed of the pipeline (dvc repro)
 
 .PHONY: fold
 fold: $(READY) ## One fold of one backbone, as one GPU session: make fold B=eva02 F=0
-	dvc repro -s 'train_image@$(B)-$(F)' 'embed@$(B)-$(F)'
+	@python -m pipelines.session --backbone '$(B)' --fold '$(F)'
 
 .PHONY: backbone
 backbone: $(READY) ## All folds of one backbone, one after the other, as one session: make backbone B=eva02
-	dvc repro -s --glob 'train_image@$(B)-*' 'embed@$(B)-*'
+	@python -m pipelines.session --backbone '$(B)'
 
 .PHONY: folds
 folds: $(READY) $(if $(filter ray,$(ON)),$(READY_SCALE)) ## Every missing fold of every backbone, one per GPU at a time: make folds GPUS=4, or ON=ray

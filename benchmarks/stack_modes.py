@@ -35,6 +35,8 @@ from isic.stack.inputs import Inputs, read_anchors, read_inputs
 from isic.stack.problem import Anchors, prepare
 
 MODES = ("none", "distance", "reduced", "aligned", "full")
+#: The one target: no mode beats `none`, the default.
+GOAL = "default_not_beaten"
 
 
 def main() -> None:
@@ -48,6 +50,7 @@ def main() -> None:
     # Measured one by one: the file keeps the others, each with its commit and date.
     kept = (harness.RESULTS / "quick" if options.quick else harness.RESULTS) / "stack_modes.json"
     measured = json.loads(kept.read_text(encoding="utf-8"))["measured"] if kept.is_file() else {}
+    measured.pop(GOAL, None)
     settings = load_params(harness.ROOT / "params.yaml").stack
     repeats = 1 if options.quick else 3
     if options.planted or not options.checkout:
@@ -63,15 +66,11 @@ def main() -> None:
         )
         measured[name] = _stamped(_measure(inputs, anchors, params.stack, repeats))
     real = [found for name, found in measured.items() if name != "planted"]
-    beaten = [max(mode["gain"][1] for mode in found["modes"].values() if mode["gain"]) for found in real]
-    targets = {"default_not_beaten": 0.0}
-    harness.report(
-        "stack_modes",
-        measured,
-        targets,
-        {"default_not_beaten": max(beaten) <= 0 if beaten and not options.quick else None},
-        options.quick,
-    )
+    # The largest low end of a gain over `none`: above zero, a mode is better beyond chance.
+    low = [mode["gain"][1] for found in real for mode in found["modes"].values() if mode["gain"]]
+    largest = max(low) if low and not options.quick else None
+    met = None if largest is None else largest <= 0
+    harness.report("stack_modes", measured | {GOAL: largest}, {GOAL: 0.0}, {GOAL: met}, options.quick)
 
 
 def _stamped(found: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,12 @@ A failure here means that a promise to users changed: change the promise in the 
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,9 @@ from typing import Any
 import pytest
 import yaml
 
-from isic.core.params import Params
+from isic.core.params import Params, load_params
+from isic.report.summary import BASELINE
+from pipelines.session import stages_of
 
 #: Modules that cannot change a result: they carry, check and record it.
 PLUMBING = (
@@ -45,6 +51,13 @@ STAGES = (
 )
 
 VERBS = ("sample", "doctor", "preset", "compare", "promote", "rollback", "predict", "score", "submission")
+
+
+@pytest.fixture
+def readme(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script that writes the README's measured parts."""
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    return importlib.import_module("readme")
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +215,95 @@ def test_every_mlproject_entry_point_calls_a_pipeline(root: Path) -> None:
             assert modules or "dvc repro" in entry["command"] or "isic.cli " in entry["command"], entry["command"]
             for module in modules:
                 assert importlib.util.find_spec(module), module
+
+
+def make(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A target of the Makefile, with the environment that runs the tests in place of the checkout's own."""
+    command = ["make", "--silent", "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", *words]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["fold"], "B is missing: add B=NAME; in params.yaml image.backbones has vit, convnext"),
+        (["fold", "B=vit"], "F is missing: add F=NUMBER; in params.yaml folds has 0, 1, 2"),
+        (["fold", "B=vit", "F=7"], "no fold `7` in params.yaml: folds has 0, 1, 2"),
+        (["fold", "B=vti", "F=0"], "no backbone `vti` in params.yaml: image.backbones has vit, convnext"),
+        (["backbone"], "B is missing"),
+        (["backbone", "B=vti"], "no backbone `vti`"),
+        (["backbone", "B=v*"], "no backbone `v*`"),
+    ],
+)
+def test_a_session_for_what_params_do_not_name_is_one_line(root: Path, words: list[str], said: str) -> None:
+    done = make(root, *words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    line, ending = done.stderr.splitlines()
+    assert line.startswith(f"isic: error: {said}")
+    assert ending.startswith("make")
+
+
+def test_a_session_is_the_stages_of_its_folds(root: Path, stages: dict[str, Any]) -> None:
+    params = load_params(root / "params.yaml")
+    assert stages_of(params, "vit", "1") == ["train_image@vit-1", "embed@vit-1"]
+    assert stages_of(params, "vit", None) == [
+        f"{stage}@vit-{fold}" for fold in params.folds for stage in ("train_image", "embed")
+    ]
+    for stage in ("train_image", "embed"):
+        assert stages[stage]["matrix"] == {"backbone": "${image.backbones}", "fold": "${folds}"}
+
+
+def test_a_baseline_holds_all_that_stages_write_and_git_keeps(root: Path, stages: dict[str, Any]) -> None:
+    """What the README and `isic summary` tell to commit, so that `dvc metrics diff` has something to compare with."""
+    written = {"dvc.lock"}
+    for stage in stages.values():
+        for entry in (*stage.get("outs", ()), *stage.get("metrics", ()), *stage.get("plots", ())):
+            written.add(Path(next(iter(entry)) if isinstance(entry, dict) else entry).parts[0])
+    added = BASELINE.removeprefix("git add ").split(" && ")[0].split()
+    assert set(added) == written
+    assert BASELINE in (root / "README.md").read_text()
+
+
+def test_the_speed_table_is_made_of_the_kept_results(root: Path, readme: Any) -> None:
+    page = (root / "README.md").read_text()
+    assert readme.fill(page, "speed", readme.speed_table(root)) == page, "make docs"
+    for path in (root / "benchmarks" / "results").glob("*.json"):
+        kept = json.loads(path.read_text())
+        judged = {name for name, met in kept["met"].items() if met is not None}
+        assert judged <= set(kept["measured"]), f"{path.name}: a target is judged without a number"
+
+
+def test_a_ratio_measured_both_ways_is_held_against_its_target_both_ways(readme: Any, tmp_path: Path) -> None:
+    kept = {
+        "name": "predict",
+        "measured": {"end_to_end_to_parts": 0.9, "end_to_end_to_parts_processor": 0.8},
+        "targets": {"end_to_end_to_parts": ">= 0.85"},
+        "met": {"end_to_end_to_parts": True},
+        "machine": {"cores": 2},
+    }
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "predict.json").write_text(json.dumps(kept))
+    assert readme.speed_table(tmp_path).splitlines()[2:] == [
+        "| `predict` end_to_end_to_parts | 0.9 | >= 0.85 | yes | clock | 2 cores |",
+        "| `predict` end_to_end_to_parts_processor | 0.8 | >= 0.85 | no | processor | 2 cores |",
+    ]
+
+
+def test_features_ahead_of_the_stack_are_put_into_words(readme: Any) -> None:
+    alone = {"step": "features alone", "pauc": 0.135, "low": 0.108}
+    (said,) = readme.features_ahead([alone], {"pauc": 0.132, "pauc_high": 0.161, "positives": 60})
+    assert "the intervals overlap" in said
+    assert "60 malignant" in said
+    assert readme.features_ahead([alone], {"pauc": 0.14, "pauc_high": 0.161, "positives": 60}) == []
+    assert readme.features_ahead([], {"pauc": 0.14, "pauc_high": 0.161, "positives": 60}) == []
+
+
+def test_help_writes_nothing(root: Path) -> None:
+    page = root / "README.md"
+    before = page.stat().st_mtime_ns
+    done = subprocess.run(
+        [sys.executable, "benchmarks/readme.py", "--help"], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert "--check" in done.stdout
+    assert page.stat().st_mtime_ns == before

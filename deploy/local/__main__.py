@@ -45,7 +45,7 @@ In another shell, use them:
   isic doctor
   isic tracking copy --from sqlite:///mlflow.db --to "$MLFLOW_TRACKING_URI"
   dvc remote add --local -f -d team s3://{BUCKET}/dvc && dvc remote modify --local team endpointurl {servers.s3}
-  dvc push
+  dvc push --run-cache
 
 Ctrl-C here stops them; data and logs stay in {servers.folder}.
 """

@@ -7,6 +7,8 @@ from isic.core.paths import Layout
 
 #: pAUC of a random score: half of 0.2 squared (the area under the diagonal in the corner above 80 % sensitivity).
 CHANCE = 0.02
+#: Until a result is committed, `dvc metrics diff` has nothing to compare with.
+BASELINE = 'git add dvc.lock metrics plots data models reports && git commit -m "Baseline"'
 
 
 def summary(layout: Layout) -> str:
@@ -34,7 +36,9 @@ def summary(layout: Layout) -> str:
             lines.append(f"  {name:<11} {path.relative_to(layout.root)}{f'  ({hint})' if hint else ''}")
     lines += [
         "",
-        "  next: dvc exp run -S stack.params.num_leaves=63, then dvc metrics diff",
+        "  next: source .venv/bin/activate",
+        f"        {BASELINE}",
+        "        dvc exp run -S stack.params.num_leaves=63, then dvc metrics diff",
         "        make tune N=20 for a better stacker; make data && make preset P=full for the real thing",
         "",
     ]

@@ -133,3 +133,26 @@ def test_invalid_overlay_leaves_the_file_alone(root: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match=r"split\.sed"):
         write_overlay(path, {"split": {"sed": 1}})
     assert path.read_bytes() == before
+
+
+def _leaves(values: dict[str, Any], above: str = "") -> set[str]:
+    """Dotted keys of all values; a mapping that replaces a whole one counts as one value."""
+    found: set[str] = set()
+    for key, value in values.items():
+        inner = isinstance(value, dict) and "__replace__" not in value
+        found |= _leaves(value, f"{above}{key}.") if inner else {f"{above}{key}"}
+    return found
+
+
+def test_presets_set_the_same_keys_so_none_keeps_what_another_set(root: Path, tmp_path: Path) -> None:
+    folder = root / "pipelines" / "presets"
+    leaves = {name: _leaves(yaml.safe_load((folder / f"{name}.yaml").read_text())) for name in preset_names(folder)}
+    for name, keys in leaves.items():
+        assert keys == leaves["full"], f"{name} and full set different keys: {sorted(keys ^ leaves['full'])}"
+    texts = []
+    for order in (["full"], ["kaggle_t4", "full"]):
+        shutil.copy(root / "params.yaml", tmp_path / "params.yaml")
+        for name in order:
+            apply_preset(tmp_path / "params.yaml", folder, name)
+        texts.append((tmp_path / "params.yaml").read_text())
+    assert texts[0] == texts[1]

@@ -91,16 +91,19 @@ def compare(
     ] = None,
 ) -> None:
     """Compare two sets of out-of-fold scores, on the screen and as a file: paired interval over patients."""
-    from isic.core.io import write_json
+    from isic.core.io import refuse_output, write_json
     from isic.report.compare import compare as compare_scores
     from isic.report.compare import default_place, find_oof, table
 
     for name, side in (("A", a), ("B", b)):
         if not side:
             raise InputError(f"{name} is empty: name a run, a version, a bundle, a checkout or a score file")
-    sides = [find_oof(_scores_of(name)) for name in (a, b)]
-    comparison = compare_scores(sides[0], sides[1], (a, b))
     place = out or default_place()
+    files = [_scores_of(name) for name in (a, b)]
+    if place is not None:
+        refuse_output(place, *files)
+    sides = [find_oof(file) for file in files]
+    comparison = compare_scores(sides[0], sides[1], (a, b))
     typer.echo(table(comparison))
     if place is not None:
         write_json(place, comparison.to_json())
@@ -228,6 +231,8 @@ def shard(
     from isic.scale.cut import index as index_shards
     from isic.scale.store import Store
 
+    if index is not None and (out, metadata, images) != (None, None, None):
+        raise InputError("--index goes alone: it only writes the manifest of shards that are there")
     if index is not None:
         manifest, place = index_shards(Store(index)), index
     elif metadata is None or out is None:

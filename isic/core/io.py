@@ -86,6 +86,14 @@ def require(path: Path, what: str, hint: str) -> Path:
     return Path(path)
 
 
+def refuse_output(path: Path, *inputs: Path | None) -> None:
+    """Raise InputError, before hours of work, when `path` is a folder or one of the files it is to be made from."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file to write")
+    if any(other is not None and path.exists() and other.exists() and path.samefile(other) for other in inputs):
+        raise InputError(f"{path} would be written over its own input: name another file")
+
+
 def write_json(path: Path, obj: Any) -> None:
     """Write `obj` as indented JSON; NaN and infinity are refused (they are not JSON)."""
     text = json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False)

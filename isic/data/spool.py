@@ -124,7 +124,7 @@ def _plan(metadata: Path, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int
         owners.append(np.array([known.setdefault(name, len(known)) for name in chunk[PATIENT]], dtype=np.int32))
         hashes.append(pd.util.hash_array(chunk[ID].to_numpy(object), categorize=False))
         ids.append(chunk[ID].copy())
-    if not owners:
+    if not known:  # of a table without rows the reader gives one empty piece
         raise InputError(f"{metadata} has a header and no rows: put the official file there")
     _refuse_repeated(metadata, np.concatenate(hashes))
     owner = np.concatenate(owners)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
-from safetensors import SafetensorError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 
 from isic.core.errors import InputError
@@ -15,6 +15,14 @@ from isic.core.io import atomic_dir, read_json, require, write_json
 from isic.image.backbone import LesionNet, Spec, rebuild
 
 WEIGHTS, CONFIG, HISTORY = "model.safetensors", "config.json", "history.csv"
+
+_SPEC = TypeAdapter(Spec)
+
+
+class _Prediction(BaseModel):
+    """What config.json holds for prediction besides the network's Spec."""
+
+    tta: Literal["none", "flips"]
 
 
 class Model(NamedTuple):
@@ -37,19 +45,24 @@ def save_model(
 
 
 def load_model(folder: Path) -> Model:
-    """Load a fold's network on the CPU; InputError when a file is missing or does not fit."""
+    """Load a fold's network on the CPU; InputError when a file is missing, damaged or does not fit."""
     folder = Path(folder)
     config = read_json(
         require(folder / CONFIG, "image model", "run `dvc repro`, or `dvc pull` if it was made elsewhere")
     )
     weights = require(folder / WEIGHTS, "image weights", "run `dvc repro`, or `dvc pull` if it was made elsewhere")
     try:
-        spec = Spec.from_dict({key: config[key] for key in Spec.__dataclass_fields__})
+        spec, tta = _SPEC.validate_python(config), _Prediction.model_validate(config).tta
         net = rebuild(spec)
         net.load_state_dict(load_file(weights))
-    except (KeyError, RuntimeError, SafetensorError) as error:
+    except (InputError, MemoryError, OSError):
+        raise
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"])) or "content"
+        raise InputError(f"{folder / CONFIG} has no usable `{key}`: rerun its training stage") from error
+    except Exception as error:  # each model of timm fails in its own way at arguments of another kind
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"{folder} does not hold a complete image model ({reason}): rerun its training stage"
         ) from error
-    return Model(net.eval().requires_grad_(False), spec, str(config["tta"]))
+    return Model(net.eval().requires_grad_(False), spec, tta)

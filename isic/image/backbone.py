@@ -43,10 +43,6 @@ class Spec:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Spec:
-        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-
 
 class LesionNet(nn.Module):
     """timm backbone, dropout, one logit; during training optionally a second head on diagnosis groups."""

@@ -84,7 +84,10 @@ class Verdict:
 
 
 def judge(layout: Layout, settings: Gate, registry: Registry, challenger: Version, champion: Version | None) -> Verdict:
-    """Compare two registered versions. Raises InputError when the files of either are gone or damaged."""
+    """Compare two registered versions; a champion that cannot be used is a failed check, for a person to overrule.
+
+    Raises InputError when the challenger's files are gone or damaged.
+    """
     new = load_bundle(registry.folder(challenger))
     checks = [_same_data(layout, new)]
     slices: tuple[Slice, ...] = ()
@@ -92,7 +95,11 @@ def judge(layout: Layout, settings: Gate, registry: Registry, challenger: Versio
     if reloaded is not None:
         checks.append(_reproduced(settings, reloaded))
     if champion is not None:
-        old = load_bundle(registry.folder(champion))
+        try:
+            old = load_bundle(registry.folder(champion))
+        except InputError as error:
+            checks.append(Check("champion can be loaded", False, str(error), "files as they were registered"))
+            return Verdict(challenger.number, champion.number, tuple(checks))
         same = (new.manifest.data_hash, new.manifest.folds_hash) == (old.manifest.data_hash, old.manifest.folds_hash)
         found = "the same rows" if same else "other data or folds"
         checks.append(Check("champion was judged on", same, found, "the same rows"))
@@ -102,7 +109,7 @@ def judge(layout: Layout, settings: Gate, registry: Registry, challenger: Versio
         if same and reloaded is not None:
             slices = tuple(compare_slices(_described(layout, rows), settings.min_slice_positives))
             checks.append(_slices(settings, slices))
-            checks.append(_speed(settings, reloaded, reload_elsewhere(layout, old.folder, settings.reload_rows)))
+            checks.append(_speed(layout, settings, reloaded, old))
     return Verdict(challenger.number, champion.number if champion else None, tuple(checks), slices)
 
 
@@ -167,10 +174,15 @@ def _size(settings: Gate, new: Bundle, old: Bundle) -> Check:
     return Check("size", ratio <= settings.max_growth, found, f"at most {settings.max_growth:g} times")
 
 
-def _speed(settings: Gate, new: Reload, old: Reload) -> Check:
+def _speed(layout: Layout, settings: Gate, new: Reload, champion: Bundle) -> Check:
+    needed = f"at most {settings.max_slowdown:g} times"
+    try:
+        old = reload_elsewhere(layout, champion.folder, settings.reload_rows)
+    except InputError as error:  # its files are whole, but of a form this code reads no more
+        return Check("time", False, str(error), needed)
     ratio = new.seconds_per_row / old.seconds_per_row
     found = f"{1e3 * new.seconds_per_row:.1f} ms a lesion after {1e3 * old.seconds_per_row:.1f}"
-    return Check("time", ratio <= settings.max_slowdown, found, f"at most {settings.max_slowdown:g} times")
+    return Check("time", ratio <= settings.max_slowdown, found, needed)
 
 
 def _slices(settings: Gate, slices: tuple[Slice, ...]) -> Check:

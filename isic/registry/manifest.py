@@ -85,6 +85,8 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise InputError(f"{folder / FILE} has no usable `{key}`: build the bundle again") from error
+    except (TypeError, ValueError) as error:  # parts of another shape in an older format; NaN, which has no hash
+        raise InputError(f"{folder / FILE} is not a bundle's manifest ({error}): build the bundle again") from error
     if not whole:
         raise InputError(f"{folder / FILE} was changed after it was written: fetch or build the bundle again")
     _check_names(folder, manifest)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,14 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 import isic
-from isic.core.errors import InputError
 from isic.core.io import sha256_json
 from isic.core.paths import Layout
 from isic.core.schema import ID, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
 from isic.registry.bundle import Bundle
+from isic.registry.manifest import FILE
 from isic.registry.note import from_card
 from isic.registry.requests import IMAGE
-from isic.registry.versions import CHALLENGER, HASH_TAG, Registry, Version, said
+from isic.registry.versions import BUNDLE, CHALLENGER, HASH_TAG, Registry, Version, said
 from isic.tracking.context import run_tags
 from isic.tracking.runs import RunSpec, finish, start
 from isic.tracking.store import locked
@@ -43,8 +45,8 @@ def register(layout: Layout, bundle: Bundle, name: str, card: str = "") -> Regis
     """
     registry = Registry(layout)
     with locked(layout.root, LOCK):
-        existing = _whole_version(registry, name, bundle.manifest.hash)
-        found = existing or _add(registry, layout, bundle, name)
+        existing = _whole_version(registry, name, bundle.manifest.hash, [FILE, *bundle.manifest.files], BUNDLE)
+        found = existing or _add(registry, bundle, name)
         if card and not registry.note(found):
             registry.write_note(found, from_card(card))
         registry.point(name, CHALLENGER, found.number)
@@ -58,7 +60,7 @@ def register_backbones(layout: Layout, bundle: Bundle) -> list[Version]:
     """
     registry = Registry(layout)
     with locked(layout.root, LOCK):
-        return [_register_backbone(registry, layout, bundle, backbone) for backbone in bundle.manifest.backbones]
+        return [_register_backbone(registry, bundle, backbone) for backbone in bundle.manifest.backbones]
 
 
 def requirements(bundle: Bundle) -> list[str]:
@@ -67,35 +69,46 @@ def requirements(bundle: Bundle) -> list[str]:
     return [f"{package}=={number}" for package, number in pins.items()]
 
 
-def _whole_version(registry: Registry, name: str, bundle_hash: str) -> Version | None:
+def _whole_version(
+    registry: Registry, name: str, digest: str, names: Sequence[str], inside: str = ""
+) -> Version | None:
+    """The newest version with this hash that still has the files `names`."""
     for candidate in reversed(registry.versions(name)):
-        if candidate.bundle_hash == bundle_hash:
-            try:
-                registry.folder(candidate)
-            except InputError:
-                continue
+        if candidate.bundle_hash == digest and registry.holds(candidate, names, inside):
             return candidate
     return None
 
 
-def _register_backbone(registry: Registry, layout: Layout, bundle: Bundle, backbone: str) -> Version:
+def _register_backbone(registry: Registry, bundle: Bundle, backbone: str) -> Version:
     """The folder of all folds as a version: files to look at and to import again, not a model that scores lesions."""
-    name, client = f"isic-image-{backbone}", registry.client
-    weights = {file: digest for file, digest in bundle.manifest.files.items() if file.startswith(f"image/{backbone}/")}
+    name, client, folder = f"isic-image-{backbone}", registry.client, f"image/{backbone}"
+    weights = {file: digest for file, digest in bundle.manifest.files.items() if file.startswith(f"{folder}/")}
     digest = sha256_json(weights)
-    known = [version for version in registry.versions(name) if version.bundle_hash == digest]
-    if known:
-        return known[-1]
-    spec = RunSpec("register", digest, f"register-{backbone}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID"))
-    with said(client.tracking_uri):
-        run = start(client, layout, spec, run_tags(layout))
-        client.log_artifacts(run, str(bundle.folder / "image" / backbone), f"image/{backbone}")
+    existing = _whole_version(registry, name, digest, [file.removeprefix(f"{folder}/") for file in weights])
+    if existing is not None:
+        return existing
+    with _opened_run(registry, f"register-{backbone}", digest) as run:
+        client.log_artifacts(run, str(bundle.folder / folder), folder)
         _ensure_model(client, name, f"Image networks of backbone {backbone}, one a fold")
-        source = f"{client.get_run(run).info.artifact_uri}/image/{backbone}"
+        source = f"{client.get_run(run).info.artifact_uri}/{folder}"
         tags = {HASH_TAG: digest, "folds_hash": bundle.manifest.folds_hash}
         created = client.create_model_version(name, source, run, tags=tags)
-        finish(client, layout, spec, run, "FINISHED")
     return Version(name, int(created.version), digest)
+
+
+@contextmanager
+def _opened_run(registry: Registry, name: str, digest: str) -> Iterator[str]:
+    """The run that files are sent under: finished at the end, failed by whatever stops it."""
+    client, layout = registry.client, registry.layout
+    spec = RunSpec("register", digest, f"{name}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID"))
+    with said(client.tracking_uri):
+        run = start(client, layout, spec, run_tags(layout))
+        try:
+            yield run
+        except BaseException:
+            finish(client, layout, spec, run, "FAILED")
+            raise
+        finish(client, layout, spec, run, "FINISHED")
 
 
 def _ensure_model(client: MlflowClient, name: str, description: str) -> None:
@@ -103,26 +116,19 @@ def _ensure_model(client: MlflowClient, name: str, description: str) -> None:
         client.create_registered_model(name, description=description)
 
 
-def _add(registry: Registry, layout: Layout, bundle: Bundle, name: str) -> Version:
+def _add(registry: Registry, bundle: Bundle, name: str) -> Version:
     client, manifest = registry.client, bundle.manifest
-    spec = RunSpec("register", manifest.hash, f"register-{manifest.hash[:8]}", outer=os.environ.get("MLFLOW_RUN_ID"))
     tags = {HASH_TAG: manifest.hash, "data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
-    with said(client.tracking_uri):
-        run = start(client, layout, spec, run_tags(layout))
-        try:
-            uri, model_id = _log(client.tracking_uri, run, bundle)
-            _ensure_model(client, name, "SLICE-3D lesion scores; see the bundle's bundle.json")
-            created = client.create_model_version(
-                name,
-                uri,
-                run,
-                tags=tags | {"git_commit": manifest.git_commit, "pauc": f"{manifest.metrics['pauc']:.5f}"},
-                model_id=model_id,  # a server with auth asks whose model the files are
-            )
-        except BaseException:
-            finish(client, layout, spec, run, "FAILED")
-            raise
-        finish(client, layout, spec, run, "FINISHED")
+    with _opened_run(registry, "register", manifest.hash) as run:
+        uri, model_id = _log(client.tracking_uri, run, bundle)
+        _ensure_model(client, name, "SLICE-3D lesion scores; see the bundle's bundle.json")
+        created = client.create_model_version(
+            name,
+            uri,
+            run,
+            tags=tags | {"git_commit": manifest.git_commit, "pauc": f"{manifest.metrics['pauc']:.5f}"},
+            model_id=model_id,  # a server with auth asks whose model the files are
+        )
     return Version(name, int(created.version), manifest.hash)
 
 

@@ -49,8 +49,8 @@ def score_request(bundle: Bundle, request: pd.DataFrame) -> pd.DataFrame:
 
     Raises InputError on missing columns, repeated ids, or an image that is not base64 of a JPEG.
     """
-    tiles = SentTiles(_images(request))
-    return bundle.predict(_typed(request), tiles, missing_images="impute").reset_index()
+    rows = _typed(request)
+    return bundle.predict(rows, SentTiles(_images(request)), missing_images="impute").reset_index()
 
 
 def _typed(request: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TEST_COLUMNS
 from isic.data.spool import pack_patients
-from isic.registry.sight import Look, look_through
+from isic.registry.sight import Look, TileError, look_through
 
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
@@ -84,6 +84,9 @@ def score_pieces(
     """Scores (n,) by row; see `Bundle.predict`. Memory holds one piece, and what image models say of all tiles where
     no folder is to keep it.
     """
+    if not bundle.manifest.backbones:
+        # It looks at no tile, so none can be missing.
+        tiles, manner = None, replace(manner, missing_images="impute")
     present = find_tiles(pieces, tiles, manner.missing_images)
     total = np.zeros(len(present))
     # Without files, embeddings of every fold at once would fill the memory.
@@ -91,6 +94,8 @@ def score_pieces(
     for group in [[fold] for fold in folds] if apart else [folds]:
         try:
             look = _see(bundle, group, tiles, pieces, present, manner)
+        except TileError:
+            raise
         except Exception as error:
             if not manner.fallback:
                 raise

@@ -34,6 +34,10 @@ REPORT = 20.0
 Key = tuple[str, int]
 
 
+class TileError(InputError):
+    """A tile that does not decode where none is to be imputed: no fault of the image models."""
+
+
 class Sight(NamedTuple):
     """Logits float32 (n,) and, if asked for, embeddings float16 (n, width) of one model."""
 
@@ -139,11 +143,15 @@ def _say(look: Look, model: Model, ids: list[str]) -> Sight:
 
     try:
         said = embed(model, look.tiles, look.whole(ids))
-    except InputError:
-        broken = _broken(look.tiles, look.whole(ids)) if look.spare else {}
+    except InputError as error:
+        broken = _broken(look.tiles, look.whole(ids))
         if not broken:
             raise
         name, reason = next(iter(broken.items()))
+        if not look.spare:
+            raise TileError(
+                f"{reason}, or use --missing-images impute ({len(broken)} of {len(ids):,} tiles are broken)"
+            ) from error
         sys.stderr.write(f"isic: note: {len(broken)} of {len(ids):,} tiles are imputed, first {name}: {reason}\n")
         look.broken.update(broken)
         said = embed(model, look.tiles, look.whole(ids))

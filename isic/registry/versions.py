@@ -6,7 +6,7 @@ Aliases (`champion`, `challenger`, `previous`) say which version is what; MLflow
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,20 @@ from urllib.parse import unquote, urlparse
 
 from isic.core.errors import InputError, shown
 from isic.core.paths import Layout
-from isic.tracking.store import connect, home
+from isic.registry.manifest import FILE
+from isic.tracking.files import listing, repository
+from isic.tracking.store import artifact_root, connect, home
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 #: Tag by which a version is recognised when the same bundle is registered again.
 HASH_TAG = "bundle_hash"
+#: Where MLflow keeps the bundle among the files of a version that scores lesions.
+BUNDLE = "artifacts/bundle"
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -97,34 +102,37 @@ class Registry:
 
         Raises InputError when the version's files are gone.
         """
-        with said(self.client.tracking_uri):
-            uri = self.client.get_model_version_download_uri(version.name, str(version.number))
-        parsed = urlparse(uri)
-        if parsed.scheme not in ("", "file"):
-            return self._fetched(version, uri)
-        folder = Path(unquote(parsed.path)) / "artifacts" / "bundle"
+        files = self._files(version, BUNDLE)
+        place = urlparse(files.artifact_uri)
+        if place.scheme not in ("", "file"):
+            return self._fetched(version, files)
+        folder = Path(unquote(place.path))
         if not folder.is_dir():
-            raise InputError(
-                f"{version} is registered, but its files are gone from {folder}: restore them, or move its alias with "
-                "`isic rollback` or `isic promote`"
-            )
+            raise _gone(version, str(folder))
         return folder
 
-    def _fetched(self, version: Version, uri: str) -> Path:
-        from mlflow.artifacts import download_artifacts
+    def holds(self, version: Version, names: Iterable[str], inside: str = "") -> bool:
+        """Whether files of these names are still there, below the folder `inside` a version's files."""
+        with said(self.client.tracking_uri):
+            return set(names) <= listing(self._files(version, inside)).keys()
 
+    def _files(self, version: Version, inside: str) -> ArtifactRepository:
+        with said(self.client.tracking_uri):
+            # By its place: a models:/ address would be looked up in whatever registry this process used last.
+            place = self.client.get_model_version_download_uri(version.name, str(version.number))
+            location = f"{place}/{inside}" if inside else place
+            return repository(location, self.client.tracking_uri, artifact_root(self.layout.root))
+
+    def _fetched(self, version: Version, files: ArtifactRepository) -> Path:
         cache = home(self.layout.root) / ".resume" / "models" / version.bundle_hash
-        if not cache.is_dir():
+        if not any(cache.rglob(FILE)):
             from isic.core.io import atomic_dir
 
             with said(self.client.tracking_uri), atomic_dir(cache) as temporary:
-                # By its place: a models:/ address would be looked up in whatever registry this process used last.
-                download_artifacts(
-                    artifact_uri=f"{uri}/artifacts/bundle",
-                    dst_path=str(temporary),
-                    tracking_uri=self.client.tracking_uri,
-                )
-        return next(manifest.parent for manifest in cache.rglob("bundle.json"))
+                files.download_artifacts("", dst_path=str(temporary))
+                if not any(temporary.rglob(FILE)):  # of what is gone a server sends nothing, and no error
+                    raise _gone(version, shown(files.artifact_uri))
+        return next(manifest.parent for manifest in cache.rglob(FILE))
 
     def _aliases(self, name: str) -> dict[str, int]:
         from mlflow.exceptions import MlflowException
@@ -172,6 +180,13 @@ def said(uri: str) -> Iterator[None]:
         raise InputError(
             f"the MLflow store at {shown(uri)} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
         ) from error
+
+
+def _gone(version: Version, place: str) -> InputError:
+    return InputError(
+        f"{version} is registered, but its files are gone from {place}: restore them, or move its alias with "
+        "`isic rollback` or `isic promote --force`"
+    )
 
 
 def _version(found: ModelVersion) -> Version:

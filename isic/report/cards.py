@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from isic.core.groups import SELECTED_MM
 from isic.core.schema import PATIENT, TARGET
 
 USE = (
@@ -14,8 +15,8 @@ USE = (
     "validated for, and not to be used in, the diagnosis or care of a person."
 )
 LIMITS = (
-    "Lesions under 2.5 mm are present only because a clinician tagged them, so small size itself hints at malignancy "
-    "in these data (selection artefact, not medicine); judge by the slice of 2.5 mm and over.",
+    f"Lesions under {SELECTED_MM} mm are present only because a clinician tagged them, so small size itself hints at "
+    f"malignancy in these data (selection artefact, not medicine); judge by the slice of {SELECTED_MM} mm and over.",
     "Benign means not known to be malignant: most lesions were never biopsied.",
     "Seven hospitals, one lighting type almost only in one of them; skin-tone groups are a proxy and unevenly filled.",
     "Scores rank lesions; they are no probabilities unless the stored calibration is applied, and its prevalence is "
@@ -84,7 +85,7 @@ def model_card(
 
 def data_card(rows: pd.DataFrame, generated: bool) -> str:
     """Markdown of the data card: counts, licences per hospital, what is missing, known biases."""
-    small = rows["clin_size_long_diam_mm"] < 2.5
+    small = rows["clin_size_long_diam_mm"] < SELECTED_MM
     ill = rows[TARGET] == 1
     lines = [
         "# Data card",
@@ -119,9 +120,9 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
         "",
         "## Known biases",
         "",
-        f"- Selection: {int(small.sum()):,} lesions are under 2.5 mm, {int((small & ill).sum())} of them malignant "
-        f"({_percent(small[ill].mean())} of the malignant, {_percent(small[~ill].mean())} of the benign). Such lesions "
-        "were kept only when a clinician tagged them.",
+        f"- Selection: {int(small.sum()):,} lesions are under {SELECTED_MM} mm, {int((small & ill).sum())} of them "
+        f"malignant ({_percent(small[ill].mean())} of the malignant, {_percent(small[~ill].mean())} of the benign). "
+        "Such lesions were kept only when a clinician tagged them.",
         f"- Missing: age {_percent(rows['age_approx'].isna().mean())}, sex {_percent(rows['sex'].isna().mean())}, "
         f"site {_percent(rows['anatom_site_general'].isna().mean())}.",
         f"- Sex: {_shares(rows['sex'])}. Lighting: {_shares(rows['tbp_tile_type'])}.",

@@ -7,21 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from isic.core.groups import levels
 from isic.core.metric import auc, pauc_interval
 from isic.report.curves import Records, both_classes
 
 #: Below this many malignant lesions a slice's pAUC is decided by three lesions or fewer: noise.
 ENOUGH = 15
-
-#: Lower bounds of the individual typology angle, degrees, lightest first (Chardon 1991; Del Bino & Bernerd 2013).
-TONES = (
-    (55.0, "very light"),
-    (41.0, "light"),
-    (28.0, "intermediate"),
-    (10.0, "tan"),
-    (-30.0, "brown"),
-    (-np.inf, "dark"),
-)
 
 #: What the page says beside the skin-tone slice.
 TONE_METHOD = (
@@ -30,16 +21,6 @@ TONE_METHOD = (
     "asked, sun and redness shift it, and the lighting of the two tile types shifts L* as a whole, so it compares "
     "patients of one hospital better than hospitals."
 )
-
-
-def skin_tone(rows: pd.DataFrame) -> pd.Series:
-    """Skin-tone proxy per lesion, one value per patient (see TONE_METHOD)."""
-    angle = pd.Series(np.degrees(np.arctan2(rows["tbp_lv_Lext"] - 50, rows["tbp_lv_Bext"])), index=rows.index)
-    typical = angle.groupby(rows["patient_id"]).transform("median").to_numpy()
-    bounds = np.array([bound for bound, _ in TONES])
-    names = np.array([name for _, name in TONES])
-    # The first bound that the angle exceeds; argmax finds the first True.
-    return pd.Series(names[(typical[:, None] > bounds).argmax(axis=1)], index=rows.index)
 
 
 def diagnosis(rows: pd.DataFrame) -> pd.Series:
@@ -55,30 +36,9 @@ def diagnosis(rows: pd.DataFrame) -> pd.Series:
     return group.where(rows["target"] == 1)
 
 
-def _age_band(age: pd.Series) -> pd.Series:
-    bands = pd.cut(age, [-np.inf, 39, 59, 74, np.inf], labels=["under 40", "40 to 59", "60 to 74", "75 and over"])
-    return bands.astype("str")
-
-
-def slice_values(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Slice family -> value of each lesion; missing values become "missing"."""
-    families = {
-        "size": pd.Series(
-            np.where(rows["clin_size_long_diam_mm"] >= 2.5, "2.5 mm and over", "under 2.5 mm"), index=rows.index
-        ),
-        "hospital": rows["attribution"],
-        "sex": rows["sex"],
-        "age": _age_band(rows["age_approx"]),
-        "site": rows["anatom_site_general"],
-        "tile type": rows["tbp_tile_type"],
-        "skin tone (proxy)": skin_tone(rows),
-    }
-    return {name: values.fillna("missing").replace("nan", "missing") for name, values in families.items()}
-
-
 def masks(rows: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
     """(family, slice, member rows); a diagnosis group is compared with all benign lesions."""
-    for family, values in slice_values(rows).items():
+    for family, values in levels(rows).items():
         for name in sorted(values.unique()):
             yield family, str(name), (values == name).to_numpy()
     groups = diagnosis(rows)

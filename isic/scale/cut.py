@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, shown
 from isic.core.schema import ID, PATIENT
 from isic.data.spool import spooled
 from isic.data.tiles import TileStore
@@ -24,10 +24,10 @@ def cut(
     lesion without a tile is an error unless `impute` leaves it to prediction. The same files give the same bytes.
     Raises InputError for anything wrong with the files, and when `out` holds shards already.
     """
-    if rows < 1 or megabytes <= 0:
+    if rows < 1 or not 0 < megabytes < np.inf:
         raise InputError(f"shards of {rows} rows or {megabytes} MB: give positive numbers")
     if MANIFEST in out.sizes():
-        raise InputError(f"{out.uri} holds shards already: name another folder, or remove it first")
+        raise InputError(f"{shown(out.uri)} holds shards already: name another folder, or remove it first")
     tiles = None if images is None else TileStore(images)
     if tiles is not None:
         # By the file's mean, since a tile's size is known only once it is read.
@@ -43,7 +43,7 @@ def index(store: Store) -> Manifest:
     """Write the manifest of shards that others made, reading each whole. Raises InputError for a file that is none."""
     names = sorted(name for name in store.sizes() if name.endswith(".parquet") and not name.startswith((".", "_")))
     if not names:
-        raise InputError(f"{store.uri} holds no .parquet file: name the folder of the shards")
+        raise InputError(f"{shown(store.uri)} holds no .parquet file: name the folder of the shards")
     shards, images = [], False
     for name in names:
         data = store.read(name)

@@ -61,13 +61,13 @@ def predict(
     shards that cannot be.
     """
     folder = resolve(model)
-    bundle_hash = load_bundle(folder).manifest.hash
+    bundle = load_bundle(folder).manifest
     manifest = read_manifest(source)
-    if missing_images == "error" and not manifest.images:
+    if missing_images == "error" and bundle.backbones and not manifest.images:
         raise InputError(
             f"{shown(source.uri)} holds no images: use --missing-images impute to score by the features alone"
         )
-    order = Order(source, target, bundle_hash, missing_images, f"isic-{uuid.uuid4().hex}")
+    order = Order(source, target, bundle.hash, missing_images, f"isic-{uuid.uuid4().hex}")
     missing = _missing(order, manifest)
     done = len(manifest.shards) - len(missing)
     _say(f"{len(manifest.shards):,} shards, {manifest.rows:,} lesions; {done:,} done before, {len(missing):,} to score")
@@ -75,7 +75,7 @@ def predict(
     with connected() as ray:
         census.check(ray, source, manifest.shards)
         desk = ray.remote(num_cpus=0)(Desk).options(name=order.desk, scheduling_strategy=here(ray))
-        keep = desk.remote(put_files(ray, folder), bundle_hash)
+        keep = desk.remote(put_files(ray, folder), bundle.hash)
         tasks = len(missing) if manifest.images else _tasks(len(missing), ray.cluster_resources().get("CPU", 1))
         outcomes = _run(order, missing, tasks, options) if missing else []
         ray.kill(keep)

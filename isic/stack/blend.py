@@ -42,10 +42,6 @@ class Blend:
     def to_json(self) -> dict[str, Any]:
         return {"weights": self.weights, "references": {name: list(knots) for name, knots in self.references.items()}}
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Blend:
-        return cls(values["weights"], {name: tuple(knots) for name, knots in values["references"].items()})
-
 
 def make_reference(log_odds: Floats) -> tuple[float, ...]:
     """Quantiles of held-out log-odds (n,)."""

@@ -54,10 +54,6 @@ class Scale:
     def to_json(self) -> dict[str, Any]:
         return {"mean": self.mean, "sd": self.sd, "knots": list(self.knots)}
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Scale:
-        return cls(values["mean"], values["sd"], tuple(values["knots"]))
-
 
 @dataclass(frozen=True)
 class Images:

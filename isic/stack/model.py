@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, Field, ValidationError
 from scipy.special import expit
 
 from isic.core.errors import InputError
@@ -30,6 +31,28 @@ FORMAT = 2
 _FILE = "stack.json"
 _SPACES = "spaces.npz"
 _REFIT = "rerun `dvc repro stack`, or `dvc pull` if it was made elsewhere"
+
+
+class _StoredChain(BaseModel):
+    """A chain in stack.json."""
+
+    scales: dict[str, Scale]
+    typical: dict[str, float]
+    members: dict[str, list[str]]
+    blend: Blend
+    offset: float
+    fitted: dict[str, dict[str, Any]] = {}  # none in stackers from before there were any
+
+
+class _Stored(BaseModel):
+    """stack.json. A key added by later code within a format is no reason to refuse the rest."""
+
+    columns: dict[str, str]
+    numeric: tuple[str, ...]
+    levels: dict[str, tuple[str, ...]]
+    evidence: Evidence
+    chains: dict[int, _StoredChain] = Field(min_length=1)
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -144,20 +167,18 @@ class Stack:
 
     @classmethod
     def load(cls, folder: Path) -> Stack:
-        """Read what `save` wrote. Raises InputError when a file is missing, of another format or of other columns."""
+        """Read what `save` wrote.
+
+        Raises InputError when a file is missing, damaged, of another format or of other columns.
+        """
         folder = Path(folder)
-        stored = read_json(folder / _FILE)
-        if stored.get("format") != FORMAT:
-            raise InputError(f"{folder} has stacker format {stored.get('format')}, this code reads {FORMAT}: {_REFIT}")
-        design = Design(
-            tuple(stored["numeric"]), {column: tuple(levels) for column, levels in stored["levels"].items()}
-        )
-        how = Evidence.model_validate(stored["evidence"])
-        names = list(stored["columns"])
+        stored = _read_stored(folder / _FILE)
+        design, names = Design(stored.numeric, stored.levels), list(stored.columns)
         if list(design.names) != names[: len(design.names)]:
             raise InputError(f"{folder}/{_FILE} names columns that this code would not build: refit the stacker")
-        chains = {int(fold): _read_chain(folder, fold, chain, how, names) for fold, chain in stored["chains"].items()}
-        return cls(design, chains, stored["columns"], metrics=stored["metrics"])
+        how = stored.evidence
+        chains = {fold: _read_chain(folder, fold, chain, how, names) for fold, chain in stored.chains.items()}
+        return cls(design, chains, stored.columns, metrics=stored.metrics)
 
 
 def probabilities(chain: Chain, margins: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -184,20 +205,31 @@ def _write_chain(folder: Path, fold: int, chain: Chain, arrays: dict[str, NDArra
     }
 
 
-def _read_chain(folder: Path, fold: str, stored: dict[str, Any], how: Evidence, names: list[str]) -> Chain:
+def _read_stored(file: Path) -> _Stored:
+    content = read_json(file)
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise InputError(
+            f"{file.parent} has stacker format {content.get('format')}, this code reads {FORMAT}: {_REFIT}"
+        )
+    try:
+        return _Stored.model_validate(content)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"])) or "content"
+        raise InputError(f"{file} has no usable `{key}`: {_REFIT}") from error
+
+
+def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: Evidence, names: list[str]) -> Chain:
     members: dict[str, list[Any]] = {}
-    for name, files in stored["members"].items():
+    for name, files in stored.members.items():
         for file in files:
             if not (folder / file).is_file():
                 raise InputError(f"{folder / file} is missing: {_REFIT}")
         members[name] = [library(name).load(folder / file, names) for file in files]
-    scales = {backbone: Scale.from_json(values) for backbone, values in stored["scales"].items()}
-    images = Images(how, scales, _read_spaces(folder, fold, stored["typical"]))
-    fitted = Fitted(stored.get("fitted", {}))
-    return Chain(images, members, Blend.from_json(stored["blend"]), stored["offset"], fitted)
+    images = Images(how, stored.scales, _read_spaces(folder, fold, stored.typical))
+    return Chain(images, members, stored.blend, stored.offset, Fitted(stored.fitted))
 
 
-def _read_spaces(folder: Path, fold: str, typical: dict[str, float]) -> dict[str, Space]:
+def _read_spaces(folder: Path, fold: int, typical: dict[str, float]) -> dict[str, Space]:
     if not typical:
         return {}
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from isic.core.io import write_csv
+from isic.core.io import refuse_output, write_csv
 from isic.core.schema import ID, TARGET
 from isic.data.spool import Spool, spooled
 from isic.registry.bundle import Bundle, load_bundle
@@ -37,6 +37,7 @@ def predict(
     Raises InputError on anything wrong with the files; then nothing is written.
     """
     started = time.perf_counter()
+    refuse_output(Path(out), metadata, images)
     with spooled(metadata, PIECE) as rows:
         bundle = load_bundle(resolve(model))
         scores = score(bundle, rows, images, Path(out), missing_images, fallback)

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -139,8 +140,9 @@ def test_a_tile_that_is_no_jpeg_is_named_or_imputed(bundle: Bundle, rows: pd.Dat
     with h5py.File(path, "a") as file:
         del file[name]
         file[name] = np.bytes_(b"no picture")
-    with pytest.raises(InputError, match=name):
-        bundle.predict(rows, TileStore(path))
+    for fallback in (False, True):  # one picture is no reason to look at none
+        with pytest.raises(InputError, match=f"{name}.*--missing-images impute"):
+            bundle.predict(rows, TileStore(path), fallback=fallback)
     assert bundle.predict(rows, TileStore(path), missing_images="impute").between(0, 1).all()
 
 
@@ -225,6 +227,27 @@ def test_a_hostile_manifest_is_refused_before_anything_is_read(bundle: Bundle, c
         change = {"files": content["files"] | change["files"]}
     rewrite(bundle.folder, content | change)
     with pytest.raises(InputError, match=message):
+        load_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": {"pauc": float("nan")}},
+        {"folds": float("inf")},
+        {"files": []},
+        {"backbones": None},
+        {"format": 1, "params": []},
+        {"format": 1, "params": {"image": {"backbones": ["vit"]}}},
+        {"format": 1, "backbones": [["vit"]]},
+    ],
+)
+def test_a_manifest_of_another_shape_is_one_line(bundle: Bundle, change: dict) -> None:
+    content = read_json(bundle.folder / "bundle.json") | change
+    with suppress(ValueError):  # a number that is none has no hash
+        content["hash"] = identity(content)
+    (bundle.folder / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"bundle\.json .*build the bundle again"):
         load_bundle(bundle.folder)
 
 

@@ -41,6 +41,7 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "isic_id": [f"ISIC_{number:07d}" for number in range(count)],
+            "patient_id": [f"IP_{number // 20}" for number in range(count)],
             "target": target,
             "score": np.where(hospital == "Small", 1 - target, target) * 0.5 + 0.25,
             "score_champion": np.clip(target * 0.3 + rng.random(count) * 0.6, 0, 1),
@@ -63,9 +64,9 @@ def test_slices_are_the_plain_metric_on_their_rows(rows: pd.DataFrame) -> None:
     assert (part.n, part.positives) == (len(small), small["target"].sum())
     assert part.challenger == pytest.approx(0)
     assert part.champion == pauc(small["target"], small["score_champion"])
-    assert {level for group, level in found if group == "age"} == {"under 40", "40 to 59", "75 and over", "unknown"}
-    assert {level for group, level in found if group == "diameter"} == {"at least 2.5 mm", "smaller"}
-    assert ("sex", "unknown") in found
+    assert {level for group, level in found if group == "age"} == {"under 40", "40 to 59", "75 and over", "missing"}
+    assert {level for group, level in found if group == "size"} == {"2.5 mm and over", "under 2.5 mm"}
+    assert ("sex", "missing") in found
     assert ("skin tone (proxy)", "tan") in found, "atan2(10, 20) is 26.6 degrees"
 
 

@@ -18,7 +18,7 @@ from isic.core.io import read_json, write_json, write_parquet
 from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
-from isic.registry import promotion
+from isic.registry import promotion, versions
 from isic.registry.bundle import build_bundle
 from isic.registry.register import Registration, register, register_backbones
 from isic.registry.verbs import past, promote, rollback
@@ -238,6 +238,83 @@ def test_a_version_whose_files_are_gone_is_named(layout: Layout) -> None:
         resolve(f"models:/{MODEL}@champion", layout)
 
 
+@pytest.mark.usefixtures("registered")
+def test_a_version_whose_files_are_gone_from_a_server_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Emptied:
+        artifact_uri = "http://server/artifacts"
+
+        def download_artifacts(self, _: str, dst_path: str) -> str:
+            return dst_path
+
+    monkeypatch.setattr(versions, "repository", lambda *_: Emptied())
+    for _ in range(2):  # nothing is kept that would pass for a bundle
+        with pytest.raises(InputError, match="version 1 is registered, but its files are gone from http://server"):
+            resolve(f"models:/{MODEL}/1", layout)
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_a_champion_that_cannot_be_loaded_is_refused_as_a_rival_and_can_be_overruled(
+    layout: Layout, params: Params, damage: str
+) -> None:
+    promote(layout)
+    better(layout, params)
+    folder = resolve(f"models:/{MODEL}/1", layout)
+    if damage == "gone":
+        shutil.rmtree(folder)
+    else:
+        (folder / "calibration.json").write_text("{}")
+    words = "its files are gone" if damage == "gone" else r"calibration\.json is not the file"
+    with pytest.raises(InputError, match=f"champion can be loaded: .*{words}.*--force"):
+        promote(layout)
+    assert aliases(layout)["champion"] == 1
+    result = promote(layout, force=True, reason="the champion is lost")
+    assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
+    assert result.verdict is not None
+    assert "champion can be loaded" in result.verdict.table()
+    assert past(layout)[-1].forced
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_champion_that_does_not_run_here_can_be_overruled(
+    layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.registry import gate
+    from isic.registry.reload import Reload
+
+    champion = resolve(f"models:/{MODEL}/1", layout)
+
+    def reload(_: Layout, folder: Path, __: int) -> Reload:
+        if folder == champion and aliases(layout)["champion"] == 1:
+            raise InputError(f"{folder} cannot be used in a fresh process: stacker format 1")
+        return Reload(64, 0.0, 0.001)
+
+    monkeypatch.setattr(gate, "reload_elsewhere", reload)
+    promote(layout)
+    better(layout, params)
+    with pytest.raises(InputError, match=r"time: .*stacker format 1"):
+        promote(layout)
+    promote(layout, force=True, reason="the champion is of another time")
+    assert aliases(layout)["champion"] == 2
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_a_checkout_that_was_moved_finds_its_versions(
+    layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(layout)
+    second = better(layout, params).version
+    moved = Layout(layout.root.rename(layout.root.with_name("elsewhere")))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow's own memory of the store, which ends with a process
+    folder = resolve(f"models:/{MODEL}@challenger", moved)
+    assert folder.is_relative_to(moved.root)
+    assert read_json(folder / "bundle.json")["hash"] == second.bundle_hash
+    assert register(moved, build_bundle(moved, params), MODEL) == (second, True)
+    promote(moved)
+    rollback(moved)
+    assert aliases(moved) == {"challenger": 2, "champion": 1, "previous": 2}
+
+
 def test_nothing_to_promote_or_to_go_back_to(layout: Layout, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     with pytest.raises(InputError, match="no challenger: run `dvc repro`"):
@@ -272,3 +349,37 @@ def test_backbones_are_registered_once(layout: Layout, params: Params, store: Pa
     client = Registry(layout).client
     folder = Path(client.get_model_version_download_uri(first[0].name, "1").removeprefix("file://"))
     assert (folder / "fold1" / "model.safetensors").is_file()
+
+
+def test_backbones_whose_files_are_gone_are_registered_again(layout: Layout, params: Params, store: Path) -> None:
+    shutil.copy(store, layout.root / "mlflow.db")
+    bundle = build_bundle(layout, params)
+    first = register_backbones(layout, bundle)
+    client = Registry(layout).client
+    place = client.get_model_version_download_uri(first[0].name, "1").removeprefix("file://")
+    (Path(place) / "fold1" / "model.safetensors").unlink()
+    again = register_backbones(layout, bundle)
+    assert [version.number for version in again] == [2, *(1 for _ in first[1:])]
+    place = client.get_model_version_download_uri(again[0].name, "2").removeprefix("file://")
+    assert (Path(place) / "fold1" / "model.safetensors").is_file()
+
+
+def test_a_backbone_that_cannot_be_sent_leaves_a_failed_run(
+    layout: Layout, params: Params, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    shutil.copy(store, layout.root / "mlflow.db")
+    bundle = build_bundle(layout, params)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            register_backbones(layout, bundle)
+    client = Registry(layout).client
+    (experiment,) = (one.experiment_id for one in client.search_experiments() if one.name == "isic-2024")
+    assert [run.info.status for run in client.search_runs([experiment])] == ["FAILED"]
+    register_backbones(layout, bundle)
+    assert {run.info.status for run in client.search_runs([experiment])} == {"FINISHED"}

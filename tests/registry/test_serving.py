@@ -66,6 +66,12 @@ def test_a_bad_request_is_named(layout: Layout, params: Params, change: dict, me
         score_request(bundle, request)
 
 
+def test_a_request_with_images_of_nobody_is_named(layout: Layout, params: Params) -> None:
+    request = request_of(layout).drop(columns="isic_id")
+    with pytest.raises(InputError, match="the request lacks isic_id"):
+        score_request(build_bundle(layout, params), request)
+
+
 @pytest.mark.slow
 def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")

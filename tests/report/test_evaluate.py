@@ -18,7 +18,7 @@ from isic.report.curves import decision, flagged, histogram, rank_in_patient
 from isic.report.evaluate import Evaluation, evaluate
 from isic.report.evidence import read_evidence
 from isic.report.learning import learning
-from isic.report.slices import masks, skin_tone
+from isic.report.slices import masks
 
 BACKBONES = ("vit", "convnext")
 CONTRACT = {
@@ -117,18 +117,6 @@ def test_slices_say_when_there_is_too_little(judged: Evaluation, run_dir: Layout
         "skin tone (proxy)",
         "diagnosis (against all benign)",
     }
-
-
-def test_skin_tone_is_one_per_patient_and_follows_the_angle() -> None:
-    rows = pd.DataFrame(
-        {
-            "patient_id": ["a", "a", "a", "b"],
-            # atan2(20, 10) = 63 degrees, atan2(-20, 10) = -63.
-            "tbp_lv_Lext": [70.0, 70.0, 30.0, 30.0],
-            "tbp_lv_Bext": [10.0] * 4,
-        }
-    )
-    assert skin_tone(rows).tolist() == ["very light"] * 3 + ["dark"]
 
 
 def test_missing_categories_are_a_slice_of_their_own(run_dir: Layout) -> None:

@@ -32,6 +32,9 @@ def _isic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
         (("shard", "--out", "o"), "give --metadata"),
         (("shard", "--metadata", "absent.csv", "--out", "o"), "absent.csv not found"),
         (("shard", "--index", "absent"), "absent holds no .parquet file"),
+        (("shard", "--index", "i", "--out", "o"), "--index goes alone"),
+        (("shard", "--metadata", "m.csv", "--out", "o", "--megabytes", "nan"), "give positive numbers"),
+        (("shard", "--metadata", "m.csv", "--out", "/dev/null"), "/dev/null is a file: name a folder"),
     ],
 )
 def test_misuse_is_one_line(

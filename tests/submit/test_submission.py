@@ -18,6 +18,7 @@ from isic.core.errors import InputError
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
+from isic.core.schema import TEST_COLUMNS, TRAIN_COLUMNS
 from isic.data.sample import write_sample
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
@@ -198,3 +199,34 @@ def test_metadata_that_cannot_be_read(content: bytes | None, tmp_path: Path, bun
     with pytest.raises(InputError, match=r"rows\.csv"):
         predict(str(bundle.folder), metadata, None, out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("columns", [TEST_COLUMNS, TRAIN_COLUMNS], ids=["test", "train"])
+def test_a_table_without_a_lesion_is_refused_and_not_scored(
+    columns: tuple[str, ...], tmp_path: Path, bundle: Bundle
+) -> None:
+    metadata, out = tmp_path / "rows.csv", tmp_path / "scores.csv"
+    metadata.write_text(",".join(columns) + "\n")
+    with pytest.raises(InputError, match=r"rows\.csv has a header and no rows"):
+        predict(str(bundle.folder), metadata, None, out, missing_images="impute")
+    assert not out.exists()
+
+
+def test_test_files_without_a_lesion_make_no_submission(layout: Layout, bundle: Bundle) -> None:
+    for path in (layout.test_metadata, layout.sample_submission):
+        path.unlink()  # shared with other checkouts
+    layout.test_metadata.write_text(",".join(TEST_COLUMNS) + "\n")
+    layout.sample_submission.write_text("isic_id,target\n")
+    with pytest.raises(InputError, match="has a header and no rows"):
+        make_submission(layout, str(bundle.folder))
+    assert not layout.submission.exists()
+
+
+def test_a_model_without_networks_needs_no_tiles(layout: Layout, tmp_path: Path) -> None:
+    write_overlay(layout.params, {"image": {"backbones": {"__replace__": {}}}})
+    params = load_params(layout.params)
+    fit_stacker(layout, params)
+    bundle = build_bundle(layout, params)
+    predict(str(bundle.folder), layout.test_metadata, None, tmp_path / "without.csv")
+    predict(str(bundle.folder), layout.test_metadata, layout.test_images, tmp_path / "with.csv")
+    assert (tmp_path / "without.csv").read_bytes() == (tmp_path / "with.csv").read_bytes()

@@ -353,4 +353,5 @@ def _first_fault(error: ValidationError) -> str:
         return f"unknown key `{key}`: check its spelling"
     if fault["type"] == "missing":
         return f"key `{key}` is missing: add it"
-    return f"`{key}`: {fault['msg'].removeprefix('Value error, ')}"
+    # Lists are tuples once they are read, which is not the reader's business.
+    return f"`{key}`: {fault['msg'].removeprefix('Value error, ').replace('valid tuple', 'valid list')}"

@@ -65,7 +65,8 @@ class Registry:
             with said(self.client.tracking_uri):
                 return _version(self.client.get_model_version(name, str(number)))
         except MlflowException as error:
-            raise InputError(f"there is no version {number} of {name}: `isic history` lists them") from error
+            known = ", ".join(str(version.number) for version in self.versions(name)) or "none"
+            raise InputError(f"there is no version {number} of {name}: there is {known}") from error
 
     def versions(self, name: str) -> list[Version]:
         """All versions, oldest first; none when the model is not registered yet."""

@@ -25,7 +25,7 @@ from isic.stack.design import Columns, Design, plain
 from isic.stack.evidence import Embeddings, Images, Scale, check_images
 from isic.stack.members import library, log_odds
 from isic.stack.spaces import Space
-from isic.tabular.fitted import Fitted
+from isic.tabular.fitted import Fitted, fitted_kinds
 
 FORMAT = 2
 _FILE = "stack.json"
@@ -225,6 +225,9 @@ def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: Evidence, na
             if not (folder / file).is_file():
                 raise InputError(f"{folder / file} is missing: {_REFIT}")
         members[name] = [library(name).load(folder / file, names) for file in files]
+    strange = stored.fitted.keys() - fitted_kinds().keys()
+    if strange:
+        raise InputError(f"{folder / _FILE} has fitted features `{min(strange)}`, which this code lacks: {_REFIT}")
     images = Images(how, stored.scales, _read_spaces(folder, fold, stored.typical))
     return Chain(images, members, stored.blend, stored.offset, Fitted(stored.fitted))
 

@@ -24,6 +24,8 @@ def import_models(layout: Layout, source: Path) -> list[str]:
     place here, or was made on other folds: a bundle and a checkout say on which, a bare folder does not.
     """
     params = load_params(layout.params)
+    if not params.image.backbones:
+        raise InputError("image.backbones in params.yaml is empty: name the backbones to take")
     source = Path(source)
     folds = _folds_of(source)
     # A model that saw a lesion of its own fold would make every out-of-fold score too good.

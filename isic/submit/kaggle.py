@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,8 @@ def build(
     bundle = load_bundle(resolve(model or f"models:/{params.register_.model}@{CHAMPION}", layout))
     check_code(layout, bundle, params.gate)
     owner = user or os.environ.get("KAGGLE_USERNAME") or NOBODY
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", owner):
+        raise InputError(f"{owner!r} is no Kaggle name: letters, digits, - and _ only")
     package = package_of(layout)
     with atomic_dir(package.folder) as temporary:
         made = Package(temporary)

@@ -9,6 +9,8 @@ is missing is sent, everything is counted on the other side, and nothing of the 
 from __future__ import annotations
 
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,6 +283,8 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
     """
     source, target = _resolved(source, root), _resolved(target, root)
     _refuse(source, target)
+    for uri in (source, target):
+        _greet(uri)
     # A copy is patient: a large model takes the server a while, and a hiccup must not end a long night's work.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     settle_environment(300)
@@ -305,6 +309,19 @@ def _resolved(uri: str, root: Path) -> str:
     if not uri.startswith(SQLITE):
         return uri
     return f"{SQLITE}{Path(absolute(uri, root).removeprefix(SQLITE)).resolve()}"
+
+
+def _greet(uri: str) -> None:
+    """Raise InputError at once when nobody answers at a server's address: the copy itself would try for minutes."""
+    if uri.startswith(("http://", "https://")):
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
+        except urllib.error.HTTPError:
+            return  # somebody does
+        except OSError as error:
+            raise InputError(
+                f"nobody answers at {shown(uri)} ({error}): start the server, or check the address"
+            ) from error
 
 
 def _refuse(source: str, target: str) -> None:

@@ -46,6 +46,8 @@ def test_unknown_section_missing_section_and_wrong_type_are_named(root: Path) ->
 def test_folds_count_from_zero(root: Path, folds: list[int]) -> None:
     with pytest.raises(InputError, match="folds must be"):
         check_params(_committed(root) | {"folds": folds}, "params.yaml")
+    with pytest.raises(InputError, match="`folds`: Input should be a valid list"):
+        check_params(_committed(root) | {"folds": 5}, "params.yaml")
 
 
 def test_folder_source_needs_a_folder(root: Path) -> None:

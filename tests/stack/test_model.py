@@ -56,6 +56,7 @@ def changed(*keys: str, to: Any = None) -> Callable[[dict[str, Any]], Any]:
         (changed("chains", "1", "blend", to={}), r"no usable `chains\.1\.blend\.weights`"),
         (changed("chains", "1", "scales", "vit", to={"mean": "low"}), r"no usable `chains\.1\.scales\.vit"),
         (changed("metrics"), "no usable `metrics`"),
+        (changed("chains", "1", "fitted", to={"horoscope": {}}), "fitted features `horoscope`, which this code lacks"),
     ],
 )
 def test_a_description_of_another_shape_is_one_line(

@@ -262,3 +262,10 @@ def test_a_damaged_image_model_still_gives_a_valid_submission_and_says_so(layout
     result = dry_run(layout, rows=0)
     assert result.runs[0].rows == 3
     assert "NO IMAGE WAS USED" in result.text()
+
+
+def test_a_name_that_is_none_on_kaggle_is_refused(layout: Layout, params: Params) -> None:
+    bundle = build_bundle(layout, params)
+    with pytest.raises(InputError, match="'bad name' is no Kaggle name"):
+        kaggle.build(layout, str(bundle.folder), "bad name")
+    assert not kaggle.package_of(layout).folder.exists()

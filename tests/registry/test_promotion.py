@@ -313,6 +313,8 @@ def test_a_checkout_that_was_moved_finds_its_versions(
     promote(moved)
     rollback(moved)
     assert aliases(moved) == {"challenger": 2, "champion": 1, "previous": 2}
+    with pytest.raises(InputError, match=rf"no version 9 of {MODEL}: there is 1, 2$"):
+        resolve(f"models:/{MODEL}/9", moved)
 
 
 def test_nothing_to_promote_or_to_go_back_to(layout: Layout, store: Path) -> None:

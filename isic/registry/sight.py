@@ -79,9 +79,13 @@ class Look:
     def model(self, key: Key) -> Path:
         return self.folder / "image" / key[0] / f"fold{key[1]}"
 
-    def sight(self, key: Key, number: int) -> Sight | None:
-        """What a model said about a piece, None if it has not looked yet."""
-        return self.held.get((key, number)) if self.work is None else _read(self._file(key, number))
+    def seen(self, key: Key, number: int) -> bool:
+        """Whether a model has looked at a piece."""
+        return (key, number) in self.held if self.work is None else self._file(key, number).exists()
+
+    def sight(self, key: Key, number: int) -> Sight:
+        """What a model said about a piece it has looked at."""
+        return self.held[key, number] if self.work is None else _read(self._file(key, number))
 
     def keep(self, key: Key, number: int, sight: Sight) -> None:
         """For `sight` to give."""
@@ -131,7 +135,7 @@ def _look(look: Look, keys: Sequence[Key], tiles: int) -> None:
         model = None
         for number in range(look.pieces):
             ids = look.ids(number)
-            if look.sight(key, number) is None:
+            if not look.seen(key, number):
                 model = model or load_model(look.model(key))
                 look.keep(key, number, _say(look, model, ids))
             progress.add(len(ids), fresh=model is not None)
@@ -189,9 +193,7 @@ def _write(file: Path, sight: Sight) -> None:
         np.savez(stream, **arrays)
 
 
-def _read(file: Path) -> Sight | None:
-    if not file.exists():
-        return None
+def _read(file: Path) -> Sight:
     with np.load(file, allow_pickle=False) as stored:
         return Sight(stored["logits"], stored.get("embeddings"))
 

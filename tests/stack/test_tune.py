@@ -16,19 +16,22 @@ from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 import pytest
 import yaml
 from optuna.trial import TrialState
 
 from isic.core.metric import pauc
+from isic.core.params import Stack as Settings
 from isic.core.tracker import NullTracker
+from isic.stack import tune as home
 from isic.stack.design import rows
 from isic.stack.fit import fit_stack
 from isic.stack.problem import Problem, prepare
 from isic.stack.record import figures, record, table
 from isic.stack.search import Bench, as_trial, changes, suggest, switchable
 from isic.stack.study import DONE, join, open_storage, pruner
-from isic.stack.tune import judge, tune
+from isic.stack.tune import Candidate, judge, tune, winners
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
 
@@ -185,16 +188,61 @@ def test_no_gain_changes_nothing_and_a_real_gain_is_named(problem: Problem, tmp_
     families = switchable(problem)
     good, bad = settings(), settings(rounds=1, negatives=1, seeds=1)
 
-    better = judge(problem, bad, 3, as_trial(good, families), families)
+    def against(one: Settings, other: Settings, number: int) -> list[Candidate]:
+        """The current values as trial 0, and a trial that is better on every fold."""
+        return [
+            Candidate(at, as_trial(values, families), dict.fromkeys(range(3), score))
+            for at, values, score in ((0, one, 0.1), (number, other, 0.11))
+        ]
+
+    better = judge(problem, bad, 3, against(bad, good, 3), families)
     assert better.difference is not None
     assert better.difference.low > 0
     assert better.change == {"rounds": good.rounds, "negatives": good.negatives}
-    worse = judge(problem, good, 4, as_trial(bad, families), families)
+    worse = judge(problem, good, 4, against(good, bad, 4), families)
     assert worse.difference is not None
     assert worse.difference.high < 0
     assert worse.change == {}
     assert "stays as it is" in worse.line
-    assert judge(problem, good, 5, as_trial(good, families), families).difference is None
+    assert judge(problem, good, 5, against(good, good, 5), families).difference is None
+
+
+def test_a_folds_own_score_has_no_say_in_who_scores_it() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(50, 5))
+    found = winners([Candidate(number, {}, dict(enumerate(row))) for number, row in enumerate(table)])
+    for fold in range(5):
+        assert found[fold].number == int(np.argmax(np.delete(table, fold, axis=1).mean(axis=1)))
+        changed = table.copy()
+        changed[:, fold] = rng.normal(size=50) * 100
+        again = winners([Candidate(number, {}, dict(enumerate(row))) for number, row in enumerate(changed)])
+        assert again[fold].number == found[fold].number
+
+
+def test_lucky_lesions_of_many_equal_trials_are_no_gain(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials that differ by which lesions they happen to rank well, and the best of them is best by that alone."""
+    families, current = switchable(problem), settings()
+    rng, target, folds = np.random.default_rng(0), problem.target, range(3)
+    gains: dict[str, list[float]] = {"best": [], "searching": []}
+    for _ in range(12):
+        trials = [settings(rounds=40 + number) for number in range(30)]
+        scores = {one.rounds: rng.normal(size=len(target)) + 1.5 * target for one in trials}
+        monkeypatch.setattr(home, "fit_oof", lambda _, one, known=scores: pd.DataFrame({"score": known[one.rounds]}))
+        candidates = [
+            Candidate(
+                number,
+                as_trial(one, families),
+                {f: pauc(target[problem.fold == f], scores[one.rounds][problem.fold == f]) for f in folds},
+            )
+            for number, one in enumerate(trials)
+        ]
+        best = max(range(1, 30), key=lambda number: pauc(target, scores[40 + number]))
+        found = judge(problem, current, best, candidates, families)
+        assert found.difference is not None
+        gains["searching"].append(found.difference.value)
+        gains["best"].append(pauc(target, scores[40 + best]) - pauc(target, scores[40]))
+    assert np.mean(gains["best"]) > 0.01
+    assert abs(np.mean(gains["searching"])) < 0.4 * np.mean(gains["best"])
 
 
 def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_path: Path) -> None:

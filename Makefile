@@ -18,11 +18,11 @@ export DO_NOT_TRACK := 1
 # Installs once; again only when the requirements changed.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x "$(BIN)/python" || $(PYTHON) -m venv $(VENV)
 	# Installing torch first keeps the build it resolves to here (a CPU one where only that is offered).
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipeline,dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps grad-cam ttach
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchvision
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipeline,dev]'
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps grad-cam ttach
 	touch $@
 
 .PHONY: setup
@@ -30,7 +30,7 @@ setup: $(READY) ## Make .venv with the pinned packages (done by the others when 
 
 # What goes beyond one machine: servers of a team. Nothing else needs it.
 $(READY_SCALE): $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray,server-local]'
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[ray,server-local]'
 	touch $@
 
 .PHONY: setup-scale
@@ -141,7 +141,8 @@ ci: check test ## What CI runs
 
 .PHONY: clean
 clean: ## Remove what `dvc repro` can make again (runs and models in MLflow stay)
-	rm -rf data/raw data/features data/embeddings data/oof data/folds.parquet models reports submission .resume
+	rm -rf data/raw data/features data/embeddings/* data/oof data/folds.parquet reports .resume
+	rm -rf models/image/* models/stack models/bundle models/calibration.json
 
 .PHONY: help
 help: ## This list

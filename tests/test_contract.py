@@ -307,3 +307,14 @@ def test_help_writes_nothing(root: Path) -> None:
     )
     assert "--check" in done.stdout
     assert page.stat().st_mtime_ns == before
+
+
+def test_clean_leaves_the_folders_that_git_keeps(root: Path, tmp_path: Path) -> None:
+    kept = ("data/embeddings/.gitkeep", "models/image/.gitkeep")
+    made = ("data/embeddings/vit/fold0.npy", "models/image/vit/fold0/config.json", "models/stack/stack.json")
+    for name in (*kept, *made, "submission/kaggle/notebook.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    subprocess.run(["make", "-f", str(root / "Makefile"), "clean"], cwd=tmp_path, check=True, capture_output=True)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*kept, "submission/kaggle/notebook.ipynb"}

@@ -25,6 +25,10 @@ _TAKEN = ("all", "rank", "ratio", "above")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+#: Keys of `image` that change how long training takes, and nothing of what comes of it.
+_TIME = {"max_hours", "workers", "cache_gb"}
+
+
 class Section(BaseModel):
     """Frozen, strict, and closed to unknown keys."""
 
@@ -118,13 +122,13 @@ class ImageRecipe(ImageTrain):
 
 
 class Image(Section):
-    """Image networks: the shared recipe, the backbones, and what costs time without changing weights."""
+    """Image networks: the shared recipe, the backbones, GPUs that share one model, and what only costs time."""
 
     train: ImageTrain
     backbones: dict[str, dict[str, Any]]
     max_hours: Annotated[float, Field(gt=0)] | None  # per training process; the next `dvc repro` goes on
     workers: Annotated[int, Field(ge=0)] | None  # processes that load tiles; null: by machine
-    devices: Annotated[int, Field(ge=1)]  # GPUs (or CPU processes) that share one model
+    devices: Annotated[int, Field(ge=1)]  # GPUs (or CPU processes) that share one model, each with its own batch
     cache_gb: Annotated[float, Field(ge=0)]  # decoded tiles kept on disk; 0: none
 
     def recipe(self, backbone: str) -> ImageRecipe:
@@ -290,12 +294,13 @@ class Params(Section):
 
     def scoring(self) -> dict[str, Any]:
         """Every value the out-of-fold scores depend on: what tells one configuration from another among runs."""
-        return self.model_dump(mode="json", exclude={"evaluate", "register_", "gate"})
+        return self.model_dump(mode="json", exclude={"evaluate": True, "register_": True, "gate": True, "image": _TIME})
 
     def learning(self, backbone: str) -> dict[str, Any]:
         """Every value a backbone's weights depend on, as `scoring` for one image network."""
         return {
             **self.model_dump(mode="json", include={"data", "folds", "split"}),
+            "devices": self.image.devices,
             **self.image.recipe(backbone).model_dump(),
         }
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TARGET, TEST_COLUMNS, TEXT
-from isic.data.tables import metadata_chunks
+from isic.data.tables import metadata_chunks, refuse_gaps
 
 #: The columns of test-metadata.csv.
 ROWS = pa.schema([(name, pa.string() if name in TEXT else pa.float64()) for name in TEST_COLUMNS])
@@ -63,7 +63,8 @@ def spool(metadata: Path, folder: Path, limit: int) -> Spool:
     """Sort the rows of a metadata CSV, official test or training form, into pieces below `folder`.
 
     A piece holds at most `limit` lesions, unless one patient alone has more; the order of the file stays within it.
-    Raises InputError for anything wrong with the file, a lesion without patient and a repeated isic_id included.
+    Raises InputError for anything wrong with the file: a lesion without patient, a repeated isic_id and a measurement
+    that is missing or infinite included.
     """
     owner, place, ids = _plan(Path(metadata), limit)
     start = 0
@@ -121,6 +122,7 @@ def _plan(metadata: Path, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int
         if chunk[PATIENT].isna().any():
             line = int(chunk.index[chunk[PATIENT].isna()][0]) + 2
             raise InputError(f"{metadata} line {line}: patient_id is missing: give every lesion its patient")
+        refuse_gaps(chunk, str(metadata))
         owners.append(np.array([known.setdefault(name, len(known)) for name in chunk[PATIENT]], dtype=np.int32))
         hashes.append(pd.util.hash_array(chunk[ID].to_numpy(object), categorize=False))
         ids.append(chunk[ID].copy())

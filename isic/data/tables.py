@@ -11,7 +11,17 @@ import numpy as np
 import pandas as pd
 
 from isic.core.errors import InputError
-from isic.core.schema import ID, NUMERIC, TARGET, TEST_COLUMNS, TEXT, TRAIN_COLUMNS, TRAIN_ONLY, TRAIN_ONLY_TEXT
+from isic.core.schema import (
+    ID,
+    MAY_BE_MISSING,
+    NUMERIC,
+    TARGET,
+    TEST_COLUMNS,
+    TEXT,
+    TRAIN_COLUMNS,
+    TRAIN_ONLY,
+    TRAIN_ONLY_TEXT,
+)
 
 _TRAIN_ONLY_NUMERIC = tuple(column for column in TRAIN_ONLY if column not in TRAIN_ONLY_TEXT and column != TARGET)
 
@@ -44,6 +54,22 @@ def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame
             frame = _typed(piece, path, train)
             _check_ids(frame[ID], path)
             yield frame
+
+
+def refuse_gaps(rows: pd.DataFrame, where: str) -> None:
+    """Raise InputError for a measurement that is infinite, or missing where no training row lacks it.
+
+    To a model that never saw one, a missing value is a zero: it would score the lesion as something else.
+    """
+    for column in NUMERIC:
+        values = rows[column].to_numpy(dtype=np.float64)
+        wrong = np.isinf(values) if column in MAY_BE_MISSING else ~np.isfinite(values)
+        if wrong.any():
+            first = int(np.flatnonzero(wrong)[0])
+            raise InputError(
+                f"{where}: `{column}` of {rows[ID].iloc[first]} is {values[first]}, a finite number is needed "
+                f"({int(wrong.sum())} of {len(rows)} rows are wrong)"
+            )
 
 
 #: Numbers are parsed column by column, so that a stray word is reported with its row instead of turning the whole

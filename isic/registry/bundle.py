@@ -206,7 +206,8 @@ def _fit_features_only(layout: Layout, params: Params) -> Stack:
 
 
 def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
-    sections = params.model_dump(mode="json", include={"folds", "split", "features", "image", "stack"})
+    # Not where the data lay: the data's own hash stands beside it.
+    sections = {name: values for name, values in params.scoring().items() if name != "data"}
     stack = read_json(folder / "stack" / "stack.json")
     members = sorted(stack["chains"][str(params.folds[0])]["members"])
     content = {

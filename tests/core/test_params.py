@@ -158,3 +158,17 @@ def test_presets_set_the_same_keys_so_none_keeps_what_another_set(root: Path, tm
             apply_preset(tmp_path / "params.yaml", folder, name)
         texts.append((tmp_path / "params.yaml").read_text())
     assert texts[0] == texts[1]
+
+
+def test_what_only_costs_time_makes_no_other_configuration(root: Path) -> None:
+    params = check_params(_committed(root), "params.yaml")
+
+    def changed(**values: object) -> Params:
+        return params.model_copy(update={"image": params.image.model_copy(update=values)})
+
+    quicker = changed(workers=2, max_hours=8.5, cache_gb=3.0)
+    assert quicker.scoring() == params.scoring()
+    assert quicker.learning("vit") == params.learning("vit")
+    # Each GPU takes a batch of its own, so that two of them make fewer and larger steps.
+    assert changed(devices=2).learning("vit") != params.learning("vit")
+    assert changed(devices=2).scoring() != params.scoring()

@@ -68,3 +68,25 @@ def test_a_lesion_of_nobody_is_named_by_its_line(table: Path, tmp_path: Path) ->
     rows.to_csv(table, index=False)
     with pytest.raises(InputError, match="line 402: patient_id is missing"):
         spool(table, tmp_path, 50)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("tbp_lv_H", np.nan, "`tbp_lv_H` of ISIC_.* is nan"),
+        ("tbp_lv_x", -np.inf, "`tbp_lv_x` of ISIC_.* is -inf"),
+        ("age_approx", np.inf, "`age_approx` of ISIC_.* is inf"),
+        ("age_approx", np.nan, None),
+    ],
+)
+def test_a_measurement_that_no_model_was_trained_to_miss_is_named(
+    table: Path, tmp_path: Path, column: str, value: float, said: str | None
+) -> None:
+    rows = pd.read_csv(table, low_memory=False).astype({column: "float64"})
+    rows.loc[5, column] = value
+    rows.to_csv(table, index=False)
+    if said is None:
+        assert len(spool(table, tmp_path, 50).ids) == len(rows)
+    else:
+        with pytest.raises(InputError, match=said):
+            spool(table, tmp_path, 50)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow.entities import Run
+from packaging.requirements import Requirement
 
 from isic.core.params import Params
 from isic.core.paths import Layout
@@ -36,8 +38,7 @@ def test_these_projects_exist(root: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_entry_point_calls_what_exists_from_the_root_with_typed_parameters(root: Path, name: str) -> None:
     content = project(root, name)
-    environment = yaml.safe_load((root / "mlflow_projects" / name / content["python_env"]).read_text())
-    assert environment["dependencies"]
+    assert (root / "mlflow_projects" / name / content["python_env"]).is_file()
     (entry,) = content["entry_points"].values()
     assert entry["command"].startswith("cd ../.. && ")
     modules = re.findall(r"python -m ([\w.]+)", entry["command"])
@@ -46,6 +47,17 @@ def test_an_entry_point_calls_what_exists_from_the_root_with_typed_parameters(ro
         assert importlib.util.find_spec(module) is not None, module
     assert set(re.findall(r"{(\w+)}", entry["command"])) == set(entry["parameters"])
     assert all(parameter["type"] in ("string", "float", "path") for parameter in entry["parameters"].values())
+
+
+def test_their_environment_is_what_the_pipeline_needs_pinned_as_here(root: Path) -> None:
+    environment = yaml.safe_load((root / "mlflow_projects" / "python_env.yaml").read_text())
+    package = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    needed = [*package["dependencies"], *package["optional-dependencies"]["pipeline"]]
+    pinned = set((root / "constraints.txt").read_text().lower().replace("_", "-").splitlines())
+    assert {Requirement(line).name for line in environment["dependencies"]} == {
+        Requirement(line).name for line in needed
+    }
+    assert {line.lower().replace("_", "-") for line in environment["dependencies"]} <= pinned
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def _blends(
         for number, index in held_out.items()
     }
     even = dict.fromkeys(margins, 1 / len(margins))
-    if settings.blend == "rank":
+    if settings.blend == "rank" or len(held_out) == 1:  # weights of a fold are found on others' scores
         return {number: Blend(even, references[number]) for number in held_out}, None
     ranks = {name: np.empty(len(problem.fold)) for name in margins}
     for number, index in held_out.items():

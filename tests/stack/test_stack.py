@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from isic.core.errors import InputError
 from isic.core.metric import auc, pauc
 from isic.stack import Stack, fit_stack
-from isic.stack.problem import sample_rows
+from isic.stack.fit import out_of_fold
+from isic.stack.problem import prepare, sample_rows
 from tests.stack.population import Population, make, settings
 
 
@@ -172,3 +174,13 @@ def test_refuses_a_folder_that_was_changed(saved: Path) -> None:
     (saved / "stack.json").write_text(json.dumps(description | {"format": 99}))
     with pytest.raises(InputError, match="format 99"):
         Stack.load(saved)
+
+
+def test_one_fold_alone_blends_evenly(people: Population) -> None:
+    quick = {name: getattr(settings(), name).model_dump() | {"rounds": 10} for name in ("xgboost",)}
+    weighted = settings(members=["lightgbm", "xgboost"], blend="weights", seeds=1, **quick)
+    problem = prepare(*people, weighted.evidence, weighted.params.max_bin)
+    alone = replace(problem, images={1: problem.images[1]})
+    even = out_of_fold(alone, weighted.model_copy(update={"blend": "rank"}))[1]
+    np.testing.assert_array_equal(out_of_fold(alone, weighted)[1], even)
+    assert np.isnan(even[problem.fold != 1]).all()

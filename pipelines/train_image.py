@@ -1,4 +1,4 @@
-"""Stage `train_image@B-F`: one backbone on all folds but F."""
+"""Stage `train_image@B-F`: one backbone on all folds but F, and but the one that it watches with `early_stop`."""
 
 import argparse
 

@@ -26,7 +26,7 @@ class Calibration:
     """A non-decreasing map from score to probability.
 
     kind "platt": sigmoid(slope · z(score) + offset), z the log-odds of scores in (0, 1) or else the score itself.
-    kind "isotonic": linear interpolation between (xs, ys), constant outside.
+    kind "isotonic": linear interpolation between (xs, ys), constant outside; a map fitted here is never 0 or 1.
     """
 
     kind: str
@@ -123,6 +123,15 @@ def _platt(target: np.ndarray, score: np.ndarray) -> Calibration:
 
 
 def _isotonic(target: np.ndarray, score: np.ndarray) -> Calibration:
+    """Isotonic regression with one malignant lesion more at the lowest score and one benign more at the highest.
+
+    Alone it says 0 below the lowest malignant lesion and 1 above the highest benign one, and one lesion on the wrong
+    side makes the log loss infinite. With k malignant of the n lesions at or below a score, the least probability is
+    the minimum over scores of (k + 1) / (n + 1), hence 1 / (n + 1) for n benign ones at the end; the greatest is, from
+    above, the maximum of k / (n + 1). These are the bounds that a Venn-Abers predictor (Vovk & Petej, UAI 2014,
+    arXiv:1211.0025) gives to a lesion beyond either end under the label that speaks against it.
+    """
+    score, target = np.append(score, [score.min(), score.max()]), np.append(target, [1, 0])
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(score, target)
     xs, ys = fitted.X_thresholds_, fitted.y_thresholds_
     return Calibration("isotonic", False, xs=tuple(map(float, xs)), ys=tuple(map(float, ys)))

@@ -113,9 +113,11 @@ def _heavy(a: Any) -> list[Any]:
         a.GaussianBlur(blur_limit=(3, 5)),
         a.GaussNoise(std_range=(0.012, 0.022)),  # variance 10 to 30 of 255² in the original
     ]
+    # The default fills with black what a warp draws in from outside; tiles have no such frames.
+    mirrored = {"border_mode": cv2.BORDER_REFLECT_101}
     warp = [
-        a.OpticalDistortion(distort_limit=1.0),
-        a.GridDistortion(num_steps=5, distort_limit=1.0),
+        a.OpticalDistortion(distort_limit=1.0, **mirrored),
+        a.GridDistortion(num_steps=5, distort_limit=1.0, **mirrored),
         _elastic_transform(a, alpha=3.0, sigma=50.0),
     ]
     return [

@@ -1,8 +1,8 @@
 """Resume state: one safetensors file with every tensor and, in its header, every number. Written atomically.
 
-It lies in `.resume/STAGE/NAME/KEY`, where KEY is a hash of all that decides the result, so that a change of any of it
-starts afresh and changing back goes on (for a month: see `discard`). DVC deletes outputs before a stage runs, hence a
-place of its own (its #9221).
+It lies in `.resume/STAGE/NAME/KEY-PRECISION`, where KEY is a hash of all else that decides the result, so that a change
+of any of it starts afresh and changing back goes on (for a month: see `discard`). DVC deletes outputs before a stage
+runs, hence a place of its own (its #9221).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from torch import Tensor
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_file, sha256, sha256_json
+from isic.data import tiles as decoder
 
 _STATE = "state.safetensors"
-#: Its contents decide a trained network's weights: a changed line must not go on from another version's state.
-_CODE = Path(__file__).parent
+#: Their contents decide a trained network's weights: a changed line must not go on from another version's state.
+_CODE = (*sorted(Path(__file__).parent.glob("*.py")), Path(decoder.__file__))
+#: As do these packages, which train, draw the networks, decode, resize and augment.
+_PACKAGES = ("torch", "timm", "numpy", "opencv-python-headless", "albumentations")
 #: Seconds after which a state that is not written any more counts as given up.
 _GIVEN_UP = 30 * 24 * 3600
 
@@ -47,17 +50,28 @@ class Progress:
 
 
 def resume_key(recipe: Mapping[str, Any], rows: Any, tiles: Path, processes: int) -> str:
-    """Hash of all that decides the weights: recipe, rows (JSON-able), tiles, code, torch and timm, processes."""
+    """Hash of all that decides the weights but the number format: recipe, rows (JSON-able), tiles, code, packages,
+    processes. Of a file of weights its content counts, not its path.
+    """
+    start = Path(recipe["weights"])
     return sha256_json(
         {
-            "recipe": dict(recipe),
+            "recipe": {**recipe, "weights": sha256(start) if start.is_file() else recipe["weights"]},
             "rows": rows,
             "tiles": sha256(tiles),
-            "code": [sha256(file) for file in sorted(_CODE.glob("*.py"))],
-            "versions": [version("torch"), version("timm")],
+            "code": [sha256(file) for file in _CODE],
+            "versions": [_version(name) for name in _PACKAGES],
             "processes": processes,
         }
     )[:16]
+
+
+def _version(package: str) -> str:
+    """Empty where it is not installed: some presets of augmentation do without albumentations."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 @contextmanager
@@ -81,10 +95,15 @@ def save(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> Non
         save_file(own, temporary, metadata={"progress": json.dumps(asdict(progress))})
 
 
+def exists(folder: Path) -> bool:
+    """Whether the folder holds a state, usable or not."""
+    return (folder / _STATE).is_file()
+
+
 def load(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
     """The saved state, or None where there is none or it is damaged (then training starts afresh)."""
     path = folder / _STATE
-    if not path.is_file():
+    if not exists(folder):
         return None
     try:
         with safe_open(path, framework="pt") as file:

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+#: Number formats of training.
+PRECISIONS = ("bf16", "fp16", "fp32")
+
 
 def pick() -> torch.device:
     """The GPU where there is one, else the CPU."""
@@ -20,6 +23,11 @@ def pick_precision(wanted: str, device: torch.device) -> str:
     if device.type == "cpu":
         return "fp32"
     return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+
+
+def has_precision(precision: str, device: torch.device) -> bool:
+    """Whether the device trains in `precision` at a useful pace: GPUs before Ampere only emulate bf16."""
+    return precision != "bf16" or device.type == "cpu" or torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

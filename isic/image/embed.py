@@ -23,6 +23,8 @@ from isic.image.sampler import Slot
 
 #: Tiles per forward pass: enough to fill a GPU.
 BATCH = 128
+#: Largest finite float16.
+_LARGEST = torch.finfo(torch.float16).max
 #: With more tiles than this every batch is filled up: products of other sizes sum in another order, and a tile's last
 #: bit must not depend on how many others are scored with it (a tree may turn it into a visible difference).
 FEW = 16
@@ -39,7 +41,8 @@ def embed(model: Path | Model, tiles: TileStore, ids: Sequence[str], workers: in
     """Logits and embeddings of `ids` by one fold's network; memory does not grow with the tiles' pixels.
 
     Always in float32 (on a GPU with TF32 products), so that scores of a bf16 training box and of an older GPU agree.
-    Raises InputError naming the id of a tile that is missing or broken, or whose score is not finite.
+    Embeddings beyond float16 are cut off at ±65504. Raises InputError naming the id of a tile that is missing or
+    broken, or whose score is not finite.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     device = machine.pick()
@@ -60,7 +63,9 @@ def embed(model: Path | Model, tiles: TileStore, ids: Sequence[str], workers: in
                 pixels = torch.cat([pixels, pixels[-1:].expand(BATCH - count, -1, -1, -1)])
             said, described = _flipped(net, normalise(pixels, loaded.spec.mean, loaded.spec.std), loaded.tta)
             logits[batch.slot.rows] = said[:count].float().cpu().numpy()
-            embeddings[batch.slot.rows] = described[:count].half().cpu().numpy()
+            # A larger value would become infinite and spoil every product of its row. Cut off it is as far out as one
+            # can be, and one odd tile stops no run; what is not finite here already gives no finite logit either.
+            embeddings[batch.slot.rows] = described[:count].clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
     if not np.isfinite(logits).all():
         raise InputError(f"the image model gives no finite score for {names[~np.isfinite(logits)][0]}: retrain it")
     return Said(logits, embeddings)

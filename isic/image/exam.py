@@ -1,6 +1,7 @@
 """The score of an epoch: all held-out positives and a fixed draw of negatives, cheap enough to repeat.
 
-The full fold is scored once, by `embed`. Nothing is chosen by these scores unless the recipe says `early_stop`.
+The full fold is scored once, by `embed`. Nothing is chosen by these scores; where the recipe says `early_stop`, a
+further fold that is kept out of training decides by its own.
 """
 
 from __future__ import annotations
@@ -33,10 +34,6 @@ class Exam(NamedTuple):
     target: NDArray[np.int64]
     levels: Tensor
 
-    def every(self, tiles_per_epoch: int) -> int:
-        """Epochs between validations."""
-        return max(1, -(-len(self.target) // max(1, int(3 * SHARE * tiles_per_epoch))))
-
     def score(self, run: Run) -> dict[str, float]:
         """pAUC and AUC of the run's network as it stands."""
         net = run.scored
@@ -48,6 +45,23 @@ class Exam(NamedTuple):
                 said.append(net(pixels)[0].float().cpu())
         logits = torch.cat(said).double().numpy()
         return {"pauc": pauc(self.target, logits), "auc": auc(self.target, logits)}
+
+
+class Exams(NamedTuple):
+    """That of the scored fold, for information, and that of the fold that decides when to stop, if one does."""
+
+    scored: Exam
+    watched: Exam | None
+
+    def every(self, tiles_per_epoch: int) -> int:
+        """Epochs between validations."""
+        count = len(self.scored.target) + (len(self.watched.target) if self.watched else 0)
+        return max(1, -(-count // max(1, int(3 * SHARE * tiles_per_epoch))))
+
+    def score(self, run: Run) -> dict[str, float]:
+        """pAUC and AUC of the run's network as it stands; those of the watched fold end in `_watched`."""
+        watched = self.watched.score(run) if self.watched else {}
+        return self.scored.score(run) | {f"{name}_watched": value for name, value in watched.items()}
 
 
 def make_exam(tiles: TileStore, held_out: pd.DataFrame, negatives: int, seed: int, spec: Spec) -> Exam:

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+#: Least distance from the target that focal loss weighs: a few steps of float32 below a probability of 1.
+_NEAR = 1e-6
+
 
 def per_tile(logits: Tensor, target: Tensor, loss: str, gamma: float, smoothing: float) -> Tensor:
     """Loss of each tile (n,) float32. `target` in [0, 1] may be soft.
@@ -19,7 +22,8 @@ def per_tile(logits: Tensor, target: Tensor, loss: str, gamma: float, smoothing:
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     if loss == "bce":
         return entropy
-    return entropy * (target - logits.sigmoid()).abs() ** gamma
+    # Where the probability meets the target, a power below 1 has no finite slope and the gradient would be NaN.
+    return entropy * (target - logits.sigmoid()).abs().clamp_min(_NEAR) ** gamma
 
 
 def mixing(count: int, alpha: float, random: np.random.Generator) -> tuple[Tensor, float]:

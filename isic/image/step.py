@@ -24,7 +24,7 @@ def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> T
     more, smaller pieces, as if the batch size were halved and `accumulate` doubled.
     """
     recipe, progress = run.recipe, run.progress
-    frozen = group[0].slot.epoch < recipe.freeze_epochs
+    frozen = _frozen(run, group[0])
     if recipe.freeze_epochs and run.world.size == 1:
         # Several processes agreed at their start on whose gradients they average: there they are made and dropped.
         run.net.backbone.requires_grad_(not frozen)
@@ -42,6 +42,10 @@ def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> T
     if run.average:
         run.average.update(run.net, progress.step)
     return losses
+
+
+def _frozen(run: Run, batch: Batch) -> bool:
+    return batch.slot.epoch < run.recipe.freeze_epochs
 
 
 def _gradients(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> Tensor:
@@ -91,6 +95,9 @@ def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
         other = other.to(run.device)
         pixels, target, partners = blend(pixels, other, share), blend(target, other, share), groups[other]
     run.net.train()
+    if _frozen(run, batch):
+        # Batch norms move their running statistics in every training pass, gradients or not; drop-path is noise.
+        run.net.backbone.eval()
     whole = (pixels, target, groups, partners)
     parts = list(zip(*(values.chunk(run.progress.chunks) for values in whole), strict=True))
     for number_, (part, wanted, group, partner) in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Trains one network on all folds but one, and survives what happens to long runs.
+"""Trains one network on all folds but one (two with `early_stop`), and survives what happens to long runs.
 
 The loop is a function of recipe, rows and tiles alone: killed anywhere, it goes on from its last saved step to the same
 weights, bit for bit on a CPU.
@@ -29,9 +29,9 @@ from isic.image.artifact import save_model
 from isic.image.augment import Augmenter
 from isic.image.cache import Tiles, decoded
 from isic.image.clock import Clock
-from isic.image.exam import Exam, make_exam
+from isic.image.exam import Exams, make_exam
 from isic.image.loader import Batch, batches, default_workers
-from isic.image.parallel import World, join, world_of
+from isic.image.parallel import Alone, World, join, world_of
 from isic.image.run import Run, prepare, restore, save
 from isic.image.step import take_step
 from isic.image.watch import Console, Outlook, red_flags
@@ -61,8 +61,13 @@ class Job:
     limits: Limits
 
     @property
+    def watched(self) -> int | None:
+        """The fold that decides when training stops, kept out of it like the scored one; None: epochs are fixed."""
+        return _watched(self.folds, self.fold, self.recipe)
+
+    @property
     def training(self) -> NDArray[np.bool_]:
-        return (self.folds["fold"] != self.fold).to_numpy()
+        return ~np.isin(self.folds["fold"], [one for one in (self.fold, self.watched) if one is not None])
 
     @property
     def ids(self) -> NDArray[np.str_]:
@@ -90,26 +95,41 @@ def train_fold(
 ) -> list[dict[str, Any]]:
     """Train on the rows of `folds` (isic_id, target, fold) outside `fold` and write the model's folder.
 
+    A recipe with `early_stop` keeps one more fold out and stops by its scores, never by those of `fold`.
+
     `diagnoses` (n,) are the rows' `iddx_full`, for recipes with an auxiliary head or a target of their own for
     indeterminate lesions. `resume_dir` holds states of earlier, unfinished runs; `outlook` are estimates to say at the
     start and to keep current. `world`: processes that a cluster started, `limits.devices` of them, each calling this;
     None: this process starts what it needs. `name` is how lines call the run, `backbone` (default: `name`) what
     config.json keeps. Returns the history, one row per epoch. Raises InputError for tiles that are missing or broken, a
-    loss that is not finite, weights that cannot be had, and OutOfTime.
+    loss that is not finite, weights that cannot be had, `early_stop` with two folds, and OutOfTime.
     """
     limits = limits or Limits()
     known = None if diagnoses is None else [str(one) for one in diagnoses]
-    folder = resume_dir / _key(tiles, folds, fold, recipe, known, limits)
-    job = Job(tiles, folds, fold, recipe, folder, name, known, limits)
+    key = _key(tiles, folds, fold, recipe, known, limits)
+    here = world or Alone()
+    precision, note = here.first(lambda: _precision(recipe.precision, here.device, resume_dir, key))
+    folder = _state(resume_dir, key, precision)
+    settled = recipe.model_copy(update={"precision": precision})
+    job = Job(tiles, folds, fold, settled, folder, name, known, limits)
     helps = world is not None and world.rank > 0
     with ExitStack() as held:
         if not helps:
             held.enter_context(checkpoint.locked(folder))
         own = world or held.enter_context(world_of(limits.devices, _help, (job,)))
         console = Console(name, recipe.epochs, outlook, quiet=helps)
+        if note:
+            console.say(note)
         run = _train(job, own, NullTracker() if helps else tracker, console)
         if not helps:
-            extra = {"tta": recipe.tta, "fold": fold, "backbone": backbone or name, "recipe": recipe.model_dump()}
+            extra = {
+                "tta": recipe.tta,
+                "fold": fold,
+                "watched_fold": job.watched,
+                "backbone": backbone or name,
+                "precision": precision,
+                "recipe": recipe.model_dump(),
+            }
             save_model(out_dir, run.scored, run.spec, extra, run.progress.history)
             checkpoint.discard(folder)
     return run.progress.history
@@ -122,7 +142,39 @@ def _help(job: Job) -> None:
 
 def _key(tiles: TileStore, folds: pd.DataFrame, fold: int, recipe: ImageRecipe, known: Any, limits: Limits) -> str:
     rows = [folds[column].tolist() for column in (ID, TARGET, "fold")]
-    return checkpoint.resume_key(recipe.model_dump(), [*rows, fold, known], tiles.path, limits.devices)
+    watched = _watched(folds, fold, recipe)
+    return checkpoint.resume_key(recipe.model_dump(), [*rows, fold, watched, known], tiles.path, limits.devices)
+
+
+def _state(resume_dir: Path, key: str, precision: str) -> Path:
+    return resume_dir / f"{key}-{precision}"
+
+
+def _precision(wanted: str, device: torch.device, resume_dir: Path, key: str) -> tuple[str, str]:
+    """The number format to train in, and what to say of it ("": nothing).
+
+    A state of another machine, where `auto` was another format, goes on in that one where this machine has it. Where
+    not, it stays for a machine that has.
+    """
+    own = machine.pick_precision(wanted, device)
+    others = [one for one in machine.PRECISIONS if one != own and checkpoint.exists(_state(resume_dir, key, one))]
+    if not others or checkpoint.exists(_state(resume_dir, key, own)):
+        return own, ""
+    usable = [one for one in others if machine.has_precision(one, device)]
+    if usable:
+        return usable[0], f"its state is in {usable[0]}: goes on in that instead of {own}"
+    return own, f"its state is in {others[0]}, which this GPU lacks: starts afresh in {own}, that state stays"
+
+
+def _watched(folds: pd.DataFrame, fold: int, recipe: ImageRecipe) -> int | None:
+    """The fold by which training without `fold` stops early: of one seed's networks each watches another."""
+    if recipe.early_stop is None:
+        return None
+    numbers = np.unique(folds["fold"]).tolist()
+    others = [one for one in numbers if one > fold] + [one for one in numbers if one < fold]
+    if len(others) < 2:
+        raise InputError("image.train.early_stop keeps a fold beside the scored one: set three `folds` or more")
+    return int(others[recipe.seed % len(others)])
 
 
 def _train(job: Job, world: World, tracker: Tracker, console: Console) -> Run:
@@ -131,16 +183,29 @@ def _train(job: Job, world: World, tracker: Tracker, console: Console) -> Run:
     run = prepare(job.folds.loc[training, TARGET].to_numpy(np.int64), recipe, job.fold, known, world)
     if restore(run, job.resume):
         console.say(f"goes on in epoch {run.progress.epoch + 1}, step {run.progress.step} of {run.steps}")
+    if job.watched is not None:
+        console.say(f"fold {job.watched} is kept out of training as well and decides when it stops")
     console.start(run.progress.step / run.steps)
-    exam = make_exam(job.tiles, job.folds[~training], recipe.validate_negatives, recipe.seed, run.spec)
+    exams = _exams(job, run)
     # Every lesion is training data of some fold: one cache of all serves every fold and backbone.
     every, place = job.folds[ID].to_numpy(str), job.resume.parent.parent / "decoded"
     with decoded(job.tiles, every, job.limits.cache_gb, place, console.say) as tiles:
-        _loop(run, job, tiles, exam, tracker, console)
+        _loop(run, job, tiles, exams, tracker, console)
     return run
 
 
-def _loop(run: Run, job: Job, tiles: Tiles, exam: Exam, tracker: Tracker, console: Console) -> None:
+def _exams(job: Job, run: Run) -> Exams:
+    made = [
+        make_exam(
+            job.tiles, job.folds[job.folds["fold"] == number], job.recipe.validate_negatives, job.recipe.seed, run.spec
+        )
+        for number in (job.fold, job.watched)
+        if number is not None
+    ]
+    return Exams(made[0], made[1] if len(made) > 1 else None)
+
+
+def _loop(run: Run, job: Job, tiles: Tiles, exams: Exams, tracker: Tracker, console: Console) -> None:
     clock = Clock(run.progress.seconds, run.progress.step)
     pending: tuple[Sequence[Batch], Tensor] | None = None
     for group in _groups(run, job, tiles, clock):
@@ -155,7 +220,7 @@ def _loop(run: Run, job: Job, tiles: Tiles, exam: Exam, tracker: Tracker, consol
             pending = None
         console.step(run, slot, clock)
         if slot.ends_epoch:
-            _end_epoch(run, exam, tracker, console, clock)
+            _end_epoch(run, exams, tracker, console, clock)
             if _no_better(run.progress.history, run.recipe.early_stop):
                 return
         if run.progress.step == run.steps:
@@ -232,10 +297,10 @@ def _not_finite(run: Run, job: Job, rows: NDArray[np.int64], epoch: int) -> str:
     )
 
 
-def _end_epoch(run: Run, exam: Exam, tracker: Tracker, console: Console, clock: Clock) -> None:
+def _end_epoch(run: Run, exams: Exams, tracker: Tracker, console: Console, clock: Clock) -> None:
     row = _row(run, clock)
-    if row["epoch"] % exam.every(run.sampling.tiles) == 0 or row["epoch"] == run.recipe.epochs:
-        row |= run.world.first(lambda: exam.score(run))
+    if row["epoch"] % exams.every(run.sampling.tiles) == 0 or row["epoch"] == run.recipe.epochs:
+        row |= run.world.first(lambda: exams.score(run))
     progress = run.progress
     progress.history.append(row)
     progress.epoch_sums = {}
@@ -266,9 +331,9 @@ def _row(run: Run, clock: Clock) -> dict[str, Any]:
 
 
 def _no_better(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
-    """Whether the last `patience` validations brought no better pAUC than one before them.
+    """Whether the last `patience` validations of the watched fold brought no better pAUC than one before them.
 
-    The last weights are kept, not the best ones: choosing those on the scored fold inflates it (FIELD section G).
+    The scored fold has no say: choosing an epoch on it inflates it (FIELD section G). The last weights are kept.
     """
-    scored = [row["pauc"] for row in history if row["pauc"] is not None]
-    return patience is not None and len(scored) > patience and max(scored[-patience:]) <= max(scored[:-patience])
+    seen = [row["pauc_watched"] for row in history if row.get("pauc_watched") is not None]
+    return patience is not None and len(seen) > patience and max(seen[-patience:]) <= max(seen[:-patience])

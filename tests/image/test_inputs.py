@@ -19,7 +19,7 @@ from PIL import Image
 
 from isic.core.errors import InputError
 from isic.data.tiles import TileStore
-from isic.image.augment import PRESETS, Augmenter, _compose, bend, draw_hair, move, orient
+from isic.image.augment import _TRANSFORMS, PRESETS, Augmenter, _compose, bend, draw_hair, move, orient
 from isic.image.loader import batches
 from isic.image.pixels import normalise, pack, resize, resize_by_matrices
 from isic.image.sampler import Sampling, validation_rows
@@ -209,6 +209,40 @@ def test_moves_are_spread_as_albumentations_spreads_them() -> None:
         found.append([np.mean(places, axis=0), np.std(places, axis=0)])
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1.5)
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=0.12)
+
+
+#: What changes levels on purpose; whatever else a preset has moves pixels.
+_LEVELS = {
+    "RandomBrightnessContrast",
+    "HueSaturationValue",
+    "GaussianBlur",
+    "GaussNoise",
+    "MotionBlur",
+    "MedianBlur",
+    "ImageCompression",
+    "CLAHE",
+    "CoarseDropout",
+    "Hair",
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_moves_pixels_brings_in_no_frame(preset: str) -> None:
+    """No tile has a black frame: a network would learn that the training tiles have one."""
+    import albumentations as a
+
+    tile = np.full((90, 120, 3), (205, 160, 135), np.uint8)
+    listed = _TRANSFORMS[preset](a) if preset in _TRANSFORMS else []
+    every = [one for group in listed for one in (group.transforms if isinstance(group, a.OneOf) else [group])]
+    moves = [one for one in every if type(one).__name__ not in _LEVELS]
+    assert moves or preset in ("none", "flips")
+    for one in moves:
+        one.p = 1.0
+        compose = a.Compose([one], seed=0)
+        for _ in range(40):
+            assert (compose(image=tile)["image"] == tile[0, 0]).all(), type(one).__name__
+    if not moves:
+        assert all((Augmenter(preset, 0)(tile, epoch, 0) == tile[0, 0]).all() for epoch in range(20))
 
 
 def test_hair_is_drawn_on_a_copy() -> None:

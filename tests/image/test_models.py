@@ -247,6 +247,23 @@ def test_test_time_flips_make_the_score_independent_of_mirroring(
     assert not torch.allclose(_flipped(net, pixels, "none")[0], one, atol=1e-5)
 
 
+def test_an_embedding_beyond_float16_is_cut_off_and_one_that_is_not_finite_names_its_lesion(
+    trained: Path, tiles: TileStore, folds: pd.DataFrame
+) -> None:
+    ids = folds["isic_id"].tolist()[:3]
+    quiet, loud = load_model(trained), load_model(trained)
+    # A larger head's weights would make up for it: a finite logit from an embedding that float16 does not hold.
+    loud.net.backbone.register_forward_hook(lambda _module, _pixels, said: said * 1e6)
+    usual, cut = embed(quiet, tiles, ids).embeddings, embed(loud, tiles, ids)
+    assert np.isfinite(cut.logits).all()
+    assert np.isfinite(cut.embeddings).all()
+    assert np.abs(cut.embeddings).max() == np.finfo(np.float16).max
+    assert (np.sign(cut.embeddings) == np.sign(usual)).all()
+    loud.net.backbone.register_forward_hook(lambda _module, _pixels, said: said * np.inf)
+    with pytest.raises(InputError, match=f"no finite score for {ids[0]}"):
+        embed(loud, tiles, ids)
+
+
 @pytest.mark.parametrize("damage", ["missing", "truncated", "foreign"])
 def test_a_damaged_fold_is_one_line(trained: Path, tmp_path: Path, damage: str) -> None:
     loaded = load_model(trained)
@@ -274,6 +291,29 @@ def test_bce_and_focal_equal_their_formulas() -> None:
     torch.testing.assert_close(per_tile(logits, target, "focal", 2.0, 0.0).double(), focal, atol=1e-6, rtol=0)
     smooth = per_tile(torch.tensor([0.0]), torch.tensor([1.0]), "bce", 0.0, 0.2)
     assert smooth.item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("wanted", [0.0, 0.5, 1.0])
+def test_the_gradient_of_focal_loss_is_finite_and_right_where_the_probability_saturates(
+    gamma: float, wanted: float
+) -> None:
+    """Against central differences in float64; at gamma 0 and 1 a target of a half has a corner at logit 0."""
+    points = np.array([-100.0, -20, -3, 0.7, 3, 20, 100])
+    logits = torch.tensor(points, dtype=torch.float32, requires_grad=True)
+    per_tile(logits, torch.full((7,), wanted), "focal", gamma, 0.0).sum().backward()
+    assert logits.grad is not None
+
+    def loss(z: np.ndarray) -> np.ndarray:
+        entropy = wanted * np.logaddexp(0, -z) + (1 - wanted) * np.logaddexp(0, z)
+        return np.asarray(entropy * np.abs(wanted - np.exp(-np.logaddexp(0, -z))) ** gamma)
+
+    slope = (loss(points + 1e-4) - loss(points - 1e-4)) / 2e-4
+    np.testing.assert_allclose(logits.grad.numpy(), slope, atol=1e-5, rtol=1e-4)
+    corner = torch.zeros(1, requires_grad=True)
+    per_tile(corner, torch.tensor([0.5]), "focal", gamma, 0.0).backward()
+    assert corner.grad is not None
+    assert torch.isfinite(corner.grad).all()
 
 
 def test_mixup_blends_pixels_and_targets_alike() -> None:

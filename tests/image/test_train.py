@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from isic.core.params import ImageRecipe, load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.core.tracker import NullTracker
+from isic.data import tiles as tiles_module
 from isic.data.tiles import TileStore
 from isic.image import checkpoint, clock
 from isic.image import step as steps
@@ -39,7 +41,7 @@ from isic.image.loader import Batch, batches
 from isic.image.pixels import normalise, pack, resize
 from isic.image.run import prepare
 from isic.image.step import take_step
-from isic.image.train import Limits, OutOfTime, train_fold
+from isic.image.train import Job, Limits, OutOfTime, train_fold
 from isic.image.watch import Outlook
 from tests.image.conftest import write_tiles
 
@@ -233,6 +235,86 @@ def test_another_recipe_does_not_go_on_from_this_state(
     assert "goes on" not in capsys.readouterr().err
 
 
+def stopped(tiles: TileStore, folds: pd.DataFrame, recipe: ImageRecipe, folder: Path) -> Path:
+    """A run stopped at its first saved state; returns that state."""
+    before = set(folder.glob("*/state.safetensors"))
+    with pytest.raises(OutOfTime):
+        train_fold(tiles, folds, 0, recipe, folder / "m", folder, NullTracker(), Limits(max_hours=1e-9))
+    (state,) = set(folder.glob("*/state.safetensors")) - before
+    return state
+
+
+@pytest.mark.parametrize("first", ["bf16", "fp16"])
+def test_a_state_in_the_format_of_another_gpu_goes_on_in_it(
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    first: str,
+) -> None:
+    from isic.image import device
+
+    wanted = recipe(precision="auto")
+    other = {"bf16": "fp16", "fp16": "bf16"}[first]
+    train_fold(tiles, folds, 0, recipe(precision=first), tmp_path / "whole", tmp_path / "r0", NullTracker())
+    monkeypatch.setattr(device, "pick_precision", lambda asked, _: first if asked == "auto" else asked)
+    stopped(tiles, folds, wanted, tmp_path / "r")
+    monkeypatch.setattr(device, "pick_precision", lambda asked, _: other if asked == "auto" else asked)
+    train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
+    said = capsys.readouterr().err
+    assert f"its state is in {first}: goes on in that instead of {other}" in said
+    assert "goes on in epoch 1, step " in said
+    assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
+    assert read_json(tmp_path / "m" / "config.json")["precision"] == first
+
+
+def test_a_state_in_a_format_that_this_gpu_lacks_stays_for_one_that_has_it(
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from isic.image import device
+
+    wanted = recipe(precision="auto")
+    monkeypatch.setattr(device, "pick_precision", lambda asked, _: "bf16" if asked == "auto" else asked)
+    state = stopped(tiles, folds, wanted, tmp_path / "r")
+    monkeypatch.setattr(device, "pick_precision", lambda asked, _: "fp16" if asked == "auto" else asked)
+    monkeypatch.setattr(device, "has_precision", lambda precision, _: precision != "bf16")
+    train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
+    assert "which this GPU lacks: starts afresh in fp16" in capsys.readouterr().err
+    assert read_json(tmp_path / "m" / "config.json")["precision"] == "fp16"
+    assert state.is_file()
+
+
+def test_the_key_of_a_state_covers_weights_decoder_and_packages(
+    tiles: TileStore, tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(start: Path) -> str:
+        return checkpoint.resume_key(recipe(weights=str(start)).model_dump(), [], tiles.path, 1)
+
+    one, moved, other = (tmp_path / name for name in ("one.pth", "moved.pth", "other.pth"))
+    for file, content in ((one, b"1"), (moved, b"1"), (other, b"2")):
+        file.write_bytes(content)
+    assert key(one) == key(moved) != key(other)
+    assert tiles_module.__file__ in map(str, checkpoint._CODE)
+    usual = key(one)
+    for package in ("torch", "timm", "numpy", "opencv-python-headless", "albumentations"):
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "version", lambda name, new=package: "0" if name == new else version(name))
+            assert key(one) != usual
+
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(checkpoint, "version", absent)
+    assert key(one) != usual
+
+
 def test_out_of_memory_halves_the_micro_batch_and_goes_on(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, monkeypatch, capsys
 ) -> None:  # type: ignore[no-untyped-def]
@@ -273,7 +355,7 @@ def test_a_second_process_on_the_same_state_is_refused(
 ) -> None:
     from isic.image import train
 
-    folder = tmp_path / "r" / "key"
+    folder = tmp_path / "r" / "key-fp32"
     monkeypatch.setattr(train, "_key", lambda *_: "key")
     with train.checkpoint.locked(folder), pytest.raises(InputError, match="another process"):
         train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
@@ -294,6 +376,65 @@ def test_early_stop_ends_before_the_last_epoch_with_the_last_weights(
     wanted = recipe(epochs=30, early_stop=2, validate_negatives=5)
     history = train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
     assert len(history) < 30
+
+
+def test_early_stop_looks_at_a_further_fold_and_never_at_the_scored_one(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scored fold's labels, moved on by a row, change its own figures and nothing else."""
+    wanted = recipe(epochs=30, early_stop=2, validate_negatives=5)
+    turned = folds.assign(target=np.where(folds["fold"] == 0, np.roll(folds["target"], 1), folds["target"]))
+    one, other = (
+        train_fold(tiles, rows, 0, wanted, tmp_path / name, tmp_path / "r", NullTracker())
+        for name, rows in (("one", folds), ("other", turned))
+    )
+    assert [row.get("pauc_watched") for row in one] == [row.get("pauc_watched") for row in other]
+    assert [row["auc"] for row in one] != [row["auc"] for row in other]
+    assert len(one) < 30
+    assert same(weights(tmp_path / "one"), weights(tmp_path / "other"))
+    assert read_json(tmp_path / "one" / "config.json")["watched_fold"] == 1
+    assert "fold 1 is kept out of training as well and decides when it stops" in capsys.readouterr().err
+
+
+def test_early_stop_after_many_interruptions_ends_at_the_same_epoch(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
+) -> None:
+    wanted = recipe(epochs=12, early_stop=1, validate_negatives=1)
+    whole = train_fold(tiles, folds, 0, wanted, tmp_path / "whole", tmp_path / "r0", NullTracker())
+    history, stops = None, 0
+    while history is None:
+        try:
+            limits = Limits(max_hours=1e-9)
+            history = train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker(), limits)
+        except OutOfTime:
+            stops += 1
+    assert stops >= len(whole)
+    assert len(history) == len(whole) < 12
+    assert [row.get("pauc_watched") for row in history] == [row.get("pauc_watched") for row in whole]
+    assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
+
+
+def test_each_fold_is_watched_by_one_network_which_does_not_train_on_it(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
+) -> None:
+    for seed in range(3):
+        jobs = [
+            Job(tiles, folds, fold, recipe(early_stop=2, seed=seed), tmp_path, "image", None, Limits())
+            for fold in range(3)
+        ]
+        assert sorted(str(job.watched) for job in jobs) == ["0", "1", "2"]
+        for job in jobs:
+            trained = folds.loc[folds["isic_id"].isin(job.ids), "fold"].unique().tolist()
+            assert sorted([*trained, job.fold, job.watched]) == [0, 1, 2]
+
+
+def test_early_stop_with_two_folds_is_one_line(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="set three `folds` or more"):
+        train_fold(
+            tiles, folds[folds["fold"] < 2], 0, recipe(early_stop=2), tmp_path / "m", tmp_path / "r", NullTracker()
+        )
 
 
 def test_decoded_tiles_on_disk_change_nothing_and_their_size_is_said_first(
@@ -415,6 +556,23 @@ def test_frozen_epochs_train_the_heads_alone(
         train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
         now = weights(tmp_path / "m")
         assert {name for name in now if not torch.equal(now[name], start[name])} == moved
+
+
+def test_a_frozen_step_leaves_batch_norms_and_drop_path_at_rest(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
+) -> None:
+    how = {"model": "test_efficientnet", "model_args": {}, "drop_path": 0.5}
+    target = folds.loc[folds["fold"] != 0, "target"].to_numpy()
+    start = prepare(target, recipe(**how), 0).net.state_dict()
+    assert any(name.endswith("running_mean") for name in start)
+    for epochs, backbone_moves in ((1, False), (2, True)):
+        wanted = recipe(**how, freeze_epochs=1, epochs=epochs)
+        train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
+        now = weights(tmp_path / "m")
+        moved = {name for name in now if not torch.equal(now[name], start[name])}
+        assert {"head.weight", "head.bias"} <= moved
+        assert ("backbone.bn1.running_mean" in moved) is backbone_moves
+        assert any(name.startswith("backbone.") for name in moved) is backbone_moves
 
 
 def test_every_group_of_micro_batches_steps_the_last_partial_one_too(

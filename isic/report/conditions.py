@@ -54,8 +54,9 @@ def _hospitals(
     evidence: Evidence, refit: Callable[[pd.DataFrame], NDArray[np.float64]], params: Params
 ) -> dict[str, Any]:
     """Each hospital by a stacker that saw none of it, or why not (early stopping wants three groups)."""
+    embeddings = params.stack.evidence.embeddings != "none"
     try:
-        return leave_hospital_out(evidence, refit, params.evaluate.replicates, params.evaluate.seed)
+        return leave_hospital_out(evidence, refit, params.evaluate.replicates, params.evaluate.seed, embeddings)
     except InputError as error:
         return {"absent": str(error), "records": []}
 

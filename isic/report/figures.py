@@ -11,7 +11,7 @@ import numpy as np
 from isic.core.io import atomic_file
 from isic.core.metric import MIN_SENSITIVITY
 from isic.report.curves import Records
-from isic.report.theme import PAPER, Theme, bare, canvas, legend
+from isic.report.theme import PAPER, Theme, bare, canvas, legend, lines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,7 +200,7 @@ def slices(points: Points, theme: Theme = PAPER) -> Figure | None:
     axes.errorbar(x, y, xerr=spread, fmt="o", color=theme["blue"], markersize=5, elinewidth=1.4)
     whole = points["ladder"][-1]["pauc"]
     axes.axvline(whole, color=theme["red"], linewidth=1, linestyle="--", label="all lesions")
-    axes.set_yticks(y, [f"{shorten(record['slice'])} ({record['positives']})" for record in records])
+    lines(axes, y, [f"{shorten(record['slice'])} ({record['positives']})" for record in records])
     axes.set(xlabel="pAUC (malignant lesions in brackets)", xlim=(0, 0.2))
     legend(axes, theme, loc="lower left")
     return figure
@@ -217,7 +217,7 @@ def ladder(points: Points, theme: Theme = PAPER) -> Figure | None:
     for i, colour in enumerate(colours):
         axes.errorbar(x[i], y[i], xerr=spread[:, i : i + 1], fmt="o", color=colour, markersize=6, elinewidth=1.6)
     axes.axvline(0.02, color=theme["muted"], linewidth=1, linestyle=":", label="chance")
-    axes.set_yticks(y, [record["step"] for record in records])
+    lines(axes, y, [record["step"] for record in records])
     axes.set(xlabel="pAUC", xlim=(0, 0.2), ylim=(-0.6, len(records) - 0.4))
     legend(axes, theme, loc="upper right")
     return figure
@@ -280,7 +280,7 @@ def families(points: Points, theme: Theme = PAPER) -> Figure | None:
             colour = theme.cycle(number)
             axes.errorbar(x, y, xerr=spread, fmt="o", color=colour, markersize=4, elinewidth=1.2, label=label)
     axes.axvline(0, color=theme["muted"], linewidth=1)
-    axes.set_yticks(np.arange(len(names))[::-1], names)
+    lines(axes, np.arange(len(names))[::-1], names)
     axes.set(xlabel="gain of pAUC, 95 % over patients", ylim=(-0.6, len(names) - 0.4))
     legend(axes, theme, loc="best")
     return figure

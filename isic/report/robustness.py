@@ -42,16 +42,20 @@ def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None
     return groups if groups.nunique() > 1 else None
 
 
-def leave_hospital_out(evidence: Evidence, refit: Refit, replicates: int, seed: int) -> dict[str, Any]:
+def leave_hospital_out(
+    evidence: Evidence, refit: Refit, replicates: int, seed: int, refit_both: bool = False
+) -> dict[str, Any]:
     """Score each hospital by a stacker that saw none of it; compare with the ordinary out-of-fold score.
 
-    Image logits stay those of the ordinary folds: only the stacker is refitted, so this is the milder half of the
-    question.
+    `refit_both` is for a `refit` that lacks a part of the run's stacker: it then also makes the score on the ordinary
+    folds, so that only the hospital differs. Image logits stay those of the ordinary folds: only the stacker is
+    refitted, so this is the milder half of the question.
     """
     target, patient = evidence.target, pd.factorize(evidence.patient)[0]
     groups = hospital_groups(evidence.rows["attribution"], target)
     if groups is None:
         return {"absent": "one hospital only: there is none to leave out", "records": []}
+    usual = refit(evidence.oof) if refit_both else evidence.score
     codes = pd.factorize(groups, sort=True)[0]
     left_out = refit(evidence.oof.assign(fold=codes.astype(np.int64)))
     whole = np.ones(len(target), dtype=bool)
@@ -59,11 +63,11 @@ def leave_hospital_out(evidence: Evidence, refit: Refit, replicates: int, seed: 
     records = [
         {
             "hospital": name,
-            **_pair(target[mask], evidence.score[mask], left_out[mask], patient[mask], replicates, seed),
+            **_pair(target[mask], usual[mask], left_out[mask], patient[mask], replicates, seed),
         }
         for name, mask in parts
     ]
-    return {"absent": "", "records": records}
+    return {"absent": "", "refit_both": refit_both, "records": records}
 
 
 def _pair(

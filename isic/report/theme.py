@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,9 +69,19 @@ def bare(axes: Any, theme: Theme) -> Any:
 
 
 def legend(axes: Any, theme: Theme, **options: Any) -> None:
-    """A frameless legend in the text colour, only when something is labelled."""
+    """A frameless legend in the text colour, only when something is labelled; labels are drawn as they are."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=10, labelcolor=theme["ink"], **options)
+        drawn = axes.legend(frameon=False, fontsize=10, labelcolor=theme["ink"], **options)
+        for text in drawn.get_texts():
+            text.set_parse_math(False)
+
+
+def lines(axes: Any, y: np.ndarray, names: Sequence[str]) -> None:
+    """A name on the vertical axis at each y, drawn as it is: metadata are free text, and a `$` in one is no formula.
+
+    Not switched off for all texts (`text.parse_math`): powers of ten on log axes are formulas.
+    """
+    axes.set_yticks(y, names, parse_math=False)
 
 
 def to_svg(figure: Figure, name: str) -> str:

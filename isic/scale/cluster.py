@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, shown
 
 #: Of a Ray started here. Shards travel by the shared storage, results are a row each: little goes through this memory.
 _OBJECT_STORE = 256 << 20
@@ -57,9 +57,9 @@ def _connect(ray: Any, address: str | None) -> None:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = shown(" ".join(str(error).split()))[:160]
         raise InputError(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({reason}): check it, or unset it"
+            f"no Ray cluster answers at RAY_ADDRESS={shown(address)} ({reason}): check it, or unset it"
         ) from error
 
 

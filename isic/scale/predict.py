@@ -34,7 +34,7 @@ from isic.scale.work import Order, Outcome, read_stamp, score_batch
 REPORT = 20.0
 #: Of shards without images, which take a second each: tasks for each processor, and shards in one at most.
 TASKS_PER_PROCESSOR, MOST_SHARDS = 16, 8
-#: Written last: whoever finds it finds all scores.
+#: Written last and taken away before any score changes: whoever finds it finds all scores, made one way.
 DONE = "_scores.json"
 
 
@@ -74,6 +74,8 @@ def predict(
     options = (needs or Needs()).as_options()
     with connected() as ray:
         census.check(ray, source, manifest.shards)
+        if missing and DONE in target:
+            target.remove(DONE)
         desk = ray.remote(num_cpus=0)(Desk).options(name=order.desk, scheduling_strategy=here(ray))
         keep = desk.remote(put_files(ray, folder), bundle.hash)
         tasks = len(missing) if manifest.images else _tasks(len(missing), ray.cluster_resources().get("CPU", 1))
@@ -185,8 +187,13 @@ def _close(order: Order, manifest: Manifest, missing: Sequence[Shard], outcomes:
         )
     if left := _missing(order, manifest):
         raise InputError(f"{order.target.where(left[0].name)} is not there although it was written: check the storage")
-    done = {"bundle": order.bundle_hash, "rows": manifest.rows, "shards": len(manifest.shards)}
-    done["input"] = sha256_json([asdict(shard) for shard in manifest.shards])
+    done = {
+        "bundle": order.bundle_hash,
+        "missing_images": order.missing_images,
+        "rows": manifest.rows,
+        "shards": len(manifest.shards),
+        "input": sha256_json([asdict(shard) for shard in manifest.shards]),
+    }
     order.target.write(DONE, json.dumps(done, indent=1).encode())
 
 

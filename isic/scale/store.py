@@ -6,6 +6,7 @@ at all: by rename on a disk, by the single upload that object storage shows when
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 import sys
@@ -78,6 +79,16 @@ class Store:
 
         self._stubbornly(name, "written", attempt)
 
+    def remove(self, name: str) -> None:
+        """Delete the file; nothing where there is none."""
+
+        def attempt() -> None:
+            # Also after an attempt that did it and was not heard of.
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.delete_file(self._path(name))
+
+        self._stubbornly(name, "removed", attempt)
+
     def __contains__(self, name: str) -> bool:
         def attempt() -> bool:
             return bool(self._fs.get_file_info(self._path(name)).is_file)
@@ -107,7 +118,7 @@ class Store:
             except OSError as error:
                 if isinstance(error, _FINAL) or error.errno in _FULL:
                     raise
-                reason = " ".join(str(error).split())[:160]
+                reason = _reason(error)
                 if number == ATTEMPTS:
                     raise InputError(
                         f"{self.where(name)} cannot be {deed} after {ATTEMPTS} attempts ({reason}): check the storage "
@@ -123,12 +134,18 @@ def _open(uri: str) -> tuple[Any, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).absolute())
     try:
-        fs, root = pafs.FileSystem.from_uri(uri)
-    except pa.ArrowInvalid:
-        fs, root = _by_fsspec(uri)
+        fs, root = _by_library(uri)
     except OSError as error:
-        raise InputError(f"{uri} cannot be opened ({' '.join(str(error).split())[:160]}): check it") from error
+        raise InputError(f"{shown(uri)} cannot be opened ({_reason(error)}): check it") from error
     return fs, root.rstrip("/")
+
+
+def _by_library(uri: str) -> tuple[Any, str]:
+    try:
+        found: tuple[Any, str] = pafs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid:
+        found = _by_fsspec(uri)
+    return found
 
 
 def _by_fsspec(uri: str) -> tuple[Any, str]:
@@ -138,7 +155,12 @@ def _by_fsspec(uri: str) -> tuple[Any, str]:
         fs, root = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
         raise InputError(
-            f"{uri} cannot be opened ({' '.join(str(error).split())[:160]}): use a path, s3://, gs:// or a protocol "
-            "that an installed fsspec library serves"
+            f"{shown(uri)} cannot be opened ({_reason(error)}): use a path, s3://, gs:// or a protocol that an "
+            "installed fsspec library serves"
         ) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
+
+
+def _reason(error: Exception) -> str:
+    """A library's words, short; masked before they are cut, since half an address is no longer known for one."""
+    return shown(" ".join(str(error).split()))[:160]

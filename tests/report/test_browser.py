@@ -120,3 +120,21 @@ def test_print_shows_the_still_picture(tab: Tab) -> None:
     assert tab.page.locator("#figure-roc .static svg").is_visible()
     assert not tab.page.locator("#roc-live").is_visible()
     tab.page.emulate_media(media="screen")
+
+
+def test_dark_on_the_screen_is_light_on_paper(browser, report: Path) -> None:
+    shown = Tab(browser.new_context(color_scheme="dark"), report)
+    shown.page.locator("#theme").click()
+    shown.page.locator("#theme").click()
+    colours = "() => { const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]; }"
+    label = "() => getComputedStyle(document.querySelector('#map-live .annotation-text')).fill"
+    dark, drawn_dark = shown.page.evaluate(colours), shown.page.evaluate(label)
+    assert dark == ["rgb(232, 236, 241)", "rgb(20, 24, 29)"]
+    shown.page.emulate_media(media="print", color_scheme="dark")
+    assert shown.page.evaluate(colours) == ["rgb(27, 31, 36)", "rgb(255, 255, 255)"]
+    # What a browser tells the page when it prints; emulation does not.
+    shown.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
+    assert shown.page.evaluate(label) == "rgb(84, 93, 105)"
+    shown.page.emulate_media(media="screen", color_scheme="dark")
+    shown.page.evaluate("() => dispatchEvent(new Event('afterprint'))")
+    assert (shown.page.evaluate(colours), shown.page.evaluate(label)) == (dark, drawn_dark)

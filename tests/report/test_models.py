@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -22,7 +23,7 @@ from isic.image.backbone import create
 from isic.image.cam import activation_maps, class_activation
 from isic.image.catalogue import resolve
 from isic.report.build import build
-from isic.report.conditions import conditions
+from isic.report.conditions import _hospitals, conditions
 from isic.report.evidence import read_evidence
 from isic.report.explain import explain
 from isic.report.lesions import overview
@@ -119,15 +120,36 @@ def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: 
     values = params.model_dump(mode="json", by_alias=True)
     says = {"nested": "of something", "absent": "three folds or more are needed"}
     for nested in ({**found["nested"], "text": says["nested"]}, {"absent": says["absent"]}):
-        write_json(whole.root / "metrics" / "robustness.json", {**found, "nested": nested})
+        hospitals = {**found["hospitals"], "refit_both": bool(nested["absent"])}
+        write_json(whole.root / "metrics" / "robustness.json", {**found, "hospitals": hospitals, "nested": nested})
         build(whole, evidence, values, {}, reasons(whole, params))
         html = whole.report.read_text(encoding="utf-8")
         head = html[html.index("Nested check") : html.index('id="champion"')]
         assert says["absent" if nested["absent"] else "nested"] in head
+        assert ("both without the embeddings" in html) is hospitals["refit_both"]
     part = html[html.index('id="robustness"') : html.index('id="patients"')]
     for title in ("A hospital never seen", "Something missing", "Worse pictures", "Do the parts look alike?"):
         assert title in part
     assert "odds" in html[html.index('id="failures"') : html.index('id="cards"')]
+
+
+@pytest.mark.parametrize(("embeddings", "refits"), [("none", 1), ("reduced", 2)])
+def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
+    whole: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, embeddings: str, refits: int
+) -> None:
+    evidence, fitted = read_evidence(whole, tuple(params.image.backbones)), []
+
+    def refit(folds: pd.DataFrame) -> np.ndarray:
+        fitted.append(folds)
+        return np.zeros(len(folds))
+
+    settings = params.stack.evidence.model_copy(update={"embeddings": embeddings})
+    stack = params.stack.model_copy(update={"evidence": settings})
+    found = _hospitals(evidence, refit, params.model_copy(update={"stack": stack}))
+    pooled = found["records"][0]
+    assert len(fitted) == refits
+    assert found["refit_both"] is (refits == 2)
+    assert (pooled["change"] == 0) is (refits == 2)
 
 
 def test_one_lesion_has_a_page_with_maps_and_reasons(whole: Layout, params: Params) -> None:

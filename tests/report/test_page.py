@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -16,16 +17,16 @@ from isic.core.errors import InputError
 from isic.core.io import read_json, write_json
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
-from isic.report.build import build
+from isic.report.build import POINTS, build
 from isic.report.champion import Champion, changed, flat
 from isic.report.evaluate import evaluate
 from isic.report.evidence import Evidence, read_evidence
-from isic.report.figures import area, column, groups
+from isic.report.figures import area, column, groups, slices
 from isic.report.findings import findings
 from isic.report.learning import learning
 from isic.report.lesions import Album, overview, worst
 from isic.report.markdown import to_html
-from isic.report.page import MOST_BYTES, SECTIONS, evenly
+from isic.report.page import MOST_BYTES, SECTIONS, asset, evenly, pictures
 from isic.report.patients import DRAWN, patients
 
 BACKBONES = ("vit", "convnext")
@@ -174,6 +175,42 @@ def test_a_hospital_never_seen_is_a_slice_like_any_other(new_run: Callable[..., 
     html = page(layout)
     assert "A &lt;new&gt; hospital" in html
     assert "A <new> hospital" not in html
+
+
+def test_a_dollar_in_a_name_is_no_formula(html: str, run_dir: Layout) -> None:
+    names = [r"Clinic $\foo$ B", "a $^$ b", "Pay $5 or $6 Hospital"]
+    record = {"positives": 20, "pauc": 0.1, "low": 0.05, "high": 0.15}
+    points = {name: read_json(run_dir.plots / f"{name}.json") for name in POINTS}
+    points["slices"] = [{"slice": name, **record} for name in names]
+    points["ladder"] = [{**points["ladder"][-1], "step": name} for name in names]
+    points["learning"] = [{**row, "backbone": names[0]} for row in points["learning"]]
+    drawn = pictures(points)
+    for name in names:
+        assert f">{name} (20)</text>" in drawn["slices"]
+        assert f">{name}</text>" in drawn["ladder"]
+    assert f">{names[0]}</text>" in drawn["learning"]
+    # Powers of ten stay formulas.
+    assert r">$\mathdefault" not in drawn["decision"]
+    paper = io.StringIO()
+    slices(points).savefig(paper, format="svg")
+    assert all(f"<!-- {name} (20) -->" in paper.getvalue() for name in names)
+
+
+def test_dark_colours_are_for_screens_only() -> None:
+    """Light ink on white paper cannot be read; what was chosen for the screen is remembered."""
+    css = re.sub(r"/\*.*?\*/", "", asset("page.css"), flags=re.DOTALL)
+    media: list[str] = []
+    dark: list[tuple[str, ...]] = []
+    # A rule is what stands before a brace; it holds for what all braces open around it say.
+    for prelude, mark in re.findall(r"([^{};]*)([{};])", css):
+        if mark == "{":
+            media.append(" ".join(prelude.split()))
+        elif "--paper: #14181d" in " ".join(prelude.split()):
+            dark.append(tuple(media))
+        if mark == "}":
+            media.pop()
+    assert [len(rule) for rule in dark] == [2, 2]
+    assert all(rule[0].startswith("@media screen") for rule in dark)
 
 
 def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> None:

@@ -65,6 +65,23 @@ def test_every_hospital_is_refitted_without_itself(evidence: Evidence) -> None:
     assert all(record["change"] == 0 for record in records if not record["note"])
 
 
+def test_a_refit_that_lacks_a_part_is_compared_with_its_own_kind(evidence: Evidence) -> None:
+    worse = evidence.score + np.random.default_rng(0).normal(0, 1, len(evidence.score))
+    seen: list[list[int]] = []
+
+    def refit(folds: pd.DataFrame) -> np.ndarray:
+        seen.append(folds["fold"].tolist())
+        return worse
+
+    found = leave_hospital_out(evidence, refit, 20, 0, refit_both=True)
+    # The hospital makes no difference here, only the part that both refits lack.
+    assert all(record["change"] == 0 for record in found["records"] if not record["note"])
+    assert seen[0] == evidence.fold.tolist() != seen[1]
+    seen.clear()
+    assert leave_hospital_out(evidence, refit, 20, 0)["records"][0]["change"] < 0
+    assert len(seen) == 1
+
+
 def test_drift_finds_the_column_that_moved() -> None:
     a = make_metadata(2000, 40, 20, seed=1)
     b = make_metadata(2000, 40, 20, seed=2)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import h5py
 import pandas as pd
 import pyarrow as pa
@@ -196,6 +197,49 @@ def test_storage_that_stays_away_is_one_line(tmp_path: Path, monkeypatch: pytest
 def test_an_unknown_uri_is_one_line() -> None:
     with pytest.raises(InputError, match="cannot be opened"):
         Store("carrier-pigeon://loft/shards")
+
+
+@pytest.mark.parametrize("kind", [ValueError, ImportError, OSError])
+def test_an_address_that_cannot_be_opened_is_said_without_its_password(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "carrier-pigeon://me:SECRET@loft/shards?token=SECRET"
+    # So much before it that the line's cut falls into the password.
+    quoted = f"{'the loft is closed, ' * 6} no pigeon for {address}"
+
+    def refuse(uri: str) -> None:
+        raise kind(quoted)
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
+    with pytest.raises(InputError, match="cannot be opened") as caught:
+        Store(address)
+    assert str(caught.value).startswith("carrier-pigeon://me:***@loft/shards cannot be opened (the loft is closed")
+    assert "SEC" not in str(caught.value)
+
+
+def test_a_storage_that_quotes_its_address_is_repeated_without_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(stores, "WAIT", 0.001)
+    store = Store(tmp_path)
+
+    class Dead:
+        def open_input_stream(self, path: str) -> io.BytesIO:
+            raise OSError("no answer from http://me:SECRET@loft/a.bin?token=SECRET")
+
+    store._fs = Dead()
+    with pytest.raises(InputError, match=r"no answer from http://me:\*\*\*@loft/a.bin\)") as caught:
+        store.read("a.bin")
+    assert "SECRET" not in str(caught.value) + capsys.readouterr().err
+
+
+def test_a_file_is_removed_once_and_its_absence_is_no_fault(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write("a.bin", b"a")
+    store.remove("a.bin")
+    store.remove("a.bin")
+    assert not list(tmp_path.iterdir())
+    assert "a.bin" not in store
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,3 +76,20 @@ def test_nobody_can_have_no_cpu() -> None:
 )
 def test_a_fold_asks_for_what_it_uses(cluster: dict[str, float], workers: int | None, expected: Needs) -> None:
     assert ask(cluster, workers, None, None) == expected
+
+
+def test_a_cluster_that_does_not_answer_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "ray://me:SECRET@cluster:10001"
+
+    def init(**options: object) -> None:
+        raise ConnectionError(f"nobody at {address}")
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with (
+        pytest.raises(InputError, match=r"RAY_ADDRESS=ray://me:\*\*\*@cluster:10001 \(nobody at") as caught,
+        connected(),
+    ):
+        pass
+    assert "SECRET" not in str(caught.value)

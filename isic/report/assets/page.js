@@ -26,6 +26,18 @@
     draw();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
+  // On paper the style sheet is light by itself, but the body map keeps the colours that it was drawn with.
+  let onScreen;
+  addEventListener("beforeprint", () => {
+    onScreen = document.documentElement.dataset.theme;
+    document.documentElement.dataset.theme = "light";
+    draw();
+  });
+  addEventListener("afterprint", () => {
+    if (onScreen) document.documentElement.dataset.theme = onScreen;
+    else delete document.documentElement.dataset.theme;
+    draw();
+  });
 
   // Operating points.
   const sayPoint = (point) => {

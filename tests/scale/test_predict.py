@@ -1,0 +1,88 @@
+"""When a folder of scores says that it is complete; without Ray, whose part is played by a loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.scale import census
+from isic.scale import predict as prediction
+from isic.scale.cut import cut
+from isic.scale.predict import DONE, predict
+from isic.scale.shards import Shard
+from isic.scale.store import Store
+from isic.scale.work import Order, Outcome, pack_scores, read_stamp
+
+
+class Loop:
+    """Scores shard by shard, and stops as by Ctrl-C after `most`."""
+
+    most = 99
+
+    def __call__(self, order: Order, shards: Sequence[Shard], tasks: int, options: dict[str, Any]) -> list[Outcome]:
+        scores = pd.Series([0.5], index=pd.Index(["ISIC_1"], name="isic_id"))
+        for shard in shards[: self.most]:
+            order.target.write(shard.name, pack_scores(scores, order.stamp(shard)))
+        if self.most < len(shards):
+            raise KeyboardInterrupt
+        return [Outcome(shard.name, shard.rows, "here") for shard in shards]
+
+
+@pytest.fixture
+def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
+    played = Loop()
+    manifest = SimpleNamespace(hash="0" * 64, backbones=("vit",))
+    monkeypatch.setattr(prediction, "resolve", lambda model: Path(model))
+    monkeypatch.setattr(prediction, "load_bundle", lambda folder: SimpleNamespace(manifest=manifest))
+    monkeypatch.setattr(prediction, "connected", lambda: nullcontext(MagicMock()))
+    monkeypatch.setattr(prediction, "here", lambda ray: None)
+    monkeypatch.setattr(prediction, "_run", played)
+    monkeypatch.setattr(census, "check", lambda ray, source, shards: None)
+    return played
+
+
+@pytest.fixture(scope="module")
+def shards(sample_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    store = Store(tmp_path_factory.mktemp("shards"))
+    assert len(cut(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", store, rows=300).shards) >= 2
+    return store
+
+
+def test_scores_made_in_two_ways_are_never_called_complete(loop: Loop, shards: Store, tmp_path: Path) -> None:
+    target = Store(tmp_path / "out")
+    predict("m", shards, target, "error")
+    assert json.loads(target.read(DONE))["missing_images"] == "error"
+    loop.most = 1
+    with pytest.raises(KeyboardInterrupt):
+        predict("m", shards, target, "impute")
+    ways = {json.loads(read_stamp(target, name) or "")["missing_images"] for name in target.sizes() if name != DONE}
+    assert ways == {"error", "impute"}
+    assert DONE not in target
+    loop.most = 99
+    predict("m", shards, target, "impute")
+    assert json.loads(target.read(DONE))["missing_images"] == "impute"
+
+
+def test_a_run_that_scores_nothing_leaves_the_closing_file(
+    loop: Loop, shards: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Store(tmp_path / "out")
+    predict("m", shards, target, "error")
+    before = target.read(DONE)
+
+    def accuse(*_: object) -> None:
+        raise InputError("a patient is in two shards")
+
+    monkeypatch.setattr(census, "check", accuse)
+    with pytest.raises(InputError, match="two shards"):
+        predict("m", shards, target, "impute")
+    assert target.read(DONE) == before

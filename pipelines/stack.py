@@ -6,10 +6,9 @@ from isic.core.errors import run
 from isic.core.io import write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.core.schema import PATIENT
 from isic.stack.fit import fit_problem
 from isic.stack.inputs import read_problem
-from isic.stack.leaks import describe, find_leaks
+from isic.stack.leaks import describe, screen
 from isic.tracking import open_run, parent
 
 
@@ -17,7 +16,7 @@ def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
     problem = read_problem(layout, params.folds, tuple(params.image.backbones), params.stack)
-    leaks = find_leaks(problem.columns, problem.target, problem.fold, problem.folds[PATIENT])
+    leaks = screen(problem)
     if leaks:
         print(f"warning: {describe(leaks)}", file=sys.stderr)
     stack = fit_problem(problem, params.stack)

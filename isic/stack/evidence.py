@@ -80,14 +80,18 @@ class Images:
         patients: ArrayLike,
         rng: np.random.Generator | None = None,
     ) -> Columns:
-        """Columns of n rows; with `rng`, the noise of training is added to the scaled logits."""
+        """Columns of n rows; with `rng`, the noise of training is added to the scaled logits.
+
+        A space without embeddings, as where no row has an image, takes every one for missing.
+        """
         scaled = {name: scale(logits[name]) for name, scale in self.scales.items()}
         if rng is not None and self.how.noise:
             scaled = {name: values + rng.normal(0, self.how.noise, len(values)) for name, values in scaled.items()}
         group = pd.Series(np.asarray(patients).astype(str))
         made = _logit_columns(scaled, group, self.how.relative)
         for name, space in self.spaces.items():
-            made |= space_columns(f"image_{plain(name)}", space, embeddings[name], group, self.how.embeddings)
+            vectors = embeddings[name] if name in embeddings else space.missing(len(group))
+            made |= space_columns(f"image_{plain(name)}", space, vectors, group, self.how.embeddings)
         return made
 
 
@@ -121,9 +125,13 @@ def _within_patient(stem: str, values: Floats, group: pd.Series) -> Columns:
 def check_images(
     logits: Mapping[str, ArrayLike], embeddings: Embeddings, backbones: tuple[str, ...], length: int, uses: bool
 ) -> None:
-    """Raise InputError unless `logits` (and `embeddings` if the stacker uses them) are of these backbones and rows."""
+    """Raise InputError unless `logits` (and `embeddings` if the stacker uses them) are of these backbones and rows.
+
+    Where every logit is missing no network has looked at anything, so there is no embedding to ask for.
+    """
+    unseen = not embeddings and all(np.isnan(np.asarray(values, np.float64)).all() for values in logits.values())
     for what, given in (("logits", logits), ("embeddings", embeddings)):
-        wanted = set(backbones) if what == "logits" or uses else set(given)
+        wanted = set(backbones) if what == "logits" or (uses and not unseen) else set(given)
         if set(given) != wanted:
             raise InputError(
                 f"{what} are of backbones {sorted(given)}, the stacker needs {sorted(wanted)}: "

@@ -16,7 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
 from isic.core.errors import InputError
+from isic.core.schema import PATIENT
 from isic.stack.members import workers
+from isic.stack.problem import Problem
 
 #: The strongest measurement of real lesions has AUC 0.81, the strongest single image network stays below 0.97.
 _TOO_GOOD = 0.97
@@ -77,6 +79,18 @@ def find_leaks(
     with ThreadPoolExecutor(workers()) as pool:
         leaks = [leak for found in pool.map(judge, columns.items()) for leak in found]
     return sorted(leaks, key=lambda leak: -abs(leak.auc - 0.5))
+
+
+def screen(problem: Problem) -> list[Leak]:
+    """`find_leaks` in all that the chains read, each chain's fitted columns among them.
+
+    In those, the fold that a chain scores is beside its training rows: a column that knows the labels of the rows it
+    was learnt from is strong in the others and weak in that fold.
+    """
+    judged = dict(problem.columns)
+    for number in problem.pools:
+        judged |= {f"{name} of chain {number}": made for name, made in problem.fitted_columns(number).items()}
+    return find_leaks(judged, problem.target, problem.fold, problem.folds[PATIENT])
 
 
 def describe(leaks: list[Leak]) -> str:

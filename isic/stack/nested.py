@@ -28,9 +28,9 @@ from isic.core.schema import ID, PATIENT, TARGET
 from isic.stack.design import rows
 from isic.stack.fit import out_of_fold
 from isic.stack.inputs import read_inputs
-from isic.stack.leaks import find_leaks
+from isic.stack.leaks import screen
 from isic.stack.members import Pool, library, workers
-from isic.stack.problem import Problem, prepare, sample_rows, without
+from isic.stack.problem import Problem, prepare, sample_rows, with_fitted, without
 
 Floats = NDArray[np.float64]
 _PROXY_SEED = 50
@@ -55,7 +55,7 @@ def nested_check(features: pd.DataFrame, folds: pd.DataFrame, settings: Settings
     """Estimate the flattery of shared folds on these features and folds; see the module."""
     quiet = settings.model_copy(update={"members": ("lightgbm",)})
     evidence = settings.evidence.model_copy(update={"embeddings": "none"})
-    plain = prepare(features, {}, folds, evidence, settings.params.max_bin)
+    plain = prepare(features, {}, folds, evidence, settings.params.max_bin, fitted=settings.fitted)
     numbers = sorted(plain.images)
     if len(numbers) < 3:
         raise InputError("the nested check leaves two folds out at a time: set three `folds` or more in params.yaml")
@@ -64,7 +64,7 @@ def nested_check(features: pd.DataFrame, folds: pd.DataFrame, settings: Settings
     shared_logits = _by_own_fold(logits, plain.fold, {number: frozenset({number}) for number in numbers})
     sources = plain.design.sources()
     kept = features.drop(columns=[sources[name] for name in view])
-    shared = _stack(kept, shared_logits, folds, quiet, None)
+    shared = _stack(plain, kept, shared_logits, quiet, None)
     matched, nested = np.empty(len(features)), np.empty(len(features))
     for outer in numbers:
         mine = plain.fold == outer
@@ -73,7 +73,7 @@ def nested_check(features: pd.DataFrame, folds: pd.DataFrame, settings: Settings
             left_out = {
                 number: frozenset({number} if number == outer else {number, extra[number]}) for number in numbers
             }
-            scores[mine] = _stack(kept, _by_own_fold(logits, plain.fold, left_out), folds, quiet, outer)[mine]
+            scores[mine] = _stack(plain, kept, _by_own_fold(logits, plain.fold, left_out), quiet, outer)[mine]
     target, patients = plain.target, plain.folds[PATIENT]
     flattery = paired_difference(target, matched, nested, patients, replicates)
     return Honesty(pauc(target, shared), pauc(target, nested), flattery, pauc(target, shared_logits))
@@ -124,10 +124,14 @@ def _by_own_fold(
     return chosen
 
 
-def _stack(features: pd.DataFrame, logits: Floats, folds: pd.DataFrame, settings: Settings, only: int | None) -> Floats:
-    """Out-of-fold scores of features and proxy logits, of fold `only` alone if given (others NaN)."""
+def _stack(plain: Problem, features: pd.DataFrame, logits: Floats, settings: Settings, only: int | None) -> Floats:
+    """Out-of-fold scores of features, proxy logits and what is fitted in `plain`, of fold `only` alone if given (others
+    NaN).
+    """
     evidence = settings.evidence.model_copy(update={"embeddings": "none"})
-    problem = without(prepare(features, {"proxy": logits}, folds, evidence, settings.params.max_bin), settings.drop)
+    bare = prepare(features, {"proxy": logits}, plain.folds, evidence, settings.params.max_bin)
+    # Learnt once: it reads no logit, and needs columns that went to the proxy.
+    problem = without(with_fitted(bare, plain), settings.drop)
     if only is not None:
         problem = replace(problem, images={only: problem.images[only]})
     return out_of_fold(problem, settings)[1]
@@ -136,19 +140,19 @@ def _stack(features: pd.DataFrame, logits: Floats, folds: pd.DataFrame, settings
 def check(layout: Layout, params: Params) -> dict[str, Any]:
     """The whole check on this checkout's features, folds and scores, as JSON-able values (`isic stack --nested`).
 
-    `headline` is the stage's own pooled pAUC, `pauc` what is left of it when the estimated flattery is taken off, and
-    `text` says so in words; `leaks` lists what `find_leaks` found.
+    `headline` is the stage's own pooled pAUC, `pauc` what is left of it when the estimated flattery is taken off (never
+    more than the headline: an estimate below zero is chance, no bonus), and `text` says so in words; `leaks` lists what
+    `screen` found.
     """
     inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
     oof = read_parquet(layout.oof, columns=[ID, TARGET, "score"])
     headline = pauc(oof[TARGET], oof["score"])
     evidence = params.stack.evidence.model_copy(update={"embeddings": "none"})
-    problem = prepare(*inputs[:3], evidence, params.stack.params.max_bin)
-    leaks = find_leaks(problem.columns, problem.target, problem.fold, problem.folds[PATIENT])
+    leaks = screen(prepare(*inputs[:3], evidence, params.stack.params.max_bin, fitted=params.stack.fitted))
     honesty = nested_check(inputs.features, inputs.folds, params.stack, params.evaluate.replicates)
     return {
         "headline": headline,
-        "pauc": headline - honesty.flattery.value,
+        "pauc": headline - max(0.0, honesty.flattery.value),
         "text": _in_words(honesty),
         "leaks": [asdict(leak) for leak in leaks],
         **honesty.to_json(),
@@ -158,4 +162,5 @@ def check(layout: Layout, params: Params) -> dict[str, Any]:
 def _in_words(honesty: Honesty) -> str:
     gain = honesty.flattery
     said = f"shared folds flatter by {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
-    return f"{said}, estimated with a stand-in for the networks"
+    nothing = ", so nothing is taken off" if gain.value < 0 else ""
+    return f"{said}, estimated with a stand-in for the networks{nothing}"

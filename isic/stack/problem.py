@@ -59,8 +59,12 @@ class Problem:
 
     def columns_of(self, number: int) -> Columns:
         """What members of chain `number` score; its training rows' fitted columns are those of training."""
+        return self.columns | self.fitted_columns(number)
+
+    def fitted_columns(self, number: int) -> Columns:
+        """What chain `number` learnt, as columns of every row: of training for its training rows."""
         own = self.pools.get(number)
-        return self.columns | ({name: own.columns[name] for group in own.groups for name in group} if own else {})
+        return {name: own.columns[name] for group in own.groups for name in group} if own else {}
 
     def families_of_all(self) -> dict[str, str]:
         """`families` with the fitted columns, in the order the members read them."""
@@ -99,12 +103,14 @@ def prepare(
 ) -> Problem:
     """Line up the inputs of `fit_stack` and compute every column once; `fitted` names kinds of fitted features.
 
-    Raises InputError when the frames do not hold the same lesions, or a logit, embedding or anchor is missing.
+    Raises InputError when the frames do not hold the same lesions, or a logit, embedding or anchor is missing or not
+    finite.
     """
     folds = align(folds, features[ID])
     vectors = (embeddings or {}) if evidence.embeddings != "none" else {}
     check_images(logits, vectors, tuple(logits), len(features), evidence.embeddings != "none")
-    _complete(logits)
+    _complete("logits", logits)
+    _complete("embeddings", vectors)
     target, fold = folds[TARGET].to_numpy(np.int64), folds["fold"].to_numpy(np.int64)
     design = Design.fit(features)
     base = design.columns(features)
@@ -160,12 +166,17 @@ def without(problem: Problem, drop: tuple[str, ...]) -> Problem:
     gone = {source for name, source in problem.design.sources().items() if name not in families}
     pool = Pool({name: problem.pool.columns[name] for name in families}, problem.target, problem.pool.max_bin)
     columns = {name: problem.columns[name] for name in families}
-    pools = {
-        number: pool.beside({name: own.columns[name] for group in own.groups for name in group}, own.groups)
-        for number, own in problem.pools.items()
-    }
     design = problem.design.without(gone)
-    return replace(problem, design=design, columns=columns, pool=pool, families=families, pools=pools)
+    bare = replace(problem, design=design, columns=columns, pool=pool, families=families)
+    return with_fitted(bare, problem)
+
+
+def with_fitted(problem: Problem, other: Problem) -> Problem:
+    """`problem` with what the chains of `other`, a problem of the same rows and folds, learnt from training rows."""
+    pools = {
+        number: problem.pool.beside(other.fitted_columns(number), own.groups) for number, own in other.pools.items()
+    }
+    return replace(problem, fitted=other.fitted, pools=pools)
 
 
 def _learn(problem: Problem, features: pd.DataFrame, kinds: Sequence[str]) -> Problem:
@@ -206,6 +217,8 @@ def _fit_images(
         known = anchors.get(backbone, {})
         if any(n not in known or known[n].shape[1] != embeddings[backbone].shape[1] for n in numbers):
             raise InputError(f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that backbone")
+        for n in numbers:
+            _complete("anchors", {backbone: known[n]})
         first = images[numbers[0]].spaces[backbone].place(known[numbers[0]])
         for n in numbers[1:]:
             images[n].spaces[backbone] = images[n].spaces[backbone].turned_to(known[n], first)
@@ -235,8 +248,12 @@ def _take(arrays: Mapping[str, ArrayLike], index: NDArray[np.int64]) -> dict[str
     return {name: np.asarray(values)[index] for name, values in arrays.items()}
 
 
-def _complete(logits: Mapping[str, ArrayLike]) -> None:
-    for backbone, values in logits.items():
-        broken = int((~np.isfinite(np.asarray(values, dtype=np.float64))).sum())
+def _complete(what: str, given: Mapping[str, ArrayLike]) -> None:
+    for backbone, values in given.items():
+        rows = np.asarray(values)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            # A row's sum is finite where all of it is, and needs no copy of every dimension.
+            sums = rows.sum(axis=tuple(range(1, rows.ndim)), dtype=np.float64)
+        broken = int((~np.isfinite(sums)).sum())
         if broken:
-            raise InputError(f"{broken} logits of {backbone} are NaN or infinite: rerun `dvc repro` for that backbone")
+            raise InputError(f"{broken} {what} of {backbone} are NaN or infinite: rerun `dvc repro` for that backbone")

@@ -44,6 +44,10 @@ class Space:
         """Coordinates (n, k) along the directions; a missing embedding (NaN) lies in the centre."""
         return np.nan_to_num(embeddings.astype(np.float64) - self.centre) @ self.directions
 
+    def missing(self, count: int) -> NDArray[np.float16]:
+        """Embeddings (count, d) of rows without an image."""
+        return np.broadcast_to(np.float16(np.nan), (count, len(self.centre)))
+
     def turned_to(self, own: NDArray[np.float16], other: Floats) -> Space:
         """Rotated so that the embeddings `own` (m, d) of some lesions come close to where another space places the same
         lesions, `other` (m, k). Only differences between lesions count: the lesions may be unlike the population.

@@ -32,8 +32,8 @@ class Kind:
 
     `fit(frame, target)` learns JSON-able values from training rows; `apply(state, frame)` gives one value per row and
     feature. `frame` holds the official columns: a metadata frame, or features with family `raw`. A kind that reads the
-    target has `training(frame, target, patients)`: the columns of the training rows themselves, which must not know
-    their own patient's labels.
+    target has `training(frame, target, patients)`: the columns of the training rows themselves, which must not tell
+    their own patient's labels, patients being numbered from 0.
     """
 
     name: str
@@ -82,9 +82,10 @@ class Fitted:
         return made
 
     def training_columns(self, frame: pd.DataFrame, target: ArrayLike, patients: ArrayLike) -> Columns:
-        """The columns of the very rows `fit` saw, none of which knows its own patient's labels."""
+        """The columns of the very rows `fit` saw, none of which tells its own patient's labels."""
         labels = np.asarray(target, dtype=np.float64)
-        codes = pd.factorize(np.asarray(patients))[0].astype(np.int64)
+        # In order of their names, so that a row's columns do not depend on the order of the rows.
+        codes = pd.factorize(np.asarray(patients), sort=True)[0].astype(np.int64)
         made: Columns = {}
         for name, state in self.states.items():
             kind = fitted_kinds()[name]

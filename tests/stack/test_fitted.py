@@ -16,6 +16,7 @@ from isic.stack.problem import prepare
 from isic.stack.search import Bench
 from isic.stack.words import signs
 from isic.tabular import build_features
+from isic.tabular.families.fitted.encoding import ENCODED
 from isic.tabular.fitted import Fitted, fitted_kinds
 from tests.stack.population import Population, settings
 from tests.tabular.population import lesions
@@ -67,6 +68,28 @@ def test_fitted_columns_are_read_and_explained(stack: Stack, people: Population)
     assert strong.loc[strong["column"] == "fitted_rate_tbp_lv_location", "gain"].item() > 0
     values = contributions(stack, people.features, {}, 0, people.folds[PATIENT])
     assert list(values.columns) == list(stack.names)
+
+
+def test_rates_of_levels_that_say_nothing_cost_and_gain_nothing() -> None:
+    """Each patient's own rates left out, these columns took 70 % of the gain and .1 of the AUC."""
+    lost, taken = [], []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        patient, target = rng.integers(0, 200, 4000), np.zeros(4000, dtype=np.int64)
+        target[rng.choice(4000, 120, replace=False)] = 1
+        people = pd.DataFrame({"isic_id": [f"ISIC_{row:07d}" for row in range(4000)]})
+        folds = people.assign(patient_id=[f"IP_{p:07d}" for p in patient], target=target, fold=patient % 3)
+        signal = {f"measure_{number}": rng.normal(size=4000) + 0.5 * target for number in range(4)}
+        noise = {
+            name: rng.integers(0, levels, 4000).astype(str) for name, levels in zip(ENCODED, (6, 3, 21, 8), strict=True)
+        }
+        features = people.assign(**{name: values.astype(np.float32) for name, values in signal.items()}, **noise)
+        without, beside = (fit_stack(features, {}, folds, settings(fitted=k, seeds=1)) for k in ((), ("encoding",)))
+        lost.append(without.metrics["auc"] - beside.metrics["auc"])
+        gained = gain(beside).set_index("column")["gain"]
+        taken.append(gained[gained.index.str.startswith("fitted_rate")].sum() / gained.sum())
+    assert abs(np.mean(lost)) < 0.02
+    assert np.mean(taken) < 0.35
 
 
 def test_an_unknown_hospital_and_place_still_get_a_score(stack: Stack, people: Population) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from isic.core.errors import InputError
-from isic.stack.leaks import find_leaks, refuse_leaks
+from isic.core.schema import PATIENT
+from isic.stack.leaks import find_leaks, refuse_leaks, screen
 from isic.stack.problem import prepare
+from isic.tabular import build_features, fitted
 from tests.stack.population import Population, make, settings
+from tests.tabular.population import lesions
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +79,30 @@ def test_a_column_of_one_value_is_no_leak_where_a_fold_has_two_patients() -> Non
     rare = np.zeros(200, dtype=np.float32)
     rare[[5, 30]] = 1
     assert find_leaks({"rare": rare}, target, fold, patient) == []
+
+
+@pytest.fixture(scope="module")
+def measured() -> Population:
+    """Lesions with the official columns, more of them malignant in one place."""
+    frame = lesions([15] * 90, seed=3)
+    ill = np.where(frame["tbp_lv_location"] == "Head & Neck", 0.3, 0.05)
+    rng = np.random.default_rng(1)
+    target = (rng.random(len(frame)) < ill).astype(np.int64)
+    fold = rng.permutation(90)[frame[PATIENT].str[3:].astype(int)] % 3
+    return Population(build_features(frame, ["raw"]), {}, frame[["isic_id", PATIENT]].assign(target=target, fold=fold))
+
+
+def test_fitted_columns_are_screened_chain_by_chain(measured: Population, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = fitted.fitted_kinds()
+    how = settings().evidence, settings().params.max_bin
+    assert screen(prepare(*measured, *how, fitted=tuple(kinds))) == []
+
+    def knowing(frame: pd.DataFrame, target: np.ndarray, patients: np.ndarray) -> fitted.Columns:
+        """The rates, and a hint of the label in one of them."""
+        made = kinds["encoding"].apply(kinds["encoding"].fit(frame, target), frame)
+        return made | {"fitted_rate__sex": (made["fitted_rate__sex"] - 0.1 * target).astype(np.float32)}
+
+    leaking = kinds | {"encoding": replace(kinds["encoding"], training=knowing)}
+    monkeypatch.setattr(fitted, "fitted_kinds", lambda: leaking)
+    found = screen(prepare(*measured, *how, fitted=("encoding",)))
+    assert {leak.column for leak in found} == {f"fitted_rate_sex of chain {number}" for number in range(3)}

@@ -118,6 +118,39 @@ def test_embedding_modes_reload_exactly_and_are_asked_for(people: Population, tm
         fit_stack(*people, settings(evidence=evidence))
 
 
+@pytest.mark.parametrize("mode", ["none", *MODES])
+def test_rows_without_any_image_are_scored_without_embeddings(people: Population, mode: str) -> None:
+    evidence = settings().evidence.model_dump() | {"embeddings": mode, "components": 12}
+    seen = vectors(people) if mode != "none" else Seen({}, {})
+    stack = fit_stack(*people, settings(evidence=evidence, rounds=10), *seen)
+    few = people.features.head(5), people.folds["patient_id"].head(5)
+    logits = {name: np.full(5, np.nan, np.float32) for name in people.logits}
+    blank = {name: np.full((5, values.shape[1]), np.nan, np.float16) for name, values in seen.embeddings.items()}
+    score = stack.score(few[0], logits, 1, few[1])
+    assert np.isfinite(score).all()
+    np.testing.assert_array_equal(score, stack.score(few[0], logits, 1, few[1], blank))
+    if mode != "none":
+        one = logits | {"vit": np.array([0.1, *[np.nan] * 4], np.float32)}
+        with pytest.raises(InputError, match="embeddings are of backbones"):
+            stack.score(few[0], one, 1, few[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_embeddings_and_anchors_that_are_not_finite_are_counted(people: Population, mode: str, value: float) -> None:
+    evidence = settings().evidence.model_copy(update={"embeddings": mode, "components": 5})
+    seen = vectors(people)
+    seen.embeddings["convnext"][[3, 8], 2] = value
+    seen.embeddings["convnext"][8, 5] = -value
+    with pytest.raises(InputError, match=r"^2 embeddings of convnext are NaN or infinite: rerun"):
+        prepare(*people, evidence, 63, *seen)
+    if mode == "aligned":
+        embeddings, anchors = vectors(people)
+        anchors["vit"][1][7, 0] = value
+        with pytest.raises(InputError, match=r"^1 anchors of vit are NaN"):
+            prepare(*people, evidence, 63, embeddings, anchors)
+
+
 def test_aligned_spaces_are_one_space(people: Population) -> None:
     evidence = settings().evidence.model_copy(update={"embeddings": "aligned", "components": 5})
     seen = vectors(people)

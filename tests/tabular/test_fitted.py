@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from isic.core.errors import InputError
 from isic.core.schema import NUMERIC, PATIENT
 from isic.tabular import build_features
+from isic.tabular.families.fitted import encoding
 from isic.tabular.fitted import Columns, Fitted, fitted_kinds
 from tests.tabular.population import lesions
 
@@ -81,6 +82,22 @@ def test_kmeans_is_lloyds_fixed_point(train: pd.DataFrame, fitted: Fitted) -> No
     np.testing.assert_allclose(found, np.sqrt(distance.min(axis=1)), rtol=1e-5)
 
 
+def test_a_small_kind_of_lesion_is_compared_with_all(train: pd.DataFrame) -> None:
+    strange = train.copy()
+    # One lesion so far from all others that it is a cluster of its own.
+    strange.loc[0, "tbp_lv_H"] = 5000.0
+    found = Fitted.fit(["kmeans"], strange, np.zeros(len(strange)))
+    near = strange.iloc[[0]].assign(tbp_lv_H=4990.0)
+    value = found.columns(near)["fitted_cluster_z__H"][0]
+    whole = strange["tbp_lv_H"]
+    assert value == pytest.approx((4990 - whole.mean()) / (whole.std(ddof=0) + 1e-5), rel=1e-5)
+    # So is a measurement that few lesions of a kind have.
+    many = pd.concat([train] * 8, ignore_index=True)
+    few = many["tbp_lv_L"].head(10)
+    value = Fitted.fit(["kmeans"], many.assign(tbp_lv_L=few), np.zeros(len(many))).columns(train)["fitted_cluster_z__L"]
+    np.testing.assert_allclose(value, (train["tbp_lv_L"] - few.mean()) / (few.std(ddof=0) + 1e-5), rtol=1e-4, atol=1e-5)
+
+
 def test_target_rate_is_smoothed_towards_the_overall_one(
     train: pd.DataFrame, target: np.ndarray, fitted: Fitted
 ) -> None:
@@ -93,7 +110,7 @@ def test_target_rate_is_smoothed_towards_the_overall_one(
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 999))
-def test_a_training_rows_columns_do_not_know_its_own_patients_labels(
+def test_a_training_rows_columns_do_not_tell_its_own_patients_labels(
     train: pd.DataFrame, target: np.ndarray, fitted: Fitted, seed: int
 ) -> None:
     patient = train[PATIENT].iloc[seed % len(train)]
@@ -101,7 +118,46 @@ def test_a_training_rows_columns_do_not_know_its_own_patients_labels(
     other = np.where(mine, np.random.default_rng(seed).integers(0, 2, len(target)), target)
     one = fitted.training_columns(train, target, train[PATIENT])
     again = Fitted.fit(KINDS, train, other).training_columns(train, other, train[PATIENT])
-    _equal({name: values[mine] for name, values in one.items()}, {name: again[name][mine] for name in again})
+    for name, values in one.items():
+        # The overall rate is in every row's rates alike, so it tells none from the others.
+        scale = other.mean() / target.mean() if name.startswith("fitted_rate") else 1
+        np.testing.assert_allclose(again[name][mine], values[mine] * scale, rtol=1e-5, err_msg=name)
+
+
+def test_a_level_has_few_rates_in_training_and_no_part_of_the_patients_lower_ones(
+    train: pd.DataFrame, target: np.ndarray, fitted: Fitted
+) -> None:
+    made = fitted.training_columns(train, target, train[PATIENT])
+    for name in encoding.ENCODED:
+        rates = pd.Series(made[f"fitted_rate__{name}"]).groupby(train[name].fillna("none")).nunique()
+        assert rates.max() <= encoding.PARTS
+    # With one level there is nothing to tell lesions apart by, whatever the labels of each part.
+    alike = train.assign(**dict.fromkeys(encoding.ENCODED, "one"))
+    rates = Fitted.fit(["encoding"], alike, target).training_columns(alike, target, train[PATIENT])
+    for values in rates.values():
+        np.testing.assert_allclose(values, target.mean(), rtol=1e-6)
+
+
+def test_training_rates_do_not_depend_on_the_order_of_rows(
+    train: pd.DataFrame, target: np.ndarray, fitted: Fitted
+) -> None:
+    order = np.random.default_rng(2).permutation(len(train))
+    mixed = train.iloc[order].reset_index(drop=True)
+    made = fitted.training_columns(train, target, train[PATIENT])
+    again = Fitted.fit(["encoding"], mixed, target[order]).training_columns(mixed, target[order], mixed[PATIENT])
+    for name, values in again.items():
+        np.testing.assert_allclose(values, made[name][order], rtol=1e-6)
+
+
+def test_one_patient_and_malignant_lesions_in_one_part_have_the_overall_rate(train: pd.DataFrame) -> None:
+    alone = train[train[PATIENT] == train[PATIENT].iloc[0]]
+    target = np.arange(len(alone)) % 2
+    whole = (train[PATIENT] == train[PATIENT].iloc[0]).to_numpy() & (np.arange(len(train)) % 2 == 0)
+    made = Fitted.fit(["encoding"], alone, target).training_columns(alone, target, alone[PATIENT])
+    assert all((values == np.float32(target.mean())).all() for values in made.values())
+    mine = (train[PATIENT] == train[PATIENT].iloc[0]).to_numpy()
+    made = Fitted.fit(["encoding"], train, whole).training_columns(train, whole, train[PATIENT])
+    assert all((values[mine] == np.float32(whole.mean())).all() for values in made.values())
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,7 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from isic.tabular.fitted import Columns, Kind
-from isic.tabular.groupings import core_values, mean_sd
+from isic.tabular.groupings import RARE, core_values, mean_sd
 from isic.tabular.kernels import EPSILON
 from isic.tabular.names import MEANING
 from isic.tabular.registry import Feature
@@ -32,7 +32,7 @@ def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     centres = _centres(points[rng.permutation(len(points))[:_SAMPLE]], rng)
     member = _nearest(points, centres)
-    levels = [mean_sd(values[member == number]) for number in range(len(centres))]
+    levels = [_level(values[member == number], mean, sd) for number in range(len(centres))]
     return {
         "mean": mean.tolist(),
         "sd": sd.tolist(),
@@ -63,8 +63,20 @@ def _centres(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
     return centres
 
 
+def _level(
+    values: NDArray[np.float64], mean: NDArray[np.float64], sd: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and sd of a cluster's measurements; `mean` and `sd` of all rows where fewer than RARE of its rows have one.
+
+    One row has an sd of nothing, and the next lesion of its kind would be a million of them away.
+    """
+    rare = np.isfinite(values).sum(axis=0) < RARE
+    own_mean, own_sd = mean_sd(values)
+    return np.where(rare, mean, own_mean), np.where(rare, sd, own_sd)
+
+
 def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> Columns:
-    """Distance to the nearest centre, and z-scores within that cluster's training rows."""
+    """Distance to the nearest centre, and z-scores within that cluster's training rows (all rows if it is small)."""
     values = core_values(frame)
     centres = np.array(state["centres"])
     points = _points(values, np.array(state["mean"]), np.array(state["sd"]))
@@ -108,7 +120,7 @@ KIND = Kind(
         *(
             Feature(
                 f"fitted_cluster_z__{v}",
-                f"({v} - mean({v})) / (sd({v}) + 1e-5) over the cluster, {_WHERE}",
+                f"({v} - mean({v})) / (sd({v}) + 1e-5) over the cluster (all rows if under {RARE}), {_WHERE}",
                 f"sd from the mean of training rows of the same kind: {MEANING[v]}",
             )
             for v in CORE

@@ -18,9 +18,11 @@ from isic.data.tables import read_metadata
 from isic.report.evidence import Evidence, align
 from isic.report.perturb import image_noise, missing_columns
 from isic.report.robustness import largest_fold, leave_hospital_out, sameness, sample_tiles, step
-from isic.stack import Stack, fit_stack
+from isic.stack import Stack
+from isic.stack.fit import fit_problem
 from isic.stack.inputs import Inputs, read_inputs
 from isic.stack.nested import check
+from isic.stack.problem import prepare, regrouped
 from isic.tabular import build_features
 
 #: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what takes time.
@@ -33,16 +35,17 @@ def conditions(layout: Layout, evidence: Evidence, params: Params) -> dict[str, 
     inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), settings.evidence.embeddings != "none")
 
     def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        oof = fit_stack(inputs.features, logits, folds, _plain(settings)).oof
-        return align(oof, evidence.oof[ID], "the refitted stacker")["score"].to_numpy(np.float64)
+        """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of their networks."""
+        plain = _plain(settings)
+        ordinary = prepare(inputs.features, logits, inputs.folds, plain.evidence, plain.params.max_bin)
+        groups = align(folds, inputs.features[ID], "the groups")["fold"].to_numpy(np.int64)
+        oof = fit_problem(regrouped(ordinary, groups, inputs.features, plain.fitted), plain).oof
+        return align(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
 
-    own = evidence.oof.drop(columns="score")
-    # The stacker was fitted in the features' order, the evidence has the order of its scores.
-    logits = {name: _reorder(values, evidence.oof[ID], inputs.features[ID]) for name, values in evidence.logits.items()}
-    alone = refit(own, {})
+    alone = refit(evidence.oof.drop(columns="score"), {})
     return {
         "steps": [step("features alone", evidence, alone, replicates, seed)] if evidence.logits else [],
-        "hospitals": _hospitals(evidence, lambda folds: refit(folds, logits), params),
+        "hospitals": _hospitals(evidence, lambda folds: refit(folds, inputs.logits), params),
         "sameness": sameness(evidence.rows, evidence.fold, _test_rows(layout)),
         "columns": _columns(layout, evidence, params, inputs),
         "images": _images(layout, evidence, params),
@@ -73,10 +76,6 @@ def _plain(settings: Settings) -> Settings:
     """The same stacker without embeddings: their projections belong to the ordinary folds."""
     evidence = settings.evidence.model_copy(update={"embeddings": "none"})
     return settings.model_copy(update={"evidence": evidence})
-
-
-def _reorder(values: np.ndarray, have: pd.Series, want: pd.Series) -> np.ndarray:
-    return values[pd.Index(have).get_indexer(pd.Index(want))]
 
 
 def _test_rows(layout: Layout) -> pd.DataFrame | None:

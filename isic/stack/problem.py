@@ -179,6 +179,17 @@ def with_fitted(problem: Problem, other: Problem) -> Problem:
     return replace(problem, fitted=other.fitted, pools=pools)
 
 
+def regrouped(problem: Problem, fold: NDArray[np.int64], features: pd.DataFrame, kinds: Sequence[str]) -> Problem:
+    """`problem` with other groups of rows to leave out, (n,); `features` and `kinds` as for `prepare`.
+
+    Image evidence stays on the scale of the networks that made it, as it would be for a group nobody has seen. Chains
+    of the result score its own rows only.
+    """
+    images = dict.fromkeys(np.unique(fold).tolist(), next(iter(problem.images.values())))
+    other = replace(problem, folds=problem.folds.assign(fold=fold), fold=fold, images=images, fitted={}, pools={})
+    return _learn(other, features, kinds) if kinds else other
+
+
 def _learn(problem: Problem, features: pd.DataFrame, kinds: Sequence[str]) -> Problem:
     """Fit the kinds on the training rows of each chain, and make their columns for every row."""
     fitted, pools = {}, {}

@@ -13,8 +13,8 @@ import pytest
 from isic.core.errors import InputError
 from isic.core.metric import auc, pauc
 from isic.stack import Stack, fit, fit_stack
-from isic.stack.fit import out_of_fold
-from isic.stack.problem import prepare, sample_rows
+from isic.stack.fit import fit_problem, out_of_fold
+from isic.stack.problem import prepare, regrouped, sample_rows
 from tests.stack.population import Population, make, settings
 
 
@@ -186,3 +186,25 @@ def test_one_fold_alone_blends_evenly(people: Population, monkeypatch: pytest.Mo
     even = out_of_fold(alone, weighted.model_copy(update={"blend": "rank"}))[1]
     np.testing.assert_array_equal(out_of_fold(alone, weighted)[1], even)
     assert np.isnan(even[problem.fold != 1]).all()
+
+
+def test_a_group_that_nobody_has_seen_keeps_its_own_level_of_logits(people: Population) -> None:
+    """A hospital whose pictures look more malignant to a network is scored so: by itself it would look ordinary."""
+    how = settings(seeds=1)
+    patient = people.folds["patient_id"].str[-2:].astype(int).to_numpy()
+    group = (patient % 2).astype(np.int64)
+    shifted = {name: values + 6.0 * (group == 0) for name, values in people.logits.items()}
+    scores = []
+    for logits in (people.logits, shifted):
+        problem = prepare(people.features, logits, people.folds, how.evidence, how.params.max_bin)
+        oof = fit_problem(regrouped(problem, group, people.features, ()), how).oof
+        assert oof["fold"].tolist() == group.tolist()
+        scores.append(oof["score"].to_numpy())
+    assert np.median(scores[1][group == 0]) > 1.5 * np.median(scores[0][group == 0])
+
+
+def test_ordinary_folds_as_groups_are_the_ordinary_stacker(people: Population, stack: Stack) -> None:
+    how = settings()
+    problem = prepare(*people, how.evidence, how.params.max_bin)
+    again = fit_problem(regrouped(problem, problem.fold, people.features, ()), how).oof
+    pd.testing.assert_frame_equal(again, stack.oof)

@@ -150,7 +150,7 @@ def rollback(reason: Annotated[str, typer.Option(help="Why, for registry/promoti
     from isic.registry.verbs import rollback as act
 
     move = act(Layout.find(), reason)
-    typer.echo(f"{move.model} version {move.after} is the champion again (was {move.before})")
+    typer.echo(f"{move.model} version {move.after} is the champion again (was {move.before or 'none'})")
 
 
 @app.command()

@@ -22,6 +22,9 @@ from isic.core.paths import Layout
 from isic.registry.versions import CHAMPION, PREVIOUS, Registry
 from isic.tracking.context import git
 
+#: JSON leaves these as they are, and much that reads lines ends one at each of them (str.splitlines, editors).
+_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
 
 class Move(BaseModel):
     """One line of promotions.jsonl: who moved the champion, when, from which version to which, and why it might."""
@@ -80,8 +83,13 @@ def carry_out(registry: Registry, move: Move) -> None:
 
 
 def repair(registry: Registry) -> str | None:
-    """Finish or undo a move that was cut off; returns a line about it, None when nothing was pending."""
+    """Finish or undo a move that was cut off; returns a line about it, None when nothing was pending.
+
+    Raises InputError when promotions.jsonl cannot be read: every move begins here, before an alias is moved that could
+    not be written down.
+    """
     layout = registry.layout
+    history(layout)
     if not _intent(layout).exists():
         return None
     move = Move.model_validate(read_json(_intent(layout)))
@@ -101,7 +109,7 @@ def append(layout: Layout, move: Move) -> None:
     moves = history(layout)
     if any(known.id == move.id for known in moves):
         return
-    lines = [json.dumps(known.model_dump(), ensure_ascii=False) for known in (*moves, move)]
+    lines = [json.dumps(known.model_dump(), ensure_ascii=False).translate(_LINE_ENDS) for known in (*moves, move)]
     with atomic_file(layout.promotions) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -111,7 +119,8 @@ def history(layout: Layout) -> list[Move]:
     if not layout.promotions.exists():
         return []
     moves = []
-    for number, line in enumerate(layout.promotions.read_text(encoding="utf-8").splitlines(), start=1):
+    # Bytes end a line at what the system calls one; text also at U+2028 and the like, inside somebody's reason.
+    for number, line in enumerate(layout.promotions.read_bytes().splitlines(), start=1):
         try:
             moves.append(Move.model_validate_json(line))
         except ValueError as error:

@@ -45,11 +45,16 @@ def register(layout: Layout, bundle: Bundle, name: str, card: str = "") -> Regis
     """
     registry = Registry(layout)
     with locked(layout.root, LOCK):
-        existing = _whole_version(registry, name, bundle.manifest.hash, [FILE, *bundle.manifest.files], BUNDLE)
-        found = existing or _add(registry, bundle, name)
-        if card and not registry.note(found):
-            registry.write_note(found, from_card(card))
-        registry.point(name, CHALLENGER, found.number)
+        return make_challenger(registry, bundle, name, card)
+
+
+def make_challenger(registry: Registry, bundle: Bundle, name: str, card: str = "") -> Registration:
+    """What `register` does. Call with the registry's lock held."""
+    existing = _whole_version(registry, name, bundle.manifest.hash, [FILE, *bundle.manifest.files], BUNDLE)
+    found = existing or _add(registry, bundle, name)
+    if card and not registry.note(found):
+        registry.write_note(found, from_card(card))
+    registry.point(name, CHALLENGER, found.number)
     return Registration(found, existing is not None)
 
 

@@ -47,7 +47,8 @@ class SentTiles(TileStore):
 def score_request(bundle: Bundle, request: pd.DataFrame) -> pd.DataFrame:
     """isic_id and target of the rows of `request`, in order; lesions without an image are imputed.
 
-    Raises InputError on missing columns, repeated ids, or an image that is not base64 of a JPEG.
+    Raises InputError on missing columns, repeated ids, a lesion without patient, or an image that is not base64 of a
+    JPEG.
     """
     rows = _typed(request)
     return bundle.predict(rows, SentTiles(_images(request)), missing_images="impute").reset_index()

@@ -115,7 +115,7 @@ def patient_blocks(patients: pd.Series, size: int) -> list[NDArray[np.intp]]:
 
 
 def check_rows(rows: pd.DataFrame) -> None:
-    """Raise InputError for an empty frame, missing columns, or a missing or repeated id."""
+    """Raise InputError for an empty frame, missing columns, a missing or repeated id, or a lesion without patient."""
     missing = [column for column in TEST_COLUMNS if column not in rows.columns]
     if missing:
         raise InputError(f"the metadata lacks {', '.join(missing[:5])}: give all columns of test-metadata.csv")
@@ -124,6 +124,10 @@ def check_rows(rows: pd.DataFrame) -> None:
     if rows[ID].isna().any() or rows[ID].duplicated().any():
         repeated = rows[ID][rows[ID].duplicated() | rows[ID].isna()].iloc[0]
         raise InputError(f"isic_id {repeated} is missing or repeated in the metadata: keep one row of each")
+    # Lesions are judged against their patient's others: those without one would be taken for one person's.
+    nobody = rows[PATIENT].isna() | (rows[PATIENT] == "")
+    if nobody.any():
+        raise InputError(f"lesion {rows[ID][nobody].iloc[0]}: patient_id is missing: give every lesion its patient")
 
 
 def find_tiles(pieces: Pieces, tiles: TileStore | None, missing_images: MissingImages) -> NDArray[np.bool_]:

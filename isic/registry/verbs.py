@@ -10,10 +10,12 @@ from isic.core.errors import InputError
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.registry.bundle import load_bundle
 from isic.registry.gate import Verdict, judge
+from isic.registry.manifest import FILE, read_manifest
 from isic.registry.note import with_gate
 from isic.registry.promotion import Move, carry_out, history, make_move, repair
-from isic.registry.register import LOCK
+from isic.registry.register import LOCK, make_challenger
 from isic.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from isic.tracking import open_run
 from isic.tracking.store import locked
@@ -31,8 +33,9 @@ class Promotion:
 def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
     """Make the challenger the champion if the gate lets it; a forced promotion is recorded with its reason.
 
-    The verdict is written to metrics/gate.json whatever it is. Raises InputError when there is no challenger, the gate
-    refuses, or `force` comes without a reason.
+    A bundle in the checkout that is not the challenger is made so first. The verdict is written to metrics/gate.json
+    whatever it is. Raises InputError when there is neither bundle nor challenger, the gate refuses, or `force` comes
+    without a reason.
     """
     if force and not reason.strip():
         raise InputError('--force needs --reason "…": it is recorded in registry/promotions.jsonl')
@@ -41,7 +44,7 @@ def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
     registry = Registry(layout)
     with locked(layout.root, LOCK):
         _repair(registry)
-        challenger, champion = registry.aliased(model, CHALLENGER), registry.aliased(model, CHAMPION)
+        challenger, champion = _challenger(registry, model), registry.aliased(model, CHAMPION)
         if challenger is None:
             raise InputError(f"{model} has no challenger: run `dvc repro`, which registers one")
         if champion is not None and champion.number == challenger.number:
@@ -52,12 +55,11 @@ def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
             raise InputError(
                 f'the gate refuses {challenger}: {verdict.summary()} (`--force --reason "…"` overrules it)'
             )
-        before = champion.number if champion else None
         move = make_move(
             layout,
             "promote",
             model,
-            before,
+            _number(champion),
             challenger.number,
             _number(registry.aliased(model, PREVIOUS)),
             reason=reason,
@@ -69,7 +71,7 @@ def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
 
 
 def rollback(layout: Layout, reason: str = "") -> Move:
-    """Make the previous champion the champion again, and the present one the previous.
+    """Make the previous champion the champion again, and the present one, if there is any, the previous.
 
     Raises InputError when there is no previous champion or its files are gone.
     """
@@ -77,11 +79,12 @@ def rollback(layout: Layout, reason: str = "") -> Move:
     registry = Registry(layout)
     with locked(layout.root, LOCK):
         _repair(registry)
-        champion, previous = registry.aliased(model, CHAMPION), registry.aliased(model, PREVIOUS)
-        if champion is None or previous is None:
+        # A version deleted in MLflow's UI takes its alias along: a lost champion is a reason to go back.
+        before, previous = _number(registry.aliased(model, CHAMPION)), registry.aliased(model, PREVIOUS)
+        if previous is None:
             raise InputError(f"{model} has no previous champion to go back to: `isic history` shows what there was")
         registry.folder(previous)
-        move = make_move(layout, "rollback", model, champion.number, previous.number, previous.number, reason=reason)
+        move = make_move(layout, "rollback", model, before, previous.number, previous.number, reason=reason)
         carry_out(registry, move)
     return move
 
@@ -93,6 +96,26 @@ def past(layout: Layout) -> list[Move]:
         with locked(layout.root, LOCK):
             _repair(registry)
     return history(layout)
+
+
+def _challenger(registry: Registry, model: str) -> Version | None:
+    """The challenger, which is the checkout's bundle if it has one.
+
+    A version and its alias are no file that DVC knows: its cache brings models/bundle back without running the stage
+    `register`, after going back to older parameters, in a new clone, or when mlflow.db was lost.
+    """
+    layout, found = registry.layout, registry.aliased(model, CHALLENGER)
+    if not (layout.bundle / FILE).is_file():
+        return found
+    if found is not None and found.bundle_hash == read_manifest(layout.bundle).hash:
+        return found
+    card = layout.report.with_name("model_card.md")
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    made, reused = make_challenger(registry, load_bundle(layout.bundle), model, text)
+    before = found or "there was none"
+    how = "was registered before" if reused else "is registered now"
+    sys.stderr.write(f"isic: note: models/bundle was not the challenger ({before}): it {how} and is, as {made}\n")
+    return made
 
 
 def _record(layout: Layout, registry: Registry, challenger: Version, verdict: Verdict) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlparse
 
 from isic.core.errors import InputError, shown
 from isic.core.paths import Layout
-from isic.registry.manifest import FILE
+from isic.registry.manifest import FILE, read_manifest
 from isic.tracking.files import listing, repository
 from isic.tracking.store import artifact_root, connect, home
 
@@ -29,6 +29,7 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 HASH_TAG = "bundle_hash"
 #: Where MLflow keeps the bundle among the files of a version that scores lesions.
 BUNDLE = "artifacts/bundle"
+_HASH = re.compile(r"[0-9a-f]{64}")
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -101,7 +102,7 @@ class Registry:
     def folder(self, version: Version) -> Path:
         """The bundle folder of a version; fetched into a cache when the store is remote.
 
-        Raises InputError when the version's files are gone.
+        Raises InputError when the version's files are gone, or, fetched, are not those of its tag `bundle_hash`.
         """
         files = self._files(version, BUNDLE)
         place = urlparse(files.artifact_uri)
@@ -125,15 +126,25 @@ class Registry:
             return repository(location, self.client.tracking_uri, artifact_root(self.layout.root))
 
     def _fetched(self, version: Version, files: ArtifactRepository) -> Path:
+        # Anyone may edit a tag, and this one is about to name a folder.
+        if not _HASH.fullmatch(version.bundle_hash):
+            raise InputError(
+                f"{version} has the tag {HASH_TAG} {version.bundle_hash!r}, which is no hash: register its bundle again"
+            )
         cache = home(self.layout.root) / ".resume" / "models" / version.bundle_hash
-        if not any(cache.rglob(FILE)):
+        if not _holds(cache, version):
             from isic.core.io import atomic_dir
 
             with said(self.client.tracking_uri), atomic_dir(cache) as temporary:
                 files.download_artifacts("", dst_path=str(temporary))
-                if not any(temporary.rglob(FILE)):  # of what is gone a server sends nothing, and no error
+                if not (temporary / FILE).is_file():  # of what is gone a server sends nothing, and no error
                     raise _gone(version, shown(files.artifact_uri))
-        return next(manifest.parent for manifest in cache.rglob(FILE))
+                if read_manifest(temporary).hash != version.bundle_hash:
+                    raise InputError(
+                        f"{version} has other files at {shown(files.artifact_uri)} than its tag {HASH_TAG} says: "
+                        "register its bundle again"
+                    )
+        return cache
 
     def _aliases(self, name: str) -> dict[str, int]:
         from mlflow.exceptions import MlflowException
@@ -181,6 +192,14 @@ def said(uri: str) -> Iterator[None]:
         raise InputError(
             f"the MLflow store at {shown(uri)} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
         ) from error
+
+
+def _holds(folder: Path, version: Version) -> bool:
+    """Whether `folder` holds the bundle that the version's tag names."""
+    try:
+        return read_manifest(folder).hash == version.bundle_hash
+    except InputError:  # no bundle, or a changed one
+        return False
 
 
 def _gone(version: Version, place: str) -> InputError:

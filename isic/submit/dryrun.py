@@ -17,7 +17,10 @@ from isic.core.errors import InputError
 from isic.core.io import require, write_json
 from isic.core.paths import Layout
 from isic.core.schema import ID
+from isic.data.spool import spooled
+from isic.registry.bundle import load_bundle
 from isic.registry.manifest import read_manifest
+from isic.registry.scoring import PIECE, Manner
 from isic.submit.environment import fresh_environment
 from isic.submit.hidden import write_hidden
 from isic.submit.kaggle import COMPETITION, DATASET, Package, package_of, read_notebook_code
@@ -45,10 +48,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The hidden test set's time: here, and on Kaggle's two T4. A tile counts once for every model that looks at it."""
+    """The hidden test set's time: here, and on Kaggle's two T4 and four cores.
 
-    images_per_second_here: float
-    images_per_second_kaggle: float
+    `plain_hours_*` is the part of features and boosters, which look at no tile. A tile counts once for every model that
+    looks at it; without models there are no images a second (None).
+    """
+
+    images_per_second_here: float | None
+    images_per_second_kaggle: float | None
+    plain_hours_here: float
+    plain_hours_kaggle: float
     hours_here: float
     hours_kaggle: float
 
@@ -57,12 +66,20 @@ class Estimate:
         return self.hours_kaggle <= LIMIT_HOURS
 
     def text(self) -> str:
+        here = _parts(self.plain_hours_here, self.images_per_second_here)
+        kaggle = _parts(self.plain_hours_kaggle, self.images_per_second_kaggle)
+        networks = f"networks scaled by matrix speed to {_T4_COUNT} x T4, decoding, "
         return (
-            f"{HIDDEN_ROWS:,} lesions: {self.hours_here:.2f} h here at {self.images_per_second_here:,.0f} images a "
-            f"second; about {self.hours_kaggle:.2f} h on 2 x T4 at {self.images_per_second_kaggle:,.0f}, which "
-            f"{'fits' if self.fits else 'DOES NOT FIT'} {LIMIT_HOURS:g} h (an estimate: models scaled by matrix speed, "
-            f"decoding by {_KAGGLE_CORES} cores)"
+            f"{HIDDEN_ROWS:,} lesions: {self.hours_here:.2f} h here{here}; about {self.hours_kaggle:.2f} h on Kaggle"
+            f"{kaggle}, which {'fits' if self.fits else 'DOES NOT FIT'} {LIMIT_HOURS:g} h (an estimate: "
+            f"{networks if here else ''}features and boosters by {_KAGGLE_CORES} cores)"
         )
+
+
+def _parts(plain_hours: float, images_per_second: float | None) -> str:
+    if images_per_second is None:
+        return ""
+    return f" ({plain_hours:.2f} h of features and boosters, {images_per_second:,.0f} images a second)"
 
 
 @dataclass(frozen=True)
@@ -99,13 +116,14 @@ def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
         wheel = next((package.dataset / "wheels").glob("isic-*.whl"))
         python = fresh_environment(folder / "environment", wheel, members)
         runs = [run_notebook(package, python, layout.raw, folder / "official", "official")]
-        decode = 0.0
+        guess = None
         if rows:
             write_hidden(folder / "hidden", rows)
             runs.append(run_notebook(package, python, folder / "hidden", folder / "generated", "hidden", new=True))
+            plain = plain_seconds(package, layout.test_metadata, folder / "hidden" / "test-metadata.csv")
             decode = decode_seconds(folder / "hidden" / "test-image.hdf5")
-    models = len(manifest.backbones) * len(manifest.folds)
-    guess = estimate(runs[0], runs[1], decode, models) if rows else None
+            models = len(manifest.backbones) * len(manifest.folds)
+            guess = estimate(runs[0], runs[1], plain, decode, models)
     result = DryRun(tuple(runs), bool(_offline()), guess)
     content = asdict(result) | {"fits": guess.fits if guess else None}
     write_json(layout.submission.with_name("kaggle-dry-run.json"), content)
@@ -170,18 +188,42 @@ def decode_seconds(images: Path, most: int = 2000) -> float:
     return float(np.mean(times))
 
 
-def estimate(small: Measured, large: Measured, decode: float, models: int) -> Estimate:
+def plain_seconds(package: Package, few: Path, many: Path) -> float:
+    """Seconds that a lesion of the metadata `many` takes without its image: table, features, boosters.
+
+    `few` is scored before, so that reading libraries and models does not count.
+    """
+    bundle = load_bundle(package.dataset / "bundle")
+    for metadata in (few, many):
+        started = time.perf_counter()
+        with spooled(metadata, PIECE) as rows:
+            bundle.predict_pieces(rows, None, Manner("impute"))
+        seconds = time.perf_counter() - started
+    return seconds / len(rows.ids)
+
+
+def estimate(small: Measured, large: Measured, plain: float, decode: float, models: int) -> Estimate:
     """Scale a run to the hidden set: seconds beyond those of a run of a few rows grow with the lesions.
 
-    `decode` are seconds per tile on one core; every one of `models` decodes for itself. What is left of a lesion's
-    time is taken as matrix work and scaled from this machine's speed to two T4.
+    `plain` are a lesion's seconds without its image; a machine with fewer cores than Kaggle's counts as having as many,
+    since not all of it is shared among cores. `decode` are seconds per tile on one core; every one of `models` decodes
+    for itself. What is left of a lesion's time is taken as matrix work and scaled from this machine's speed to two T4.
     """
     per_lesion = max(large.seconds - small.seconds, 1e-9) / large.rows
-    decoding = decode * models
-    work = max(per_lesion - decoding, 0.0) * matrix_gflops() / (_T4_GFLOPS * _T4_COUNT)
-    kaggle = max(decoding / _KAGGLE_CORES, work)
-    hours = [(small.seconds + HIDDEN_ROWS * seconds) / 3600 for seconds in (per_lesion, kaggle)]
-    return Estimate(models / per_lesion, models / kaggle, *hours)
+    plain = min(plain, per_lesion) if models else per_lesion
+    images, decoding = per_lesion - plain, decode * models
+    work = max(images - decoding, 0.0) * matrix_gflops() / (_T4_GFLOPS * _T4_COUNT)
+    images_there = max(decoding / _KAGGLE_CORES, work)
+    plain_there = plain * max(1.0, len(os.sched_getaffinity(0)) / _KAGGLE_CORES)
+    start, hours = small.seconds / 3600, HIDDEN_ROWS / 3600
+    return Estimate(
+        images_per_second_here=models / max(images, 1e-9) if models else None,
+        images_per_second_kaggle=models / max(images_there, 1e-9) if models else None,
+        plain_hours_here=hours * plain,
+        plain_hours_kaggle=hours * plain_there,
+        hours_here=start + hours * per_lesion,
+        hours_kaggle=start + hours * (plain_there + images_there),
+    )
 
 
 def matrix_gflops(side: int = 1024, rounds: int = 5) -> float:

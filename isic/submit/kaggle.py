@@ -65,6 +65,11 @@ _SCORE = """from isic.registry.bundle import load_bundle
 from isic.submit.submission import submit
 
 bundle = load_bundle(DATASET / "bundle")
+if bundle.manifest.hash != "{hash}":
+    raise SystemExit(
+        f"the attached dataset holds bundle {{bundle.manifest.hash[:12]}}, this notebook is for {short}: "
+        "choose the dataset's latest version under Input, or push again"
+    )
 # A lesion without a usable image is imputed, and a failing image model is answered by features alone: both say so.
 scores = submit(bundle, COMPETITION, Path("submission.csv"), missing_images="impute", fallback=True)
 scores["target"].describe()"""
@@ -120,7 +125,7 @@ def build(
         cells = (
             ("markdown", _INTRODUCTION.format(hash=bundle.manifest.hash[:12], pauc=bundle.manifest.metrics["pauc"])),
             ("code", _INSTALL.format(dataset=DATASET, competition=COMPETITION)),
-            ("code", _SCORE),
+            ("code", _SCORE.format(hash=bundle.manifest.hash, short=bundle.manifest.hash[:12])),
         )
         write_json(made.notebook / f"{NOTEBOOK}.ipynb", notebook(cells))
         write_json(made.notebook / "kernel-metadata.json", kernel_metadata(owner, image))

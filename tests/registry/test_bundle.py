@@ -65,6 +65,13 @@ def test_one_lesion_patients_and_an_unseen_hospital(bundle: Bundle, rows: pd.Dat
     assert scores.between(0, 1).all()
 
 
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_a_lesion_without_patient_is_named(bundle: Bundle, rows: pd.DataFrame, nobody: str | None) -> None:
+    orphaned = rows.assign(patient_id=rows["patient_id"].where(rows.index != 1, nobody))
+    with pytest.raises(InputError, match=f"lesion {rows['isic_id'].iloc[1]}: patient_id is missing"):
+        bundle.predict(orphaned, None, missing_images="impute")
+
+
 def test_a_missing_image_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
     renamed = rows.assign(isic_id=rows["isic_id"].where(rows.index != 1, "ISIC_9999999"))
     with pytest.raises(InputError, match="ISIC_9999999"):

@@ -22,7 +22,7 @@ from isic.registry import promotion, versions
 from isic.registry.bundle import build_bundle
 from isic.registry.register import Registration, register, register_backbones
 from isic.registry.verbs import past, promote, rollback
-from isic.registry.versions import Registry, resolve
+from isic.registry.versions import HASH_TAG, Registry, resolve
 
 MODEL = "isic-2024"
 
@@ -117,6 +117,57 @@ def test_a_worse_challenger_is_refused_unless_forced(layout: Layout, params: Par
     assert (past(layout)[-1].forced, past(layout)[-1].reason) == (True, "the old one leaks")
 
 
+@pytest.mark.usefixtures("without_reload")
+def test_a_bundle_that_dvc_brought_back_is_the_one_that_is_judged(
+    layout: Layout, params: Params, registered: Registration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parameters A, then B, then A again: the run cache restores models/bundle and runs no stage."""
+    kept = Path(shutil.copytree(layout.bundle, layout.root / "kept"))
+    better(layout, params)
+    shutil.rmtree(layout.bundle)
+    kept.rename(layout.bundle)
+    capsys.readouterr()
+    assert promote(layout).champion == registered.version
+    assert aliases(layout) == {"challenger": 1, "champion": 1, "previous": None}
+    assert [move.after for move in past(layout)] == [1]
+    assert capsys.readouterr().err == (
+        f"isic: note: models/bundle was not the challenger ({MODEL} version 2): it was registered before and is, as "
+        f"{MODEL} version 1\n"
+    )
+    better(layout, params)
+    shutil.rmtree(layout.bundle)  # without one, the alias says what is judged
+    assert promote(layout).champion.number == 3
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_a_bundle_that_a_new_store_does_not_know_is_registered_first(
+    layout: Layout, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clone = Layout(layout.root.rename(layout.root.with_name("clone")))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow's own memory of the store, which ends with a process
+    shutil.rmtree(clone.root / "mlartifacts")
+    shutil.copy(store, clone.root / "mlflow.db")
+    clone.report.parent.mkdir(exist_ok=True)
+    clone.report.with_name("model_card.md").write_text("# Card\n\nMade of trees.\n")
+    capsys.readouterr()
+    champion = promote(clone).champion
+    assert aliases(clone) == {"challenger": 1, "champion": 1, "previous": None}
+    assert "(there was none): it is registered now" in capsys.readouterr().err
+    assert "Made of trees." in Registry(clone).note(champion)
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_a_damaged_bundle_is_not_registered(layout: Layout, params: Params) -> None:
+    write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
+    bundle = build_bundle(layout, params)
+    (bundle.folder / "calibration.json").write_text("{}")
+    with pytest.raises(InputError, match=r"calibration\.json is not the file"):
+        promote(layout)
+    assert [version.number for version in Registry(layout).versions(MODEL)] == [1]
+    assert aliases(layout) == {"challenger": 1, "champion": None, "previous": None}
+
+
 @pytest.mark.usefixtures("without_reload", "registered")
 def test_other_data_are_not_compared(layout: Layout, params: Params) -> None:
     promote(layout)
@@ -126,6 +177,66 @@ def test_other_data_are_not_compared(layout: Layout, params: Params) -> None:
     better(layout, params)
     with pytest.raises(InputError, match="champion was judged on: other data or folds"):
         promote(layout)
+
+
+#: str.splitlines ends a line at each, JSON does not.
+LINE_ENDS = ("\x85", "\u2028", "\u2029")
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+@pytest.mark.parametrize("end", LINE_ENDS)
+def test_a_reason_of_several_lines_is_one_line_of_the_journal(layout: Layout, params: Params, end: str) -> None:
+    promote(layout, reason=f"schöner{end}als\nzuvor")
+    text = layout.promotions.read_text(encoding="utf-8")
+    assert len(text.splitlines()) == 1
+    assert "schöner" in text, "people read it too"
+    better(layout, params)
+    promote(layout)
+    assert [move.reason for move in past(layout)] == [f"schöner{end}als\nzuvor", ""]
+    # As lines were written before.
+    layout.promotions.write_text(text.replace(f"\\u{ord(end):04x}", end), encoding="utf-8")
+    assert [move.reason for move in past(layout)] == [f"schöner{end}als\nzuvor"]
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+@pytest.mark.parametrize("broken", [b"<<<<<<< HEAD\n", b"\xff\n"])
+def test_a_broken_journal_stops_a_move_before_anything_changes(layout: Layout, params: Params, broken: bytes) -> None:
+    promote(layout)
+    better(layout, params)
+    promote(layout)
+    write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
+    build_bundle(layout, params)  # not registered yet
+    layout.register_metrics.with_name("gate.json").unlink()
+    journal = layout.promotions.read_bytes()
+    layout.promotions.write_bytes(journal + broken)
+    for act in (promote, rollback):
+        with pytest.raises(InputError, match="line 3 is not a promotion: restore the file from git"):
+            act(layout)
+    assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
+    assert not layout.promotions.with_name(".pending.json").exists()
+    assert not layout.register_metrics.with_name("gate.json").exists()
+    layout.promotions.write_bytes(journal)
+    assert rollback(layout).after == 1
+
+
+@pytest.mark.usefixtures("without_reload", "registered")
+def test_a_champion_deleted_in_the_ui_is_no_reason_to_stay_without_one(
+    layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from isic import cli
+
+    promote(layout)
+    better(layout, params)
+    promote(layout)
+    Registry(layout).client.delete_model_version(MODEL, "2")
+    assert aliases(layout) == {"challenger": None, "champion": None, "previous": 1}
+    monkeypatch.chdir(layout.root)
+    cli.rollback()
+    assert capsys.readouterr().out == f"{MODEL} version 1 is the champion again (was none)\n"
+    assert aliases(layout) == {"challenger": None, "champion": 1, "previous": None}
+    assert (past(layout)[-1].before, past(layout)[-1].after) == (None, 1)
+    with pytest.raises(InputError, match="no previous champion"):
+        rollback(layout)
 
 
 class Cut(BaseException):
@@ -250,6 +361,56 @@ def test_a_version_whose_files_are_gone_from_a_server_is_named(layout: Layout, m
     for _ in range(2):  # nothing is kept that would pass for a bundle
         with pytest.raises(InputError, match="version 1 is registered, but its files are gone from http://server"):
             resolve(f"models:/{MODEL}/1", layout)
+
+
+class Server:
+    """Stands for the artifacts of a remote store: those of a folder."""
+
+    artifact_uri = "http://server/artifacts"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.asked = folder, 0
+
+    def download_artifacts(self, _: str, dst_path: str) -> str:
+        self.asked += 1
+        return str(shutil.copytree(self.folder, dst_path, dirs_exist_ok=True))
+
+
+@pytest.mark.parametrize("tag", ["../../data", "", "ABCDEF" * 10 + "ABCD", "0" * 63])
+def test_a_tag_that_is_no_hash_names_no_folder(
+    layout: Layout, registered: Registration, monkeypatch: pytest.MonkeyPatch, tag: str
+) -> None:
+    before = sorted((layout.root / "data").rglob("*"))
+    server = Server(layout.bundle)
+    monkeypatch.setattr(versions, "repository", lambda *_: server)
+    resolve(f"models:/{MODEL}/1", layout)  # a cache that another version might be answered from
+    Registry(layout).tag(registered.version, {HASH_TAG: tag})
+    with pytest.raises(InputError, match=f"version 1 has the tag bundle_hash '{tag}', which is no hash"):
+        resolve(f"models:/{MODEL}/1", layout)
+    assert server.asked == 1
+    assert sorted((layout.root / "data").rglob("*")) == before
+
+
+def test_files_from_a_server_are_those_of_the_tag(
+    layout: Layout, params: Params, registered: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Server(Path(shutil.copytree(layout.bundle, layout.root / "first")))
+    monkeypatch.setattr(versions, "repository", lambda *_: first)
+    for _ in range(2):
+        folder = resolve(f"models:/{MODEL}/1", layout)
+        assert read_json(folder / "bundle.json")["hash"] == registered.version.bundle_hash
+    assert first.asked == 1
+    write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
+    second = Server(build_bundle(layout, params).folder)
+    shutil.copy(second.folder / "bundle.json", folder / "bundle.json")  # a cache that holds something else
+    assert resolve(f"models:/{MODEL}/1", layout) == folder
+    assert first.asked == 2
+    assert read_json(folder / "bundle.json")["hash"] == registered.version.bundle_hash
+    shutil.rmtree(folder)
+    monkeypatch.setattr(versions, "repository", lambda *_: second)
+    with pytest.raises(InputError, match="version 1 has other files at http://server/artifacts than its tag"):
+        resolve(f"models:/{MODEL}/1", layout)
+    assert not folder.exists()
 
 
 @pytest.mark.usefixtures("without_reload", "registered")

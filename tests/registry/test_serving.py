@@ -53,6 +53,8 @@ def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) ->
         ({"image": "no base64!"}, "is not base64"),
         ({"image": base64.b64encode(b"no picture").decode()}, "is not a JPEG"),
         ({"isic_id": "ISIC_0000001"}, "repeated"),
+        ({"patient_id": None}, "lesion ISIC_.*: patient_id is missing: give every lesion its patient"),
+        ({"patient_id": ""}, "lesion ISIC_.*: patient_id is missing: give every lesion its patient"),
         ({"age_approx": None, "image": ""}, None),
     ],
 )

@@ -15,13 +15,16 @@ import pandas as pd
 import pytest
 
 from isic.core.errors import InputError
+from isic.core.io import read_json, write_json
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
 from isic.registry.bundle import build_bundle, load_bundle
+from isic.registry.manifest import identity
 from isic.registry.reload import Reload
-from isic.submit import kaggle
-from isic.submit.dryrun import Measured, dry_run, estimate
+from isic.submit import dryrun, kaggle
+from isic.submit import push as push_module
+from isic.submit.dryrun import Measured, dry_run, estimate, plain_seconds
 from isic.submit.environment import fresh_environment
 from isic.submit.hidden import UNSEEN, disturb, write_hidden
 from isic.submit.kaggle import Package, read_notebook_code
@@ -116,43 +119,128 @@ def test_without_a_token_it_says_what_to_set(
         push(layout, "a try")
 
 
-@pytest.mark.parametrize("known", [True, False])
-def test_the_client_gets_folders_and_versions_and_never_the_token(
-    layout: Layout, package: Package, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, known: bool
-) -> None:
-    calls = tmp_path / "calls"
-    client = tmp_path / "bin" / "kaggle"
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
+    """Put a `kaggle` on the PATH that runs this shell script; returns the file that its calls are written to."""
+    client, calls = folder / "bin" / "kaggle", folder / "calls"
     client.parent.mkdir()
-    client.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n[ "$2" = status ] && exit {0 if known else 1}\necho done\n')
+    client.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n{script}')
     client.chmod(0o755)
     monkeypatch.setenv("PATH", f"{client.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("KAGGLE_API_TOKEN", "secret-token")
+    return calls
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize("known", [True, False])
+def test_the_client_gets_folders_and_versions_and_never_the_token(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, known: bool
+) -> None:
+    script = """
+[ "$2" != status ] && echo done && exit
+[ -e %s/uploaded ] && echo ready && exit
+touch %s/uploaded; exit %d
+"""
+    calls = stand_in(tmp_path, monkeypatch, script % (tmp_path, tmp_path, not known))
     assert push(layout, "a try") == ["done", "done"]
     push(layout, "a try", submit_version=3)
-    status, upload, kernel, submit = calls.read_text().splitlines()
-    assert status == "datasets status someone/isic-2024-bundle"
+    status, upload, again, kernel, submit = calls.read_text().splitlines()
+    assert status == again == "datasets status someone/isic-2024-bundle"
     assert upload.startswith("datasets version -m a try -p" if known else "datasets create -p")
-    assert kernel == f"kernels push -p {package.notebook}"
+    assert kernel == f"kernels push -p {kaggle.package_of(layout).notebook}"
     assert submit.startswith("competitions submit isic-2024-challenge -k someone/isic-2024-submission -v 3 -f")
     assert "secret-token" not in calls.read_text()
 
 
+@pytest.mark.usefixtures("package")
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_client_that_repeats_the_token_is_not_quoted(
-    layout: Layout, package: Package, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
 ) -> None:
-    client = tmp_path / "bin" / "kaggle"
-    client.parent.mkdir()
-    client.write_text(f'#!/bin/sh\necho "401 for $KAGGLE_API_TOKEN and $KAGGLE_KEY" >&2\nexit {status}\n')
-    client.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{client.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret-token")
+    script = f"""
+[ {status} = 0 ] && [ "$2" = status ] && echo ready && exit
+echo "401 for $KAGGLE_API_TOKEN and $KAGGLE_KEY" >&2
+exit {status}
+"""
+    stand_in(tmp_path, monkeypatch, script)
     monkeypatch.setenv("KAGGLE_KEY", "secret-key")
     if status:
         with pytest.raises(InputError, match=r"kaggle datasets create failed: 401 for \*\*\* and \*\*\*"):
             push(layout, "a try")
     else:
         assert push(layout, "a try") == ["401 for *** and ***"] * 2
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("verb", "line"),
+    [
+        ("datasets version", "Dataset version creation error: no more room"),
+        ("datasets version", "Upload unsuccessful: bundle.zip"),
+        ("kernels push", "Kernel push error: Maximum weekly GPU quota of 30.00 hours reached."),
+        (
+            "kernels push",
+            "The following are not valid dataset sources and could not be added to the kernel: someone/isic",
+        ),
+        ("competitions submit", "Could not submit to competition"),
+        ("competitions submit", "Could not find competition - please verify that you entered the correct ID"),
+    ],
+)
+def test_a_client_that_fails_with_status_0_has_failed(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, line: str
+) -> None:
+    script = f"""
+[ "$2" = status ] && echo ready && exit
+[ "$1 $2" = "{verb}" ] && echo "{line} ($KAGGLE_API_TOKEN)"
+echo "100%|##########| 1.00k/1.00k" >&2
+echo "Kernel version 3 successfully pushed."
+"""
+    calls = stand_in(tmp_path, monkeypatch, script)
+    with pytest.raises(InputError) as refused:
+        push(layout, "a try", submit_version=3 if verb.startswith("competitions") else None)
+    assert str(refused.value) == f"kaggle {verb} failed: {line} (***)"
+    assert calls.read_text().splitlines()[-1].startswith(verb), "nothing is sent after that"
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("states", "message"),
+    [
+        ("not_yet_persisted blobs_received blobs_received", None),
+        ("blobs_received failed", r"Kaggle could not unpack someone/isic-2024-bundle \(failed\)"),
+        ("blobs_received", r"not ready after 0 minutes \(blobs_received\): run this command again"),
+    ],
+)
+def test_the_notebook_is_pushed_when_its_dataset_is_ready(
+    layout: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    states: str,
+    message: str | None,
+) -> None:
+    monkeypatch.setattr(push_module, "_ASK_EVERY", 0.0)
+    monkeypatch.setattr(push_module, "_READY_WITHIN", 0.0 if message and "again" in message else 60.0)
+    script = """
+[ "$2" != status ] && echo done && exit
+for state in ready %s ready ready ready; do
+    n=$((n + 1)); [ $n = $(grep -c status %s/calls) ] && echo $state && exit
+done
+"""
+    calls = stand_in(tmp_path, monkeypatch, script % (states, tmp_path))
+    if message is None:
+        push(layout, "a try")
+        assert [" ".join(call.split()[:2]) for call in calls.read_text().splitlines()] == [
+            "datasets status",
+            "datasets version",
+            *["datasets status"] * 4,
+            "kernels push",
+        ]
+        said = [line.rpartition("(")[2] for line in capsys.readouterr().err.splitlines()]
+        assert said == ["not_yet_persisted)", "blobs_received)"]
+    else:
+        with pytest.raises(InputError, match=message):
+            push(layout, "a try")
+        assert "kernels push" not in calls.read_text()
 
 
 def test_the_hidden_set_holds_every_awkward_case(layout: Layout, tmp_path: Path) -> None:
@@ -183,15 +271,57 @@ def test_twenty_thousand_lesions_leave_room_for_the_largest_patient(layout: Layo
     assert hidden["isic_id"].equals(table["isic_id"])
 
 
-def test_the_estimate_counts_what_grows_with_the_lesions() -> None:
+@pytest.mark.parametrize(
+    ("gflops", "cores", "images", "plain"),
+    [
+        (5400.0, 4, 0.005, 0.004),  # as fast as two T4, so what is no decoding takes as long there
+        (5400.0, 16, 0.005, 0.016),  # four times Kaggle's cores
+        (5400.0, 2, 0.005, 0.004),  # what one core does here, no four do faster
+        (54.0, 4, 0.00025, 0.004),  # a slow machine's networks are nothing to two T4: decoding on four cores is left
+    ],
+)
+def test_the_estimate_counts_what_grows_with_the_lesions(
+    monkeypatch: pytest.MonkeyPatch, gflops: float, cores: int, images: float, plain: float
+) -> None:
+    monkeypatch.setattr(dryrun, "matrix_gflops", lambda: gflops)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     small, large = Measured("official", 3, 10.0, 1.0), Measured("hidden", 10_000, 110.0, 1.5)
-    result = estimate(small, large, decode=1e-4, models=10)
+    # 10 ms a lesion, of them 4 without images, 10 x 0.1 decoding, and 5 in networks.
+    result = estimate(small, large, plain=0.004, decode=1e-4, models=10)
     assert result.hours_here == pytest.approx((10 + 500_000 * 0.01) / 3600)
-    assert result.images_per_second_here == pytest.approx(1000)
-    assert result.hours_kaggle >= (10 + 500_000 * 1e-4 * 10 / 4) / 3600 * 0.999
+    assert result.images_per_second_here == pytest.approx(10 / 0.006)
+    assert result.images_per_second_kaggle == pytest.approx(10 / images)
+    assert result.plain_hours_here == pytest.approx(500_000 * 0.004 / 3600)
+    assert result.plain_hours_kaggle == pytest.approx(500_000 * plain / 3600)
+    assert result.hours_kaggle == pytest.approx((10 + 500_000 * (images + plain)) / 3600)
     assert result.fits
-    assert "estimate" in result.text()
-    assert not estimate(small, large, decode=0.1, models=10).fits, "138 h of decoding are more than 4 cores do in 12"
+    assert "estimate: networks scaled" in result.text()
+    slow = estimate(small, large, plain=0.004, decode=0.1, models=10)
+    assert not slow.fits, "138 h of decoding are more than 4 cores do in 12"
+
+
+def test_a_model_without_networks_is_not_scaled_as_if_it_were_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dryrun, "matrix_gflops", lambda: 1.0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    small, large = Measured("official", 3, 10.0, 1.0), Measured("hidden", 10_000, 110.0, 1.5)
+    result = estimate(small, large, plain=0.001, decode=1e-4, models=0)
+    assert result.hours_kaggle == pytest.approx((10 + 500_000 * 0.02) / 3600), "twice Kaggle's cores, half the time"
+    assert result.text() == (
+        "500,000 lesions: 1.39 h here; about 2.78 h on Kaggle, which fits 12 h (an estimate: features and boosters by "
+        "4 cores)"
+    )
+
+
+def test_a_lesion_without_its_image_is_timed_apart(
+    layout: Layout, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.image import embed
+
+    def looked(*_: object) -> None:
+        raise AssertionError("no network is to look at a tile")
+
+    monkeypatch.setattr(embed, "embed", looked)
+    assert 0 < plain_seconds(package, layout.test_metadata, layout.train_metadata) < 1
 
 
 def test_an_unbuilt_package_is_named(layout: Layout) -> None:
@@ -229,6 +359,29 @@ def test_the_notebook_finds_what_is_attached_wherever_kaggle_puts_it(package: Pa
         names["attached"]("another")
 
 
+def test_the_notebook_scores_with_no_other_bundle_than_its_own(
+    layout: Layout, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kaggle may still attach the dataset of the time before."""
+    code = read_notebook_code(package)
+    scoring = code[code.index("from isic.registry.bundle import") :]
+    monkeypatch.chdir(tmp_path)
+    names = {"Path": Path, "DATASET": package.dataset, "COMPETITION": layout.raw}
+    exec(scoring, dict(names))
+    assert (tmp_path / "submission.csv").exists()
+    (tmp_path / "submission.csv").unlink()
+    content = read_json(package.dataset / "bundle" / "bundle.json")
+    content["metrics"]["pauc"] = 0.1
+    write_json(package.dataset / "bundle" / "bundle.json", content | {"hash": identity(content)})
+    with pytest.raises(SystemExit) as stopped:
+        exec(scoring, dict(names))
+    assert str(stopped.value).startswith(
+        f"the attached dataset holds bundle {identity(content)[:12]}, this notebook is for {content['hash'][:12]}: "
+    )
+    assert "\n" not in str(stopped.value)
+    assert not (tmp_path / "submission.csv").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 20_000])
 def test_the_notebook_runs_offline_in_a_fresh_environment(layout: Layout, package: Package, rows: int) -> None:
@@ -249,9 +402,6 @@ def test_the_notebook_runs_offline_in_a_fresh_environment(layout: Layout, packag
 
 @pytest.mark.slow
 def test_a_damaged_image_model_still_gives_a_valid_submission_and_says_so(layout: Layout, package: Package) -> None:
-    from isic.core.io import read_json, write_json
-    from isic.registry.manifest import identity
-
     folder = package.dataset / "bundle"
     weights = next(folder.rglob("model.safetensors"))
     weights.write_bytes(b"not weights")
@@ -259,6 +409,8 @@ def test_a_damaged_image_model_still_gives_a_valid_submission_and_says_so(layout
     name = weights.relative_to(folder).as_posix()
     content["files"][name] = hashlib.sha256(b"not weights").hexdigest()
     write_json(folder / "bundle.json", content | {"hash": identity(content)})
+    notebook = package.notebook / "isic-2024-submission.ipynb"
+    notebook.write_text(notebook.read_text().replace(content["hash"], identity(content)))
     result = dry_run(layout, rows=0)
     assert result.runs[0].rows == 3
     assert "NO IMAGE WAS USED" in result.text()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TEST_COLUMNS
 from isic.data.spool import pack_patients
+from isic.data.tables import refuse_gaps
 from isic.registry.sight import Look, TileError, look_through
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ def score_pieces(
         # It looks at no tile, so none can be missing.
         tiles, manner = None, replace(manner, missing_images="impute")
     present = find_tiles(pieces, tiles, manner.missing_images)
+    if bundle.manifest.backbones and not present.all():
+        sys.stderr.write(
+            f"isic: note: {int((~present).sum()):,} of {len(present):,} lesions have no tile: to the image models they "
+            "count as average\n"
+        )
     total = np.zeros(len(present))
     # Without files, embeddings of every fold at once would fill the memory.
     apart = bundle.stack.uses_embeddings and manner.work is None
@@ -115,7 +121,9 @@ def patient_blocks(patients: pd.Series, size: int) -> list[NDArray[np.intp]]:
 
 
 def check_rows(rows: pd.DataFrame) -> None:
-    """Raise InputError for an empty frame, missing columns, a missing or repeated id, or a lesion without patient."""
+    """Raise InputError for an empty frame, missing columns, a missing or repeated id, a lesion without patient, or a
+    measurement that is missing or infinite.
+    """
     missing = [column for column in TEST_COLUMNS if column not in rows.columns]
     if missing:
         raise InputError(f"the metadata lacks {', '.join(missing[:5])}: give all columns of test-metadata.csv")
@@ -128,6 +136,7 @@ def check_rows(rows: pd.DataFrame) -> None:
     nobody = rows[PATIENT].isna() | (rows[PATIENT] == "")
     if nobody.any():
         raise InputError(f"lesion {rows[ID][nobody].iloc[0]}: patient_id is missing: give every lesion its patient")
+    refuse_gaps(rows, "the metadata")
 
 
 def find_tiles(pieces: Pieces, tiles: TileStore | None, missing_images: MissingImages) -> NDArray[np.bool_]:

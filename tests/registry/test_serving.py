@@ -55,6 +55,8 @@ def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) ->
         ({"isic_id": "ISIC_0000001"}, "repeated"),
         ({"patient_id": None}, "lesion ISIC_.*: patient_id is missing: give every lesion its patient"),
         ({"patient_id": ""}, "lesion ISIC_.*: patient_id is missing: give every lesion its patient"),
+        ({"tbp_lv_H": None}, "`tbp_lv_H` of ISIC_.* is nan, a finite number is needed"),
+        ({"tbp_lv_H": np.inf}, "`tbp_lv_H` of ISIC_.* is inf, a finite number is needed"),
         ({"age_approx": None, "image": ""}, None),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_file_is_scored_piece_by_piece_as_its_lesions_together(
     assert sorted(path.name for path in tmp_path.iterdir() if "scores" in path.name) == ["scores.csv"]
 
 
-def test_a_missing_tile_leaves_no_file(layout: Layout, bundle: Bundle) -> None:
+def test_a_missing_tile_leaves_no_file(layout: Layout, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     first = pd.read_csv(layout.sample_submission)["isic_id"].iloc[0]
     copied = layout.test_images.with_suffix(".copy")
     shutil.copy(layout.test_images, copied)
@@ -99,8 +99,10 @@ def test_a_missing_tile_leaves_no_file(layout: Layout, bundle: Bundle) -> None:
     with pytest.raises(InputError, match=f"{first}.*--missing-images impute"):
         make_submission(layout, str(bundle.folder))
     assert not layout.submission.exists()
+    assert "no tile" not in capsys.readouterr().err
     make_submission(layout, str(bundle.folder), missing_images="impute")
     assert layout.submission.exists()
+    assert "1 of 3 lesions have no tile: to the image models they count as average" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("side", ["unscored", "unknown"])

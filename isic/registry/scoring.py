@@ -89,7 +89,7 @@ def score_pieces(
         # It looks at no tile, so none can be missing.
         tiles, manner = None, replace(manner, missing_images="impute")
     present = find_tiles(pieces, tiles, manner.missing_images)
-    if bundle.manifest.backbones and not present.all():
+    if tiles is not None and not present.all():
         sys.stderr.write(
             f"isic: note: {int((~present).sum()):,} of {len(present):,} lesions have no tile: to the image models they "
             "count as average\n"

@@ -89,11 +89,6 @@ def score_pieces(
         # It looks at no tile, so none can be missing.
         tiles, manner = None, replace(manner, missing_images="impute")
     present = find_tiles(pieces, tiles, manner.missing_images)
-    if tiles is not None and not present.all():
-        sys.stderr.write(
-            f"isic: note: {int((~present).sum()):,} of {len(present):,} lesions have no tile: to the image models they "
-            "count as average\n"
-        )
     total = np.zeros(len(present))
     # Without files, embeddings of every fold at once would fill the memory.
     apart = bundle.stack.uses_embeddings and manner.work is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,12 @@ def score(
     from isic.data.tiles import TileStore
 
     tiles = None if images is None else TileStore(images)
+    missing = 0 if tiles is None or not bundle.manifest.backbones else sum(name not in tiles for name in rows.ids)
+    if missing and missing_images == "impute":
+        sys.stderr.write(
+            f"isic: note: {missing:,} of {len(rows.ids):,} lesions have no tile: to the image models they count as "
+            "average\n"
+        )
     work = _work(out) if len(rows.ids) >= LONG else None
     scores = bundle.predict_pieces(rows, tiles, Manner(missing_images, work, fallback), folds)
     return pd.DataFrame({ID: rows.ids, TARGET: scores})

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pandas as pd
 import pytest
 
@@ -71,6 +72,8 @@ def cluster(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         two = start_cluster(patch, faults)
+        # This process may have loaded fsspec, and with it what is installed, before.
+        fsspec.register_implementation("faulty", "faulty.Faulty", clobber=True)
         yield two
         two.shutdown()
 

@@ -78,7 +78,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.getbasetemp() / "store"
     if not folder.exists():
         folder.mkdir()
-        connect(folder)
+        # By its address: MLflow leaves the store that some test used last in the environment.
+        connect(folder, f"sqlite:///{folder / 'mlflow.db'}")
     return folder / "mlflow.db"
 
 

@@ -130,14 +130,19 @@ def test_a_bundle_that_dvc_brought_back_is_the_one_that_is_judged(
     assert promote(layout).champion == registered.version
     assert aliases(layout) == {"challenger": 1, "champion": 1, "previous": None}
     assert [move.after for move in past(layout)] == [1]
-    assert capsys.readouterr().err == (
+    assert _notes(capsys) == [
         f"isic: note: models/bundle was not the challenger ({MODEL} version 2): it was registered before and is, as "
-        f"{MODEL} version 1\n"
-    )
+        f"{MODEL} version 1"
+    ]
     better(layout, params)
     shutil.rmtree(layout.bundle)  # without one, the alias says what is judged
     assert promote(layout).champion.number == 3
-    assert capsys.readouterr().err == ""
+    assert _notes(capsys) == []
+
+
+def _notes(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What isic said; MLflow has words of its own there, depending on what ran before."""
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("isic:")]
 
 
 @pytest.mark.usefixtures("without_reload", "registered")

@@ -440,10 +440,10 @@ def copy_tracking(
     """Copy runs, models and aliases to a server; run again, it sends what is missing."""
     from isic.core.paths import Layout
     from isic.tracking.copy import copy
-    from isic.tracking.store import home
+    from isic.tracking.store import local_uri
 
     root = Layout.find().root
-    found = copy(source or f"sqlite:///{home(root) / 'mlflow.db'}", to, root, typer.echo)
+    found = copy(source or local_uri(root), to, root, typer.echo)
     typer.echo(found.text())
 
 

@@ -7,6 +7,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _SECRET = re.compile(r"(://[^/?#@\s:]*):[^/?#\s]*@")
 
@@ -35,6 +39,11 @@ def explain(error: BaseException) -> str | None:
         # A folder where a file belongs, a read-only disk, a name too long: the system's words are the clear ones.
         return f"{error.filename}: {error.strerror.lower()}: check the path"
     return None
+
+
+def faulty_key(error: ValidationError) -> str:
+    """The first key that a model refused, dotted; "content" where it is all of it."""
+    return ".".join(map(str, error.errors()[0]["loc"])) or "content"
 
 
 def run(main: Callable[[], None]) -> None:

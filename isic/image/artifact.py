@@ -10,7 +10,7 @@ import pandas as pd
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors.torch import load_file, save_file
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, faulty_key
 from isic.core.io import atomic_dir, read_json, require, write_json
 from isic.image.backbone import LesionNet, Spec, rebuild
 
@@ -58,8 +58,7 @@ def load_model(folder: Path) -> Model:
     except (InputError, MemoryError, OSError):
         raise
     except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"])) or "content"
-        raise InputError(f"{folder / CONFIG} has no usable `{key}`: rerun its training stage") from error
+        raise InputError(f"{folder / CONFIG} has no usable `{faulty_key(error)}`: rerun its training stage") from error
     except Exception as error:  # each model of timm fails in its own way at arguments of another kind
         reason = " ".join(str(error).split())[:160]
         raise InputError(

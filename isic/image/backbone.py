@@ -69,7 +69,7 @@ class LesionNet(nn.Module):
 
 def exists(model: str) -> bool:
     """Whether timm has the network, by its name with or without the tag of its weights."""
-    return bool(timm.is_model(model.split(".")[0]))
+    return bool(timm.is_model(model))
 
 
 def create(

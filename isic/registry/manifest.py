@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, faulty_key
 from isic.core.io import read_json, sha256, sha256_json
 
 #: Raised when bundle.json changes so that older code cannot read it; `_upgraded` brings older ones forward.
@@ -83,8 +83,7 @@ def read_manifest(folder: Path) -> Manifest:
     except KeyError as error:
         raise InputError(f"{folder / FILE} has no {error}: build the bundle again") from error
     except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise InputError(f"{folder / FILE} has no usable `{key}`: build the bundle again") from error
+        raise InputError(f"{folder / FILE} has no usable `{faulty_key(error)}`: build the bundle again") from error
     except (TypeError, ValueError) as error:  # parts of another shape in an older format; NaN, which has no hash
         raise InputError(f"{folder / FILE} is not a bundle's manifest ({error}): build the bundle again") from error
     if not whole:

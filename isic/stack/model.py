@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, Field, ValidationError
 from scipy.special import expit
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, faulty_key
 from isic.core.io import atomic_dir, read_json, write_json
 from isic.core.params import Evidence
 from isic.stack.blend import Blend
@@ -214,8 +214,7 @@ def _read_stored(file: Path) -> _Stored:
     try:
         return _Stored.model_validate(content)
     except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"])) or "content"
-        raise InputError(f"{file} has no usable `{key}`: {_REFIT}") from error
+        raise InputError(f"{file} has no usable `{faulty_key(error)}`: {_REFIT}") from error
 
 
 def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: Evidence, names: list[str]) -> Chain:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -17,6 +18,9 @@ from isic.data.spool import Spool, spooled
 from isic.registry.bundle import Bundle, load_bundle
 from isic.registry.scoring import PIECE, Manner, MissingImages
 from isic.registry.versions import resolve
+
+if TYPE_CHECKING:
+    from isic.data.tiles import TileStore
 
 #: From this many lesions on, what image models said is kept until the scores are written.
 LONG = 5000
@@ -67,15 +71,20 @@ def score(
     from isic.data.tiles import TileStore
 
     tiles = None if images is None else TileStore(images)
-    missing = 0 if tiles is None or not bundle.manifest.backbones else sum(name not in tiles for name in rows.ids)
-    if missing and missing_images == "impute":
+    if missing_images == "impute" and tiles is not None and bundle.manifest.backbones:
+        _tell_missing(rows, tiles)
+    work = _work(out) if len(rows.ids) >= LONG else None
+    scores = bundle.predict_pieces(rows, tiles, Manner(missing_images, work, fallback), folds)
+    return pd.DataFrame({ID: rows.ids, TARGET: scores})
+
+
+def _tell_missing(rows: Spool, tiles: TileStore) -> None:
+    missing = sum(name not in tiles for name in rows.ids)
+    if missing:
         sys.stderr.write(
             f"isic: note: {missing:,} of {len(rows.ids):,} lesions have no tile: to the image models they count as "
             "average\n"
         )
-    work = _work(out) if len(rows.ids) >= LONG else None
-    scores = bundle.predict_pieces(rows, tiles, Manner(missing_images, work, fallback), folds)
-    return pd.DataFrame({ID: rows.ids, TARGET: scores})
 
 
 def drop_work(out: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from isic.core.errors import InputError, shown
 from isic.tracking.files import repository
-from isic.tracking.store import EXPERIMENT, artifact_root, connect, tracking_uri
+from isic.tracking.store import EXPERIMENT, SQLITE, artifact_root, connect, tracking_uri
 from isic.tracking.view import publish
 
 
@@ -22,7 +22,7 @@ def probe(root: Path) -> str:
     Raises InputError when it cannot be reached or refuses us.
     """
     uri = tracking_uri(root)
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return "no runs yet (the first stage makes the store)"
     try:
         client = connect(root)

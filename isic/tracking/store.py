@@ -38,8 +38,13 @@ def tracking_uri(root: Path) -> str:
     """MLFLOW_TRACKING_URI, else the SQLite file of the checkout; a relative SQLite path is taken from the checkout."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
-        return f"{SQLITE}{home(root) / 'mlflow.db'}"
+        return local_uri(root)
     return absolute(uri, root)
+
+
+def local_uri(root: Path) -> str:
+    """The SQLite file of the checkout."""
+    return f"{SQLITE}{home(root) / 'mlflow.db'}"
 
 
 def absolute(uri: str, root: Path) -> str:

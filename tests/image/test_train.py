@@ -29,7 +29,7 @@ from isic.core.presets import write_overlay
 from isic.core.tracker import NullTracker
 from isic.data import tiles as tiles_module
 from isic.data.tiles import TileStore
-from isic.image import checkpoint, clock
+from isic.image import checkpoint, clock, device
 from isic.image import step as steps
 from isic.image.artifact import load_model
 from isic.image.augment import Augmenter
@@ -244,6 +244,11 @@ def stopped(tiles: TileStore, folds: pd.DataFrame, recipe: ImageRecipe, folder: 
     return state
 
 
+def auto_is(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine whose own number format is this one."""
+    monkeypatch.setattr(device, "pick_precision", lambda asked, _: precision if asked == "auto" else asked)
+
+
 @pytest.mark.parametrize("first", ["bf16", "fp16"])
 def test_a_state_in_the_format_of_another_gpu_goes_on_in_it(
     tiles: TileStore,
@@ -254,14 +259,12 @@ def test_a_state_in_the_format_of_another_gpu_goes_on_in_it(
     capsys: pytest.CaptureFixture[str],
     first: str,
 ) -> None:
-    from isic.image import device
-
     wanted = recipe(precision="auto")
     other = {"bf16": "fp16", "fp16": "bf16"}[first]
     train_fold(tiles, folds, 0, recipe(precision=first), tmp_path / "whole", tmp_path / "r0", NullTracker())
-    monkeypatch.setattr(device, "pick_precision", lambda asked, _: first if asked == "auto" else asked)
+    auto_is(first, monkeypatch)
     stopped(tiles, folds, wanted, tmp_path / "r")
-    monkeypatch.setattr(device, "pick_precision", lambda asked, _: other if asked == "auto" else asked)
+    auto_is(other, monkeypatch)
     train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
     said = capsys.readouterr().err
     assert f"its state is in {first}: goes on in that instead of {other}" in said
@@ -278,12 +281,10 @@ def test_a_state_in_a_format_that_this_gpu_lacks_stays_for_one_that_has_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from isic.image import device
-
     wanted = recipe(precision="auto")
-    monkeypatch.setattr(device, "pick_precision", lambda asked, _: "bf16" if asked == "auto" else asked)
+    auto_is("bf16", monkeypatch)
     state = stopped(tiles, folds, wanted, tmp_path / "r")
-    monkeypatch.setattr(device, "pick_precision", lambda asked, _: "fp16" if asked == "auto" else asked)
+    auto_is("fp16", monkeypatch)
     monkeypatch.setattr(device, "has_precision", lambda precision, _: precision != "bf16")
     train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
     assert "which this GPU lacks: starts afresh in fp16" in capsys.readouterr().err

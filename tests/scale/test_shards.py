@@ -181,15 +181,20 @@ def test_storage_that_stumbles_is_asked_again(tmp_path: Path, monkeypatch: pytes
     assert len(store.sizes()) == 10
 
 
+class _Dead:
+    """A file system that never answers, and what it says instead."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def open_input_stream(self, path: str) -> io.BytesIO:
+        raise OSError(self.words)
+
+
 def test_storage_that_stays_away_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "WAIT", 0.001)
     store = Store(tmp_path)
-
-    class Dead:
-        def open_input_stream(self, path: str) -> io.BytesIO:
-            raise OSError("connection reset")
-
-    store._fs = Dead()
+    store._fs = _Dead("connection reset")
     with pytest.raises(InputError, match=r"a.bin cannot be read after 8 attempts \(connection reset\)"):
         store.read("a.bin")
 
@@ -222,12 +227,7 @@ def test_a_storage_that_quotes_its_address_is_repeated_without_the_password(
 ) -> None:
     monkeypatch.setattr(stores, "WAIT", 0.001)
     store = Store(tmp_path)
-
-    class Dead:
-        def open_input_stream(self, path: str) -> io.BytesIO:
-            raise OSError("no answer from http://me:SECRET@loft/a.bin?token=SECRET")
-
-    store._fs = Dead()
+    store._fs = _Dead("no answer from http://me:SECRET@loft/a.bin?token=SECRET")
     with pytest.raises(InputError, match=r"no answer from http://me:\*\*\*@loft/a.bin\)") as caught:
         store.read("a.bin")
     assert "SECRET" not in str(caught.value) + capsys.readouterr().err

@@ -9,6 +9,7 @@ from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.stack.inputs import fingerprint, read_problem
 from isic.stack.record import record
+from isic.stack.search import GLIMPSES
 from isic.stack.tune import tune
 from isic.tracking import open_run, parent
 
@@ -23,10 +24,10 @@ def main() -> None:
     params = load_params(layout.params)
     current, backbones = params.stack, tuple(params.image.backbones)
     problem = read_problem(layout, params.folds, backbones, current)
-    # Trials on other inputs or from other current values are not comparable, so they are another study.
+    # Trials on other inputs, from other current values or of other steps are not comparable: they are another study.
     inputs = fingerprint(layout, params.folds, backbones, current.evidence)
     config = {"stack": current.model_dump(mode="json"), "inputs": inputs}
-    name, folder = f"stack-{sha256_json(config)[:8]}", layout.root / "optuna"
+    name, folder = f"stack-{sha256_json([config, GLIMPSES])[:8]}", layout.root / "optuna"
     print(f"study {name}: up to {trials} trials; Ctrl-C keeps what is done, the same command goes on", flush=True)
     try:
         verdict = tune(

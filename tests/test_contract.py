@@ -29,6 +29,7 @@ PLUMBING = (
     "isic.core",
     "isic.core.errors",
     "isic.core.io",
+    "isic.core.locks",
     "isic.core.params",
     "isic.core.paths",
     "isic.core.tracker",

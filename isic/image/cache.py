@@ -7,7 +7,6 @@ share it and its room is taken once. Several may start at once: the first makes 
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isic.core.io import atomic_dir, sha256, sha256_json
+from isic.core.locks import locked
 from isic.data.tiles import TileStore, jpeg_size
 
 #: The lock is held shared by every process that reads the cache.
@@ -83,11 +83,11 @@ def decoded(
     target = folder / _name(tiles, ids)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as reading:
-        with _locked(folder, fcntl.LOCK_EX):
+        with locked(folder / _LOCK):
             made = _make(tiles, ids, target, need, room_gb, say)
             if made:
                 # Taken before the folder's lock goes: at no time does this cache look unused.
-                reading.enter_context(_locked(target, fcntl.LOCK_SH))
+                reading.enter_context(locked(target / _LOCK, shared=True))
         yield DecodedTiles(target, tiles.path) if made else tiles
 
 
@@ -113,17 +113,11 @@ def _clear(folder: Path) -> float:
     """Remove every cache that nobody reads, half-written ones of killed processes too; returns the GB that stay."""
     taken = 0
     for pixels in list(folder.glob(f"*/{_PIXELS}")):
-        with suppress(OSError), _locked(pixels.parent, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            shutil.rmtree(pixels.parent)
+        with suppress(OSError), locked(pixels.with_name(_LOCK), patience=0) as unread:
+            if unread:
+                shutil.rmtree(pixels.parent)
         taken += pixels.stat().st_size if pixels.is_file() else 0
     return taken / 1e9
-
-
-@contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[None]:
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, kind)
-        yield
 
 
 def _name(tiles: TileStore, ids: NDArray[np.str_]) -> str:

@@ -7,7 +7,6 @@ runs, hence a place of its own (its #9221).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from isic.core import locks
 from isic.core.errors import InputError
 from isic.core.io import atomic_file, sha256, sha256_json
 from isic.data import tiles as decoder
@@ -77,14 +77,11 @@ def _version(package: str) -> str:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the resume folder against a second process: a killed `dvc` leaves its child running."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with locks.locked(folder / "lock", patience=0) as mine:
+        if not mine:
             raise InputError(
                 f"another process is training this model ({folder}): wait for it, or end it and run `dvc repro` again"
-            ) from error
+            )
         yield
 
 

@@ -22,6 +22,7 @@ from isic.core.errors import InputError
 from isic.core.params import ImageRecipe
 from isic.core.schema import ID, TARGET
 from isic.core.tracker import NullTracker, Tracker
+from isic.core.watched import watched_fold
 from isic.data.tiles import TileStore
 from isic.image import checkpoint
 from isic.image import device as machine
@@ -167,14 +168,9 @@ def _precision(wanted: str, device: torch.device, resume_dir: Path, key: str) ->
 
 
 def _watched(folds: pd.DataFrame, fold: int, recipe: ImageRecipe) -> int | None:
-    """The fold by which training without `fold` stops early: of one seed's networks each watches another."""
     if recipe.early_stop is None:
         return None
-    numbers = np.unique(folds["fold"]).tolist()
-    others = [one for one in numbers if one > fold] + [one for one in numbers if one < fold]
-    if len(others) < 2:
-        raise InputError("image.train.early_stop keeps a fold beside the scored one: set three `folds` or more")
-    return int(others[recipe.seed % len(others)])
+    return watched_fold(folds["fold"], fold, recipe.seed, "image.train.early_stop")
 
 
 def _train(job: Job, world: World, tracker: Tracker, console: Console) -> Run:

@@ -6,7 +6,6 @@ what it begins.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_dir
+from isic.core.locks import locked
 from isic.registry.bundle import Bundle, code_hash, load_bundle
 
 
@@ -57,8 +57,7 @@ def receive_bundle(ray: Any, desk: Any) -> Bundle:
     home = Path(tempfile.gettempdir()) / f"isic-bundles-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
     folder = home / wanted[:24]
-    with (home / f"{wanted[:24]}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(home / f"{wanted[:24]}.lock"):
         if not folder.is_dir():
             _write(ray, files, folder)
     # Every file is checked against the bundle's hashes, so a damaged copy is never used.

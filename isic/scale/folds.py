@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from isic.core.errors import InputError, run
 from isic.core.io import require, sha256_json
+from isic.core.locks import locked
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.scale.cluster import connected
@@ -147,8 +145,7 @@ def run_fold(root: str, fold: Fold, stages: Sequence[str]) -> str:
     if not (Path(root) / "dvc.yaml").is_file():
         return f"node {os.uname().nodename} does not see {root}: mount the checkout at the same path on every node"
     logs = Path(root) / ".resume" / "ray"
-    logs.mkdir(parents=True, exist_ok=True)
-    with _alone(logs / f"{fold.name}.lock") as free:
+    with locked(logs / f"{fold.name}.lock", _PATIENCE) as free:
         if not free:
             return f"{fold.name} is still being worked on by a node that Ray lost: wait for it, or end it"
         for stage in stages:
@@ -159,23 +156,6 @@ def run_fold(root: str, fold: Fold, stages: Sequence[str]) -> str:
             if status:
                 return f"{stage} ended with status {status}: {_last_line(log)}"
     return ""
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[bool]:
-    """Hold a lock that ends with this process; False when it cannot be had in time."""
-    with path.open("w") as lock:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    yield False
-                    return
-                time.sleep(0.5)
-        yield True
 
 
 def _run(command: list[str], root: str, log: Any) -> int:

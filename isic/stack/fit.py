@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from isic.core.metric import auc, pauc
 from isic.core.params import Stack as Settings
 from isic.core.schema import TARGET
+from isic.core.watched import watched_fold
 from isic.stack.blend import Blend, find_weights, make_reference, rank
 from isic.stack.evidence import Embeddings
 from isic.stack.members import Watch, library, log_odds, workers
@@ -121,7 +122,7 @@ def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[in
         if settings.early_stop is None:
             index, watch = problem.training_rows(number, settings.negatives, seed), None
         else:
-            watched = problem.watched_fold(number, seed)
+            watched = watched_fold(problem.fold, number, seed, "stack.early_stop")
             index = problem.training_rows(number, settings.negatives, seed, watched)
             seen = sample_rows(problem.target, problem.fold == watched, _WATCHED, [seed, number])
             watch = Watch(seen, problem.target[seen], settings.early_stop)

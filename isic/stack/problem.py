@@ -24,6 +24,7 @@ from isic.stack.evidence import Embeddings, Images, check_images
 from isic.stack.members import Pool
 from isic.tabular import feature_families
 from isic.tabular.fitted import Fitted
+from isic.tabular.registry import choose
 
 IMAGE_FAMILY = "image"
 #: {backbone: {fold: embeddings (m, d) of the same m lesions, which no network saw}}.
@@ -75,13 +76,6 @@ class Problem:
         """Rows of one member of chain `number`, none of them of fold `watched`."""
         kept = self.fold != number if watched is None else ~np.isin(self.fold, (number, watched))
         return sample_rows(self.target, kept, negatives, [seed, number])
-
-    def watched_fold(self, number: int, seed: int) -> int:
-        """The fold that decides when the member `seed` of chain `number` stops: each other fold in turn."""
-        others = [other for other in np.unique(self.fold).tolist() if other != number]
-        if len(others) < 2:
-            raise InputError("stack.early_stop keeps a fold beside the scored one: set three `folds` or more")
-        return int(others[seed % len(others)])
 
     def offset(self, number: int, negatives: int, weight: float) -> float:
         """Log-odds to add so that chain `number` gives probabilities at the prevalence of its training rows."""
@@ -154,10 +148,7 @@ def sample_rows(
 
 def without(problem: Problem, drop: tuple[str, ...]) -> Problem:
     """The problem without the columns of the families `drop`. InputError names a family that does not exist."""
-    unknown = [name for name in drop if name not in feature_families()]
-    if unknown:
-        known = ", ".join(feature_families())
-        raise InputError(f"unknown feature family `{unknown[0]}` in stack.drop: choose from {known}")
+    choose(drop, "stack.drop")
     families = {name: family for name, family in problem.families.items() if family not in drop}
     if len(families) == len(problem.families):
         return problem

@@ -7,7 +7,7 @@ same order and on the same sampled rows for every candidate, so that candidates 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import lightgbm as lgb
     from optuna.trial import Trial
 
+Floats = NDArray[np.float64]
 #: LightGBM's numbers: name, lowest, highest, whether steps are multiplicative. Around the public sets (greysky, the 2nd
 #: place, junaid), which agree on small slow trees and much column sampling.
 _NUMBERS: tuple[tuple[str, float, float, bool], ...] = (
@@ -47,6 +48,9 @@ _WHOLE: tuple[tuple[str, int, int, bool], ...] = (
 #: all of them.
 _ZERO = {"lambda_l1": 1e-3, "lambda_l2": 1e-3, "negatives": 200}
 _SWITCH = "use_"
+#: First members whose score halfway through their rounds is reported before that of any whole member: a hopeless
+#: candidate is known by then, for half of what two members cost.
+GLIMPSES = 2
 
 
 def switchable(problem: Problem) -> tuple[str, ...]:
@@ -122,31 +126,34 @@ class Bench:
         """(seed, fold) of every member, in the order in which all candidates train them."""
         return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
-    def members(self, settings: Settings) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps that are left."""
+    def members(self, settings: Settings, glimpses: int = 0) -> Iterator[tuple[int, Floats]]:
+        """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps that are left.
+
+        Before them come (fold, held-out probabilities) of the first `glimpses` steps halfway through their rounds.
+        """
         unwanted = threading.Event()
-        kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
-        chosen = settings.library("lightgbm")
+        halves: list[Future[Floats]] = [Future() for _ in range(glimpses)]
 
         # Whole models side by side, and the cores that the last round would leave idle within its models.
         last = len(self.steps) % workers()
         threads = [1] * (len(self.steps) - last) + [workers() // max(last, 1)] * last
 
-        def member(step: tuple[int, int], threads: int) -> NDArray[np.float64]:
-            seed, fold = step
-            index = self.problem.training_rows(fold, settings.negatives, seed)
-            held_out = np.flatnonzero(self.problem.fold == fold)
-            trained = self.problem.pool_of(fold).bins
-            bins = [trained[place] for place in kept]
-            scored = [[*self._scored, *trained[len(self._scored) :]][place] for place in kept]
-            data, seen = compose(bins, index), compose(scored, held_out)
-            return grow_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted, threads)
+        def member(number: int, threads: int) -> Floats:
+            if number >= glimpses:
+                return self._grow(settings, self.steps[number], unwanted, threads)
+            half = halves[number]
+            try:
+                return self._grow(settings, self.steps[number], unwanted, threads, half.set_result)
+            except BaseException as error:
+                if not half.done():
+                    half.set_exception(error)  # or it would be waited for
+                raise
 
         with ThreadPoolExecutor(workers()) as pool:
-            running: list[Future[NDArray[np.float64]]] = [
-                pool.submit(member, *job) for job in zip(self.steps, threads, strict=True)
-            ]
+            running = [pool.submit(member, *job) for job in enumerate(threads)]
             try:
+                for (_, fold), half in zip(self.steps, halves, strict=False):
+                    yield fold, half.result()
                 for (_, fold), future in zip(self.steps, running, strict=True):
                     yield fold, future.result()
             finally:
@@ -154,22 +161,44 @@ class Bench:
                 for future in running:
                     future.cancel()
 
+    def _grow(
+        self,
+        settings: Settings,
+        step: tuple[int, int],
+        unwanted: threading.Event,
+        threads: int,
+        halfway: Callable[[Floats], None] | None = None,
+    ) -> Floats:
+        """The member of one step, see `grow_and_score`."""
+        seed, fold = step
+        chosen = settings.library("lightgbm")
+        kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
+        index = self.problem.training_rows(fold, settings.negatives, seed)
+        trained = self.problem.pool_of(fold).bins
+        scored = [*self._scored, *trained[len(self._scored) :]]
+        data = compose([trained[place] for place in kept], index)
+        seen = compose([scored[place] for place in kept], np.flatnonzero(self.problem.fold == fold))
+        return grow_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted, threads, halfway)
+
     def score(self, settings: Settings, trial: Trial | None = None) -> float:
-        """Pooled out-of-fold pAUC, averaged over seeds. With `trial`, each member's fold pAUC is reported to it and
-        optuna.TrialPruned raised when the trial should stop.
+        """Pooled out-of-fold pAUC, averaged over seeds. With `trial`, the fold pAUC of `GLIMPSES` and then of each
+        member is reported to it, and optuna.TrialPruned raised when the trial should stop.
         """
         target = self.problem.target
         pooled, margins = [], np.empty(len(target))
-        for step, (fold, values) in enumerate(self.members(settings)):
+        glimpses = 0 if trial is None else GLIMPSES
+        for number, (fold, values) in enumerate(self.members(settings, glimpses)):
             mine = self.problem.fold == fold
-            margins[mine] = values + self.problem.offset(fold, settings.negatives, settings.params.scale_pos_weight)
             if trial is not None:
-                _report(trial, step, pauc(target[mine], values))
+                _report(trial, number, pauc(target[mine], values))
+            if number < glimpses:
+                continue
+            margins[mine] = values + self.problem.offset(fold, settings.negatives, settings.params.scale_pos_weight)
             if fold == self.folds[-1]:
                 pooled.append(pauc(target, margins))
         return float(np.mean(pooled))
 
-    def out_of_fold(self, settings: Settings) -> NDArray[np.float64]:
+    def out_of_fold(self, settings: Settings) -> Floats:
         """Log-odds of every row by its fold's members, mean over seeds, (n,)."""
         total = np.zeros(len(self.problem.target))
         for fold, values in self.members(settings):

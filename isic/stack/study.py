@@ -8,7 +8,6 @@ live.
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import time
 import uuid
@@ -23,6 +22,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from isic.core.locks import locked
 from isic.stack.storage import (
     OUTAGE,
     alone,
@@ -110,7 +110,6 @@ class Worker:
 def join(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
     """Join the study `name`, creating it with the values `first` as its first trial; yields this process's worker."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    (folder / "live").mkdir(parents=True, exist_ok=True)
     identity = uuid.uuid4().hex
     own = folder / "live" / identity
 
@@ -120,8 +119,7 @@ def join(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
         with locked(folder / "join.lock"), alone(name):
             return _open(name, folder, first)
 
-    with own.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(own):
         try:
             yield Worker(patiently(enter), folder, identity)
         finally:
@@ -156,7 +154,8 @@ def pruner() -> optuna.pruners.BasePruner:
     """Stops a candidate that loses against the best one, fold by fold and seed by seed.
 
     A candidate no better than the best is not worth finishing, so the test may be quick to judge: of two that are
-    equal, one is stopped after two steps in a quarter of cases, and one that is truly better hardly ever.
+    equal, one is stopped after two steps (the first members halfway) in a quarter of cases, and one that is clearly
+    better hardly ever.
     """
     with warnings.catch_warnings():
         # Marked experimental since 3.6; the pinned range of versions has it.
@@ -186,23 +185,7 @@ def _alive(study: optuna.Study, folder: Path, trial: FrozenTrial) -> bool:
     lock = folder / "live" / str(trial.user_attrs[_WORKER])
     if not lock.is_file():
         return False
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    lock.unlink(missing_ok=True)
-    return False
-
-
-@contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`; with `wait` False, yield False at once when another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    with locked(lock, patience=0) as dead:
+        if dead:
+            lock.unlink(missing_ok=True)
+    return not dead

@@ -20,15 +20,16 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
+from isic.core.locks import locked
 from isic.core.metric import Interval, paired_difference
 from isic.core.params import Stack as Settings
 from isic.core.schema import PATIENT
 from isic.core.tracker import Tracker
 from isic.stack.fit import fit_problem
 from isic.stack.problem import Problem
-from isic.stack.search import Bench, as_trial, changes, suggest, switchable
+from isic.stack.search import GLIMPSES, Bench, as_trial, changes, suggest, switchable
 from isic.stack.storage import patiently
-from isic.stack.study import DONE, join, locked
+from isic.stack.study import DONE, join
 
 #: First seed of the comparison: none that a trial used.
 FRESH = 1000
@@ -116,7 +117,7 @@ def tune(
         if worker.finished() < trials:
             say("the last trials are still running in other processes: the one that ends last judges")
             return None
-        with locked(folder / f"{name}.judge.lock", wait=False) as mine:
+        with locked(folder / f"{name}.judge.lock", patience=0) as mine:
             if not mine:
                 return None
             ended = patiently(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
@@ -127,7 +128,7 @@ def tune(
 def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, float]:
     """A finished trial's pAUC of each fold, mean over seeds; `steps` are the (seed, fold) it went through."""
     folds: dict[int, list[float]] = {}
-    for step, (_, fold) in enumerate(steps):
+    for step, (_, fold) in enumerate(steps, GLIMPSES):
         folds.setdefault(fold, []).append(trial.intermediate_values[step])
     return {fold: float(np.mean(values)) for fold, values in folds.items()}
 

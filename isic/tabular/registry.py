@@ -67,14 +67,17 @@ def _load(package: ModuleType) -> list[Family]:
     return [importlib.import_module(f"{package.__name__}.{name}").FAMILY for name in names]
 
 
-def choose(names: Sequence[str] | None) -> list[Family]:
-    """The named families in registry order, each once; None means all. InputError names an unknown one."""
+def choose(names: Sequence[str] | None, key: str = "features.families") -> list[Family]:
+    """The named families in registry order, each once; None means all.
+
+    Raises InputError for an unknown one, which stands under `key` in params.yaml.
+    """
     known = feature_families()
     if names is None:
         return list(known.values())
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise InputError(f"unknown feature family `{unknown[0]}` in features.families: choose from {', '.join(known)}")
+        raise InputError(f"unknown feature family `{unknown[0]}` in {key}: choose from {', '.join(known)}")
     return [family for name, family in known.items() if name in names]
 
 

@@ -6,7 +6,6 @@ relative path is lost with the throw-away checkout of `dvc exp run --temp`: henc
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
+from isic.core import locks
 from isic.core.errors import InputError, shown
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def artifact_root(root: Path) -> Path:
 @contextmanager
 def locked(root: Path, name: str = ".mlflow.lock") -> Iterator[None]:
     """Hold a lock of the checkout, by default that of its MLflow store; other processes of this machine wait."""
-    with (home(root) / name).open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with locks.locked(home(root) / name):
         yield
 
 

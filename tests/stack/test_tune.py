@@ -29,7 +29,7 @@ from isic.stack.design import rows
 from isic.stack.fit import fit_stack
 from isic.stack.problem import Problem, prepare
 from isic.stack.record import figures, record, table
-from isic.stack.search import Bench, as_trial, changes, suggest, switchable
+from isic.stack.search import GLIMPSES, Bench, as_trial, changes, suggest, switchable
 from isic.stack.study import DONE, join, open_storage, pruner
 from isic.stack.tune import Candidate, judge, tune, winners
 from tests.conftest import ROOT
@@ -169,7 +169,28 @@ def test_hopeless_candidates_are_pruned(problem: Problem, tmp_path: Path) -> Non
     weak = settings(rounds=1, negatives=1)
     study.optimize(lambda trial: bench.score(weak, trial), n_trials=1)
     assert study.trials[1].state == TrialState.PRUNED
-    assert len(study.trials[1].intermediate_values) < len(bench.steps)
+    assert len(study.trials[1].intermediate_values) == GLIMPSES
+
+
+def test_a_glimpse_is_what_half_of_the_rounds_would_score(problem: Problem) -> None:
+    bench = Bench(problem, seeds=1)
+    half = [values for _, values in bench.members(settings(rounds=10))]
+    seen = [values for _, values in bench.members(settings(rounds=20), glimpses=2)][:2]
+    for fold, glimpse, margins in zip(bench.folds, seen, half, strict=False):
+        target = problem.target[problem.fold == fold]
+        assert pauc(target, glimpse) == pauc(target, margins)
+
+
+def test_a_member_that_fails_before_its_glimpse_ends_the_trial(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("isic.stack.search.compose", fail)
+    study = optuna.create_study(direction="maximize")
+    with pytest.raises(MemoryError, match="no room"):
+        Bench(problem, seeds=1).score(settings(), study.ask())
 
 
 def test_interrupting_keeps_finished_trials_and_queues_the_running_one(problem: Problem, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,28 +73,39 @@ def grow_and_score(
     seed: int,
     unwanted: threading.Event,
     threads: int = 1,
+    halfway: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> NDArray[np.float64]:
     """Margins of the binned rows `held_out` by a booster of `rounds` trees, kept up as it grows: no raw value is read.
     They do not depend on `threads`.
 
     Where LightGBM bundled columns, a row in a thousand may differ by a hair from what its raw values score. Growing
-    ends early, with margins of no use, once `unwanted` is set.
+    ends early, with margins of no use, once `unwanted` is set. `halfway` is told the rows' probabilities after half of
+    the rounds.
     """
     booster = lgb.Booster({**params, **_FIXED, "seed": seed, "num_threads": threads}, data)
     booster.add_valid(held_out, "held out")
-    for _ in range(rounds):
+    half = max(1, rounds // 2)
+    for number in range(rounds):
+        if number == half and halfway is not None:
+            halfway(_held_out_scores(booster, held_out))
         if unwanted.is_set() or booster.update():
             break
+    if number < half and halfway is not None:
+        halfway(_held_out_scores(booster, held_out))  # it has no more to learn
     # With its objective it hands out probabilities, and beyond a margin of 37 these are 1.
     booster.reset_parameter({"objective": "none"})
-    margins = np.empty(held_out.num_data())
+    return _held_out_scores(booster, held_out)
+
+
+def _held_out_scores(booster: lgb.Booster, held_out: lgb.Dataset) -> NDArray[np.float64]:
+    kept = np.empty(held_out.num_data())
 
     def keep(scores: NDArray[np.float64], _: lgb.Dataset) -> tuple[str, float, bool]:
-        margins[:] = scores
+        kept[:] = scores
         return "kept", 0.0, True
 
     booster.eval_valid(keep)
-    return margins
+    return kept
 
 
 def grow_watched(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import time
@@ -10,16 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+#: What file systems without locks answer, some network and cloud drives among them.
+_WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
 
 @contextmanager
 def locked(path: Path, patience: float = math.inf, shared: bool = False) -> Iterator[bool]:
     """Hold the lock file `path`, which is made if absent; with `shared`, together with others that hold it so.
 
-    Yields whether it was had within `patience` seconds: 0 asks once, infinity waits for it.
+    Yields whether it was had within `patience` seconds: 0 asks once, infinity waits for it. A file system without locks
+    lets everybody in: a single process, the usual case there, is not kept from its work.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with path.open("w") as stream:
-        yield _take(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, patience)
+        try:
+            mine = _take(stream, kind, patience)
+        except OSError as error:
+            if error.errno not in _WITHOUT:
+                raise
+            mine = True
+        yield mine
 
 
 def _take(stream: IO[str], kind: int, patience: float) -> bool:

@@ -81,7 +81,6 @@ def decoded(
         yield tiles
         return
     target = folder / _name(tiles, ids)
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as reading:
         with locked(folder / _LOCK):
             made = _make(tiles, ids, target, need, room_gb, say)

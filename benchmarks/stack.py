@@ -2,14 +2,14 @@
 
 `python benchmarks/stack.py [--quick] [--only PART,…] [--keep FOLDER]`. Every part runs in a process of its own, so that
 its peak memory is its own; sides of a ratio take turns inside one part. Parts may be run one by one: the result file
-keeps the others' numbers, and says of each part when and at which commit it was measured. Population: generated rows,
-features of the committed families, and a simulated image logit of pAUC near 0.158, the best published single network.
+keeps the others' numbers, and says of each part when, at which commit and on which machine it was measured. Population:
+generated rows, features of the committed families, and a simulated image logit of pAUC near 0.158, the best published
+single network.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import json
 import os
@@ -61,7 +61,7 @@ def main() -> None:
     unknown = set(chosen) - set(PARTS)
     if unknown:
         raise SystemExit(f"no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-    measured = _earlier(options.quick) if options.only else {}
+    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or temporary
         for name in ("population", *chosen):
@@ -69,17 +69,14 @@ def main() -> None:
                 continue
             found = _run(name, folder, options.quick, options.samples)
             print(json.dumps({name: found}), file=sys.stderr, flush=True)
-            when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            measured |= found | {"parts": measured.get("parts", {}) | {name: f"{harness.commit()}, {when}"}}
-    _finish(measured, options.quick)
+            measured |= found
+            if options.only and name != "population":
+                _report(found, options.quick, name)
+    if not options.only:
+        _report(measured, options.quick)
 
 
-def _earlier(quick: bool) -> dict[str, Any]:
-    path = (harness.RESULTS / "quick" if quick else harness.RESULTS) / "stack.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))["measured"]) if path.is_file() else {}
-
-
-def _finish(measured: dict[str, Any], quick: bool) -> None:
+def _report(measured: dict[str, Any], quick: bool, only: str | None = None) -> None:
     targets = {
         "interval_seconds": 15,
         "interval_error": 1e-12,
@@ -97,20 +94,16 @@ def _finish(measured: dict[str, Any], quick: bool) -> None:
     for name, wanted in targets.items():
         value = measured.get(name)
         met[name] = None if value is None else bool(value >= wanted if name in at_least else value <= wanted)
-    harness.report("stack", measured, targets, met, quick)
+    harness.report("stack", measured, targets, met, quick, only)
 
 
 @part
 def _population(folder: Path, quick: bool) -> dict[str, Any]:
-    return _populate(folder, QUICK if quick else OFFICIAL)
-
-
-def _populate(folder: Path, size: tuple[int, int, int]) -> dict[str, Any]:
     from isic.data.sample import write_sample
     from isic.data.tables import read_metadata
     from isic.tabular import build_features
 
-    patients, lesions, positives = size
+    patients, lesions, positives = QUICK if quick else OFFICIAL
     ready = os.environ.get("ISIC_BENCH_TABLE")
     if ready:
         rows = read_metadata(Path(ready), train=True)
@@ -260,20 +253,6 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
 
     Finished pieces stay in the folder, so that a stopped comparison goes on (`--keep`).
     """
-    return _compared(folder, quick)
-
-
-@part
-def _tenth(folder: Path, quick: bool) -> dict[str, Any]:
-    """The same comparison on a tenth of the population, where all models of every recipe take minutes, not hours."""
-    own = folder / "tenth"
-    if not (own / "folds.parquet").is_file():
-        own.mkdir(exist_ok=True)
-        _populate(own, QUICK)
-    return {"tenth": _compared(own, quick)}
-
-
-def _compared(folder: Path, quick: bool) -> dict[str, Any]:
     from isic.stack.fit import fit_problem
     from isic.stack.problem import prepare
 
@@ -315,6 +294,8 @@ def _pieces(
     image = matrix["image_vit"].to_numpy()
     seconds, models = {}, {}
     for name, (recipe, samples) in recipes.RECIPES.items():
+        if quick and name == "ensemble":
+            continue  # alone it takes minutes
         score, seconds[name], models[name] = np.zeros(len(matrix)), 0.0, 0
         held_out = {number: problem.fold == number for number in np.unique(problem.fold)}
         for seed in range(1 if quick else min(samples, _options().samples)):
@@ -487,7 +468,7 @@ def _run(name: str, folder: str, quick: bool, samples: int) -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
+    parser.add_argument("--quick", action="store_true", help="some minutes, smaller inputs, numbers are not kept")
     parser.add_argument("--only", default="", help="parts to run, by name, separated by commas")
     parser.add_argument(
         "--samples", type=int, default=10, help="of the ensemble, for each fold: 10 make its 150 models"

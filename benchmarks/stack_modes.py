@@ -75,7 +75,7 @@ def main() -> None:
 
 def _stamped(found: dict[str, Any]) -> dict[str, Any]:
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return found | {"commit": harness.commit(), "date": when}
+    return found | {"commit": harness.commit(), "date": when, "machine": harness.machine()}
 
 
 def _measure(inputs: Inputs, anchors: Anchors, settings: Settings, repeats: int) -> dict[str, Any]:

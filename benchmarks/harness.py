@@ -152,6 +152,16 @@ def commit() -> str:
     return run.stdout.strip() or "unknown"
 
 
+def made() -> dict[str, Any]:
+    """Where, with what, at which commit and when a number was made."""
+    return {
+        "machine": machine(),
+        "versions": versions(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
 def report(
     name: str,
     measured: Mapping[str, Any],
@@ -169,15 +179,10 @@ def report(
     if set(targets) != set(met):
         raise ValueError(f"targets and met differ: {sorted(set(targets) ^ set(met))}")
     path = (RESULTS / "quick" if quick else RESULTS) / f"{name}.json"
-    made = {
-        "machine": machine(),
-        "versions": versions(),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    result = {"name": name, "measured": dict(measured), "targets": dict(targets), "met": dict(met), **made}
+    stamp = made()
+    result = {"name": name, "measured": dict(measured), "targets": dict(targets), "met": dict(met), **stamp}
     if only is not None:
-        result["parts"] = {only: made}
+        result["parts"] = {only: stamp}
         if path.is_file():
             result = _merged(read_json(path), result)
     write_json(path, {**result, "quick": quick})

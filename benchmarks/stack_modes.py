@@ -13,7 +13,6 @@ compared with `none` on the same resamples of the patients.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 import time
@@ -54,7 +53,7 @@ def main() -> None:
     settings = load_params(harness.ROOT / "params.yaml").stack
     repeats = 1 if options.quick else 3
     if options.planted or not options.checkout:
-        measured["planted"] = _stamped(_measure(*_planted(options.quick), settings, repeats))
+        measured["planted"] = _measure(*_planted(options.quick), settings, repeats) | harness.made()
     for named in options.checkout:
         name, _, folder = named.partition("=")
         layout = Layout(Path(folder).resolve())
@@ -64,18 +63,13 @@ def main() -> None:
             read_inputs(layout, params.folds, backbones, True),
             read_anchors(layout, params.folds, backbones),
         )
-        measured[name] = _stamped(_measure(inputs, anchors, params.stack, repeats))
+        measured[name] = _measure(inputs, anchors, params.stack, repeats) | harness.made()
     real = [found for name, found in measured.items() if name != "planted"]
     # The largest low end of a gain over `none`: above zero, a mode is better beyond chance.
     low = [mode["gain"][1] for found in real for mode in found["modes"].values() if mode["gain"]]
     largest = max(low) if low and not options.quick else None
     met = None if largest is None else largest <= 0
     harness.report("stack_modes", measured | {GOAL: largest}, {GOAL: 0.0}, {GOAL: met}, options.quick)
-
-
-def _stamped(found: dict[str, Any]) -> dict[str, Any]:
-    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return found | {"commit": harness.commit(), "date": when, "machine": harness.machine()}
 
 
 def _measure(inputs: Inputs, anchors: Anchors, settings: Settings, repeats: int) -> dict[str, Any]:

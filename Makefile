@@ -65,7 +65,7 @@ backbone: $(READY) ## All folds of one backbone, one after the other, as one ses
 
 .PHONY: folds
 folds: $(READY) $(if $(filter ray,$(ON)),$(READY_SCALE)) ## Every missing fold of every backbone, one per GPU at a time: make folds GPUS=4, or ON=ray
-	@python -m $(if $(filter ray,$(ON)),isic.scale.folds $(if $(CPUS),--cpus $(CPUS)) $(if $(GPUS),--gpus $(GPUS)) $(if $(MEMORY),--memory-gb $(MEMORY)),isic.image.launch --gpus $(or $(GPUS),1))
+	@python -m $(if $(filter ray,$(ON)),isic.scale.folds $(if $(CPUS),--cpus $(CPUS)) $(if $(GPUS),--gpus $(GPUS)) $(if $(MEMORY),--memory-gb $(MEMORY)),isic.scale.local --gpus $(or $(GPUS),1))
 
 .PHONY: join
 join: $(READY) ## Take what other machines ran and pushed (dvc push --run-cache), then run the rest

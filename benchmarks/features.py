@@ -207,7 +207,7 @@ def _agreement(setting: Setting) -> dict[str, Any]:
 
 def _outlier_factor(setting: Setting) -> dict[str, Any]:
     """The local outlier factor alone, in this process, in turn; both from the same columns in memory."""
-    from isic.tabular.families.patient import duckling
+    from isic.tabular.families.patient import local_outlier as duckling
 
     frame = setting.frame
     prepared = _prepared(frame)

@@ -27,16 +27,16 @@ from PIL import Image
 
 from isic.core.params import ImageRecipe, load_params
 from isic.data.tiles import TileStore
-from isic.image import device as machine
-from isic.image.artifact import Model
-from isic.image.augment import Augmenter, _compose
 from isic.image.clock import Clock
-from isic.image.embed import embed
-from isic.image.exam import Exam
-from isic.image.loader import Batch, batches, default_workers
-from isic.image.pixels import normalise, pack, resize
-from isic.image.run import Run, prepare
-from isic.image.step import see, take_step
+from isic.image.network import device as machine
+from isic.image.network.artifact import Model
+from isic.image.network.embed import embed
+from isic.image.network.loader import Batch, batches, default_workers
+from isic.image.network.pixels import normalise, pack, resize
+from isic.image.training.augment import Augmenter, _compose
+from isic.image.training.run import Run, prepare
+from isic.image.training.step import see, take_step
+from isic.image.training.validation import ValidationSet
 
 PARTS = ("loader", "input", "step", "embedding", "validation")
 
@@ -165,7 +165,7 @@ def usual_compose() -> object:
     """The same list as `heavy` with albumentations' own elastic and affine moves, flips, normalisation, for 224 px."""
     import albumentations as a
 
-    from isic.image import augment
+    from isic.image.training import augment
 
     own = augment._elastic_transform, augment._affine
     augment._elastic_transform = lambda library, **_: library.ElasticTransform(alpha=3)
@@ -292,7 +292,7 @@ def validation_share(recipe: ImageRecipe, tiles: TileStore, ids: np.ndarray, tar
     run = prepare(target, recipe.model_copy(update={"epochs": 10**6}), 0)
     rows = np.concatenate([np.flatnonzero(target == 1)[: int(target.sum()) // 2], np.flatnonzero(target == 0)[:200]])
     levels = resize(*pack([tiles.image(name) for name in ids[rows]]), run.spec.size, run.spec.interpolation)
-    exam = Exam(target[rows], levels)
+    exam = ValidationSet(target[rows], levels)
     fed = groups_of(run, tiles, ids, default_workers(run.device))
 
     def epoch() -> None:

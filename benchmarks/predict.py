@@ -27,15 +27,15 @@ from isic.core.io import require, write_csv, write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET, TEST_COLUMNS
+from isic.data.patient_chunks import open_chunked
 from isic.data.sample import write_sample
-from isic.data.spool import spooled
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
+from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.files import score
+from isic.predict.rows import CHUNK_ROWS
 from isic.registry import gate
-from isic.registry.bundle import Bundle, load_bundle
-from isic.registry.scoring import PIECE
 from isic.registry.slices import compare_slices
-from isic.submit.predict import score
 from isic.tabular import build_features
 
 SHARE = 10
@@ -158,7 +158,7 @@ def whole(folder: Path, raw: Path) -> None:
     def work() -> None:
         bundle, out = load_bundle(folder), Path(name) / "scores.csv"
         fold = bundle.manifest.folds[:1]
-        with spooled(raw / "train-metadata.csv", PIECE) as rows:
+        with open_chunked(raw / "train-metadata.csv", CHUNK_ROWS) as rows:
             write_csv(out, score(bundle, rows, raw / "train-image.hdf5", out, folds=fold))
 
     with tempfile.TemporaryDirectory() as name:
@@ -186,7 +186,7 @@ def three(folder: Path, raw: Path, out: Path) -> None:
 
 def load(folder: Path) -> Bundle:
     """Verify a bundle and read its stacker and one image model."""
-    from isic.image.artifact import load_model
+    from isic.image.network.artifact import load_model
 
     bundle = load_bundle(folder)
     _ = bundle.stack
@@ -221,10 +221,10 @@ def forward(bundle: Bundle, fold: int, tiles: TileStore, ids: list[str]) -> Spen
     """Resizing and forward passes of a fold's models over tiles that are decoded already."""
     import torch
 
-    from isic.image.artifact import load_model
-    from isic.image.device import pick
-    from isic.image.embed import BATCH, _flipped
-    from isic.image.pixels import normalise, pack, resize
+    from isic.image.network.artifact import load_model
+    from isic.image.network.device import pick
+    from isic.image.network.embed import BATCH, _flipped
+    from isic.image.network.pixels import normalise, pack, resize
 
     device, total = pick(), Spent(0.0, 0.0)
     for backbone in bundle.manifest.backbones:

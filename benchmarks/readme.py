@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isic.report.features import WAYS, gain_in_words
+from isic.evaluate.families import WAYS, gain_in_words
 
 ROOT = Path(__file__).resolve().parent.parent
 

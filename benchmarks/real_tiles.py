@@ -73,8 +73,8 @@ def boosted(frame: pd.DataFrame, tiles: TileStore) -> Floats:
 
 def network(backbone: str, frame: pd.DataFrame, tiles: TileStore, quick: bool) -> Floats:
     """Out-of-fold logits of one demo network."""
-    from isic.image.embed import embed
-    from isic.image.train import train_fold
+    from isic.image.network.embed import embed
+    from isic.image.training.train import train_fold
 
     recipe = load_params(harness.ROOT / "params.yaml").image.recipe(backbone)
     recipe = recipe.model_copy(update=RECIPE | ({"epochs": 4} if quick else {}))

@@ -80,9 +80,9 @@ def prepare(layout: Layout, params: Params, patients: int, lesions: int, positiv
 
 def write_network(params: Params, backbone: str, folder: Path) -> None:
     """An untrained network of the demo's size: an activation map takes as long with it as with a trained one."""
-    from isic.image.artifact import save_model
-    from isic.image.backbone import create
-    from isic.image.catalogue import resolve
+    from isic.image.network.artifact import save_model
+    from isic.image.network.backbone import create
+    from isic.image.network.catalogue import resolve
 
     recipe = params.image.recipe(backbone)
     model, args = resolve(recipe.model, recipe.model_args)
@@ -95,11 +95,11 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
     """Generated tiles of every lesion that the page asks for."""
     from isic.data.sample.rows import Sample
     from isic.data.sample.write import write_tiles as render
+    from isic.evaluate.results import read_results
     from isic.report.build import CASES
-    from isic.report.evidence import read_evidence
     from isic.report.lesions import nearest, overview, worst
 
-    evidence = read_evidence(layout, backbones)
+    evidence = read_results(layout, backbones)
     lesions = overview(evidence)
     ill = lesions[PATIENT].isin(lesions.loc[lesions[TARGET] == 1, PATIENT])
     wanted = set(lesions.loc[ill & ((lesions["rank"] <= metric.TOP) | (lesions[TARGET] == 1)), ID])
@@ -131,19 +131,19 @@ def clock(module: Any, name: str, spent: list[float]) -> Iterator[None]:
 
 def measure(layout: Layout, params: Params) -> dict[str, Any]:
     """Seconds of both stages, those inside the bootstrap apart, and the size of the page."""
+    from isic.evaluate.evaluate import evaluate
+    from isic.evaluate.figures import FIGURES
+    from isic.evaluate.learning import learning
+    from isic.evaluate.results import read_results
+    from isic.evaluate.theme import PAPER
     from isic.report.build import build
-    from isic.report.evaluate import evaluate
-    from isic.report.evidence import read_evidence
-    from isic.report.figures import FIGURES
-    from isic.report.learning import learning
     from isic.report.reasons import reasons
-    from isic.report.theme import PAPER
 
     spent: list[float] = []
     backbones = tuple(params.image.backbones)
     with clock(metric, "pauc_replicates", spent):
         start = time.perf_counter()
-        evidence = read_evidence(layout, backbones)
+        evidence = read_results(layout, backbones)
         result = evaluate(evidence, params.evaluate.replicates, params.evaluate.seed)
         points = {**result.points, "learning": learning(layout, backbones, FOLDS)}
         for name, records in points.items():
@@ -153,7 +153,7 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
             draw(points, PAPER)
         judged = time.perf_counter()
         values = params.model_dump(mode="json", by_alias=True)
-        build(layout, read_evidence(layout, backbones), values, {}, reasons(layout, params))
+        build(layout, read_results(layout, backbones), values, {}, reasons(layout, params))
         built = time.perf_counter()
     return {
         "rows": len(evidence.oof),

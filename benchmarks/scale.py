@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from isic.core.io import atomic_dir, require
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
-from isic.scale.cut import cut
+from isic.scale.make_shards import cut
 from isic.scale.predict import Summary, predict
 from isic.scale.shards import JPEG, Manifest, describe, pack_shard, read_manifest
 from isic.scale.store import Store

@@ -157,21 +157,22 @@ def _interval(folder: Path, quick: bool) -> dict[str, Any]:
 @part
 def _trials(folder: Path, quick: bool) -> dict[str, Any]:
     """One trial of `make tune` both ways, in turn: the same parameters, folds, seeds, sizes of sample, rounds."""
-    from isic.stack.problem import prepare
-    from isic.stack.search import Bench
-    from isic.stack.tune import SEEDS
+    from isic.stack.members.lightgbm_ import binned
+    from isic.stack.training_data import prepare
+    from isic.tuning.search import TrialEvaluator
+    from isic.tuning.tune import SEEDS
 
     features, folds, logits = _inputs(folder)
     begin = time.perf_counter()
     settings = _recipe_a(rounds=60 if quick else 300)
     problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
-    Bench(problem, SEEDS)
-    _ = problem.pool.bins
+    TrialEvaluator(problem, SEEDS)
+    binned(problem.pool)
     once = time.perf_counter() - begin
     matrix = pd.DataFrame(problem.columns)
     ours, usual, gaps = [], [], []
     for seed in range(0, SEEDS if quick else 3 * SEEDS, SEEDS):
-        bench = Bench(problem, SEEDS, first_seed=seed)
+        bench = TrialEvaluator(problem, SEEDS, first_seed=seed)
         start = time.perf_counter()
         mine = bench.score(settings)
         ours.append(time.perf_counter() - start)
@@ -194,18 +195,19 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     """The same candidates both ways, in turn: pruned here, whole the usual way; the first one is the current values."""
     import optuna
 
-    from isic.stack.problem import prepare
-    from isic.stack.search import Bench, as_trial, suggest
-    from isic.stack.study import pruner
-    from isic.stack.tune import SEEDS
+    from isic.stack.members.lightgbm_ import binned
+    from isic.stack.training_data import prepare
+    from isic.tuning.search import TrialEvaluator, as_trial, suggest
+    from isic.tuning.study import pruner
+    from isic.tuning.tune import SEEDS
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, folds, logits = _inputs(folder)
     settings = _recipe_a(rounds=40 if quick else 200)
     problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
     matrix = pd.DataFrame(problem.columns)
-    bench = Bench(problem, SEEDS)
-    _ = problem.pool.bins
+    bench = TrialEvaluator(problem, SEEDS)
+    binned(problem.pool)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1), pruner=pruner())
     study.enqueue_trial(as_trial(settings, ()))
     ours, usual, best = _Clock(), _Clock(), 0.0
@@ -254,7 +256,7 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     Finished pieces stay in the folder, so that a stopped comparison goes on (`--keep`).
     """
     from isic.stack.fit import fit_problem
-    from isic.stack.problem import prepare
+    from isic.stack.training_data import prepare
 
     features, folds, logits = _inputs(folder)
     settings = _full_preset()
@@ -339,9 +341,9 @@ def _laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _peak(folder: Path, extra: int) -> float:
     """Peak memory above the loaded libraries', over the matrix's size: reading, binning, one trial."""
-    from isic.stack.members.light import LIBRARY
-    from isic.stack.problem import Pool, prepare
-    from isic.stack.search import Bench
+    from isic.stack.members.lightgbm_ import LIBRARY
+    from isic.stack.training_data import Pool, prepare
+    from isic.tuning.search import TrialEvaluator
 
     # Libraries are loaded before memory is watched, with what they load when they first read and train.
     read_parquet(folder / "folds.parquet")
@@ -356,7 +358,7 @@ def _peak(folder: Path, extra: int) -> float:
         del noise
     settings = _recipe_a(rounds=20)
     problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
-    Bench(problem, seeds=1).score(settings)
+    TrialEvaluator(problem, seeds=1).score(settings)
     return watch.stop() / sum(column.nbytes for column in problem.columns.values())
 
 
@@ -428,7 +430,7 @@ def _usual_trial(matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, set
     """Per fold: undersample, fit the scikit-learn wrapper, predict; scikit-learn's partial AUC, converted."""
     from lightgbm import LGBMClassifier
 
-    from isic.stack.problem import sample_rows
+    from isic.stack.training_data import sample_rows
 
     params = settings.params.model_dump()
     score = np.empty(len(target))

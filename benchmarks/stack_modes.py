@@ -31,7 +31,7 @@ from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.stack.fit import fit_problem
 from isic.stack.inputs import Inputs, read_anchors, read_inputs
-from isic.stack.problem import Anchors, prepare
+from isic.stack.training_data import Anchors, prepare
 
 MODES = ("none", "distance", "reduced", "aligned", "full")
 #: The one target: no mode beats `none`, the default.

@@ -92,8 +92,8 @@ def compare(
 ) -> None:
     """Compare two sets of out-of-fold scores, on the screen and as a file: paired interval over patients."""
     from isic.core.io import refuse_output, write_json
-    from isic.report.compare import compare as compare_scores
-    from isic.report.compare import default_place, find_oof, table
+    from isic.evaluate.compare import compare as compare_scores
+    from isic.evaluate.compare import default_place, find_oof, table
 
     for name, side in (("A", a), ("B", b)):
         if not side:
@@ -134,7 +134,7 @@ def promote(
 ) -> None:
     """Make the challenger the champion if the gate lets it."""
     from isic.core.paths import Layout
-    from isic.registry.verbs import promote as act
+    from isic.registry.actions import promote as act
 
     result = act(Layout.find(), force, reason)
     if result.verdict is not None:
@@ -147,7 +147,7 @@ def promote(
 def rollback(reason: Annotated[str, typer.Option(help="Why, for registry/promotions.jsonl.")] = "") -> None:
     """Make the previous champion the champion again."""
     from isic.core.paths import Layout
-    from isic.registry.verbs import rollback as act
+    from isic.registry.actions import rollback as act
 
     move = act(Layout.find(), reason)
     typer.echo(f"{move.model} version {move.after} is the champion again (was {move.before or 'none'})")
@@ -157,7 +157,7 @@ def rollback(reason: Annotated[str, typer.Option(help="Why, for registry/promoti
 def history() -> None:
     """Every promotion and rollback, oldest first."""
     from isic.core.paths import Layout
-    from isic.registry.verbs import past
+    from isic.registry.actions import past
 
     moves = past(Layout.find())
     if not moves:
@@ -195,8 +195,8 @@ def predict(
     if on == "ray":
         if source is None or metadata is not None or images is not None or fallback:
             raise InputError("--on ray takes --input (shards), not --metadata, --images or --fallback: see isic shard")
-        from isic.scale.needs import Needs
         from isic.scale.predict import predict as score_shards
+        from isic.scale.resources import Needs
         from isic.scale.store import Store
 
         needs = Needs(cpus, gpus, memory_gb)
@@ -210,9 +210,10 @@ def predict(
         raise InputError(f"--on is {on!r}: use here or ray")
     if metadata is None or source is not None:
         raise InputError("--metadata is needed: a CSV with the columns of test-metadata.csv; --input is for --on ray")
-    from isic.submit.predict import predict as score_rows
+    from isic.predict.files import predict as score_rows
+    from isic.registry.versions import resolve
 
-    scores = score_rows(model, metadata, images, Path(out), _missing(missing_images), fallback)
+    scores = score_rows(resolve(model), metadata, images, Path(out), _missing(missing_images), fallback)
     typer.echo(f"{len(scores):,} lesions scored: {out}")
 
 
@@ -227,8 +228,8 @@ def shard(
     index: Annotated[str | None, typer.Option(help="Write the manifest of shards that others made, no more.")] = None,
 ) -> None:
     """Cut the official files into parquet shards of whole patients, for --on ray."""
-    from isic.scale.cut import cut
-    from isic.scale.cut import index as index_shards
+    from isic.scale.make_shards import cut
+    from isic.scale.make_shards import index as index_shards
     from isic.scale.store import Store
 
     if index is not None and (out, metadata, images) != (None, None, None):
@@ -249,7 +250,7 @@ def explain(isic_id: Annotated[str, typer.Argument(help="A training lesion, ISIC
     from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.report.explain import explain as write_page
-    from isic.stack.explain import explain as in_words
+    from isic.report.shap import explain as in_words
 
     layout = Layout.find()
     typer.echo(in_words(layout, isic_id))
@@ -293,7 +294,7 @@ def models(context: typer.Context) -> None:
     """The catalogue of image backbones: timm tag, size, embedding width, memory, speed."""
     if context.invoked_subcommand is not None:
         return
-    from isic.image.catalogue import lines
+    from isic.image.network.catalogue import lines
 
     for line in lines():
         typer.echo(line)
@@ -308,7 +309,7 @@ def _say_costs_here() -> None:
         layout = Layout.find()
     except InputError:
         return
-    from isic.image.estimate import lines
+    from isic.scale.estimate import lines
 
     typer.echo("")
     for line in lines(layout):
@@ -321,7 +322,7 @@ def import_models(
 ) -> None:
     """Take image models that were trained elsewhere into models/image."""
     from isic.core.paths import Layout
-    from isic.submit.bring import import_models as bring
+    from isic.predict.import_models import import_models as bring
 
     stages = bring(Layout.find(), folder)
     typer.echo(f"{len(stages)} models taken; next: dvc commit -f {' '.join(stages)}, then dvc repro")
@@ -335,8 +336,8 @@ def stack(
     from isic.core.io import write_json
     from isic.core.params import load_params
     from isic.core.paths import Layout
-    from isic.stack.leaks import Leak, refuse_leaks
-    from isic.stack.nested import check
+    from isic.robustness.leaks import Leak, refuse_leaks
+    from isic.robustness.nested import check
 
     if not nested:
         raise InputError("`dvc repro stack` fits the stacker; this verb has --nested")

@@ -129,7 +129,7 @@ def _installed(name: str) -> str | None:
 
 
 def _torch() -> Line:
-    from isic.image.device import describe_devices
+    from isic.image.network.device import describe_devices
 
     devices = describe_devices()
     if devices:
@@ -162,8 +162,8 @@ def _params(layout: Layout) -> Line:
 
 def _unknown_names(params: Params) -> Iterator[str]:
     """Names in params.yaml that a stage would look for in vain, after hours perhaps."""
-    from isic.image.backbone import exists
-    from isic.image.catalogue import resolve
+    from isic.image.network.backbone import exists
+    from isic.image.network.catalogue import resolve
     from isic.tabular import feature_families
     from isic.tabular.fitted import fitted_kinds
 
@@ -212,7 +212,7 @@ def _servers(layout: Layout) -> Iterator[Line]:
     def studies() -> str | None:
         if not os.environ.get("OPTUNA_STORAGE"):
             return None
-        from isic.stack.storage import probe
+        from isic.tuning.storage import probe
 
         return probe(layout.root / "optuna")
 
@@ -258,6 +258,6 @@ def _kaggle() -> Line:
 
 
 def _time(layout: Layout) -> Line:
-    from isic.image.estimate import remaining_hours
+    from isic.scale.estimate import remaining_hours
 
     return Line("time", "ok", remaining_hours(layout))

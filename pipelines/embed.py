@@ -27,7 +27,7 @@ def main() -> None:
 
     from isic.data.anchors import anchor_tiles
     from isic.data.tiles import TileStore
-    from isic.image.embed import embed
+    from isic.image.network.embed import embed
 
     model = layout.image_model(wanted.backbone, wanted.fold)
     workers = load_params(layout.params).image.workers

@@ -4,11 +4,11 @@ from isic.core.errors import run
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.report.evaluate import evaluate, in_words, numbers
-from isic.report.evidence import read_evidence
-from isic.report.figures import FIGURES
-from isic.report.learning import learning
-from isic.report.theme import PAPER
+from isic.evaluate.evaluate import evaluate, in_words, numbers
+from isic.evaluate.figures import FIGURES
+from isic.evaluate.learning import learning
+from isic.evaluate.results import read_results
+from isic.evaluate.theme import PAPER
 from isic.tracking import parent
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
     backbones = tuple(params.image.backbones)
-    evidence = read_evidence(layout, backbones)
+    evidence = read_results(layout, backbones)
     result = evaluate(evidence, params.evaluate.replicates, params.evaluate.seed)
     points = {**result.points, "learning": learning(layout, backbones, params.folds)}
     # Results before anything that may fail: pictures and tracking come last.

@@ -13,13 +13,13 @@ from isic.core.io import write_json
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
-from isic.report.features import family_plot, family_report
-from isic.report.figures import families as draw
-from isic.report.figures import save
-from isic.stack.problem import FITTED, prepare
-from isic.stack.search import Bench
+from isic.evaluate.families import family_plot, family_report
+from isic.evaluate.figures import families as draw
+from isic.evaluate.figures import save
+from isic.stack.training_data import FITTED, prepare
 from isic.tabular import build_features, feature_families
 from isic.tabular.fitted import fitted_kinds
+from isic.tuning.search import TrialEvaluator
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def judge(frame: pd.DataFrame, folds: pd.DataFrame, params: Params, say: Callabl
     stack, kinds = params.stack, tuple(fitted_kinds())
     alone = stack.evidence.model_copy(update={"embeddings": "none"})
     problem = prepare(build_features(frame), {}, folds, alone, stack.params.max_bin, fitted=kinds)
-    bench = Bench(problem, stack.seeds)
+    bench = TrialEvaluator(problem, stack.seeds)
     families = [*feature_families(), *(f"{FITTED} {name}" for name in kinds)]
     used = [name for name in params.features.families if name not in stack.drop]
     used += [f"{FITTED} {name}" for name in stack.fitted]

@@ -6,7 +6,7 @@ from isic.core.errors import InputError, run
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.registry.bundle import build_bundle
+from isic.predict.build import build_bundle
 from isic.registry.register import register, register_backbones
 
 

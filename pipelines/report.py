@@ -5,9 +5,9 @@ import sys
 from isic.core.errors import InputError, run
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.evaluate.results import read_results
 from isic.report.build import build
 from isic.report.champion import Champion
-from isic.report.evidence import read_evidence
 from isic.report.reasons import reasons
 from isic.tracking import parent
 from isic.tracking.context import run_tags
@@ -18,7 +18,7 @@ def champion(layout: Layout, model: str) -> Champion | None:
     # No promotion, no champion: the registry need not be asked.
     if not layout.promotions.is_file():
         return None
-    from isic.registry.bundle import load_bundle
+    from isic.predict.bundle import load_bundle
     from isic.registry.versions import resolve
 
     try:
@@ -34,7 +34,7 @@ def champion(layout: Layout, model: str) -> Champion | None:
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    evidence = read_evidence(layout, tuple(params.image.backbones))
+    evidence = read_results(layout, tuple(params.image.backbones))
     values = params.model_dump(mode="json", by_alias=True)
     told = reasons(layout, params) if layout.stack_model.is_dir() else None
     build(layout, evidence, values, run_tags(layout), told, champion(layout, params.register_.model))

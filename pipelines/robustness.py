@@ -4,16 +4,16 @@ from isic.core.errors import run
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.report.conditions import conditions
-from isic.report.evidence import read_evidence
-from isic.report.robustness import summary
+from isic.evaluate.results import read_results
+from isic.robustness.conditions import conditions
+from isic.robustness.robustness import summary
 from isic.tracking import parent
 
 
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    evidence = read_evidence(layout, tuple(params.image.backbones))
+    evidence = read_results(layout, tuple(params.image.backbones))
     found = conditions(layout, evidence, params)
     path = layout.root / "metrics" / "robustness.json"
     write_json(path, found)

@@ -6,9 +6,9 @@ from isic.core.errors import run
 from isic.core.io import write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.robustness.leaks import describe, screen
 from isic.stack.fit import fit_problem
 from isic.stack.inputs import read_problem
-from isic.stack.leaks import describe, screen
 from isic.tracking import open_run, parent
 
 

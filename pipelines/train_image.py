@@ -16,12 +16,14 @@ def main() -> None:
     params = load_params(layout.params)
     learning = params.learning(wanted.backbone)
 
-    from isic.image.fold import train_in
+    from isic.image.training.fold import train_in
+    from isic.scale.estimate import outlook
     from isic.tracking import open_run
 
     name = f"{wanted.backbone}-{wanted.fold}"
     with open_run(f"train_image-{wanted.backbone}", learning, name, wanted.fold) as tracker:
-        train_in(layout, params, wanted.backbone, wanted.fold, tracker)
+        estimate = outlook(layout, wanted.backbone, wanted.fold)
+        train_in(layout, params, wanted.backbone, wanted.fold, tracker, estimate=estimate)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.stack.inputs import fingerprint, read_problem
-from isic.stack.record import record
-from isic.stack.search import GLIMPSES
-from isic.stack.tune import tune
 from isic.tracking import open_run, parent
+from isic.tuning.record import record
+from isic.tuning.search import HALFWAY_REPORTS
+from isic.tuning.tune import tune
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     # Trials on other inputs, from other current values or of other steps are not comparable: they are another study.
     inputs = fingerprint(layout, params.folds, backbones, current.evidence)
     config = {"stack": current.model_dump(mode="json"), "inputs": inputs}
-    name, folder = f"stack-{sha256_json([config, GLIMPSES])[:8]}", layout.root / "optuna"
+    name, folder = f"stack-{sha256_json([config, HALFWAY_REPORTS])[:8]}", layout.root / "optuna"
     print(f"study {name}: up to {trials} trials; Ctrl-C keeps what is done, the same command goes on", flush=True)
     try:
         verdict = tune(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import os
 import shutil
@@ -99,3 +100,10 @@ def real_data() -> Path:
     if not (folder / "competition" / "train-metadata.csv").is_file():
         pytest.skip("no real data: set ISIC_REAL_DATA to a folder with competition/ and tiles/")
     return folder
+
+
+def rows_of(real_data: Path, part: str = "competition") -> tuple[int, int]:
+    """Rows and malignant rows of a table of the real data: the pack grows, so tests count them."""
+    with (real_data / part / "train-metadata.csv").open(newline="") as stream:
+        targets = [row["target"] for row in csv.DictReader(stream)]
+    return len(targets), targets.count("1")

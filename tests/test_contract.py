@@ -19,23 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
+from isic.core.code import NOT_DEPENDENCIES, STAGE_CODE
 from isic.core.params import Params, load_params
 from isic.report.summary import BASELINE
 from pipelines.session import stages_of
-
-#: Modules that cannot change a result: they carry, check and record it.
-PLUMBING = (
-    "isic",
-    "isic.core",
-    "isic.core.errors",
-    "isic.core.io",
-    "isic.core.locks",
-    "isic.core.params",
-    "isic.core.paths",
-    "isic.core.tracker",
-    "isic.data",
-    "isic.tracking",
-)
 
 STAGES = (
     "data",
@@ -102,7 +89,7 @@ def _closure(root: Path, module: str) -> set[str]:
     queue = [module]
     while queue:
         name = queue.pop()
-        if name in seen or _is_plumbing(name):
+        if name in seen or _is_plumbing(root, name):
             continue
         seen.add(name)
         # Importing a.b.c runs a and a.b as well.
@@ -112,8 +99,11 @@ def _closure(root: Path, module: str) -> set[str]:
     return seen
 
 
-def _is_plumbing(name: str) -> bool:
-    return name in PLUMBING or name.startswith("isic.tracking.") or name == "pipelines"
+def _is_plumbing(root: Path, name: str) -> bool:
+    path = _file_of(root, name)
+    assert path is not None, name
+    file = path.relative_to(root)
+    return any(file == Path(place) or Path(place) in file.parents for place in NOT_DEPENDENCIES)
 
 
 def test_stage_names_are_the_promised_ones(stages: dict[str, Any]) -> None:
@@ -127,6 +117,12 @@ def test_every_stage_has_a_thin_main(root: Path, stages: dict[str, Any]) -> None
         assert path.stem == name
         lines = path.read_text().splitlines()
         assert len(lines) < 50, f"{path} has {len(lines)} lines: move work into isic/"
+
+
+def test_deps_are_the_list_that_hashes_use(stages: dict[str, Any]) -> None:
+    for name, stage in stages.items():
+        code = {dep for dep in map(str, stage["deps"]) if dep.startswith("isic/")}
+        assert code == set(STAGE_CODE[name]), name
 
 
 def test_deps_cover_the_imports(root: Path, stages: dict[str, Any]) -> None:

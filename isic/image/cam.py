@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from isic.core.errors import InputError
 from isic.data.tiles import TileStore
-from isic.image.artifact import load_model
-from isic.image.backbone import LesionNet, Spec
-from isic.image.pixels import normalise, pack, resize
-from isic.image.torchvision_ops import declare_missing_operators
+from isic.image.network.artifact import load_model
+from isic.image.network.backbone import LesionNet, Spec
+from isic.image.network.pixels import normalise, pack, resize
+from isic.image.network.torchvision_ops import declare_missing_operators
 
 #: Side of the pictures written, pixels.
 SIDE = 160

@@ -18,8 +18,8 @@ from isic.core.metric import paired_difference
 from isic.core.params import Gate
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.registry.bundle import Bundle, load_bundle
-from isic.registry.reload import Reload, reload_elsewhere
+from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.reproduce import Reload, reload_elsewhere
 from isic.registry.slices import Slice, compare_slices
 from isic.registry.versions import Registry, Version
 from isic.tracking.context import data_hash, file_hash

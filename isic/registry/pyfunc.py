@@ -11,8 +11,8 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from isic.registry.bundle import Bundle, load_bundle
-from isic.registry.requests import score_request
+from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.requests import score_request
 
 
 class LesionModel(PythonModel):

@@ -15,10 +15,10 @@ import isic
 from isic.core.io import sha256_json
 from isic.core.paths import Layout
 from isic.core.schema import ID, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
-from isic.registry.bundle import Bundle
-from isic.registry.manifest import FILE
-from isic.registry.note import from_card
-from isic.registry.requests import IMAGE
+from isic.predict.bundle import Bundle
+from isic.predict.manifest import FILE
+from isic.predict.requests import IMAGE
+from isic.registry.description import from_card
 from isic.registry.versions import BUNDLE, CHALLENGER, HASH_TAG, Registry, Version, said
 from isic.tracking.context import run_tags
 from isic.tracking.runs import RunSpec, finish, start

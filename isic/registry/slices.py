@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from isic.core.groups import levels
 from isic.core.metric import pauc
 from isic.core.schema import TARGET
+from isic.evaluate.groups import levels
 
 
 class Slice(NamedTuple):

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlparse
 
 from isic.core.errors import InputError, shown
 from isic.core.paths import Layout
-from isic.registry.manifest import FILE, read_manifest
+from isic.predict.manifest import FILE, read_manifest
 from isic.tracking.files import listing, repository
 from isic.tracking.store import artifact_root, connect, home
 

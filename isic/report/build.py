@@ -10,14 +10,14 @@ from isic.core.errors import InputError
 from isic.core.io import atomic_file, read_json
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
+from isic.evaluate.curves import Records
+from isic.evaluate.families import family_plot
+from isic.evaluate.results import RunResults
 from isic.report.cards import data_card, model_card
 from isic.report.champion import Champion, against
-from isic.report.curves import Records
-from isic.report.evidence import Evidence
 from isic.report.failures import Reasons, failures, nothing
-from isic.report.features import family_plot
 from isic.report.findings import findings
-from isic.report.lesions import Album, overview, worst
+from isic.report.lesions import TileGallery, overview, worst
 from isic.report.maps import activation
 from isic.report.markdown import to_html
 from isic.report.page import MOST_BYTES, TILE_BYTES, Contents, notes, render
@@ -50,7 +50,7 @@ def open_tiles(layout: Layout) -> tuple[TileStore | None, str]:
 
 def build(
     layout: Layout,
-    evidence: Evidence,
+    evidence: RunResults,
     params: Mapping[str, Any],
     provenance: Mapping[str, str],
     reasons: Callable[[Sequence[str]], Reasons] | None = None,
@@ -62,7 +62,7 @@ def build(
     """
     metrics, points = read_json(layout.evaluate_metrics), read_points(layout)
     tiles, why = open_tiles(layout)
-    album = Album(tiles, TILE_BYTES)
+    album = TileGallery(tiles, TILE_BYTES)
     lesions = overview(evidence)
     shown = [lesions["isic_id"].iloc[position] for target in (1, 0) for position in worst(lesions, target, CASES)]
     maps, maps_note = activation(layout, lesions, tiles, shown, tuple(params["image"]["backbones"]))

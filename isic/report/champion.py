@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from isic.core.errors import InputError
-from isic.report.compare import compare
-from isic.report.evidence import Evidence
+from isic.evaluate.compare import compare
+from isic.evaluate.results import RunResults
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Champion:
 
 
 def against(
-    champion: Champion, evidence: Evidence, params: Mapping[str, Any], provenance: Mapping[str, str]
+    champion: Champion, evidence: RunResults, params: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
     """What the page says about the champion; a champion of other data has only its name, its changes and the reason."""
     known = {section: params.get(section) for section in champion.params}

@@ -9,11 +9,11 @@ from isic.core.io import atomic_file
 from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.core.schema import PATIENT, TARGET
+from isic.evaluate.results import read_results
 from isic.report.body import still
 from isic.report.build import open_tiles
-from isic.report.evidence import read_evidence
 from isic.report.failures import Reasons, card, nothing, position_of
-from isic.report.lesions import Album, overview
+from isic.report.lesions import TileGallery, overview
 from isic.report.maps import activation
 from isic.report.page import TILE_BYTES, asset, environment
 from isic.report.patients import describe_patient
@@ -25,13 +25,13 @@ def explain(layout: Layout, params: Params, isic_id: str, out: Path | None = Non
 
     Raises InputError when the lesion is unknown or the stack stage has not run.
     """
-    evidence = read_evidence(layout, tuple(params.image.backbones))
+    evidence = read_results(layout, tuple(params.image.backbones))
     lesions = overview(evidence)
     position = position_of(lesions, isic_id)
     if position < 0:
         raise InputError(f"no lesion {isic_id} in {layout.oof}: give an isic_id of the training data")
     tiles, absent = open_tiles(layout)
-    album = Album(tiles, TILE_BYTES)
+    album = TileGallery(tiles, TILE_BYTES)
     maps, notes = activation(layout, lesions, tiles, [isic_id], tuple(params.image.backbones))
     why, unexplained = _reasons(layout, params, isic_id)
     one = lesions.iloc[position]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from isic.core.schema import ID
-from isic.report.lesions import Album, describe, nearest, worst
+from isic.report.lesions import TileGallery, describe, nearest, worst
 
 #: For one isic_id: {"title": …, "uri": PNG or JPEG data URI} per network, and sentences on what moved the score.
 Maps = Callable[[str], list[dict[str, str]]]
@@ -21,7 +21,7 @@ def nothing(_: str) -> list[dict[str, Any]]:
 
 
 def card(
-    lesions: pd.DataFrame, position: int, album: Album, maps: Maps = nothing, reasons: Reasons = nothing
+    lesions: pd.DataFrame, position: int, album: TileGallery, maps: Maps = nothing, reasons: Reasons = nothing
 ) -> dict[str, Any]:
     """All there is to say about the lesion at `position` of the overview."""
     lesion = describe(lesions.iloc[position])
@@ -32,7 +32,7 @@ def card(
 
 
 def failures(
-    lesions: pd.DataFrame, album: Album, count: int, maps: Maps = nothing, reasons: Reasons = nothing
+    lesions: pd.DataFrame, album: TileGallery, count: int, maps: Maps = nothing, reasons: Reasons = nothing
 ) -> dict[str, list[dict[str, Any]]]:
     """Cards of the `count` worst misses and worst false alarms."""
     return {

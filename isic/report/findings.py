@@ -10,8 +10,8 @@ import pandas as pd
 
 from isic.core.metric import TOP
 from isic.core.schema import TARGET
-from isic.report.curves import Records
-from isic.report.slices import ENOUGH
+from isic.evaluate.curves import Records
+from isic.evaluate.slices import ENOUGH
 
 
 @dataclass(frozen=True)

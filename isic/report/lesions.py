@@ -13,15 +13,15 @@ import pandas as pd
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.data.tiles import TileStore, decode
-from isic.report.curves import rank_in_patient
-from isic.report.evidence import Evidence
-from isic.report.slices import diagnosis
+from isic.evaluate.curves import rank_in_patient
+from isic.evaluate.results import RunResults
+from isic.evaluate.slices import diagnosis
 
 COORDINATES = ["tbp_lv_x", "tbp_lv_y", "tbp_lv_z"]
 
 
 @dataclass
-class Album:
+class TileGallery:
     """Tiles as data URIs within a budget of bytes, each stored once; what it refuses, it counts.
 
     Original JPEG bytes go into the page: re-encoding would show something else than the network saw.
@@ -55,7 +55,7 @@ class Album:
         return True
 
 
-def overview(evidence: Evidence) -> pd.DataFrame:
+def overview(evidence: RunResults) -> pd.DataFrame:
     """What the page says about each lesion, in row order.
 
     `top`: share of all lesions that score at least as high. `rank`: 1 is the patient's highest score.

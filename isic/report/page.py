@@ -14,13 +14,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from isic.evaluate.curves import Records
+from isic.evaluate.figures import FIGURES, groups
+from isic.evaluate.slices import ENOUGH, TONE_METHOD
+from isic.evaluate.theme import PAGE, to_svg
 from isic.report.body import BOTTOM, HALF_WIDTH, OUTLINE, TOP
-from isic.report.curves import Records
-from isic.report.figures import FIGURES, groups
 from isic.report.findings import Finding
-from isic.report.lesions import Album
-from isic.report.slices import ENOUGH, TONE_METHOD
-from isic.report.theme import PAGE, to_svg
+from isic.report.lesions import TileGallery
 
 #: The page stays below this, tiles included.
 MOST_BYTES = 10_000_000
@@ -53,7 +53,7 @@ class Contents:
     points: dict[str, Records]
     patients: list[dict[str, Any]]
     failures: dict[str, list[dict[str, Any]]]
-    album: Album
+    album: TileGallery
     cards: str
     provenance: Mapping[str, str]
     source: str

@@ -9,14 +9,14 @@ import pandas as pd
 
 from isic.core.metric import TOP
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.report.lesions import Album, describe
+from isic.report.lesions import TileGallery, describe
 
 #: Lesions drawn per patient: the highest scored, the malignant ones and an even sample of the rest. More would cost the
 #: page of the full data two megabytes and hide one another.
 DRAWN = 250
 
 
-def patients(lesions: pd.DataFrame, album: Album, seed: int = 0) -> list[dict[str, Any]]:
+def patients(lesions: pd.DataFrame, album: TileGallery, seed: int = 0) -> list[dict[str, Any]]:
     """One entry per patient with a malignant lesion, the one whose malignant lesion ranks worst first.
 
     `lesions` is `isic.report.lesions.overview`. Tiles of the top fifteen and of the malignant ones go into `album`
@@ -29,12 +29,12 @@ def patients(lesions: pd.DataFrame, album: Album, seed: int = 0) -> list[dict[st
     return [_patient(of_patient[name], album, rng) for name in worst.index]
 
 
-def describe_patient(lesions: pd.DataFrame, album: Album, keep: str, seed: int = 0) -> dict[str, Any]:
+def describe_patient(lesions: pd.DataFrame, album: TileGallery, keep: str, seed: int = 0) -> dict[str, Any]:
     """The entry of one patient, malignant lesion or not; lesion `keep` is drawn whatever its rank."""
     return _patient(lesions, album, np.random.default_rng(seed), keep)
 
 
-def _patient(lesions: pd.DataFrame, album: Album, rng: np.random.Generator, keep: str = "") -> dict[str, Any]:
+def _patient(lesions: pd.DataFrame, album: TileGallery, rng: np.random.Generator, keep: str = "") -> dict[str, Any]:
     lesions = lesions.sort_values("rank", kind="stable")
     drawn = _thin(lesions, rng, keep)
     listed = lesions[(lesions["rank"] <= TOP) | (lesions[TARGET] == 1)]

@@ -44,8 +44,8 @@ def reasons(layout: Layout, params: Params) -> Callable[[Sequence[str]], Reasons
 def _explain(
     stack: Any, inputs: Any, fold: int, index: NDArray[np.int64], keep: NDArray[np.int64]
 ) -> dict[str, list[dict[str, Any]]]:
-    from isic.stack.explain import contributions
-    from isic.stack.words import signs
+    from isic.report.shap import contributions
+    from isic.report.shap_text import signs
 
     part, patients = inputs.features.iloc[index], inputs.folds[PATIENT].iloc[index]
     logits = {name: values[index] for name, values in inputs.logits.items()}

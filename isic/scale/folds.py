@@ -3,7 +3,7 @@
 The checkout lies on storage that all nodes see at the same path. A task runs the stages' own mains there, so resume
 states, models and embeddings are where DVC looks for them; only the driver calls DVC, to record what is finished. A
 plain `dvc repro` afterwards finds these stages done. With `image.devices` above 1 each network is trained by so many
-workers together, one after the other (`isic.scale.spread`).
+workers together, one after the other (`isic.scale.multi_node_training`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from isic.core.locks import locked
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.scale.cluster import connected
-from isic.scale.needs import Needs
-from isic.scale.spread import train_spread
+from isic.scale.multi_node_training import train_spread
+from isic.scale.resources import Needs
 
 #: A fold that was lost so many times is left alone.
 MAX_LOST = 3

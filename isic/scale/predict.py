@@ -19,16 +19,16 @@ from typing import Any
 
 from isic.core.errors import InputError, shown
 from isic.core.io import sha256_json
-from isic.registry.bundle import load_bundle
-from isic.registry.scoring import MissingImages
+from isic.predict.bundle import load_bundle
+from isic.predict.scoring import MissingImages
 from isic.registry.versions import resolve
-from isic.scale import census
+from isic.scale import uniqueness as census
 from isic.scale.cluster import connected, here
-from isic.scale.desk import Desk, put_files
-from isic.scale.needs import Needs
+from isic.scale.coordinator import Coordinator, put_files
+from isic.scale.resources import Needs
 from isic.scale.shards import Manifest, Shard, read_manifest
 from isic.scale.store import Store
-from isic.scale.work import Order, Outcome, read_stamp, score_batch
+from isic.scale.worker import Outcome, ScoringTask, read_stamp, score_batch
 
 #: Seconds between progress lines.
 REPORT = 20.0
@@ -67,7 +67,7 @@ def predict(
         raise InputError(
             f"{shown(source.uri)} holds no images: use --missing-images impute to score by the features alone"
         )
-    order = Order(source, target, bundle.hash, missing_images, f"isic-{uuid.uuid4().hex}")
+    order = ScoringTask(source, target, bundle.hash, missing_images, f"isic-{uuid.uuid4().hex}")
     missing = _missing(order, manifest)
     done = len(manifest.shards) - len(missing)
     _say(f"{len(manifest.shards):,} shards, {manifest.rows:,} lesions; {done:,} done before, {len(missing):,} to score")
@@ -76,7 +76,7 @@ def predict(
         census.check(ray, source, manifest.shards)
         if missing and DONE in target:
             target.remove(DONE)
-        desk = ray.remote(num_cpus=0)(Desk).options(name=order.desk, scheduling_strategy=here(ray))
+        desk = ray.remote(num_cpus=0)(Coordinator).options(name=order.desk, scheduling_strategy=here(ray))
         keep = desk.remote(put_files(ray, folder), bundle.hash)
         tasks = len(missing) if manifest.images else _tasks(len(missing), ray.cluster_resources().get("CPU", 1))
         outcomes = _run(order, missing, tasks, options) if missing else []
@@ -87,7 +87,7 @@ def predict(
     return Summary(manifest.rows, len(outcomes), redone, sum(outcome.seconds for outcome in outcomes), peak)
 
 
-def _missing(order: Order, manifest: Manifest) -> list[Shard]:
+def _missing(order: ScoringTask, manifest: Manifest) -> list[Shard]:
     """Shards whose scores are not in the target. Raises InputError for results that do not belong to this run."""
     there = {name for name in order.target.sizes() if name.endswith(".parquet") and not name.startswith((".", "_"))}
     if strange := sorted(there - {shard.name for shard in manifest.shards}):
@@ -120,7 +120,7 @@ def _tasks(shards: int, processors: float) -> int:
     return min(shards, max(math.ceil(shards / MOST_SHARDS), math.ceil(TASKS_PER_PROCESSOR * processors)))
 
 
-def _run(order: Order, shards: Sequence[Shard], tasks: int, options: dict[str, Any]) -> list[Outcome]:
+def _run(order: ScoringTask, shards: Sequence[Shard], tasks: int, options: dict[str, Any]) -> list[Outcome]:
     from ray import data
 
     _hush()
@@ -172,7 +172,7 @@ class Progress:
             )
 
 
-def _close(order: Order, manifest: Manifest, missing: Sequence[Shard], outcomes: Sequence[Outcome]) -> None:
+def _close(order: ScoringTask, manifest: Manifest, missing: Sequence[Shard], outcomes: Sequence[Outcome]) -> None:
     """Say what failed, or make sure that nothing is missing and write the closing file."""
     failed = [outcome for outcome in outcomes if outcome.error]
     vanished = {shard.name for shard in missing} - {outcome.shard for outcome in outcomes}

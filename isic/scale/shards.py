@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError, shown
 from isic.core.schema import ID, NUMERIC, PATIENT, TEST_COLUMNS, TEXT
-from isic.data.spool import ROWS
+from isic.data.patient_chunks import ROWS
 from isic.data.tiles import MAX_BYTES, decode
 from isic.scale.store import Store
 

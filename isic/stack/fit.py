@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from isic.core.early_stopping import early_stopping_fold
 from isic.core.metric import auc, pauc
 from isic.core.params import Stack as Settings
 from isic.core.schema import TARGET
-from isic.core.watched import watched_fold
 from isic.stack.blend import Blend, find_weights, make_reference, rank
-from isic.stack.evidence import Embeddings
-from isic.stack.members import Watch, library, log_odds, workers
+from isic.stack.image_columns import Embeddings
+from isic.stack.members import EarlyStopping, library, log_odds, workers
 from isic.stack.model import Chain, Stack, probabilities
-from isic.stack.problem import Anchors, Problem, prepare, sample_rows, without
+from isic.stack.training_data import Anchors, TrainingData, prepare, sample_rows, without
 from isic.tabular.fitted import Fitted
 
 Floats = NDArray[np.float64]
@@ -49,7 +49,7 @@ def fit_stack(
     return fit_problem(problem, settings)
 
 
-def fit_problem(problem: Problem, settings: Settings, first_seed: int = 0) -> Stack:
+def fit_problem(problem: TrainingData, settings: Settings, first_seed: int = 0) -> Stack:
     """`fit_stack` on prepared inputs, of which `settings.drop` is left out; members have seeds from `first_seed` on."""
     problem = without(problem, settings.drop)
     chains, score, optimism = out_of_fold(problem, settings, first_seed)
@@ -59,7 +59,7 @@ def fit_problem(problem: Problem, settings: Settings, first_seed: int = 0) -> St
 
 
 def out_of_fold(
-    problem: Problem, settings: Settings, first_seed: int = 0
+    problem: TrainingData, settings: Settings, first_seed: int = 0
 ) -> tuple[dict[int, Chain], Floats, float | None]:
     """Chains of the folds in `problem.images`, the scores of these folds' rows (others NaN), the blend's optimism."""
     members = _train_all(problem, settings, first_seed)
@@ -82,8 +82,8 @@ def out_of_fold(
     return chains, score, optimism
 
 
-def offset(problem: Problem, number: int, settings: Settings) -> float:
-    """See `Problem.offset`; members weigh malignant rows by the first library's own parameter."""
+def offset(problem: TrainingData, number: int, settings: Settings) -> float:
+    """See `TrainingData.offset`; members weigh malignant rows by the first library's own parameter."""
     weight = settings.library(settings.members[0])["params"].get("scale_pos_weight", 1.0)
     return problem.offset(number, settings.negatives, float(weight))
 
@@ -104,11 +104,13 @@ def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[int, dict[str, list[Any]]]:
+def _train_all(problem: TrainingData, settings: Settings, first_seed: int) -> dict[int, dict[str, list[Any]]]:
     """{fold: {library: its models}}, all models side by side."""
     if "lightgbm" in settings.members:
+        from isic.stack.members.lightgbm_ import binned
+
         for number in problem.images:
-            _ = problem.pool_of(number).bins  # once, before threads ask for it
+            binned(problem.pool_of(number))  # once, before threads ask for it
     tasks = [
         (number, name, seed)
         for number in problem.images
@@ -122,10 +124,10 @@ def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[in
         if settings.early_stop is None:
             index, watch = problem.training_rows(number, settings.negatives, seed), None
         else:
-            watched = watched_fold(problem.fold, number, seed, "stack.early_stop")
+            watched = early_stopping_fold(problem.fold, number, seed, "stack.early_stop")
             index = problem.training_rows(number, settings.negatives, seed, watched)
             seen = sample_rows(problem.target, problem.fold == watched, _WATCHED, [seed, number])
-            watch = Watch(seen, problem.target[seen], settings.early_stop)
+            watch = EarlyStopping(seen, problem.target[seen], settings.early_stop)
         return library(name).train(problem.pool_of(number), index, chosen["params"], chosen["rounds"], seed, watch)
 
     with ThreadPoolExecutor(workers()) as pool:
@@ -140,7 +142,7 @@ def _train_all(problem: Problem, settings: Settings, first_seed: int) -> dict[in
 
 
 def _held_out_margins(
-    problem: Problem, members: dict[int, dict[str, list[Any]]], held_out: dict[int, NDArray[np.int64]]
+    problem: TrainingData, members: dict[int, dict[str, list[Any]]], held_out: dict[int, NDArray[np.int64]]
 ) -> ByLibrary:
     margins = {name: np.empty(len(problem.fold)) for name in next(iter(members.values()))}
     for number, index in held_out.items():
@@ -153,7 +155,7 @@ def _held_out_margins(
 
 
 def _blends(
-    problem: Problem, margins: ByLibrary, held_out: dict[int, NDArray[np.int64]], settings: Settings
+    problem: TrainingData, margins: ByLibrary, held_out: dict[int, NDArray[np.int64]], settings: Settings
 ) -> tuple[dict[int, Blend], float | None]:
     """Each fold's blend, and by how much pAUC weights found on all folds at once would flatter (None: equal ones)."""
     if len(margins) == 1:

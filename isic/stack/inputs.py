@@ -19,7 +19,7 @@ from isic.core.params import Evidence
 from isic.core.params import Stack as Settings
 from isic.core.paths import Layout
 from isic.core.schema import ID
-from isic.stack.problem import Anchors, Problem, align, prepare
+from isic.stack.training_data import Anchors, TrainingData, align, prepare
 
 
 class Inputs(NamedTuple):
@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
     embeddings: dict[str, NDArray[np.float16]]
 
 
-def read_problem(layout: Layout, folds: Sequence[int], backbones: Sequence[str], settings: Settings) -> Problem:
+def read_problem(layout: Layout, folds: Sequence[int], backbones: Sequence[str], settings: Settings) -> TrainingData:
     """The stage's prepared problem, of the files that `settings.evidence` asks for; errors of the other readers."""
     evidence = settings.evidence
     inputs = read_inputs(layout, folds, backbones, evidence.embeddings != "none")

@@ -21,10 +21,10 @@ from isic.core.errors import InputError, faulty_key
 from isic.core.io import atomic_dir, read_json, write_json
 from isic.core.params import Evidence
 from isic.stack.blend import Blend
-from isic.stack.design import Columns, Design, plain
-from isic.stack.evidence import Embeddings, Images, Scale, check_images
+from isic.stack.embeddings import Space
+from isic.stack.encoder import Columns, Encoder, plain
+from isic.stack.image_columns import Embeddings, Images, Scale, check_images
 from isic.stack.members import library, log_odds
-from isic.stack.spaces import Space
 from isic.tabular.fitted import Fitted, fitted_kinds
 
 FORMAT = 2
@@ -75,7 +75,7 @@ class Stack:
     `families` maps every column, in the order the members read them, to its feature family ("image" for evidence).
     """
 
-    design: Design
+    design: Encoder
     chains: dict[int, Chain]
     families: dict[str, str]
     oof: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -173,7 +173,7 @@ class Stack:
         """
         folder = Path(folder)
         stored = _read_stored(folder / _FILE)
-        design, names = Design(stored.numeric, stored.levels), list(stored.columns)
+        design, names = Encoder(stored.numeric, stored.levels), list(stored.columns)
         if list(design.names) != names[: len(design.names)]:
             raise InputError(f"{folder}/{_FILE} names columns that this code would not build: refit the stacker")
         how = stored.evidence

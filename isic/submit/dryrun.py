@@ -17,12 +17,13 @@ from isic.core.errors import InputError
 from isic.core.io import require, write_json
 from isic.core.paths import Layout
 from isic.core.schema import ID
-from isic.data.spool import spooled
-from isic.registry.bundle import load_bundle
-from isic.registry.manifest import read_manifest
-from isic.registry.scoring import PIECE, Manner
+from isic.data.patient_chunks import open_chunked
+from isic.predict.bundle import load_bundle
+from isic.predict.manifest import read_manifest
+from isic.predict.rows import CHUNK_ROWS
+from isic.predict.scoring import ScoringOptions
 from isic.submit.environment import fresh_environment
-from isic.submit.hidden import write_hidden
+from isic.submit.hidden_test_set import write_hidden
 from isic.submit.kaggle import COMPETITION, DATASET, Package, package_of, read_notebook_code
 from isic.submit.submission import check_submission, read_sample
 
@@ -196,8 +197,8 @@ def plain_seconds(package: Package, few: Path, many: Path) -> float:
     bundle = load_bundle(package.dataset / "bundle")
     for metadata in (few, many):
         started = time.perf_counter()
-        with spooled(metadata, PIECE) as rows:
-            bundle.predict_pieces(rows, None, Manner("impute"))
+        with open_chunked(metadata, CHUNK_ROWS) as rows:
+            bundle.predict_pieces(rows, None, ScoringOptions("impute"))
         seconds = time.perf_counter() - started
     return seconds / len(rows.ids)
 

@@ -22,8 +22,8 @@ from isic.core.errors import InputError
 from isic.core.io import atomic_dir, write_json
 from isic.core.params import Gate, load_params
 from isic.core.paths import Layout
-from isic.registry.bundle import Bundle, code_hash, load_bundle
-from isic.registry.reload import reload_elsewhere
+from isic.predict.bundle import Bundle, code_hash, load_bundle
+from isic.predict.reproduce import reload_elsewhere
 from isic.registry.versions import CHAMPION, resolve
 from isic.tracking.context import data_hash
 
@@ -61,7 +61,7 @@ DATASET, COMPETITION = attached("{dataset}"), attached("{competition}")
 wheels = [str(wheel) for wheel in sorted((DATASET / "wheels").glob("*.whl"))]
 subprocess.check_call([sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *wheels])"""
 
-_SCORE = """from isic.registry.bundle import load_bundle
+_SCORE = """from isic.predict.bundle import load_bundle
 from isic.submit.submission import submit
 
 bundle = load_bundle(DATASET / "bundle")

@@ -12,11 +12,12 @@ from isic.core.io import write_csv
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, TARGET
-from isic.data.spool import spooled
-from isic.registry.bundle import Bundle, load_bundle
-from isic.registry.scoring import PIECE, MissingImages
+from isic.data.patient_chunks import open_chunked
+from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.files import drop_work, score
+from isic.predict.rows import CHUNK_ROWS
+from isic.predict.scoring import MissingImages
 from isic.registry.versions import CHAMPION, resolve
-from isic.submit.predict import drop_work, score
 
 
 def make_submission(
@@ -24,7 +25,7 @@ def make_submission(
 ) -> pd.DataFrame:
     """Score the test files with `model` (default: the champion) into submission/submission.csv and return it.
 
-    `missing_images` and `fallback` as for `isic.submit.predict.predict`.
+    `missing_images` and `fallback` as for `isic.predict.files.predict`.
 
     Raises InputError when there is no champion, the test files are not usable, or the scores are not submittable;
     then no file is written.
@@ -39,7 +40,7 @@ def submit(
 ) -> pd.DataFrame:
     """Score the test files of a folder in the competition's form into `out`; see `make_submission`."""
     expected = read_sample(competition / "sample_submission.csv")
-    with spooled(competition / "test-metadata.csv", PIECE) as rows:
+    with open_chunked(competition / "test-metadata.csv", CHUNK_ROWS) as rows:
         check_lesions(rows.ids, expected)  # before hours of scoring
         images = competition / "test-image.hdf5"
         scores = score(bundle, rows, images, out, missing_images, fallback).set_index(ID)[TARGET]

@@ -27,7 +27,7 @@ Columns = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Kind:
+class FittedFamily:
     """Fitted features that are switched on and off together.
 
     `fit(frame, target)` learns JSON-able values from training rows; `apply(state, frame)` gives one value per row and
@@ -45,7 +45,7 @@ class Kind:
 
 
 @cache
-def fitted_kinds() -> dict[str, Kind]:
+def fitted_kinds() -> dict[str, FittedFamily]:
     """All kinds by name, in order of their names."""
     from isic.tabular.families import fitted as package
 

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import NUMERIC, PATIENT
-from isic.tabular.groups import Groups
 from isic.tabular.names import MEANING, OFFICIAL, short
 from isic.tabular.parallel import each
+from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature, lesion_families
 
 #: kernel(values, rows, starts, out): one value per row from the row's group.

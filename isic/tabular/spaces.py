@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.groups import Groups
 from isic.tabular.parallel import each
+from isic.tabular.patient_groups import Groups
 from isic.tabular.relative import column
 
 #: Column groups of the published pairwise distances.

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from isic.core.errors import InputError
-from isic.image.artifact import load_model, save_model
-from isic.image.backbone import create
-from isic.image.catalogue import resolve
+from isic.image.network.artifact import load_model, save_model
+from isic.image.network.backbone import create
+from isic.image.network.catalogue import resolve
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from PIL import Image
 
 from isic.core.errors import InputError
 from isic.data.tiles import TileStore
-from isic.image.augment import _TRANSFORMS, PRESETS, Augmenter, _compose, bend, draw_hair, move, orient
-from isic.image.loader import batches
-from isic.image.pixels import normalise, pack, resize, resize_by_matrices
-from isic.image.sampler import Sampling, validation_rows
+from isic.image.network.loader import batches
+from isic.image.network.pixels import normalise, pack, resize, resize_by_matrices
+from isic.image.training.augment import _TRANSFORMS, PRESETS, Augmenter, _compose, bend, draw_hair, move, orient
+from isic.image.training.sampler import Sampling, validation_rows
 from tests.image.conftest import draw
 
 RAGGED = [(51, 51), (133, 133), (239, 239), (140, 97), (64, 64)]
@@ -197,7 +197,7 @@ def test_moves_are_spread_as_albumentations_spreads_them() -> None:
     """Where a spot off the centre ends up, over many draws: mean and sd of both coordinates."""
     import albumentations as a
 
-    from isic.image.augment import _affine
+    from isic.image.training.augment import _affine
 
     tile = np.zeros((120, 120, 3), np.uint8)
     cv2.circle(tile, (85, 60), 6, (255, 255, 255), -1)

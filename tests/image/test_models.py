@@ -23,16 +23,16 @@ from isic.core.paths import Layout
 from isic.core.presets import apply_preset
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
-from isic.image import estimate
-from isic.image.artifact import load_model, save_model
-from isic.image.backbone import create, parameter_groups
-from isic.image.catalogue import CATALOGUE, lines, resolve
-from isic.image.embed import embed
-from isic.image.groups import GROUPS, diagnosis_groups
-from isic.image.loss import blend, mixing, per_tile
-from isic.image.optimise import Average, rate
-from isic.image.train import train_fold
-from isic.image.watch import red_flags
+from isic.image.console import red_flags
+from isic.image.network.artifact import load_model, save_model
+from isic.image.network.backbone import create, parameter_groups
+from isic.image.network.catalogue import CATALOGUE, lines, resolve
+from isic.image.network.embed import embed
+from isic.image.training.diagnosis import GROUPS, diagnosis_groups
+from isic.image.training.loss import blend, mixing, per_tile
+from isic.image.training.optimizer import EMA, rate
+from isic.image.training.train import train_fold
+from isic.scale import estimate
 from tests.image.conftest import ROOT
 
 Recipe = Callable[..., ImageRecipe]
@@ -66,9 +66,9 @@ from isic.core.paths import Layout
 from isic.core.presets import apply_preset
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
-from isic.image import estimate
-from isic.image.embed import embed
-from isic.image.train import train_fold
+from isic.scale import estimate
+from isic.image.network.embed import embed
+from isic.image.training.train import train_fold
 here = pathlib.Path({str(tmp_path)!r})
 recipe = ImageRecipe(**json.loads((here / "recipe.json").read_text()))
 folds, tiles = pd.read_csv(here / "folds.csv"), TileStore({str(tiles.path)!r})
@@ -130,7 +130,7 @@ def test_a_model_that_cannot_be_had_is_one_line(model: str, args: dict[str, int]
 
 def test_hub_weights_offline_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = (
-        "from isic.image.backbone import create\nfrom isic.core.errors import run\n"
+        "from isic.image.network.backbone import create\nfrom isic.core.errors import run\n"
         "run(lambda: create('test_convnext.r160_in1k', {}, 32, 'hub'))"
     )
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -237,7 +237,7 @@ def test_a_tile_is_scored_alike_to_the_last_bit_in_any_company(
 def test_test_time_flips_make_the_score_independent_of_mirroring(
     trained: Path, tiles: TileStore, folds: pd.DataFrame, tmp_path: Path
 ) -> None:
-    from isic.image.embed import _flipped
+    from isic.image.network.embed import _flipped
 
     pixels = torch.randn(4, 3, 32, 32)
     net = load_model(trained).net
@@ -348,7 +348,7 @@ def test_norms_and_biases_are_not_decayed_and_early_layers_are_slower() -> None:
 
 def test_average_follows_the_formula_with_warm_up() -> None:
     net, _ = create("test_convnext", {}, 32, "none")
-    average = Average(net, 0.9)
+    average = EMA(net, 0.9)
     start = net.head.weight.detach().clone()
     with torch.no_grad():
         net.head.weight.add_(1.0)

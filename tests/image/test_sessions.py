@@ -66,7 +66,7 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> Clones:
     call(one, "dvc", "fetch", "--run-cache")
     said["join"] = call(one, "dvc", "repro", "--pull", "stack").stdout
     said["plain"] = call(one, "dvc", "repro", "stack").stdout
-    said["launch"] = call(three, sys.executable, "-m", "isic.image.launch", "--gpus", "2").stderr
+    said["launch"] = call(three, sys.executable, "-m", "isic.scale.local", "--gpus", "2").stderr
     environ.undo()
     return Clones(one, three, said)
 

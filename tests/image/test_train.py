@@ -20,6 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from isic.core.code import STAGE_CODE, code_files
 from isic.core.errors import InputError
 from isic.core.io import read_json, write_parquet
 from isic.core.metric import auc
@@ -29,20 +30,22 @@ from isic.core.presets import write_overlay
 from isic.core.tracker import NullTracker
 from isic.data import tiles as tiles_module
 from isic.data.tiles import TileStore
-from isic.image import checkpoint, clock, device
-from isic.image import step as steps
-from isic.image.artifact import load_model
-from isic.image.augment import Augmenter
-from isic.image.cache import DecodedTiles, decoded
-from isic.image.embed import embed
-from isic.image.fold import train_in
-from isic.image.groups import GROUPS, diagnosis_groups, soften
-from isic.image.loader import Batch, batches
-from isic.image.pixels import normalise, pack, resize
-from isic.image.run import prepare
-from isic.image.step import take_step
-from isic.image.train import Job, Limits, OutOfTime, train_fold
-from isic.image.watch import Outlook
+from isic.image import clock
+from isic.image.console import TimeEstimate
+from isic.image.network import device
+from isic.image.network.artifact import load_model
+from isic.image.network.cache import DecodedTiles, decoded
+from isic.image.network.embed import embed
+from isic.image.network.loader import Batch, batches
+from isic.image.network.pixels import normalise, pack, resize
+from isic.image.training import checkpoint
+from isic.image.training import step as steps
+from isic.image.training.augment import Augmenter
+from isic.image.training.diagnosis import GROUPS, diagnosis_groups, soften
+from isic.image.training.fold import train_in
+from isic.image.training.run import prepare
+from isic.image.training.step import take_step
+from isic.image.training.train import Job, Limits, OutOfTime, train_fold
 from tests.image.conftest import write_tiles
 
 Recipe = Callable[..., ImageRecipe]
@@ -139,7 +142,7 @@ def test_killed_anywhere_ends_with_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
     more: dict[str, object],
 ) -> None:
-    from isic.image import loader
+    from isic.image.network import loader
 
     # Every tile is read anew, so that reads count steps.
     monkeypatch.setattr(loader, "_MEMORY", 0)
@@ -179,7 +182,7 @@ from isic.core.params import ImageRecipe
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
 from isic.image import clock
-from isic.image.train import Limits, train_fold
+from isic.image.training.train import Limits, train_fold
 torch.set_num_threads(1)
 clock.SAVE_SECONDS = clock.SAVE_FACTOR = 0.0
 here = pathlib.Path({str(tmp_path)!r})
@@ -302,7 +305,7 @@ def test_the_key_of_a_state_covers_weights_decoder_and_packages(
     for file, content in ((one, b"1"), (moved, b"1"), (other, b"2")):
         file.write_bytes(content)
     assert key(one) == key(moved) != key(other)
-    assert tiles_module.__file__ in map(str, checkpoint._CODE)
+    assert Path(tiles_module.__file__) in code_files(STAGE_CODE["train_image"])
     usual = key(one)
     for package in ("torch", "timm", "numpy", "opencv-python-headless", "albumentations"):
         with monkeypatch.context() as patched:
@@ -354,7 +357,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_tiles(
 def test_a_second_process_on_the_same_state_is_refused(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from isic.image import train
+    from isic.image.training import train
 
     folder = tmp_path / "r" / "key-fp32"
     monkeypatch.setattr(train, "_key", lambda *_: "key")
@@ -644,7 +647,7 @@ def test_knobs_of_speed_and_memory_leave_the_losses_as_they_are(
 def test_estimates_are_said_at_the_start_and_corrected_on_the_way(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    look = Outlook(fold=120.0, others=7200.0, number=5)
+    look = TimeEstimate(fold=120.0, others=7200.0, number=5)
     train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), outlook=look)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "isic: image: about 2 min for this fold, 2.0 h for the 6 left"
@@ -662,7 +665,7 @@ def test_a_terminal_has_one_line_kept_current(
 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    look = Outlook(fold=120.0, others=240.0, number=2)
+    look = TimeEstimate(fold=120.0, others=240.0, number=2)
     train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), name="vit-0", outlook=look)
     live = re.findall(r"\r\x1b\[K(vit-0 epoch [^\r\n]*)", screen.getvalue())
     assert len(live) > 3

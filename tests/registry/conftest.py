@@ -90,10 +90,10 @@ def quick_model(layout: Layout, params: Params, backbone: str, fold: int, seed: 
     import torch
 
     from isic.data.tiles import TileStore
-    from isic.image.artifact import Model, save_model
-    from isic.image.backbone import create
-    from isic.image.catalogue import resolve
-    from isic.image.embed import embed
+    from isic.image.network.artifact import Model, save_model
+    from isic.image.network.backbone import create
+    from isic.image.network.catalogue import resolve
+    from isic.image.network.embed import embed
 
     torch.manual_seed(seed)
     recipe = params.image.recipe(backbone)

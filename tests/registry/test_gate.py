@@ -10,10 +10,10 @@ from sklearn.metrics import log_loss as reference
 from isic.core.errors import InputError
 from isic.core.metric import pauc
 from isic.core.params import Gate
+from isic.predict.reproduce import choose_patients
 from isic.registry.gate import Check, Verdict, joined, log_loss
 from isic.registry.gate import _calibration as calibration_check
 from isic.registry.gate import _slices as slice_check
-from isic.registry.reload import choose_patients
 from isic.registry.slices import compare_slices
 
 SETTINGS = Gate(

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from isic.core.params import Params
 from isic.core.paths import Layout
-from isic.registry.bundle import build_bundle
+from isic.predict.build import build_bundle
 from isic.tracking.runs import PARENT_TAG
 from isic.tracking.store import EXPERIMENT, connect
 

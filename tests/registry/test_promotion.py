@@ -18,10 +18,11 @@ from isic.core.io import read_json, write_json, write_parquet
 from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
-from isic.registry import promotion, versions
-from isic.registry.bundle import build_bundle
+from isic.predict.build import build_bundle
+from isic.registry import journal as promotion
+from isic.registry import versions
+from isic.registry.actions import past, promote, rollback
 from isic.registry.register import Registration, register, register_backbones
-from isic.registry.verbs import past, promote, rollback
 from isic.registry.versions import HASH_TAG, Registry, resolve
 
 MODEL = "isic-2024"
@@ -46,8 +47,8 @@ def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) ->
 @pytest.fixture
 def without_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the fresh process, which has a test of its own and would see through `better`."""
+    from isic.predict.reproduce import Reload
     from isic.registry import gate
-    from isic.registry.reload import Reload
 
     monkeypatch.setattr(gate, "reload_elsewhere", lambda *_: Reload(64, 0.0, 0.001))
 
@@ -326,7 +327,7 @@ def test_a_reader_never_misses_the_champion(layout: Layout, params: Params) -> N
 
 
 def cut_after(patch: pytest.MonkeyPatch, step: str) -> None:
-    """End the process, as it were, right after a step of `carry_out`."""
+    """End the process, as it were, right after a step of `apply`."""
 
     def then_cut(function: Callable, when: Callable[..., bool] = lambda *_: True) -> Callable:
         def run(*arguments: object, **options: object) -> None:
@@ -445,8 +446,8 @@ def test_a_champion_that_cannot_be_loaded_is_refused_as_a_rival_and_can_be_overr
 def test_a_champion_that_does_not_run_here_can_be_overruled(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from isic.predict.reproduce import Reload
     from isic.registry import gate
-    from isic.registry.reload import Reload
 
     champion = resolve(f"models:/{MODEL}/1", layout)
 

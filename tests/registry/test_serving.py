@@ -23,9 +23,9 @@ from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.registry.bundle import build_bundle
+from isic.predict.build import build_bundle
+from isic.predict.requests import score_request
 from isic.registry.register import register
-from isic.registry.requests import score_request
 from isic.registry.versions import Registry
 
 

@@ -18,17 +18,17 @@ from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.image.artifact import save_model
-from isic.image.backbone import create
+from isic.evaluate.results import read_results
 from isic.image.cam import activation_maps, class_activation
-from isic.image.catalogue import resolve
+from isic.image.network.artifact import save_model
+from isic.image.network.backbone import create
+from isic.image.network.catalogue import resolve
 from isic.report.build import build
-from isic.report.conditions import _hospitals, conditions
-from isic.report.evidence import read_evidence
 from isic.report.explain import explain
 from isic.report.lesions import overview
 from isic.report.maps import activation
 from isic.report.reasons import reasons
+from isic.robustness.conditions import _hospitals, conditions
 from isic.stack import fit_stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
@@ -77,7 +77,7 @@ def test_a_map_shows_where_the_logit_comes_from(model: str) -> None:
 
 
 def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, params: Params) -> None:
-    lesions = overview(read_evidence(whole, ()))
+    lesions = overview(read_results(whole, ()))
     ids = list(lesions["isic_id"].iloc[:3])
     maps, notes = activation(whole, lesions, TileStore(whole.train_images), ids, tuple(params.image.backbones))
     assert [picture["title"].split(":")[0] for picture in maps(ids[0])] == list(params.image.backbones)
@@ -91,7 +91,7 @@ def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, par
 
 
 def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
-    lesions = overview(read_evidence(run_dir, ()))
+    lesions = overview(read_results(run_dir, ()))
     ids = list(lesions["isic_id"].iloc[:4])
     assert "no images" in activation(run_dir, lesions, None, ids, ("vit",))[1][0]
     maps, notes = activation(run_dir, lesions, TileStore(run_dir.train_images), ids, ("vit",))
@@ -103,7 +103,7 @@ def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
 def found(whole: Layout, params: Params) -> dict[str, Any]:
     """What the robustness stage finds in `whole`."""
     quick = params.model_copy(update={"features": params.features.model_copy(update={"families": ("raw",)})})
-    return conditions(whole, read_evidence(whole, tuple(params.image.backbones)), quick)
+    return conditions(whole, read_results(whole, tuple(params.image.backbones)), quick)
 
 
 def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
@@ -137,7 +137,7 @@ def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: 
 def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
     whole: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, embeddings: str, refits: int
 ) -> None:
-    evidence, fitted = read_evidence(whole, tuple(params.image.backbones)), []
+    evidence, fitted = read_results(whole, tuple(params.image.backbones)), []
 
     def refit(folds: pd.DataFrame) -> np.ndarray:
         fitted.append(folds)
@@ -182,7 +182,7 @@ def test_the_stage_writes_its_file(whole: Layout, params: Params, monkeypatch: p
 def test_two_hospitals_and_early_stopping_leave_the_other_parts_whole(whole: Layout, params: Params) -> None:
     features = params.features.model_copy(update={"families": ("raw",)})
     stack = params.stack.model_copy(update={"early_stop": 5})
-    evidence = read_evidence(whole, tuple(params.image.backbones))
+    evidence = read_results(whole, tuple(params.image.backbones))
     rows = evidence.rows.replace({"attribution": {HOSPITALS[2]: HOSPITALS[1]}})
     quick = params.model_copy(update={"features": features, "stack": stack})
     found = conditions(whole, replace(evidence, rows=rows), quick)

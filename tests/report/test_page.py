@@ -17,14 +17,14 @@ from isic.core.errors import InputError
 from isic.core.io import read_json, write_json
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
+from isic.evaluate.evaluate import evaluate
+from isic.evaluate.figures import area, column, groups, slices
+from isic.evaluate.learning import learning
+from isic.evaluate.results import RunResults, read_results
 from isic.report.build import POINTS, build
 from isic.report.champion import Champion, changed, flat
-from isic.report.evaluate import evaluate
-from isic.report.evidence import Evidence, read_evidence
-from isic.report.figures import area, column, groups, slices
 from isic.report.findings import findings
-from isic.report.learning import learning
-from isic.report.lesions import Album, overview, worst
+from isic.report.lesions import TileGallery, overview, worst
 from isic.report.markdown import to_html
 from isic.report.page import MOST_BYTES, SECTIONS, asset, evenly, pictures
 from isic.report.patients import DRAWN, patients
@@ -39,8 +39,8 @@ PARAMS = {
 }
 
 
-def judge(layout: Layout) -> Evidence:
-    evidence = read_evidence(layout, BACKBONES)
+def judge(layout: Layout) -> RunResults:
+    evidence = read_results(layout, BACKBONES)
     result = evaluate(evidence, replicates=50, seed=0)
     for name, records in {**result.points, "learning": learning(layout, BACKBONES, (0, 1, 2))}.items():
         write_json(layout.plots / f"{name}.json", records)
@@ -103,7 +103,7 @@ def test_headline_numbers_are_those_of_the_metrics_file(html: str, run_dir: Layo
 
 
 def test_patients_are_those_with_a_malignant_lesion_worst_first(html: str, run_dir: Layout) -> None:
-    lesions = overview(read_evidence(run_dir, ()))
+    lesions = overview(read_results(run_dir, ()))
     shown = embedded(html)["patients"]
     ill = lesions[lesions["target"] == 1]
     assert {patient["id"] for patient in shown} == set(ill["patient_id"])
@@ -114,8 +114,8 @@ def test_patients_are_those_with_a_malignant_lesion_worst_first(html: str, run_d
 
 
 def test_a_patient_of_many_lesions_is_thinned_to_the_highest_and_the_malignant(new_run: Callable[..., Layout]) -> None:
-    lesions = overview(read_evidence(new_run(patients=2, positives=8, images=False, folds=2), ()))
-    for patient in patients(lesions, Album(None, 0)):
+    lesions = overview(read_results(new_run(patients=2, positives=8, images=False, folds=2), ()))
+    for patient in patients(lesions, TileGallery(None, 0)):
         mine = lesions[lesions["patient_id"] == patient["id"]]
         assert patient["drawn"] == len(patient["map"]["x"]) == DRAWN < len(mine)
         assert sum(patient["map"]["t"]) == mine["target"].sum()
@@ -124,7 +124,7 @@ def test_a_patient_of_many_lesions_is_thinned_to_the_highest_and_the_malignant(n
 
 def test_tiles_stop_at_the_budget_and_what_is_refused_is_counted(run_dir: Layout) -> None:
     store = TileStore(run_dir.train_images)
-    album = Album(store, budget=5_000)
+    album = TileGallery(store, budget=5_000)
     taken = [album.add(isic_id) for isic_id in store.ids()[:20]]
     assert album.spent <= 5_000
     assert 0 < sum(taken) < 20
@@ -132,7 +132,7 @@ def test_tiles_stop_at_the_budget_and_what_is_refused_is_counted(run_dir: Layout
 
 
 def test_the_worst_cases_are_named_with_tile_and_neighbours(html: str, run_dir: Layout) -> None:
-    lesions = overview(read_evidence(run_dir, ()))
+    lesions = overview(read_results(run_dir, ()))
     part = html[html.index('id="failures"') : html.index('id="cards"')]
     lowest = lesions.loc[lesions["target"] == 1].sort_values("score").iloc[0]
     assert part.index(lowest["isic_id"]) < part.index("Worst false alarms")
@@ -217,7 +217,7 @@ def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> N
     import h5py
 
     layout = new_run()
-    lesions = overview(read_evidence(layout, ()))
+    lesions = overview(read_results(layout, ()))
     isic_id = lesions["isic_id"].iloc[worst(lesions, 1, 1)[0]]
     with h5py.File(layout.train_images, "a") as file:
         del file[isic_id]
@@ -228,12 +228,12 @@ def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> N
 def test_without_the_evaluation_there_is_one_clear_line(new_run: Callable[..., Layout]) -> None:
     layout = new_run()
     with pytest.raises(InputError, match=r"evaluate\.json"):
-        build(layout, read_evidence(layout, BACKBONES), PARAMS, {})
+        build(layout, read_results(layout, BACKBONES), PARAMS, {})
     assert not layout.report.exists()
 
 
 def test_the_champion_is_compared_and_what_changed_is_listed(run_dir: Layout) -> None:
-    evidence = read_evidence(run_dir, BACKBONES)
+    evidence = read_results(run_dir, BACKBONES)
     old = evidence.oof.assign(score=-evidence.oof["score"])
     champion = Champion("isic-2024 v3", old, {**PARAMS, "stack": {"rounds": 99}}, {"data_hash": "f" * 64})
     html = page(run_dir, champion=champion)
@@ -244,7 +244,7 @@ def test_the_champion_is_compared_and_what_changed_is_listed(run_dir: Layout) ->
 
 
 def test_a_champion_of_other_data_is_named_but_not_compared(run_dir: Layout) -> None:
-    evidence = read_evidence(run_dir, BACKBONES)
+    evidence = read_results(run_dir, BACKBONES)
     other = evidence.oof.assign(isic_id=[f"X{i}" for i in range(len(evidence.oof))])
     assert "share no isic_id" in page(run_dir, champion=Champion("v1", other, PARAMS, {}))
 
@@ -253,7 +253,7 @@ def test_what_stands_out_is_said_first_with_a_link_to_where_it_is_shown(html: st
     head = html[html.index("Where to look next") : html.index('id="ladder"')]
     links = set(re.findall(r'href="#(\w+)"', head))
     assert {"slices", "failures"} <= links <= {name for name, _ in SECTIONS}
-    lesions = overview(read_evidence(run_dir, ()))
+    lesions = overview(read_results(run_dir, ()))
     missed = ((lesions["target"] == 1) & (lesions["rank"] > 15)).sum()
     assert f"{missed} of 60 malignant lesions" in head or missed == 0
 

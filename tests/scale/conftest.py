@@ -20,7 +20,8 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.registry.bundle import build_bundle, load_bundle
+from isic.predict.build import build_bundle
+from isic.predict.bundle import load_bundle
 from tests.registry.conftest import made, own_store
 
 __all__ = ["made", "own_store"]

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 
 from isic.core.errors import InputError
-from isic.scale import census
 from isic.scale import predict as prediction
-from isic.scale.cut import cut
+from isic.scale import uniqueness as census
+from isic.scale.make_shards import cut
 from isic.scale.predict import DONE, predict
 from isic.scale.shards import Shard
 from isic.scale.store import Store
-from isic.scale.work import Order, Outcome, pack_scores, read_stamp
+from isic.scale.worker import Outcome, ScoringTask, pack_scores, read_stamp
 
 
 class Loop:
@@ -28,7 +28,9 @@ class Loop:
 
     most = 99
 
-    def __call__(self, order: Order, shards: Sequence[Shard], tasks: int, options: dict[str, Any]) -> list[Outcome]:
+    def __call__(
+        self, order: ScoringTask, shards: Sequence[Shard], tasks: int, options: dict[str, Any]
+    ) -> list[Outcome]:
         scores = pd.Series([0.5], index=pd.Index(["ISIC_1"], name="isic_id"))
         for shard in shards[: self.most]:
             order.target.write(shard.name, pack_scores(scores, order.stamp(shard)))

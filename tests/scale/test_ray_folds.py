@@ -18,7 +18,7 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.scale.folds import missing_folds, run_folds
-from isic.scale.needs import Needs
+from isic.scale.resources import Needs
 from tests.pipeline import SHRUNK, environment, make_checkout
 
 pytest.importorskip("ray")

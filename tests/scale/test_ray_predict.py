@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from isic.core.errors import InputError
-from isic.scale.cut import cut, index
+from isic.scale.make_shards import cut, index
 from isic.scale.predict import DONE, predict
 from isic.scale.store import Store
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from isic.core.errors import InputError
-from isic.scale.cut import cut
+from isic.scale.make_shards import cut
 from isic.scale.predict import predict
 from isic.scale.shards import read_manifest, read_shard
 from isic.scale.store import Store

@@ -21,11 +21,11 @@ from deploy.local.servers import BUCKET, Servers
 from isic.core.errors import InputError
 from isic.core.params import Params
 from isic.core.paths import Layout
-from isic.registry.bundle import build_bundle
+from isic.predict.build import build_bundle
+from isic.predict.files import predict
+from isic.registry.actions import promote
 from isic.registry.register import register, register_backbones
-from isic.registry.verbs import promote
-from isic.registry.versions import Registry
-from isic.submit.predict import predict
+from isic.registry.versions import Registry, resolve
 from isic.tracking import open_run
 from isic.tracking.copy import copy
 from isic.tracking.server import probe, probe_artifacts
@@ -82,7 +82,7 @@ def member(team: Team, own_store: None, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def score(layout: Layout, model: str, out: Path) -> pd.DataFrame:  # noqa: F811
-    return predict(model, layout.test_metadata, layout.test_images, out)
+    return predict(resolve(model), layout.test_metadata, layout.test_images, out)
 
 
 def test_a_slice_of_the_pipeline_through_the_servers(

@@ -22,7 +22,7 @@ from isic.data.sample import write_sample
 from isic.data.tables import metadata_chunks, read_metadata
 from isic.data.tiles import TileStore
 from isic.scale import store as stores
-from isic.scale.cut import cut, index
+from isic.scale.make_shards import cut, index
 from isic.scale.shards import MANIFEST, Manifest, read_manifest, read_shard
 from isic.scale.store import Store
 
@@ -249,7 +249,7 @@ def test_memory_does_not_grow_with_the_lesions(tmp_path: Path) -> None:
         raw, out = tmp_path / f"raw{lesions}", tmp_path / f"out{lesions}"
         write_sample(raw, lesions // 400, lesions, 50, seed=1, images=False)
         script = (
-            "import resource, sys; from pathlib import Path; from isic.scale.cut import cut; "
+            "import resource, sys; from pathlib import Path; from isic.scale.make_shards import cut; "
             "from isic.scale.store import Store; cut(Path(sys.argv[1]), None, Store(sys.argv[2]), rows=5000); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )

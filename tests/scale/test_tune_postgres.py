@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 
 from deploy.local.postgres import Postgres
 from isic.core.errors import InputError, shown
-from isic.stack.storage import open_storage
-from isic.stack.study import DONE
+from isic.tuning.storage import open_storage
+from isic.tuning.study import DONE
 from tests.conftest import ROOT
 from tests.scale.servers import free_port
 

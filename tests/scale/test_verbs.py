@@ -11,7 +11,7 @@ import pytest
 from isic.core.errors import InputError, run
 from isic.scale.cluster import connected
 from isic.scale.folds import ask
-from isic.scale.needs import Needs
+from isic.scale.resources import Needs
 
 
 def _isic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:

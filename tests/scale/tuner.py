@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 
 from isic.core.errors import run
-from isic.stack.study import join
+from isic.tuning.study import join
 
 
 def main() -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from isic.core.errors import InputError
 from isic.core.schema import PATIENT
+from isic.report.shap import contributions, gain
+from isic.report.shap_text import signs
 from isic.stack import Stack, fit_stack
-from isic.stack.explain import contributions, gain
-from isic.stack.problem import prepare
-from isic.stack.search import Bench
-from isic.stack.words import signs
+from isic.stack.training_data import prepare
 from isic.tabular import build_features
 from isic.tabular.families.fitted.encoding import ENCODED
 from isic.tabular.fitted import Fitted, fitted_kinds
+from isic.tuning.search import TrialEvaluator
 from tests.stack.population import Population, settings
 from tests.tabular.population import lesions
 
@@ -103,7 +103,7 @@ def test_a_search_switches_kinds_as_the_stage_does(people: Population) -> None:
     for kinds in (("encoding",), ("hospital", "kmeans"), ()):
         chosen = settings(fitted=kinds, rounds=20, seeds=1)
         expected = fit_stack(*people, chosen).oof["score"]
-        found = pd.Series(Bench(problem, 1).out_of_fold(chosen))
+        found = pd.Series(TrialEvaluator(problem, 1).out_of_fold(chosen))
         assert found.rank().corr(expected.rank()) > 0.999
 
 

@@ -14,7 +14,7 @@ from isic.core.errors import InputError
 from isic.core.metric import auc, pauc
 from isic.stack import Stack, fit, fit_stack
 from isic.stack.fit import fit_problem, out_of_fold
-from isic.stack.problem import prepare, regrouped, sample_rows
+from isic.stack.training_data import prepare, regrouped, sample_rows
 from tests.stack.population import Population, make, settings
 
 

@@ -19,14 +19,15 @@ from isic.core.io import read_json, write_json
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
-from isic.registry.bundle import build_bundle, load_bundle
-from isic.registry.manifest import identity
-from isic.registry.reload import Reload
+from isic.predict.build import build_bundle
+from isic.predict.bundle import load_bundle
+from isic.predict.manifest import identity
+from isic.predict.reproduce import Reload
 from isic.submit import dryrun, kaggle
 from isic.submit import push as push_module
 from isic.submit.dryrun import Measured, dry_run, estimate, plain_seconds
 from isic.submit.environment import fresh_environment
-from isic.submit.hidden import UNSEEN, disturb, write_hidden
+from isic.submit.hidden_test_set import UNSEEN, disturb, write_hidden
 from isic.submit.kaggle import Package, read_notebook_code
 from isic.submit.push import push
 
@@ -315,7 +316,7 @@ def test_a_model_without_networks_is_not_scaled_as_if_it_were_one(monkeypatch: p
 def test_a_lesion_without_its_image_is_timed_apart(
     layout: Layout, package: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from isic.image import embed
+    from isic.image.network import embed
 
     def looked(*_: object) -> None:
         raise AssertionError("no network is to look at a tile")
@@ -364,7 +365,7 @@ def test_the_notebook_scores_with_no_other_bundle_than_its_own(
 ) -> None:
     """Kaggle may still attach the dataset of the time before."""
     code = read_notebook_code(package)
-    scoring = code[code.index("from isic.registry.bundle import") :]
+    scoring = code[code.index("from isic.predict.bundle import") :]
     monkeypatch.chdir(tmp_path)
     names = {"Path": Path, "DATASET": package.dataset, "COMPETITION": layout.raw}
     exec(scoring, dict(names))

@@ -22,10 +22,11 @@ from isic.core.schema import TEST_COLUMNS, TRAIN_COLUMNS
 from isic.data.sample import write_sample
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.registry.bundle import Bundle, build_bundle
+from isic.predict.build import build_bundle
+from isic.predict.bundle import Bundle
+from isic.predict.files import LONG, predict
+from isic.registry.actions import promote, rollback
 from isic.registry.register import register
-from isic.registry.verbs import promote, rollback
-from isic.submit.predict import LONG, predict
 from isic.submit.submission import check_submission, make_submission
 from tests.registry.conftest import fit_stacker
 
@@ -57,7 +58,7 @@ def test_the_same_bundle_gives_the_same_bytes(layout: Layout, bundle: Bundle) ->
 def test_predict_writes_what_the_submission_holds(layout: Layout, bundle: Bundle, tmp_path: Path) -> None:
     made = make_submission(layout, str(bundle.folder)).set_index("isic_id")["target"]
     out = tmp_path / "scores.csv"
-    predict(str(bundle.folder), layout.test_metadata, layout.test_images, out)
+    predict(bundle.folder, layout.test_metadata, layout.test_images, out)
     scores = pd.read_csv(out, index_col="isic_id")["target"]
     np.testing.assert_allclose(scores, made.loc[scores.index], rtol=1e-12)
 
@@ -67,23 +68,23 @@ def test_a_training_table_is_scored_without_its_answers(layout: Layout, bundle: 
     one = table[table["patient_id"] == table["patient_id"].iloc[0]]
     for name, answers in (("true", one["target"]), ("false", 1 - one["target"])):
         one.assign(target=answers).to_csv(tmp_path / f"{name}.csv", index=False)
-        predict(str(bundle.folder), tmp_path / f"{name}.csv", layout.train_images, tmp_path / f"{name}-scores.csv")
+        predict(bundle.folder, tmp_path / f"{name}.csv", layout.train_images, tmp_path / f"{name}-scores.csv")
     assert (tmp_path / "true-scores.csv").read_bytes() == (tmp_path / "false-scores.csv").read_bytes()
 
 
 def test_a_file_is_scored_piece_by_piece_as_its_lesions_together(
     sample_raw: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from isic.submit import predict as home
+    from isic.predict import files as home
 
     table = pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False).sample(frac=0.3, random_state=1)
     table.to_csv(tmp_path / "rows.csv", index=False)
     images = sample_raw / "train-image.hdf5"
     whole = bundle.predict(read_metadata(tmp_path / "rows.csv", train=True), TileStore(images))
     for long in (0, LONG):  # with and without files that outlive a kill
-        monkeypatch.setattr(home, "PIECE", 40)
+        monkeypatch.setattr(home, "CHUNK_ROWS", 40)
         monkeypatch.setattr(home, "LONG", long)
-        scores = predict(str(bundle.folder), tmp_path / "rows.csv", images, tmp_path / "scores.csv")
+        scores = predict(bundle.folder, tmp_path / "rows.csv", images, tmp_path / "scores.csv")
         assert scores["isic_id"].tolist() == table["isic_id"].tolist()
         np.testing.assert_allclose(scores["target"], whole, rtol=0, atol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir() if "scores" in path.name) == ["scores.csv"]
@@ -199,7 +200,7 @@ def test_metadata_that_cannot_be_read(content: bytes | None, tmp_path: Path, bun
     if content is not None:
         metadata.write_bytes(content)
     with pytest.raises(InputError, match=r"rows\.csv"):
-        predict(str(bundle.folder), metadata, None, out)
+        predict(bundle.folder, metadata, None, out)
     assert not out.exists()
 
 
@@ -210,7 +211,7 @@ def test_a_table_without_a_lesion_is_refused_and_not_scored(
     metadata, out = tmp_path / "rows.csv", tmp_path / "scores.csv"
     metadata.write_text(",".join(columns) + "\n")
     with pytest.raises(InputError, match=r"rows\.csv has a header and no rows"):
-        predict(str(bundle.folder), metadata, None, out, missing_images="impute")
+        predict(bundle.folder, metadata, None, out, missing_images="impute")
     assert not out.exists()
 
 
@@ -229,6 +230,6 @@ def test_a_model_without_networks_needs_no_tiles(layout: Layout, tmp_path: Path)
     params = load_params(layout.params)
     fit_stacker(layout, params)
     bundle = build_bundle(layout, params)
-    predict(str(bundle.folder), layout.test_metadata, None, tmp_path / "without.csv")
-    predict(str(bundle.folder), layout.test_metadata, layout.test_images, tmp_path / "with.csv")
+    predict(bundle.folder, layout.test_metadata, None, tmp_path / "without.csv")
+    predict(bundle.folder, layout.test_metadata, layout.test_images, tmp_path / "with.csv")
     assert (tmp_path / "without.csv").read_bytes() == (tmp_path / "with.csv").read_bytes()

@@ -6,11 +6,11 @@ import importlib
 from typing import Any
 
 from isic.core.errors import InputError
-from isic.stack.members.base import Library, Pool, Watch, log_odds, workers
+from isic.stack.members.base import EarlyStopping, Library, Pool, log_odds, workers
 
-__all__ = ["Library", "Pool", "Watch", "library", "log_odds", "workers"]
+__all__ = ["EarlyStopping", "Library", "Pool", "library", "log_odds", "workers"]
 
-_HOMES = {"lightgbm": "light", "xgboost": "extreme", "catboost": "cat"}
+_HOMES = {"lightgbm": "lightgbm_", "xgboost": "xgboost_", "catboost": "catboost_"}
 
 
 def library(name: str) -> Library:

@@ -10,18 +10,14 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isic.core.metric import pauc
-from isic.stack.design import Columns, rows
-
-if TYPE_CHECKING:
-    import lightgbm
+from isic.stack.encoder import Columns, rows
 
 #: Rows scored at a time: bounds memory.
 CHUNK = 16_384
@@ -38,23 +34,16 @@ class Pool:
     groups: Sequence[Sequence[str]] = field(default_factory=list)
     #: A pool that holds the first columns already, and their bins.
     base: Pool | None = None
+    #: What a library made of the columns once, by the library's name.
+    prepared: dict[str, Any] = field(default_factory=dict)
 
     def beside(self, more: Columns, groups: Sequence[Sequence[str]]) -> Pool:
         """This pool with further columns, which alone are binned anew, in these groups."""
         return Pool(self.columns | more, self.target, self.max_bin, groups, base=self)
 
-    @cached_property
-    def bins(self) -> list[lightgbm.Dataset]:
-        """One binned table per group, those of the base first."""
-        from isic.stack.members.light import bin_columns
-
-        shared = self.base.bins if self.base else []
-        groups = self.groups or [list(self.columns)]
-        return [*shared, *(bin_columns({name: self.columns[name] for name in group}, self) for group in groups)]
-
 
 @dataclass(frozen=True)
-class Watch:
+class EarlyStopping:
     """Rows kept out of a member's training, on whose pAUC its number of trees is decided."""
 
     index: NDArray[np.int64]
@@ -83,7 +72,7 @@ class Library(Protocol):
         params: Mapping[str, Any],
         rounds: int,
         seed: int,
-        watch: Watch | None = None,
+        watch: EarlyStopping | None = None,
     ) -> Any:
         """A model of the rows `index` (sorted): `rounds` trees, or as many as are best on `watch` before its patience
         runs out.

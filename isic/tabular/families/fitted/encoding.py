@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.tabular.fitted import Columns, Kind
-from isic.tabular.groupings import levels, require
+from isic.tabular.fitted import Columns, FittedFamily
+from isic.tabular.hospital_groups import levels, require
 from isic.tabular.registry import Feature
 
 #: Columns whose rate is learnt, and the weight of the overall rate in lesions (junaidaliop/isic2024-tbp: m = 50).
@@ -87,7 +87,7 @@ def _name(column: str) -> str:
     return f"fitted_rate__{column}"
 
 
-KIND = Kind(
+KIND = FittedFamily(
     name="encoding",
     meaning="Smoothed share of malignant training lesions by site, sex and location",
     features=tuple(

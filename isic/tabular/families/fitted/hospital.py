@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.tabular.fitted import Columns, Kind
-from isic.tabular.groupings import GROUPINGS, by_level, core_values, known, mean_sd
+from isic.tabular.fitted import Columns, FittedFamily
+from isic.tabular.hospital_groups import GROUPINGS, by_level, core_values, known, mean_sd
 from isic.tabular.kernels import EPSILON
 from isic.tabular.names import MEANING
 from isic.tabular.registry import Feature
@@ -45,7 +45,7 @@ def _name(grouping: str, v: str) -> str:
     return f"fitted_{grouping}_z__{v}"
 
 
-KIND = Kind(
+KIND = FittedFamily(
     name="hospital",
     meaning="z-score against training rows of the same hospital, place and lighting",
     features=tuple(

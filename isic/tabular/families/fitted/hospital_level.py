@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.tabular.fitted import Columns, Kind
-from isic.tabular.groupings import GROUPINGS, by_level, known, require
+from isic.tabular.fitted import Columns, FittedFamily
+from isic.tabular.group_statistics import LEVELS
+from isic.tabular.hospital_groups import GROUPINGS, by_level, known, require
 from isic.tabular.kernels import SUMMARY, summary
-from isic.tabular.levels import LEVELS
 from isic.tabular.names import MEANING, OFFICIAL
 from isic.tabular.registry import Feature
 
@@ -74,7 +74,7 @@ def _features(grouping: str) -> list[Feature]:
     return [Feature(name, *text) for name, text in zip(_names(grouping), texts, strict=True)]
 
 
-KIND = Kind(
+KIND = FittedFamily(
     name="hospital_level",
     meaning="Statistics of training rows of the same hospital and place",
     features=tuple(feature for name in _OVER for feature in _features(name)),

@@ -10,8 +10,8 @@ import pandas as pd
 from numba import njit
 from numpy.typing import NDArray
 
-from isic.tabular.fitted import Columns, Kind
-from isic.tabular.groupings import RARE, core_values, mean_sd
+from isic.tabular.fitted import Columns, FittedFamily
+from isic.tabular.hospital_groups import RARE, core_values, mean_sd
 from isic.tabular.kernels import EPSILON
 from isic.tabular.names import MEANING
 from isic.tabular.registry import Feature
@@ -110,7 +110,7 @@ def _points(values: NDArray[np.float64], mean: NDArray[np.float64], sd: NDArray[
 
 
 _WHERE = f"k-means with {CLUSTERS} clusters of training rows in {len(CORE)} standardised measurements"
-KIND = Kind(
+KIND = FittedFamily(
     name="kmeans",
     meaning=f"z-score against training rows of the same kind, one of {CLUSTERS} by k-means",
     features=(

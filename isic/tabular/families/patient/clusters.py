@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
 from isic.tabular.distances import dbscan
-from isic.tabular.groups import Groups
+from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.spaces import SPACES, by_group, raw_points, unit_range
 

@@ -1,6 +1,6 @@
 """What this patient's lesions at one location are like as a whole."""
 
-from isic.tabular.levels import level_family
+from isic.tabular.group_statistics import level_family
 
 FAMILY = level_family(
     "location_level",

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.groups import Groups
+from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.spaces import DUCKLING, SPACES, standardised
 

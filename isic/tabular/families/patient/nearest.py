@@ -7,8 +7,8 @@ import pandas as pd
 
 from isic.core.schema import PATIENT
 from isic.tabular.distances import nearest
-from isic.tabular.groups import Groups
 from isic.tabular.names import MEANING
+from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import CORE, differences
 from isic.tabular.spaces import by_group, raw_points

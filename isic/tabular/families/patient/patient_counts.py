@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.groups import Groups
 from isic.tabular.kernels import rank
+from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 
 _KEYS = {

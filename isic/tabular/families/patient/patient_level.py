@@ -1,6 +1,6 @@
 """What this patient's lesions are like as a whole: the level the relative features subtract."""
 
-from isic.tabular.levels import level_family
+from isic.tabular.group_statistics import level_family
 
 FAMILY = level_family(
     "patient_level",

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
 from isic.tabular.distances import spread
-from isic.tabular.groups import Groups
 from isic.tabular.names import MEANING
+from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import column, differences
 from isic.tabular.spaces import SPACES, by_group, raw_points, standardised

@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.groups import Groups
 from isic.tabular.names import MEANING
+from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import column
 

@@ -1,0 +1,57 @@
+"""Learning curves of the image networks, and the band in which a network of that kind should end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from isic.core.io import read_json
+from isic.core.paths import Layout
+from isic.evaluate.curves import Records
+
+#: Final out-of-fold pAUC of single networks on the full 401,059 rows. Claims of the public guide (no stored output)
+#: and, where it was measured elsewhere, the range over published runs. They say nothing about generated data.
+BANDS = (
+    ("eva02_base", 0.14, 0.16),
+    ("convnextv2_tiny", 0.15, 0.16),
+    ("convnext", 0.13, 0.16),
+    ("vit", 0.11, 0.165),
+)
+
+
+def expected_band(backbone: str, model: str = "") -> tuple[float, float] | None:
+    """Published range of the final pAUC of a timm model, else of what the backbone's name says, or None."""
+    bands = [(low, high) for text in (model, backbone) for name, low, high in BANDS if text.startswith(name)]
+    return bands[0] if bands else None
+
+
+def learning(layout: Layout, backbones: Sequence[str], folds: Sequence[int]) -> Records:
+    """Every measured value of every epoch: {backbone, model, fold, epoch, name, value}; empty without history files."""
+    records: Records = []
+    for backbone in backbones:
+        for fold in folds:
+            path = layout.image_model(backbone, fold) / "history.csv"
+            if path.is_file():
+                who = {"backbone": backbone, "model": _model(path.with_name("config.json")), "fold": int(fold)}
+                records += [{**who, **row} for row in _long(pd.read_csv(path))]
+    return records
+
+
+def _model(config: Path) -> str:
+    """timm's name of the network, "" where the file does not say."""
+    return str(read_json(config).get("model", "")) if config.is_file() else ""
+
+
+def _long(history: pd.DataFrame) -> Records:
+    numbers = history.select_dtypes("number")
+    if "epoch" not in numbers:
+        numbers = numbers.assign(epoch=np.arange(1, len(numbers) + 1))
+    long = numbers.melt(id_vars="epoch", var_name="name", value_name="value").dropna()
+    return [
+        {"epoch": int(row.epoch), "name": str(row.name_), "value": float(row.value)}
+        for row in long.rename(columns={"name": "name_"}).itertuples()
+        if np.isfinite(row.value)
+    ]

@@ -1,0 +1,50 @@
+"""Calibration points: what was predicted against what was found, in bins even on a log axis."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.stats import beta
+
+from isic.evaluate.curves import Records
+
+BINS = 10
+
+
+def reliability(target: np.ndarray, probability: np.ndarray, kind: str) -> Records:
+    """Bins of predicted probability, log-spaced: at a prevalence of 0.1 % even bins would hold everything in the first.
+
+    Each record gives the mean prediction, the share found malignant and its 95 % Clopper-Pearson interval; empty
+    bins are left out. Scores outside [0, 1] are no probabilities: an empty list.
+    """
+    if probability.min() < 0 or probability.max() > 1:
+        return []
+    top = max(float(probability.max()), 1e-6)
+    bottom = max(min(float(np.quantile(probability, 0.01)), top / 2), 1e-6)
+    edges = np.geomspace(bottom, top, BINS + 1)
+    place = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
+    records = []
+    for number in np.unique(place):
+        inside = place == number
+        count, positives = int(inside.sum()), int(target[inside].sum())
+        low = beta.ppf(0.025, positives, count - positives + 1) if positives else 0.0
+        high = beta.ppf(0.975, positives + 1, count - positives) if positives < count else 1.0
+        records.append(
+            {
+                "kind": kind,
+                "predicted": float(probability[inside].mean()),
+                "observed": positives / count,
+                "low": float(low),
+                "high": float(high),
+                "n": count,
+                "positives": positives,
+            }
+        )
+    return records
+
+
+def calibration_error(records: Records) -> float | None:
+    """Mean |predicted − observed| weighted by rows, or None without bins."""
+    total = sum(record["n"] for record in records)
+    if not total:
+        return None
+    return float(sum(abs(record["predicted"] - record["observed"]) * record["n"] for record in records) / total)

@@ -1,0 +1,1 @@
+"""Tile to logit and embedding."""

@@ -1,0 +1,221 @@
+"""The only module that imports timm: everything else asks it for a network.
+
+A network is a timm model without its classifier, whose output is the embedding, and a linear head of our own. So the
+embedding is what the head sees, whatever the family calls its pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isic.core.errors import InputError
+from isic.image.network.torchvision_ops import declare_missing_operators
+
+declare_missing_operators()
+
+import timm  # noqa: E402  (only after the line above)
+from timm.models import load_state_dict as read_weights  # noqa: E402
+from timm.optim import param_groups_layer_decay  # noqa: E402
+
+#: Arguments of timm.create_model that read files or fetch weights.
+_LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Everything needed to build a network again: what config.json holds besides the recipe."""
+
+    model: str
+    model_args: dict[str, Any]
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    width: int
+    groups: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class LesionNet(nn.Module):
+    """timm backbone, dropout, one logit; during training optionally a second head on diagnosis groups."""
+
+    def __init__(self, backbone: nn.Module, width: int, dropout: float, groups: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, 1)
+        self.groups = nn.Linear(width, groups) if groups else None
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(logits (n,), group logits (n, groups) or None) of normalised pixels (n, 3, size, size)."""
+        embedding = self.dropout(self.backbone(pixels))
+        return self.head(embedding)[:, 0], None if self.groups is None else self.groups(embedding)
+
+    def describe(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits (n,), embeddings (n, width)); dropout is the caller's business (`eval`)."""
+        embedding = self.backbone(pixels)
+        return self.head(self.dropout(embedding))[:, 0], embedding
+
+
+def exists(model: str) -> bool:
+    """Whether timm has the network, by its name with or without the tag of its weights."""
+    return bool(timm.is_model(model))
+
+
+def create(
+    model: str,
+    model_args: Mapping[str, Any],
+    size: int | None,
+    weights: str,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    groups: int = 0,
+) -> tuple[LesionNet, Spec]:
+    """A new network from a timm name; `weights` is `none`, `hub` or the path of a safetensors or torch file.
+
+    Raises InputError for an unknown model, an argument it does not take, or weights that cannot be had.
+    """
+    config = _config(model)
+    args = dict(model_args)
+    size = size or config.input_size[-1]
+    if config.fixed_input_size:
+        args["img_size"] = size
+    if drop_path:
+        args["drop_path_rate"] = drop_path
+    backbone = _backbone(model, args, weights)
+    data = timm.data.resolve_model_data_config(backbone)
+    width = _width(backbone, size)
+    spec = Spec(model, args, size, tuple(data["mean"]), tuple(data["std"]), str(data["interpolation"]), width, groups)
+    return LesionNet(backbone, width, dropout, groups), spec
+
+
+def _config(model: str) -> timm.models.PretrainedCfg:
+    try:
+        config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    except RuntimeError:  # the architecture is known, the tag behind the dot is not
+        config = None
+    if config is None:
+        raise InputError(f"no image model `{model}`: `isic models` lists the catalogue, timm's own names work too")
+    return config
+
+
+def recompute(net: LesionNet, model: str) -> None:
+    """Keep fewer values for the backward pass and compute them again there (gradient checkpointing)."""
+    try:
+        net.backbone.set_grad_checkpointing()  # type: ignore[operator]  # missing in torch's stubs
+    except (AssertionError, AttributeError) as error:
+        raise InputError(f"`{model}` cannot recompute its values: set checkpoint_gradients to false") from error
+
+
+def rebuild(spec: Spec) -> LesionNet:
+    """The network of a stored spec with undefined weights, for loading.
+
+    Raises InputError for what would make timm fetch or unpickle something: the spec may come from anyone.
+    """
+    if not timm.is_model(spec.model) or _LOADING & spec.model_args.keys():
+        raise InputError(f"an image model's config.json names `{spec.model}` with {spec.model_args}: do not use it")
+    return LesionNet(_backbone(spec.model, spec.model_args, "none"), spec.width, 0.0, spec.groups)
+
+
+def _backbone(model: str, args: Mapping[str, Any], weights: str) -> nn.Module:
+    try:
+        if weights == "none":
+            return timm.create_model(model, pretrained=False, num_classes=0, **args)
+        if weights == "hub":
+            return _from_hub(model, args)
+        return _from_file(model, args, Path(weights))
+    except TypeError as error:
+        raise InputError(f"image model `{model}` does not take {dict(args)} ({error}): check model_args") from error
+
+
+def _from_hub(model: str, args: Mapping[str, Any]) -> nn.Module:
+    # Whatever library fetches them, a failure to fetch is some OSError or a subclass of Exception of its own.
+    try:
+        return timm.create_model(model, pretrained=True, num_classes=0, **args)
+    except TypeError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"pretrained weights of `{model}` cannot be fetched ({type(error).__name__}): go online once, or set "
+            "image.train.weights to a local safetensors file, or to `none` to start from random weights"
+        ) from error
+
+
+def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
+    if not path.is_file():
+        raise InputError(f"weights file {path} not found: set image.train.weights to hub, none or an existing file")
+    try:
+        found = read_weights(str(path), weights_only=True)
+    except Exception as error:  # safetensors, zip and pickle readers fail each in their own way
+        raise InputError(
+            f"{path} is not a readable file of weights ({type(error).__name__}): fetch it again"
+        ) from error
+    state = {key.removeprefix("backbone."): value for key, value in found.items()}
+    with torch.random.fork_rng(devices=[]):
+        start = timm.create_model(model, pretrained=False, num_classes=0, **args).state_dict()
+    # timm's own way in: it renames what older files call otherwise and fits position embeddings to the size.
+    try:
+        backbone = timm.create_model(
+            model, pretrained=True, num_classes=0, pretrained_cfg_overlay={"state_dict": state}, **args
+        )
+    except (RuntimeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} does not fit `{model}` ({type(error).__name__}): it is of another model") from error
+    # It also takes a file that fits in part or not at all, and random weights would go unseen. Those are the ones of
+    # the first network: both were drawn from the same random state.
+    now = backbone.state_dict()
+    brought = sum(int((now[name] != start[name]).sum()) for name in now) / sum(one.numel() for one in now.values())
+    if brought < 0.9:
+        raise InputError(f"{path} brings {brought:.0%} of the weights of `{model}`: it is of another model")
+    return backbone
+
+
+def _width(backbone: nn.Module, size: int) -> int:
+    """Width of the embedding, measured: the attribute that holds it differs between families."""
+    training = backbone.training
+    backbone.eval()
+    with torch.inference_mode():
+        width = backbone(torch.zeros(1, 3, size, size)).shape[1]
+    backbone.train(training)
+    return int(width)
+
+
+def parameter_groups(net: LesionNet, weight_decay: float, layer_decay: float | None) -> list[dict[str, Any]]:
+    """Optimiser groups with `weight_decay`, `scale` (of the learning rate) and `head` (whether its own rate applies).
+
+    Norms, biases and what the model itself names are not decayed; with `layer_decay` the rate falls by that factor
+    per layer towards the input.
+    """
+    groups: list[dict[str, Any]] = []
+    exempt: set[str] = getattr(net.backbone, "no_weight_decay", set)()
+    if layer_decay is not None:
+        for group in param_groups_layer_decay(net.backbone, weight_decay, exempt, layer_decay=layer_decay):
+            # timm counts from the backbone's last layer; the head is the layer after it.
+            scale = group["lr_scale"] * layer_decay
+            decay = group["weight_decay"]
+            groups.append({"params": group["params"], "weight_decay": decay, "scale": scale, "head": False})
+    else:
+        groups += _split(net.backbone, weight_decay, exempt, head=False)
+    for head in (net.head, net.groups):
+        groups += [] if head is None else _split(head, weight_decay, set(), head=True)
+    return [group for group in groups if group["params"]]
+
+
+def _split(module: nn.Module, weight_decay: float, exempt: set[str], head: bool) -> list[dict[str, Any]]:
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in module.named_parameters():
+        (kept if parameter.ndim <= 1 or name in exempt else decayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay, "scale": 1.0, "head": head},
+        {"params": kept, "weight_decay": 0.0, "scale": 1.0, "head": head},
+    ]

@@ -1,0 +1,1 @@
+"""What decides the weights of an image network."""

@@ -1,0 +1,228 @@
+"""Augmentation in uint8 at the tile's own resolution; random choices follow from (seed, epoch, position).
+
+albumentations 2.0.8 draws the same transforms in every epoch and worker (#266 and #272 of its successor, never fixed
+under the MIT licence), so its generators are replaced before every tile. Its import costs 2.4 s: `none` and `flips` do
+without.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.image.training.rng import AUGMENT, python_stream, stream
+
+Tile = NDArray[np.uint8]
+PRESETS = ("none", "flips", "light", "medium", "heavy")
+
+#: Degrees of freedom of a square: a lesion has no up and no left.
+_ORIENTATIONS = 8
+
+
+class Augmenter:
+    """Applies a preset to single tiles; picklable, so loader processes can have their own.
+
+    Raises InputError for a preset that needs albumentations where it is not installed.
+    """
+
+    def __init__(self, preset: str, seed: int) -> None:
+        if preset not in PRESETS:
+            raise ValueError(f"augment preset {preset!r}: one of {PRESETS}")
+        if preset in _TRANSFORMS and importlib.util.find_spec("albumentations") is None:
+            raise InputError(
+                f"image.train.augment `{preset}` needs albumentations 2.0.8: pip install it, or set flips or none"
+            )
+        self.preset = preset
+        self.seed = seed
+        self._compose: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"preset": self.preset, "seed": self.seed, "_compose": None}
+
+    def __call__(self, tile: Tile, epoch: int, position: int) -> Tile:
+        """The tile as shown at `position` of `epoch`: uint8 (h, w, 3), sides possibly swapped."""
+        if self.preset == "none":
+            return tile
+        key = (AUGMENT, self.seed, epoch, position)
+        random = stream(*key)
+        tile = orient(tile, int(random.integers(_ORIENTATIONS)))
+        if self.preset == "flips":
+            return tile
+        if self._compose is None:
+            self._compose = _compose(self.preset)
+        self._compose.set_random_state(random, python_stream(*key))
+        return self._compose(image=np.ascontiguousarray(tile))["image"]
+
+
+def orient(tile: Tile, number: int) -> Tile:
+    """One of the eight flips and quarter turns of a tile (0: the tile itself).
+
+    By OpenCV: copying a view with pixels of three bytes in another order costs numpy five times as long.
+    """
+    if number & 4:
+        tile = np.asarray(cv2.transpose(tile), dtype=np.uint8)
+    axis = _FLIPS.get(number & 3)
+    return tile if axis is None else np.asarray(cv2.flip(tile, axis), dtype=np.uint8)
+
+
+#: OpenCV's code of a flip: 0 turns rows round, 1 columns, -1 both.
+_FLIPS = {1: 1, 2: 0, 3: -1}
+
+
+def _compose(preset: str) -> Any:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # asks the network at import otherwise
+    import albumentations
+
+    # Loader processes share the cores already; OpenCV's own threads would fight them.
+    cv2.setNumThreads(0)
+    return albumentations.Compose(_TRANSFORMS[preset](albumentations))
+
+
+def _light(a: Any) -> list[Any]:
+    return [
+        a.RandomBrightnessContrast(brightness_limit=0.1, contrast_limit=0.1, p=0.5),
+        a.HueSaturationValue(hue_shift_limit=5, sat_shift_limit=10, val_shift_limit=5, p=0.3),
+        _affine(a, 0.05, 0.1, 15, p=0.5),
+    ]
+
+
+def _medium(a: Any) -> list[Any]:
+    return [
+        a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.75),
+        a.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=20, val_shift_limit=10, p=0.5),
+        a.OneOf([a.GaussianBlur(blur_limit=(3, 5)), a.GaussNoise(std_range=(0.01, 0.03))], p=0.3),
+        a.ImageCompression(quality_range=(60, 100), p=0.25),
+        _affine(a, 0.1, 0.15, 45, p=0.75),
+        _hole(a, 0.25, p=0.5),
+    ]
+
+
+def _heavy(a: Any) -> list[Any]:
+    """The SIIM-2020 winners' list (FIELD section D) plus hair; flips and the transpose are done before."""
+    blur = [
+        a.MotionBlur(blur_limit=5),
+        a.MedianBlur(blur_limit=5),
+        a.GaussianBlur(blur_limit=(3, 5)),
+        a.GaussNoise(std_range=(0.012, 0.022)),  # variance 10 to 30 of 255² in the original
+    ]
+    # The default fills with black what a warp draws in from outside; tiles have no such frames.
+    mirrored = {"border_mode": cv2.BORDER_REFLECT_101}
+    warp = [
+        a.OpticalDistortion(distort_limit=1.0, **mirrored),
+        a.GridDistortion(num_steps=5, distort_limit=1.0, **mirrored),
+        _elastic_transform(a, alpha=3.0, sigma=50.0),
+    ]
+    return [
+        a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.75),
+        a.OneOf(blur, p=0.7),
+        a.OneOf(warp, p=0.7),
+        a.CLAHE(clip_limit=4.0, p=0.7),
+        a.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=20, val_shift_limit=10, p=0.5),
+        _affine(a, 0.1, 0.1, 15, p=0.85),
+        _hair_transform(a, p=0.3),
+        _hole(a, 0.375, p=0.7),
+    ]
+
+
+_TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {"light": _light, "medium": _medium, "heavy": _heavy}
+
+
+def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
+    class Move(a.ImageOnlyTransform):
+        """Shift, zoom of either axis and rotation as albumentations' Affine draws them, in less than half its time."""
+
+        def get_params(self) -> dict[str, Any]:
+            return {"drawn": self.random_generator.uniform(-1, 1, 5)}
+
+        def apply(self, img: Tile, drawn: NDArray[np.float64], **_: Any) -> Tile:
+            return move(img, drawn[:2] * shift, 1 + drawn[2:4] * zoom, float(drawn[4]) * degrees)
+
+    return Move(p=p)
+
+
+def move(tile: Tile, shift: NDArray[np.float64], zoom: NDArray[np.float64], degrees: float) -> Tile:
+    """The tile zoomed and turned round its centre, then shifted by shares of its width and height; edges mirrored.
+
+    `shift` and `zoom` are (x, y); positive degrees turn clockwise.
+    """
+    size = np.array(tile.shape[1::-1], dtype=np.float64)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    linear = np.array([[cos, -sin], [sin, cos]]) * zoom
+    centre = (size - 1) / 2
+    matrix = np.column_stack([linear, centre + shift * size - linear @ centre])
+    whole = (tile.shape[1], tile.shape[0])
+    moved = cv2.warpAffine(tile, matrix, whole, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    return np.asarray(moved, dtype=np.uint8)
+
+
+def _hole(a: Any, side: float, p: float) -> Any:
+    return a.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(side, side), hole_width_range=(side, side), p=p)
+
+
+def _hair_transform(a: Any, p: float) -> Any:
+    class Hair(a.ImageOnlyTransform):
+        """Draws a few dark, curved hairs over the tile (FIELD: CQUPT)."""
+
+        def get_params(self) -> dict[str, Any]:
+            return {"curves": self.random_generator.random((int(self.random_generator.integers(1, 7)), 8))}
+
+        def apply(self, img: Tile, curves: NDArray[np.float64], **_: Any) -> Tile:
+            return draw_hair(img, curves)
+
+    return Hair(p=p)
+
+
+def draw_hair(tile: Tile, curves: NDArray[np.float64]) -> Tile:
+    """A copy of the tile with one quadratic curve per row of `curves` (k, 8) in [0, 1).
+
+    Columns: start x, y; bend x, y; end x, y (share of the side), darkness, width.
+    """
+    out = np.ascontiguousarray(tile).copy()
+    height, width = out.shape[:2]
+    t = np.linspace(0, 1, 12)[:, None]
+    for row in curves:
+        start, bend, end = row[0:2] * 1.4 - 0.2, row[2:4], row[4:6] * 1.4 - 0.2
+        points = ((1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end) * (width, height)
+        shade = (int(70 * row[6]), int(55 * row[6]), int(45 * row[6]))
+        thickness = 1 + int(row[7] * max(height, width) / 90)
+        cv2.polylines(out, [points.round().astype(np.int32)], False, shade, thickness, cv2.LINE_AA)
+    return out
+
+
+def _elastic_transform(a: Any, alpha: float, sigma: float) -> Any:
+    class Elastic(a.ImageOnlyTransform):
+        """Elastic distortion with the displacements of albumentations' own, at a twentieth of its time."""
+
+        def get_params(self) -> dict[str, Any]:
+            return {"noise": self.random_generator.uniform(-1, 1, (2, _COARSE, _COARSE)).astype(np.float32)}
+
+        def apply(self, img: Tile, noise: NDArray[np.float32], **_: Any) -> Tile:
+            return bend(img, noise, alpha, sigma)
+
+    return Elastic()
+
+
+#: Side of the coarse grid of displacements.
+_COARSE = 32
+
+
+def bend(tile: Tile, noise: NDArray[np.float32], alpha: float, sigma: float) -> Tile:
+    """The tile moved by smooth random displacements (Simard et al. 2003): `alpha` times white noise blurred by `sigma`.
+
+    `noise` (2, k, k) in [-1, 1] stands on a grid that covers the tile; a blur of 50 px leaves nothing finer. Blurred
+    noise of a grid of c pixels has c times the sd of noise at every pixel, hence the division.
+    """
+    height, width = tile.shape[:2]
+    cell = max(height, width) / _COARSE
+    blurred = [cv2.GaussianBlur(one, (0, 0), sigma / cell) * (alpha / cell) for one in noise]
+    across, down = (cv2.resize(one, (width, height)) for one in blurred)
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return cv2.remap(tile, columns + across, rows + down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)

@@ -1,0 +1,205 @@
+"""One model over several processes by Lightning Fabric, or alone: the loop asks a `ProcessGroup` and does not care.
+
+Better than this is one fold per GPU (`make folds GPUS=4`): no traffic, no waiting. It is for models or batches that do
+not fit one GPU. Fabric is imported here only, and only when asked for.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from queue import Empty
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from isic.core.errors import InputError, explain
+from isic.image.network import device as machine
+
+#: Seconds to wait for the reason of a process that died.
+_LAST_WORDS = 10.0
+
+
+class ProcessGroup(Protocol):
+    """The processes that train one model, seen from one of them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    def spread(self, net: Any) -> Any:
+        """The network whose backward pass averages gradients over all processes."""
+
+    def no_sync(self, net: Any, hold: bool) -> AbstractContextManager[Any]:
+        """Context in which backward passes of `net` keep their gradients to themselves if `hold`."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over all processes."""
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        """What `make` gives in the first process, in every process."""
+
+
+class SingleProcess:
+    """One process."""
+
+    rank = 0
+    size = 1
+
+    def __init__(self) -> None:
+        self.device = machine.pick()
+
+    def spread(self, net: Any) -> Any:
+        return net
+
+    def no_sync(self, net: Any, hold: bool) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        return make()
+
+
+class MultiProcess:
+    """One of several processes under Fabric."""
+
+    def __init__(self, size: int, nodes: int = 1) -> None:
+        from lightning_fabric import Fabric
+
+        # Number format and loaders are ours; Fabric brings the process group and the gradient average.
+        kind = machine.pick().type
+        self._fabric = Fabric(accelerator=kind, devices=size // nodes, num_nodes=nodes, strategy="ddp")
+        self._fabric.launch()
+        self.rank = self._fabric.global_rank
+        self.size = size
+        self.device = self._fabric.device
+        if self.device.type == "cpu":
+            torch.set_num_threads(max(1, torch.get_num_threads() // size))
+
+    def spread(self, net: Any) -> Any:
+        return self._fabric.setup_module(net, move_to_device=False)
+
+    def no_sync(self, net: Any, hold: bool) -> AbstractContextManager[Any]:
+        return self._fabric.no_backward_sync(net, enabled=hold)
+
+    def sum(self, values: Tensor) -> Tensor:
+        total = values.to(self.device)
+        torch.distributed.all_reduce(total)
+        return total.cpu()
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        return self._fabric.broadcast(make() if self.rank == 0 else None)
+
+
+@contextmanager
+def world_of(size: int, task: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[ProcessGroup]:
+    """The world of `size` processes; starts `task(*arguments)` in the others, which must enter it by `join`.
+
+    The caller is the first of them, so it alone needs a terminal and a tracker. Raises InputError when the machine has
+    fewer GPUs than asked for, Fabric is not installed, or another process failed: with that one's reason.
+    """
+    if size == 1:
+        yield SingleProcess()
+        return
+    _check(size)
+    port = _free_port()
+    context = multiprocessing.get_context("spawn")
+    told = context.Queue()
+    others = [context.Process(target=_start, args=(rank, size, port, told, task, arguments)) for rank in range(1, size)]
+    for other in others:
+        other.start()
+    try:
+        with _environment(0, size, port):
+            yield MultiProcess(size)
+            torch.distributed.destroy_process_group()
+        for other in others:
+            other.join()
+    except RuntimeError as error:
+        # What is seen here of a process that died is a closed connection.
+        try:
+            reason = told.get(timeout=_LAST_WORDS)
+        except Empty:
+            raise error from None
+        raise InputError(reason) from error
+    finally:
+        # Left alone they would wait half an hour for the one that failed.
+        for other in others:
+            if other.is_alive():
+                other.terminate()
+
+
+def join(size: int) -> ProcessGroup:
+    """The same world from one of the other processes."""
+    return MultiProcess(size)
+
+
+def enter(rank: int, size: int) -> ProcessGroup:
+    """The world of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT set.
+
+    Each sees one device of its own, so that for Fabric each is a node with one process.
+    """
+    os.environ.update({"WORLD_SIZE": str(size), "NODE_RANK": str(rank), "LOCAL_RANK": "0"})
+    return MultiProcess(size, nodes=size)
+
+
+def _check(size: int) -> None:
+    gpus = torch.cuda.device_count()
+    if gpus and gpus < size:
+        raise InputError(f"image.devices is {size}, this machine has {gpus} GPUs: lower it")
+    try:
+        import lightning_fabric  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"image.devices is {size}, which needs lightning-fabric 2.6.1: pip install it, or set 1"
+        ) from error
+
+
+def _start(rank: int, size: int, port: int, told: Any, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    try:
+        with _environment(rank, size, port):
+            task(*arguments)
+            torch.distributed.destroy_process_group()
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            traceback.print_exc()
+        told.put(line or f"process {rank} of {size} failed: {error!r}")
+        told.close()
+        told.join_thread()
+        sys.exit(1)
+
+
+@contextmanager
+def _environment(rank: int, size: int, port: int) -> Iterator[None]:
+    """What Fabric reads to join processes that it did not start itself."""
+    wanted: Mapping[str, str] = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

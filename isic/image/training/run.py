@@ -1,0 +1,154 @@
+"""The moving parts of one training run: built from a recipe, saved, and brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isic.core.params import ImageRecipe
+from isic.image.network import device as machine
+from isic.image.network.backbone import LesionNet, Spec, create, recompute
+from isic.image.network.catalogue import resolve
+from isic.image.training import checkpoint
+from isic.image.training.checkpoint import Progress
+from isic.image.training.diagnosis import GROUPS, diagnosis_groups, soften
+from isic.image.training.optimizer import EMA, make_optimiser
+from isic.image.training.parallel import ProcessGroup, SingleProcess
+from isic.image.training.rng import WEIGHTS, number
+from isic.image.training.sampler import Sampling
+
+
+@dataclass
+class Run:
+    """One training run. `target` (in [0, 1]) and `groups` (or None) are of the training rows and lie on `device`."""
+
+    recipe: ImageRecipe
+    net: LesionNet
+    forward: Any  # `net`, compiled or spread over processes
+    spec: Spec
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: EMA | None
+    sampling: Sampling
+    target: Tensor
+    groups: Tensor | None
+    world: ProcessGroup
+    precision: str
+    progress: Progress
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+    @property
+    def scored(self) -> LesionNet:
+        """The network whose scores count: the averaged one where there is one."""
+        return self.average.net if self.average else self.net
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.sampling.steps * self.recipe.epochs
+
+
+def prepare(
+    target: NDArray[np.int64],
+    recipe: ImageRecipe,
+    fold: int,
+    diagnoses: Sequence[object] | None = None,
+    world: ProcessGroup | None = None,
+) -> Run:
+    """A run at its start: labels (n,) of the training rows and, where the recipe uses them, their `iddx_full` (n,)."""
+    world = world or SingleProcess()
+    device = world.device
+    precision = machine.pick_precision(recipe.precision, device)
+    grouped = recipe.aux_weight > 0 and diagnoses is not None
+    net, spec = _network(recipe, fold, len(GROUPS) if grouped else 0)
+    net.to(device)
+    if recipe.channels_last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    return Run(
+        recipe=recipe,
+        net=net,
+        forward=world.spread(torch.compile(net) if recipe.compile else net),
+        spec=spec,
+        optimiser=make_optimiser(
+            net, recipe.lr, recipe.head_lr, recipe.layer_decay, recipe.weight_decay, fused=device.type == "cuda"
+        ),
+        scaler=machine.scaler(precision, device),
+        average=EMA(net, recipe.ema) if recipe.ema else None,
+        sampling=_sampling(target, recipe, fold, world),
+        target=torch.tensor(
+            target if diagnoses is None else soften(target, diagnoses, recipe.indeterminate),
+            dtype=torch.float32,
+            device=device,
+        ),
+        groups=torch.tensor(diagnosis_groups(diagnoses), device=device) if grouped and diagnoses is not None else None,
+        world=world,
+        precision=precision,
+        progress=Progress(),
+    )
+
+
+def _network(recipe: ImageRecipe, fold: int, groups: int) -> tuple[LesionNet, Spec]:
+    model, args = resolve(recipe.model, recipe.model_args)
+    torch.manual_seed(number(WEIGHTS, recipe.seed, fold))
+    net, spec = create(model, args, recipe.size, recipe.weights, recipe.dropout, recipe.drop_path, groups)
+    if recipe.checkpoint_gradients:
+        recompute(net, recipe.model)
+    return net, spec
+
+
+def _sampling(target: NDArray[np.int64], recipe: ImageRecipe, fold: int, world: ProcessGroup) -> Sampling:
+    return Sampling(
+        target,
+        recipe.negatives_per_positive,
+        recipe.positive_repeats,
+        recipe.batch_size,
+        recipe.accumulate,
+        seed=number(recipe.seed, fold) % 2**32,
+        processes=world.size,
+        rank=world.rank,
+    )
+
+
+def save(run: Run, folder: Path) -> None:
+    """Write the run's state; only the first of several processes does."""
+    if run.world.rank == 0:
+        checkpoint.save(folder, run.progress, _tensors(run))
+
+
+def restore(run: Run, folder: Path) -> bool:
+    """Bring back the state in `folder`, if there is a usable one."""
+    found = checkpoint.load(folder)
+    if found is None:
+        return False
+    run.progress, tensors = found
+    run.net.load_state_dict(_below(tensors, "net."))
+    if run.average:
+        run.average.net.load_state_dict(_below(tensors, "average."))
+    if run.scaler.is_enabled():
+        scale = {name: value.item() for name, value in _below(tensors, "scaler.").items()}
+        run.scaler.load_state_dict(scale | {"growth_interval": int(scale["growth_interval"])})
+    checkpoint.unpack_optimiser(run.optimiser, tensors)
+    return True
+
+
+def _tensors(run: Run) -> dict[str, Tensor]:
+    tensors = {f"net.{name}": value for name, value in run.net.state_dict().items()}
+    if run.average:
+        tensors |= {f"average.{name}": value for name, value in run.average.net.state_dict().items()}
+    scale = run.scaler.state_dict()
+    tensors |= {f"scaler.{name}": torch.tensor(float(value), dtype=torch.float64) for name, value in scale.items()}
+    return tensors | checkpoint.pack_optimiser(run.optimiser)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

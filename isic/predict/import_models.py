@@ -1,0 +1,78 @@
+"""Weights of models trained elsewhere, brought into this checkout as if its own stages had made them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from isic.core.errors import InputError
+from isic.core.io import atomic_dir, read_json, require, sha256
+from isic.core.params import ImageRecipe, load_params
+from isic.core.paths import Layout
+from isic.predict.manifest import FILE, read_manifest, verify
+
+#: What an image model's stage writes; a bundle leaves the learning curve out, and nothing else is taken.
+_FILES = ("model.safetensors", "config.json", "history.csv")
+
+
+def import_models(layout: Layout, source: Path) -> list[str]:
+    """Take image models from `source` into models/image; returns the stages to commit, such as train_image@vit-0.
+
+    `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones that params.yaml does not name are left.
+    Raises InputError when there is nothing to take, or a model does not load, is of another fold or timm model than its
+    place here, or was made on other folds: a bundle and a checkout say on which, a bare folder does not.
+    """
+    params = load_params(layout.params)
+    if not params.image.backbones:
+        raise InputError("image.backbones in params.yaml is empty: name the backbones to take")
+    source = Path(source)
+    folds = _folds_of(source)
+    # A model that saw a lesion of its own fold would make every out-of-fold score too good.
+    if folds is not None and folds != sha256(require(layout.folds, "folds", "run `dvc repro folds`")):
+        raise InputError(f"{source} was made on other folds than data/folds.parquet: retrain, or take its folds too")
+    found = find_models(source, list(params.image.backbones), params.folds)
+    if not found:
+        wanted = ", ".join(params.image.backbones)
+        raise InputError(f"{source} has no image models of {wanted} for folds {list(params.folds)}: see params.yaml")
+    for (backbone, fold), folder in found.items():
+        _check(folder, params.image.recipe(backbone), fold)
+    for (backbone, fold), folder in found.items():
+        with atomic_dir(layout.image_model(backbone, fold)) as target:
+            for name in _FILES:
+                if (folder / name).is_file():
+                    shutil.copy(folder / name, target / name)
+    return [f"train_image@{backbone}-{fold}" for backbone, fold in found]
+
+
+def _folds_of(source: Path) -> str | None:
+    """Hash of the folds that a bundle or checkout was made on, None where the folder does not say."""
+    if (source / FILE).is_file():
+        manifest = read_manifest(source)
+        verify(source, manifest)
+        return manifest.folds_hash
+    folds = Layout(source).folds
+    return sha256(folds) if folds.is_file() else None
+
+
+def find_models(source: Path, backbones: Sequence[str], folds: Sequence[int]) -> dict[tuple[str, int], Path]:
+    """Folders of image models below `source` by (backbone, fold)."""
+    roots = [source / "models" / "image", source / "image", source]
+    root = next((root for root in roots if any((root / backbone).is_dir() for backbone in backbones)), source)
+    places = {(backbone, fold): root / backbone / f"fold{fold}" for backbone in backbones for fold in folds}
+    return {key: folder for key, folder in places.items() if folder.is_dir()}
+
+
+def _check(folder: Path, recipe: ImageRecipe, fold: int) -> None:
+    """Raise InputError unless `folder` holds a network of the recipe's timm model that did not see `fold`."""
+    from isic.image.network.artifact import CONFIG, load_model
+    from isic.image.network.catalogue import resolve
+
+    model = load_model(folder).spec.model
+    wanted, _ = resolve(recipe.model, recipe.model_args)
+    if model != wanted:
+        raise InputError(f"{folder} is a `{model}`, params.yaml has `{wanted}` in its place: change one of them")
+    # Configs written by hand or by others need not say; the fold in the folder's name is then believed.
+    without = read_json(folder / CONFIG).get("fold", fold)
+    if without != fold:
+        raise InputError(f"{folder} was trained without fold {without}, so it saw fold {fold}: put it in fold{without}")

@@ -1,0 +1,90 @@
+"""Does a bundle still say elsewhere what it said when it was made? Asked in a process that knows nothing but the files.
+
+Run as `python -m isic.predict.reproduce` by `reload_elsewhere`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from isic.core.errors import InputError, run
+from isic.core.io import sha256_json
+from isic.core.paths import Layout
+from isic.core.schema import ID, PATIENT, TEST_COLUMNS
+from isic.predict.bundle import load_bundle
+
+
+class Reload(NamedTuple):
+    """Rows scored again, the largest difference from their stored scores, and seconds per row after loading."""
+
+    rows: int
+    largest: float
+    seconds_per_row: float
+
+
+def reload_elsewhere(layout: Layout, folder: Path, rows: int) -> Reload:
+    """Score some `rows` stored out-of-fold rows again in a fresh process.
+
+    Raises InputError with the process's own line when it fails.
+    """
+    command = [sys.executable, "-m", "isic.predict.reproduce", str(folder), str(layout.root), str(rows)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("isic: error: ")
+        raise InputError(f"{folder} cannot be used in a fresh process: {reason}")
+    return Reload(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def choose_patients(oof: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """Rows of whole patients of every fold, at least `rows` of them if there are; no very large patient.
+
+    Whole, because a lesion is scored against its patient's others; small, because the check is to be quick.
+    """
+    sizes = oof.groupby(PATIENT).agg(fold=("fold", "first"), size=(ID, "size")).reset_index()
+    order = sizes.assign(
+        large=sizes["size"] > rows, key=[sha256_json(patient) for patient in sizes[PATIENT]]
+    ).sort_values(["large", "key"])
+    # One patient of each fold in turn.
+    order = order.assign(turn=order.groupby("fold").cumcount()).sort_values(["turn", "large", "key"], kind="stable")
+    before = order["size"].cumsum() - order["size"]
+    needed = (before < rows) | (order["turn"] == 0)
+    return oof[oof[PATIENT].isin(order.loc[needed, PATIENT])]
+
+
+def measure(layout: Layout, folder: Path, rows: int) -> Reload:
+    """Score stored rows again in this process and compare."""
+    from isic.data.tables import read_metadata
+    from isic.data.tiles import TileStore
+
+    bundle = load_bundle(folder)
+    stored = choose_patients(bundle.oof(), rows)
+    metadata = read_metadata(layout.train_metadata, train=True).set_index(ID, drop=False)
+    tiles = TileStore(layout.train_images)
+    largest, seconds = 0.0, 0.0
+    # Libraries and the stacker are read now, so that the time below is a lesion's.
+    first = metadata.loc[stored[ID].head(1), list(TEST_COLUMNS)].reset_index(drop=True)
+    bundle.predict(first, tiles)
+    for fold, part in stored.groupby("fold"):
+        lesions = metadata.loc[part[ID], list(TEST_COLUMNS)].reset_index(drop=True)
+        started = time.perf_counter()
+        again = bundle.predict(lesions, tiles, folds=[int(str(fold))])
+        seconds += time.perf_counter() - started
+        largest = max(largest, float(np.abs(again.to_numpy() - part["score"].to_numpy()).max()))
+    return Reload(len(stored), largest, seconds / len(stored))
+
+
+def main() -> None:
+    folder, root, rows = sys.argv[1:]
+    sys.stdout.write(json.dumps(measure(Layout(Path(root)), Path(folder), int(rows))._asdict()) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

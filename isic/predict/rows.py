@@ -1,0 +1,80 @@
+"""Rows to score, in chunks of whole patients: the protocol, and the form of a frame in memory."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.core.schema import ID, PATIENT, TEST_COLUMNS
+from isic.data.patient_chunks import pack_patients
+from isic.data.tables import refuse_gaps
+
+#: Lesions of a piece: half a minute of a T4 for one image model, so that little is lost by a kill and starting loaders
+#: costs little.
+CHUNK_ROWS = 16_384
+
+
+class PatientChunks(Protocol):
+    """Lesions in pieces of whole patients, numbered from 0. Frames are indexed by row: 0 to n - 1 over all pieces."""
+
+    @property
+    def ids(self) -> pd.Series:
+        """isic_id of every row, (n,)."""
+
+    def __len__(self) -> int:
+        """Pieces."""
+
+    def piece(self, number: int) -> pd.DataFrame:
+        """The columns of test-metadata.csv of one piece."""
+
+    def names(self, number: int) -> pd.Series:
+        """Its isic_ids."""
+
+
+class InMemoryRows:
+    """`PatientChunks` of a frame in memory."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        check_rows(rows)
+        self._rows = rows.reset_index(drop=True)
+        self.ids = self._rows[ID]
+        self._blocks = patient_blocks(rows[PATIENT], CHUNK_ROWS)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def piece(self, number: int) -> pd.DataFrame:
+        return self._rows.iloc[self._blocks[number]]
+
+    def names(self, number: int) -> pd.Series:
+        return self.ids.iloc[self._blocks[number]]
+
+
+def patient_blocks(patients: pd.Series, size: int) -> list[NDArray[np.intp]]:
+    """Row numbers of blocks of whole patients, each of at most `size` rows unless one patient alone has more."""
+    codes, names = pd.factorize(patients, use_na_sentinel=False)
+    block = pack_patients(np.bincount(codes, minlength=len(names)), size)[codes]
+    return [np.flatnonzero(block == number) for number in np.unique(block)]
+
+
+def check_rows(rows: pd.DataFrame) -> None:
+    """Raise InputError for an empty frame, missing columns, a missing or repeated id, a lesion without patient, or a
+    measurement that is missing or infinite.
+    """
+    missing = [column for column in TEST_COLUMNS if column not in rows.columns]
+    if missing:
+        raise InputError(f"the metadata lacks {', '.join(missing[:5])}: give all columns of test-metadata.csv")
+    if rows.empty:
+        raise InputError("the metadata has no rows: give at least one lesion")
+    if rows[ID].isna().any() or rows[ID].duplicated().any():
+        repeated = rows[ID][rows[ID].duplicated() | rows[ID].isna()].iloc[0]
+        raise InputError(f"isic_id {repeated} is missing or repeated in the metadata: keep one row of each")
+    # Lesions are judged against their patient's others: those without one would be taken for one person's.
+    nobody = rows[PATIENT].isna() | (rows[PATIENT] == "")
+    if nobody.any():
+        raise InputError(f"lesion {rows[ID][nobody].iloc[0]}: patient_id is missing: give every lesion its patient")
+    refuse_gaps(rows, "the metadata")

@@ -1,0 +1,1 @@
+"""Refits, drift, perturbation, the nested estimate and the search for leaks."""

@@ -1,0 +1,129 @@
+"""The robustness stage's work: the run's own learners, asked again under other conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.core.params import Params
+from isic.core.params import Stack as Settings
+from isic.core.paths import Layout
+from isic.core.schema import ID, PATIENT
+from isic.data.tables import read_metadata
+from isic.evaluate.results import RunResults, align
+from isic.robustness.nested import check
+from isic.robustness.perturb import image_noise, missing_columns
+from isic.robustness.robustness import distribution_shift, largest_fold, leave_hospital_out, sample_tiles, step
+from isic.stack import Stack
+from isic.stack.fit import fit_problem
+from isic.stack.inputs import Inputs, read_inputs
+from isic.stack.training_data import prepare, regrouped
+from isic.tabular import build_features
+
+#: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what takes time.
+RESCORED = 60_000
+
+
+def conditions(layout: Layout, evidence: RunResults, params: Params) -> dict[str, Any]:
+    """Everything in metrics/robustness.json; parts that cannot be had say why in their `absent`."""
+    settings, replicates, seed = params.stack, params.evaluate.replicates, params.evaluate.seed
+    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), settings.evidence.embeddings != "none")
+
+    def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of their networks."""
+        plain = _plain(settings)
+        ordinary = prepare(inputs.features, logits, inputs.folds, plain.evidence, plain.params.max_bin)
+        groups = align(folds, inputs.features[ID], "the groups")["fold"].to_numpy(np.int64)
+        oof = fit_problem(regrouped(ordinary, groups, inputs.features, plain.fitted), plain).oof
+        return align(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
+
+    alone = refit(evidence.oof.drop(columns="score"), {})
+    return {
+        "steps": [step("features alone", evidence, alone, replicates, seed)] if evidence.logits else [],
+        "hospitals": _hospitals(evidence, lambda folds: refit(folds, inputs.logits), params),
+        "sameness": distribution_shift(evidence.rows, evidence.fold, _test_rows(layout)),
+        "columns": _columns(layout, evidence, params, inputs),
+        "images": _images(layout, evidence, params),
+        "nested": _nested(layout, params),
+    }
+
+
+def _hospitals(
+    evidence: RunResults, refit: Callable[[pd.DataFrame], NDArray[np.float64]], params: Params
+) -> dict[str, Any]:
+    """Each hospital by a stacker that saw none of it, or why not (early stopping wants three groups)."""
+    embeddings = params.stack.evidence.embeddings != "none"
+    try:
+        return leave_hospital_out(evidence, refit, params.evaluate.replicates, params.evaluate.seed, embeddings)
+    except InputError as error:
+        return {"absent": str(error), "records": []}
+
+
+def _nested(layout: Layout, params: Params) -> dict[str, Any]:
+    """How much shared folds flatter the score (`isic stack --nested`), or why that cannot be told."""
+    try:
+        return {"absent": "", **check(layout, params)}
+    except InputError as error:
+        return {"absent": str(error)}
+
+
+def _plain(settings: Settings) -> Settings:
+    """The same stacker without embeddings: their projections belong to the ordinary folds."""
+    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
+    return settings.model_copy(update={"evidence": evidence})
+
+
+def _test_rows(layout: Layout) -> pd.DataFrame | None:
+    return read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
+
+
+def _columns(layout: Layout, evidence: RunResults, params: Params, inputs: Inputs) -> dict[str, Any]:
+    stack = Stack.load(layout.stack_model)
+    folds = _some_folds(evidence)
+    chosen = np.flatnonzero(np.isin(evidence.fold, folds))
+    rows, fold = evidence.rows.iloc[chosen].reset_index(drop=True), evidence.fold[chosen]
+    place = pd.Index(inputs.features[ID]).get_indexer(pd.Index(rows[ID]))
+
+    def score(changed: pd.DataFrame) -> NDArray[np.float64]:
+        features = build_features(changed, list(params.features.families))
+        scores = np.empty(len(changed))
+        for number in folds:
+            held = np.flatnonzero(fold == number)
+            scores[held] = stack.score(
+                features.iloc[held].reset_index(drop=True),
+                {name: values[place[held]] for name, values in inputs.logits.items()},
+                number,
+                changed[PATIENT].iloc[held],
+                {name: values[place[held]] for name, values in inputs.embeddings.items()} or None,
+            )
+        return scores
+
+    target, base = evidence.target[chosen], evidence.score[chosen]
+    records = missing_columns(rows, target, base, score, params.evaluate.replicates, params.evaluate.seed)
+    return {"folds": folds, "records": records}
+
+
+def _some_folds(evidence: RunResults) -> list[int]:
+    """Folds in order until RESCORED rows are reached; always one."""
+    sizes = pd.Series(evidence.fold).value_counts().sort_index()
+    within = sizes.cumsum() <= RESCORED
+    return [int(number) for number in sizes.index[within]] or [int(sizes.index[0])]
+
+
+def _images(layout: Layout, evidence: RunResults, params: Params) -> dict[str, Any]:
+    fold = largest_fold(evidence)
+    ids, target = sample_tiles(evidence, fold)
+    records: list[dict[str, Any]] = []
+    for backbone in params.image.backbones:
+        try:
+            found = list(image_noise(layout.image_model(backbone, fold), layout.train_images, ids, target))
+        except InputError as error:
+            return {"absent": str(error), "records": records}
+        records += [{"backbone": backbone, **record} for record in found]
+    about = {"fold": fold, "n": len(ids), "positives": int(target.sum())}
+    return {"absent": "" if records else "the run has no image networks", "records": records, **about}

@@ -1,0 +1,137 @@
+"""A screen for columns that know the answer: too strong alone, or strong in one fold and not in the others.
+
+A column made from a fold's own labels is strong in that fold and weak elsewhere; an honest one differs between folds by
+sampling error only. Patients, not lesions, are what was sampled (a patient's lesions share age and hospital), so a gap
+between folds is judged by an error that takes whole patients as its units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student
+
+from isic.core.errors import InputError
+from isic.core.schema import PATIENT
+from isic.stack.members import workers
+from isic.stack.training_data import TrainingData
+
+#: The strongest measurement of real lesions has AUC 0.81, the strongest single image network stays below 0.97.
+_TOO_GOOD = 0.97
+#: Chance, over all columns and folds together, that an honest column is called inconsistent.
+_FALSE_ALARM = 0.001
+#: Gap between folds below which a column is no leak worth the name, however sure the gap is: in a fold of two patients
+#: their shares of the error cancel, and any gap looks sure.
+_GAP = 0.05
+#: Benign rows looked at: their share of the error is already far below that of a few hundred malignant ones.
+_BENIGN = 50_000
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A column that knows too much: alone, or in one fold and not in the others (`fold`)."""
+
+    column: str
+    fold: int | None
+    auc: float
+    reason: str
+
+
+def find_leaks(
+    columns: Mapping[str, NDArray[np.float32]], target: NDArray[np.int64], fold: NDArray[np.int64], patients: ArrayLike
+) -> list[Leak]:
+    """Columns that separate malignant lesions too well, or in one fold unlike in the others, worst first.
+
+    All arrays are (n,); a missing value ties below all others. Gaps are held against the error for lesions clustered in
+    patients, on as many degrees of freedom as the fold has patients with a malignant lesion, Bonferroni-corrected over
+    columns and folds. Folds without both classes are passed over.
+    """
+    kept = _sample(target)
+    labels, place = target[kept], fold[kept]
+    codes = np.unique(np.asarray(patients)[kept].astype(str), return_inverse=True)[1]
+    numbers = [number for number in np.unique(place).tolist() if set(labels[place == number]) == {0, 1}]
+    share = _FALSE_ALARM / 2 / max(1, len(columns) * len(numbers))
+
+    def judge(item: tuple[str, NDArray[np.float32]]) -> list[Leak]:
+        name, column = item
+        values = np.where(np.isnan(column[kept]), -np.inf, column[kept])
+        whole = _area(values, labels, codes)[0]
+        if max(whole, 1 - whole) > _TOO_GOOD:
+            return [Leak(name, None, whole, f"alone it reaches AUC {max(whole, 1 - whole):.3f}")]
+        found = []
+        for number in numbers if len(numbers) > 1 else []:
+            mine = place == number
+            (inside, error, ill), (outside, other, _) = (_area(values[m], labels[m], codes[m]) for m in (mine, ~mine))
+            gap, spread = abs(inside - outside), float(np.hypot(error, other)) + 1e-12
+            if ill > 1 and gap > max(_GAP, student.isf(share, ill - 1) * spread):
+                apart = f"{gap / spread:.1f} standard errors apart"
+                found.append(
+                    Leak(
+                        name, number, inside, f"AUC {inside:.3f} in fold {number}, {outside:.3f} in the others, {apart}"
+                    )
+                )
+        return found
+
+    with ThreadPoolExecutor(workers()) as pool:
+        leaks = [leak for found in pool.map(judge, columns.items()) for leak in found]
+    return sorted(leaks, key=lambda leak: -abs(leak.auc - 0.5))
+
+
+def screen(problem: TrainingData) -> list[Leak]:
+    """`find_leaks` in all that the chains read, each chain's fitted columns among them.
+
+    In those, the fold that a chain scores is beside its training rows: a column that knows the labels of the rows it
+    was learnt from is strong in the others and weak in that fold.
+    """
+    judged = dict(problem.columns)
+    for number in problem.pools:
+        judged |= {f"{name} of chain {number}": made for name, made in problem.fitted_columns(number).items()}
+    return find_leaks(judged, problem.target, problem.fold, problem.folds[PATIENT])
+
+
+def describe(leaks: list[Leak]) -> str:
+    """One line that names the worst of `leaks`."""
+    more = f"; and {len(leaks) - 1} more" if len(leaks) > 1 else ""
+    return f"column {leaks[0].column} leaks the target ({leaks[0].reason}{more}): build it without labels"
+
+
+def refuse_leaks(leaks: list[Leak]) -> None:
+    """Raise InputError naming the worst leak, if there is any."""
+    if leaks:
+        raise InputError(describe(leaks))
+
+
+def _sample(target: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All malignant rows and at most `_BENIGN` benign ones, in order."""
+    healthy = np.flatnonzero(target == 0)
+    if len(healthy) > _BENIGN:
+        healthy = np.random.default_rng(0).choice(healthy, _BENIGN, replace=False)
+    return np.sort(np.concatenate([np.flatnonzero(target == 1), healthy]))
+
+
+def _area(
+    values: NDArray[np.floating], labels: NDArray[np.int64], codes: NDArray[np.int64]
+) -> tuple[float, float, int]:
+    """AUC, its standard error over patients, and how many patients have a malignant lesion.
+
+    The error is Obuchowski's (Biometrics 53, 1997): each lesion's share of the other class that it beats, summed over
+    its patient.
+    """
+    ill, healthy = np.sort(values[labels == 1]), np.sort(values[labels == 0])
+    above = _below(healthy, values[labels == 1]) / len(healthy)
+    under = 1 - _below(ill, values[labels == 0]) / len(ill)
+    area = float(above.mean())
+    size = int(codes.max()) + 1
+    sums = np.bincount(codes[labels == 1], (above - area) / len(ill), size)
+    sums += np.bincount(codes[labels == 0], (under - area) / len(healthy), size)
+    patients = len(np.unique(codes[labels == 1]))
+    return area, float(np.sqrt((sums**2).sum() * patients / max(1, patients - 1))), patients
+
+
+def _below(ordered: NDArray[np.floating], values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """How many of `ordered` lie below each of `values`, ties counted half."""
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2

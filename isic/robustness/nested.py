@@ -1,0 +1,170 @@
+"""How far the out-of-fold score can be trusted: what stacking on shared folds flatters.
+
+The stacker of fold F learns from image logits of the other folds, whose networks did see fold F's labels. Rebuilding
+every network without fold F would cost K times the training; a network's place is therefore taken by a quick learner
+on half of the columns, for which both ways are affordable: logits from learners that saw fold F, and from as many rows
+without it. The difference of the two stacks, paired by patient, is the flattery to expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.errors import InputError
+from isic.core.io import read_parquet
+from isic.core.metric import Interval, paired_difference, pauc
+from isic.core.params import Params
+from isic.core.params import Stack as Settings
+from isic.core.paths import Layout
+from isic.core.schema import ID, PATIENT, TARGET
+from isic.robustness.leaks import screen
+from isic.stack.encoder import rows
+from isic.stack.fit import out_of_fold
+from isic.stack.inputs import read_inputs
+from isic.stack.members import Pool, library, workers
+from isic.stack.training_data import TrainingData, prepare, sample_rows, with_fitted, without
+
+Floats = NDArray[np.float64]
+_PROXY_SEED = 50
+
+
+@dataclass(frozen=True)
+class NestedEstimate:
+    """pAUC of features with a proxy network's logits: from shared folds, as the stage does; rebuilt without the scored
+    fold; what the first kind of logits gains at equal training size; and the proxy alone.
+    """
+
+    shared: float
+    nested: float
+    optimism: Interval
+    proxy: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"flattery": self.optimism._asdict()}
+
+
+def nested_check(
+    features: pd.DataFrame, folds: pd.DataFrame, settings: Settings, replicates: int = 1000
+) -> NestedEstimate:
+    """Estimate the flattery of shared folds on these features and folds; see the module."""
+    quiet = settings.model_copy(update={"members": ("lightgbm",)})
+    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
+    plain = prepare(features, {}, folds, evidence, settings.params.max_bin, fitted=settings.fitted)
+    numbers = sorted(plain.images)
+    if len(numbers) < 3:
+        raise InputError("the nested check leaves two folds out at a time: set three `folds` or more in params.yaml")
+    view = _half(plain)
+    logits = _proxy_logits(plain, view, quiet)
+    shared_logits = _by_own_fold(logits, plain.fold, {number: frozenset({number}) for number in numbers})
+    sources = plain.design.sources()
+    kept = features.drop(columns=[sources[name] for name in view])
+    shared = _stack(plain, kept, shared_logits, quiet, None)
+    matched, nested = np.empty(len(features)), np.empty(len(features))
+    for outer in numbers:
+        mine = plain.fold == outer
+        # Both leave two folds out of every rebuilt learner, so that they differ in what it saw, not in how much.
+        for scores, extra in ((matched, _other_than(outer, numbers)), (nested, dict.fromkeys(numbers, outer))):
+            left_out = {
+                number: frozenset({number} if number == outer else {number, extra[number]}) for number in numbers
+            }
+            scores[mine] = _stack(plain, kept, _by_own_fold(logits, plain.fold, left_out), quiet, outer)[mine]
+    target, patients = plain.target, plain.folds[PATIENT]
+    optimism = paired_difference(target, matched, nested, patients, replicates)
+    return NestedEstimate(pauc(target, shared), pauc(target, nested), optimism, pauc(target, shared_logits))
+
+
+def _other_than(outer: int, numbers: list[int]) -> dict[int, int]:
+    """For every fold, the next one in turn that is neither itself nor `outer`."""
+    turned = {number: numbers[place + 1 :] + numbers[:place] for place, number in enumerate(numbers)}
+    return {number: next(other for other in turned[number] if other != outer) for number in numbers}
+
+
+def _half(problem: TrainingData) -> list[str]:
+    """The numeric columns that the proxy network sees; the stacker sees the others beside its logit."""
+    numbers = [name for name in problem.columns if problem.design.level(name) is None]
+    order = np.random.default_rng(_PROXY_SEED).permutation(len(numbers))
+    return [numbers[place] for place in sorted(order[: len(numbers) // 2])]
+
+
+def _proxy_logits(problem: TrainingData, view: list[str], settings: Settings) -> dict[frozenset[int], Floats]:
+    """{folds left out: logits of all rows}, for every fold and every pair of folds."""
+    from isic.stack.members.lightgbm_ import binned
+
+    columns = {name: problem.columns[name] for name in view}
+    pool = Pool(columns, problem.target, problem.pool.max_bin)
+    binned(pool)
+    numbers = np.unique(problem.fold).tolist()
+    tasks = [frozenset(left) for size in (1, 2) for left in combinations(numbers, size)]
+    chosen = settings.library("lightgbm")
+
+    def one(left: frozenset[int]) -> Floats:
+        index = sample_rows(problem.target, ~np.isin(problem.fold, list(left)), settings.negatives, [_PROXY_SEED])
+        home = library("lightgbm")
+        model = home.train(pool, index, chosen["params"], chosen["rounds"], _PROXY_SEED)
+        needed = np.flatnonzero(np.isin(problem.fold, list(left)))
+        scores = np.full(len(problem.fold), np.nan)
+        scores[needed] = home.log_odds(model, rows(columns, needed))
+        return scores
+
+    with ThreadPoolExecutor(workers()) as workers_pool:
+        return dict(zip(tasks, workers_pool.map(one, tasks), strict=True))
+
+
+def _by_own_fold(
+    logits: Mapping[frozenset[int], Floats], fold: NDArray[np.int64], left_out: Mapping[int, frozenset[int]]
+) -> Floats:
+    """Each row's logit from the model that left out `left_out[its fold]`."""
+    chosen = np.empty(len(fold))
+    for number, left in left_out.items():
+        chosen[fold == number] = logits[left][fold == number]
+    return chosen
+
+
+def _stack(plain: TrainingData, features: pd.DataFrame, logits: Floats, settings: Settings, only: int | None) -> Floats:
+    """Out-of-fold scores of features, proxy logits and what is fitted in `plain`, of fold `only` alone if given (others
+    NaN).
+    """
+    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
+    bare = prepare(features, {"proxy": logits}, plain.folds, evidence, settings.params.max_bin)
+    # Learnt once: it reads no logit, and needs columns that went to the proxy.
+    problem = without(with_fitted(bare, plain), settings.drop)
+    if only is not None:
+        problem = replace(problem, images={only: problem.images[only]})
+    return out_of_fold(problem, settings)[1]
+
+
+def check(layout: Layout, params: Params) -> dict[str, Any]:
+    """The whole check on this checkout's features, folds and scores, as JSON-able values (`isic stack --nested`).
+
+    `headline` is the stage's own pooled pAUC, `pauc` what is left of it when the estimated flattery is taken off (never
+    more than the headline: an estimate below zero is chance, no bonus), and `text` says so in words; `leaks` lists what
+    `screen` found.
+    """
+    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
+    oof = read_parquet(layout.oof, columns=[ID, TARGET, "score"])
+    headline = pauc(oof[TARGET], oof["score"])
+    evidence = params.stack.evidence.model_copy(update={"embeddings": "none"})
+    leaks = screen(prepare(*inputs[:3], evidence, params.stack.params.max_bin, fitted=params.stack.fitted))
+    honesty = nested_check(inputs.features, inputs.folds, params.stack, params.evaluate.replicates)
+    return {
+        "headline": headline,
+        "pauc": headline - max(0.0, honesty.optimism.value),
+        "text": _in_words(honesty),
+        "leaks": [asdict(leak) for leak in leaks],
+        **honesty.to_json(),
+    }
+
+
+def _in_words(honesty: NestedEstimate) -> str:
+    gain = honesty.optimism
+    said = f"shared folds flatter by {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
+    nothing = ", so nothing is taken off" if gain.value < 0 else ""
+    return f"{said}, estimated with a stand-in for the networks{nothing}"

@@ -1,0 +1,171 @@
+"""Would the result hold elsewhere? Refits and rescoring under conditions that the headline does not test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from isic.core.metric import auc, paired_difference, pauc_interval
+from isic.core.schema import CATEGORICAL, NUMERIC
+from isic.evaluate.results import RunResults
+from isic.evaluate.slices import ENOUGH
+from isic.robustness.drift import adversarial, drift, too_few
+
+#: folds frame -> out-of-fold scores in its row order, by a refit of the stacker on those folds.
+Refit = Callable[[pd.DataFrame], NDArray[np.float64]]
+
+#: Columns that name the hospital almost by themselves; adversarial validation is also run without them.
+HOSPITAL_PROXIES = ("attribution", "tbp_tile_type", "tbp_lv_x", "tbp_lv_y", "tbp_lv_z")
+#: A held-out hospital needs both classes; one with fewer malignant lesions joins the others of its kind.
+FEWEST_ILL = 3
+
+
+def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None:
+    """Group of each row for leave-hospital-out: its hospital, or "the others" pooled when it has too few malignant.
+
+    None when fewer than two groups remain: then nothing can be left out.
+    """
+    names = hospital.fillna("missing")
+    ill = pd.Series(target, index=names.index).groupby(names).sum().sort_values(kind="stable")
+    benign = pd.Series(1 - target, index=names.index).groupby(names).sum()
+    small = [name for name in ill.index if ill[name] < FEWEST_ILL or not benign[name]]
+    rest = [name for name in ill.index if name not in small]
+    # The pooled rest must be testable itself: if it is not, the smallest hospital that is takes it in.
+    if small and ill[small].sum() < FEWEST_ILL and rest:
+        small.append(rest.pop(0))
+    label = "the others" if len(small) > 1 else (small or ["the others"])[0]
+    groups = names.where(~names.isin(small), label)
+    return groups if groups.nunique() > 1 else None
+
+
+def leave_hospital_out(
+    evidence: RunResults, refit: Refit, replicates: int, seed: int, refit_both: bool = False
+) -> dict[str, Any]:
+    """Score each hospital by a stacker that saw none of it; compare with the ordinary out-of-fold score.
+
+    `refit_both` is for a `refit` that lacks a part of the run's stacker: it then also makes the score on the ordinary
+    folds, so that only the hospital differs. Image logits stay those of the ordinary folds: only the stacker is
+    refitted, so this is the milder half of the question.
+    """
+    target, patient = evidence.target, pd.factorize(evidence.patient)[0]
+    groups = hospital_groups(evidence.rows["attribution"], target)
+    if groups is None:
+        return {"absent": "one hospital only: there is none to leave out", "records": []}
+    usual = refit(evidence.oof) if refit_both else evidence.score
+    codes = pd.factorize(groups, sort=True)[0]
+    left_out = refit(evidence.oof.assign(fold=codes.astype(np.int64)))
+    whole = np.ones(len(target), dtype=bool)
+    parts = [("all pooled", whole), *((str(name), (groups == name).to_numpy()) for name in sorted(groups.unique()))]
+    records = [
+        {
+            "hospital": name,
+            **_pair(target[mask], usual[mask], left_out[mask], patient[mask], replicates, seed),
+        }
+        for name, mask in parts
+    ]
+    return {"absent": "", "refit_both": refit_both, "records": records}
+
+
+def _pair(
+    target: np.ndarray, usual: np.ndarray, left_out: np.ndarray, patient: np.ndarray, replicates: int, seed: int
+) -> dict[str, Any]:
+    positives = int(target.sum())
+    record: dict[str, Any] = {"n": len(target), "positives": positives, "auc": None, "auc_left_out": None}
+    if 0 < positives < len(target):
+        record |= {"auc": auc(target, usual), "auc_left_out": auc(target, left_out)}
+    if positives < ENOUGH:
+        return {**record, "note": f"too few to say ({positives} malignant, {ENOUGH} needed)"}
+    before, after = (pauc_interval(target, score, patient, replicates, seed) for score in (usual, left_out))
+    change = paired_difference(target, left_out, usual, patient, replicates, seed)
+    return {
+        **record,
+        "note": "",
+        "pauc": before.value,
+        "pauc_left_out": after.value,
+        "low": after.low,
+        "high": after.high,
+        "change": change.value,
+        "change_low": change.low,
+        "change_high": change.high,
+    }
+
+
+def step(name: str, evidence: RunResults, score: np.ndarray, replicates: int, seed: int) -> dict[str, Any]:
+    """A rung of the ladder: one more score on the same rows, in the form of `isic.evaluate.ladder`."""
+    value, low, high = pauc_interval(evidence.target, score, evidence.patient, replicates, seed)
+    gain = paired_difference(evidence.target, evidence.score, score, evidence.patient, replicates, seed)
+    return {
+        "step": name,
+        "pauc": value,
+        "low": low,
+        "high": high,
+        "auc": auc(evidence.target, score),
+        "gain": gain.value,
+        "gain_low": gain.low,
+        "gain_high": gain.high,
+    }
+
+
+def distribution_shift(rows: pd.DataFrame, fold: np.ndarray, test: pd.DataFrame | None) -> dict[str, Any]:
+    """Adversarial validation and drift: training against test rows, and each fold against the others."""
+    every = [*NUMERIC, *CATEGORICAL]
+    columns = {
+        "all columns": every,
+        "without hospital, lighting, position": [c for c in every if c not in HOSPITAL_PROXIES],
+    }
+    why = "there are no test rows here" if test is None else too_few(test)
+    found: dict[str, Any] = {"test_absent": why, "test": [], "drift": [], "drift_of": "", "folds": []}
+    if test is not None and not why:
+        found["test"] = [{"columns": name, "auc": adversarial(rows, test, names)} for name, names in columns.items()]
+    numbers = np.unique(fold)
+    if len(numbers) > 1:
+        honest = columns["without hospital, lighting, position"]
+        found["folds"] = [
+            {"fold": int(number), "auc": adversarial(rows[fold != number], rows[fold == number], honest)}
+            for number in numbers
+            if not too_few(rows[fold == number])
+        ]
+    if test is not None and not why:
+        found |= {"drift_of": "test rows against training rows", "drift": drift(rows, test)}
+    elif len(numbers) > 1:
+        first = int(numbers[0])
+        found |= {
+            "drift_of": f"fold {first} against the others",
+            "drift": drift(rows[fold != first], rows[fold == first]),
+        }
+    return found
+
+
+def sample_tiles(
+    evidence: RunResults, fold: int, malignant: int = 40, benign: int = 160, seed: int = 0
+) -> tuple[Sequence[str], np.ndarray]:
+    """Ids and targets of some lesions of a fold, malignant first: enough to see an AUC move."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for value, most in ((1, malignant), (0, benign)):
+        members = np.flatnonzero((evidence.fold == fold) & (evidence.target == value))
+        chosen.append(np.sort(rng.permutation(members)[:most]))
+    positions = np.concatenate(chosen)
+    return list(evidence.oof["isic_id"].iloc[positions]), evidence.target[positions]
+
+
+def largest_fold(evidence: RunResults) -> int:
+    """The fold with most malignant lesions: where a change of the tiles shows best."""
+    return int(pd.Series(evidence.target).groupby(evidence.fold).sum().idxmax())
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, float]:
+    """The single numbers worth a tracker's line."""
+    numbers: dict[str, float] = {}
+    pooled = [record for record in found["hospitals"]["records"] if record["hospital"] == "all pooled"]
+    if pooled and "pauc_left_out" in pooled[0]:
+        numbers["robustness_pauc_left_out"] = pooled[0]["pauc_left_out"]
+    for record in found["steps"]:
+        numbers["robustness_pauc_" + record["step"].replace(" ", "_")] = record["pauc"]
+    if found["sameness"]["test"]:
+        numbers["robustness_auc_train_test"] = found["sameness"]["test"][0]["auc"]
+    return numbers

@@ -1,0 +1,138 @@
+"""How long the configured image training takes: by the pace of folds already trained, else by arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pandas as pd
+
+from isic.core.io import read_parquet
+from isic.core.params import ImageRecipe, Params, load_params
+from isic.core.paths import Layout
+from isic.core.schema import TARGET
+from isic.image.console import TimeEstimate, duration
+from isic.image.network.catalogue import CATALOGUE, MOVED, Entry
+
+#: Starting a training process and scoring its fold.
+_OVERHEAD = 10.0
+#: Tera-operations a second of the two GPUs that people rent or are lent (`device.effective_tflops`).
+_A100, _T4 = 100.0, 18.0
+#: Share of a batch's values that stays in memory, and factor of time, when they are computed again.
+_RECOMPUTED, _AGAIN = 0.3, 4 / 3
+#: Weights, gradients and two moments in 4 bytes each, MB per million parameters.
+_STATE_MB = 16.0
+#: Malignant lesions of the official training file.
+_OFFICIAL = 393
+
+
+class Pace(NamedTuple):
+    """Tera-operations a second, operations per moved value (`catalogue.MOVED`), seconds a tile costs beside both."""
+
+    tflops: float
+    moved: float = MOVED
+    seconds: float = 1e-4
+
+
+#: One CPU core; it waits less for memory because it computes so slowly.
+_CORE = Pace(0.03, moved=30.0, seconds=1e-3)
+
+
+def remaining_hours(layout: Layout) -> str:
+    """One phrase: how many image folds are left and about how long they take on this machine."""
+    params = load_params(layout.params)
+    left = _left(layout, params)
+    total = len(params.image.backbones) * len(params.folds)
+    if not left:
+        return f"all {total} image folds are trained; the rest takes minutes"
+    positives = _positives(layout, params)
+    if positives is None:
+        return f"{len(left)} of {total} image folds to train; how long is known after `dvc repro folds`"
+    seconds = sum(_times(layout, params, left, positives))
+    return f"{len(left)} of {total} image folds to train: about {duration(seconds)}, one after the other"
+
+
+def outlook(layout: Layout, backbone: str, fold: int) -> TimeEstimate:
+    """Estimated seconds of one fold and of all the others that are not trained yet."""
+    params = load_params(layout.params)
+    others = [pair for pair in _left(layout, params) if pair != (backbone, fold)]
+    mine, *rest = _times(layout, params, [(backbone, fold), *others], _positives(layout, params) or _OFFICIAL)
+    return TimeEstimate(mine, sum(rest), len(rest))
+
+
+def lines(layout: Layout) -> Iterator[str]:
+    """What the backbones of params.yaml cost, as a table for people."""
+    params = load_params(layout.params)
+    positives = _positives(layout, params) or _OFFICIAL
+    shown = positives * (1 - 1 / len(params.folds))
+    yield f"{'params.yaml':<17}{'model':<18}{'px':>4}{'batch':>7}{'GB':>7}{'A100 a fold':>13}{'T4 a fold':>12}"
+    for name in params.image.backbones:
+        recipe = params.image.recipe(name)
+        entry = CATALOGUE.get(recipe.model)
+        if entry is None:
+            yield f"{name:<17}{recipe.model:<18}not in the catalogue, no estimate"
+            continue
+        hours = [
+            f"{duration(tiles_shown(recipe, shown) * _per_tile(recipe, Pace(tflops)) + _OVERHEAD)}"
+            for tflops in (_A100, _T4)
+        ]
+        batch = f"{recipe.batch_size}x{recipe.accumulate}"
+        yield (
+            f"{name:<17}{recipe.model:<18}{recipe.size or entry.size:>4}{batch:>7}{memory_gb(recipe, entry):>7.1f}"
+            f"{hours[0]:>13}{hours[1]:>12}"
+        )
+    yield f"Estimates of training memory and time of a fold, {shown:.0f} of {positives} malignant lesions in training."
+
+
+def memory_gb(recipe: ImageRecipe, entry: Entry) -> float:
+    """Estimated GPU memory of training, GB."""
+    area = ((recipe.size or entry.size) / entry.size) ** 2
+    kept = entry.memory_mb * area * recipe.batch_size * (_RECOMPUTED if recipe.checkpoint_gradients else 1)
+    return (kept + entry.parameters_m * (_STATE_MB + (4.0 if recipe.ema else 0.0))) / 1e3
+
+
+def _positives(layout: Layout, params: Params) -> int | None:
+    """Malignant lesions of all folds, as dealt or as params.yaml asks the generator; None while nobody knows."""
+    if layout.folds.is_file():
+        return int(read_parquet(layout.folds, columns=[TARGET])[TARGET].sum())
+    return params.data.sample.positives if params.data.source == "sample" else None
+
+
+def tiles_shown(recipe: ImageRecipe, positives: float) -> float:
+    """Tiles a whole training shows, as far as there are enough negatives."""
+    return positives * recipe.positive_repeats * (1 + recipe.negatives_per_positive) * recipe.epochs
+
+
+def _left(layout: Layout, params: Params) -> list[tuple[str, int]]:
+    pairs = [(name, fold) for name in params.image.backbones for fold in params.folds]
+    return [pair for pair in pairs if not (layout.image_model(*pair) / "config.json").is_file()]
+
+
+def _times(layout: Layout, params: Params, pairs: list[tuple[str, int]], positives: int) -> list[float]:
+    """Estimated seconds of each (backbone, fold) on this machine, `positives` being those of all folds."""
+    from isic.image.network.device import gpu_tflops
+
+    tflops = gpu_tflops()
+    pace = _CORE if tflops is None else Pace(tflops)
+    shown = positives * (1 - 1 / len(params.folds))
+    return [_seconds(layout, name, params.image.recipe(name), shown, pace) for name, _ in pairs]
+
+
+def _seconds(layout: Layout, name: str, recipe: ImageRecipe, positives: float, pace: Pace) -> float:
+    shown = tiles_shown(recipe, positives)
+    paces = list(_paces(layout, name))
+    if paces:
+        return shown / (sum(paces) / len(paces)) + _OVERHEAD
+    return shown * _per_tile(recipe, pace) + _OVERHEAD
+
+
+def _per_tile(recipe: ImageRecipe, pace: Pace) -> float:
+    entry = CATALOGUE.get(recipe.model, CATALOGUE["vit_small"])
+    again = _AGAIN if recipe.checkpoint_gradients else 1.0
+    return entry.seconds_per_tile(recipe.size or entry.size, pace.tflops, pace.moved) * again + pace.seconds
+
+
+def _paces(layout: Layout, name: str) -> Iterator[float]:
+    """Tiles a second of the folds of a backbone that are trained."""
+    for path in layout.image_model(name, 0).parent.glob("fold*/history.csv"):
+        yield float(pd.read_csv(path)["images_per_second"].median())

@@ -1,0 +1,71 @@
+"""Cuts the official files into shards, streaming: each piece of the spooled table meets its tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from isic.core.errors import InputError, shown
+from isic.core.schema import ID, PATIENT
+from isic.data.patient_chunks import open_chunked
+from isic.data.tiles import TileStore
+from isic.scale.shards import MANIFEST, Manifest, Shard, describe, pack_shard, unpack_shard
+from isic.scale.store import Store
+
+
+def cut(
+    metadata: Path, images: Path | None, out: Store, rows: int = 20_000, megabytes: float = 64, impute: bool = False
+) -> Manifest:
+    """Write the lesions of a metadata CSV and the tiles of an HDF5 file as shards, and return their manifest.
+
+    A shard holds at most `rows` lesions or about `megabytes`, whichever is less, unless one patient alone has more. A
+    lesion without a tile is an error unless `impute` leaves it to prediction. The same files give the same bytes.
+    Raises InputError for anything wrong with the files, and when `out` holds shards already.
+    """
+    if rows < 1 or not 0 < megabytes < np.inf:
+        raise InputError(f"shards of {rows} rows or {megabytes} MB: give positive numbers")
+    if MANIFEST in out.sizes():
+        raise InputError(f"{shown(out.uri)} holds shards already: name another folder, or remove it first")
+    tiles = None if images is None else TileStore(images)
+    if tiles is not None:
+        # By the file's mean, since a tile's size is known only once it is read.
+        rows = max(1, min(rows, int(megabytes * 1e6 / (tiles.path.stat().st_size / max(len(tiles), 1)))))
+    with open_chunked(metadata, rows) as pieces:
+        shards = tuple(_write(out, pieces.piece(number), number, tiles, impute) for number in range(len(pieces)))
+    manifest = Manifest(shards, tiles is not None)
+    out.write(MANIFEST, manifest.to_json())
+    return manifest
+
+
+def index(store: Store) -> Manifest:
+    """Write the manifest of shards that others made, reading each whole. Raises InputError for a file that is none."""
+    names = sorted(name for name in store.sizes() if name.endswith(".parquet") and not name.startswith((".", "_")))
+    if not names:
+        raise InputError(f"{shown(store.uri)} holds no .parquet file: name the folder of the shards")
+    shards, images = [], False
+    for name in names:
+        data = store.read(name)
+        contents = unpack_shard(data, store.where(name))
+        images = images or contents.tiles is not None
+        shards.append(describe(name, data, len(contents.rows), contents.rows[PATIENT].nunique()))
+    manifest = Manifest(tuple(shards), images)
+    store.write(MANIFEST, manifest.to_json())
+    return manifest
+
+
+def _write(out: Store, rows: pd.DataFrame, number: int, tiles: TileStore | None, impute: bool) -> Shard:
+    # Patient by patient, in the order of their appearance: neighbours in memory are compared with each other.
+    rows = rows.iloc[np.argsort(pd.factorize(rows[PATIENT])[0], kind="stable")].reset_index(drop=True)
+    jpegs = [_jpeg(tiles, name, impute) for name in rows[ID]]
+    data = pack_shard(rows, jpegs)
+    shard = describe(f"part-{number:05d}.parquet", data, len(rows), rows[PATIENT].nunique())
+    out.write(shard.name, data)
+    return shard
+
+
+def _jpeg(tiles: TileStore | None, name: str, impute: bool) -> bytes | None:
+    if tiles is None or (impute and name not in tiles):
+        return None
+    return tiles.jpeg(name)

@@ -1,0 +1,142 @@
+"""What the images say, as columns: a fold's image models on one scale, alone and within the patient.
+
+Every fold's image models speak their own scale, so each fold's logits are standardised (or ranked) by what that
+fold's held-out rows showed, and the same numbers are used at test time for the same models. No label is read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+
+from isic.core.errors import InputError
+from isic.core.params import Evidence
+from isic.stack.embeddings import Space, space_columns
+from isic.stack.encoder import Columns, plain
+
+Floats = NDArray[np.float64]
+Embeddings = Mapping[str, NDArray[np.float16]]
+#: Quantiles kept to rank a new logit among a fold's held-out ones.
+KNOTS = 1025
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How raw logits of one image model become comparable to those of other folds: (x - mean) / sd, or a rank."""
+
+    mean: float
+    sd: float
+    knots: tuple[float, ...] = ()
+
+    @classmethod
+    def fit(cls, logits: ArrayLike, how: str) -> Scale:
+        """Fit on held-out logits (n,) of one fold; `how` is "standardised" or "ranked" (0 to 1)."""
+        values = np.asarray(logits, dtype=np.float64)
+        knots: tuple[float, ...] = ()
+        if how == "ranked":
+            knots = tuple(np.maximum.accumulate(np.quantile(values, np.linspace(0, 1, KNOTS))).tolist())
+        return cls(float(values.mean()), float(values.std()), knots)
+
+    def __call__(self, logits: ArrayLike) -> Floats:
+        """Scaled logits (n,); a missing image (NaN) becomes the fold's average."""
+        values = np.asarray(logits, dtype=np.float64)
+        values = np.where(np.isnan(values), self.mean, values)
+        if self.knots:
+            return np.interp(values, self.knots, np.linspace(0, 1, len(self.knots)))
+        return (values - self.mean) / (self.sd + 1e-9)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mean": self.mean, "sd": self.sd, "knots": list(self.knots)}
+
+
+@dataclass(frozen=True)
+class Images:
+    """The image side of one chain: scales of one fold's image models, and their spaces if embeddings are used."""
+
+    how: Evidence
+    scales: dict[str, Scale]
+    spaces: dict[str, Space]
+
+    @classmethod
+    def fit(cls, logits: Mapping[str, ArrayLike], embeddings: Embeddings, how: Evidence) -> Images:
+        """Fit on the held-out rows of one fold: logits {backbone: (n,)}, embeddings {backbone: (n, d)} or {}."""
+        scales = {name: Scale.fit(values, how.scale) for name, values in logits.items()}
+        spaces = {
+            name: Space.fit(values, np.asarray(logits[name], np.float64), how.embeddings, how.components)
+            for name, values in embeddings.items()
+        }
+        return cls(how, scales, spaces)
+
+    def columns(
+        self,
+        logits: Mapping[str, ArrayLike],
+        embeddings: Embeddings,
+        patients: ArrayLike,
+        rng: np.random.Generator | None = None,
+    ) -> Columns:
+        """Columns of n rows; with `rng`, the noise of training is added to the scaled logits.
+
+        A space without embeddings, as where no row has an image, takes every one for missing.
+        """
+        scaled = {name: scale(logits[name]) for name, scale in self.scales.items()}
+        if rng is not None and self.how.noise:
+            scaled = {name: values + rng.normal(0, self.how.noise, len(values)) for name, values in scaled.items()}
+        group = pd.Series(np.asarray(patients).astype(str))
+        made = _logit_columns(scaled, group, self.how.relative)
+        for name, space in self.spaces.items():
+            vectors = embeddings[name] if name in embeddings else space.missing(len(group))
+            made |= space_columns(f"image_{plain(name)}", space, vectors, group, self.how.embeddings)
+        return made
+
+
+def _logit_columns(scaled: Mapping[str, Floats], group: pd.Series, relative: bool) -> Columns:
+    """Each backbone's scaled logits and their mean, with rank, ratio and height above the mean in the patient."""
+    sources = dict(scaled)
+    if len(sources) > 1:
+        sources["all"] = np.mean(list(scaled.values()), axis=0)
+    made: Columns = {}
+    for backbone, values in sources.items():
+        stem = f"image_{plain(backbone)}"
+        made[stem] = values.astype(np.float32)
+        if relative:
+            made |= _within_patient(stem, values, group)
+    return made
+
+
+def _within_patient(stem: str, values: Floats, group: pd.Series) -> Columns:
+    series = pd.Series(values)
+    grouped = series.groupby(group)
+    count = grouped.transform("size")
+    risk = pd.Series(expit(values))
+    return {
+        # Middle ranks: a patient's only lesion sits at one half, not at the top.
+        f"{stem}_rank": ((grouped.rank() - 0.5) / count).to_numpy(dtype=np.float32),
+        f"{stem}_ratio": (risk / risk.groupby(group).transform("mean")).to_numpy(dtype=np.float32),
+        f"{stem}_above": (series - grouped.transform("mean")).to_numpy(dtype=np.float32),
+    }
+
+
+def check_images(
+    logits: Mapping[str, ArrayLike], embeddings: Embeddings, backbones: tuple[str, ...], length: int, uses: bool
+) -> None:
+    """Raise InputError unless `logits` (and `embeddings` if the stacker uses them) are of these backbones and rows.
+
+    Where every logit is missing no network has looked at anything, so there is no embedding to ask for.
+    """
+    unseen = not embeddings and all(np.isnan(np.asarray(values, np.float64)).all() for values in logits.values())
+    for what, given in (("logits", logits), ("embeddings", embeddings)):
+        wanted = set(backbones) if what == "logits" or (uses and not unseen) else set(given)
+        if set(given) != wanted:
+            raise InputError(
+                f"{what} are of backbones {sorted(given)}, the stacker needs {sorted(wanted)}: "
+                "use the image models it belongs to"
+            )
+        for backbone, values in given.items():
+            if len(np.asarray(values)) != length:
+                raise InputError(f"{backbone} has {len(np.asarray(values))} {what} for {length} rows: give one per row")

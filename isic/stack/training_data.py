@@ -1,0 +1,263 @@
+"""Everything a fit needs and many fits can share: columns, folds, sampled rows. Built once, read by all.
+
+A training row carries the image evidence of its own fold's models, so one set of columns serves every chain. Fitted
+features are the exception: what chain F learns from its training rows is a column of its own for every row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import ArrayLike, NDArray
+
+from isic.core.errors import InputError
+from isic.core.params import Evidence
+from isic.core.schema import ID, PATIENT, TARGET
+from isic.stack.encoder import Columns, Encoder, plain
+from isic.stack.image_columns import Embeddings, Images, check_images
+from isic.stack.members import Pool
+from isic.tabular import feature_families
+from isic.tabular.fitted import Fitted
+from isic.tabular.registry import choose
+
+IMAGE_FAMILY = "image"
+#: {backbone: {fold: embeddings (m, d) of the same m lesions, which no network saw}}.
+Anchors = Mapping[str, Mapping[int, NDArray[np.float16]]]
+#: First word of the family of a column that a chain learnt from its training rows.
+FITTED = "fitted"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A prepared stacking problem of n rows.
+
+    `columns` are for scoring; `pool` holds the same with the noise of training. `folds` has isic_id, patient_id,
+    target, fold in row order; `families` maps each column to its feature family, image evidence to "image". `fitted`
+    holds what each chain learnt from its training rows and `pools` the pool with the columns made of it, by fold; both
+    are empty without fitted features.
+    """
+
+    folds: pd.DataFrame
+    target: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    design: Encoder
+    images: dict[int, Images]
+    columns: Columns
+    pool: Pool
+    families: dict[str, str]
+    fitted: dict[int, Fitted] = field(default_factory=dict)
+    pools: dict[int, Pool] = field(default_factory=dict)
+
+    def pool_of(self, number: int) -> Pool:
+        """What members of chain `number` train on."""
+        return self.pools.get(number, self.pool)
+
+    def columns_of(self, number: int) -> Columns:
+        """What members of chain `number` score; its training rows' fitted columns are those of training."""
+        return self.columns | self.fitted_columns(number)
+
+    def fitted_columns(self, number: int) -> Columns:
+        """What chain `number` learnt, as columns of every row: of training for its training rows."""
+        own = self.pools.get(number)
+        return {name: own.columns[name] for group in own.groups for name in group} if own else {}
+
+    def families_of_all(self) -> dict[str, str]:
+        """`families` with the fitted columns, in the order the members read them."""
+        names = next(iter(self.fitted.values())).names if self.fitted else {}
+        return self.families | {plain(name): f"{FITTED} {kind}" for name, kind in names.items()}
+
+    def training_rows(self, number: int, negatives: int, seed: int, watched: int | None = None) -> NDArray[np.int64]:
+        """Rows of one member of chain `number`, none of them of fold `watched`."""
+        kept = self.fold != number if watched is None else ~np.isin(self.fold, (number, watched))
+        return sample_rows(self.target, kept, negatives, [seed, number])
+
+    def offset(self, number: int, negatives: int, weight: float) -> float:
+        """Log-odds to add so that chain `number` gives probabilities at the prevalence of its training rows."""
+        training = self.target[self.fold != number]
+        ill, healthy = int(training.sum()), int((training == 0).sum())
+        kept = min(negatives * ill, healthy) if negatives else healthy
+        return math.log(kept / healthy) - math.log(weight)
+
+
+def prepare(
+    features: pd.DataFrame,
+    logits: Mapping[str, ArrayLike],
+    folds: pd.DataFrame,
+    evidence: Evidence,
+    max_bin: int,
+    embeddings: Embeddings | None = None,
+    anchors: Anchors | None = None,
+    fitted: Sequence[str] = (),
+) -> TrainingData:
+    """Line up the inputs of `fit_stack` and compute every column once; `fitted` names kinds of fitted features.
+
+    Raises InputError when the frames do not hold the same lesions, or a logit, embedding or anchor is missing or not
+    finite.
+    """
+    folds = align(folds, features[ID])
+    vectors = (embeddings or {}) if evidence.embeddings != "none" else {}
+    check_images(logits, vectors, tuple(logits), len(features), evidence.embeddings != "none")
+    _complete("logits", logits)
+    _complete("embeddings", vectors)
+    target, fold = folds[TARGET].to_numpy(np.int64), folds["fold"].to_numpy(np.int64)
+    design = Encoder.fit(features)
+    base = design.columns(features)
+    images = _fit_images(logits, vectors, fold, evidence, anchors or {})
+    clean, noisy = ({}, {}) if not logits else _spread(images, logits, vectors, fold, folds[PATIENT])
+    columns, training = base | clean, base | noisy
+    pool = Pool(training, target, max_bin)
+    problem = TrainingData(folds, target, fold, design, images, columns, pool, _families(design, columns))
+    return _learn(problem, features, fitted) if fitted else problem
+
+
+def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
+    """isic_id, patient_id, target, fold in the order of `ids`; InputError unless both hold the same lesions once."""
+    if len(folds) == len(ids) and ids.is_unique and bool((folds[ID].array == ids.array).all()):
+        # Arrow would keep the memory in which it looked for repeated ids.
+        pa.default_memory_pool().release_unused()
+        return folds[[ID, PATIENT, TARGET, "fold"]].reset_index(drop=True)
+    table = folds.set_index(ID)[[PATIENT, TARGET, "fold"]]
+    if len(table) != len(ids) or not table.index.is_unique or not ids.is_unique or not ids.isin(table.index).all():
+        unknown = ids[~ids.isin(table.index)]
+        which = f", for example {unknown.iloc[0]}" if len(unknown) else ""
+        raise InputError(
+            f"features hold {len(ids)} lesions and folds {len(table)}, not the same ones{which}: "
+            "rerun `dvc repro features folds`"
+        )
+    return table.loc[ids].rename_axis(ID).reset_index()
+
+
+def sample_rows(
+    target: NDArray[np.int64], training: NDArray[np.bool_], negatives: int, seed: list[int]
+) -> NDArray[np.int64]:
+    """Sorted rows of one member: all malignant ones and `negatives` benign ones for each, drawn afresh (0: all)."""
+    ill = np.flatnonzero(training & (target == 1))
+    healthy = np.flatnonzero(training & (target == 0))
+    wanted = negatives * len(ill)
+    if 0 < wanted < len(healthy):
+        # A prefix of one permutation: a larger sample of the same seed holds the smaller one.
+        healthy = np.random.default_rng(seed).permutation(healthy)[:wanted]
+    return np.sort(np.concatenate([ill, healthy]))
+
+
+def without(problem: TrainingData, drop: tuple[str, ...]) -> TrainingData:
+    """The problem without the columns of the families `drop`. InputError names a family that does not exist."""
+    choose(drop, "stack.drop")
+    families = {name: family for name, family in problem.families.items() if family not in drop}
+    if len(families) == len(problem.families):
+        return problem
+    if not families:
+        raise InputError("stack.drop leaves the stacker without any column: drop fewer families")
+    gone = {source for name, source in problem.design.sources().items() if name not in families}
+    pool = Pool({name: problem.pool.columns[name] for name in families}, problem.target, problem.pool.max_bin)
+    columns = {name: problem.columns[name] for name in families}
+    design = problem.design.without(gone)
+    bare = replace(problem, design=design, columns=columns, pool=pool, families=families)
+    return with_fitted(bare, problem)
+
+
+def with_fitted(problem: TrainingData, other: TrainingData) -> TrainingData:
+    """`problem` with what the chains of `other`, a problem of the same rows and folds, learnt from training rows."""
+    pools = {
+        number: problem.pool.beside(other.fitted_columns(number), own.groups) for number, own in other.pools.items()
+    }
+    return replace(problem, fitted=other.fitted, pools=pools)
+
+
+def regrouped(
+    problem: TrainingData, fold: NDArray[np.int64], features: pd.DataFrame, kinds: Sequence[str]
+) -> TrainingData:
+    """`problem` with other groups of rows to leave out, (n,); `features` and `kinds` as for `prepare`.
+
+    Image evidence stays on the scale of the networks that made it, as it would be for a group nobody has seen. Chains
+    of the result score its own rows only.
+    """
+    images = dict.fromkeys(np.unique(fold).tolist(), next(iter(problem.images.values())))
+    other = replace(problem, folds=problem.folds.assign(fold=fold), fold=fold, images=images, fitted={}, pools={})
+    return _learn(other, features, kinds) if kinds else other
+
+
+def _learn(problem: TrainingData, features: pd.DataFrame, kinds: Sequence[str]) -> TrainingData:
+    """Fit the kinds on the training rows of each chain, and make their columns for every row."""
+    fitted, pools = {}, {}
+    for number in problem.images:
+        training = problem.fold != number
+        seen, target = features[training], problem.target[training]
+        fitted[number] = Fitted.fit(kinds, seen, target)
+        own = fitted[number].training_columns(seen, target, problem.folds.loc[training, PATIENT])
+        made: Columns = {}
+        for name, values in fitted[number].columns(features[~training]).items():
+            whole = np.empty(len(training), dtype=np.float32)
+            whole[training], whole[~training] = own[name], values
+            made[plain(name)] = whole
+        groups = groupby(fitted[number].names.items(), key=lambda item: item[1])
+        pools[number] = problem.pool.beside(made, [[plain(name) for name, _ in group] for _, group in groups])
+    return replace(problem, fitted=fitted, pools=pools)
+
+
+def _families(design: Encoder, columns: Columns) -> dict[str, str]:
+    owner = {feature.name: name for name, family in feature_families().items() for feature in family.features}
+    sources = design.sources()
+    return {name: owner.get(sources[name], "other") if name in sources else IMAGE_FAMILY for name in columns}
+
+
+def _fit_images(
+    logits: Mapping[str, ArrayLike],
+    embeddings: Embeddings,
+    fold: NDArray[np.int64],
+    evidence: Evidence,
+    anchors: Anchors,
+) -> dict[int, Images]:
+    numbers = np.unique(fold).tolist()
+    index = {number: np.flatnonzero(fold == number) for number in numbers}
+    images = {n: Images.fit(_take(logits, index[n]), _take(embeddings, index[n]), evidence) for n in numbers}
+    for backbone in embeddings if evidence.embeddings == "aligned" else ():
+        known = anchors.get(backbone, {})
+        if any(n not in known or known[n].shape[1] != embeddings[backbone].shape[1] for n in numbers):
+            raise InputError(f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that backbone")
+        for n in numbers:
+            _complete("anchors", {backbone: known[n]})
+        first = images[numbers[0]].spaces[backbone].place(known[numbers[0]])
+        for n in numbers[1:]:
+            images[n].spaces[backbone] = images[n].spaces[backbone].aligned_to(known[n], first)
+    return images
+
+
+def _spread(
+    images: dict[int, Images],
+    logits: Mapping[str, ArrayLike],
+    embeddings: Embeddings,
+    fold: NDArray[np.int64],
+    patients: pd.Series,
+) -> tuple[Columns, Columns]:
+    """Image columns of all rows, each by its own fold's models: without and with the noise of training."""
+    rng = np.random.default_rng(0)
+    both: tuple[Columns, Columns] = ({}, {})
+    for number, side in images.items():
+        index = np.flatnonzero(fold == number)
+        given = _take(logits, index), _take(embeddings, index), patients.to_numpy()[index]
+        for made, part in zip(both, (side.columns(*given), side.columns(*given, rng)), strict=True):
+            for name, values in part.items():
+                made.setdefault(name, np.empty(len(fold), dtype=np.float32))[index] = values
+    return both
+
+
+def _take(arrays: Mapping[str, ArrayLike], index: NDArray[np.int64]) -> dict[str, NDArray]:
+    return {name: np.asarray(values)[index] for name, values in arrays.items()}
+
+
+def _complete(what: str, given: Mapping[str, ArrayLike]) -> None:
+    for backbone, values in given.items():
+        rows = np.asarray(values)
+        with np.errstate(invalid="ignore"):  # inf - inf
+            # A row's sum is finite where all of it is, and needs no copy of every dimension.
+            sums = rows.sum(axis=tuple(range(1, rows.ndim)), dtype=np.float64)
+        broken = int((~np.isfinite(sums)).sum())
+        if broken:
+            raise InputError(f"{broken} {what} of {backbone} are NaN or infinite: rerun `dvc repro` for that backbone")

@@ -1,0 +1,1 @@
+"""Optuna: search space, study, storage and record."""

@@ -1,0 +1,231 @@
+"""What `make tune` varies, and how one candidate is scored: a member per fold and seed, prunable after each.
+
+The table is binned once per feature family; a candidate composes the families it keeps. Members are trained in the
+same order and on the same sampled rows for every candidate, so that candidates can be compared pair by pair.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isic.core.metric import pauc
+from isic.core.params import Stack as Settings
+from isic.stack.members import workers
+from isic.stack.members.lightgbm_ import bin_columns, binned, compose, grow_and_score
+from isic.stack.training_data import FITTED, IMAGE_FAMILY, TrainingData
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+    from optuna.trial import Trial
+
+Floats = NDArray[np.float64]
+#: LightGBM's numbers: name, lowest, highest, whether steps are multiplicative. Around the public sets (greysky, the 2nd
+#: place, junaid), which agree on small slow trees and much column sampling.
+_NUMBERS: tuple[tuple[str, float, float, bool], ...] = (
+    ("learning_rate", 0.01, 0.15, True),
+    ("feature_fraction", 0.1, 1.0, False),
+    ("feature_fraction_bynode", 0.3, 1.0, False),
+    ("bagging_fraction", 0.4, 1.0, False),
+    ("lambda_l1", 1e-3, 10.0, True),
+    ("lambda_l2", 1e-3, 30.0, True),
+    ("scale_pos_weight", 1.0, 6.0, True),
+)
+_WHOLE: tuple[tuple[str, int, int, bool], ...] = (
+    ("num_leaves", 4, 64, True),
+    ("max_depth", 3, 8, False),
+    ("min_data_in_leaf", 5, 150, True),
+    ("rounds", 50, 600, True),
+    ("negatives", 5, 200, True),
+)
+#: A zero of params.yaml, which no multiplicative range holds, has an end of the range as its stand-in; 0 negatives are
+#: all of them.
+_ZERO = {"lambda_l1": 1e-3, "lambda_l2": 1e-3, "negatives": 200}
+_SWITCH = "use_"
+#: First members whose score halfway through their rounds is reported before that of any whole member: a hopeless
+#: candidate is known by then, for half of what two members cost.
+HALFWAY_REPORTS = 2
+
+
+def switchable(problem: TrainingData) -> tuple[str, ...]:
+    """Feature families a search may leave out."""
+    return tuple(dict.fromkeys(name for name in problem.families.values() if name not in (IMAGE_FAMILY, "other")))
+
+
+def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Settings:
+    """The candidate of a trial: `current` with the searched values, rounded as params.yaml will hold them."""
+    now = as_trial(current, families)
+    found: dict[str, Any] = {}
+    # Ranges stretch to hold the current values, which the first trial has.
+    for name, low, high, log in _NUMBERS:
+        found[name] = _short(trial.suggest_float(name, min(low, now[name]), max(high, now[name]), log=log))
+    for name, lowest, highest, log in _WHOLE:
+        found[name] = trial.suggest_int(name, min(lowest, now[name]), max(highest, now[name]), log=log)
+    found |= {name: 0 for name, value in _values(current).items() if value == 0 and found[name] == now[name]}
+    top = {name: found.pop(name) for name in ("rounds", "negatives")}
+    found["num_leaves"] = min(found["num_leaves"], 2 ** found["max_depth"])
+    kept = {name: trial.suggest_categorical(f"{_SWITCH}{name}", [True, False]) for name in families}
+    changes = {
+        **top,
+        "drop": tuple(name for name, keep in kept.items() if not keep) if any(kept.values()) else current.drop,
+        "params": current.params.model_dump() | found,
+    }
+    return Settings.model_validate(current.model_dump() | changes)
+
+
+def as_trial(settings: Settings, families: tuple[str, ...]) -> dict[str, Any]:
+    """The values of `settings` as a trial would hold them."""
+    values = {name: value or _ZERO[name] for name, value in _values(settings).items()}
+    return values | {f"{_SWITCH}{name}": name not in settings.drop for name in families}
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    """The searched numbers, by name."""
+    values = {**settings.params.model_dump(), "rounds": settings.rounds, "negatives": settings.negatives}
+    return {name: values[name] for name, *_ in (*_NUMBERS, *_WHOLE)}
+
+
+def changes(new: Settings, old: Settings) -> dict[str, Any]:
+    """Values of the stack section in which `new` differs from `old`, nested as in params.yaml."""
+    own, other = new.model_dump(mode="json"), old.model_dump(mode="json")
+    flat = {name: own[name] for name in ("rounds", "negatives", "drop") if own[name] != other[name]}
+    inner = {name: value for name, value in own["params"].items() if value != other["params"][name]}
+    return flat | ({"params": inner} if inner else {})
+
+
+class TrialEvaluator:
+    """Scores candidates on one prepared problem whose pool was binned by family."""
+
+    def __init__(self, problem: TrainingData, seeds: int, first_seed: int = 0) -> None:
+        self.problem, self.seeds = problem, range(first_seed, first_seed + seeds)
+        self.folds = sorted(problem.images)
+        families = problem.families_of_all()
+        self._runs = [(family, list(names)) for family, names in groupby(families, key=lambda name: families[name])]
+        # Fitted columns come last, in pools of each fold that are grouped by kind already.
+        shared = [names for family, names in self._runs if not _is_fitted(family)]
+        problem.pool.groups = shared
+        self._scored = [
+            self._without_noise(names, bins) for names, bins in zip(shared, binned(problem.pool), strict=True)
+        ]
+        for fold in self.folds:
+            binned(problem.pool_of(fold))  # once, before threads ask for it
+
+    def _without_noise(self, names: list[str], bins: lgb.Dataset) -> lgb.Dataset:
+        """Held-out rows are scored without the noise of training: columns that have it are binned once more."""
+        clean, noisy = self.problem.columns, self.problem.pool.columns
+        if all(clean[name] is noisy[name] for name in names):
+            return bins
+        return bin_columns({name: clean[name] for name in names}, self.problem.pool, bins)
+
+    @property
+    def steps(self) -> list[tuple[int, int]]:
+        """(seed, fold) of every member, in the order in which all candidates train them."""
+        return [(seed, fold) for seed in self.seeds for fold in self.folds]
+
+    def members(self, settings: Settings, glimpses: int = 0) -> Iterator[tuple[int, Floats]]:
+        """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps that are left.
+
+        Before them come (fold, held-out probabilities) of the first `glimpses` steps halfway through their rounds.
+        """
+        unwanted = threading.Event()
+        halves: list[Future[Floats]] = [Future() for _ in range(glimpses)]
+
+        # Whole models side by side, and the cores that the last round would leave idle within its models.
+        last = len(self.steps) % workers()
+        threads = [1] * (len(self.steps) - last) + [workers() // max(last, 1)] * last
+
+        def member(number: int, threads: int) -> Floats:
+            if number >= glimpses:
+                return self._grow(settings, self.steps[number], unwanted, threads)
+            half = halves[number]
+            try:
+                return self._grow(settings, self.steps[number], unwanted, threads, half.set_result)
+            except BaseException as error:
+                if not half.done():
+                    half.set_exception(error)  # or it would be waited for
+                raise
+
+        with ThreadPoolExecutor(workers()) as pool:
+            running = [pool.submit(member, *job) for job in enumerate(threads)]
+            try:
+                for (_, fold), half in zip(self.steps, halves, strict=False):
+                    yield fold, half.result()
+                for (_, fold), future in zip(self.steps, running, strict=True):
+                    yield fold, future.result()
+            finally:
+                unwanted.set()
+                for future in running:
+                    future.cancel()
+
+    def _grow(
+        self,
+        settings: Settings,
+        step: tuple[int, int],
+        unwanted: threading.Event,
+        threads: int,
+        halfway: Callable[[Floats], None] | None = None,
+    ) -> Floats:
+        """The member of one step, see `grow_and_score`."""
+        seed, fold = step
+        chosen = settings.library("lightgbm")
+        kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
+        index = self.problem.training_rows(fold, settings.negatives, seed)
+        trained = binned(self.problem.pool_of(fold))
+        scored = [*self._scored, *trained[len(self._scored) :]]
+        data = compose([trained[place] for place in kept], index)
+        seen = compose([scored[place] for place in kept], np.flatnonzero(self.problem.fold == fold))
+        return grow_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted, threads, halfway)
+
+    def score(self, settings: Settings, trial: Trial | None = None) -> float:
+        """Pooled out-of-fold pAUC, averaged over seeds.
+
+        With `trial`, the fold pAUC of `HALFWAY_REPORTS` and then of each member is reported to it, and
+        optuna.TrialPruned raised when the trial should stop.
+        """
+        target = self.problem.target
+        pooled, margins = [], np.empty(len(target))
+        glimpses = 0 if trial is None else HALFWAY_REPORTS
+        for number, (fold, values) in enumerate(self.members(settings, glimpses)):
+            mine = self.problem.fold == fold
+            if trial is not None:
+                _report(trial, number, pauc(target[mine], values))
+            if number < glimpses:
+                continue
+            margins[mine] = values + self.problem.offset(fold, settings.negatives, settings.params.scale_pos_weight)
+            if fold == self.folds[-1]:
+                pooled.append(pauc(target, margins))
+        return float(np.mean(pooled))
+
+    def out_of_fold(self, settings: Settings) -> Floats:
+        """Log-odds of every row by its fold's members, mean over seeds, (n,)."""
+        total = np.zeros(len(self.problem.target))
+        for fold, values in self.members(settings):
+            mine = self.problem.fold == fold
+            total[mine] += values + self.problem.offset(fold, settings.negatives, settings.params.scale_pos_weight)
+        return total / len(self.seeds)
+
+
+def _is_fitted(family: str) -> bool:
+    return family.startswith(f"{FITTED} ")
+
+
+def _is_chosen(family: str, settings: Settings) -> bool:
+    return family.removeprefix(f"{FITTED} ") in settings.fitted if _is_fitted(family) else family not in settings.drop
+
+
+def _report(trial: Trial, step: int, value: float) -> None:
+    from optuna import TrialPruned
+
+    trial.report(value, step)
+    if trial.should_prune():
+        raise TrialPruned
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,0 +1,215 @@
+"""Where a study is kept: a journal file of this checkout, or a database that the workers of many machines share.
+
+The database may restart under load and a worker may vanish without a word, so a running trial beats: a worker whose
+heart has stopped is told from one that thinks, on whatever machine it was, and its trial is queued again. Optuna's own
+heartbeat belongs to `Study.optimize` and stops at the first lost connection; ours outlives a restart.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import optuna
+import sqlalchemy
+from optuna.storages import (
+    BaseStorage,
+    JournalStorage,
+    RDBStorage,
+    RetryHeartbeatStaleTrialCallback,
+    fail_stale_trials,
+)
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from isic.core.errors import InputError, shown
+
+#: What a database that is down, restarting or refusing looks like from here.
+CONNECTION_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError)
+#: A trial whose worker died this often is given up: it may be what kills them (memory).
+RETRIES = 2
+
+_T = TypeVar("_T")
+
+
+def heartbeat_seconds() -> int:
+    """Seconds between beats: OPTUNA_HEARTBEAT, else 15. After four without one a worker counts as dead."""
+    text = os.environ.get("OPTUNA_HEARTBEAT", "15")
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"OPTUNA_HEARTBEAT is {text!r}: give whole seconds, 1 or more")
+    return int(text)
+
+
+def open_storage(folder: Path) -> BaseStorage | str:
+    """Storage of OPTUNA_STORAGE (any Optuna URL), else a journal file in `folder`.
+
+    Raises InputError, without the URL's password, when the database cannot be used.
+    """
+    url = os.environ.get("OPTUNA_STORAGE", "").strip()
+    if not url:
+        folder.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    if url.startswith("redis"):
+        return url
+    beat = heartbeat_seconds()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            with _alone(url, "tables"):
+                return RDBStorage(
+                    url,
+                    # A connection that a restart of the database cut is noticed and replaced when it is next used.
+                    engine_kwargs={"pool_pre_ping": True},
+                    heartbeat_interval=beat,
+                    grace_period=4 * beat,
+                    heartbeat_stale_trial_callback=_Retry(max_retry=RETRIES),
+                )
+    except (ImportError, sqlalchemy.exc.NoSuchModuleError):
+        raise InputError(f"no driver for {shown(url)}: pip install 'isic[server]' brings PostgreSQL's") from None
+    except sqlalchemy.exc.ArgumentError:
+        raise InputError(
+            "OPTUNA_STORAGE is no database URL: it looks like postgresql+psycopg://user:password@host:5432/name"
+        ) from None
+    except (*CONNECTION_ERRORS, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+        raise InputError(f"OPTUNA_STORAGE {shown(url)} cannot be used: {_reason(error)}") from None
+
+
+def probe(folder: Path) -> str | None:
+    """One phrase on the database of OPTUNA_STORAGE, None when it is not set. Raises InputError when it is unusable."""
+    url = os.environ.get("OPTUNA_STORAGE", "").strip()
+    if not url:
+        return None
+    studies = optuna.get_all_study_names(open_storage(folder))
+    return f"{len(studies)} studies in {shown(url)}"
+
+
+class _Retry(RetryHeartbeatStaleTrialCallback):
+    """Queues a dead worker's trial again, unsigned and even while the database is coming back."""
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        trial.user_attrs = {}
+        queue = super().__call__
+
+        def once() -> None:
+            others = study.get_trials(deepcopy=False)
+            if not any(trial.number in other.system_attrs.get("retry_history", ()) for other in others):
+                queue(study, trial)
+
+        retry(once)
+
+
+def beats(study: optuna.Study) -> bool:
+    """Whether the study's storage knows a dead worker by its heart."""
+    return isinstance(database(study), RDBStorage)
+
+
+def database(study: optuna.Study) -> BaseStorage:
+    """The storage behind Optuna's cache of finished trials."""
+    storage = study._storage
+    return getattr(storage, "_backend", storage)
+
+
+def fail(study: optuna.Study, trial_id: int) -> bool:
+    """Mark a running trial failed; False when another worker has finished it first."""
+    try:
+        return bool(study._storage.set_trial_state_values(trial_id, state=TrialState.FAIL))
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
+
+
+def queue_stale(study: optuna.Study) -> None:
+    """Queue the trials of workers whose heart stopped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        fail_stale_trials(study)
+
+
+def ask(study: optuna.Study) -> optuna.Trial:
+    """A new trial; Optuna's warning that heartbeats are not its ask's business is ours to answer."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Heartbeat of storage")
+        return study.ask()
+
+
+@contextmanager
+def beating(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
+    """Keep a trial's heart beating while it runs; nothing to do for a journal file."""
+    storage = database(study)
+    if not isinstance(storage, RDBStorage):
+        yield
+        return
+    number = trial._trial_id
+    retry(lambda: storage.record_heartbeat(number))
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(float(storage.heartbeat_interval or 1)):
+            try:
+                storage.record_heartbeat(number)
+            except CONNECTION_ERRORS:
+                continue  # the next beat may find the database again
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def retry(act: Callable[[], _T]) -> _T:
+    """`act`, again and again while the database is away; it must bear being done twice.
+
+    Raises InputError after eight heartbeats: by then other workers have taken this one for dead.
+    """
+    patience = 8 * heartbeat_seconds()
+    until = time.monotonic() + patience
+    while True:
+        try:
+            return act()
+        except CONNECTION_ERRORS as error:
+            if time.monotonic() > until:
+                raise InputError(
+                    f"the study's database did not answer for {patience} s ({_reason(error)}): "
+                    "what is finished is stored; start it and run the same command again"
+                ) from None
+            time.sleep(0.5)
+
+
+@contextmanager
+def _alone(url: str, name: str) -> Iterator[None]:
+    """Hold a lock that every machine on this PostgreSQL respects; it goes with the connection. Others have none."""
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("select pg_advisory_lock(:key)"), {"key": zlib.crc32(name.encode())})
+        yield
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Let one worker of all machines at a time set up the study `name`."""
+    url = os.environ.get("OPTUNA_STORAGE", "").strip()
+    if not url or url.startswith("redis"):
+        yield
+        return
+    with _alone(url, name):
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the first cause, without secrets: Optuna and SQLAlchemy wrap the driver's own words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return shown(lines[0])[:200] if lines else type(error).__name__

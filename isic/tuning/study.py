@@ -1,0 +1,191 @@
+"""One Optuna study that several processes and machines fill together, and that any of them may leave at any time.
+
+A worker holds a lock file while it lives. A trial whose worker is gone (killed, machine rebooted) is marked failed and
+its values are queued again, so that nothing is lost and nothing but the killed trial runs twice. Workers on other
+machines are recognised by host name and left alone on a shared file; on a database their heartbeat says whether they
+live.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from isic.core.locks import locked
+from isic.tuning.storage import (
+    CONNECTION_ERRORS,
+    alone,
+    ask,
+    beating,
+    beats,
+    fail,
+    heartbeat_seconds,
+    open_storage,
+    queue_stale,
+    retry,
+)
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+_WORKER, _HOST = "worker", "host"
+#: Seconds within which a worker signs a trial it has asked for.
+_SIGNING = 20
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process's part in a study."""
+
+    study: optuna.Study
+    folder: Path
+    identity: str
+
+    def run(
+        self,
+        objective: Callable[[optuna.Trial], float],
+        trials: int,
+        after: Callable[[FrozenTrial], None] = lambda trial: None,
+    ) -> None:
+        """Work until the study holds `trials` finished trials, counting those that live workers are at.
+
+        `after` sees every trial this process finished. On Ctrl-C the running trial is queued again before
+        KeyboardInterrupt goes on. On a database it stays until those others have finished, to take over from one that
+        dies; a restart of the database costs the trial that was running then, which is queued again.
+        """
+        while self.finished() < trials:
+            if retry(self._taken) < trials:
+                self._one(objective, after)
+            elif beats(self.study):
+                time.sleep(min(5, heartbeat_seconds()))
+            else:
+                return
+
+    def _one(self, objective: Callable[[optuna.Trial], float], after: Callable[[FrozenTrial], None]) -> None:
+        trial = retry(lambda: ask(self.study))
+        with beating(self.study, trial):
+            try:
+                retry(lambda: self._sign(trial))
+                value = objective(trial)
+            except optuna.TrialPruned:
+                finished = retry(lambda: self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True))
+            except CONNECTION_ERRORS:
+                return  # its heart stops here, and whoever sees that first queues it again
+            except BaseException:
+                if retry(lambda: fail(self.study, trial._trial_id)):
+                    retry(lambda: _queue_again(self.study, self.study.trials[trial.number]))
+                raise
+            else:
+                finished = retry(lambda: self.study.tell(trial, value, skip_if_finished=True))
+        # Taken for dead while it could not beat: the trial is another worker's now, and its score here is not counted.
+        if finished.state in DONE:
+            with suppress(*CONNECTION_ERRORS):  # a line of progress is not worth a worker
+                after(finished)
+
+    def _sign(self, trial: optuna.Trial) -> None:
+        trial.set_user_attr(_WORKER, self.identity)
+        trial.set_user_attr(_HOST, socket.gethostname())  # last: it says that the trial is signed
+
+    def finished(self) -> int:
+        """Finished trials of the study, of all workers together."""
+        return len(retry(lambda: self.study.get_trials(deepcopy=False, states=DONE)))
+
+    def _taken(self) -> int:
+        if beats(self.study):
+            _give_up_dead(self.study, self.folder)
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return self.finished() + sum(_alive(self.study, self.folder, trial) for trial in running)
+
+
+@contextmanager
+def join(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
+    """Join the study `name`, creating it with the values `first` as its first trial; yields this process's worker."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    identity = uuid.uuid4().hex
+    own = folder / "live" / identity
+
+    open_storage(folder)  # an address that does not work is said at once; patience is for work under way
+
+    def enter() -> optuna.Study:
+        with locked(folder / "join.lock"), alone(name):
+            return _open(name, folder, first)
+
+    with locked(own):
+        try:
+            yield Worker(retry(enter), folder, identity)
+        finally:
+            own.unlink(missing_ok=True)
+
+
+def _open(name: str, folder: Path, first: dict[str, Any]) -> optuna.Study:
+    storage = open_storage(folder)
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    joined = int(study.user_attrs.get("joined", 0))
+    study.set_user_attr("joined", joined + 1)
+    # Equal seeds would make workers propose equal candidates.
+    study.sampler = optuna.samplers.TPESampler(seed=joined)
+    study.pruner = pruner()
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(first)
+    _give_up_dead(study, folder)
+    return study
+
+
+def _give_up_dead(study: optuna.Study, folder: Path) -> None:
+    """Queue again what a dead worker was at."""
+    if beats(study):
+        queue_stale(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        # Several workers may see this at once; one of them marks the trial.
+        if not _alive(study, folder, trial) and fail(study, trial._trial_id):
+            _queue_again(study, trial)
+
+
+def pruner() -> optuna.pruners.BasePruner:
+    """Stops a candidate that loses against the best one, fold by fold and seed by seed.
+
+    A candidate no better than the best is not worth finishing, so the test may be quick to judge: of two that are
+    equal, one is stopped after two steps (the first members halfway) in a quarter of cases, and one that is clearly
+    better hardly ever.
+    """
+    with warnings.catch_warnings():
+        # Marked experimental since 3.6; the pinned range of versions has it.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.pruners.WilcoxonPruner(p_threshold=0.26, n_startup_steps=2)
+
+
+def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+    # A trial killed before its first suggestion has no values unless it was queued: the sampler will think again.
+    values = trial.params or trial.system_attrs.get("fixed_params")
+    queued = any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
+    if values and not queued:
+        study.enqueue_trial(values, user_attrs={"retry_of": trial.number})
+
+
+def _alive(study: optuna.Study, folder: Path, trial: FrozenTrial) -> bool:
+    """Whether the worker of a running trial still holds its lock; the kernel drops it when a process dies.
+
+    On a database the heartbeat has decided before: what is left is a trial that was never signed.
+    """
+    if _HOST not in trial.user_attrs:
+        # Just asked for, by a worker that has not signed it yet or died before it could.
+        started = trial.datetime_start
+        return started is not None and (datetime.now() - started).total_seconds() < _SIGNING
+    if beats(study) or trial.user_attrs[_HOST] != socket.gethostname():
+        return True
+    lock = folder / "live" / str(trial.user_attrs[_WORKER])
+    if not lock.is_file():
+        return False
+    with locked(lock, patience=0) as dead:
+        if dead:
+            lock.unlink(missing_ok=True)
+    return not dead

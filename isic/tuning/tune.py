@@ -1,0 +1,171 @@
+"""`make tune`: search the stacker's parameters, and change params.yaml only if the gain is real.
+
+The search maximises pooled out-of-fold pAUC averaged over seeds. The winner of many trials is partly luck: of these
+members and of these lesions. So the gain is judged on seeds that no trial saw, and each fold by the trial that is best
+on the other folds, against the current values by a paired bootstrap over patients. That is the gain of searching so,
+not of the values that are written, which all folds have chosen together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from isic.core.locks import locked
+from isic.core.metric import Interval, paired_difference
+from isic.core.params import Stack as Settings
+from isic.core.schema import PATIENT
+from isic.core.tracker import Tracker
+from isic.stack.fit import fit_problem
+from isic.stack.training_data import TrainingData
+from isic.tuning.search import HALFWAY_REPORTS, TrialEvaluator, as_trial, changes, suggest, switchable
+from isic.tuning.storage import retry
+from isic.tuning.study import DONE, join
+
+#: First seed of the comparison: none that a trial used.
+FRESH = 1000
+#: Members of a trial for each fold.
+SEEDS = 2
+OpenChild = Callable[[int], AbstractContextManager[Tracker]]
+
+
+class Candidate(NamedTuple):
+    """A trial that ran to its end: its values, and its pAUC of each fold, mean over seeds."""
+
+    number: int
+    values: dict[str, Any]
+    folds: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a search came to: the change to the stack section ({} for none), and one line that says why."""
+
+    change: dict[str, Any]
+    line: str
+    difference: Interval | None = None
+
+
+class Progress:
+    """One line per trial of this process: best, the pace of all processes together, time left."""
+
+    def __init__(self, trials: int, say: Callable[[str], None]) -> None:
+        self._trials, self._say, self._start = trials, say, time.monotonic()
+        self._before = -1
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        done = study.get_trials(deepcopy=False, states=DONE)
+        if self._before < 0:
+            self._before = len(done) - 1
+        pruned = sum(each.state == TrialState.PRUNED for each in done)
+        pace = (len(done) - self._before) / (time.monotonic() - self._start) * 60
+        left = max(0, self._trials - len(done)) / pace
+        best = (
+            f"best {study.best_value:.4f} (trial {study.best_trial.number})" if len(done) > pruned else "no score yet"
+        )
+        said = "pruned" if trial.state == TrialState.PRUNED else f"{trial.value:.4f}"
+        self._say(
+            f"{len(done)}/{self._trials} trials · trial {trial.number}: {said} · {best} · {pruned} pruned · "
+            f"{pace:.1f} trials/min · {left:.0f} min left"
+        )
+
+
+def tune(
+    problem: TrainingData,
+    current: Settings,
+    name: str,
+    folder: Path,
+    trials: int,
+    open_child: OpenChild | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    seeds: int = SEEDS,
+) -> Verdict | None:
+    """Fill the study `name` up to `trials` trials and judge its best; None when that is another process's to do.
+
+    It is while another is judging, and while others' trials still run: the one that ends last judges.
+
+    `problem` must have been prepared with every family (`drop` empty). `open_child(number)` opens a run for a trial
+    that improved. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
+    """
+    families = switchable(problem)
+    bench = TrialEvaluator(problem, seeds)
+    progress = Progress(trials, say)
+    with join(name, folder, as_trial(current, families)) as worker:
+        study = worker.study
+
+        def after(trial: FrozenTrial) -> None:
+            progress(study, trial)
+            if (
+                open_child is not None
+                and trial.state == TrialState.COMPLETE
+                and study.best_trial.number == trial.number
+            ):
+                with open_child(trial.number) as tracker:
+                    tracker.params(trial.params)
+                    tracker.metrics({"trial_pauc": float(trial.value or 0.0)})
+
+        worker.run(lambda trial: bench.score(suggest(trial, current, families), trial), trials, after)
+        if worker.finished() < trials:
+            say("the last trials are still running in other processes: the one that ends last judges")
+            return None
+        with locked(folder / f"{name}.judge.lock", patience=0) as mine:
+            if not mine:
+                return None
+            ended = retry(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+            found = [Candidate(trial.number, trial.params, by_fold(trial, bench.steps)) for trial in ended]
+            return judge(problem, current, retry(lambda: study.best_trial).number, found, families)
+
+
+def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, float]:
+    """A finished trial's pAUC of each fold, mean over seeds; `steps` are the (seed, fold) it went through."""
+    folds: dict[int, list[float]] = {}
+    for step, (_, fold) in enumerate(steps, HALFWAY_REPORTS):
+        folds.setdefault(fold, []).append(trial.intermediate_values[step])
+    return {fold: float(np.mean(values)) for fold, values in folds.items()}
+
+
+def winners(candidates: Sequence[Candidate]) -> dict[int, Candidate]:
+    """For each fold the candidate of the highest mean pAUC on the others: its own lesions had no say."""
+    return {
+        fold: max(candidates, key=lambda one: np.mean([value for other, value in one.folds.items() if other != fold]))
+        for fold in candidates[0].folds
+    }
+
+
+def judge(
+    problem: TrainingData, current: Settings, best: int, candidates: Sequence[Candidate], families: tuple[str, ...]
+) -> Verdict:
+    """Whether searching gained: each fold's winner on the others against the current values, on fresh seeds.
+
+    If so, the change is to the values of trial `best`, which is one of the candidates.
+    """
+    settings = {one.number: suggest(optuna.trial.FixedTrial(one.values), current, families) for one in candidates}
+    change = changes(settings[best], current)
+    if not change:
+        return Verdict({}, "the current values are the best ones found: params.yaml stays as it is")
+    chosen = {fold: one.number for fold, one in winners(candidates).items()}
+    fitted = {number: fit_oof(problem, settings[number])["score"].to_numpy() for number in set(chosen.values())}
+    now = fit_oof(problem, current)["score"].to_numpy()
+    searched = np.select([problem.fold == fold for fold in chosen], [fitted[number] for number in chosen.values()])
+    gain = paired_difference(problem.target, searched, now, problem.folds[PATIENT], 1000)
+    told = (
+        f"{gain.value:+.4f} pAUC (95 % {gain.low:+.4f} to {gain.high:+.4f}, paired by patient, fresh seeds, each fold "
+        "by the trial that is best on the others)"
+    )
+    if gain.low <= 0:
+        return Verdict({}, f"trial {best} is the best, but searching gains {told}: params.yaml stays as it is", gain)
+    return Verdict(change, f"trial {best} is the best, and searching gains {told}", gain)
+
+
+def fit_oof(problem: TrainingData, settings: Settings) -> pd.DataFrame:
+    """Out-of-fold scores as the stage would make them, from seeds that no trial saw."""
+    return fit_problem(problem, settings, first_seed=FRESH).oof

@@ -1,0 +1,58 @@
+"""The groups that a model is judged on apart are the same wherever they are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from isic.core.paths import Layout
+from isic.evaluate.groups import TONES, levels, skin_tone
+from isic.evaluate.results import read_results
+from isic.evaluate.slices import TONE_METHOD, masks
+from isic.registry.slices import compare_slices
+
+
+def test_the_gate_judges_the_lesions_that_the_report_shows_under_the_same_name(run_dir: Layout) -> None:
+    evidence = read_results(run_dir, ())
+    rows = evidence.rows.assign(score=evidence.score, score_champion=0.5)
+    shown = {(family, name): (int(mask.sum()), int(rows["target"][mask].sum())) for family, name, mask in masks(rows)}
+    gate = {(part.group, part.level): (part.n, part.positives) for part in compare_slices(rows, 15)}
+    assert gate == {key: counts for key, counts in shown.items() if not key[0].startswith("diagnosis")}
+    assert len([level for group, level in gate if group == "skin tone (proxy)"]) > 1
+
+
+def test_skin_tone_is_one_per_patient_and_follows_the_angle() -> None:
+    rows = pd.DataFrame(
+        {
+            "patient_id": ["a", "a", "a", "b"],
+            # atan2(20, 10) = 63 degrees, atan2(-20, 10) = -63.
+            "tbp_lv_Lext": [70.0, 70.0, 30.0, 30.0],
+            "tbp_lv_Bext": [10.0] * 4,
+        }
+    )
+    assert skin_tone(rows).tolist() == ["very light"] * 3 + ["dark"]
+
+
+def test_bands_begin_and_end_where_their_names_say() -> None:
+    rows = pd.DataFrame(
+        {
+            "patient_id": list("abcdefg"),
+            "age_approx": [35.0, 40.0, 55.0, 60.0, 70.0, 75.0, np.nan],
+            "clin_size_long_diam_mm": [2.49, 2.5, 9.0, 9.0, 9.0, 9.0, 9.0],
+            "tbp_lv_Lext": 50 + 10 * np.tan(np.radians([56.0, 54.0, 40.0, 27.0, 9.0, -31.0, np.nan])),
+            "tbp_lv_Bext": 10.0,
+            **dict.fromkeys(("attribution", "sex", "anatom_site_general", "tbp_tile_type")),
+        }
+    )
+    found = levels(rows)
+    ages = ["under 40", "40 to 59", "40 to 59", "60 to 74", "60 to 74", "75 and over", "missing"]
+    assert found["age"].tolist() == ages
+    assert found["size"].tolist() == ["under 2.5 mm"] + ["2.5 mm and over"] * 6
+    tones = ["very light", "light", "intermediate", "tan", "brown", "dark", "missing"]
+    assert found["skin tone (proxy)"].tolist() == tones
+    assert set(found["sex"]) == {"missing"}
+
+
+def test_the_page_names_the_bounds_of_the_bands() -> None:
+    bounds = [f"{bound:g}".replace("-", "−") for bound in TONES.values() if np.isfinite(bound)]
+    assert all(bound in TONE_METHOD.split("cut at")[1].split("degrees")[0] for bound in bounds)

@@ -1,0 +1,5 @@
+"""A bundle is tested on the models of the registry's tests."""
+
+from tests.registry.conftest import layout, made, own_store, params, store
+
+__all__ = ["layout", "made", "own_store", "params", "store"]

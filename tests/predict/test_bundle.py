@@ -1,0 +1,367 @@
+"""The bundle alone says what the pipeline said, and refuses to guess."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from isic.core.errors import InputError
+from isic.core.io import read_json, write_json
+from isic.core.params import Params
+from isic.core.paths import Layout
+from isic.data.tables import read_metadata
+from isic.data.tiles import TileStore
+from isic.predict.build import build_bundle
+from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.manifest import identity, read_manifest, verify
+
+
+@pytest.fixture
+def bundle(layout: Layout, params: Params) -> Bundle:
+    return build_bundle(layout, params)
+
+
+@pytest.fixture
+def rows(layout: Layout) -> pd.DataFrame:
+    return read_metadata(layout.test_metadata, train=False)
+
+
+@pytest.fixture
+def tiles(layout: Layout) -> TileStore:
+    return TileStore(layout.test_images)
+
+
+def test_a_fold_scores_as_it_did_out_of_fold(layout: Layout, bundle: Bundle) -> None:
+    stored = pd.read_parquet(layout.oof).set_index("isic_id")
+    held_out = stored[stored["fold"] == 1]
+    rows = read_metadata(layout.train_metadata, train=True)
+    rows = rows[rows["isic_id"].isin(held_out.index)].sample(frac=1, random_state=0)
+    scores = load_bundle(bundle.folder).predict(rows, TileStore(layout.train_images), folds=[1])
+    assert scores.index.tolist() == rows["isic_id"].tolist()
+    np.testing.assert_allclose(scores, held_out.loc[scores.index, "score"], rtol=0, atol=1e-5)
+    blind = load_bundle(bundle.folder).predict(rows, None, missing_images="impute", folds=[1])
+    assert np.abs(blind - scores).max() > 1e-3, "images must matter, or the comparison above says nothing of them"
+
+
+def test_the_score_is_the_mean_of_the_folds(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
+    single = [bundle.predict(rows, tiles, folds=[fold]) for fold in (0, 1)]
+    assert not np.allclose(single[0], single[1])
+    np.testing.assert_allclose(bundle.predict(rows, tiles), (single[0] + single[1]) / 2, rtol=1e-12)
+
+
+def test_one_lesion_patients_and_an_unseen_hospital(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
+    three = rows.head(3).assign(patient_id=["IP_1", "IP_2", "IP_3"], attribution="A Hospital Never Seen")
+    scores = bundle.predict(three, tiles)
+    assert len(scores) == 3
+    assert scores.between(0, 1).all()
+
+
+@pytest.mark.parametrize("nobody", [None, ""])
+def test_a_lesion_without_patient_is_named(bundle: Bundle, rows: pd.DataFrame, nobody: str | None) -> None:
+    orphaned = rows.assign(patient_id=rows["patient_id"].where(rows.index != 1, nobody))
+    with pytest.raises(InputError, match=f"lesion {rows['isic_id'].iloc[1]}: patient_id is missing"):
+        bundle.predict(orphaned, None, missing_images="impute")
+
+
+def test_a_missing_image_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
+    renamed = rows.assign(isic_id=rows["isic_id"].where(rows.index != 1, "ISIC_9999999"))
+    with pytest.raises(InputError, match="ISIC_9999999"):
+        bundle.predict(renamed, tiles)
+    assert bundle.predict(renamed, tiles, missing_images="impute").between(0, 1).all()
+    assert bundle.predict(rows, None, missing_images="impute").between(0, 1).all()
+    with pytest.raises(InputError, match="no image file"):
+        bundle.predict(rows, None)
+
+
+def test_a_long_prediction_goes_on_where_it_was_killed(
+    bundle: Bundle, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.image.network import embed
+    from isic.predict import rows as predict_rows
+
+    rows = read_metadata(layout.train_metadata, train=True).head(60)
+    tiles = TileStore(layout.train_images)
+    whole = bundle.predict(rows, tiles)
+    monkeypatch.setattr(predict_rows, "CHUNK_ROWS", 25)
+    sizes = [len(block) for block in predict_rows.patient_blocks(rows["patient_id"], 25)]
+    assert len(sizes) >= 3
+    seen: list[int] = []
+    original = embed.embed
+
+    def counted(model: object, store: TileStore, ids: list[str]) -> object:
+        if len(seen) == len(sizes) + 2:
+            raise KeyboardInterrupt
+        seen.append(len(ids))
+        return original(model, store, ids)
+
+    monkeypatch.setattr(embed, "embed", counted)
+    with pytest.raises(KeyboardInterrupt):
+        bundle.predict(rows, tiles, work=tmp_path)
+    assert seen == [*sizes, *sizes[:2]]
+    monkeypatch.setattr(embed, "embed", lambda *arguments: (seen.append(len(arguments[2])), original(*arguments))[1])
+    resumed = bundle.predict(rows, tiles, work=tmp_path)
+    assert len(seen) == len(sizes) * 4, "every piece by 2 folds of 2 backbones, none looked at twice"
+    np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_with_two_gpus_two_processes_do_the_looking(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.image.network import device, embed
+
+    alone = bundle.predict(rows, tiles)
+    monkeypatch.setattr(device, "describe_devices", lambda: ["one", "another"])
+
+    def looked(*_: object) -> None:
+        raise AssertionError("the caller only reads what the processes wrote")
+
+    monkeypatch.setattr(embed, "embed", looked)
+    np.testing.assert_allclose(bundle.predict(rows, tiles, work=tmp_path), alone, rtol=1e-6)
+
+
+def test_a_broken_image_model_is_answered_by_features_alone(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    next(bundle.folder.rglob("model.safetensors")).unlink()
+    with pytest.raises(InputError, match="image weights not found"):
+        bundle.predict(rows, tiles)
+    scores = bundle.predict(rows, tiles, fallback=True)
+    assert scores.between(0, 1).all()
+    assert "NO IMAGE WAS USED" in capsys.readouterr().err
+
+
+def test_a_tile_that_is_no_jpeg_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame, layout: Layout) -> None:
+    name = rows["isic_id"].iloc[1]
+    path = layout.root / "broken.hdf5"
+    shutil.copy(layout.test_images, path)
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = np.bytes_(b"no picture")
+    for fallback in (False, True):  # one picture is no reason to look at none
+        with pytest.raises(InputError, match=f"{name}.*--missing-images impute"):
+            bundle.predict(rows, TileStore(path), fallback=fallback)
+    assert bundle.predict(rows, TileStore(path), missing_images="impute").between(0, 1).all()
+
+
+def test_one_broken_tile_costs_one_image_and_not_the_models(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from isic.submit.corrupt_tiles import spoil
+
+    ids = rows["isic_id"].tolist()
+    path = layout.root / "broken.hdf5"
+    shutil.copy(layout.test_images, path)
+    spoil(path, without=ids[0], cut=ids[1])
+    # As if both had no tile at all; patients are judged one by one, so the others' scores stay.
+    alone = rows.assign(patient_id=ids)
+    scores = bundle.predict(alone, TileStore(path), missing_images="impute", fallback=True)
+    error = capsys.readouterr().err
+    assert error.count(ids[1]) == 2, "told once, as the first one and with its reason, not by every model"
+    assert "NO IMAGE WAS USED" not in error
+    np.testing.assert_allclose(scores[ids[2:]], bundle.predict(alone, tiles)[ids[2:]], rtol=1e-6)
+    blind = bundle.predict(alone, None, missing_images="impute")
+    np.testing.assert_allclose(scores[ids[:2]], blind[ids[:2]], rtol=1e-6)
+
+
+def test_scores_do_not_depend_on_the_blocks_they_are_computed_in(
+    bundle: Bundle, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isic.predict import rows as predict_rows
+    from isic.predict import scoring
+
+    rows = read_metadata(layout.train_metadata, train=True)
+    whole = bundle.predict(rows, None, missing_images="impute", folds=[0])
+    blocks = predict_rows.patient_blocks(rows["patient_id"], 40)
+    assert len(blocks) > 5
+    assert sorted(np.concatenate(blocks).tolist()) == list(range(len(rows)))
+    owners = [set(rows["patient_id"].iloc[block]) for block in blocks]
+    assert sum(map(len, owners)) == rows["patient_id"].nunique(), "no patient is in two blocks"
+    monkeypatch.setattr(predict_rows, "CHUNK_ROWS", 80)
+    monkeypatch.setattr(scoring, "BLOCK", 40)
+    np.testing.assert_array_equal(bundle.predict(rows, None, missing_images="impute", folds=[0]), whole)
+
+
+def test_the_same_models_make_the_same_bundle(layout: Layout, params: Params, bundle: Bundle) -> None:
+    first = bundle.manifest
+    assert build_bundle(layout, params).manifest == first
+
+
+@pytest.mark.parametrize("damage", ["change", "remove"])
+def test_a_damaged_file_is_named(bundle: Bundle, damage: str) -> None:
+    weights = next(bundle.folder.rglob("model.safetensors"))
+    if damage == "remove":
+        weights.unlink()
+    else:
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.unlink()
+        weights.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_bundle(bundle.folder)
+
+
+def test_a_changed_manifest_a_newer_format_and_no_bundle_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    content = read_json(bundle.folder / "bundle.json")
+    for change, message in (({"metrics": {"pauc": 0.2}}, "was changed"), ({"format": 99}, "format 99")):
+        write_json(bundle.folder / "bundle.json", content | change)
+        with pytest.raises(InputError, match=message):
+            load_bundle(bundle.folder)
+    with pytest.raises(InputError, match="not a bundle"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": {"../../secret": "0" * 64}}, "outside the bundle"),
+        ({"files": {"/etc/passwd": "0" * 64}}, "outside the bundle"),
+        ({"files": {"stack/model.pkl": "0" * 64}}, "a kind of file no bundle has"),
+        ({"backbones": ["../../elsewhere"]}, "no plain name"),
+    ],
+)
+def test_a_hostile_manifest_is_refused_before_anything_is_read(bundle: Bundle, change: dict, message: str) -> None:
+    content = read_json(bundle.folder / "bundle.json")
+    if "files" in change:
+        change = {"files": content["files"] | change["files"]}
+    rewrite(bundle.folder, content | change)
+    with pytest.raises(InputError, match=message):
+        load_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": {"pauc": float("nan")}},
+        {"folds": float("inf")},
+        {"files": []},
+        {"backbones": None},
+        {"format": 1, "params": []},
+        {"format": 1, "params": {"image": {"backbones": ["vit"]}}},
+        {"format": 1, "backbones": [["vit"]]},
+    ],
+)
+def test_a_manifest_of_another_shape_is_one_line(bundle: Bundle, change: dict) -> None:
+    content = read_json(bundle.folder / "bundle.json") | change
+    with suppress(ValueError):  # a number that is none has no hash
+        content["hash"] = identity(content)
+    (bundle.folder / "bundle.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"bundle\.json .*build the bundle again"):
+        load_bundle(bundle.folder)
+
+
+def test_a_link_out_of_the_bundle_and_a_file_nobody_recorded_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    weights = next(bundle.folder.rglob("model.safetensors"))
+    shutil.move(weights, tmp_path / "elsewhere.safetensors")
+    weights.symlink_to(tmp_path / "elsewhere.safetensors")
+    with pytest.raises(InputError, match="link to a file outside"):
+        load_bundle(bundle.folder)
+    weights.unlink()
+    shutil.move(tmp_path / "elsewhere.safetensors", weights)
+    load_bundle(bundle.folder)
+    (bundle.folder / "stack" / "extra.txt").write_text("tree")
+    with pytest.raises(InputError, match=r"extra\.txt is not part of the bundle"):
+        load_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "hf-hub:somebody/model"},
+        {"model_args": {"checkpoint_path": "/tmp/weights.pth"}},
+        {"model_args": {"pretrained_cfg_overlay": {"file": "/tmp/weights.pth"}}},
+    ],
+)
+def test_an_image_model_fetches_and_unpickles_nothing(bundle: Bundle, change: dict) -> None:
+    """A bundle whose hashes agree may still be made by somebody else."""
+    from isic.image.network.artifact import load_model
+
+    config = next(bundle.folder.rglob("config.json"))
+    content = read_json(config) | change
+    config.unlink()
+    write_json(config, content)
+    with pytest.raises(InputError, match="config"):
+        load_model(config.parent)
+
+
+def rewrite(folder: Path, content: dict) -> None:
+    """A manifest whose own hash is right, as whoever made it can see to."""
+    write_json(folder / "bundle.json", content | {"hash": identity(content)})
+
+
+def test_a_bundle_says_what_it_is_made_of(bundle: Bundle, params: Params) -> None:
+    manifest = bundle.manifest
+    assert set(manifest.models["image"]) == set(params.image.backbones)
+    assert all(model["model"].startswith("test_") for model in manifest.models["image"].values())
+    assert manifest.models["stack"]["members"] == ["lightgbm"]
+    assert manifest.features == bundle.stack.names
+    assert {"torch", "timm", "lightgbm", "numpy"} <= set(manifest.libraries)
+    assert not {"mlflow", "dvc", "optuna", "catboost"} & set(manifest.libraries)
+    for place in manifest.fitted.values():
+        assert place.split(":")[0] in manifest.files
+
+
+def test_a_stored_manifest_of_format_1_is_understood() -> None:
+    """Written by the code of its day; its hash is by the rule of its day."""
+    folder = Path(__file__).parent / "format_1"
+    manifest = read_manifest(folder)
+    assert manifest.format == 1
+    assert manifest.backbones == ("vit", "convnext")
+    assert manifest.models["image"]["vit"]["model"] == "demo_vit"
+    assert manifest.features == ()
+    with pytest.raises(InputError, match=r"lacks calibration\.json"):
+        verify(folder, manifest)
+
+
+def test_a_bundle_of_format_1_scores_as_it_did(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, tmp_path: Path
+) -> None:
+    old = Path(shutil.copytree(bundle.folder, tmp_path / "old"))
+    keys = read_json(Path(__file__).parent / "format_1" / "bundle.json").keys()
+    content = {key: value for key, value in read_json(old / "bundle.json").items() if key in keys} | {"format": 1}
+    # The first ones had neither of these.
+    shutil.rmtree(old / "features_only")
+    (old / "calibration.json").unlink()
+    content["files"] = {name: value for name, value in content["files"].items() if (old / name).exists()}
+    parts = ("format", "folds", "backbones", "families", "params", "metrics", "data_hash", "folds_hash", "files")
+    text = json.dumps({part: content[part] for part in parts}, sort_keys=True, separators=(",", ":"))
+    write_json(old / "bundle.json", content | {"hash": hashlib.sha256(text.encode()).hexdigest()})
+    np.testing.assert_array_equal(load_bundle(old).predict(rows, tiles), bundle.predict(rows, tiles))
+
+
+#: What the pipeline uses and scoring must not.
+BLOCKED = ("mlflow", "dvc", "optuna", "xgboost", "catboost", "pandera", "matplotlib", "plotly", "jinja2", "nbformat")
+
+
+def test_it_needs_no_mlflow_and_no_dvc(layout: Layout, bundle: Bundle, root: Path) -> None:
+    folder = shutil.move(bundle.folder, layout.root.parent / "elsewhere")
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({BLOCKED}, None))
+from isic.data.tables import read_metadata
+from isic.data.tiles import TileStore
+from isic.predict.bundle import load_bundle
+from pathlib import Path
+rows = read_metadata(Path({str(layout.test_metadata)!r}), train=False)
+print(len(load_bundle(Path({str(folder)!r})).predict(rows, TileStore({str(layout.test_images)!r}))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(len(read_metadata(layout.test_metadata, train=False)))
+
+
+def test_a_missing_stage_is_named(layout: Layout, params: Params) -> None:
+    shutil.rmtree(layout.image_model(next(iter(params.image.backbones)), 1))
+    with pytest.raises(InputError, match="fold1"):
+        build_bundle(layout, params)
+    assert not layout.bundle.exists()

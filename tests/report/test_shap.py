@@ -1,0 +1,132 @@
+"""Explanations add up to the score they explain, and read like sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy.special import logit
+
+from isic.core.errors import InputError
+from isic.core.io import write_parquet
+from isic.core.paths import Layout
+from isic.report.shap import by_family, contributions, explain, gain
+from isic.report.shap_text import signs
+from isic.stack import Stack, fit_stack
+from isic.stack.inputs import fingerprint
+from tests.conftest import ROOT
+from tests.stack.population import Population, make, settings
+
+
+@pytest.fixture(scope="module")
+def people() -> Population:
+    plain = make()
+    return plain._replace(
+        features=plain.features.rename(columns={"measure_0": "tbp_lv_H", "measure_1": "hue_contrast"})
+    )
+
+
+@pytest.fixture(scope="module")
+def stack(people: Population) -> Stack:
+    return fit_stack(*people, settings())
+
+
+@pytest.mark.parametrize("member", ["lightgbm", "xgboost", "catboost"])
+def test_contributions_add_up_to_the_score(people: Population, member: str) -> None:
+    small = {"rounds": 20}
+    section = settings()
+    quick = {name: getattr(section, name).model_dump() | small for name in ("xgboost", "catboost")}
+    fitted = fit_stack(*people, settings(members=[member], **quick))
+    patients = people.folds["patient_id"]
+    keep = np.array([3, 500, 77])
+    values = contributions(fitted, people.features, people.logits, 1, patients, keep=keep)
+    assert list(values.index) == people.features["isic_id"].iloc[keep].tolist()
+    score = fitted.score(people.features, people.logits, 1, patients)[keep]
+    np.testing.assert_allclose(values.sum(axis=1) + values.attrs["average"], logit(score), atol=1e-4)
+    families = by_family(fitted, values)
+    np.testing.assert_allclose(families.sum(axis=1), values.sum(axis=1), atol=1e-9)
+    assert "image" in families.columns
+    assert gain(fitted)["gain"].sum() == pytest.approx(1)
+
+
+def test_gain_finds_what_the_labels_were_made_from(stack: Stack) -> None:
+    table = gain(stack)
+    assert table["column"].iloc[0].startswith("image_")
+    told = table.set_index("column")["gain"]
+    assert told["measure_2"] > told["measure_6"]
+    assert dict(zip(table["column"], table["family"], strict=True))["tbp_lv_H"] == "raw"
+
+
+@pytest.fixture
+def written(people: Population, stack: Stack, tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    recipe = next(iter(params["image"]["backbones"].values()))
+    params["image"]["backbones"] = dict.fromkeys(people.logits, recipe)
+    layout.params.write_text(yaml.safe_dump(params | {"folds": [0, 1, 2]}), encoding="utf-8")
+    write_parquet(layout.features, people.features)
+    write_parquet(layout.folds, people.folds)
+    for name, values in people.logits.items():
+        for fold, part in people.folds.groupby("fold"):
+            frame = pd.DataFrame({"isic_id": part["isic_id"], "logit": values[part.index]})
+            write_parquet(layout.embedding(name, int(str(fold))), frame)
+    stack.save(layout.stack_model)
+    write_parquet(layout.oof, stack.oof)
+    return layout
+
+
+def test_a_lesion_is_explained_in_sentences(written: Layout, people: Population) -> None:
+    malignant = people.folds.loc[people.folds["target"] == 1, "isic_id"].iloc[0]
+    text = explain(written, malignant)
+    assert text.startswith(f"{malignant} of patient")
+    for said in (
+        "Raised by:",
+        "Lowered by:",
+        "the picture",
+        "colour of the lesion",
+        "odds ×",
+        "columns, odds: ",
+        "Together:",
+    ):
+        assert said in text
+    with pytest.raises(InputError, match="ISIC_9999999"):
+        explain(written, "ISIC_9999999")
+
+
+def test_signs_add_up_and_say_where_the_lesion_stands(people: Population, stack: Stack) -> None:
+    patients = people.folds["patient_id"].to_numpy()
+    hue = people.features["tbp_lv_H"].to_numpy()
+    place = int(np.flatnonzero(people.folds["target"] == 1)[0])
+    arguments = (people.features, people.logits, 1, patients)
+    values = contributions(stack, *arguments, keep=np.array([place])).iloc[0]
+    told = signs(stack, values, stack.columns(*arguments), patients, place)
+    assert sum(sign.log_odds for sign in told) == pytest.approx(values.sum(), abs=1e-9)
+    assert [abs(sign.log_odds) for sign in told] == sorted((abs(sign.log_odds) for sign in told), reverse=True)
+    (colour,) = (sign for sign in told if sign.what == "colour of the lesion")
+    others = hue[(patients == patients[place]) & (np.arange(len(hue)) != place)]
+    below, above = int((others < hue[place]).sum()), int((others > hue[place]).sum())
+    word, many = ("above", below) if below >= above else ("below", above)
+    whole = f"all {len(others)} others of the patient" if many == len(others) else f"{many} of {len(others)}"
+    assert colour.facts[0].endswith(f"and {word} {whole}")
+    assert f"{hue[place]:.3g}°" in colour.facts[0]
+
+
+def test_a_study_is_another_when_anything_it_reads_is(written: Layout, people: Population) -> None:
+    def named(**evidence: str) -> str:
+        how = settings().evidence.model_copy(update=evidence)
+        return fingerprint(written, (0, 1, 2), tuple(people.logits), how)
+
+    vectors = [written.embedding(name, fold).with_suffix(".npy") for name in people.logits for fold in range(3)]
+    anchors = [written.anchors(name, fold) for name in people.logits for fold in range(3)]
+    for path in (*vectors, *anchors):
+        path.write_bytes(b"before")
+    before = named(), named(embeddings="full"), named(embeddings="aligned")
+    anchors[-1].write_bytes(b"after")
+    assert (named(), named(embeddings="full")) == before[:2]
+    assert named(embeddings="aligned") != before[2]
+    vectors[0].write_bytes(b"after")
+    assert named() == before[0]
+    assert named(embeddings="full") != before[1]

@@ -315,3 +315,21 @@ def test_clean_leaves_the_folders_that_git_keeps(root: Path, tmp_path: Path) -> 
     subprocess.run(["make", "-f", str(root / "Makefile"), "clean"], cwd=tmp_path, check=True, capture_output=True)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {*kept, "submission/kaggle/notebook.ipynb"}
+
+
+def test_hooks_and_workflow_run_what_make_runs(root: Path) -> None:
+    (target,) = re.findall(r"^check: .*\n((?:\t.*\n)+)", (root / "Makefile").read_text(), re.MULTILINE)
+    commands = [line.strip().removeprefix("@") for line in target.splitlines()]
+    (repo,) = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [hook["entry"].removeprefix(".venv/bin/") for hook in repo["hooks"]] == commands
+
+    workflow = yaml.safe_load((root / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["ci"]
+    assert workflow["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert "make ci" in [step.get("run") for step in workflow["steps"]]
+
+
+def test_folders_of_the_contributing_table_exist(root: Path) -> None:
+    rows = re.findall(r"^\|.*\| `(isic/[\w/]+)`", (root / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for folder in rows:
+        assert (root / folder).exists() or (root / f"{folder}.py").is_file(), folder

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from isic.core.code import SCORING_CODE, hash_code
 from isic.core.errors import InputError
 from isic.core.schema import ID, TARGET
-from isic.predict.manifest import read_manifest, verify
+from isic.predict.manifest import read_manifest, refuse_removed, verify
 from isic.predict.models import BundleModels
 from isic.predict.rows import InMemoryRows, PatientChunks
 from isic.predict.scoring import MissingImages, ScoringOptions, score_pieces
@@ -68,11 +68,13 @@ class Bundle(BundleModels):
 def load_bundle(folder: Path) -> Bundle:
     """Open a bundle folder after checking every file against its recorded hash.
 
-    Raises InputError when the folder is no bundle, is of a newer format, or a file is missing or changed.
+    Raises InputError when the folder is no bundle, is of a newer format, needs a removed feature family or embedding
+    mode, or a file is missing or changed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     verify(folder, manifest)
+    refuse_removed(folder, manifest)
     if manifest.code_hash != code_hash():
         sys.stderr.write(
             f"isic: note: {folder} was made by other scoring code (commit {manifest.git_commit[:8] or 'unknown'}); "

@@ -21,6 +21,9 @@ KINDS = frozenset({".safetensors", ".txt", ".cbm", ".npz", ".json", ".parquet"})
 _PARTS_1 = ("format", "folds", "backbones", "families", "params", "metrics", "data_hash", "folds_hash", "files")
 _PARTS = {1: _PARTS_1, 2: (*_PARTS_1, "models", "features", "fitted")}
 
+#: The last version of isic that reads a bundle with a feature family or an embedding mode removed since.
+_LAST_READER = {"restated": "0.1.0", "distance": "0.1.0", "reduced": "0.1.0"}
+
 
 class Manifest(BaseModel):
     """bundle.json. `hash` identifies what scores and how well: models, parameters, metrics, data, folds.
@@ -106,6 +109,23 @@ def verify(folder: Path, manifest: Manifest) -> None:
         name = file.relative_to(folder).as_posix()
         if not file.is_dir() and name != FILE and name not in manifest.files:
             raise InputError(f"{file} is not part of the bundle: remove it, or fetch or build the bundle again")
+
+
+def refuse_removed(folder: Path, manifest: Manifest) -> None:
+    """Raise InputError when the bundle needs a feature family or an embedding mode that was removed."""
+    from isic.tabular import feature_families
+
+    for family in manifest.families:
+        if family not in feature_families():
+            last = _LAST_READER.get(family, manifest.isic_version)
+            raise InputError(f"{folder} uses the removed feature family `{family}`: isic {last} is the last to read it")
+    stack = manifest.params.get("stack")
+    images = stack.get("images", stack.get("evidence")) if isinstance(stack, dict) else None
+    mode = images.get("embeddings") if isinstance(images, dict) else None
+    if isinstance(mode, str) and mode in _LAST_READER:
+        raise InputError(
+            f"{folder} uses the removed embedding mode `{mode}`: isic {_LAST_READER[mode]} is the last to read it"
+        )
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:

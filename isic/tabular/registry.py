@@ -1,6 +1,6 @@
 """What a feature family is, and which exist.
 
-Every module in `isic/tabular/families/lesion` and `…/patient` holds one `FAMILY`; adding a family is adding a file.
+A module in `isic/tabular/families/lesion` or `…/patient` holds one `FAMILY` or several `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -63,8 +63,11 @@ def lesion_families() -> tuple[Family, ...]:
 
 
 def _load(package: ModuleType) -> list[Family]:
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    return [importlib.import_module(f"{package.__name__}.{name}").FAMILY for name in names]
+    found: list[Family] = []
+    for entry in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{entry.name}")
+        found += getattr(module, "FAMILIES", None) or [module.FAMILY]
+    return sorted(found, key=lambda family: family.name)
 
 
 def choose(names: Sequence[str] | None, key: str = "features.families") -> list[Family]:

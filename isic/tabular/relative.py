@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.core.schema import NUMERIC, PATIENT
+from isic.core.schema import NUMERIC
 from isic.tabular.names import MEANING, OFFICIAL, short
 from isic.tabular.parallel import each
 from isic.tabular.patient_groups import Groups
-from isic.tabular.registry import Family, Feature, lesion_families
+from isic.tabular.registry import lesion_families
 
 #: kernel(values, rows, starts, out): one value per row from the row's group.
 Kernel = Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]], None]
@@ -29,6 +29,23 @@ COMPARED: tuple[str, ...] = (
     "lesion_color_difference",
     "lesion_size_ratio",
     "lesion_visibility_score",
+)
+
+#: Measurements whose group statistics are features: one or two per sign, the others are redundant.
+SUMMARISED: tuple[str, ...] = (
+    "H",
+    "Hext",
+    "B",
+    "L",
+    "Lext",
+    "diam",
+    "areaMM2",
+    "deltaB",
+    "deltaLBnorm",
+    "stdLExt",
+    "norm_border",
+    "norm_color",
+    "nevi_confidence",
 )
 
 
@@ -70,28 +87,3 @@ def differences(frame: pd.DataFrame, names: Sequence[str], other: NDArray[np.int
         return (values - values[other]).astype(np.float32)
 
     return dict(zip(names, each(one, names), strict=True))
-
-
-def kernel_family(
-    name: str,
-    meaning: str,
-    kernel: Kernel,
-    formula: str,
-    explain: str,
-    names: Sequence[str],
-    keys: Sequence[str] = (),
-) -> Family:
-    """A family that applies one kernel to many measurements within groups of the patient and `keys`.
-
-    `formula` and `explain` are texts with `{v}` for the measurement's name and `{meaning}` for what it is.
-    """
-    meanings = measured_features()
-    features = tuple(
-        Feature(f"{name}__{v}", formula.format(v=v), explain.format(v=v, meaning=meanings[v])) for v in names
-    )
-
-    def build(frame: pd.DataFrame) -> pd.DataFrame:
-        columns = per_row(frame, (PATIENT, *keys), names, kernel)
-        return pd.DataFrame({f"{name}__{v}": values for v, values in columns.items()}, copy=False)
-
-    return Family(name, meaning, features, build, relative=True)

@@ -13,11 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.tabular.fitted import Columns, FittedFamily
-from isic.tabular.group_statistics import LEVELS
 from isic.tabular.hospital_groups import GROUPINGS, by_level, known, require
 from isic.tabular.kernels import SUMMARY, summary
 from isic.tabular.names import MEANING, OFFICIAL
 from isic.tabular.registry import Feature
+from isic.tabular.relative import SUMMARISED
 
 #: Groupings of the published solution, besides the one asked where they know nothing.
 _OVER = ("hospital", "hospital_location")
@@ -26,7 +26,7 @@ _STATISTICS = ("mean", "sd", "min", "max", "median", "skew")
 
 def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
     """{grouping: {level: (1 + measurements × statistics) values}}; the first is the level's share of training rows."""
-    columns = [OFFICIAL[v] for v in LEVELS]
+    columns = [OFFICIAL[v] for v in SUMMARISED]
     require(frame, columns)
     values = [np.ascontiguousarray(frame[name].to_numpy(dtype=np.float64)) for name in columns]
     return {
@@ -61,7 +61,7 @@ def _statistics(values: list[NDArray[np.float64]], rows: NDArray[np.int64]) -> l
 def _names(grouping: str) -> list[str]:
     return [
         f"fitted_{grouping}_share",
-        *(f"fitted_{grouping}_level__{v}_{statistic}" for v in LEVELS for statistic in _STATISTICS),
+        *(f"fitted_{grouping}_level__{v}_{statistic}" for v in SUMMARISED for statistic in _STATISTICS),
     ]
 
 
@@ -69,7 +69,11 @@ def _features(grouping: str) -> list[Feature]:
     over = f"training rows by {' × '.join(GROUPINGS[grouping][0])}"
     texts = [
         (f"n / n of all {over}", f"share of {over}, 0 to 1"),
-        *((f"{each}({v}) over {over}", f"{each} over {over}: {MEANING[v]}") for v in LEVELS for each in _STATISTICS),
+        *(
+            (f"{each}({v}) over {over}", f"{each} over {over}: {MEANING[v]}")
+            for v in SUMMARISED
+            for each in _STATISTICS
+        ),
     ]
     return [Feature(name, *text) for name, text in zip(_names(grouping), texts, strict=True)]
 

@@ -1,4 +1,4 @@
-"""|z| within a group and how many measurements lie far out: the second place's count of |z| > 2."""
+"""|z| within a group and the number of measurements far out: the second place's count of |z| > 2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from isic.tabular.relative import CORE, per_row
 FAR = 2.0
 
 
-def extreme_family(name: str, meaning: str, keys: Sequence[str], over: str, centre: str) -> Family:
+def _family(name: str, meaning: str, keys: Sequence[str], over: str, centre: str) -> Family:
     """|z| of every core measurement over the patient and `keys`, with their count beyond 2, mean and largest."""
     features = (
         *(
@@ -54,3 +54,15 @@ def extreme_family(name: str, meaning: str, keys: Sequence[str], over: str, cent
         return pd.DataFrame({**{f"{name}__{v}": z for v, z in columns.items()}, **summary}, copy=False)
 
     return Family(name, meaning, features, build, relative=True)
+
+
+FAMILIES = (
+    _family("patient_abs_z", "|z| within the patient", (), "patient", "the patient's mean"),
+    _family(
+        "location_abs_z",
+        "|z| within patient and location",
+        ("tbp_lv_location",),
+        "patient × tbp_lv_location",
+        "the mean of the patient's lesions of the same location",
+    ),
+)

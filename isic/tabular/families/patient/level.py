@@ -1,4 +1,4 @@
-"""Group statistics joined back to the lesions."""
+"""Statistics of the group that a lesion belongs to: the level that the relative features subtract."""
 
 from __future__ import annotations
 
@@ -14,48 +14,45 @@ from isic.tabular.names import MEANING
 from isic.tabular.parallel import each
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
-from isic.tabular.relative import column
+from isic.tabular.relative import SUMMARISED, column
 
-#: One or two measurements per sign; the statistics of the others say the same.
-LEVELS: tuple[str, ...] = (
-    "H",
-    "Hext",
-    "B",
-    "L",
-    "Lext",
-    "diam",
-    "areaMM2",
-    "deltaB",
-    "deltaLBnorm",
-    "stdLExt",
-    "norm_border",
-    "norm_color",
-    "nevi_confidence",
-)
+#: Those of `kernels.SUMMARY` but the count.
+_STATISTICS = ("mean", "sd", "min", "max", "sum", "median", "skew")
 
 
-def level_family(name: str, meaning: str, keys: Sequence[str], over: str, statistics: Sequence[str]) -> Family:
-    """The `statistics` (names of `kernels.SUMMARY`) of LEVELS over the patient and `keys`."""
+def _family(name: str, meaning: str, keys: Sequence[str], over: str) -> Family:
+    """Statistics of SUMMARISED over the patient and `keys`."""
     features = tuple(
         Feature(f"{name}__{v}_{statistic}", f"{statistic}({v}) over {over}", f"{statistic} over {over}: {MEANING[v]}")
-        for v in LEVELS
-        for statistic in statistics
+        for v in SUMMARISED
+        for statistic in _STATISTICS
     )
 
     def build(frame: pd.DataFrame) -> pd.DataFrame:
         groups = Groups.of(frame, (PATIENT, *keys))
 
-        def one(v: str) -> dict[str, NDArray[np.float32]]:
+        def columns_of(v: str) -> dict[str, NDArray[np.float32]]:
             table = np.empty((len(groups.sizes), len(SUMMARY)))
             summary(frame[column(v)].to_numpy(), groups.rows, groups.starts, table)
             return {
                 f"{name}__{v}_{statistic}": groups.spread(table[:, SUMMARY.index(statistic)]).astype(np.float32)
-                for statistic in statistics
+                for statistic in _STATISTICS
             }
 
         columns: dict[str, NDArray[np.float32]] = {}
-        for part in each(one, LEVELS):
+        for part in each(columns_of, SUMMARISED):
             columns |= part
         return pd.DataFrame(columns, copy=False)
 
     return Family(name, meaning, features, build, relative=True)
+
+
+FAMILIES = (
+    _family("patient_level", "Statistics of all lesions of the patient", (), "the patient"),
+    _family(
+        "location_level",
+        "Statistics of the patient's lesions of the same location",
+        ("tbp_lv_location",),
+        "patient × tbp_lv_location",
+    ),
+)

@@ -1,0 +1,130 @@
+"""Families that apply one kernel to many measurements within groups of the patient's lesions: one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from isic.core.schema import PATIENT
+from isic.tabular.kernels import from_median, position, rank, ratio_to_max, ratio_to_mean, zscore
+from isic.tabular.registry import Family, Feature
+from isic.tabular.relative import (
+    COMPARED,
+    CORE,
+    Kernel,
+    formulas_only,
+    measured_features,
+    per_row,
+)
+
+#: A ratio to a mean or maximum near zero means nothing, so signed contrasts are left out.
+_UNSIGNED = tuple(v for v in CORE if not v.startswith("delta") or v.startswith("deltaLB"))
+_FORMULAS = "z-score within {group}, of the formulas and coordinates"
+
+
+class _Row(NamedTuple):
+    """A family: `keys` are grouped by beside the patient; `meaning` may name the `{group}`."""
+
+    name: str
+    keys: tuple[str, ...]
+    kernel: Kernel
+    columns: Sequence[str]
+    meaning: str
+
+
+_SITE = ("anatom_site_general",)
+_LOCATION = ("tbp_lv_location",)
+_SIMPLE = ("tbp_lv_location_simple",)
+_TILE = ("tbp_tile_type",)
+_BOTH = (*_LOCATION, *_TILE)
+_ALL, _REST = tuple(measured_features()), formulas_only()
+
+_TABLE = (
+    _Row("patient_z", (), zscore, _ALL, "z-score within {group}, of every measurement and formula"),
+    _Row("site_z", _SITE, zscore, COMPARED, "z-score within {group}"),
+    _Row("location_z", _LOCATION, zscore, COMPARED, "z-score within {group}"),
+    _Row("location_simple_z", _SIMPLE, zscore, COMPARED, "z-score within {group}"),
+    _Row("tile_z", _TILE, zscore, COMPARED, "z-score within {group}"),
+    _Row("location_tile_z", _BOTH, zscore, COMPARED, "z-score within {group}"),
+    _Row("site_formula_z", _SITE, zscore, _REST, _FORMULAS),
+    _Row("location_formula_z", _LOCATION, zscore, _REST, _FORMULAS),
+    _Row("location_simple_formula_z", _SIMPLE, zscore, _REST, _FORMULAS),
+    _Row("tile_formula_z", _TILE, zscore, _REST, _FORMULAS),
+    _Row("location_tile_formula_z", _BOTH, zscore, _REST, _FORMULAS),
+    _Row("patient_rank", (), rank, COMPARED, "Percentile rank within {group}"),
+    _Row("site_rank", _SITE, rank, CORE, "Percentile rank within {group}"),
+    _Row("location_rank", _LOCATION, rank, CORE, "Percentile rank within {group}"),
+    _Row("location_simple_rank", _SIMPLE, rank, CORE, "Percentile rank within {group}"),
+    _Row("patient_median", (), from_median, CORE, "Difference to the patient's median"),
+    _Row("patient_position", (), position, CORE, "Position between the patient's extremes"),
+    _Row("patient_ratio", (), ratio_to_max, _UNSIGNED, "Ratio to the patient's largest value"),
+    _Row("patient_mean_ratio", (), ratio_to_mean, _UNSIGNED, "Ratio to the patient's mean"),
+)
+
+#: Kernel → formula of `{v}` over the group, and what the value is.
+_TEXTS: dict[Kernel, tuple[str, str]] = {
+    zscore: ("({v} - mean({v})) / (sd({v}) + 1e-5) over {over}", "sd from {mean}: {meaning}"),
+    rank: (
+        "rank({v}) / n over {over}, ties averaged",
+        "share of {members} at or below, 0 to 1: {meaning}",
+    ),
+    from_median: ("{v} - median({v}) over {over}", "minus the patient's median: {meaning}"),
+    position: (
+        "({v} - min({v})) / (max({v}) - min({v})) over {over}, 0 where constant",
+        "0 at the patient's smallest value to 1 at the largest: {meaning}",
+    ),
+    ratio_to_max: (
+        "{v} / (max({v}) + 1e-5) over {over}",
+        "as a share of the patient's largest value: {meaning}",
+    ),
+    ratio_to_mean: (
+        "{v} / (mean({v}) + 1e-5) over {over}",
+        "as a multiple of the patient's mean: {meaning}",
+    ),
+}
+#: Official column → its plain name.
+_KEYS = {
+    "anatom_site_general": "site",
+    "tbp_lv_location": "location",
+    "tbp_lv_location_simple": "part of the body",
+    "tbp_tile_type": "lighting",
+}
+
+
+def _group_texts(keys: Sequence[str]) -> dict[str, str]:
+    """What the texts of a family call its group, its members and their mean."""
+    if not keys:
+        members, mean = "the patient's lesions", "the patient's mean"
+        return {"group": "the patient", "over": "the patient", "members": members, "mean": mean}
+    *others, last = ("patient", *(_KEYS[key] for key in keys))
+    members = f"the patient's lesions of the same {' and '.join(_KEYS[key] for key in keys)}"
+    return {
+        "group": f"{', '.join(others)} and {last}",
+        "over": " × ".join(("patient", *keys)),
+        "members": members,
+        "mean": f"the mean of {members}",
+    }
+
+
+def _family(row: _Row) -> Family:
+    texts, meanings = _group_texts(row.keys), measured_features()
+    formula, meaning = _TEXTS[row.kernel]
+    features = tuple(
+        Feature(
+            f"{row.name}__{v}",
+            formula.format(v=v, **texts),
+            meaning.format(meaning=meanings[v], **texts),
+        )
+        for v in row.columns
+    )
+
+    def build(frame: pd.DataFrame) -> pd.DataFrame:
+        columns = per_row(frame, (PATIENT, *row.keys), row.columns, row.kernel)
+        return pd.DataFrame({f"{row.name}__{v}": values for v, values in columns.items()}, copy=False)
+
+    return Family(row.name, row.meaning.format(**texts), features, build, relative=True)
+
+
+FAMILIES = tuple(_family(row) for row in _TABLE)

@@ -14,7 +14,7 @@ from isic.evaluate.curves import Records
 from isic.evaluate.ladder import ladder
 from isic.evaluate.reliability import calibration_error, reliability
 from isic.evaluate.results import RunResults
-from isic.evaluate.slices import slices
+from isic.evaluate.slices import slice_records
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _points(
         "calibration": calibration,
         "decision": curves.decision(target, calibrated[0]) if calibrated is not None else [],
         "histogram": curves.histogram(target, score),
-        "slices": slices(evidence.rows, target, score, patient, replicates, seed),
+        "slices": slice_records(evidence.rows, target, score, patient, replicates, seed),
         "ladder": ladder(evidence, replicates, seed),
     }
 

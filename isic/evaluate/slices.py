@@ -1,68 +1,127 @@
-"""The same metric on parts of the data, with counts and intervals, and silence where there is too little to say."""
+"""Slices: groups of lesions on which a model is evaluated separately, the same for the report and the gate.
+
+They depend on how lesions were collected and lit as much as on the patients.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 
 from isic.core.metric import auc, pauc_interval
+from isic.core.schema import PATIENT
 from isic.evaluate.curves import Records, both_classes
-from isic.evaluate.groups import levels
 
-#: Below this many malignant lesions a slice's pAUC is decided by three lesions or fewer: noise.
-ENOUGH = 15
+#: Automatically selected lesions are at least this wide. Smaller ones are in the data only because a clinician tagged
+#: them, which hints at malignancy.
+SELECTED_MM = 2.5
 
-#: What the page says beside the skin-tone slice.
+#: Level of a lesion whose value is missing.
+MISSING = "missing"
+
+#: Malignant lesions needed for a slice's pAUC: with fewer, three lesions or less decide it.
+MIN_POSITIVES = 15
+
+_AGES = {"under 40": 40, "40 to 59": 60, "60 to 74": 75, "75 and over": np.inf}
+
+#: Bands of the individual typology angle by their upper bound, degrees, darkest first (Chardon et al., Int. J. Cosmet.
+#: Sci. 13, 191, 1991; Del Bino & Bernerd, Br. J. Dermatol. 169 suppl. 3, 33, 2013).
+TONES = {"dark": -30, "brown": 10, "tan": 28, "intermediate": 41, "light": 55, "very light": np.inf}
+
+#: Explanation of the skin-tone slices on the report page.
 TONE_METHOD = (
     "Individual typology angle of the skin around each lesion, atan2(L* − 50, b*) in degrees from tbp_lv_Lext and "
-    "tbp_lv_Bext, median over the patient's lesions, cut at 55, 41, 28, 10 and −30 degrees. It is a proxy: nobody was "
-    "asked, sun and redness shift it, and the lighting of the two tile types shifts L* as a whole, so it compares "
-    "patients of one hospital better than hospitals."
+    "tbp_lv_Bext, median over the patient's lesions, cut at 55, 41, 28, 10 and −30 degrees. It is a proxy: no patient "
+    "reported a skin tone. Sun and redness change the angle, and the two tile types differ in L*, so compare patients "
+    "within a hospital rather than hospitals."
 )
 
 
-def diagnosis(rows: pd.DataFrame) -> pd.Series:
-    """Malignant lesions by diagnosis group, from the train-only text; missing for benign ones."""
+def skin_tone(rows: pd.DataFrame) -> pd.Series:
+    """Skin-tone proxy per lesion: the band of the median angle of the skin around the patient's lesions.
+
+    The median gives each patient one band; single angles vary with body site, tan and lighting.
+    """
+    angle = pd.Series(np.degrees(np.arctan2(rows["tbp_lv_Lext"] - 50, rows["tbp_lv_Bext"])), index=rows.index)
+    return _band(angle.groupby(rows[PATIENT]).transform("median"), TONES, right=True)
+
+
+def _age(rows: pd.DataFrame) -> pd.Series:
+    return _band(rows["age_approx"], _AGES, right=False)
+
+
+def _size(rows: pd.DataFrame) -> pd.Series:
+    wide = rows["clin_size_long_diam_mm"] >= SELECTED_MM
+    return wide.map({True: f"{SELECTED_MM} mm and over", False: f"under {SELECTED_MM} mm"})
+
+
+def _band(values: pd.Series, bands: dict[str, float], right: bool) -> pd.Series:
+    """Name of each value's band; a band includes its upper bound if `right`."""
+    return pd.cut(values, [-np.inf, *bands.values()], right=right, labels=list(bands)).astype("str")
+
+
+GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+    "size": _size,
+    "hospital": lambda rows: rows["attribution"],
+    "sex": lambda rows: rows["sex"],
+    "age": _age,
+    "site": lambda rows: rows["anatom_site_general"],
+    "tile type": lambda rows: rows["tbp_tile_type"],
+    "skin tone (proxy)": skin_tone,
+}
+
+
+def slice_levels(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Group -> level of each lesion as text, MISSING where the value is missing. `rows`: metadata with patient_id."""
+    levels = {name: level_of(rows) for name, level_of in GROUPS.items()}
+    return {name: values.fillna(MISSING).replace("nan", MISSING).astype("str") for name, values in levels.items()}
+
+
+def diagnosis_group(rows: pd.DataFrame) -> pd.Series:
+    """Diagnosis group of malignant lesions from the train-only text; missing for benign ones."""
     text = rows["iddx_full"].fillna("").str.lower()
     group = pd.Series("other malignant", index=rows.index)
+
     for word, name in (
         ("melanoma", "melanoma"),
         ("basal", "basal cell carcinoma"),
         ("squamous", "squamous cell carcinoma"),
     ):
         group[text.str.contains(word)] = name
+
     return group.where(rows["target"] == 1)
 
 
-def masks(rows: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(family, slice, member rows); a diagnosis group is compared with all benign lesions."""
-    for family, values in levels(rows).items():
+def slice_masks(rows: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(family, slice, boolean mask (n,)); a diagnosis group is compared with all benign lesions."""
+    for family, values in slice_levels(rows).items():
         for name in sorted(values.unique()):
             yield family, str(name), (values == name).to_numpy()
-    groups = diagnosis(rows)
+
+    groups = diagnosis_group(rows)
     benign = (rows["target"] == 0).to_numpy()
     for name in sorted(groups.dropna().unique()):
         yield "diagnosis (against all benign)", str(name), benign | (groups == name).to_numpy()
 
 
-def slices(
+def slice_records(
     rows: pd.DataFrame, target: np.ndarray, score: np.ndarray, patient: np.ndarray, replicates: int, seed: int
 ) -> Records:
-    """One record per slice: counts always; pAUC with interval and AUC where ENOUGH malignant lesions allow it."""
-    # Bootstrapping names patients by their text; small integers are as good and quicker to sort.
+    """One record per slice: counts, and pAUC with interval and AUC where it has MIN_POSITIVES malignant lesions."""
+    # Integer codes sort faster than patient ids in the bootstrap.
     codes = pd.factorize(patient)[0]
     return [
-        {"family": family, "slice": name, **describe(target[mask], score[mask], codes[mask], replicates, seed)}
-        for family, name, mask in masks(rows)
+        {"family": family, "slice": name, **_record(target[mask], score[mask], codes[mask], replicates, seed)}
+        for family, name, mask in slice_masks(rows)
     ]
 
 
-def describe(
+def _record(
     target: np.ndarray, score: np.ndarray, patient: np.ndarray, replicates: int, seed: int
 ) -> dict[str, object]:
-    """Counts and, where they suffice, the metric of one group of lesions; `note` says why a number is absent."""
+    """Counts and metrics of one slice; `note` gives the reason where the metrics are None."""
     positives = int(target.sum())
     record: dict[str, object] = {
         "n": len(target),
@@ -74,9 +133,11 @@ def describe(
         "auc": None,
         "note": "",
     }
-    if positives < ENOUGH:
-        return {**record, "note": f"too few to say ({positives} malignant, {ENOUGH} needed)"}
+
+    if positives < MIN_POSITIVES:
+        return {**record, "note": f"too few malignant lesions ({positives}, {MIN_POSITIVES} needed)"}
     if not both_classes(target):
         return {**record, "note": "no benign lesion to rank against"}
+
     value, low, high = pauc_interval(target, score, patient, replicates, seed)
     return {**record, "pauc": value, "low": low, "high": high, "auc": auc(target, score)}

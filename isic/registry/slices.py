@@ -13,7 +13,7 @@ import pandas as pd
 
 from isic.core.metric import pauc
 from isic.core.schema import TARGET
-from isic.evaluate.groups import levels
+from isic.evaluate.slices import slice_levels
 
 
 class Slice(NamedTuple):
@@ -35,7 +35,7 @@ class Slice(NamedTuple):
 
 def compare_slices(rows: pd.DataFrame, min_positives: int) -> Iterator[Slice]:
     """Every level of every group, largest first. `rows`: metadata with target, score and score_champion."""
-    for group, of_each in levels(rows).items():
+    for group, of_each in slice_levels(rows).items():
         for level in of_each.value_counts().index:
             yield _slice(group, str(level), rows[of_each == level], min_positives)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from isic.core.schema import PATIENT, TARGET
-from isic.evaluate.groups import SELECTED_MM
+from isic.evaluate.slices import SELECTED_MM
 
 USE = (
     "Research on triage of lesions in 3D total-body photography and the ISIC 2024 metric. Not a medical device: not "

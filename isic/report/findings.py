@@ -11,7 +11,7 @@ import pandas as pd
 from isic.core.metric import TOP
 from isic.core.schema import TARGET
 from isic.evaluate.curves import Records
-from isic.evaluate.slices import ENOUGH
+from isic.evaluate.slices import MIN_POSITIVES
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ def _images(ladder: Records) -> Finding | None:
 def _slices(slices: Records, whole: float) -> Finding | None:
     measured = [record for record in slices if record["pauc"] is not None]
     if not measured:
-        return Finding("No slice can be judged:", f"none of {len(slices)} holds {ENOUGH} malignant lesions.", "slices")
+        return Finding(
+            "No slice can be judged:", f"none of {len(slices)} holds {MIN_POSITIVES} malignant lesions.", "slices"
+        )
     lowest = min(measured, key=lambda record: record["pauc"])
     numbers = f"{lowest['pauc']:.3f} ({lowest['low']:.3f} to {lowest['high']:.3f}) against {whole:.3f} for all"
     silent = len(slices) - len(measured)

@@ -15,7 +15,7 @@ from isic.core.schema import ID, PATIENT, TARGET
 from isic.data.tiles import TileStore, decode
 from isic.evaluate.curves import rank_in_patient
 from isic.evaluate.results import RunResults
-from isic.evaluate.slices import diagnosis
+from isic.evaluate.slices import diagnosis_group
 
 COORDINATES = ["tbp_lv_x", "tbp_lv_y", "tbp_lv_z"]
 
@@ -87,7 +87,7 @@ def _diagnosis(rows: pd.DataFrame) -> pd.Series:
     """The finest text there is for malignant lesions, benign or indeterminate for the others."""
     text = rows["iddx_full"].str.split("::").str[-1]
     plain = np.where(
-        rows[TARGET] == 1, text.fillna(diagnosis(rows)).fillna("malignant"), rows["iddx_1"].fillna("benign")
+        rows[TARGET] == 1, text.fillna(diagnosis_group(rows)).fillna("malignant"), rows["iddx_1"].fillna("benign")
     )
     return pd.Series(plain, index=rows.index).str.lower()
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from isic.evaluate.curves import Records
 from isic.evaluate.figures import FIGURES, groups
-from isic.evaluate.slices import ENOUGH, TONE_METHOD
+from isic.evaluate.slices import MIN_POSITIVES, TONE_METHOD
 from isic.evaluate.theme import PAGE, to_svg
 from isic.report.body import BOTTOM, HALF_WIDTH, OUTLINE, TOP
 from isic.report.findings import Finding
@@ -84,7 +84,7 @@ def render(contents: Contents) -> str:
             learning_text=LEARNING_TEXT,
             learning_records=[row for row in contents.points.get("learning", []) if row["name"].endswith("pauc")],
             has_images=contents.album.tiles is not None,
-            enough=ENOUGH,
+            min_positives=MIN_POSITIVES,
             tone_method=TONE_METHOD,
             css=asset("page.css"),
             js=asset("page.js"),
@@ -200,7 +200,7 @@ def _plotly() -> Markup:
 def notes(metrics: Mapping[str, Any], extra: Iterable[str] = ()) -> tuple[str, ...]:
     """What a reader must know before believing the headline."""
     found = []
-    if metrics["positives"] < ENOUGH:
+    if metrics["positives"] < MIN_POSITIVES:
         found.append(
             f"Only {metrics['positives']} malignant lesions: too few to say. The pAUC is decided by the worst-ranked "
             "fifth of them, and chance alone gives far more than 0.02."

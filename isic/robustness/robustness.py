@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from isic.core.metric import auc, paired_difference, pauc_interval
 from isic.core.schema import CATEGORICAL, NUMERIC
 from isic.evaluate.results import RunResults
-from isic.evaluate.slices import ENOUGH
+from isic.evaluate.slices import MIN_POSITIVES
 from isic.robustness.drift import adversarial, drift, too_few
 
 #: folds frame -> out-of-fold scores in its row order, by a refit of the stacker on those folds.
@@ -77,8 +77,8 @@ def _pair(
     record: dict[str, Any] = {"n": len(target), "positives": positives, "auc": None, "auc_left_out": None}
     if 0 < positives < len(target):
         record |= {"auc": auc(target, usual), "auc_left_out": auc(target, left_out)}
-    if positives < ENOUGH:
-        return {**record, "note": f"too few to say ({positives} malignant, {ENOUGH} needed)"}
+    if positives < MIN_POSITIVES:
+        return {**record, "note": f"too few to say ({positives} malignant, {MIN_POSITIVES} needed)"}
     before, after = (pauc_interval(target, score, patient, replicates, seed) for score in (usual, left_out))
     change = paired_difference(target, left_out, usual, patient, replicates, seed)
     return {

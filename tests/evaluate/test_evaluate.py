@@ -18,7 +18,7 @@ from isic.evaluate.curves import decision, flagged, histogram, rank_in_patient
 from isic.evaluate.evaluate import Evaluation, evaluate
 from isic.evaluate.learning import learning
 from isic.evaluate.results import read_results
-from isic.evaluate.slices import masks
+from isic.evaluate.slices import slice_masks
 
 BACKBONES = ("vit", "convnext")
 CONTRACT = {
@@ -103,7 +103,7 @@ def test_slices_say_when_there_is_too_little(judged: Evaluation, run_dir: Layout
     records = judged.points["slices"]
     few = [record for record in records if record["positives"] < 15]
     assert few
-    assert all(record["pauc"] is None and "too few to say" in record["note"] for record in few)
+    assert all(record["pauc"] is None and "too few malignant lesions" in record["note"] for record in few)
     assert all(record["low"] <= record["pauc"] <= record["high"] for record in records if record["positives"] >= 15)
     hospitals = [record for record in records if record["family"] == "hospital"]
     assert sum(record["n"] for record in hospitals) == judged.metrics["n"]
@@ -121,7 +121,7 @@ def test_slices_say_when_there_is_too_little(judged: Evaluation, run_dir: Layout
 
 def test_missing_categories_are_a_slice_of_their_own(run_dir: Layout) -> None:
     rows = read_results(run_dir, ()).rows
-    found = {(family, name): mask.sum() for family, name, mask in masks(rows)}
+    found = {(family, name): mask.sum() for family, name, mask in slice_masks(rows)}
     assert found["sex", "missing"] == rows["sex"].isna().sum() > 0
     assert found["age", "missing"] == rows["age_approx"].isna().sum() > 0
 

@@ -6,16 +6,17 @@ import numpy as np
 import pandas as pd
 
 from isic.core.paths import Layout
-from isic.evaluate.groups import TONES, levels, skin_tone
 from isic.evaluate.results import read_results
-from isic.evaluate.slices import TONE_METHOD, masks
+from isic.evaluate.slices import TONE_METHOD, TONES, skin_tone, slice_levels, slice_masks
 from isic.registry.slices import compare_slices
 
 
 def test_the_gate_judges_the_lesions_that_the_report_shows_under_the_same_name(run_dir: Layout) -> None:
     evidence = read_results(run_dir, ())
     rows = evidence.rows.assign(score=evidence.score, score_champion=0.5)
-    shown = {(family, name): (int(mask.sum()), int(rows["target"][mask].sum())) for family, name, mask in masks(rows)}
+    shown = {
+        (family, name): (int(mask.sum()), int(rows["target"][mask].sum())) for family, name, mask in slice_masks(rows)
+    }
     gate = {(part.group, part.level): (part.n, part.positives) for part in compare_slices(rows, 15)}
     assert gate == {key: counts for key, counts in shown.items() if not key[0].startswith("diagnosis")}
     assert len([level for group, level in gate if group == "skin tone (proxy)"]) > 1
@@ -44,7 +45,7 @@ def test_bands_begin_and_end_where_their_names_say() -> None:
             **dict.fromkeys(("attribution", "sex", "anatom_site_general", "tbp_tile_type")),
         }
     )
-    found = levels(rows)
+    found = slice_levels(rows)
     ages = ["under 40", "40 to 59", "40 to 59", "60 to 74", "60 to 74", "75 and over", "missing"]
     assert found["age"].tolist() == ages
     assert found["size"].tolist() == ["under 2.5 mm"] + ["2.5 mm and over"] * 6

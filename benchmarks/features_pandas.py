@@ -18,7 +18,7 @@ from isic.tabular import feature_families
 from isic.tabular.names import OFFICIAL
 from isic.tabular.spaces import DUCKLING
 
-LESION = ("age", "border", "colour", "composite", "location", "shape", "size", "texture", "colour_pairs", "restated")
+LESION = ("age", "border", "colour", "composite", "location", "shape", "size", "texture", "colour_pairs")
 KEYS = {
     "patient": [PATIENT],
     "site": [PATIENT, "anatom_site_general"],

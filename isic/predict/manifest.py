@@ -21,8 +21,8 @@ KINDS = frozenset({".safetensors", ".txt", ".cbm", ".npz", ".json", ".parquet"})
 _PARTS_1 = ("format", "folds", "backbones", "families", "params", "metrics", "data_hash", "folds_hash", "files")
 _PARTS = {1: _PARTS_1, 2: (*_PARTS_1, "models", "features", "fitted")}
 
-#: The last version of isic that reads a bundle with a feature family or an embedding mode removed since.
-_LAST_READER = {"restated": "0.1.0", "distance": "0.1.0", "reduced": "0.1.0"}
+#: Removed embedding modes and the last version of isic that reads a bundle with one.
+_LAST_READER = {"distance": "0.1.0", "reduced": "0.1.0"}
 
 
 class Manifest(BaseModel):
@@ -113,11 +113,11 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 def refuse_removed(folder: Path, manifest: Manifest) -> None:
     """Raise InputError when the bundle needs a feature family or an embedding mode that was removed."""
-    from isic.tabular import feature_families
+    from isic.tabular.registry import REMOVED, feature_families
 
     for family in manifest.families:
         if family not in feature_families():
-            last = _LAST_READER.get(family, manifest.isic_version)
+            last = REMOVED.get(family, manifest.isic_version)
             raise InputError(f"{folder} uses the removed feature family `{family}`: isic {last} is the last to read it")
     stack = manifest.params.get("stack")
     images = stack.get("images", stack.get("evidence")) if isinstance(stack, dict) else None

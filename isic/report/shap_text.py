@@ -51,7 +51,6 @@ _OF_FAMILY = {
     "combined": "place on the body",
     "composite": "several signs combined",
     "location": "place on the body",
-    "restated": "several signs combined",
     "raw": "shape and border",  # the angle of the axis of asymmetry
     "shape": "shape and border",
     "size": "size",

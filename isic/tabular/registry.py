@@ -16,6 +16,9 @@ import pandas as pd
 
 from isic.core.errors import InputError
 
+#: Removed families and the last version of isic that has them.
+REMOVED = {"restated": "0.1.0"}
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -73,14 +76,17 @@ def _load(package: ModuleType) -> list[Family]:
 def choose(names: Sequence[str] | None, key: str = "features.families") -> list[Family]:
     """The named families in registry order, each once; None means all.
 
-    Raises InputError for an unknown one, which stands under `key` in params.yaml.
+    Raises InputError for an unknown or removed name; `key` is the key of params.yaml that holds the names.
     """
     known = feature_families()
     if names is None:
         return list(known.values())
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(f"unknown feature family `{unknown[0]}` in {key}: choose from {', '.join(known)}")
+    for name in names:
+        if name in REMOVED:
+            last = f"isic {REMOVED[name]} is the last version that reads it"
+            raise InputError(f"feature family `{name}` in {key} was removed ({last}): take it out")
+        if name not in known:
+            raise InputError(f"unknown feature family `{name}` in {key}: choose from {', '.join(known)}")
     return [family for name, family in known.items() if name in names]
 
 

@@ -60,7 +60,7 @@ def test_a_bundle_of_a_removed_embedding_mode_names_its_last_reader(tmp_path: Pa
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("family", ["no_longer_here"])
+@pytest.mark.parametrize("family", ["restated", "no_longer_here"])
 def test_a_bundle_of_a_removed_family_names_its_last_reader(tmp_path: Path, family: str) -> None:
     folder = Path(shutil.copytree(STORED / "bundle", tmp_path / "bundle"))
     content = read_json(folder / "bundle.json")

@@ -63,3 +63,8 @@ def test_families_can_be_chosen(frame: pd.DataFrame, features: pd.DataFrame) -> 
 def test_an_unknown_family_is_named(frame: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="`patient_zz`"):
         build_features(frame, ["raw", "patient_zz"])
+
+
+def test_a_removed_family_names_its_last_version(frame: pd.DataFrame) -> None:
+    with pytest.raises(InputError, match=r"`restated` in features.families was removed \(isic 0\.1\.0 is the last"):
+        build_features(frame, ["raw", "restated"])

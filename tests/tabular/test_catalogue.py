@@ -50,10 +50,17 @@ age_normalized_nevi_confidence age_normalized_nevi_confidence_2 age_size_symmetr
 position_distance_3d lesion_orientation_3d position_angle_3d_xz volume_approximation_3d lesion_flatness
 combined_anatomical_site
 """
+#: Those with the same order as another column: features as z-scores within the patient only.
+_RESTATED = """
+luminance_contrast std_dev_contrast lab_chroma lab_hue texture_uniformity area_to_perimeter_ratio elongation
+border_length_ratio shape_irregularity circularity area_ratio weighted_area_ratio size_age_ratio
+"""
 
 
 def test_every_published_name_is_there() -> None:
-    assert set(_PUBLISHED.split()) - {row.name for row in catalogue()} == set()
+    names = {row.name for row in catalogue()}
+    assert set(_PUBLISHED.split()) - names == set(_RESTATED.split())
+    assert {f"patient_pairs_z__{name}" for name in _RESTATED.split()} <= names
 
 
 def test_every_pair_of_colour_channels_is_there() -> None:

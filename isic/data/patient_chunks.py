@@ -40,15 +40,15 @@ class ChunkedTable:
         """Pieces."""
         return len(self.sizes)
 
-    def piece(self, number: int) -> pd.DataFrame:
+    def chunk(self, index: int) -> pd.DataFrame:
         """The 44 columns of test-metadata.csv of a piece's lesions; the index is their row in the file."""
         pa.default_memory_pool().release_unused()  # or Arrow keeps what earlier pieces took
-        rows = _read(self.folder / str(number)).to_pandas()
+        rows = _read(self.folder / str(index)).to_pandas()
         return rows.set_index(_PLACE).rename_axis(None)
 
-    def names(self, number: int) -> pd.Series:
-        """Only the isic_ids of `piece`."""
-        rows = _read(self.folder / str(number), [ID, _PLACE]).to_pandas()
+    def chunk_ids(self, index: int) -> pd.Series:
+        """Only the isic_ids of `chunk`."""
+        rows = _read(self.folder / str(index), [ID, _PLACE]).to_pandas()
         return rows.set_index(_PLACE).rename_axis(None)[ID]
 
 

@@ -1,7 +1,7 @@
-"""One folder that scores lesions: all folds of all backbones, the stacker, and what they were made from.
+"""One folder that scores lesions: all folds of all backbones, the stacker, and a manifest of their inputs.
 
-No pickle: safetensors, LightGBM text, JSON and parquet. `load_bundle(folder).predict(rows, tiles)` is all it takes, and
-it needs neither mlflow nor dvc.
+No pickle: safetensors, LightGBM text, JSON and parquet. `load_bundle(folder).predict(rows, tiles)` scores; neither
+mlflow nor dvc is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from isic.core.schema import ID, TARGET
 from isic.predict.manifest import read_manifest, refuse_removed, verify
 from isic.predict.models import BundleModels
 from isic.predict.rows import InMemoryRows, PatientChunks
-from isic.predict.scoring import MissingImages, ScoringOptions, score_pieces
+from isic.predict.scoring import MissingImages, ScoringOptions, score_chunks
 
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bundle(BundleModels):
-    """A verified bundle folder. Models are read at the first prediction."""
+    """A verified bundle folder. Models are loaded at the first prediction."""
 
     def predict(
         self,
@@ -43,32 +43,37 @@ class Bundle(BundleModels):
     ) -> pd.Series:
         """Score of every row, float64 between 0 and 1 by isic_id, in the rows' order; higher is more malignant.
 
-        `rows` has the 44 columns of test-metadata.csv and holds all of each patient's lesions, since a lesion is
-        judged against the others. Each fold's chain scores what it scores in training, and the mean of the chains
-        (`folds` None: all) is the score; with one fold, that fold's rows get their out-of-fold score. What was done
-        is kept in `work`, so that the same call after a kill goes on. With `fallback`, an image model that fails as a
-        whole is answered by the features-only stacker and a loud line.
-        Raises InputError naming the id of a tile that is missing or does not decode, unless missing tiles are to be
-        imputed: such a lesion counts as average in the image models' eyes.
+        `rows` has the 44 columns of test-metadata.csv and holds all lesions of each patient, since a lesion is
+        compared with its patient's others. The score is the mean over the chains of `folds` (None: all); with one
+        fold, the rows of that fold get their out-of-fold score. Image scores are cached in `work`, from which the same
+        call resumes after a kill. With `fallback`, the features-only stacker scores everything, with a warning, when
+        an image model fails as a whole.
+        Raises InputError naming the isic_id of a tile that is missing or does not decode, unless missing tiles are
+        imputed: such a lesion gets average image scores.
         """
-        scores = self.predict_pieces(InMemoryRows(rows), tiles, ScoringOptions(missing_images, work, fallback), folds)
+        options = ScoringOptions(missing_images, work, fallback)
+        scores = self.predict_chunks(InMemoryRows(rows), tiles, options, folds)
         return pd.Series(scores, index=pd.Index(rows[ID], name=ID), name=TARGET)
 
-    def predict_pieces(
-        self, pieces: PatientChunks, tiles: TileStore | None, manner: ScoringOptions, folds: Sequence[int] | None = None
+    def predict_chunks(
+        self,
+        chunks: PatientChunks,
+        tiles: TileStore | None,
+        options: ScoringOptions,
+        folds: Sequence[int] | None = None,
     ) -> NDArray[np.float64]:
-        """`predict` for lesions that need not all be in memory: scores (n,) by row."""
+        """`predict` for tables larger than memory: scores (n,) by row."""
         chosen = self.manifest.folds if folds is None else tuple(folds)
         unknown = [fold for fold in chosen if fold not in self.manifest.folds]
         if unknown or not chosen:
             raise InputError(f"{self.folder} has folds {list(self.manifest.folds)}, not {unknown}: choose among them")
-        return score_pieces(self, pieces, tiles, chosen, manner)
+        return score_chunks(self, chunks, tiles, chosen, options)
 
 
 def load_bundle(folder: Path) -> Bundle:
     """Open a bundle folder after checking every file against its recorded hash.
 
-    Raises InputError when the folder is no bundle, is of a newer format, needs a removed feature family or embedding
+    Raises InputError when the folder is no bundle, has a newer format, needs a removed feature family or embedding
     mode, or a file is missing or changed.
     """
     folder = Path(folder)
@@ -78,7 +83,7 @@ def load_bundle(folder: Path) -> Bundle:
     if manifest.code_hash != code_hash():
         sys.stderr.write(
             f"isic: note: {folder} was made by other scoring code (commit {manifest.git_commit[:8] or 'unknown'}); "
-            "its scores may differ slightly from those it was judged by\n"
+            "its scores may differ slightly from its stored out-of-fold scores\n"
         )
     return Bundle(folder, manifest)
 

@@ -1,4 +1,4 @@
-"""Scores for any lesions: the one way from files of rows and tiles through a bundle to a file of scores."""
+"""Score a metadata CSV and an HDF5 file of tiles by a bundle, and write a CSV of scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from isic.predict.scoring import MissingImages, ScoringOptions
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
 
-#: From this many lesions on, what image models said is kept until the scores are written.
+#: From this many lesions on, image scores are cached on disk until the scores are written.
 LONG = 5000
 
 
@@ -36,9 +36,8 @@ def predict(
 ) -> pd.DataFrame:
     """Score the lesions of a metadata CSV with tiles of an HDF5 file and write isic_id, target to `out`.
 
-    A training table is taken too, its
-    train-only columns unread. A long run that is killed goes on when called again. With `fallback`, an image model that
-    fails as a whole is answered by the features-only stacker and a loud line.
+    The columns of a training table that the test table lacks are not read. A long run that was killed resumes when
+    called again. `missing_images` and `fallback` as in `Bundle.predict`.
     Raises InputError on anything wrong with the files; then nothing is written.
     """
     started = time.perf_counter()
@@ -50,7 +49,7 @@ def predict(
     drop_work(Path(out))
     if os.environ.get("MLFLOW_RUN_ID"):
         files = {"metadata": str(metadata), "images": str(images), "out": str(out)}
-        _track(bundle, files, scores[TARGET], time.perf_counter() - started)
+        _log_run(bundle, files, scores[TARGET], time.perf_counter() - started)
     return scores
 
 
@@ -65,30 +64,29 @@ def score(
 ) -> pd.DataFrame:
     """isic_id, target of a table's lesions in the order of the file; the caller writes them to `out`.
 
-    Memory holds one piece and a few bytes for each further lesion. What image models said is kept beside `out` until
+    Memory holds one chunk and a few bytes for each further lesion. Image scores are cached beside `out` until
     `drop_work`.
     """
     from isic.data.tiles import TileStore
 
     tiles = None if images is None else TileStore(images)
     if missing_images == "impute" and tiles is not None and bundle.manifest.backbones:
-        _tell_missing(rows, tiles)
+        _note_missing(rows, tiles)
     work = _work(out) if len(rows.ids) >= LONG else None
-    scores = bundle.predict_pieces(rows, tiles, ScoringOptions(missing_images, work, fallback), folds)
+    scores = bundle.predict_chunks(rows, tiles, ScoringOptions(missing_images, work, fallback), folds)
     return pd.DataFrame({ID: rows.ids, TARGET: scores})
 
 
-def _tell_missing(rows: ChunkedTable, tiles: TileStore) -> None:
-    missing = sum(name not in tiles for name in rows.ids)
+def _note_missing(rows: ChunkedTable, tiles: TileStore) -> None:
+    missing = sum(isic_id not in tiles for isic_id in rows.ids)
     if missing:
         sys.stderr.write(
-            f"isic: note: {missing:,} of {len(rows.ids):,} lesions have no tile: to the image models they count as "
-            "average\n"
+            f"isic: note: {missing:,} of {len(rows.ids):,} lesions have no tile: they get average image scores\n"
         )
 
 
 def drop_work(out: Path) -> None:
-    """Remove what was kept to go on after a kill, once `out` is written."""
+    """Remove the cached image scores of `out` once it is written."""
     shutil.rmtree(_work(out), ignore_errors=True)
 
 
@@ -96,8 +94,8 @@ def _work(out: Path) -> Path:
     return out.with_name(f".{out.name}.work")
 
 
-def _track(bundle: Bundle, files: dict[str, str], scores: pd.Series, seconds: float) -> None:
-    """What was done, as a run below the one that `mlflow run` opened; by hand, nobody asked for one."""
+def _log_run(bundle: Bundle, files: dict[str, str], scores: pd.Series, seconds: float) -> None:
+    """Log a child of the run that `mlflow run` opened; a prediction started by hand is not logged."""
     from isic.tracking import open_run
 
     config = {"bundle": bundle.manifest.hash, **files}

@@ -1,7 +1,7 @@
-"""What a bundle's image models say about tiles: piece by piece, so that memory stays flat and a killed run goes on.
+"""Image scores of a bundle's models, chunk by chunk: memory stays flat and a killed run resumes.
 
-What one model says of one piece is one small file in the work folder. With several GPUs each gets a process that fills
-files; the caller then only reads them. Run as `python -m isic.predict.image_scores` by `_on_every_gpu`.
+The scores of one model for one chunk are one small file in the work folder. With several GPUs, one process per GPU
+writes these files and the caller reads them. `_on_every_gpu` runs `python -m isic.predict.image_scores`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ if TYPE_CHECKING:
 #: Seconds between progress lines.
 REPORT = 20.0
 
+#: Backbone and fold.
 ModelKey = tuple[str, int]
 
 
 class TileError(InputError):
-    """A tile that does not decode where none is to be imputed: no fault of the image models."""
+    """A tile does not decode and broken tiles are not imputed; the image models are not at fault."""
 
 
 class ImageScores(NamedTuple):
-    """Logits float32 (n,) and, if asked for, embeddings float16 (n, width) of one model."""
+    """Logits float32 (n,) and, if requested, embeddings float16 (n, width) of one model."""
 
     logits: NDArray[np.float32]
     embeddings: NDArray[np.float16] | None
@@ -47,148 +48,154 @@ class ImageScores(NamedTuple):
 
 @dataclass
 class ImageScoringJob:
-    """What is to be looked at: the tiles `ids(number)` of `pieces` pieces, by the bundle in `folder`.
+    """Image-scoring job: the bundle in `folder`, the tiles `chunk_ids(index)` of `chunks` chunks, a cache.
 
-    What is said is kept in files below `work` if given, else in memory. With `spare`, a tile that does not decode is
-    NaN in what is said, instead of an error; those found are `broken`.
+    Scores are cached in files below `work` if given, else in memory. With `impute_broken`, a tile that does not decode
+    gets NaN instead of an error; such tiles are added to `broken`.
     """
 
     folder: Path
     tiles: TileStore
-    ids: Callable[[int], list[str]]
-    pieces: int
+    chunk_ids: Callable[[int], list[str]]
+    chunks: int
     embeddings: bool
-    spare: bool = False
+    impute_broken: bool = False
     work: Path | None = None
     broken: set[str] = field(default_factory=set)
-    held: dict[tuple[ModelKey, int], ImageScores] = field(default_factory=dict)
+    in_memory: dict[tuple[ModelKey, int], ImageScores] = field(default_factory=dict)
 
     def identity(self, bundle_hash: str) -> str:
-        """What only the same bundle, tiles, lesions, pieces and way with broken tiles share."""
+        """Hash of the bundle, tiles, lesions, chunks and the treatment of broken tiles: the name of the cache."""
         state = self.tiles.path.stat()
         lesions = hashlib.sha256()
-        for number in range(self.pieces):
-            lesions.update("\n".join([*self.ids(number), ""]).encode())
-        what = [bundle_hash, str(self.tiles.path.resolve()), state.st_size, state.st_mtime_ns, lesions.hexdigest()]
-        return sha256_json([*what, self.pieces, self.spare])[:24]
+        for index in range(self.chunks):
+            lesions.update("\n".join([*self.chunk_ids(index), ""]).encode())
+        inputs = [bundle_hash, str(self.tiles.path.resolve()), state.st_size, state.st_mtime_ns, lesions.hexdigest()]
+        return sha256_json([*inputs, self.chunks, self.impute_broken])[:24]
 
-    def whole(self, ids: list[str]) -> list[str]:
-        """Those that are not known to be broken."""
-        return [name for name in ids if name not in self.broken] if self.broken else ids
+    def intact(self, ids: list[str]) -> list[str]:
+        """`ids` without the tiles known to be broken."""
+        return [isic_id for isic_id in ids if isic_id not in self.broken] if self.broken else ids
 
-    def model(self, key: ModelKey) -> Path:
+    def model_folder(self, key: ModelKey) -> Path:
         return self.folder / "image" / key[0] / f"fold{key[1]}"
 
-    def seen(self, key: ModelKey, number: int) -> bool:
-        """Whether a model has looked at a piece."""
-        return (key, number) in self.held if self.work is None else self._file(key, number).exists()
+    def is_cached(self, key: ModelKey, index: int) -> bool:
+        """Whether chunk `index` has scores by this model."""
+        return (key, index) in self.in_memory if self.work is None else self._file(key, index).exists()
 
-    def sight(self, key: ModelKey, number: int) -> ImageScores:
-        """What a model said about a piece it has looked at."""
-        return self.held[key, number] if self.work is None else _read(self._file(key, number))
+    def load(self, key: ModelKey, index: int) -> ImageScores:
+        """Cached scores of chunk `index`."""
+        return self.in_memory[key, index] if self.work is None else _read(self._file(key, index))
 
-    def keep(self, key: ModelKey, number: int, sight: ImageScores) -> None:
-        """For `sight` to give."""
+    def save(self, key: ModelKey, index: int, scores: ImageScores) -> None:
+        """Cache the scores of chunk `index`."""
         if self.work is None:
-            self.held[key, number] = sight
+            self.in_memory[key, index] = scores
         else:
-            _write(self._file(key, number), sight)
+            _write(self._file(key, index), scores)
 
-    def _file(self, key: ModelKey, number: int) -> Path:
+    def _file(self, key: ModelKey, index: int) -> Path:
         assert self.work is not None
-        return self.work / f"{key[0]}-{key[1]}-{number}.npz"
+        return self.work / f"{key[0]}-{key[1]}-{index}.npz"
 
 
-def score_images(look: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
-    """Have every model of `keys` look at every piece, `tiles` tiles in all. Raises what the models raise."""
-    if look.work is not None and isinstance(look.tiles.path, Path):
-        _on_every_gpu(look, keys, tiles)
-    _score(look, keys, tiles)
+def score_images(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
+    """Score every chunk, `tiles` tiles in all, by every model of `keys`. Raises what the models raise."""
+    if job.work is not None and isinstance(job.tiles.path, Path):
+        _on_every_gpu(job, keys, tiles)
+    _score(job, keys, tiles)
 
 
-class Progress:
-    """Says now and then how far a long look is, and how long it still takes."""
+class ScoringProgress:
+    """Prints the share done and the time left, at most every `REPORT` seconds."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
         self.fresh = 0
-        self.begun = self.told = time.monotonic()
+        self.started = self.printed = time.monotonic()
 
     def add(self, count: int, fresh: bool) -> None:
+        """Count tiles as done; only `fresh` ones, not read from the cache, count for the speed."""
         self.done += count
         self.fresh += count if fresh else 0
         now = time.monotonic()
-        if now - self.told < REPORT:
+        if now - self.printed < REPORT:
             return
-        self.told = now
-        left = (self.total - self.done) * (now - self.begun) / max(self.fresh, 1)
+
+        self.printed = now
+        left = (self.total - self.done) * (now - self.started) / max(self.fresh, 1)
         share = self.done / self.total
-        sys.stderr.write(f"isic: {self.done:,} of {self.total:,} looks ({share:.0%}), {left / 60:.0f} min left\n")
+        sys.stderr.write(
+            f"isic: {self.done:,} of {self.total:,} tiles by model ({share:.0%}), {left / 60:.0f} min left\n"
+        )
 
 
-def _score(look: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
+def _score(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
     from isic.image.network.artifact import load_model
 
-    progress = Progress(tiles * len(keys))
+    progress = ScoringProgress(tiles * len(keys))
     for key in keys:
         model = None
-        for number in range(look.pieces):
-            ids = look.ids(number)
-            if not look.seen(key, number):
-                model = model or load_model(look.model(key))
-                look.keep(key, number, _score_chunk(look, model, ids))
+        for index in range(job.chunks):
+            ids = job.chunk_ids(index)
+            if not job.is_cached(key, index):
+                model = model or load_model(job.model_folder(key))
+                job.save(key, index, _score_chunk(job, model, ids))
             progress.add(len(ids), fresh=model is not None)
 
 
-def _score_chunk(look: ImageScoringJob, model: Model, ids: list[str]) -> ImageScores:
-    """What one model says about these tiles. Broken ones are searched for only when something is wrong."""
+def _score_chunk(job: ImageScoringJob, model: Model, ids: list[str]) -> ImageScores:
+    """Scores of these tiles by one model. Broken tiles are searched for only after an error."""
     from isic.image.network.embed import embed
 
     try:
-        said = embed(model, look.tiles, look.whole(ids))
+        scores = embed(model, job.tiles, job.intact(ids))
     except InputError as error:
-        broken = _broken(look.tiles, look.whole(ids))
+        broken = _broken(job.tiles, job.intact(ids))
         if not broken:
             raise
-        name, reason = next(iter(broken.items()))
-        if not look.spare:
+        isic_id, reason = next(iter(broken.items()))
+        if not job.impute_broken:
             raise TileError(
                 f"{reason}, or use --missing-images impute ({len(broken)} of {len(ids):,} tiles are broken)"
             ) from error
-        sys.stderr.write(f"isic: note: {len(broken)} of {len(ids):,} tiles are imputed, first {name}: {reason}\n")
-        look.broken.update(broken)
-        said = embed(model, look.tiles, look.whole(ids))
-    return _spread(look, ids, said)
+        sys.stderr.write(f"isic: note: {len(broken)} of {len(ids):,} tiles are imputed, first {isic_id}: {reason}\n")
+        job.broken.update(broken)
+        scores = embed(model, job.tiles, job.intact(ids))
+    return _with_broken(job, ids, scores)
 
 
-def _spread(look: ImageScoringJob, ids: list[str], said: Said) -> ImageScores:
-    """What was said of the whole tiles, with NaN for the broken ones."""
-    if len(said.logits) == len(ids):
-        return ImageScores(said.logits, said.embeddings if look.embeddings else None)
-    whole = np.array([name not in look.broken for name in ids])
+def _with_broken(job: ImageScoringJob, ids: list[str], scores: Said) -> ImageScores:
+    """Scores of all `ids` from the scores of the intact ones; NaN for broken tiles."""
+    if len(scores.logits) == len(ids):
+        return ImageScores(scores.logits, scores.embeddings if job.embeddings else None)
+
+    intact = np.array([isic_id not in job.broken for isic_id in ids])
     logits = np.full(len(ids), np.nan, dtype=np.float32)
-    logits[whole] = said.logits
-    if not look.embeddings:
+    logits[intact] = scores.logits
+    if not job.embeddings:
         return ImageScores(logits, None)
-    embeddings = np.full((len(ids), said.embeddings.shape[1]), np.nan, dtype=np.float16)
-    embeddings[whole] = said.embeddings
+
+    embeddings = np.full((len(ids), scores.embeddings.shape[1]), np.nan, dtype=np.float16)
+    embeddings[intact] = scores.embeddings
     return ImageScores(logits, embeddings)
 
 
 def _broken(tiles: TileStore, ids: Sequence[str]) -> dict[str, str]:
-    """Tiles that do not decode, and why."""
-    found = {}
-    for name in ids:
+    """Tiles that do not decode, and the error of each."""
+    errors = {}
+    for isic_id in ids:
         try:
-            tiles.image(name)
+            tiles.image(isic_id)
         except InputError as error:
-            found[name] = str(error)
-    return found
+            errors[isic_id] = str(error)
+    return errors
 
 
-def _write(file: Path, sight: ImageScores) -> None:
-    arrays = {name: values for name, values in sight._asdict().items() if values is not None}
+def _write(file: Path, scores: ImageScores) -> None:
+    arrays = {name: values for name, values in scores._asdict().items() if values is not None}
     with atomic_file(file) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
 
@@ -198,44 +205,47 @@ def _read(file: Path) -> ImageScores:
         return ImageScores(stored["logits"], stored.get("embeddings"))
 
 
-def _on_every_gpu(look: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
-    """With two GPUs or more, fill the files by one process per GPU; a process that fails leaves gaps, no more."""
+def _on_every_gpu(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
+    """With two GPUs or more, fill the cache by one process per GPU; a failed process only leaves gaps in it."""
     from isic.image.network.device import describe_devices
 
     count = len(describe_devices())
-    if count < 2 or look.work is None:
+    if count < 2 or job.work is None:
         return
-    for number in range(look.pieces):
-        write_json(look.work / _ids(number), look.ids(number))
-    task = look.work / "task.json"
-    write_json(task, [str(look.folder), str(look.tiles.path), look.pieces, look.embeddings, look.spare, tiles])
+
+    for index in range(job.chunks):
+        write_json(job.work / _ids_file(index), job.chunk_ids(index))
+    task = job.work / "task.json"
+    write_json(task, [str(job.folder), str(job.tiles.path), job.chunks, job.embeddings, job.impute_broken, tiles])
+
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
-    started = [
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "isic.predict.image_scores", str(task), json.dumps(keys[number::count])],
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": visible[number]},
+            [sys.executable, "-m", "isic.predict.image_scores", str(task), json.dumps(keys[gpu::count])],
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": visible[gpu]},
         )
-        for number in range(count)
+        for gpu in range(count)
     ]
-    for process in started:
+    for process in processes:
         process.wait()
 
 
-def _ids(number: int) -> str:
-    return f"ids-{number}.json"
+def _ids_file(index: int) -> str:
+    return f"ids-{index}.json"
 
 
 def main() -> None:
     from isic.data.tiles import TileStore
 
-    task, keys = Path(sys.argv[1]), [(name, fold) for name, fold in json.loads(sys.argv[2])]
-    folder, path, pieces, embeddings, spare, tiles = json.loads(task.read_text())
+    task, keys = Path(sys.argv[1]), [(backbone, fold) for backbone, fold in json.loads(sys.argv[2])]
+    folder, path, chunks, embeddings, impute_broken, tiles = json.loads(task.read_text())
 
-    def ids(number: int) -> list[str]:
-        names: list[str] = json.loads((task.parent / _ids(number)).read_text())
-        return names
+    def chunk_ids(index: int) -> list[str]:
+        ids: list[str] = json.loads((task.parent / _ids_file(index)).read_text())
+        return ids
 
-    _score(ImageScoringJob(Path(folder), TileStore(path), ids, pieces, embeddings, spare, task.parent), keys, tiles)
+    job = ImageScoringJob(Path(folder), TileStore(path), chunk_ids, chunks, embeddings, impute_broken, task.parent)
+    _score(job, keys, tiles)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The models and stored scores of a bundle folder, read when they are first asked for."""
+"""The models and stored scores of a bundle folder, loaded at first use."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class BundleModels:
 
     @cached_property
     def features_only(self) -> Stack | None:
-        """The stacker that needs no image model, None in bundles made before there was one."""
+        """The stacker that needs no image model, None in bundles older than it."""
         from isic.stack import Stack
 
         folder = self.folder / "features_only"
         return Stack.load(folder) if folder.is_dir() else None
 
     def oof(self) -> pd.DataFrame:
-        """The out-of-fold scores the bundle was judged by: isic_id, patient_id, target, fold, score."""
+        """The stored out-of-fold scores: isic_id, patient_id, target, fold, score."""
         return read_parquet(self.folder / "oof.parquet")

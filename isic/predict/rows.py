@@ -1,4 +1,4 @@
-"""Rows to score, in chunks of whole patients: the protocol, and the form of a frame in memory."""
+"""Rows to score in chunks of whole patients: the protocol, and its implementation for a frame in memory."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from isic.core.schema import ID, PATIENT, TEST_COLUMNS
 from isic.data.patient_chunks import pack_patients
 from isic.data.tables import refuse_gaps
 
-#: Lesions of a piece: half a minute of a T4 for one image model, so that little is lost by a kill and starting loaders
-#: costs little.
+#: Lesions of a chunk: half a minute of a T4 for one image model, so that a kill loses little and the start of the tile
+#: loaders costs little.
 CHUNK_ROWS = 16_384
 
 
 class PatientChunks(Protocol):
-    """Lesions in pieces of whole patients, numbered from 0. Frames are indexed by row: 0 to n - 1 over all pieces."""
+    """Lesions in chunks of whole patients. Frames are indexed by row: 0 to n - 1 over all chunks."""
 
     @property
     def ids(self) -> pd.Series:
         """isic_id of every row, (n,)."""
 
     def __len__(self) -> int:
-        """Pieces."""
+        """Number of chunks."""
 
-    def piece(self, number: int) -> pd.DataFrame:
-        """The columns of test-metadata.csv of one piece."""
+    def chunk(self, index: int) -> pd.DataFrame:
+        """The columns of test-metadata.csv of one chunk."""
 
-    def names(self, number: int) -> pd.Series:
-        """Its isic_ids."""
+    def chunk_ids(self, index: int) -> pd.Series:
+        """The isic_ids of one chunk."""
 
 
 class InMemoryRows:
@@ -47,18 +47,18 @@ class InMemoryRows:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def piece(self, number: int) -> pd.DataFrame:
-        return self._rows.iloc[self._blocks[number]]
+    def chunk(self, index: int) -> pd.DataFrame:
+        return self._rows.iloc[self._blocks[index]]
 
-    def names(self, number: int) -> pd.Series:
-        return self.ids.iloc[self._blocks[number]]
+    def chunk_ids(self, index: int) -> pd.Series:
+        return self.ids.iloc[self._blocks[index]]
 
 
 def patient_blocks(patients: pd.Series, size: int) -> list[NDArray[np.intp]]:
-    """Row numbers of blocks of whole patients, each of at most `size` rows unless one patient alone has more."""
-    codes, names = pd.factorize(patients, use_na_sentinel=False)
-    block = pack_patients(np.bincount(codes, minlength=len(names)), size)[codes]
-    return [np.flatnonzero(block == number) for number in np.unique(block)]
+    """Row positions of blocks of whole patients, each of at most `size` rows unless one patient alone has more."""
+    codes, patient_ids = pd.factorize(patients, use_na_sentinel=False)
+    block = pack_patients(np.bincount(codes, minlength=len(patient_ids)), size)[codes]
+    return [np.flatnonzero(block == index) for index in np.unique(block)]
 
 
 def check_rows(rows: pd.DataFrame) -> None:
@@ -73,8 +73,8 @@ def check_rows(rows: pd.DataFrame) -> None:
     if rows[ID].isna().any() or rows[ID].duplicated().any():
         repeated = rows[ID][rows[ID].duplicated() | rows[ID].isna()].iloc[0]
         raise InputError(f"isic_id {repeated} is missing or repeated in the metadata: keep one row of each")
-    # Lesions are judged against their patient's others: those without one would be taken for one person's.
-    nobody = rows[PATIENT].isna() | (rows[PATIENT] == "")
-    if nobody.any():
-        raise InputError(f"lesion {rows[ID][nobody].iloc[0]}: patient_id is missing: give every lesion its patient")
+    # Lesions are compared with their patient's others: rows without patient_id would count as one patient.
+    orphaned = rows[PATIENT].isna() | (rows[PATIENT] == "")
+    if orphaned.any():
+        raise InputError(f"lesion {rows[ID][orphaned].iloc[0]}: patient_id is missing: give every lesion its patient")
     refuse_gaps(rows, "the metadata")

@@ -1,4 +1,4 @@
-"""From rows and tiles to scores by a bundle: the way the out-of-fold scores were made, fold by fold."""
+"""Scores of rows and tiles by a bundle, computed fold by fold as the out-of-fold scores were."""
 
 from __future__ import annotations
 
@@ -25,153 +25,160 @@ if TYPE_CHECKING:
 
 MissingImages = Literal["error", "impute"]
 
-#: Rows that are turned into features and scores at a time, in whole patients: on the way to some 300 columns, a lesion
-#: takes 9 KB.
+#: Rows, in whole patients, whose features are in memory at a time: building some 300 columns takes 9 KB a lesion.
 BLOCK = 8_192
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """How to go about it. `work`: keep what is done there, to go on after a kill; `fallback`: see `Bundle.predict`."""
+    """Scoring options. `work`: folder of the image-score cache, for resuming; `fallback`: see `Bundle.predict`."""
 
     missing_images: MissingImages = "error"
     work: Path | None = None
     fallback: bool = False
 
 
-def score_pieces(
-    bundle: BundleModels, pieces: PatientChunks, tiles: TileStore | None, folds: Sequence[int], manner: ScoringOptions
+def score_chunks(
+    bundle: BundleModels,
+    chunks: PatientChunks,
+    tiles: TileStore | None,
+    folds: Sequence[int],
+    options: ScoringOptions,
 ) -> NDArray[np.float64]:
-    """Scores (n,) by row; see `Bundle.predict`. Memory holds one piece, and what image models say of all tiles where
-    no folder is to keep it.
-    """
+    """Scores (n,) by row; see `Bundle.predict`. Memory holds one chunk and, without a work folder, all image scores."""
     if not bundle.manifest.backbones:
-        # It looks at no tile, so none can be missing.
-        tiles, manner = None, replace(manner, missing_images="impute")
-    present = find_tiles(pieces, tiles, manner.missing_images)
-    total = np.zeros(len(present))
-    # Without files, embeddings of every fold at once would fill the memory.
-    apart = bundle.stack.uses_embeddings and manner.work is None
-    for group in [[fold] for fold in folds] if apart else [folds]:
+        # Without image models no tile is read, so none can be missing.
+        tiles, options = None, replace(options, missing_images="impute")
+    has_tile = find_tiles(chunks, tiles, options.missing_images)
+    total = np.zeros(len(has_tile))
+    # Without files, embeddings of all folds at once would fill the memory.
+    one_fold_at_a_time = bundle.stack.uses_embeddings and options.work is None
+
+    for group in [[fold] for fold in folds] if one_fold_at_a_time else [folds]:
         try:
-            look = _see(bundle, group, tiles, pieces, present, manner)
+            job = _score_tiles(bundle, group, tiles, chunks, has_tile, options)
         except TileError:
             raise
         except Exception as error:
-            if not manner.fallback:
+            if not options.fallback:
                 raise
             stack = _without_images(bundle, error)
             total[:] = 0.0
-            _add(total, bundle, pieces, present, partial(_Part.without_images, stack=stack, folds=folds))
+            _add_scores(total, bundle, chunks, has_tile, partial(_Block.without_images, stack=stack, folds=folds))
             break
-        _add(total, bundle, pieces, present, partial(_Part.with_images, folds=group, look=look))
+        _add_scores(total, bundle, chunks, has_tile, partial(_Block.with_images, folds=group, job=job))
+
     return total / len(folds)
 
 
-def find_tiles(pieces: PatientChunks, tiles: TileStore | None, missing_images: MissingImages) -> NDArray[np.bool_]:
+def find_tiles(chunks: PatientChunks, tiles: TileStore | None, missing_images: MissingImages) -> NDArray[np.bool_]:
     """Which lesions have a tile, (n,) by row.
 
-    Raises InputError naming the first lesion that has none, unless they are imputed.
+    Raises InputError naming the first lesion without one, unless missing tiles are imputed.
     """
-    present = np.fromiter((tiles is not None and name in tiles for name in pieces.ids), bool, len(pieces.ids))
-    if missing_images == "error" and not present.all():
-        first = pieces.ids[~present].iloc[0]
+    has_tile = np.fromiter((tiles is not None and isic_id in tiles for isic_id in chunks.ids), bool, len(chunks.ids))
+    if missing_images == "error" and not has_tile.all():
+        isic_id = chunks.ids[~has_tile].iloc[0]
         where = "no image file was given" if tiles is None else f"{tiles.path} has no image for it"
         raise InputError(
-            f"lesion {first}: {where} ({int((~present).sum())} of {len(present)} lesions have none); "
+            f"lesion {isic_id}: {where} ({int((~has_tile).sum())} of {len(has_tile)} lesions have none); "
             "add the images or use --missing-images impute"
         )
-    return present
+    return has_tile
 
 
-def _see(
+def _score_tiles(
     bundle: BundleModels,
     folds: Sequence[int],
     tiles: TileStore | None,
-    pieces: PatientChunks,
-    present: NDArray[np.bool_],
-    manner: ScoringOptions,
+    chunks: PatientChunks,
+    has_tile: NDArray[np.bool_],
+    options: ScoringOptions,
 ) -> ImageScoringJob | None:
-    """Have the folds' image models look at the tiles, piece by piece; None when there are none."""
-    if tiles is None or not present.any():
+    """Score the tiles by the folds' image models, chunk by chunk; None when there are no tiles."""
+    if tiles is None or not has_tile.any():
         return None
 
-    def ids(number: int) -> list[str]:
-        names = pieces.names(number)
-        return names[present[names.index]].tolist()
+    def ids_with_tile(index: int) -> list[str]:
+        ids = chunks.chunk_ids(index)
+        return ids[has_tile[ids.index]].tolist()
 
-    look = ImageScoringJob(
-        bundle.folder, tiles, ids, len(pieces), bundle.stack.uses_embeddings, manner.missing_images == "impute"
+    job = ImageScoringJob(
+        folder=bundle.folder,
+        tiles=tiles,
+        chunk_ids=ids_with_tile,
+        chunks=len(chunks),
+        embeddings=bundle.stack.uses_embeddings,
+        impute_broken=options.missing_images == "impute",
     )
-    if manner.work is not None:
-        look.work = manner.work / look.identity(bundle.manifest.hash)
-    score_images(
-        look, [(backbone, fold) for backbone in bundle.manifest.backbones for fold in folds], int(present.sum())
-    )
-    return look
+    if options.work is not None:
+        job.work = options.work / job.identity(bundle.manifest.hash)
+    keys = [(backbone, fold) for backbone in bundle.manifest.backbones for fold in folds]
+    score_images(job, keys, int(has_tile.sum()))
+    return job
 
 
-def _add(
+def _add_scores(
     total: NDArray[np.float64],
     bundle: BundleModels,
-    pieces: PatientChunks,
-    present: NDArray[np.bool_],
-    score: Callable[[_Part], NDArray[np.float64]],
+    chunks: PatientChunks,
+    has_tile: NDArray[np.bool_],
+    score: Callable[[_Block], NDArray[np.float64]],
 ) -> None:
-    """Add to every row's total what `score` says of it, part by part."""
+    """Add the result of `score` to every row's total, block by block."""
     from isic.tabular import build_features
 
-    for number in range(len(pieces)):
-        rows = pieces.piece(number)
-        place = rows.index.to_numpy()
-        seen = np.where(present[place], np.cumsum(present[place]) - 1, -1)
+    for index in range(len(chunks)):
+        rows = chunks.chunk(index)
+        row = rows.index.to_numpy()
+        tile = np.where(has_tile[row], np.cumsum(has_tile[row]) - 1, -1)
         for block in patient_blocks(rows[PATIENT], BLOCK):
-            some = rows.iloc[block]
-            features = build_features(some, list(bundle.manifest.families))
-            total[place[block]] += score(_Part(bundle, number, some[PATIENT], features, seen[block]))
-            del features  # or the next ones are built beside them
+            patients = rows.iloc[block]
+            features = build_features(patients, list(bundle.manifest.families))
+            total[row[block]] += score(_Block(bundle, index, patients[PATIENT], features, tile[block]))
+            del features  # or the next block's are built beside them
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Whole patients of piece `number`; by lesion (n,) patient, features, place among the piece's tiles (-1: none)."""
+class _Block:
+    """Whole patients of a chunk: by lesion (n,) patient, features, and index among the chunk's tiles (-1: none)."""
 
     bundle: BundleModels
-    number: int
+    chunk: int
     patients: pd.Series
     features: pd.DataFrame
-    seen: NDArray[np.int64]
+    tile: NDArray[np.int64]
 
-    def with_images(self, folds: Sequence[int], look: ImageScoringJob | None) -> NDArray[np.float64]:
+    def with_images(self, folds: Sequence[int], job: ImageScoringJob | None) -> NDArray[np.float64]:
         """Sum of the scores (n,) of the folds' chains."""
-        return np.sum([self._chain(look, fold) for fold in folds], axis=0)
+        return np.sum([self._chain(job, fold) for fold in folds], axis=0)
 
     def without_images(self, stack: Stack, folds: Sequence[int]) -> NDArray[np.float64]:
-        """The same by a stacker that needs no image."""
+        """Sum of the scores (n,) of the folds' chains of a features-only stacker."""
         return np.sum([stack.score(self.features, {}, fold, self.patients) for fold in folds], axis=0)
 
-    def _chain(self, look: ImageScoringJob | None, fold: int) -> NDArray[np.float64]:
-        """Scores (n,) of one fold's chain; what the images say is NaN where there is no tile."""
+    def _chain(self, job: ImageScoringJob | None, fold: int) -> NDArray[np.float64]:
+        """Scores (n,) of one fold's chain; image scores are NaN where there is no tile."""
         logits: dict[str, NDArray[np.float32]] = {}
         embeddings: dict[str, NDArray[np.float16]] = {}
         for backbone in self.bundle.manifest.backbones:
-            sight = None if look is None else look.sight((backbone, fold), self.number)
-            logits[backbone] = self._spread(None if sight is None else sight.logits, np.float32)
-            if sight is not None and sight.embeddings is not None:
-                embeddings[backbone] = self._spread(sight.embeddings, np.float16)
+            scores = None if job is None else job.load((backbone, fold), self.chunk)
+            logits[backbone] = self._by_row(None if scores is None else scores.logits, np.float32)
+            if scores is not None and scores.embeddings is not None:
+                embeddings[backbone] = self._by_row(scores.embeddings, np.float16)
         return self.bundle.stack.score(self.features, logits, fold, self.patients, embeddings)
 
-    def _spread(self, said: NDArray | None, kind: type) -> NDArray:
-        """What was said of the tiles, by row; NaN where there is none."""
-        width = () if said is None else said.shape[1:]
-        spread = np.full((len(self.seen), *width), np.nan, dtype=kind)
-        if said is not None:
-            spread[self.seen >= 0] = said[self.seen[self.seen >= 0]]
-        return spread
+    def _by_row(self, values: NDArray | None, dtype: type) -> NDArray:
+        """Values of the chunk's tiles by row of the block; NaN where there is no tile."""
+        shape = () if values is None else values.shape[1:]
+        by_row = np.full((len(self.tile), *shape), np.nan, dtype=dtype)
+        if values is not None:
+            by_row[self.tile >= 0] = values[self.tile[self.tile >= 0]]
+        return by_row
 
 
 def _without_images(bundle: BundleModels, error: Exception) -> Stack:
-    """The features-only stacker, after saying so loudly; InputError where the bundle has none."""
+    """The features-only stacker, after a warning; InputError where the bundle has none."""
     stack = bundle.features_only
     if stack is None:
         raise InputError(f"{bundle.folder} has no features-only stacker to fall back on: build it again") from error

@@ -32,8 +32,8 @@ def cut(
     if tiles is not None:
         # By the file's mean, since a tile's size is known only once it is read.
         rows = max(1, min(rows, int(megabytes * 1e6 / (tiles.path.stat().st_size / max(len(tiles), 1)))))
-    with open_chunked(metadata, rows) as pieces:
-        shards = tuple(_write(out, pieces.piece(number), number, tiles, impute) for number in range(len(pieces)))
+    with open_chunked(metadata, rows) as chunks:
+        shards = tuple(_write(out, chunks.chunk(index), index, tiles, impute) for index in range(len(chunks)))
     manifest = Manifest(shards, tiles is not None)
     out.write(MANIFEST, manifest.to_json())
     return manifest

@@ -198,7 +198,7 @@ def plain_seconds(package: Package, few: Path, many: Path) -> float:
     for metadata in (few, many):
         started = time.perf_counter()
         with open_chunked(metadata, CHUNK_ROWS) as rows:
-            bundle.predict_pieces(rows, None, ScoringOptions("impute"))
+            bundle.predict_chunks(rows, None, ScoringOptions("impute"))
         seconds = time.perf_counter() - started
     return seconds / len(rows.ids)
 

@@ -30,14 +30,14 @@ def test_the_pieces_hold_every_row_as_the_table_has_it_and_whole_patients(table:
     whole = read_metadata(table, train=False)
     (tmp_path / "pieces").mkdir()
     pieces = spool(table, tmp_path / "pieces", 50)
-    frames = [pieces.piece(number) for number in range(len(pieces))]
+    frames = [pieces.chunk(number) for number in range(len(pieces))]
     assert len(frames) > 5
     assert tuple(map(len, frames)) == pieces.sizes
     pd.testing.assert_frame_equal(pd.concat(frames).sort_index(), whole)
     assert pieces.ids.tolist() == whole["isic_id"].tolist()
     assert sum(frame["patient_id"].nunique() for frame in frames) == whole["patient_id"].nunique()
     for number, frame in enumerate(frames):
-        pd.testing.assert_series_equal(pieces.names(number), frame["isic_id"])
+        pd.testing.assert_series_equal(pieces.chunk_ids(number), frame["isic_id"])
         assert len(frame) <= 50 or frame["patient_id"].nunique() == 1
 
 

@@ -1,4 +1,4 @@
-"""The bundle alone says what the pipeline said, and refuses to guess."""
+"""A bundle alone reproduces the pipeline's scores and refuses incomplete input."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_fold_scores_as_it_did_out_of_fold(layout: Layout, bundle: Bundle) -> 
     assert scores.index.tolist() == rows["isic_id"].tolist()
     np.testing.assert_allclose(scores, held_out.loc[scores.index, "score"], rtol=0, atol=1e-5)
     blind = load_bundle(bundle.folder).predict(rows, None, missing_images="impute", folds=[1])
-    assert np.abs(blind - scores).max() > 1e-3, "images must matter, or the comparison above says nothing of them"
+    assert np.abs(blind - scores).max() > 1e-3, "images must matter, or the comparison above does not test them"
 
 
 def test_the_score_is_the_mean_of_the_folds(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
@@ -83,7 +83,7 @@ def test_a_missing_image_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame,
         bundle.predict(rows, None)
 
 
-def test_a_long_prediction_goes_on_where_it_was_killed(
+def test_a_killed_prediction_resumes(
     bundle: Bundle, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from isic.image.network import embed
@@ -110,12 +110,12 @@ def test_a_long_prediction_goes_on_where_it_was_killed(
     assert seen == [*sizes, *sizes[:2]]
     monkeypatch.setattr(embed, "embed", lambda *arguments: (seen.append(len(arguments[2])), original(*arguments))[1])
     resumed = bundle.predict(rows, tiles, work=tmp_path)
-    assert len(seen) == len(sizes) * 4, "every piece by 2 folds of 2 backbones, none looked at twice"
+    assert len(seen) == len(sizes) * 4, "every chunk by 2 folds of 2 backbones, none scored twice"
     np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_with_two_gpus_two_processes_do_the_looking(
+def test_with_two_gpus_two_processes_score_the_tiles(
     bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from isic.image.network import device, embed
@@ -123,14 +123,14 @@ def test_with_two_gpus_two_processes_do_the_looking(
     alone = bundle.predict(rows, tiles)
     monkeypatch.setattr(device, "describe_devices", lambda: ["one", "another"])
 
-    def looked(*_: object) -> None:
-        raise AssertionError("the caller only reads what the processes wrote")
+    def fail(*_: object) -> None:
+        raise AssertionError("the caller only reads the cache")
 
-    monkeypatch.setattr(embed, "embed", looked)
+    monkeypatch.setattr(embed, "embed", fail)
     np.testing.assert_allclose(bundle.predict(rows, tiles, work=tmp_path), alone, rtol=1e-6)
 
 
-def test_a_broken_image_model_is_answered_by_features_alone(
+def test_the_fallback_scores_by_features_alone(
     bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     next(bundle.folder.rglob("model.safetensors")).unlink()
@@ -148,13 +148,13 @@ def test_a_tile_that_is_no_jpeg_is_named_or_imputed(bundle: Bundle, rows: pd.Dat
     with h5py.File(path, "a") as file:
         del file[name]
         file[name] = np.bytes_(b"no picture")
-    for fallback in (False, True):  # one picture is no reason to look at none
+    for fallback in (False, True):  # one broken tile does not disable the image models
         with pytest.raises(InputError, match=f"{name}.*--missing-images impute"):
             bundle.predict(rows, TileStore(path), fallback=fallback)
     assert bundle.predict(rows, TileStore(path), missing_images="impute").between(0, 1).all()
 
 
-def test_one_broken_tile_costs_one_image_and_not_the_models(
+def test_one_broken_tile_is_imputed_and_the_others_keep_their_scores(
     bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from isic.submit.corrupt_tiles import spoil
@@ -163,11 +163,11 @@ def test_one_broken_tile_costs_one_image_and_not_the_models(
     path = layout.root / "broken.hdf5"
     shutil.copy(layout.test_images, path)
     spoil(path, without=ids[0], cut=ids[1])
-    # As if both had no tile at all; patients are judged one by one, so the others' scores stay.
+    # Both lesions score as without a tile; one patient a lesion, so the other scores stay.
     alone = rows.assign(patient_id=ids)
     scores = bundle.predict(alone, TileStore(path), missing_images="impute", fallback=True)
     error = capsys.readouterr().err
-    assert error.count(ids[1]) == 2, "told once, as the first one and with its reason, not by every model"
+    assert error.count(ids[1]) == 2, "reported once, not by every model"
     assert "NO IMAGE WAS USED" not in error
     np.testing.assert_allclose(scores[ids[2:]], bundle.predict(alone, tiles)[ids[2:]], rtol=1e-6)
     blind = bundle.predict(alone, None, missing_images="impute")
@@ -260,7 +260,7 @@ def test_a_manifest_of_another_shape_is_one_line(bundle: Bundle, change: dict) -
         load_bundle(bundle.folder)
 
 
-def test_a_link_out_of_the_bundle_and_a_file_nobody_recorded_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_link_out_of_the_bundle_and_an_unrecorded_file_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     weights = next(bundle.folder.rglob("model.safetensors"))
     shutil.move(weights, tmp_path / "elsewhere.safetensors")
     weights.symlink_to(tmp_path / "elsewhere.safetensors")
@@ -283,7 +283,7 @@ def test_a_link_out_of_the_bundle_and_a_file_nobody_recorded_are_refused(bundle:
     ],
 )
 def test_an_image_model_fetches_and_unpickles_nothing(bundle: Bundle, change: dict) -> None:
-    """A bundle whose hashes agree may still be made by somebody else."""
+    """A bundle whose hashes agree may still come from an untrusted source."""
     from isic.image.network.artifact import load_model
 
     config = next(bundle.folder.rglob("config.json"))
@@ -295,11 +295,11 @@ def test_an_image_model_fetches_and_unpickles_nothing(bundle: Bundle, change: di
 
 
 def rewrite(folder: Path, content: dict) -> None:
-    """A manifest whose own hash is right, as whoever made it can see to."""
+    """Write a manifest with the hash of its content."""
     write_json(folder / "bundle.json", content | {"hash": identity(content)})
 
 
-def test_a_bundle_says_what_it_is_made_of(bundle: Bundle, params: Params) -> None:
+def test_the_manifest_describes_the_models(bundle: Bundle, params: Params) -> None:
     manifest = bundle.manifest
     assert set(manifest.models["image"]) == set(params.image.backbones)
     assert all(model["model"].startswith("test_") for model in manifest.models["image"].values())
@@ -312,7 +312,7 @@ def test_a_bundle_says_what_it_is_made_of(bundle: Bundle, params: Params) -> Non
 
 
 def test_a_stored_manifest_of_format_1_is_understood() -> None:
-    """Written by the code of its day; its hash is by the rule of its day."""
+    """Written by the code of format 1; its hash follows the rule of format 1."""
     folder = Path(__file__).parent / "format_1"
     manifest = read_manifest(folder)
     assert manifest.format == 1
@@ -329,7 +329,7 @@ def test_a_bundle_of_format_1_scores_as_it_did(
     old = Path(shutil.copytree(bundle.folder, tmp_path / "old"))
     keys = read_json(Path(__file__).parent / "format_1" / "bundle.json").keys()
     content = {key: value for key, value in read_json(old / "bundle.json").items() if key in keys} | {"format": 1}
-    # The first ones had neither of these.
+    # Bundles of format 1 had neither of these.
     shutil.rmtree(old / "features_only")
     (old / "calibration.json").unlink()
     content["files"] = {name: value for name, value in content["files"].items() if (old / name).exists()}
@@ -339,7 +339,7 @@ def test_a_bundle_of_format_1_scores_as_it_did(
     np.testing.assert_array_equal(load_bundle(old).predict(rows, tiles), bundle.predict(rows, tiles))
 
 
-#: What the pipeline uses and scoring must not.
+#: Packages of the pipeline that scoring must not import.
 BLOCKED = ("mlflow", "dvc", "optuna", "xgboost", "catboost", "pandera", "matplotlib", "plotly", "jinja2", "nbformat")
 
 

@@ -103,7 +103,7 @@ def test_a_missing_tile_leaves_no_file(layout: Layout, bundle: Bundle, capsys: p
     assert "no tile" not in capsys.readouterr().err
     make_submission(layout, str(bundle.folder), missing_images="impute")
     assert layout.submission.exists()
-    assert "1 of 3 lesions have no tile: to the image models they count as average" in capsys.readouterr().err
+    assert "1 of 3 lesions have no tile: they get average image scores" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("side", ["unscored", "unknown"])

@@ -110,7 +110,7 @@ bench: $(READY) ## Measure speed side by side (Q=--quick for a minute's version 
 
 .PHONY: docs
 docs: $(READY) ## Rewrite the measured parts of README.md, docs/features.md and docs/scale.md
-	@isic features --write
+	@isic features write
 	python benchmarks/readme.py
 	python benchmarks/capacity.py --write >/dev/null
 
@@ -120,7 +120,7 @@ check: $(READY) ## Style, types, import layers
 	ruff format --check .
 	mypy
 	lint-imports
-	isic features --check
+	isic features check
 	python -m deploy.check
 
 .PHONY: format

@@ -151,7 +151,7 @@ def _params(layout: Layout) -> Line:
     params = load_params(layout.params)
     strange = list(_unknown_names(params))
     if strange:
-        return Line("params", "fail", f"unknown {', '.join(strange)}", "check the spelling; isic features --list")
+        return Line("params", "fail", f"unknown {', '.join(strange)}", "check the spelling; isic features list")
     if params.data.source == "sample":
         from isic.data.sample.patients import check_request
 

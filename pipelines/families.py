@@ -1,4 +1,4 @@
-"""`isic features --report`: what each feature family gains on this checkout's rows and folds, by the features alone."""
+"""`isic features measure`: what each feature family gains on this checkout's rows and folds, by the features alone."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

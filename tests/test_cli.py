@@ -30,7 +30,7 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
     [
         ("sample --out sample --patients 10 --lesions 5 --positives 1", "10 patients"),
         ("sample --out table.csv --patients 3 --lesions 5 --positives 1 --no-images", "table.csv: file exists"),
-        ("sample --out held --patients 3 --lesions 5 --positives 1", "held holds train-metadata.csv already"),
+        ("sample --out held --patients 3 --lesions 5 --positives 1", "held already holds train-metadata.csv"),
         ("sample --out sample --patients 3 --lesions 5 --positives 1 --seed -1", "seed -1 is negative"),
         ("score --solution . --submission table.csv", "solution . is no file"),
         ("score --solution table.csv --submission none.csv", "submission none.csv is no file"),
@@ -48,6 +48,16 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
         ("submission", "no dvc.yaml"),
         ("explain ISIC_0000001", "no dvc.yaml"),
         ("summary", "no dvc.yaml"),
+        ("check-stack", "no dvc.yaml"),
+        ("features write", "no dvc.yaml"),
+        ("features check", "no dvc.yaml"),
+        ("features measure", "no dvc.yaml"),
+        ("features --list", "`isic features --list` is now `isic features list`"),
+        ("features --write", "`isic features --write` is now `isic features write`"),
+        ("features --check", "`isic features --check` is now `isic features check`"),
+        ("features --report", "`isic features --report` is now `isic features measure`"),
+        ("stack --nested", "`isic stack --nested` is now `isic check-stack`"),
+        ("stack", "`isic stack` is now `isic check-stack`"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_2(

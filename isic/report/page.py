@@ -60,7 +60,7 @@ class Contents:
     replicates: int
     robustness: dict[str, Any] | None = None
     nested: dict[str, Any] | None = None
-    nested_absent: str = "isic stack --nested"
+    nested_absent: str = "isic check-stack"
     champion: dict[str, Any] | None = None
     champion_absent: str = "No champion was found when this page was made: “make promote” makes a run the champion."
     findings: Sequence[Finding] = ()

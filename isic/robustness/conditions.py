@@ -65,7 +65,7 @@ def _hospitals(
 
 
 def _nested(layout: Layout, params: Params) -> dict[str, Any]:
-    """How much shared folds flatter the score (`isic stack --nested`), or why that cannot be told."""
+    """How much shared folds flatter the score (`isic check-stack`), or why that cannot be told."""
     try:
         return {"absent": "", **check(layout, params)}
     except InputError as error:

@@ -142,7 +142,7 @@ def _stack(plain: TrainingData, features: pd.DataFrame, logits: Floats, settings
 
 
 def check(layout: Layout, params: Params) -> dict[str, Any]:
-    """The whole check on this checkout's features, folds and scores, as JSON-able values (`isic stack --nested`).
+    """The whole check on this checkout's features, folds and scores, as JSON-able values (`isic check-stack`).
 
     `headline` is the stage's own pooled pAUC, `pauc` what is left of it when the estimated flattery is taken off (never
     more than the headline: an estimate below zero is chance, no bonus), and `text` says so in words; `leaks` lists what

@@ -1,4 +1,4 @@
-"""Every feature in one table: what `isic features --list` prints and `docs/features.md` holds."""
+"""Every feature in one table: what `isic features list` prints and `docs/features.md` holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isic.tabular.registry import choose, feature_families
 
 _HEAD = """# Features
 
-Generated from `isic/tabular`: write it again with `isic features --write` after a change. Names in formulas are the
+Generated from `isic/tabular`: write it again with `isic features write` after a change. Names in formulas are the
 official columns without `tbp_lv_`; `diam` is `clin_size_long_diam_mm`, `age` is `age_approx`. `mean`, `sd`
 (population), `median`, `n` over a group use that patient's rows alone. Families are switched in `params.yaml:
 features.families`; the `fitted` ones in `stack.fitted`: they are learnt on training folds and travel with the model.
@@ -68,7 +68,7 @@ def write_markdown(path: Path) -> None:
 def check_markdown(path: Path) -> None:
     """Raise InputError when `path` is not what `write_markdown` would write."""
     if not Path(path).is_file() or Path(path).read_text(encoding="utf-8") != markdown():
-        raise InputError(f"{path} does not match the features in isic/tabular: run `isic features --write`")
+        raise InputError(f"{path} does not match the features in isic/tabular: run `isic features write`")
 
 
 def _overview(rows: Sequence[Row]) -> str:

@@ -325,7 +325,7 @@ def test_what_families_gain_is_shown_while_it_speaks_of_these_lesions(new_run: C
     metrics = read_json(layout.evaluate_metrics)
     row = {"family": "patient_z", "used": True, "added": 0.01, "added_low": -0.01, "added_high": 0.03}
     row |= dict.fromkeys(f"{way}{end}" for way in ("left_out", "put_in") for end in ("", "_low", "_high"))
-    assert "isic features --report" in page(layout)
+    assert "isic features measure" in page(layout)
     for lesions, there in ((metrics["n"], True), (metrics["n"] + 1, False)):
         report = {"lesions": lesions, "malignant": metrics["positives"], "families": [row]}
         write_json(layout.root / "metrics" / "features.json", report)

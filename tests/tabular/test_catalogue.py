@@ -22,7 +22,7 @@ def test_drift_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     write_markdown(path)
     check_markdown(path)
     path.write_text(path.read_text().replace("hue_contrast", "hue"))
-    with pytest.raises(InputError, match="isic features --write"):
+    with pytest.raises(InputError, match="isic features write"):
         check_markdown(path)
 
 

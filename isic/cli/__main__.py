@@ -1,0 +1,5 @@
+"""`python -m isic.cli`."""
+
+from isic.cli import main
+
+main()

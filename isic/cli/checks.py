@@ -1,0 +1,40 @@
+"""Verbs that check the set-up and the stacker."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor() -> None:
+    """Check the set-up: one line per check, with a remedy where one is needed."""
+    from isic.doctor import checks
+
+    failed = False
+    for line in checks():
+        typer.echo(line.text())
+        failed |= line.state == "fail"
+    if failed:
+        raise typer.Exit(2)
+
+
+@app.command("check-stack")
+def check_stack() -> None:
+    """Check the stacker: columns that leak the target, and the optimism of its out-of-fold score."""
+    from isic.core.io import write_json
+    from isic.core.params import load_params
+    from isic.core.paths import Layout
+    from isic.robustness.leaks import Leak, refuse_leaks
+    from isic.robustness.nested import check
+
+    layout = Layout.find()
+    result = check(layout, load_params(layout.params))
+    path = layout.evaluate_metrics.with_name("nested.json")
+    write_json(path, result)
+
+    typer.echo(f"out-of-fold pAUC {result['headline']:.4f}; {result['text']}: about {result['pauc']:.4f}")
+    typer.echo(f"{path.relative_to(layout.root)} written; the stage robustness does the same for the report")
+    refuse_leaks([Leak(**leak) for leak in result["leaks"]])
+    typer.echo("no column looks like a leak")

@@ -1,0 +1,66 @@
+"""Verbs that write data: generated official files, and shards for a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isic.cli.options import missing_images as parse_missing
+from isic.core.errors import InputError, shown
+
+app = typer.Typer()
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Option(help="Folder for the five official files.")],
+    patients: Annotated[int, typer.Option(help="Number of patients.")] = 1042,
+    lesions: Annotated[int, typer.Option(help="Number of lesions (training rows).")] = 401_059,
+    positives: Annotated[int, typer.Option(help="Number of malignant lesions.")] = 393,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Tables only.")] = False,
+) -> None:
+    """Generate the five official files, matched to the published population."""
+    from isic.data.sample import write_sample
+    from isic.data.source import FILES
+
+    existing = [name for name in FILES if (out / name).exists()]
+    if existing:
+        raise InputError(f"{out} already holds {existing[0]}: name another folder, or remove its files first")
+
+    write_sample(out, patients, lesions, positives, seed, images=not no_images)
+    typer.echo(f"{lesions:,} lesions of {patients:,} patients, {positives} malignant: {out}")
+
+
+@app.command()
+def shard(
+    out: Annotated[str | None, typer.Option(help="Folder or URI (s3://…) for the shards.")] = None,
+    metadata: Annotated[Path | None, typer.Option(help="CSV, official test or training form.")] = None,
+    images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
+    rows: Annotated[
+        int, typer.Option(help="Most lesions in a shard; a patient with more gets a larger shard.")
+    ] = 20_000,
+    megabytes: Annotated[float, typer.Option(help="Approximate size of a shard.")] = 64,
+    missing_images: Annotated[str, typer.Option(help="error, or impute: keep lesions without a tile.")] = "error",
+    index: Annotated[
+        str | None, typer.Option(help="Only write the manifest of existing shards in this folder or URI.")
+    ] = None,
+) -> None:
+    """Write the official files as parquet shards of whole patients, for --on ray."""
+    from isic.scale.make_shards import index as index_shards
+    from isic.scale.make_shards import cut
+    from isic.scale.store import Store
+
+    if index is not None:
+        if (out, metadata, images) != (None, None, None):
+            raise InputError("--index takes no other option: it only writes the manifest of existing shards")
+        manifest, uri = index_shards(Store(index)), index
+    elif metadata is None or out is None:
+        raise InputError("give --metadata (and --images) and --out, or --index alone")
+    else:
+        impute = parse_missing(missing_images) == "impute"
+        manifest, uri = cut(metadata, images, Store(out), rows, megabytes, impute), out
+
+    typer.echo(f"{manifest.rows:,} lesions in {len(manifest.shards):,} shards: {shown(uri)}")

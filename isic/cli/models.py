@@ -1,0 +1,51 @@
+"""`isic models`: the catalogue of image backbones, and the import of models trained elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isic.core.errors import InputError
+
+app = typer.Typer(help="The catalogue of image backbones.", invoke_without_command=True)
+
+
+@app.callback()
+def models(context: typer.Context) -> None:
+    """The catalogue of image backbones: timm tag, size, embedding width, memory, speed."""
+    if context.invoked_subcommand is not None:
+        return
+    from isic.image.network.catalogue import lines
+
+    for line in lines():
+        typer.echo(line)
+    _print_costs()
+
+
+def _print_costs() -> None:
+    """Inside a checkout: estimated costs of the backbones of its params.yaml."""
+    from isic.core.paths import Layout
+
+    try:
+        layout = Layout.find()
+    except InputError:
+        return
+    from isic.scale.estimate import lines
+
+    typer.echo("")
+    for line in lines(layout):
+        typer.echo(line)
+
+
+@app.command("import")
+def import_models(
+    folder: Annotated[Path, typer.Argument(help="A bundle, a checkout, or BACKBONE/foldN folders.")],
+) -> None:
+    """Import image models that were trained elsewhere into models/image."""
+    from isic.core.paths import Layout
+    from isic.predict.import_models import import_models as copy_models
+
+    stages = copy_models(Layout.find(), folder)
+    typer.echo(f"{len(stages)} models imported; next: dvc commit -f {' '.join(stages)}, then dvc repro")

@@ -1,0 +1,52 @@
+"""Verbs of the model registry: promote, roll back, list what was done."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+Reason = Annotated[str, typer.Option(help="The reason, for registry/promotions.jsonl.")]
+
+
+@app.command()
+def promote(
+    force: Annotated[bool, typer.Option("--force", help="Promote although the gate refuses; needs --reason.")] = False,
+    reason: Reason = "",
+) -> None:
+    """Make the challenger the champion if the gate allows it."""
+    from isic.core.paths import Layout
+    from isic.registry.actions import promote as promote_challenger
+
+    result = promote_challenger(Layout.find(), force, reason)
+    if result.verdict is not None:
+        typer.echo(result.verdict.table())
+    already = "" if result.move else " already"
+    typer.echo(f"{result.champion} is{already} the champion")
+
+
+@app.command()
+def rollback(reason: Reason = "") -> None:
+    """Make the previous champion the champion again."""
+    from isic.core.paths import Layout
+    from isic.registry.actions import rollback as restore_previous
+
+    move = restore_previous(Layout.find(), reason)
+    typer.echo(f"{move.model} version {move.after} is the champion again (was {move.before or 'none'})")
+
+
+@app.command()
+def history() -> None:
+    """List every promotion and rollback, oldest first."""
+    from isic.core.paths import Layout
+    from isic.registry.actions import past
+
+    moves = past(Layout.find())
+    if not moves:
+        typer.echo("nothing was promoted yet: make promote")
+    for move in moves:
+        forced = " forced" if move.forced else ""
+        reason = f"  {move.reason}" if move.reason else ""
+        typer.echo(f"{move.at}  {move.act:<8}  {move.before or '-'} -> {move.after}{forced}  {move.who}{reason}")

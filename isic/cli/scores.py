@@ -1,0 +1,145 @@
+"""Verbs about scores: predict, judge, compare and explain them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from isic.cli.options import Fallback, MissingImages
+from isic.cli.options import missing_images as parse_missing
+from isic.core.errors import InputError, shown
+
+app = typer.Typer()
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle folder.")],
+    out: Annotated[
+        str,
+        typer.Option(help="CSV to write: isic_id, target. With --on ray: folder or URI, a parquet file per shard."),
+    ],
+    metadata: Annotated[Path | None, typer.Option(help="CSV with the columns of test-metadata.csv.")] = None,
+    images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
+    missing_images: MissingImages = "error",
+    fallback: Fallback = False,
+    on: Annotated[
+        str, typer.Option(help="here, or ray: the cluster at RAY_ADDRESS, else one started on this machine.")
+    ] = "here",
+    source: Annotated[
+        str | None, typer.Option("--input", help="With --on ray: folder or URI of shards (isic shard makes them).")
+    ] = None,
+    cpus: Annotated[float, typer.Option(help="With --on ray: CPU cores of a worker.")] = 1,
+    gpus: Annotated[float, typer.Option(help="With --on ray: GPUs of a worker.")] = 0,
+    memory_gb: Annotated[float | None, typer.Option(help="With --on ray: memory to reserve for a worker.")] = None,
+) -> None:
+    """Score any lesions with a registered model or a bundle folder, here or on a cluster."""
+    if on == "ray":
+        if source is None or metadata is not None or images is not None or fallback:
+            raise InputError("--on ray takes --input (shards), not --metadata, --images or --fallback: see isic shard")
+        _predict_on_ray(model, source, out, missing_images, (cpus, gpus, memory_gb))
+        return
+
+    if on != "here":
+        raise InputError(f"--on is {on!r}: use here or ray")
+    if metadata is None or source is not None:
+        raise InputError("--metadata is needed: a CSV with the columns of test-metadata.csv; --input is for --on ray")
+    from isic.predict.files import predict as score_rows
+    from isic.registry.versions import resolve
+
+    scores = score_rows(resolve(model), metadata, images, Path(out), parse_missing(missing_images), fallback)
+    typer.echo(f"{len(scores):,} lesions scored: {out}")
+
+
+def _predict_on_ray(
+    model: str, source: str, out: str, missing_images: str, resources: tuple[float, float, float | None]
+) -> None:
+    from isic.scale.predict import predict as score_shards
+    from isic.scale.resources import Needs
+    from isic.scale.store import Store
+
+    impute = parse_missing(missing_images)
+    result = score_shards(model, Store(source), Store(out), impute, Needs(*resources))
+    memory = f", peak memory of a worker {result.peak_gb:.1f} GB" if result.scored else ""
+    typer.echo(
+        f"{result.rows:,} lesions scored ({result.scored:,} shards now, {result.redone:,} of them retried{memory}): "
+        f"{shown(out)}"
+    )
+
+
+@app.command()
+def score(
+    solution: Annotated[
+        Path, typer.Option(help="CSV with isic_id, target and, for the top-15 sensitivity, patient_id.")
+    ],
+    submission: Annotated[Path, typer.Option(help="CSV with isic_id and target (the score).")],
+) -> None:
+    """Print pAUC, AUC and top-15 sensitivity as JSON; rows are matched by isic_id."""
+    from isic.core.score import score_files
+
+    typer.echo(json.dumps(score_files(solution, submission)))
+
+
+@app.command()
+def compare(
+    a: Annotated[
+        str, typer.Argument(help="A run (id or name), version (models:/NAME@ALIAS), bundle, checkout or score file.")
+    ],
+    b: Annotated[str, typer.Argument(help="The other one, scored on the same lesions.")],
+    out: Annotated[
+        Path | None, typer.Option(help="JSON to write; default: reports/compare.json of the checkout, if any.")
+    ] = None,
+) -> None:
+    """Compare two sets of out-of-fold scores: print and write the paired interval over patients."""
+    from isic.core.io import refuse_output, write_json
+    from isic.evaluate.compare import compare as compare_scores
+    from isic.evaluate.compare import default_place, find_oof, table
+
+    for name, side in (("A", a), ("B", b)):
+        if not side:
+            raise InputError(f"{name} is empty: name a run, a version, a bundle, a checkout or a score file")
+    target = out or default_place()
+    files = [_oof_source(name) for name in (a, b)]
+    if target is not None:
+        refuse_output(target, *files)
+
+    first, second = (find_oof(file) for file in files)
+    comparison = compare_scores(first, second, (a, b))
+    typer.echo(table(comparison))
+    if target is not None:
+        write_json(target, comparison.to_json())
+        typer.echo(f"written: {target}")
+
+
+def _oof_source(name: str) -> Path:
+    """File or folder with the out-of-fold scores of a version, a path, or a run of this checkout's store."""
+    from isic.core.paths import Layout
+    from isic.registry.versions import resolve
+    from isic.tracking.lookup import run_scores
+
+    if name.startswith("models:"):
+        return resolve(name)
+    if Path(name).exists() or "/" in name or name.endswith(".parquet"):
+        return Path(name)
+    try:
+        root = Layout.find().root
+    except InputError as error:
+        raise InputError(f"{name} not found: no such file or folder, and runs are found in a checkout only") from error
+    return run_scores(root, name)
+
+
+@app.command()
+def explain(isic_id: Annotated[str, typer.Argument(help="A training lesion, ISIC_…")]) -> None:
+    """Explain one lesion's score: print what raised and lowered it, and write its page."""
+    from isic.core.params import load_params
+    from isic.core.paths import Layout
+    from isic.report.explain import explain as write_page
+    from isic.report.shap import explain as in_words
+
+    layout = Layout.find()
+    typer.echo(in_words(layout, isic_id))
+    page = write_page(layout, load_params(layout.params), isic_id)
+    typer.echo(f"page: {page.relative_to(layout.root)}")

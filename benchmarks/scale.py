@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from isic.core.io import atomic_dir, require
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
-from isic.scale.make_shards import cut
+from isic.scale.make_shards import make_shards
 from isic.scale.predict import Summary, predict
 from isic.scale.shards import JPEG, Manifest, describe, pack_shard, read_manifest
 from isic.scale.store import Store
@@ -219,7 +219,7 @@ def shards_of(lesions: int, images: bool, rows: int = ROWS) -> Path:
     if not home.is_dir():
         with atomic_dir(home) as folder:
             tiles = raw / "train-image.hdf5" if images else None
-            cut(raw / "train-metadata.csv", tiles, Store(folder), rows=min(rows, max(50, lesions // 10)))
+            make_shards(raw / "train-metadata.csv", tiles, Store(folder), rows=min(rows, max(50, lesions // 10)))
     return home
 
 

@@ -50,7 +50,7 @@ def shard(
 ) -> None:
     """Write the official files as parquet shards of whole patients, for --on ray."""
     from isic.scale.make_shards import index as index_shards
-    from isic.scale.make_shards import cut
+    from isic.scale.make_shards import make_shards
     from isic.scale.store import Store
 
     if index is not None:
@@ -61,6 +61,6 @@ def shard(
         raise InputError("give --metadata (and --images) and --out, or --index alone")
     else:
         impute = parse_missing(missing_images) == "impute"
-        manifest, uri = cut(metadata, images, Store(out), rows, megabytes, impute), out
+        manifest, uri = make_shards(metadata, images, Store(out), rows, megabytes, impute), out
 
     typer.echo(f"{manifest.rows:,} lesions in {len(manifest.shards):,} shards: {shown(uri)}")

@@ -26,8 +26,8 @@ from isic.core.locks import locked
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.scale.cluster import connected
-from isic.scale.multi_node_training import train_spread
-from isic.scale.resources import Needs
+from isic.scale.multi_node_training import train_multi_node
+from isic.scale.resources import Resources
 
 #: A fold that was lost so many times is left alone.
 MAX_LOST = 3
@@ -53,7 +53,7 @@ class Fold:
         return [f"{stage}@{self.name}" for stage in self.stages]
 
 
-def run_folds(layout: Layout, needs: Needs) -> list[str]:
+def run_folds(layout: Layout, resources: Resources) -> list[str]:
     """Train and embed what is missing and record it with DVC; returns the recorded stages.
 
     Raises InputError when what the stages read is missing or changes meanwhile, and, after all others are done, for
@@ -71,7 +71,7 @@ def run_folds(layout: Layout, needs: Needs) -> list[str]:
     failed: dict[str, str] = {}
     devices = load_params(layout.params).image.devices
     with connected() as ray:
-        for fold, error in _finished(ray, layout, folds, needs, devices):
+        for fold, error in _finished(ray, layout, folds, resources, devices):
             if error:
                 failed[fold.name] = error
                 continue
@@ -108,19 +108,19 @@ def fingerprint(layout: Layout) -> str:
 
 
 def _finished(
-    ray: Any, layout: Layout, folds: Sequence[Fold], needs: Needs, devices: int
+    ray: Any, layout: Layout, folds: Sequence[Fold], resources: Resources, devices: int
 ) -> Iterator[tuple[Fold, str]]:
     """Folds as they end, each with its error or ""; one whose worker or node was lost starts again elsewhere."""
     left = {fold: fold.stages for fold in folds}
     for fold in folds if devices > 1 else ():
         if "train_image" in fold.stages:
-            if error := train_spread(layout.root, fold.backbone, fold.number, devices, needs):
+            if error := train_multi_node(layout.root, fold.backbone, fold.number, devices, resources):
                 del left[fold]
                 yield fold, error
             else:
                 left[fold] = tuple(stage for stage in fold.stages if stage != "train_image")
     # Ray would repeat a lost task by itself, but without a word, and for want of memory for ever.
-    task = ray.remote(max_retries=0, **needs.as_options())(run_fold)
+    task = ray.remote(max_retries=0, **resources.as_options())(run_fold)
     lost = dict.fromkeys(left, 0)
     running = {task.remote(str(layout.root), fold, stages): fold for fold, stages in left.items()}
     while running:
@@ -193,7 +193,7 @@ def _say(text: str) -> None:
     sys.stderr.write(f"isic: {text}\n")
 
 
-def ask(cluster: Mapping[str, float], workers: int | None, cpus: float | None, gpus: float | None) -> Needs:
+def ask(cluster: Mapping[str, float], workers: int | None, cpus: float | None, gpus: float | None) -> Resources:
     """What a fold asks of a cluster with these resources; None leaves it to the machine.
 
     A GPU where there is any. A core for the loop and one for each of the `workers` that load tiles, or a GPU's share of
@@ -204,7 +204,7 @@ def ask(cluster: Mapping[str, float], workers: int | None, cpus: float | None, g
         cpus = workers + 1
     elif cpus is None:
         cpus = max(1, cluster.get("CPU", 1) // cluster["GPU"]) if gpus else 1
-    return Needs(cpus, gpus, 2.0 + (workers or 0))
+    return Resources(cpus, gpus, 2.0 + (workers or 0))
 
 
 def main() -> None:
@@ -216,10 +216,10 @@ def main() -> None:
     layout = Layout.find()
     workers = load_params(layout.params).image.workers
     with connected() as ray:
-        needs = ask(ray.cluster_resources(), workers, wanted.cpus, wanted.gpus)
+        resources = ask(ray.cluster_resources(), workers, wanted.cpus, wanted.gpus)
         if wanted.memory_gb is not None:
-            needs = replace(needs, memory_gb=wanted.memory_gb)
-        done = run_folds(layout, needs)
+            resources = replace(resources, memory_gb=wanted.memory_gb)
+        done = run_folds(layout, resources)
     _say(f"{len(done)} stages done; next: dvc repro")
 
 

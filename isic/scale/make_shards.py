@@ -15,7 +15,7 @@ from isic.scale.shards import MANIFEST, Manifest, Shard, describe, pack_shard, u
 from isic.scale.store import Store
 
 
-def cut(
+def make_shards(
     metadata: Path, images: Path | None, out: Store, rows: int = 20_000, megabytes: float = 64, impute: bool = False
 ) -> Manifest:
     """Write the lesions of a metadata CSV and the tiles of an HDF5 file as shards, and return their manifest.

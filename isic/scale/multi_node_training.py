@@ -10,13 +10,13 @@ from typing import Any
 
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.scale.resources import Needs
+from isic.scale.resources import Resources
 
 #: Times the workers are started again, from the last saved state, after one is lost.
 _AGAIN = 3
 
 
-def train_spread(root: Path, backbone: str, fold: int, workers: int, needs: Needs) -> str:
+def train_multi_node(root: Path, backbone: str, fold: int, workers: int, resources: Resources) -> str:
     """Train one fold in the checkout at `root` by `workers` processes; returns "" or the line of what is wrong.
 
     Expects a connection to Ray and a checkout that all nodes see.
@@ -24,12 +24,12 @@ def train_spread(root: Path, backbone: str, fold: int, workers: int, needs: Need
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    resources = {"CPU": needs.cpus, **({"GPU": needs.gpus} if needs.gpus else {})}
+    per_worker = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
     trainer = TorchTrainer(
         _work,
         train_loop_config={"root": str(root), "backbone": backbone, "fold": fold},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=needs.gpus > 0, resources_per_worker=resources, placement_strategy="PACK"
+            num_workers=workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker, placement_strategy="PACK"
         ),
         run_config=RunConfig(
             name=f"{backbone}-{fold}",

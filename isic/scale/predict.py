@@ -22,10 +22,10 @@ from isic.core.io import sha256_json
 from isic.predict.bundle import load_bundle
 from isic.predict.scoring import MissingImages
 from isic.registry.versions import resolve
-from isic.scale import uniqueness as census
+from isic.scale import uniqueness
 from isic.scale.cluster import connected, here
 from isic.scale.coordinator import Coordinator, put_files
-from isic.scale.resources import Needs
+from isic.scale.resources import Resources
 from isic.scale.shards import Manifest, Shard, read_manifest
 from isic.scale.store import Store
 from isic.scale.worker import Outcome, ScoringTask, read_stamp, score_batch
@@ -46,13 +46,17 @@ class Summary:
 
     rows: int
     scored: int
-    redone: int
+    retried: int
     processor_seconds: float
     peak_gb: float
 
 
 def predict(
-    model: str, source: Store, target: Store, missing_images: MissingImages = "error", needs: Needs | None = None
+    model: str,
+    source: Store,
+    target: Store,
+    missing_images: MissingImages = "error",
+    resources: Resources | None = None,
 ) -> Summary:
     """Score every shard of `source` that `target` lacks, one file of isic_id, target each.
 
@@ -71,9 +75,9 @@ def predict(
     missing = _missing(order, manifest)
     done = len(manifest.shards) - len(missing)
     _say(f"{len(manifest.shards):,} shards, {manifest.rows:,} lesions; {done:,} done before, {len(missing):,} to score")
-    options = (needs or Needs()).as_options()
+    options = (resources or Resources()).as_options()
     with connected() as ray:
-        census.check(ray, source, manifest.shards)
+        uniqueness.check(ray, source, manifest.shards)
         if missing and DONE in target:
             target.remove(DONE)
         desk = ray.remote(num_cpus=0)(Coordinator).options(name=order.desk, scheduling_strategy=here(ray))
@@ -83,8 +87,8 @@ def predict(
         ray.kill(keep)
     _close(order, manifest, missing, outcomes)
     peak = max((outcome.peak_gb for outcome in outcomes), default=0.0)
-    redone = sum(bool(outcome.lost) for outcome in outcomes)
-    return Summary(manifest.rows, len(outcomes), redone, sum(outcome.seconds for outcome in outcomes), peak)
+    retried = sum(bool(outcome.lost) for outcome in outcomes)
+    return Summary(manifest.rows, len(outcomes), retried, sum(outcome.seconds for outcome in outcomes), peak)
 
 
 def _missing(order: ScoringTask, manifest: Manifest) -> list[Shard]:

@@ -9,7 +9,7 @@ from isic.core.errors import InputError
 
 
 @dataclass(frozen=True)
-class Needs:
+class Resources:
     """CPU cores, GPUs, and gigabytes of memory (None: not asked for) of one worker."""
 
     cpus: float = 1

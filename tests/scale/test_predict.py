@@ -15,8 +15,8 @@ import pytest
 
 from isic.core.errors import InputError
 from isic.scale import predict as prediction
-from isic.scale import uniqueness as census
-from isic.scale.make_shards import cut
+from isic.scale import uniqueness
+from isic.scale.make_shards import make_shards
 from isic.scale.predict import DONE, predict
 from isic.scale.shards import Shard
 from isic.scale.store import Store
@@ -48,14 +48,17 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     monkeypatch.setattr(prediction, "connected", lambda: nullcontext(MagicMock()))
     monkeypatch.setattr(prediction, "here", lambda ray: None)
     monkeypatch.setattr(prediction, "_run", played)
-    monkeypatch.setattr(census, "check", lambda ray, source, shards: None)
+    monkeypatch.setattr(uniqueness, "check", lambda ray, source, shards: None)
     return played
 
 
 @pytest.fixture(scope="module")
 def shards(sample_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("shards"))
-    assert len(cut(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", store, rows=300).shards) >= 2
+    assert (
+        len(make_shards(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", store, rows=300).shards)
+        >= 2
+    )
     return store
 
 
@@ -84,7 +87,7 @@ def test_a_run_that_scores_nothing_leaves_the_closing_file(
     def accuse(*_: object) -> None:
         raise InputError("a patient is in two shards")
 
-    monkeypatch.setattr(census, "check", accuse)
+    monkeypatch.setattr(uniqueness, "check", accuse)
     with pytest.raises(InputError, match="two shards"):
         predict("m", shards, target, "impute")
     assert target.read(DONE) == before

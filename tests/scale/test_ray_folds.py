@@ -18,7 +18,7 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.scale.folds import missing_folds, run_folds
-from isic.scale.resources import Needs
+from isic.scale.resources import Resources
 from tests.pipeline import SHRUNK, environment, make_checkout
 
 pytest.importorskip("ray")
@@ -69,14 +69,14 @@ def test_folds_go_through_the_death_of_a_node_and_dvc_finds_them_done(
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    done = run_folds(layout, Needs())
+    done = run_folds(layout, Resources())
     assert sorted(done) == [f"{stage}@convnext-{fold}" for stage in ("embed", "train_image") for fold in (0, 1)]
     assert "goes on from its last saved state" in capsys.readouterr().err
     logs = [(layout.root / ".resume" / "ray" / f"train_image-convnext-{fold}.log").read_text() for fold in (0, 1)]
     assert sum("goes on in epoch" in log for log in logs) == 1
     assert "Running stage" not in _would_run(layout)
     assert missing_folds(layout) == []
-    assert run_folds(layout, Needs()) == []
+    assert run_folds(layout, Resources()) == []
 
 
 def test_a_fold_that_cannot_be_trained_is_one_line_and_the_other_is_kept(
@@ -88,7 +88,7 @@ def test_a_fold_that_cannot_be_trained_is_one_line_and_the_other_is_kept(
     (layout.root / ".resume" / "train_image").mkdir(parents=True)
     (layout.root / ".resume" / "train_image" / "convnext-1").write_text("in the way")
     with pytest.raises(InputError, match=r"^convnext-1: train_image ended with status \d") as caught:
-        run_folds(layout, Needs())
+        run_folds(layout, Resources())
     assert "\n" not in str(caught.value)
     assert [fold.name for fold in missing_folds(layout)] == ["convnext-1"]
 
@@ -100,7 +100,7 @@ def test_a_changed_checkout_is_not_recorded(
     timer = threading.Timer(3, lambda: os.utime(layout.root / "isic" / "image" / "step.py"))
     timer.start()
     with pytest.raises(InputError, match="changed while folds were trained"):
-        run_folds(layout, Needs())
+        run_folds(layout, Resources())
     timer.join()
     assert len(missing_folds(layout)) == 2
 
@@ -111,7 +111,7 @@ def test_one_network_over_two_nodes_is_that_of_two_processes(
     pytest.importorskip("lightning_fabric")
     layout = _checkout(start, tmp_path, monkeypatch, {"devices": 2, "train": {"epochs": 2}})
     weights = layout.image_model("convnext", 0) / "model.safetensors"
-    run_folds(layout, Needs())
+    run_folds(layout, Resources())
     assert load_params(layout.params).image.devices == 2
     spread = load_file(weights)
     weights.unlink()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from isic.core.errors import InputError
-from isic.scale.make_shards import cut, index
+from isic.scale.make_shards import index, make_shards
 from isic.scale.predict import DONE, predict
 from isic.scale.store import Store
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def shards(sample_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "in"
-    cut(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", Store(folder), rows=60)
+    make_shards(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", Store(folder), rows=60)
     return folder
 
 
@@ -59,7 +59,7 @@ def test_scores_are_those_of_one_machine_and_a_rerun_does_only_what_is_missing(
 ) -> None:
     out = tmp_path / "out"
     summary = predict(str(bundle), Store(shards), Store(out))
-    assert (summary.rows, summary.redone) == (len(plain), 0)
+    assert (summary.rows, summary.retried) == (len(plain), 0)
     assert 0.1 < summary.peak_gb < 4
     _equal(out, plain)
     count = len(list(out.glob("part-*.parquet")))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from isic.core.errors import InputError
-from isic.scale.make_shards import cut
+from isic.scale.make_shards import make_shards
 from isic.scale.predict import predict
 from isic.scale.shards import read_manifest, read_shard
 from isic.scale.store import Store
@@ -65,7 +65,7 @@ def test_prediction_in_object_storage(
 ) -> None:
     app, query = storage
     source, target = Store(f"s3://lesions/shards{query}"), Store(f"s3://lesions/scores{query}")
-    cut(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", source, rows=60)
+    make_shards(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", source, rows=60)
     predict(str(bundle), source, target)
     assert app.refused > 5
     names = [shard.name for shard in read_manifest(source).shards]
@@ -79,7 +79,7 @@ def test_prediction_in_object_storage(
 
 def test_a_shard_that_is_not_there_is_one_line(sample_raw: Path, storage: tuple[Stumbling, str]) -> None:
     store = Store(f"s3://lesions/few{storage[1]}")
-    cut(sample_raw / "train-metadata.csv", None, store, rows=300)
+    make_shards(sample_raw / "train-metadata.csv", None, store, rows=300)
     shard = read_manifest(store).shards[0]
     store._fs.delete_file(store._path(shard.name))
     with pytest.raises(InputError, match=r"^s3://lesions/few/part-00000.parquet not found"):

@@ -22,7 +22,7 @@ from isic.data.sample import write_sample
 from isic.data.tables import metadata_chunks, read_metadata
 from isic.data.tiles import TileStore
 from isic.scale import store as stores
-from isic.scale.make_shards import cut, index
+from isic.scale.make_shards import index, make_shards
 from isic.scale.shards import MANIFEST, Manifest, read_manifest, read_shard
 from isic.scale.store import Store
 
@@ -35,7 +35,7 @@ def files(sample_raw: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def shards(files: tuple[Path, Path], tmp_path: Path) -> Store:
     store = Store(tmp_path / "shards")
-    cut(*files, store, rows=100)
+    make_shards(*files, store, rows=100)
     return store
 
 
@@ -67,16 +67,16 @@ def test_tiles_are_the_stored_bytes(files: tuple[Path, Path], shards: Store) -> 
 
 
 def test_the_same_files_give_the_same_bytes(files: tuple[Path, Path], shards: Store, tmp_path: Path) -> None:
-    assert cut(*files, Store(tmp_path / "again"), rows=100) == read_manifest(shards)
+    assert make_shards(*files, Store(tmp_path / "again"), rows=100) == read_manifest(shards)
 
 
 def test_a_shard_of_few_megabytes_holds_fewer_lesions(files: tuple[Path, Path], tmp_path: Path) -> None:
-    assert len(cut(*files, Store(tmp_path / "small"), megabytes=0.2).shards) > 3
+    assert len(make_shards(*files, Store(tmp_path / "small"), megabytes=0.2).shards) > 3
 
 
 def test_shards_are_not_written_over(files: tuple[Path, Path], shards: Store) -> None:
     with pytest.raises(InputError, match="holds shards already"):
-        cut(*files, shards)
+        make_shards(*files, shards)
 
 
 def test_a_lesion_without_a_tile_is_named(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_a_lesion_without_a_tile_is_named(files: tuple[Path, Path], tmp_path: Pa
         for name in names[1:]:
             whole.copy(name, few)
     with pytest.raises(InputError, match=f"no image for {names[0]}"):
-        cut(files[0], tmp_path / "few.hdf5", Store(tmp_path / "a"))
+        make_shards(files[0], tmp_path / "few.hdf5", Store(tmp_path / "a"))
     assert not (tmp_path / "a" / MANIFEST).exists()
-    cut(files[0], tmp_path / "few.hdf5", Store(tmp_path / "b"), impute=True)
+    make_shards(files[0], tmp_path / "few.hdf5", Store(tmp_path / "b"), impute=True)
     tiles = [read_shard(Store(tmp_path / "b"), shard).tiles for shard in read_manifest(Store(tmp_path / "b")).shards]
     assert names[0] not in {name for one in tiles if one is not None for name in one.ids()}
 
@@ -102,14 +102,14 @@ def test_a_repeated_lesion_and_a_missing_patient_are_refused(
     table.loc[599, column] = table.loc[0, column] if column == "isic_id" else None
     table.to_csv(tmp_path / "bad.csv", index=False)
     with pytest.raises(InputError, match=message):
-        cut(tmp_path / "bad.csv", None, Store(tmp_path / "bad"))
+        make_shards(tmp_path / "bad.csv", None, Store(tmp_path / "bad"))
     assert not (tmp_path / "bad").exists()
 
 
 def test_a_table_without_a_lesion_makes_no_shards(tmp_path: Path) -> None:
     (tmp_path / "none.csv").write_text(",".join(TEST_COLUMNS) + "\n")
     with pytest.raises(InputError, match=r"none\.csv has a header and no rows"):
-        cut(tmp_path / "none.csv", None, Store(tmp_path / "none"))
+        make_shards(tmp_path / "none.csv", None, Store(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
 
 
@@ -249,8 +249,8 @@ def test_memory_does_not_grow_with_the_lesions(tmp_path: Path) -> None:
         raw, out = tmp_path / f"raw{lesions}", tmp_path / f"out{lesions}"
         write_sample(raw, lesions // 400, lesions, 50, seed=1, images=False)
         script = (
-            "import resource, sys; from pathlib import Path; from isic.scale.make_shards import cut; "
-            "from isic.scale.store import Store; cut(Path(sys.argv[1]), None, Store(sys.argv[2]), rows=5000); "
+            "import resource, sys; from pathlib import Path; from isic.scale.make_shards import make_shards; "
+            "from isic.scale.store import Store; make_shards(Path(sys.argv[1]), None, Store(sys.argv[2]), rows=5000); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         command = [sys.executable, "-c", script, str(raw / "train-metadata.csv"), str(out)]

@@ -11,7 +11,7 @@ import pytest
 from isic.core.errors import InputError, run
 from isic.scale.cluster import connected
 from isic.scale.folds import ask
-from isic.scale.resources import Needs
+from isic.scale.resources import Resources
 
 
 def _isic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
@@ -33,7 +33,7 @@ def _isic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
         (("shard", "--out", "o"), "give --metadata"),
         (("shard", "--metadata", "absent.csv", "--out", "o"), "absent.csv not found"),
         (("shard", "--index", "absent"), "absent holds no .parquet file"),
-        (("shard", "--index", "i", "--out", "o"), "--index goes alone"),
+        (("shard", "--index", "i", "--out", "o"), "--index takes no other option"),
         (("shard", "--metadata", "m.csv", "--out", "o", "--megabytes", "nan"), "give positive numbers"),
         (("shard", "--metadata", "m.csv", "--out", "/dev/null"), "/dev/null is a file: name a folder"),
     ],
@@ -61,20 +61,20 @@ def test_without_ray_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 def test_nobody_can_have_no_cpu() -> None:
     with pytest.raises(InputError, match="--cpus"):
-        Needs(cpus=0).as_options()
-    assert Needs(2, 1, 3).as_options() == {"num_cpus": 2, "num_gpus": 1, "memory": 3_000_000_000}
+        Resources(cpus=0).as_options()
+    assert Resources(2, 1, 3).as_options() == {"num_cpus": 2, "num_gpus": 1, "memory": 3_000_000_000}
 
 
 @pytest.mark.parametrize(
     ("cluster", "workers", "expected"),
     [
-        ({"CPU": 8.0}, None, Needs(1, 0, 2)),
-        ({"CPU": 64.0, "GPU": 8.0}, None, Needs(8, 1, 2)),
-        ({"CPU": 64.0, "GPU": 8.0}, 4, Needs(5, 1, 6)),
-        ({"CPU": 8.0}, 0, Needs(1, 0, 2)),
+        ({"CPU": 8.0}, None, Resources(1, 0, 2)),
+        ({"CPU": 64.0, "GPU": 8.0}, None, Resources(8, 1, 2)),
+        ({"CPU": 64.0, "GPU": 8.0}, 4, Resources(5, 1, 6)),
+        ({"CPU": 8.0}, 0, Resources(1, 0, 2)),
     ],
 )
-def test_a_fold_asks_for_what_it_uses(cluster: dict[str, float], workers: int | None, expected: Needs) -> None:
+def test_a_fold_asks_for_what_it_uses(cluster: dict[str, float], workers: int | None, expected: Resources) -> None:
     assert ask(cluster, workers, None, None) == expected
 
 

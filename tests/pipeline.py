@@ -44,6 +44,18 @@ def getaddrinfo(host, *args, **kwargs):
 socket.getaddrinfo = getaddrinfo
 """
 
+#: Every process that a stage starts notes the modules of this project that it loaded.
+_NOTE_MODULES = """
+import atexit, pathlib, sys
+def note():
+    names = [name for name in list(sys.modules) if name.split(".")[0] in ("isic", "pipelines")]
+    file = pathlib.Path(__file__).parent / "modules" / f"{os.environ['DVC_STAGE']}-{os.getpid()}"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\\n".join(names))
+if "DVC_STAGE" in os.environ:
+    atexit.register(note)
+"""
+
 
 def make_checkout(root: Path, folder: Path, changes: dict[str, Any]) -> Path:
     """Copy the code of `root` to `folder`, make it a git and DVC repository, lay `changes` over its params.yaml."""
@@ -64,7 +76,7 @@ def make_checkout(root: Path, folder: Path, changes: dict[str, Any]) -> Path:
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
         subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True)
     (folder / ".deny").mkdir()
-    (folder / ".deny" / "sitecustomize.py").write_text(_DENY)
+    (folder / ".deny" / "sitecustomize.py").write_text(_DENY + _NOTE_MODULES)
     return folder
 
 
@@ -110,6 +122,15 @@ def network_attempts(folder: Path) -> str:
     """What processes of the checkout tried to reach, "" if nothing."""
     log = folder / ".deny" / "log"
     return log.read_text() if log.exists() else ""
+
+
+def loaded_modules(folder: Path) -> dict[str, set[str]]:
+    """Modules of this project by stage (one name for all items of a matrix) that its processes loaded."""
+    loaded: dict[str, set[str]] = {}
+    for file in (folder / ".deny" / "modules").iterdir():
+        stage = file.name.rsplit("-", 1)[0].split("@")[0]
+        loaded.setdefault(stage, set()).update(file.read_text().split())
+    return loaded
 
 
 def _can_unshare() -> bool:

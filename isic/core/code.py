@@ -9,8 +9,24 @@ import isic
 from isic.core.io import sha256, sha256_json
 
 _NETWORK = ("isic/data/tiles.py", "isic/image/network")
+# Embedding reads tiles by the loader of training, which names these.
+_EMBED = (
+    *_NETWORK,
+    "isic/image/training/augment.py",
+    "isic/image/training/rng.py",
+    "isic/image/training/sampler.py",
+)
 _STACK = ("isic/core/early_stopping.py", "isic/core/folds.py", "isic/core/metric.py", "isic/stack", "isic/tabular")
-_PREDICT = ("isic/data/patient_chunks.py", "isic/data/tables.py", "isic/predict")
+
+#: Code that turns rows and tiles into scores: the code hash of a bundle.
+SCORING_CODE = (
+    "isic/core/schema.py",
+    *_STACK,
+    *_EMBED,
+    "isic/data/patient_chunks.py",
+    "isic/data/tables.py",
+    "isic/predict",
+)
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "data": ("isic/data/sample", "isic/data/source.py"),
@@ -24,93 +40,47 @@ _STAGES: dict[str, tuple[str, ...]] = {
         *_NETWORK,
         "isic/image/training",
     ),
-    "embed": (
-        "isic/data/anchors.py",
-        "isic/data/sample",
-        "isic/data/tables.py",
-        *_NETWORK,
-        "isic/image/training/augment.py",
-        "isic/image/training/rng.py",
-        "isic/image/training/sampler.py",
-    ),
+    "embed": ("isic/data/anchors.py", "isic/data/sample", "isic/data/tables.py", *_EMBED),
     "stack": _STACK,
     "evaluate": ("isic/core/calibration.py", "isic/core/metric.py", "isic/data/tables.py", "isic/evaluate"),
-    "robustness": (
-        *_STACK,
-        "isic/data/tables.py",
-        *_NETWORK,
-        "isic/evaluate",
-        "isic/image/training/augment.py",
-        "isic/image/training/rng.py",
-        "isic/image/training/sampler.py",
-        "isic/robustness",
-    ),
-    "report": (
-        *_STACK,
-        *_NETWORK,
-        *_PREDICT,
-        "isic/evaluate",
-        "isic/image/cam.py",
-        "isic/image/training/augment.py",
-        "isic/image/training/rng.py",
-        "isic/image/training/sampler.py",
-        "isic/registry",
-        "isic/report",
-    ),
-    "register": (
-        *_STACK,
-        *_NETWORK,
-        *_PREDICT,
-        "isic/image/training/augment.py",
-        "isic/image/training/rng.py",
-        "isic/image/training/sampler.py",
-        "isic/registry",
-    ),
+    "robustness": (*_STACK, *_EMBED, "isic/data/tables.py", "isic/evaluate", "isic/robustness"),
+    "report": (*SCORING_CODE, "isic/evaluate", "isic/image/cam.py", "isic/registry", "isic/report"),
+    "register": (*SCORING_CODE, "isic/registry"),
 }
 
 #: Folders and files by stage: an edit of one of them reruns the stage. `dvc.yaml` repeats them as deps.
-STAGE_CODE = {stage: ("isic/core/schema.py", *places) for stage, places in _STAGES.items()}
+STAGE_CODE = {stage: tuple(sorted({"isic/core/schema.py", *paths})) for stage, paths in _STAGES.items()}
 
-#: What turns rows and tiles into scores: the code hash of a bundle.
-SCORING_CODE = ("isic/data/tiles.py", "isic/image/network", "isic/predict", "isic/stack", "isic/tabular")
-
-#: Modules that only print, search, start, log, draw or parse: no stage depends on them.
+#: Modules that only print, search, start, log, draw or parse: no stage that trains or fits depends on them. A package's
+#: `__init__.py` that is empty but for its docstring needs no entry.
 NOT_DEPENDENCIES = (
     "isic/__init__.py",
-    "isic/core/__init__.py",
     "isic/core/code.py",
     "isic/core/errors.py",
     "isic/core/io.py",
     "isic/core/locks.py",
     "isic/core/params.py",
     "isic/core/paths.py",
-    "isic/core/presets.py",
     "isic/core/tracker.py",
-    "isic/data/__init__.py",
-    "isic/image/__init__.py",
     "isic/image/clock.py",
     "isic/image/console.py",
-    "isic/image/training/__init__.py",
-    "isic/robustness/__init__.py",
-    "isic/robustness/leaks.py",
-    "isic/scale/__init__.py",
+    "isic/robustness/leaks.py",  # `stack` prints its warning; a dep of `robustness`, where it chooses columns
     "isic/scale/estimate.py",
     "isic/tracking",
-    "pipelines/__init__.py",
 )
 
 
-def code_files(places: Iterable[str]) -> list[Path]:
+def code_files(paths: Iterable[str]) -> list[Path]:
     """The Python files of these folders and files of the installed package, sorted."""
     root = Path(isic.__file__).parent.parent
     files: set[Path] = set()
-    for place in places:
-        path = root / place
-        files.update(path.rglob("*.py") if path.is_dir() else [path])
+    for path in paths:
+        source = root / path
+        files.update(source.rglob("*.py") if source.is_dir() else [source])
     return sorted(files)
 
 
-def hash_code(places: Iterable[str]) -> str:
-    """SHA-256 over names and contents of `code_files(places)`."""
+def hash_code(paths: Iterable[str]) -> str:
+    """SHA-256 over names and contents of `code_files(paths)`."""
     root = Path(isic.__file__).parent.parent
-    return sha256_json({file.relative_to(root).as_posix(): sha256(file) for file in code_files(places)})
+    return sha256_json({file.relative_to(root).as_posix(): sha256(file) for file in code_files(paths)})

@@ -165,7 +165,7 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
     features, folds, logits = _inputs(folder)
     begin = time.perf_counter()
     settings = _recipe_a(rounds=60 if quick else 300)
-    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
+    problem = prepare(features, logits, folds, settings.images, settings.params.max_bin)
     TrialEvaluator(problem, SEEDS)
     binned(problem.pool)
     once = time.perf_counter() - begin
@@ -204,7 +204,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, folds, logits = _inputs(folder)
     settings = _recipe_a(rounds=40 if quick else 200)
-    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
+    problem = prepare(features, logits, folds, settings.images, settings.params.max_bin)
     matrix = pd.DataFrame(problem.columns)
     bench = TrialEvaluator(problem, SEEDS)
     binned(problem.pool)
@@ -262,7 +262,7 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     settings = _full_preset()
     store = Path(folder) / "recipes"
     start = time.process_time()
-    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
+    problem = prepare(features, logits, folds, settings.images, settings.params.max_bin)
     prepared = time.process_time() - start
     scores: dict[str, np.ndarray] = {}
     seconds, models = _pieces(store, problem, quick, scores)
@@ -357,7 +357,7 @@ def _peak(folder: Path, extra: int) -> float:
         features = pd.concat([features, pd.DataFrame(noise, copy=False)], axis=1, copy=False)
         del noise
     settings = _recipe_a(rounds=20)
-    problem = prepare(features, logits, folds, settings.evidence, settings.params.max_bin)
+    problem = prepare(features, logits, folds, settings.images, settings.params.max_bin)
     TrialEvaluator(problem, seeds=1).score(settings)
     return watch.stop() / sum(column.nbytes for column in problem.columns.values())
 
@@ -415,9 +415,9 @@ def _recipe_a(rounds: int) -> Settings:
         "feature_fraction_bynode": 0.403, "bagging_fraction": 0.774, "bagging_freq": 4, "min_data_in_leaf": 85,
         "lambda_l1": 0.0876, "lambda_l2": 0.004, "scale_pos_weight": 2.8, "max_bin": 255,
     }  # fmt: skip
-    evidence = committed["evidence"] | {"noise": 0.0, "relative": False}
+    images = committed["images"] | {"noise": 0.0, "relative": False}
     return Settings.model_validate(
-        committed | {"params": params, "rounds": rounds, "negatives": 100, "seeds": 1, "drop": (), "evidence": evidence}
+        committed | {"params": params, "rounds": rounds, "negatives": 100, "seeds": 1, "drop": (), "images": images}
     )
 
 

@@ -110,8 +110,8 @@ def _scores(
 ) -> tuple[np.ndarray, float, int]:
     """Out-of-fold log-odds averaged over `repeats` sets of seeds, processor seconds of one set, columns."""
     start = time.process_time()
-    evidence = settings.evidence.model_copy(update={"embeddings": mode})
-    problem = prepare(*inputs[:3], evidence, settings.params.max_bin, inputs.embeddings, anchors)
+    images = settings.images.model_copy(update={"embeddings": mode})
+    problem = prepare(*inputs[:3], images, settings.params.max_bin, inputs.embeddings, anchors)
     total = np.zeros(len(inputs.folds))
     for number in range(repeats):
         oof = fit_problem(problem, settings, first_seed=number * settings.seeds).oof

@@ -36,7 +36,7 @@ def main() -> None:
 def judge(frame: pd.DataFrame, folds: pd.DataFrame, params: Params, say: Callable[[str], None]) -> dict[str, Any]:
     """The family report of the stacker's LightGBM members, without images, on these rows and folds."""
     stack, kinds = params.stack, tuple(fitted_kinds())
-    alone = stack.evidence.model_copy(update={"embeddings": "none"})
+    alone = stack.images.model_copy(update={"embeddings": "none"})
     problem = prepare(build_features(frame), {}, folds, alone, stack.params.max_bin, fitted=kinds)
     bench = TrialEvaluator(problem, stack.seeds)
     families = [*feature_families(), *(f"{FITTED} {name}" for name in kinds)]

@@ -1,6 +1,7 @@
 """`make tune`: search the stacker's parameters; any number of processes may run this at once on one study."""
 
 import argparse
+from typing import Any
 
 from isic.core.errors import InputError, run
 from isic.core.io import sha256_json
@@ -14,6 +15,12 @@ from isic.tuning.search import HALFWAY_REPORTS
 from isic.tuning.tune import tune
 
 
+def study_name(config: dict[str, Any]) -> str:
+    """The study of this configuration. `stack.images` counts as `stack.evidence`, so that older studies continue."""
+    stack = {("evidence" if key == "images" else key): value for key, value in config["stack"].items()}
+    return f"stack-{sha256_json([config | {'stack': stack}, HALFWAY_REPORTS])[:8]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=200, help="finished trials the study shall hold, of all together")
@@ -25,9 +32,9 @@ def main() -> None:
     current, backbones = params.stack, tuple(params.image.backbones)
     problem = read_problem(layout, params.folds, backbones, current)
     # Trials on other inputs, from other current values or of other steps are not comparable: they are another study.
-    inputs = fingerprint(layout, params.folds, backbones, current.evidence)
+    inputs = fingerprint(layout, params.folds, backbones, current.images)
     config = {"stack": current.model_dump(mode="json"), "inputs": inputs}
-    name, folder = f"stack-{sha256_json([config, HALFWAY_REPORTS])[:8]}", layout.root / "optuna"
+    name, folder = study_name(config), layout.root / "optuna"
     print(f"study {name}: up to {trials} trials; Ctrl-C keeps what is done, the same command goes on", flush=True)
     try:
         verdict = tune(

@@ -25,6 +25,8 @@ _TAKEN = ("all", "rank", "ratio", "above")
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+#: Keys of params.yaml that were renamed.
+_RENAMED = {"stack.evidence": "stack.images"}
 #: Keys of `image` that change how long training takes, and nothing of what comes of it.
 _TIME = {"max_hours", "workers", "cache_gb"}
 
@@ -179,7 +181,7 @@ class LightGBM(Section):
     max_bin: Annotated[int, Field(ge=2, le=255)]
 
 
-class Evidence(Section):
+class ImageColumns(Section):
     """How image logits become columns of the stacker."""
 
     scale: Literal["standardised", "ranked"]
@@ -233,7 +235,7 @@ class Stack(Section):
     params: LightGBM
     xgboost: XGBoost
     catboost: CatBoost
-    evidence: Evidence
+    images: ImageColumns
 
     def library(self, name: str) -> dict[str, Any]:
         """{"rounds", "params"} of a member library; LightGBM's are `rounds` and `params` themselves."""
@@ -354,6 +356,8 @@ def _first_fault(error: ValidationError) -> str:
     faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
     key = ".".join(str(part) for part in fault["loc"]) or "the file"
+    if key in _RENAMED:
+        return f"`{key}` is now called `{_RENAMED[key]}`: rename it"
     if fault["type"] == "extra_forbidden":
         return f"unknown key `{key}`: check its spelling"
     if fault["type"] == "missing":

@@ -29,37 +29,37 @@ from isic.tabular import build_features
 RESCORED = 60_000
 
 
-def conditions(layout: Layout, evidence: RunResults, params: Params) -> dict[str, Any]:
+def conditions(layout: Layout, results: RunResults, params: Params) -> dict[str, Any]:
     """Everything in metrics/robustness.json; parts that cannot be had say why in their `absent`."""
     settings, replicates, seed = params.stack, params.evaluate.replicates, params.evaluate.seed
-    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), settings.evidence.embeddings != "none")
+    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), settings.images.embeddings != "none")
 
     def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of their networks."""
         plain = _plain(settings)
-        ordinary = prepare(inputs.features, logits, inputs.folds, plain.evidence, plain.params.max_bin)
+        ordinary = prepare(inputs.features, logits, inputs.folds, plain.images, plain.params.max_bin)
         groups = align(folds, inputs.features[ID], "the groups")["fold"].to_numpy(np.int64)
         oof = fit_problem(regrouped(ordinary, groups, inputs.features, plain.fitted), plain).oof
         return align(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
 
-    alone = refit(evidence.oof.drop(columns="score"), {})
+    alone = refit(results.oof.drop(columns="score"), {})
     return {
-        "steps": [step("features alone", evidence, alone, replicates, seed)] if evidence.logits else [],
-        "hospitals": _hospitals(evidence, lambda folds: refit(folds, inputs.logits), params),
-        "sameness": distribution_shift(evidence.rows, evidence.fold, _test_rows(layout)),
-        "columns": _columns(layout, evidence, params, inputs),
-        "images": _images(layout, evidence, params),
+        "steps": [step("features alone", results, alone, replicates, seed)] if results.logits else [],
+        "hospitals": _hospitals(results, lambda folds: refit(folds, inputs.logits), params),
+        "sameness": distribution_shift(results.rows, results.fold, _test_rows(layout)),
+        "columns": _columns(layout, results, params, inputs),
+        "images": _images(layout, results, params),
         "nested": _nested(layout, params),
     }
 
 
 def _hospitals(
-    evidence: RunResults, refit: Callable[[pd.DataFrame], NDArray[np.float64]], params: Params
+    results: RunResults, refit: Callable[[pd.DataFrame], NDArray[np.float64]], params: Params
 ) -> dict[str, Any]:
     """Each hospital by a stacker that saw none of it, or why not (early stopping wants three groups)."""
-    embeddings = params.stack.evidence.embeddings != "none"
+    embeddings = params.stack.images.embeddings != "none"
     try:
-        return leave_hospital_out(evidence, refit, params.evaluate.replicates, params.evaluate.seed, embeddings)
+        return leave_hospital_out(results, refit, params.evaluate.replicates, params.evaluate.seed, embeddings)
     except InputError as error:
         return {"absent": str(error), "records": []}
 
@@ -74,19 +74,19 @@ def _nested(layout: Layout, params: Params) -> dict[str, Any]:
 
 def _plain(settings: Settings) -> Settings:
     """The same stacker without embeddings: their projections belong to the ordinary folds."""
-    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
-    return settings.model_copy(update={"evidence": evidence})
+    image_settings = settings.images.model_copy(update={"embeddings": "none"})
+    return settings.model_copy(update={"images": image_settings})
 
 
 def _test_rows(layout: Layout) -> pd.DataFrame | None:
     return read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
 
 
-def _columns(layout: Layout, evidence: RunResults, params: Params, inputs: Inputs) -> dict[str, Any]:
+def _columns(layout: Layout, results: RunResults, params: Params, inputs: Inputs) -> dict[str, Any]:
     stack = Stack.load(layout.stack_model)
-    folds = _some_folds(evidence)
-    chosen = np.flatnonzero(np.isin(evidence.fold, folds))
-    rows, fold = evidence.rows.iloc[chosen].reset_index(drop=True), evidence.fold[chosen]
+    folds = _some_folds(results)
+    chosen = np.flatnonzero(np.isin(results.fold, folds))
+    rows, fold = results.rows.iloc[chosen].reset_index(drop=True), results.fold[chosen]
     place = pd.Index(inputs.features[ID]).get_indexer(pd.Index(rows[ID]))
 
     def score(changed: pd.DataFrame) -> NDArray[np.float64]:
@@ -103,21 +103,21 @@ def _columns(layout: Layout, evidence: RunResults, params: Params, inputs: Input
             )
         return scores
 
-    target, base = evidence.target[chosen], evidence.score[chosen]
+    target, base = results.target[chosen], results.score[chosen]
     records = missing_columns(rows, target, base, score, params.evaluate.replicates, params.evaluate.seed)
     return {"folds": folds, "records": records}
 
 
-def _some_folds(evidence: RunResults) -> list[int]:
+def _some_folds(results: RunResults) -> list[int]:
     """Folds in order until RESCORED rows are reached; always one."""
-    sizes = pd.Series(evidence.fold).value_counts().sort_index()
+    sizes = pd.Series(results.fold).value_counts().sort_index()
     within = sizes.cumsum() <= RESCORED
     return [int(number) for number in sizes.index[within]] or [int(sizes.index[0])]
 
 
-def _images(layout: Layout, evidence: RunResults, params: Params) -> dict[str, Any]:
-    fold = largest_fold(evidence)
-    ids, target = sample_tiles(evidence, fold)
+def _images(layout: Layout, results: RunResults, params: Params) -> dict[str, Any]:
+    fold = largest_fold(results)
+    ids, target = sample_tiles(results, fold)
     records: list[dict[str, Any]] = []
     for backbone in params.image.backbones:
         try:

@@ -56,8 +56,8 @@ def nested_check(
 ) -> NestedEstimate:
     """Estimate the flattery of shared folds on these features and folds; see the module."""
     quiet = settings.model_copy(update={"members": ("lightgbm",)})
-    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
-    plain = prepare(features, {}, folds, evidence, settings.params.max_bin, fitted=settings.fitted)
+    image_settings = settings.images.model_copy(update={"embeddings": "none"})
+    plain = prepare(features, {}, folds, image_settings, settings.params.max_bin, fitted=settings.fitted)
     numbers = sorted(plain.images)
     if len(numbers) < 3:
         raise InputError("the nested check leaves two folds out at a time: set three `folds` or more in params.yaml")
@@ -132,8 +132,8 @@ def _stack(plain: TrainingData, features: pd.DataFrame, logits: Floats, settings
     """Out-of-fold scores of features, proxy logits and what is fitted in `plain`, of fold `only` alone if given (others
     NaN).
     """
-    evidence = settings.evidence.model_copy(update={"embeddings": "none"})
-    bare = prepare(features, {"proxy": logits}, plain.folds, evidence, settings.params.max_bin)
+    image_settings = settings.images.model_copy(update={"embeddings": "none"})
+    bare = prepare(features, {"proxy": logits}, plain.folds, image_settings, settings.params.max_bin)
     # Learnt once: it reads no logit, and needs columns that went to the proxy.
     problem = without(with_fitted(bare, plain), settings.drop)
     if only is not None:
@@ -151,8 +151,8 @@ def check(layout: Layout, params: Params) -> dict[str, Any]:
     inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
     oof = read_parquet(layout.oof, columns=[ID, TARGET, "score"])
     headline = pauc(oof[TARGET], oof["score"])
-    evidence = params.stack.evidence.model_copy(update={"embeddings": "none"})
-    leaks = screen(prepare(*inputs[:3], evidence, params.stack.params.max_bin, fitted=params.stack.fitted))
+    image_settings = params.stack.images.model_copy(update={"embeddings": "none"})
+    leaks = screen(prepare(*inputs[:3], image_settings, params.stack.params.max_bin, fitted=params.stack.fitted))
     honesty = nested_check(inputs.features, inputs.folds, params.stack, params.evaluate.replicates)
     return {
         "headline": headline,

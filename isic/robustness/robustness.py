@@ -43,7 +43,7 @@ def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None
 
 
 def leave_hospital_out(
-    evidence: RunResults, refit: Refit, replicates: int, seed: int, refit_both: bool = False
+    results: RunResults, refit: Refit, replicates: int, seed: int, refit_both: bool = False
 ) -> dict[str, Any]:
     """Score each hospital by a stacker that saw none of it; compare with the ordinary out-of-fold score.
 
@@ -51,13 +51,13 @@ def leave_hospital_out(
     folds, so that only the hospital differs. Image logits stay those of the ordinary folds: only the stacker is
     refitted, so this is the milder half of the question.
     """
-    target, patient = evidence.target, pd.factorize(evidence.patient)[0]
-    groups = hospital_groups(evidence.rows["attribution"], target)
+    target, patient = results.target, pd.factorize(results.patient)[0]
+    groups = hospital_groups(results.rows["attribution"], target)
     if groups is None:
         return {"absent": "one hospital only: there is none to leave out", "records": []}
-    usual = refit(evidence.oof) if refit_both else evidence.score
+    usual = refit(results.oof) if refit_both else results.score
     codes = pd.factorize(groups, sort=True)[0]
-    left_out = refit(evidence.oof.assign(fold=codes.astype(np.int64)))
+    left_out = refit(results.oof.assign(fold=codes.astype(np.int64)))
     whole = np.ones(len(target), dtype=bool)
     parts = [("all pooled", whole), *((str(name), (groups == name).to_numpy()) for name in sorted(groups.unique()))]
     records = [
@@ -94,16 +94,16 @@ def _pair(
     }
 
 
-def step(name: str, evidence: RunResults, score: np.ndarray, replicates: int, seed: int) -> dict[str, Any]:
+def step(name: str, results: RunResults, score: np.ndarray, replicates: int, seed: int) -> dict[str, Any]:
     """A rung of the ladder: one more score on the same rows, in the form of `isic.evaluate.ladder`."""
-    value, low, high = pauc_interval(evidence.target, score, evidence.patient, replicates, seed)
-    gain = paired_difference(evidence.target, evidence.score, score, evidence.patient, replicates, seed)
+    value, low, high = pauc_interval(results.target, score, results.patient, replicates, seed)
+    gain = paired_difference(results.target, results.score, score, results.patient, replicates, seed)
     return {
         "step": name,
         "pauc": value,
         "low": low,
         "high": high,
-        "auc": auc(evidence.target, score),
+        "auc": auc(results.target, score),
         "gain": gain.value,
         "gain_low": gain.low,
         "gain_high": gain.high,
@@ -141,21 +141,21 @@ def distribution_shift(rows: pd.DataFrame, fold: np.ndarray, test: pd.DataFrame 
 
 
 def sample_tiles(
-    evidence: RunResults, fold: int, malignant: int = 40, benign: int = 160, seed: int = 0
+    results: RunResults, fold: int, malignant: int = 40, benign: int = 160, seed: int = 0
 ) -> tuple[Sequence[str], np.ndarray]:
     """Ids and targets of some lesions of a fold, malignant first: enough to see an AUC move."""
     rng = np.random.default_rng(seed)
     chosen = []
     for value, most in ((1, malignant), (0, benign)):
-        members = np.flatnonzero((evidence.fold == fold) & (evidence.target == value))
+        members = np.flatnonzero((results.fold == fold) & (results.target == value))
         chosen.append(np.sort(rng.permutation(members)[:most]))
     positions = np.concatenate(chosen)
-    return list(evidence.oof["isic_id"].iloc[positions]), evidence.target[positions]
+    return list(results.oof["isic_id"].iloc[positions]), results.target[positions]
 
 
-def largest_fold(evidence: RunResults) -> int:
+def largest_fold(results: RunResults) -> int:
     """The fold with most malignant lesions: where a change of the tiles shows best."""
-    return int(pd.Series(evidence.target).groupby(evidence.fold).sum().idxmax())
+    return int(pd.Series(results.target).groupby(results.fold).sum().idxmax())
 
 
 def summary(found: Mapping[str, Any]) -> dict[str, float]:

@@ -39,12 +39,12 @@ def fit_stack(
     """Fit one chain per fold and score every row out of fold.
 
     features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits (n,)}, and embeddings
-    {backbone: (n, d)} where `settings.evidence.embeddings` asks for them, in the same order; `anchors` where it is
+    {backbone: (n, d)} where `settings.images.embeddings` asks for them, in the same order; `anchors` where it is
     "aligned". folds: isic_id, patient_id, target, fold of the same lesions in any order. The same input gives the same
     bytes. Raises InputError when the frames do not hold the same lesions, or a logit is missing.
     """
     problem = prepare(
-        features, logits, folds, settings.evidence, settings.params.max_bin, embeddings, anchors, settings.fitted
+        features, logits, folds, settings.images, settings.params.max_bin, embeddings, anchors, settings.fitted
     )
     return fit_problem(problem, settings)
 

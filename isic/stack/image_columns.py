@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from isic.core.errors import InputError
-from isic.core.params import Evidence
+from isic.core.params import ImageColumns
 from isic.stack.embeddings import Space, space_columns
 from isic.stack.encoder import Columns, plain
 
@@ -56,22 +56,22 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Images:
-    """The image side of one chain: scales of one fold's image models, and their spaces if embeddings are used."""
+class ImageEncoder:
+    """The image columns of one chain: scales of one fold's image models, and their spaces if embeddings are used."""
 
-    how: Evidence
+    settings: ImageColumns
     scales: dict[str, Scale]
     spaces: dict[str, Space]
 
     @classmethod
-    def fit(cls, logits: Mapping[str, ArrayLike], embeddings: Embeddings, how: Evidence) -> Images:
+    def fit(cls, logits: Mapping[str, ArrayLike], embeddings: Embeddings, settings: ImageColumns) -> ImageEncoder:
         """Fit on the held-out rows of one fold: logits {backbone: (n,)}, embeddings {backbone: (n, d)} or {}."""
-        scales = {name: Scale.fit(values, how.scale) for name, values in logits.items()}
+        scales = {name: Scale.fit(values, settings.scale) for name, values in logits.items()}
         spaces = {
-            name: Space.fit(values, np.asarray(logits[name], np.float64), how.embeddings, how.components)
+            name: Space.fit(values, np.asarray(logits[name], np.float64), settings.embeddings, settings.components)
             for name, values in embeddings.items()
         }
-        return cls(how, scales, spaces)
+        return cls(settings, scales, spaces)
 
     def columns(
         self,
@@ -85,13 +85,13 @@ class Images:
         A space without embeddings, as where no row has an image, takes every one for missing.
         """
         scaled = {name: scale(logits[name]) for name, scale in self.scales.items()}
-        if rng is not None and self.how.noise:
-            scaled = {name: values + rng.normal(0, self.how.noise, len(values)) for name, values in scaled.items()}
+        if rng is not None and self.settings.noise:
+            scaled = {name: values + rng.normal(0, self.settings.noise, len(values)) for name, values in scaled.items()}
         group = pd.Series(np.asarray(patients).astype(str))
-        made = _logit_columns(scaled, group, self.how.relative)
+        made = _logit_columns(scaled, group, self.settings.relative)
         for name, space in self.spaces.items():
             vectors = embeddings[name] if name in embeddings else space.missing(len(group))
-            made |= space_columns(f"image_{plain(name)}", space, vectors, group, self.how.embeddings)
+            made |= space_columns(f"image_{plain(name)}", space, vectors, group, self.settings.embeddings)
         return made
 
 

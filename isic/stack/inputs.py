@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.folds import read_folds
 from isic.core.io import read_parquet, require, sha256, sha256_json
-from isic.core.params import Evidence
+from isic.core.params import ImageColumns
 from isic.core.params import Stack as Settings
 from isic.core.paths import Layout
 from isic.core.schema import ID
@@ -32,11 +32,11 @@ class Inputs(NamedTuple):
 
 
 def read_problem(layout: Layout, folds: Sequence[int], backbones: Sequence[str], settings: Settings) -> TrainingData:
-    """The stage's prepared problem, of the files that `settings.evidence` asks for; errors of the other readers."""
-    evidence = settings.evidence
-    inputs = read_inputs(layout, folds, backbones, evidence.embeddings != "none")
-    anchors = read_anchors(layout, folds, backbones) if evidence.embeddings == "aligned" else {}
-    return prepare(*inputs[:3], evidence, settings.params.max_bin, inputs.embeddings, anchors, settings.fitted)
+    """The stage's prepared problem, of the files that `settings.images` asks for; errors of the other readers."""
+    image_settings = settings.images
+    inputs = read_inputs(layout, folds, backbones, image_settings.embeddings != "none")
+    anchors = read_anchors(layout, folds, backbones) if image_settings.embeddings == "aligned" else {}
+    return prepare(*inputs[:3], image_settings, settings.params.max_bin, inputs.embeddings, anchors, settings.fitted)
 
 
 def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], embeddings: bool) -> Inputs:
@@ -87,11 +87,11 @@ def _column(file: pq.ParquetFile, field: pa.Field) -> pd.Series:
     return series if field.name == ID or series.dtype.kind in "iub" else series.astype("category")
 
 
-def fingerprint(layout: Layout, folds: Sequence[int], backbones: Sequence[str], evidence: Evidence) -> str:
+def fingerprint(layout: Layout, folds: Sequence[int], backbones: Sequence[str], image_settings: ImageColumns) -> str:
     """Hash of everything `read_problem` reads."""
     logits = [layout.embedding(name, fold) for name in backbones for fold in folds]
-    vectors = [path.with_suffix(".npy") for path in logits] if evidence.embeddings != "none" else []
-    aligned = evidence.embeddings == "aligned"
+    vectors = [path.with_suffix(".npy") for path in logits] if image_settings.embeddings != "none" else []
+    aligned = image_settings.embeddings == "aligned"
     anchors = [layout.anchors(name, fold) for name in backbones for fold in folds] if aligned else []
     paths = [layout.folds, layout.features, *logits, *vectors, *anchors]
     return sha256_json([sha256(path) for path in paths])

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from scipy.special import expit
 
 from isic.core.errors import InputError, faulty_key
 from isic.core.io import atomic_dir, read_json, write_json
-from isic.core.params import Evidence
+from isic.core.params import ImageColumns
 from isic.stack.blend import Blend
 from isic.stack.embeddings import Space
 from isic.stack.encoder import Columns, Encoder, plain
-from isic.stack.image_columns import Embeddings, Images, Scale, check_images
+from isic.stack.image_columns import Embeddings, ImageEncoder, Scale, check_images
 from isic.stack.members import library, log_odds
 from isic.tabular.fitted import Fitted, fitted_kinds
 
@@ -50,7 +50,8 @@ class _Stored(BaseModel):
     columns: dict[str, str]
     numeric: tuple[str, ...]
     levels: dict[str, tuple[str, ...]]
-    evidence: Evidence
+    # Called "evidence" before isic 0.2.
+    images: ImageColumns = Field(validation_alias=AliasChoices("images", "evidence"))
     chains: dict[int, _StoredChain] = Field(min_length=1)
     metrics: dict[str, Any]
 
@@ -61,7 +62,7 @@ class Chain:
     its fitted features learnt from the training folds.
     """
 
-    images: Images
+    images: ImageEncoder
     members: dict[str, list[Any]]
     blend: Blend
     offset: float
@@ -97,7 +98,7 @@ class Stack:
     @property
     def uses_embeddings(self) -> bool:
         """Whether `score` needs embeddings besides logits."""
-        return bool(self.backbones) and next(iter(self.chains.values())).images.how.embeddings != "none"
+        return bool(self.backbones) and next(iter(self.chains.values())).images.settings.embeddings != "none"
 
     def score(
         self,
@@ -159,7 +160,7 @@ class Stack:
                     "columns": self.families,
                     "numeric": list(self.design.numeric),
                     "levels": {column: list(levels) for column, levels in self.design.levels.items()},
-                    "evidence": next(iter(self.chains.values())).images.how.model_dump(),
+                    "images": next(iter(self.chains.values())).images.settings.model_dump(),
                     "chains": chains,
                     "metrics": self.metrics,
                 },
@@ -176,7 +177,7 @@ class Stack:
         design, names = Encoder(stored.numeric, stored.levels), list(stored.columns)
         if list(design.names) != names[: len(design.names)]:
             raise InputError(f"{folder}/{_FILE} names columns that this code would not build: refit the stacker")
-        how = stored.evidence
+        how = stored.images
         chains = {fold: _read_chain(folder, fold, chain, how, names) for fold, chain in stored.chains.items()}
         return cls(design, chains, stored.columns, metrics=stored.metrics)
 
@@ -217,7 +218,7 @@ def _read_stored(file: Path) -> _Stored:
         raise InputError(f"{file} has no usable `{faulty_key(error)}`: {_REFIT}") from error
 
 
-def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: Evidence, names: list[str]) -> Chain:
+def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: ImageColumns, names: list[str]) -> Chain:
     members: dict[str, list[Any]] = {}
     for name, files in stored.members.items():
         for file in files:
@@ -227,7 +228,7 @@ def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: Evidence, na
     strange = stored.fitted.keys() - fitted_kinds().keys()
     if strange:
         raise InputError(f"{folder / _FILE} has fitted features `{min(strange)}`, which this code lacks: {_REFIT}")
-    images = Images(how, stored.scales, _read_spaces(folder, fold, stored.typical))
+    images = ImageEncoder(how, stored.scales, _read_spaces(folder, fold, stored.typical))
     return Chain(images, members, stored.blend, stored.offset, Fitted(stored.fitted))
 
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from isic.core.errors import InputError
-from isic.core.params import Evidence
+from isic.core.params import ImageColumns
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.stack.encoder import Columns, Encoder, plain
-from isic.stack.image_columns import Embeddings, Images, check_images
+from isic.stack.image_columns import Embeddings, ImageEncoder, check_images
 from isic.stack.members import Pool
 from isic.tabular import feature_families
 from isic.tabular.fitted import Fitted
@@ -47,7 +47,7 @@ class TrainingData:
     target: NDArray[np.int64]
     fold: NDArray[np.int64]
     design: Encoder
-    images: dict[int, Images]
+    images: dict[int, ImageEncoder]
     columns: Columns
     pool: Pool
     families: dict[str, str]
@@ -89,7 +89,7 @@ def prepare(
     features: pd.DataFrame,
     logits: Mapping[str, ArrayLike],
     folds: pd.DataFrame,
-    evidence: Evidence,
+    image_settings: ImageColumns,
     max_bin: int,
     embeddings: Embeddings | None = None,
     anchors: Anchors | None = None,
@@ -101,14 +101,14 @@ def prepare(
     finite.
     """
     folds = align(folds, features[ID])
-    vectors = (embeddings or {}) if evidence.embeddings != "none" else {}
-    check_images(logits, vectors, tuple(logits), len(features), evidence.embeddings != "none")
+    vectors = (embeddings or {}) if image_settings.embeddings != "none" else {}
+    check_images(logits, vectors, tuple(logits), len(features), image_settings.embeddings != "none")
     _complete("logits", logits)
     _complete("embeddings", vectors)
     target, fold = folds[TARGET].to_numpy(np.int64), folds["fold"].to_numpy(np.int64)
     design = Encoder.fit(features)
     base = design.columns(features)
-    images = _fit_images(logits, vectors, fold, evidence, anchors or {})
+    images = _fit_images(logits, vectors, fold, image_settings, anchors or {})
     clean, noisy = ({}, {}) if not logits else _spread(images, logits, vectors, fold, folds[PATIENT])
     columns, training = base | clean, base | noisy
     pool = Pool(training, target, max_bin)
@@ -211,13 +211,15 @@ def _fit_images(
     logits: Mapping[str, ArrayLike],
     embeddings: Embeddings,
     fold: NDArray[np.int64],
-    evidence: Evidence,
+    image_settings: ImageColumns,
     anchors: Anchors,
-) -> dict[int, Images]:
+) -> dict[int, ImageEncoder]:
     numbers = np.unique(fold).tolist()
     index = {number: np.flatnonzero(fold == number) for number in numbers}
-    images = {n: Images.fit(_take(logits, index[n]), _take(embeddings, index[n]), evidence) for n in numbers}
-    for backbone in embeddings if evidence.embeddings == "aligned" else ():
+    images = {
+        n: ImageEncoder.fit(_take(logits, index[n]), _take(embeddings, index[n]), image_settings) for n in numbers
+    }
+    for backbone in embeddings if image_settings.embeddings == "aligned" else ():
         known = anchors.get(backbone, {})
         if any(n not in known or known[n].shape[1] != embeddings[backbone].shape[1] for n in numbers):
             raise InputError(f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that backbone")
@@ -230,7 +232,7 @@ def _fit_images(
 
 
 def _spread(
-    images: dict[int, Images],
+    images: dict[int, ImageEncoder],
     logits: Mapping[str, ArrayLike],
     embeddings: Embeddings,
     fold: NDArray[np.int64],

@@ -31,6 +31,13 @@ def test_unknown_key_in_a_section_is_named(root: Path, section: str) -> None:
         check_params(values, "params.yaml")
 
 
+def test_a_renamed_key_names_the_new_one(root: Path) -> None:
+    values = _committed(root)
+    values["stack"]["evidence"] = values["stack"].pop("images")
+    with pytest.raises(InputError, match=r"`stack\.evidence` is now called `stack\.images`: rename it$"):
+        check_params(values, "params.yaml")
+
+
 def test_unknown_section_missing_section_and_wrong_type_are_named(root: Path) -> None:
     with pytest.raises(InputError, match="unknown key `stak`"):
         check_params(_committed(root) | {"stak": {}}, "params.yaml")

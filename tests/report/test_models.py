@@ -143,8 +143,8 @@ def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
         fitted.append(folds)
         return np.zeros(len(folds))
 
-    settings = params.stack.evidence.model_copy(update={"embeddings": embeddings})
-    stack = params.stack.model_copy(update={"evidence": settings})
+    settings = params.stack.images.model_copy(update={"embeddings": embeddings})
+    stack = params.stack.model_copy(update={"images": settings})
     found = _hospitals(evidence, refit, params.model_copy(update={"stack": stack}))
     pooled = found["records"][0]
     assert len(fitted) == refits

@@ -23,7 +23,7 @@ def people() -> Population:
 
 
 def leaks(people: Population) -> list[tuple[str, int | None]]:
-    problem = prepare(*people, settings().evidence, settings().params.max_bin)
+    problem = prepare(*people, settings().images, settings().params.max_bin)
     found = find_leaks(problem.columns, problem.target, problem.fold, people.folds["patient_id"])
     return [(leak.column, leak.fold) for leak in found]
 
@@ -58,7 +58,7 @@ def test_a_copy_of_the_target_is_named(people: Population) -> None:
 def test_a_feature_made_from_the_held_out_folds_target_is_named_and_refused(people: Population) -> None:
     leaking = planted(people, 2.5 * (people.folds["fold"] == 1).to_numpy())
     assert leaks(leaking) == [("helpful", 1)]
-    problem = prepare(*leaking, settings().evidence, settings().params.max_bin)
+    problem = prepare(*leaking, settings().images, settings().params.max_bin)
     with pytest.raises(InputError, match="helpful leaks the target"):
         refuse_leaks(find_leaks(problem.columns, problem.target, problem.fold, people.folds["patient_id"]))
     refuse_leaks([])
@@ -94,7 +94,7 @@ def measured() -> Population:
 
 def test_fitted_columns_are_screened_chain_by_chain(measured: Population, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = fitted.fitted_kinds()
-    how = settings().evidence, settings().params.max_bin
+    how = settings().images, settings().params.max_bin
     assert screen(prepare(*measured, *how, fitted=tuple(kinds))) == []
 
     def knowing(frame: pd.DataFrame, target: np.ndarray, patients: np.ndarray) -> fitted.Columns:

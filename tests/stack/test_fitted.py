@@ -99,7 +99,7 @@ def test_an_unknown_hospital_and_place_still_get_a_score(stack: Stack, people: P
 
 
 def test_a_search_switches_kinds_as_the_stage_does(people: Population) -> None:
-    problem = prepare(*people, QUICK.evidence, QUICK.params.max_bin, fitted=KINDS)
+    problem = prepare(*people, QUICK.images, QUICK.params.max_bin, fitted=KINDS)
     for kinds in (("encoding",), ("hospital", "kmeans"), ()):
         chosen = settings(fitted=kinds, rounds=20, seeds=1)
         expected = fit_stack(*people, chosen).oof["score"]

@@ -103,9 +103,9 @@ def test_ranks_keep_order_beyond_the_reference() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_embedding_modes_reload_exactly_and_are_asked_for(people: Population, tmp_path: Path, mode: str) -> None:
-    evidence = settings().evidence.model_dump() | {"embeddings": mode, "components": 12}
+    images = settings().images.model_dump() | {"embeddings": mode, "components": 12}
     seen = vectors(people)
-    stack = fit_stack(*people, settings(evidence=evidence), *seen)
+    stack = fit_stack(*people, settings(images=images), *seen)
     stack.save(tmp_path / mode)
     again = Stack.load(tmp_path / mode)
     assert again.uses_embeddings
@@ -115,14 +115,14 @@ def test_embedding_modes_reload_exactly_and_are_asked_for(people: Population, tm
     with pytest.raises(InputError, match="embeddings"):
         again.score(people.features, people.logits, 2, people.folds["patient_id"])
     with pytest.raises(InputError, match="embeddings"):
-        fit_stack(*people, settings(evidence=evidence))
+        fit_stack(*people, settings(images=images))
 
 
 @pytest.mark.parametrize("mode", ["none", *MODES])
 def test_rows_without_any_image_are_scored_without_embeddings(people: Population, mode: str) -> None:
-    evidence = settings().evidence.model_dump() | {"embeddings": mode, "components": 12}
+    images = settings().images.model_dump() | {"embeddings": mode, "components": 12}
     seen = vectors(people) if mode != "none" else Seen({}, {})
-    stack = fit_stack(*people, settings(evidence=evidence, rounds=10), *seen)
+    stack = fit_stack(*people, settings(images=images, rounds=10), *seen)
     few = people.features.head(5), people.folds["patient_id"].head(5)
     logits = {name: np.full(5, np.nan, np.float32) for name in people.logits}
     blank = {name: np.full((5, values.shape[1]), np.nan, np.float16) for name, values in seen.embeddings.items()}
@@ -138,23 +138,23 @@ def test_rows_without_any_image_are_scored_without_embeddings(people: Population
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_embeddings_and_anchors_that_are_not_finite_are_counted(people: Population, mode: str, value: float) -> None:
-    evidence = settings().evidence.model_copy(update={"embeddings": mode, "components": 5})
+    images = settings().images.model_copy(update={"embeddings": mode, "components": 5})
     seen = vectors(people)
     seen.embeddings["convnext"][[3, 8], 2] = value
     seen.embeddings["convnext"][8, 5] = -value
     with pytest.raises(InputError, match=r"^2 embeddings of convnext are NaN or infinite: rerun"):
-        prepare(*people, evidence, 63, *seen)
+        prepare(*people, images, 63, *seen)
     if mode == "aligned":
         embeddings, anchors = vectors(people)
         anchors["vit"][1][7, 0] = value
         with pytest.raises(InputError, match=r"^1 anchors of vit are NaN"):
-            prepare(*people, evidence, 63, embeddings, anchors)
+            prepare(*people, images, 63, embeddings, anchors)
 
 
 def test_aligned_spaces_are_one_space(people: Population) -> None:
-    evidence = settings().evidence.model_copy(update={"embeddings": "aligned", "components": 5})
+    images = settings().images.model_copy(update={"embeddings": "aligned", "components": 5})
     seen = vectors(people)
-    problem = prepare(*people, evidence, 63, *seen)
+    problem = prepare(*people, images, 63, *seen)
     # The anchors are nobody's rows and unlike the population; each network's view of them lands in the same place.
     for name, views in seen.anchors.items():
         placed = [problem.images[fold].spaces[name].place(views[fold]) for fold in range(3)]
@@ -162,7 +162,7 @@ def test_aligned_spaces_are_one_space(people: Population) -> None:
             moved = other - other.mean(axis=0) - placed[0] + placed[0].mean(axis=0)
             assert np.abs(moved).mean() < 0.15 * np.abs(placed[0] - placed[0].mean(axis=0)).mean()
     with pytest.raises(InputError, match="no anchors of vit"):
-        prepare(*people, evidence, 63, seen.embeddings)
+        prepare(*people, images, 63, seen.embeddings)
 
 
 def test_aligned_spaces_share_what_raw_ones_do_not(people: Population) -> None:
@@ -170,8 +170,8 @@ def test_aligned_spaces_share_what_raw_ones_do_not(people: Population) -> None:
     quiet = people.features[["isic_id", "measure_7"]]
     scores = {}
     for mode in ("aligned", "full"):
-        evidence = settings().evidence.model_dump() | {"embeddings": mode, "components": 12}
-        fitted = fit_stack(quiet, blank, people.folds, settings(evidence=evidence), *vectors(people))
+        images = settings().images.model_dump() | {"embeddings": mode, "components": 12}
+        fitted = fit_stack(quiet, blank, people.folds, settings(images=images), *vectors(people))
         scores[mode] = fitted.metrics["auc"]
     assert scores["aligned"] > 0.9
     assert scores["aligned"] > scores["full"] + 0.05
@@ -179,7 +179,7 @@ def test_aligned_spaces_share_what_raw_ones_do_not(people: Population) -> None:
 
 @pytest.mark.parametrize("member", ["lightgbm", "xgboost", "catboost"])
 def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(people: Population, member: str) -> None:
-    problem = prepare(*people, settings().evidence, settings().params.max_bin)
+    problem = prepare(*people, settings().images, settings().params.max_bin)
     chosen = settings(**quick()).library(member)
     train, watched = np.flatnonzero(problem.fold == 0), np.flatnonzero(problem.fold == 1)
     home, seen = library(member), problem.target[watched]

@@ -79,8 +79,8 @@ def test_each_folds_own_scale_of_logits_does_not_matter(stack: Stack, people: Po
     moved = {name: values * (1 + fold) + 7 - fold for name, values in people.logits.items()}
     other = fit_stack(people.features, moved, people.folds, settings())
     assert np.corrcoef(other.oof["score"], stack.oof["score"])[0, 1] > 0.995
-    evidence = settings().evidence.model_dump() | {"scale": "ranked", "noise": 0.0}
-    assert fit_stack(*people, settings(evidence=evidence)).metrics["pauc"] > 0.12
+    images = settings().images.model_dump() | {"scale": "ranked", "noise": 0.0}
+    assert fit_stack(*people, settings(images=images)).metrics["pauc"] > 0.12
 
 
 def test_a_patients_scores_ignore_other_patients_and_row_order(stack: Stack, people: Population) -> None:
@@ -181,7 +181,7 @@ def test_one_fold_alone_blends_evenly(people: Population, monkeypatch: pytest.Mo
     monkeypatch.setattr(fit, "find_weights", lambda *_: pytest.fail("weights found on rows that nobody scored"))
     quick = {name: getattr(settings(), name).model_dump() | {"rounds": 10} for name in ("xgboost",)}
     weighted = settings(members=["lightgbm", "xgboost"], blend="weights", seeds=1, **quick)
-    problem = prepare(*people, weighted.evidence, weighted.params.max_bin)
+    problem = prepare(*people, weighted.images, weighted.params.max_bin)
     alone = replace(problem, images={1: problem.images[1]})
     even = out_of_fold(alone, weighted.model_copy(update={"blend": "rank"}))[1]
     np.testing.assert_array_equal(out_of_fold(alone, weighted)[1], even)
@@ -196,7 +196,7 @@ def test_a_group_that_nobody_has_seen_keeps_its_own_level_of_logits(people: Popu
     shifted = {name: values + 6.0 * (group == 0) for name, values in people.logits.items()}
     scores = []
     for logits in (people.logits, shifted):
-        problem = prepare(people.features, logits, people.folds, how.evidence, how.params.max_bin)
+        problem = prepare(people.features, logits, people.folds, how.images, how.params.max_bin)
         oof = fit_problem(regrouped(problem, group, people.features, ()), how).oof
         assert oof["fold"].tolist() == group.tolist()
         scores.append(oof["score"].to_numpy())
@@ -205,6 +205,6 @@ def test_a_group_that_nobody_has_seen_keeps_its_own_level_of_logits(people: Popu
 
 def test_ordinary_folds_as_groups_are_the_ordinary_stacker(people: Population, stack: Stack) -> None:
     how = settings()
-    problem = prepare(*people, how.evidence, how.params.max_bin)
+    problem = prepare(*people, how.images, how.params.max_bin)
     again = fit_problem(regrouped(problem, problem.fold, people.features, ()), how).oof
     pd.testing.assert_frame_equal(again, stack.oof)

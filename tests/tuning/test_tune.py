@@ -21,6 +21,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from isic.core.io import sha256_json
 from isic.core.metric import pauc
 from isic.core.params import Stack as Settings
 from isic.core.tracker import NullTracker
@@ -32,6 +33,7 @@ from isic.tuning.record import figures, record, table
 from isic.tuning.search import HALFWAY_REPORTS, TrialEvaluator, as_trial, changes, suggest, switchable
 from isic.tuning.study import DONE, join, open_storage, pruner
 from isic.tuning.tune import Candidate, judge, tune, winners
+from pipelines.tune import study_name
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
 
@@ -57,7 +59,7 @@ def people() -> Population:
 
 @pytest.fixture
 def problem(people: Population) -> TrainingData:
-    return prepare(*people, settings().evidence, settings().params.max_bin)
+    return prepare(*people, settings().images, settings().params.max_bin)
 
 
 def finished(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
@@ -316,3 +318,12 @@ def test_params_file_keeps_its_comments(tmp_path: Path) -> None:
     assert after.count("#") == before.count("#")
     stack = yaml.safe_load(after)["stack"]
     assert (stack["rounds"], stack["drop"], stack["params"]["num_leaves"]) == (77, ["age"], 7)
+
+
+def test_a_study_stored_before_the_rename_of_evidence_continues() -> None:
+    stack = {"rounds": 150, "images": {"scale": "ranked"}}
+    before = {"stack": {"rounds": 150, "evidence": {"scale": "ranked"}}, "inputs": "abc"}
+
+    name = study_name({"stack": stack, "inputs": "abc"})
+
+    assert name == f"stack-{sha256_json([before, HALFWAY_REPORTS])[:8]}"

@@ -10,7 +10,7 @@ from tests.stack.population import make, settings
 if __name__ == "__main__":
     folder, trials = Path(sys.argv[1]), int(sys.argv[2])
     chosen = settings()
-    problem = prepare(*make(), chosen.evidence, chosen.params.max_bin)
+    problem = prepare(*make(), chosen.images, chosen.params.max_bin)
 
     def say(line: str) -> None:
         sys.stdout.write(f"{line}\n")

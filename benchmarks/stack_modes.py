@@ -33,7 +33,7 @@ from isic.stack.fit import fit_problem
 from isic.stack.inputs import Inputs, read_anchors, read_inputs
 from isic.stack.training_data import Anchors, prepare
 
-MODES = ("none", "distance", "reduced", "aligned", "full")
+MODES = ("none", "aligned", "full")
 #: The one target: no mode beats `none`, the default.
 GOAL = "default_not_beaten"
 

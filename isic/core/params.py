@@ -187,8 +187,8 @@ class ImageColumns(Section):
     scale: Literal["standardised", "ranked"]
     noise: Annotated[float, Field(ge=0)]  # sd, added in training to logits of unit sd
     relative: bool  # rank, ratio and height above the mean within the patient
-    embeddings: Literal["none", "distance", "reduced", "aligned", "full"]
-    components: Annotated[int, Field(ge=1)]  # directions kept by `reduced` and `aligned`
+    embeddings: Literal["none", "aligned", "full"]
+    components: Annotated[int, Field(ge=1)]  # directions kept by `aligned`
 
 
 class XGBoost(Section):

@@ -67,10 +67,11 @@ class ImageEncoder:
     def fit(cls, logits: Mapping[str, ArrayLike], embeddings: Embeddings, settings: ImageColumns) -> ImageEncoder:
         """Fit on the held-out rows of one fold: logits {backbone: (n,)}, embeddings {backbone: (n, d)} or {}."""
         scales = {name: Scale.fit(values, settings.scale) for name, values in logits.items()}
-        spaces = {
-            name: Space.fit(values, np.asarray(logits[name], np.float64), settings.embeddings, settings.components)
-            for name, values in embeddings.items()
-        }
+        spaces: dict[str, Space] = {}
+        if settings.embeddings != "none":
+            for name, values in embeddings.items():
+                known = np.asarray(logits[name], np.float64)
+                spaces[name] = Space.fit(values, known, settings.embeddings, settings.components)
         return cls(settings, scales, spaces)
 
     def columns(
@@ -91,7 +92,7 @@ class ImageEncoder:
         made = _logit_columns(scaled, group, self.settings.relative)
         for name, space in self.spaces.items():
             vectors = embeddings[name] if name in embeddings else space.missing(len(group))
-            made |= space_columns(f"image_{plain(name)}", space, vectors, group, self.settings.embeddings)
+            made |= space_columns(f"image_{plain(name)}", space, vectors)
         return made
 
 

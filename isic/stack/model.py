@@ -37,7 +37,6 @@ class _StoredChain(BaseModel):
     """A chain in stack.json."""
 
     scales: dict[str, Scale]
-    typical: dict[str, float]
     members: dict[str, list[str]]
     blend: Blend
     offset: float
@@ -198,7 +197,6 @@ def _write_chain(folder: Path, fold: int, chain: Chain, arrays: dict[str, NDArra
         arrays[f"{fold}/{backbone}/centre"], arrays[f"{fold}/{backbone}/directions"] = space.centre, space.directions
     return {
         "scales": {backbone: scale.to_json() for backbone, scale in chain.images.scales.items()},
-        "typical": {backbone: space.typical for backbone, space in chain.images.spaces.items()},
         "members": files,
         "blend": chain.blend.to_json(),
         "offset": chain.offset,
@@ -228,18 +226,18 @@ def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: ImageColumns
     strange = stored.fitted.keys() - fitted_kinds().keys()
     if strange:
         raise InputError(f"{folder / _FILE} has fitted features `{min(strange)}`, which this code lacks: {_REFIT}")
-    images = ImageEncoder(how, stored.scales, _read_spaces(folder, fold, stored.typical))
+    backbones = list(stored.scales) if how.embeddings != "none" else []
+    images = ImageEncoder(how, stored.scales, _read_spaces(folder, fold, backbones))
     return Chain(images, members, stored.blend, stored.offset, Fitted(stored.fitted))
 
 
-def _read_spaces(folder: Path, fold: int, typical: dict[str, float]) -> dict[str, Space]:
-    if not typical:
+def _read_spaces(folder: Path, fold: int, backbones: list[str]) -> dict[str, Space]:
+    if not backbones:
         return {}
     try:
         with np.load(folder / _SPACES, allow_pickle=False) as arrays:
             return {
-                name: Space(arrays[f"{fold}/{name}/centre"], value, arrays[f"{fold}/{name}/directions"])
-                for name, value in typical.items()
+                name: Space(arrays[f"{fold}/{name}/centre"], arrays[f"{fold}/{name}/directions"]) for name in backbones
             }
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder / _SPACES} is missing or broken: {_REFIT}") from error

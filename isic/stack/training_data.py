@@ -225,7 +225,7 @@ def _fit_images(
             raise InputError(f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that backbone")
         for n in numbers:
             _complete("anchors", {backbone: known[n]})
-        first = images[numbers[0]].spaces[backbone].place(known[numbers[0]])
+        first = images[numbers[0]].spaces[backbone].project(known[numbers[0]])
         for n in numbers[1:]:
             images[n].spaces[backbone] = images[n].spaces[backbone].aligned_to(known[n], first)
     return images

@@ -32,8 +32,8 @@ def main() -> None:
     model = layout.image_model(wanted.backbone, wanted.fold)
     workers = load_params(layout.params).image.workers
     said = embed(model, TileStore(layout.train_images), rows[ID].tolist(), workers)
-    with anchor_tiles() as (tiles, ids):
-        anchors = embed(model, tiles, ids)
+    tiles = anchor_tiles()
+    anchors = embed(model, tiles, tiles.ids())
     target = layout.embedding(wanted.backbone, wanted.fold)
     _save(target.with_suffix(".npy"), said.embeddings)
     _save(layout.anchors(wanted.backbone, wanted.fold), anchors.embeddings)

@@ -40,12 +40,12 @@ _STAGES: dict[str, tuple[str, ...]] = {
         *_NETWORK,
         "isic/image/training",
     ),
-    "embed": ("isic/data/anchors.py", "isic/data/sample", "isic/data/tables.py", *_EMBED),
+    "embed": ("isic/data/anchors", *_EMBED),
     "stack": _STACK,
     "evaluate": ("isic/core/calibration.py", "isic/core/metric.py", "isic/data/tables.py", "isic/evaluate"),
     "robustness": (*_STACK, *_EMBED, "isic/data/tables.py", "isic/evaluate", "isic/robustness"),
     "report": (*SCORING_CODE, "isic/evaluate", "isic/image/cam.py", "isic/registry", "isic/report"),
-    "register": (*SCORING_CODE, "isic/registry"),
+    "register": (*SCORING_CODE, "isic/data/anchors", "isic/registry"),
 }
 
 #: Folders and files by stage: an edit of one of them reruns the stage. `dvc.yaml` repeats them as deps.

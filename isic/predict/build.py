@@ -12,6 +12,7 @@ import isic
 from isic.core.io import atomic_dir, read_json, require, sha256, write_json
 from isic.core.params import Params
 from isic.core.paths import Layout
+from isic.data.anchors import ANCHOR_TILES
 from isic.predict.bundle import Bundle, code_hash
 from isic.predict.manifest import FILE, FORMAT, file_hashes, identity, read_manifest
 from isic.tracking.context import data_hash, git
@@ -127,6 +128,7 @@ def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
         "metrics": read_json(layout.evaluate_metrics),
         "data_hash": data_hash(layout),
         "folds_hash": sha256(require(layout.folds, "folds", "run `dvc repro folds`")),
+        "anchors_hash": sha256(ANCHOR_TILES),
         "code_hash": code_hash(),
         "git_commit": git(layout.root, "rev-parse", "HEAD"),
         "isic_version": isic.__version__,

@@ -47,6 +47,8 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     data_hash: str
     folds_hash: str
+    #: Of the tiles that the embeddings were aligned by; empty in bundles of isic 0.1.
+    anchors_hash: str = ""
     code_hash: str
     git_commit: str
     isic_version: str

@@ -341,14 +341,15 @@ def _laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _peak(folder: Path, extra: int) -> float:
     """Peak memory above the loaded libraries', over the matrix's size: reading, binning, one trial."""
+    from isic.stack.members import MemberTask, Pool
     from isic.stack.members.lightgbm_ import LIBRARY
-    from isic.stack.training_data import Pool, prepare
+    from isic.stack.training_data import prepare
     from isic.tuning.search import TrialEvaluator
 
     # Libraries are loaded before memory is watched, with what they load when they first read and train.
     read_parquet(folder / "folds.parquet")
     index = np.arange(100)
-    LIBRARY.train(Pool({"column": index.astype(np.float32)}, index % 2, 255), index, {}, 1, 0)
+    LIBRARY.train(MemberTask(Pool({"column": index.astype(np.float32)}, index % 2, 255), index, {}, 1, 0))
     watch = _Watch()
     features, folds, logits = _inputs(folder)
     if extra:

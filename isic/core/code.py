@@ -59,6 +59,7 @@ NOT_DEPENDENCIES = (
     "isic/core/errors.py",
     "isic/core/io.py",
     "isic/core/locks.py",
+    "isic/core/parallel.py",
     "isic/core/params.py",
     "isic/core/paths.py",
     "isic/core/tracker.py",

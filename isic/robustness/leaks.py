@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
 from isic.core.errors import InputError
+from isic.core.parallel import workers
 from isic.core.schema import PATIENT
-from isic.stack.members import workers
 from isic.stack.training_data import TrainingData
 
 #: The strongest measurement of real lesions has AUC 0.81, the strongest single image network stays below 0.97.

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
 from isic.core.metric import Interval, paired_difference, pauc
+from isic.core.parallel import workers
 from isic.core.params import Params
 from isic.core.params import Stack as Settings
 from isic.core.paths import Layout
@@ -29,7 +30,7 @@ from isic.robustness.leaks import screen
 from isic.stack.encoder import rows
 from isic.stack.fit import out_of_fold
 from isic.stack.inputs import read_inputs
-from isic.stack.members import Pool, library, workers
+from isic.stack.members import MemberTask, Pool, library
 from isic.stack.training_data import TrainingData, prepare, sample_rows, with_fitted, without
 
 Floats = NDArray[np.float64]
@@ -48,7 +49,7 @@ class NestedEstimate:
     proxy: float
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"flattery": self.optimism._asdict()}
+        return asdict(self) | {"optimism": self.optimism._asdict()}
 
 
 def nested_check(
@@ -108,7 +109,7 @@ def _proxy_logits(problem: TrainingData, view: list[str], settings: Settings) ->
     def one(left: frozenset[int]) -> Floats:
         index = sample_rows(problem.target, ~np.isin(problem.fold, list(left)), settings.negatives, [_PROXY_SEED])
         home = library("lightgbm")
-        model = home.train(pool, index, chosen["params"], chosen["rounds"], _PROXY_SEED)
+        model = home.train(MemberTask(pool, index, chosen["params"], chosen["rounds"], _PROXY_SEED))
         needed = np.flatnonzero(np.isin(problem.fold, list(left)))
         scores = np.full(len(problem.fold), np.nan)
         scores[needed] = home.log_odds(model, rows(columns, needed))

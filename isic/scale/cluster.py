@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from isic.core.errors import InputError, shown
+from isic.core.parallel import cores
 
 #: Of a Ray started here. Shards travel by the shared storage, results are a row each: little goes through this memory.
 _OBJECT_STORE = 256 << 20
@@ -44,10 +45,9 @@ def _import() -> Any:
 def _connect(ray: Any, address: str | None) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not address:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         ray.init(
             address="local",
-            num_cpus=cores,
+            num_cpus=cores(),
             include_dashboard=False,
             object_store_memory=_OBJECT_STORE,
             _node_ip_address="127.0.0.1",

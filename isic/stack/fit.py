@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from isic.core.early_stopping import early_stopping_fold
 from isic.core.metric import auc, pauc
+from isic.core.parallel import workers
 from isic.core.params import Stack as Settings
 from isic.core.schema import TARGET
 from isic.stack.blend import Blend, find_weights, make_reference, rank
 from isic.stack.image_columns import Embeddings
-from isic.stack.members import EarlyStopping, library, log_odds, workers
+from isic.stack.members import EarlyStopping, MemberTask, library, log_odds
 from isic.stack.model import Chain, Stack, probabilities
 from isic.stack.training_data import Anchors, TrainingData, prepare, sample_rows, without
 from isic.tabular.fitted import Fitted
@@ -128,7 +129,8 @@ def _train_all(problem: TrainingData, settings: Settings, first_seed: int) -> di
             index = problem.training_rows(number, settings.negatives, seed, watched)
             seen = sample_rows(problem.target, problem.fold == watched, _WATCHED, [seed, number])
             watch = EarlyStopping(seen, problem.target[seen], settings.early_stop)
-        return library(name).train(problem.pool_of(number), index, chosen["params"], chosen["rounds"], seed, watch)
+        pool = problem.pool_of(number)
+        return library(name).train(MemberTask(pool, index, chosen["params"], chosen["rounds"], seed, watch))
 
     with ThreadPoolExecutor(workers()) as pool:
         trained = dict(zip(tasks, pool.map(one, tasks), strict=True))

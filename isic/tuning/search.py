@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isic.core.metric import pauc
+from isic.core.parallel import workers
 from isic.core.params import Stack as Settings
-from isic.stack.members import workers
-from isic.stack.members.lightgbm_ import bin_columns, binned, compose, grow_and_score
+from isic.stack.members.lightgbm_ import bin_columns, binned, compose, train_and_score
 from isic.stack.training_data import FITTED, IMAGE_FAMILY, TrainingData
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class TrialEvaluator:
         threads: int,
         halfway: Callable[[Floats], None] | None = None,
     ) -> Floats:
-        """The member of one step, see `grow_and_score`."""
+        """The member of one step, see `train_and_score`."""
         seed, fold = step
         chosen = settings.library("lightgbm")
         kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
@@ -180,7 +180,7 @@ class TrialEvaluator:
         scored = [*self._scored, *trained[len(self._scored) :]]
         data = compose([trained[place] for place in kept], index)
         seen = compose([scored[place] for place in kept], np.flatnonzero(self.problem.fold == fold))
-        return grow_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted, threads, halfway)
+        return train_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted, threads, halfway)
 
     def score(self, settings: Settings, trial: Trial | None = None) -> float:
         """Pooled out-of-fold pAUC, averaged over seeds.

@@ -133,7 +133,7 @@ def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: 
     assert "odds" in html[html.index('id="failures"') : html.index('id="cards"')]
 
 
-@pytest.mark.parametrize(("embeddings", "refits"), [("none", 1), ("reduced", 2)])
+@pytest.mark.parametrize(("embeddings", "refits"), [("none", 1), ("aligned", 2)])
 def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
     whole: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, embeddings: str, refits: int
 ) -> None:

@@ -14,7 +14,7 @@ from isic.core.metric import pauc
 from isic.stack import Stack, fit_stack
 from isic.stack.blend import find_weights, make_reference, rank
 from isic.stack.encoder import rows
-from isic.stack.members import EarlyStopping, library
+from isic.stack.members import EarlyStopping, MemberTask, library
 from isic.stack.training_data import prepare
 from tests.stack.population import Population, make, settings
 
@@ -187,11 +187,11 @@ def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(people: 
     def score(model: object) -> float:
         return pauc(seen, home.log_odds(model, rows(problem.pool.columns, watched)))
 
-    fixed = [home.train(problem.pool, train, chosen["params"], number, 0) for number in range(1, 31)]
+    fixed = [home.train(MemberTask(problem.pool, train, chosen["params"], number, 0)) for number in range(1, 31)]
     alone = [score(model) for model in fixed]
-    model = home.train(problem.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 30))
+    model = home.train(MemberTask(problem.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 30)))
     assert score(model) == pytest.approx(max(alone), abs=1e-9)
-    hasty = home.train(problem.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 1))
+    hasty = home.train(MemberTask(problem.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 1)))
     first_fall = next(place for place, (before, after) in enumerate(pairwise(alone)) if after <= before)
     assert score(hasty) == pytest.approx(alone[first_fall], abs=1e-9)
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from isic.core.io import atomic_file, write_csv
+from isic.core.parallel import cores
 from isic.data.sample.looks import draw_looks
 from isic.data.sample.patients import check_request
 from isic.data.sample.population import Population, population
@@ -51,7 +52,7 @@ def write_sample(
     write_csv(out / "test-metadata.csv", test_rows(test))
     write_csv(out / "sample_submission.csv", pd.DataFrame({"isic_id": test.frame["isic_id"], "target": 0.3}))
     if images:
-        processes = processes or min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 8)
+        processes = processes or min(cores(), 8)
         write_tiles(out / "train-image.hdf5", train, (seed, 1), processes)
         write_tiles(out / "test-image.hdf5", test, (seed, 2), 1)
 

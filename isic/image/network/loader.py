@@ -6,7 +6,6 @@ holds depends on its slot alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from isic.core.errors import InputError
+from isic.core.parallel import cores
 from isic.image.network.cache import Tiles
 from isic.image.network.pixels import pack
 from isic.image.training.augment import Augmenter
@@ -124,5 +124,4 @@ def default_workers(device: torch.device, processes: int = 1) -> int:
     """Loader processes for each of `processes` here: none beside a network on the CPU, which needs the cores itself."""
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, (cores - 1) // processes))
+    return max(1, min(16, (cores() - 1) // processes))

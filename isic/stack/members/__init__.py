@@ -6,9 +6,9 @@ import importlib
 from typing import Any
 
 from isic.core.errors import InputError
-from isic.stack.members.base import EarlyStopping, Library, Pool, log_odds, workers
+from isic.stack.members.base import EarlyStopping, Library, MemberTask, Pool, log_odds
 
-__all__ = ["EarlyStopping", "Library", "Pool", "library", "log_odds", "workers"]
+__all__ = ["EarlyStopping", "Library", "MemberTask", "Pool", "library", "log_odds"]
 
 _HOMES = {"lightgbm": "lightgbm_", "xgboost": "xgboost_", "catboost": "catboost_"}
 

@@ -6,7 +6,6 @@ run side by side.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isic.core.metric import pauc
+from isic.core.parallel import workers
 from isic.stack.encoder import Columns, rows
 
 #: Rows scored at a time: bounds memory.
@@ -60,23 +60,25 @@ class EarlyStopping:
         return best, len(scores) - best >= self.patience
 
 
+@dataclass(frozen=True)
+class MemberTask:
+    """One model to train: its pool, rows (sorted, m), parameters under the library's own names, trees and seed."""
+
+    pool: Pool
+    index: NDArray[np.int64]
+    params: Mapping[str, Any]
+    rounds: int
+    seed: int
+    early_stopping: EarlyStopping | None = None
+
+
 class Library(Protocol):
     """One gradient-boosting library. Equal arguments give equal models on any number of cores."""
 
     suffix: str
 
-    def train(
-        self,
-        pool: Pool,
-        index: NDArray[np.int64],
-        params: Mapping[str, Any],
-        rounds: int,
-        seed: int,
-        watch: EarlyStopping | None = None,
-    ) -> Any:
-        """A model of the rows `index` (sorted): `rounds` trees, or as many as are best on `watch` before its patience
-        runs out.
-        """
+    def train(self, task: MemberTask) -> Any:
+        """A model of `task.rounds` trees, or of as many as are best before early stopping runs out of patience."""
 
     def log_odds(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw margin of each row of `matrix` (rows, columns), columns in training order."""
@@ -91,13 +93,6 @@ class Library(Protocol):
 
     def load(self, path: Path, columns: Sequence[str]) -> Any:
         """Read a model; InputError when it is broken or was trained on other columns."""
-
-
-def workers() -> int:
-    """Models to run side by side: the cores this process may use, or OMP_NUM_THREADS if that is fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cores, int(asked))) if asked.isdigit() and int(asked) else cores
 
 
 def log_odds(models: Sequence[tuple[Library, Any]], columns: Columns, index: NDArray[np.int64]) -> NDArray[np.float64]:

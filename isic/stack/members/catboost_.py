@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.stack.encoder import rows
-from isic.stack.members.base import EarlyStopping, Pool
+from isic.stack.members.base import EarlyStopping, MemberTask
 
 # Without `allow_writing_files` off, every fit leaves a catboost_info folder in the working directory.
 _FIXED: dict[str, Any] = {"thread_count": 1, "logging_level": "Silent", "allow_writing_files": False}
@@ -23,29 +23,24 @@ class CatBoost:
 
     suffix = ".cbm"
 
-    def train(
-        self,
-        pool: Pool,
-        index: NDArray[np.int64],
-        params: Mapping[str, Any],
-        rounds: int,
-        seed: int,
-        watch: EarlyStopping | None = None,
-    ) -> catboost.CatBoost:
-        names = list(pool.columns)
-        data = catboost.Pool(rows(pool.columns, index), label=pool.target[index], feature_names=names, thread_count=1)
+    def train(self, task: MemberTask) -> catboost.CatBoost:
+        pool, names = task.pool, list(task.pool.columns)
+        data = catboost.Pool(
+            rows(pool.columns, task.index), label=pool.target[task.index], feature_names=names, thread_count=1
+        )
         settings = {
-            **params,
+            **task.params,
             **_FIXED,
             "loss_function": "Logloss",
-            "iterations": rounds,
-            "random_seed": seed,
+            "iterations": task.rounds,
+            "random_seed": task.seed,
             "border_count": pool.max_bin,
             "bootstrap_type": "Bernoulli",
         }
         model = catboost.CatBoost(settings).fit(data)
-        if watch is not None:
-            model.shrink(ntree_end=_best_trees(model, rows(pool.columns, watch.index), watch))
+        if task.early_stopping is not None:
+            held_out = rows(pool.columns, task.early_stopping.index)
+            model.shrink(ntree_end=_best_trees(model, held_out, task.early_stopping))
         return model
 
     def log_odds(self, model: catboost.CatBoost, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -72,12 +67,12 @@ class CatBoost:
         return model
 
 
-def _best_trees(model: catboost.CatBoost, watched: NDArray[np.float32], watch: EarlyStopping) -> int:
-    # CatBoost reports to Python metrics as lists, row by row; scoring the grown model in stages decides the same.
+def _best_trees(model: catboost.CatBoost, held_out: NDArray[np.float32], early_stopping: EarlyStopping) -> int:
+    # CatBoost passes a Python metric its scores as lists, row by row; staged predictions give the same and faster.
     best, scores = 0, []
-    for margins in model.staged_predict(watched, prediction_type="RawFormulaVal", thread_count=1):
-        scores.append(watch.pauc(margins))
-        best, stop = watch.best(scores)
+    for margins in model.staged_predict(held_out, prediction_type="RawFormulaVal", thread_count=1):
+        scores.append(early_stopping.pauc(margins))
+        best, stop = early_stopping.best(scores)
         if stop:
             break
     return best

@@ -17,8 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from isic.core.errors import InputError
+from isic.core.parallel import workers
 from isic.stack.encoder import Columns
-from isic.stack.members.base import EarlyStopping, Pool, workers
+from isic.stack.members.base import EarlyStopping, MemberTask, Pool
 
 #: Byte-equal models for equal input, and none of LightGBM's own searches or filters that depend on the machine.
 _FIXED: dict[str, Any] = {
@@ -33,7 +34,7 @@ _FIXED: dict[str, Any] = {
     "bin_construct_sample_cnt": 50_000,
 }
 
-_QUIET = threading.Lock()
+_WARNINGS_LOCK = threading.Lock()
 
 
 def bin_columns(columns: Columns, pool: Pool, like: lgb.Dataset | None = None) -> lgb.Dataset:
@@ -56,18 +57,18 @@ def binned(pool: Pool) -> list[lgb.Dataset]:
 
 def compose(bins: Sequence[lgb.Dataset], index: NDArray[np.int64]) -> lgb.Dataset:
     """The rows `index` (sorted) of several binned tables side by side, equal to binning their columns together."""
-    whole = bins[0].subset(index).construct()
-    for part in bins[1:]:
-        # One at a time, so that no more than one is held twice.
-        other = part.subset(index).construct()
-        # It warns that no raw data came along; filters are the process's, so threads take turns.
-        with _QUIET, warnings.catch_warnings():
+    combined = bins[0].subset(index).construct()
+    for table in bins[1:]:
+        # One at a time bounds memory: no more than one table is held twice.
+        other = table.subset(index).construct()
+        # LightGBM warns that raw data is missing. Warning filters are global, hence the lock.
+        with _WARNINGS_LOCK, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            whole.add_features_from(other)
-    return whole
+            combined.add_features_from(other)
+    return combined
 
 
-def grow(data: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int) -> lgb.Booster:
+def train(data: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int) -> lgb.Booster:
     """A booster of `rounds` trees on a binned table."""
     booster = lgb.Booster({**params, **_FIXED, "seed": seed}, data)
     for _ in range(rounds):
@@ -76,61 +77,61 @@ def grow(data: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int) -
     return booster
 
 
-def grow_and_score(
+def train_and_score(
     data: lgb.Dataset,
     held_out: lgb.Dataset,
     params: Mapping[str, Any],
     rounds: int,
     seed: int,
-    unwanted: threading.Event,
+    cancelled: threading.Event,
     threads: int = 1,
     halfway: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Margins of the binned rows `held_out` by a booster of `rounds` trees, kept up as it grows: no raw value is read.
+    """Margins of the binned rows `held_out` by a booster of `rounds` trees, updated with every tree.
     They do not depend on `threads`.
 
-    Where LightGBM bundled columns, a row in a thousand may differ by a hair from what its raw values score. Growing
-    ends early, with margins of no use, once `unwanted` is set. `halfway` is told the rows' probabilities after half of
-    the rounds.
+    Where LightGBM bundled columns, a row in a thousand may differ slightly from the score of its raw values. Training
+    stops early, with unusable margins, once `cancelled` is set. `halfway` is called with the rows' probabilities after
+    half of the rounds.
     """
     booster = lgb.Booster({**params, **_FIXED, "seed": seed, "num_threads": threads}, data)
     booster.add_valid(held_out, "held out")
     half = max(1, rounds // 2)
-    for number in range(rounds):
-        if number == half and halfway is not None:
+    for iteration in range(rounds):
+        if iteration == half and halfway is not None:
             halfway(_held_out_scores(booster, held_out))
-        if unwanted.is_set() or booster.update():
+        if cancelled.is_set() or booster.update():
             break
-    if number < half and halfway is not None:
-        halfway(_held_out_scores(booster, held_out))  # it has no more to learn
-    # With its objective it hands out probabilities, and beyond a margin of 37 these are 1.
+    if iteration < half and halfway is not None:
+        halfway(_held_out_scores(booster, held_out))  # no further split was possible
+    # With an objective LightGBM returns probabilities, which are 1 beyond a margin of 37.
     booster.reset_parameter({"objective": "none"})
     return _held_out_scores(booster, held_out)
 
 
 def _held_out_scores(booster: lgb.Booster, held_out: lgb.Dataset) -> NDArray[np.float64]:
-    kept = np.empty(held_out.num_data())
+    scores_out = np.empty(held_out.num_data())
 
-    def keep(scores: NDArray[np.float64], _: lgb.Dataset) -> tuple[str, float, bool]:
-        kept[:] = scores
-        return "kept", 0.0, True
+    def copy(scores: NDArray[np.float64], _: lgb.Dataset) -> tuple[str, float, bool]:
+        scores_out[:] = scores
+        return "scores", 0.0, True
 
-    booster.eval_valid(keep)
-    return kept
+    booster.eval_valid(copy)
+    return scores_out
 
 
-def grow_watched(
-    data: lgb.Dataset, watched: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int, watch: EarlyStopping
+def train_with_early_stopping(
+    data: lgb.Dataset, held_out: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int, stopping: EarlyStopping
 ) -> lgb.Booster:
-    """A booster of as many trees as are best on the binned rows `watched`; `best_iteration` says how many."""
+    """A booster with `best_iteration` set to the number of trees that is best on the binned rows `held_out`."""
     booster = lgb.Booster({**params, **_FIXED, "seed": seed}, data)
-    booster.add_valid(watched, "watch")
+    booster.add_valid(held_out, "held out")
     scores: list[float] = []
     for _ in range(rounds):
         if booster.update():
             break
-        scores.append(booster.eval_valid(lambda margins, _: ("pauc", watch.pauc(margins), True))[0][2])
-        booster.best_iteration, stop = watch.best(scores)
+        scores.append(booster.eval_valid(lambda margins, _: ("pauc", stopping.pauc(margins), True))[0][2])
+        booster.best_iteration, stop = stopping.best(scores)
         if stop:
             break
     return booster
@@ -141,21 +142,16 @@ class LightGBM:
 
     suffix = ".txt"
 
-    def train(
-        self,
-        pool: Pool,
-        index: NDArray[np.int64],
-        params: Mapping[str, Any],
-        rounds: int,
-        seed: int,
-        watch: EarlyStopping | None = None,
-    ) -> lgb.Booster:
-        data = compose(binned(pool), index)
-        if watch is None:
-            booster = grow(data, params, rounds, seed)
+    def train(self, task: MemberTask) -> lgb.Booster:
+        tables, stopping = binned(task.pool), task.early_stopping
+        data = compose(tables, task.index)
+        if stopping is None:
+            booster = train(data, task.params, task.rounds, task.seed)
         else:
-            booster = grow_watched(data, compose(binned(pool), watch.index), params, rounds, seed, watch)
-        # Through its text, which holds the best iterations only: what scores now is exactly what a reload scores.
+            held_out = compose(tables, stopping.index)
+            booster = train_with_early_stopping(data, held_out, task.params, task.rounds, task.seed, stopping)
+
+        # The text holds the best iterations only, so the model scores exactly as it will after a reload.
         return lgb.Booster(model_str=booster.model_to_string())
 
     def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -175,7 +171,7 @@ class LightGBM:
             model = lgb.Booster(model_file=path)
         except lgb.basic.LightGBMError as error:
             raise InputError(f"{path} is not a LightGBM model ({error}): rerun `dvc repro stack`") from error
-        # LightGBM matches columns by position and would score any order without a word.
+        # LightGBM matches columns by position and does not check their names.
         if model.feature_name() != list(columns):
             raise InputError(f"{path} was trained on other columns than stack.json names: rerun `dvc repro stack`")
         return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.stack.encoder import rows
-from isic.stack.members.base import EarlyStopping, Pool
+from isic.stack.members.base import MemberTask
 
 _FIXED: dict[str, Any] = {"objective": "binary:logistic", "tree_method": "hist", "nthread": 1, "verbosity": 0}
 
@@ -22,33 +22,26 @@ class XGBoost:
 
     suffix = ".json"
 
-    def train(
-        self,
-        pool: Pool,
-        index: NDArray[np.int64],
-        params: Mapping[str, Any],
-        rounds: int,
-        seed: int,
-        watch: EarlyStopping | None = None,
-    ) -> xgb.Booster:
+    def train(self, task: MemberTask) -> xgb.Booster:
         data = xgb.QuantileDMatrix(
-            rows(pool.columns, index),
-            label=pool.target[index],
-            feature_names=list(pool.columns),
-            max_bin=pool.max_bin,
+            rows(task.pool.columns, task.index),
+            label=task.pool.target[task.index],
+            feature_names=list(task.pool.columns),
+            max_bin=task.pool.max_bin,
             nthread=1,
         )
-        settings = {**params, **_FIXED, "max_bin": pool.max_bin, "seed": seed}
-        if watch is None:
-            return xgb.train(settings, data, num_boost_round=rounds)
+        settings = {**task.params, **_FIXED, "max_bin": task.pool.max_bin, "seed": task.seed}
+        if task.early_stopping is None:
+            return xgb.train(settings, data, num_boost_round=task.rounds)
+
         booster = xgb.Booster(settings, [data])
-        watched = rows(pool.columns, watch.index)
+        held_out = rows(task.pool.columns, task.early_stopping.index)
         scores: list[float] = []
         best = 0
-        for number in range(rounds):
-            booster.update(data, number)
-            scores.append(watch.pauc(self.log_odds(booster, watched)))
-            best, stop = watch.best(scores)
+        for iteration in range(task.rounds):
+            booster.update(data, iteration)
+            scores.append(task.early_stopping.pauc(self.log_odds(booster, held_out)))
+            best, stop = task.early_stopping.best(scores)
             if stop:
                 break
         return booster[:best]
@@ -57,8 +50,8 @@ class XGBoost:
         return np.asarray(model.inplace_predict(matrix, predict_type="margin", validate_features=False), np.float64)
 
     def gain(self, model: xgb.Booster, columns: Sequence[str]) -> NDArray[np.float64]:
-        found = model.get_score(importance_type="total_gain")
-        return np.array([found.get(name, 0.0) for name in columns], dtype=np.float64)
+        gains = model.get_score(importance_type="total_gain")
+        return np.array([gains.get(name, 0.0) for name in columns], dtype=np.float64)
 
     def contributions(self, model: xgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         data = xgb.DMatrix(matrix, feature_names=model.feature_names, nthread=1)

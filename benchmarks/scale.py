@@ -31,8 +31,8 @@ from isic.core.io import atomic_dir, require
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
 from isic.scale.make_shards import make_shards
-from isic.scale.predict import Summary, predict
-from isic.scale.shards import JPEG, Manifest, describe, pack_shard, read_manifest
+from isic.scale.predict import PredictionSummary, predict_shards
+from isic.scale.shards import JPEG, ShardManifest, pack_shard, read_shard_manifest, shard_entry
 from isic.scale.store import Store
 
 PARTS = ("one_node", "nodes", "killed", "killed_images")
@@ -143,16 +143,16 @@ def killed(bundle: Path, lesions: int, images: bool, prefix: str) -> dict[str, A
 
 def kill_half_way(two: Any, shards: Path, out: Path) -> None:
     """End the second node, as by pulling its plug, when half of the results are there."""
-    half = len(read_manifest(Store(shards)).shards) // 2
+    half = len(read_shard_manifest(Store(shards)).shards) // 2
     while len(list(out.glob("part-*.parquet"))) < half:
         time.sleep(0.02)
     two.remove_node(next(iter(two.worker_nodes)), allow_graceful=False)
 
 
-def timed(bundle: Path, shards: Path, out: Path) -> tuple[float, Summary]:
+def timed(bundle: Path, shards: Path, out: Path) -> tuple[float, PredictionSummary]:
     """Seconds of a run on the standing cluster, and what it says of itself."""
     started = time.perf_counter()
-    summary = predict(str(bundle), Store(shards), Store(out), "impute")
+    summary = predict_shards(str(bundle), Store(shards), Store(out), "impute")
     return time.perf_counter() - started, summary
 
 
@@ -232,14 +232,14 @@ def multiplied(lesions: int, times: int) -> Path:
     with atomic_dir(home) as folder:
         store, shards = Store(folder), []
         for number in range(times):
-            for shard in read_manifest(Store(source)).shards:
+            for shard in read_shard_manifest(Store(source)).shards:
                 rows = pq.read_table(source / shard.name).to_pandas().drop(columns=JPEG)
                 for name in (ID, PATIENT):
                     rows[name] = rows[name] + f"_{number}"
                 data = pack_shard(rows, [None] * len(rows))
-                shards.append(describe(f"part-{len(shards):05d}.parquet", data, len(rows), shard.patients))
+                shards.append(shard_entry(f"part-{len(shards):05d}.parquet", data, len(rows), shard.patients))
                 store.write(shards[-1].name, data)
-        store.write("_manifest.json", Manifest(tuple(shards), False).to_json())
+        store.write("_manifest.json", ShardManifest(tuple(shards), False).to_json())
     return home
 
 

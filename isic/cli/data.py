@@ -49,8 +49,7 @@ def shard(
     ] = None,
 ) -> None:
     """Write the official files as parquet shards of whole patients, for --on ray."""
-    from isic.scale.make_shards import index as index_shards
-    from isic.scale.make_shards import make_shards
+    from isic.scale.make_shards import index_shards, make_shards
     from isic.scale.store import Store
 
     if index is not None:

@@ -57,12 +57,12 @@ def predict(
 def _predict_on_ray(
     model: str, source: str, out: str, missing_images: str, resources: tuple[float, float, float | None]
 ) -> None:
-    from isic.scale.predict import predict as score_shards
+    from isic.scale.predict import predict_shards
     from isic.scale.resources import Resources
     from isic.scale.store import Store
 
     impute = parse_missing(missing_images)
-    result = score_shards(model, Store(source), Store(out), impute, Resources(*resources))
+    result = predict_shards(model, Store(source), Store(out), impute, Resources(*resources))
     memory = f", peak memory of a worker {result.peak_gb:.1f} GB" if result.scored else ""
     typer.echo(
         f"{result.rows:,} lesions scored ({result.scored:,} shards now, {result.retried:,} of them retried{memory}): "

@@ -1,5 +1,5 @@
-"""The same work on a cluster: shards of whole patients, prediction over them, folds of image networks.
+"""Launchers and estimates: folds on local GPUs, folds and prediction on a Ray cluster, shards of whole patients.
 
-The optional extra `isic[ray]`: ray is imported in this package only, and inside functions, so that shards can be made
-and read without it. Everything that decides a score comes from the rooms below.
+The optional extra `isic[ray]` is needed for the cluster only: ray is imported inside functions of this package, so that
+shards can be written and read without it. Nothing here decides a score.
 """

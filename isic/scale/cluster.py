@@ -1,4 +1,4 @@
-"""A connection to Ray: the cluster that RAY_ADDRESS names, else one on this machine for the time of the call."""
+"""Connection to Ray: the cluster at RAY_ADDRESS, else one started on this machine for the duration of the call."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from isic.core.errors import InputError, shown
 from isic.core.parallel import cores
 
-#: Of a Ray started here. Shards travel by the shared storage, results are a row each: little goes through this memory.
-_OBJECT_STORE = 256 << 20
+#: Bytes, for a Ray started here. It can be small: shards are read from shared storage, and a result is one row.
+_OBJECT_STORE_BYTES = 256 << 20
 
 
 @contextmanager
 def connected() -> Iterator[Any]:
-    """The ray module, connected; what was started is ended. A connection that stands already is used and left alone.
+    """The ray module, connected, and disconnected afterwards. An existing connection is reused and stays open.
 
     Raises InputError when ray is not installed or no cluster answers at RAY_ADDRESS.
     """
@@ -33,7 +33,7 @@ def connected() -> Iterator[Any]:
 
 
 def _import() -> Any:
-    # No reports to Ray's makers; read when the module is imported.
+    # Disables usage reports; Ray reads the variable at import.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -49,7 +49,7 @@ def _connect(ray: Any, address: str | None) -> None:
             address="local",
             num_cpus=cores(),
             include_dashboard=False,
-            object_store_memory=_OBJECT_STORE,
+            object_store_memory=_OBJECT_STORE_BYTES,
             _node_ip_address="127.0.0.1",
             **quiet,
         )
@@ -63,8 +63,8 @@ def _connect(ray: Any, address: str | None) -> None:
         ) from error
 
 
-def here(ray: Any) -> Any:
-    """Scheduling that keeps an actor on the driver's node, which lives as long as the run does."""
+def driver_node(ray: Any) -> Any:
+    """Scheduling strategy that keeps an actor on the driver's node, so that it lives as long as the run."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

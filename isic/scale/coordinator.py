@@ -1,7 +1,7 @@
-"""The desk of a run: it hands out the bundle, and remembers who began what, so that lost work is known and bounded.
+"""Coordinator actor of a prediction run: distributes the bundle and records the attempts at each shard.
 
-Ray repeats the work of a lost worker without a word and, for want of memory, for ever. Every worker therefore says here
-what it begins.
+Ray retries the task of a lost worker silently and, when memory is short, without limit. Workers therefore report every
+attempt here, so that retries are logged and bounded.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ class Coordinator:
 
     def __init__(self, files: dict[str, Any], bundle_hash: str) -> None:
         self._files = files
-        self._hash = bundle_hash
-        self._code = code_hash()
-        self._begun: dict[str, list[str]] = {}
+        self._bundle_hash = bundle_hash
+        self._code_hash = code_hash()
+        self._attempts: dict[str, list[str]] = {}
 
-    def begin(self, shard: str, worker: str) -> list[str]:
-        """Note that `worker` begins `shard`; returns the workers that did so before it."""
-        before = self._begun.setdefault(shard, [])
-        before.append(worker)
-        return before[:-1]
+    def start(self, shard: str, worker: str) -> list[str]:
+        """Record that `worker` starts `shard`; returns the workers of earlier attempts."""
+        attempts = self._attempts.setdefault(shard, [])
+        attempts.append(worker)
+        return attempts[:-1]
 
     def bundle(self) -> tuple[dict[str, Any], str, str]:
         """References to the files, the bundle's hash, the hash of the driver's scoring code."""
-        return self._files, self._hash, self._code
+        return self._files, self._bundle_hash, self._code_hash
 
 
 def put_files(ray: Any, folder: Path) -> dict[str, Any]:
@@ -43,27 +43,29 @@ def put_files(ray: Any, folder: Path) -> dict[str, Any]:
     return {file.relative_to(folder).as_posix(): ray.put(file.read_bytes()) for file in files}
 
 
-def receive_bundle(ray: Any, desk: Any) -> Bundle:
+def receive_bundle(ray: Any, coordinator: Any) -> Bundle:
     """The run's bundle, from this node's copy, which the first worker of the node writes.
 
-    Raises InputError when this node would score by other code than the driver's.
+    Raises InputError when this node's scoring code differs from the driver's.
     """
-    files, wanted, code = ray.get(desk.bundle.remote())
-    if code_hash() != code:
+    files, bundle_hash, driver_code = ray.get(coordinator.bundle.remote())
+    if code_hash() != driver_code:
         raise InputError(
             f"node {ray.util.get_node_ip_address()} has other scoring code than the machine the run was started on: "
             "install the same version of isic everywhere"
         )
+
     home = Path(tempfile.gettempdir()) / f"isic-bundles-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
-    folder = home / wanted[:24]
-    with locked(home / f"{wanted[:24]}.lock"):
+    folder = home / bundle_hash[:24]
+    with locked(home / f"{folder.name}.lock"):
         if not folder.is_dir():
             _write(ray, files, folder)
+
     # Every file is checked against the bundle's hashes, so a damaged copy is never used.
     bundle = load_bundle(folder)
-    if bundle.manifest.hash != wanted:
-        raise InputError(f"{folder} holds another bundle than its name says: remove it and run the same command again")
+    if bundle.manifest.hash != bundle_hash:
+        raise InputError(f"{folder} holds a bundle of another hash: remove it and run the same command again")
     return bundle
 
 

@@ -1,4 +1,4 @@
-"""Cuts the official files into shards, streaming: each piece of the spooled table meets its tiles."""
+"""Write the official files as shards, streaming: one chunk of the table and its tiles at a time."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from isic.core.errors import InputError, shown
 from isic.core.schema import ID, PATIENT
 from isic.data.patient_chunks import open_chunked
 from isic.data.tiles import TileStore
-from isic.scale.shards import MANIFEST, Manifest, Shard, describe, pack_shard, unpack_shard
+from isic.scale.shards import MANIFEST, Shard, ShardManifest, pack_shard, shard_entry, unpack_shard
 from isic.scale.store import Store
 
 
 def make_shards(
     metadata: Path, images: Path | None, out: Store, rows: int = 20_000, megabytes: float = 64, impute: bool = False
-) -> Manifest:
+) -> ShardManifest:
     """Write the lesions of a metadata CSV and the tiles of an HDF5 file as shards, and return their manifest.
 
     A shard holds at most `rows` lesions or about `megabytes`, whichever is less, unless one patient alone has more. A
-    lesion without a tile is an error unless `impute` leaves it to prediction. The same files give the same bytes.
-    Raises InputError for anything wrong with the files, and when `out` holds shards already.
+    lesion without a tile is an error, or with `impute` is written without one. The same files give the same bytes.
+    Raises InputError for invalid files, and when `out` already holds shards.
     """
     if rows < 1 or not 0 < megabytes < np.inf:
         raise InputError(f"shards of {rows} rows or {megabytes} MB: give positive numbers")
     if MANIFEST in out.sizes():
-        raise InputError(f"{shown(out.uri)} holds shards already: name another folder, or remove it first")
+        raise InputError(f"{shown(out.uri)} already holds shards: name another folder, or remove it first")
     tiles = None if images is None else TileStore(images)
     if tiles is not None:
-        # By the file's mean, since a tile's size is known only once it is read.
+        # From the file's mean tile size: reading each tile's size would take a pass over the file.
         rows = max(1, min(rows, int(megabytes * 1e6 / (tiles.path.stat().st_size / max(len(tiles), 1)))))
     with open_chunked(metadata, rows) as chunks:
         shards = tuple(_write(out, chunks.chunk(index), index, tiles, impute) for index in range(len(chunks)))
-    manifest = Manifest(shards, tiles is not None)
+    manifest = ShardManifest(shards, tiles is not None)
     out.write(MANIFEST, manifest.to_json())
     return manifest
 
 
-def index(store: Store) -> Manifest:
-    """Write the manifest of shards that others made, reading each whole. Raises InputError for a file that is none."""
+def index_shards(store: Store) -> ShardManifest:
+    """Write the manifest of existing shards, reading each. Raises InputError for a file that is not a shard."""
     names = sorted(name for name in store.sizes() if name.endswith(".parquet") and not name.startswith((".", "_")))
     if not names:
         raise InputError(f"{shown(store.uri)} holds no .parquet file: name the folder of the shards")
@@ -49,18 +49,18 @@ def index(store: Store) -> Manifest:
         data = store.read(name)
         contents = unpack_shard(data, store.where(name))
         images = images or contents.tiles is not None
-        shards.append(describe(name, data, len(contents.rows), contents.rows[PATIENT].nunique()))
-    manifest = Manifest(tuple(shards), images)
+        shards.append(shard_entry(name, data, len(contents.rows), contents.rows[PATIENT].nunique()))
+    manifest = ShardManifest(tuple(shards), images)
     store.write(MANIFEST, manifest.to_json())
     return manifest
 
 
-def _write(out: Store, rows: pd.DataFrame, number: int, tiles: TileStore | None, impute: bool) -> Shard:
-    # Patient by patient, in the order of their appearance: neighbours in memory are compared with each other.
+def _write(out: Store, rows: pd.DataFrame, index: int, tiles: TileStore | None, impute: bool) -> Shard:
+    # Lesions of one patient are compared with each other: keep them adjacent, patients in order of appearance.
     rows = rows.iloc[np.argsort(pd.factorize(rows[PATIENT])[0], kind="stable")].reset_index(drop=True)
     jpegs = [_jpeg(tiles, name, impute) for name in rows[ID]]
     data = pack_shard(rows, jpegs)
-    shard = describe(f"part-{number:05d}.parquet", data, len(rows), rows[PATIENT].nunique())
+    shard = shard_entry(f"part-{index:05d}.parquet", data, len(rows), rows[PATIENT].nunique())
     out.write(shard.name, data)
     return shard
 

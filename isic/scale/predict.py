@@ -1,7 +1,7 @@
-"""Scores for millions of lesions: Ray Data maps the one-machine prediction over shards of whole patients.
+"""Score millions of lesions: Ray Data maps the one-machine prediction over shards of whole patients.
 
-Whole shards, not rows, are what Ray Data hands out: its own parquet reader cuts files into blocks as memory allows,
-through the middle of a patient. A shard's scores are a file of their own: a run that ends early goes on where it was.
+Ray Data distributes whole shards, not rows: its own parquet reader splits files into blocks by memory, which can split
+a patient. Each shard's scores are a file of their own, so an interrupted run resumes with the missing shards.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from isic.predict.bundle import load_bundle
 from isic.predict.scoring import MissingImages
 from isic.registry.versions import resolve
 from isic.scale import uniqueness
-from isic.scale.cluster import connected, here
+from isic.scale.cluster import connected, driver_node
 from isic.scale.coordinator import Coordinator, put_files
 from isic.scale.resources import Resources
-from isic.scale.shards import Manifest, Shard, read_manifest
+from isic.scale.shards import Shard, ShardManifest, read_shard_manifest
 from isic.scale.store import Store
 from isic.scale.worker import Outcome, ScoringTask, read_stamp, score_batch
 
 #: Seconds between progress lines.
-REPORT = 20.0
-#: Of shards without images, which take a second each: tasks for each processor, and shards in one at most.
-TASKS_PER_PROCESSOR, MOST_SHARDS = 16, 8
-#: Written last and taken away before any score changes: whoever finds it finds all scores, made one way.
-DONE = "_scores.json"
+PROGRESS_SECONDS = 20.0
+#: For shards without images, which take a second each: tasks per processor, and the most shards of a task.
+TASKS_PER_PROCESSOR, SHARDS_PER_TASK = 16, 8
+#: Written last and removed before any score changes: where it exists, all scores exist and have one origin.
+COMPLETION_FILE = "_scores.json"
 
 
 @dataclass(frozen=True)
-class Summary:
-    """A finished run: lesions in all, shards scored by it, how many of them twice; processor seconds of all workers,
-    peak memory of one in GB.
+class PredictionSummary:
+    """A finished run: lesions in total, shards scored by this run, how many of them were retried, processor seconds of
+    all workers, peak memory of one worker in GB.
     """
 
     rows: int
@@ -51,92 +51,95 @@ class Summary:
     peak_gb: float
 
 
-def predict(
+def predict_shards(
     model: str,
     source: Store,
     target: Store,
     missing_images: MissingImages = "error",
     resources: Resources | None = None,
-) -> Summary:
-    """Score every shard of `source` that `target` lacks, one file of isic_id, target each.
+) -> PredictionSummary:
+    """Score every shard of `source` that `target` lacks, one parquet file of isic_id, target each.
 
-    `model` is as for one machine, and so are the scores. Raises InputError when a patient or lesion is in two shards
-    (then nothing is scored), when `target` holds scores of something else, and, after all others are scored, for
-    shards that cannot be.
+    `model` is as for one machine, and the scores are equal. Raises InputError when a patient or lesion is in two shards
+    (then nothing is scored), when `target` holds scores of another run, and, after all others are scored, for shards
+    that failed.
     """
     folder = resolve(model)
     bundle = load_bundle(folder).manifest
-    manifest = read_manifest(source)
+    manifest = read_shard_manifest(source)
     if missing_images == "error" and bundle.backbones and not manifest.images:
         raise InputError(
             f"{shown(source.uri)} holds no images: use --missing-images impute to score by the features alone"
         )
-    order = ScoringTask(source, target, bundle.hash, missing_images, f"isic-{uuid.uuid4().hex}")
-    missing = _missing(order, manifest)
+    task = ScoringTask(source, target, bundle.hash, missing_images, f"isic-{uuid.uuid4().hex}")
+    missing = _missing(task, manifest)
     done = len(manifest.shards) - len(missing)
-    _say(f"{len(manifest.shards):,} shards, {manifest.rows:,} lesions; {done:,} done before, {len(missing):,} to score")
+    _log(
+        f"{len(manifest.shards):,} shards, {manifest.rows:,} lesions; "
+        f"{done:,} already scored, {len(missing):,} to score"
+    )
     options = (resources or Resources()).as_options()
     with connected() as ray:
-        uniqueness.check(ray, source, manifest.shards)
-        if missing and DONE in target:
-            target.remove(DONE)
-        desk = ray.remote(num_cpus=0)(Coordinator).options(name=order.desk, scheduling_strategy=here(ray))
-        keep = desk.remote(put_files(ray, folder), bundle.hash)
+        uniqueness.check_unique(ray, source, manifest.shards)
+        if missing and COMPLETION_FILE in target:
+            target.remove(COMPLETION_FILE)
+        actor = ray.remote(num_cpus=0)(Coordinator).options(name=task.coordinator, scheduling_strategy=driver_node(ray))
+        coordinator = actor.remote(put_files(ray, folder), bundle.hash)
         tasks = len(missing) if manifest.images else _tasks(len(missing), ray.cluster_resources().get("CPU", 1))
-        outcomes = _run(order, missing, tasks, options) if missing else []
-        ray.kill(keep)
-    _close(order, manifest, missing, outcomes)
+        outcomes = _run(task, missing, tasks, options) if missing else []
+        ray.kill(coordinator)
+    _finish(task, manifest, missing, outcomes)
     peak = max((outcome.peak_gb for outcome in outcomes), default=0.0)
     retried = sum(bool(outcome.lost) for outcome in outcomes)
-    return Summary(manifest.rows, len(outcomes), retried, sum(outcome.seconds for outcome in outcomes), peak)
+    return PredictionSummary(manifest.rows, len(outcomes), retried, sum(outcome.seconds for outcome in outcomes), peak)
 
 
-def _missing(order: ScoringTask, manifest: Manifest) -> list[Shard]:
-    """Shards whose scores are not in the target. Raises InputError for results that do not belong to this run."""
-    there = {name for name in order.target.sizes() if name.endswith(".parquet") and not name.startswith((".", "_"))}
-    if strange := sorted(there - {shard.name for shard in manifest.shards}):
+def _missing(task: ScoringTask, manifest: ShardManifest) -> list[Shard]:
+    """Shards whose scores are not in the target. Raises InputError for scores of other shards or of another model."""
+    existing = {name for name in task.target.sizes() if name.endswith(".parquet") and not name.startswith((".", "_"))}
+    if unknown := sorted(existing - {shard.name for shard in manifest.shards}):
         raise InputError(
-            f"{order.target.where(strange[0])} belongs to no shard of {shown(order.source.uri)}: "
+            f"{task.target.where(unknown[0])} belongs to no shard of {shown(task.source.uri)}: "
             "name another folder for --out"
         )
-    found = [shard for shard in manifest.shards if shard.name in there]
+    scored = [shard for shard in manifest.shards if shard.name in existing]
     with ThreadPoolExecutor(16) as pool:
         stamps = dict(
             zip(
-                (one.name for one in found),
-                pool.map(lambda one: read_stamp(order.target, one.name), found),
+                (shard.name for shard in scored),
+                pool.map(lambda shard: read_stamp(task.target, shard.name), scored),
                 strict=True,
             )
         )
     for name, stamp in stamps.items():
-        if stamp is None or json.loads(stamp)["bundle"] != order.bundle_hash:
+        if stamp is None or json.loads(stamp)["bundle"] != task.bundle_hash:
             raise InputError(
-                f"{order.target.where(name)} is not of this model: name another folder for --out, or remove that one"
+                f"{task.target.where(name)} is not of this model: name another folder for --out, or remove that file"
             )
-    return [shard for shard in manifest.shards if stamps.get(shard.name) != order.stamp(shard)]
+    return [shard for shard in manifest.shards if stamps.get(shard.name) != task.stamp(shard)]
 
 
 def _tasks(shards: int, processors: float) -> int:
-    """Ray tasks to spread quick shards over: handing one out takes a tenth of a second that its worker stands idle.
+    """Number of Ray tasks for quick shards: starting a task leaves its worker idle for a tenth of a second.
 
-    Enough of them that no worker waits long for the last, and few enough shards in each that progress is seen.
+    Enough tasks that no worker waits long for the last, and few enough shards in each for regular progress lines.
     """
-    return min(shards, max(math.ceil(shards / MOST_SHARDS), math.ceil(TASKS_PER_PROCESSOR * processors)))
+    return min(shards, max(math.ceil(shards / SHARDS_PER_TASK), math.ceil(TASKS_PER_PROCESSOR * processors)))
 
 
-def _run(order: ScoringTask, shards: Sequence[Shard], tasks: int, options: dict[str, Any]) -> list[Outcome]:
+def _run(task: ScoringTask, shards: Sequence[Shard], tasks: int, options: dict[str, Any]) -> list[Outcome]:
     from ray import data
 
-    _hush()
+    _silence_ray_data()
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
-    # An outcome is a line: Ray Data would keep room for blocks of 128 MB and start fewer workers for it.
+    # An outcome is one line. By default Ray Data reserves 128 MB for a block and starts fewer workers.
     context.target_max_block_size = 1 << 20
     items = [{"shard": json.dumps(asdict(shard))} for shard in shards]
     dataset = data.from_items(items, override_num_blocks=tasks).map_batches(
-        score_batch, batch_size=1, batch_format="numpy", fn_kwargs={"order": order}, **options
+        score_batch, batch_size=1, batch_format="numpy", fn_kwargs={"task": task}, **options
     )
-    progress = Progress(len(shards), sum(shard.rows for shard in shards))
+    progress = ShardProgress(len(shards), sum(shard.rows for shard in shards))
     outcomes: dict[str, Outcome] = {}
     for row in dataset.iter_rows():
         outcome = Outcome(**json.loads(row["outcome"]))
@@ -145,61 +148,61 @@ def _run(order: ScoringTask, shards: Sequence[Shard], tasks: int, options: dict[
     return list(outcomes.values())
 
 
-def _hush() -> None:
-    """Leave Ray Data's account of its plans to its log files: what concerns a person is said here."""
+def _silence_ray_data() -> None:
+    """Keep Ray Data's execution plans in its log files, off the terminal."""
     for handler in logging.getLogger("ray.data").handlers:
         if handler.get_name() == "console":
             handler.setLevel(logging.ERROR)
 
 
-class Progress:
-    """Says how far the run is, and what was lost and done again."""
+class ShardProgress:
+    """Prints the progress of the run and the shards that were retried."""
 
     def __init__(self, shards: int, rows: int) -> None:
         self.shards, self.rows = shards, rows
         self.shards_done = self.rows_done = 0
-        self.begun = self.told = time.monotonic()
+        self.started = self.printed = time.monotonic()
 
     def add(self, outcome: Outcome) -> None:
         self.shards_done += 1
         self.rows_done += outcome.rows
         if outcome.lost and not outcome.error:
-            _say(f"{outcome.shard} was lost with {', '.join(outcome.lost)} and done again by {outcome.worker}")
+            _log(f"{outcome.shard} was lost with {', '.join(outcome.lost)} and retried by {outcome.worker}")
         now = time.monotonic()
-        if now - self.told >= REPORT:
-            self.told = now
-            left = (self.rows - self.rows_done) * (now - self.begun) / max(self.rows_done, 1)
+        if now - self.printed >= PROGRESS_SECONDS:
+            self.printed = now
+            left = (self.rows - self.rows_done) * (now - self.started) / max(self.rows_done, 1)
             share = self.rows_done / self.rows
-            _say(
+            _log(
                 f"{self.shards_done:,} of {self.shards:,} shards, {self.rows_done:,} of {self.rows:,} lesions "
                 f"({share:.0%}), {left / 60:.0f} min left"
             )
 
 
-def _close(order: ScoringTask, manifest: Manifest, missing: Sequence[Shard], outcomes: Sequence[Outcome]) -> None:
-    """Say what failed, or make sure that nothing is missing and write the closing file."""
+def _finish(task: ScoringTask, manifest: ShardManifest, missing: Sequence[Shard], outcomes: Sequence[Outcome]) -> None:
+    """Raise InputError for failed shards; else check that no shard is missing and write the completion file."""
     failed = [outcome for outcome in outcomes if outcome.error]
-    vanished = {shard.name for shard in missing} - {outcome.shard for outcome in outcomes}
-    if failed or vanished:
-        # The same line of many shards is said once.
-        lines = list(dict.fromkeys([outcome.error for outcome in failed] + [f"{name}: no result" for name in vanished]))
+    lost = {shard.name for shard in missing} - {outcome.shard for outcome in outcomes}
+    if failed or lost:
+        # Report identical errors once.
+        lines = list(dict.fromkeys([outcome.error for outcome in failed] + [f"{name}: no result" for name in lost]))
         more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
-        count = len(failed) + len(vanished)
+        count = len(failed) + len(lost)
         raise InputError(
             f"{count} of {len(manifest.shards)} shards are not scored, all others are: {'; '.join(lines[:3])}{more}; "
-            "then run the same command again, which does only these"
+            "then run the same command again, which scores only these"
         )
-    if left := _missing(order, manifest):
-        raise InputError(f"{order.target.where(left[0].name)} is not there although it was written: check the storage")
+    if left := _missing(task, manifest):
+        raise InputError(f"{task.target.where(left[0].name)} is missing although it was written: check the storage")
     done = {
-        "bundle": order.bundle_hash,
-        "missing_images": order.missing_images,
+        "bundle": task.bundle_hash,
+        "missing_images": task.missing_images,
         "rows": manifest.rows,
         "shards": len(manifest.shards),
         "input": sha256_json([asdict(shard) for shard in manifest.shards]),
     }
-    order.target.write(DONE, json.dumps(done, indent=1).encode())
+    task.target.write(COMPLETION_FILE, json.dumps(done, indent=1).encode())
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     sys.stderr.write(f"isic: {text}\n")

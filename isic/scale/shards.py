@@ -1,7 +1,7 @@
 """Shards: parquet files of whole patients, metadata beside JPEG bytes, and the manifest that names them.
 
-A lesion is judged against its patient's others, so a patient never spans two files, and one shard is all a worker
-needs. The manifest is written last: a folder without one is unfinished.
+Features compare a lesion with the others of its patient, so a patient never spans two files, and a worker needs one
+shard only. The manifest is written last: a folder without one is unfinished.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from isic.data.patient_chunks import ROWS
 from isic.data.tiles import MAX_BYTES, decode
 from isic.scale.store import Store
 
-#: The underscore keeps parquet readers of the folder from taking it for data.
+#: Parquet readers of the folder skip names that start with an underscore.
 MANIFEST, FORMAT = "_manifest.json", 1
 JPEG = "jpeg"
 SCHEMA = ROWS.append(pa.field(JPEG, pa.binary()))
@@ -41,8 +41,8 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """All shards of a folder in order; `images` tells whether any lesion has a tile."""
+class ShardManifest:
+    """All shards of a folder in order; `images` is true if any lesion has a tile."""
 
     shards: tuple[Shard, ...]
     images: bool
@@ -56,35 +56,35 @@ class Manifest:
         return json.dumps(content, indent=1).encode()
 
 
-def read_manifest(store: Store) -> Manifest:
-    """The manifest of a folder of shards. Raises InputError when there is none or it is not of `isic shard`."""
+def read_shard_manifest(store: Store) -> ShardManifest:
+    """The manifest of a folder of shards. Raises InputError when it is missing or invalid."""
     if MANIFEST not in store.sizes():
         raise InputError(
             f"{store.where(MANIFEST)} not found: make shards with `isic shard`, "
-            f"or `isic shard --index {shown(store.uri)}` if others made them"
+            f"or `isic shard --index {shown(store.uri)}` for existing ones"
         )
     try:
         content = json.loads(store.read(MANIFEST))
         if content["format"] != FORMAT:
-            raise InputError(f"{store.where(MANIFEST)} is of format {content['format']}, this version reads {FORMAT}")
-        manifest = Manifest(tuple(Shard(**entry) for entry in content["shards"]), bool(content["images"]))
+            raise InputError(f"{store.where(MANIFEST)} has format {content['format']}, this version reads {FORMAT}")
+        manifest = ShardManifest(tuple(Shard(**entry) for entry in content["shards"]), bool(content["images"]))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{store.where(MANIFEST)} is not a manifest of shards: make it again") from error
     _check(manifest, store)
     return manifest
 
 
-def _check(manifest: Manifest, store: Store) -> None:
+def _check(manifest: ShardManifest, store: Store) -> None:
     names = [shard.name for shard in manifest.shards]
     if not names:
         raise InputError(f"{store.where(MANIFEST)} names no shard: make it again")
     for name in names:
-        # A name becomes a path here and, in the results, a path to write.
+        # The name is used as a path, for reading and for the scores.
         if "/" in name or "\\" in name or name.startswith((".", "_")) or not name.endswith(".parquet"):
             raise InputError(f"{store.where(MANIFEST)} names {name!r}: a shard is a .parquet file in the same folder")
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{store.where(MANIFEST)} names {twice} more than once: keep one entry of each shard")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{store.where(MANIFEST)} names {repeated} more than once: keep one entry of each shard")
 
 
 def pack_shard(rows: pd.DataFrame, jpegs: list[bytes | None]) -> bytes:
@@ -92,19 +92,19 @@ def pack_shard(rows: pd.DataFrame, jpegs: list[bytes | None]) -> bytes:
     columns = [pa.array(rows[name], SCHEMA.field(name).type, from_pandas=True) for name in TEST_COLUMNS]
     table = pa.Table.from_arrays([*columns, pa.array(jpegs, pa.binary())], schema=SCHEMA)
     sink = pa.BufferOutputStream()
-    # JPEG is compressed already.
-    how: Any = {name: "NONE" if name == JPEG else "ZSTD" for name in SCHEMA.names}
-    pq.write_table(table, sink, compression=how, use_dictionary=[name for name in TEXT if name != ID])
+    # JPEG bytes are already compressed.
+    compression: Any = {name: "NONE" if name == JPEG else "ZSTD" for name in SCHEMA.names}
+    pq.write_table(table, sink, compression=compression, use_dictionary=[name for name in TEXT if name != ID])
     return sink.getvalue().to_pybytes()
 
 
-def describe(name: str, data: bytes, rows: int, patients: int) -> Shard:
+def shard_entry(name: str, data: bytes, rows: int, patients: int) -> Shard:
     """The manifest's entry for these bytes."""
     return Shard(name, rows, patients, len(data), hashlib.sha256(data).hexdigest())
 
 
-class Contents:
-    """What a shard holds: `rows`, the 44 columns of test-metadata.csv, and its tiles by isic_id."""
+class ShardContents:
+    """Contents of a shard: `rows`, the 44 columns of test-metadata.csv, and its tiles by isic_id."""
 
     def __init__(self, table: pa.Table, where: str) -> None:
         self.rows = _rows(table, where)
@@ -115,29 +115,29 @@ class Contents:
 
 
 class ShardTiles:
-    """The tiles of one shard, in memory; does what `isic.data.tiles.TileStore` does for a file."""
+    """The tiles of one shard, in memory, with the interface of `isic.data.tiles.TileStore`."""
 
     def __init__(self, where: str, rows: pd.DataFrame, column: Any) -> None:
         self.path = where
         present = np.asarray(column.is_valid())
-        self._place = {str(rows[ID].iloc[row]): int(row) for row in np.flatnonzero(present)}
+        self._row = {str(rows[ID].iloc[row]): int(row) for row in np.flatnonzero(present)}
         self._column = column
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._row)
 
     def __contains__(self, isic_id: str) -> bool:
-        return isic_id in self._place
+        return isic_id in self._row
 
     def ids(self) -> list[str]:
         """All isic_ids that have a tile."""
-        return list(self._place)
+        return list(self._row)
 
     def jpeg(self, isic_id: str) -> bytes:
         """The stored bytes of one tile. Raises InputError when it is missing or huge."""
-        if isic_id not in self._place:
+        if isic_id not in self._row:
             raise InputError(f"{self.path} has no image for {isic_id}: add it or drop its metadata row")
-        data: bytes = self._column[self._place[isic_id]].as_py()
+        data: bytes = self._column[self._row[isic_id]].as_py()
         if len(data) > MAX_BYTES:
             raise InputError(f"{self.path}: tile {isic_id} holds {len(data)} bytes, at most {MAX_BYTES} are read")
         return data
@@ -147,32 +147,32 @@ class ShardTiles:
         return decode(self.jpeg(isic_id), isic_id)
 
 
-def read_shard(store: Store, shard: Shard) -> Contents:
-    """A shard's lesions, after its bytes were checked against the manifest.
+def read_shard(store: Store, shard: Shard) -> ShardContents:
+    """A shard's lesions, its bytes checked against the manifest.
 
-    Raises InputError for a shard that is truncated or not the one the manifest names, and for columns that are missing
-    or of another type.
+    Raises InputError for a shard that is truncated or differs from the manifest, and for columns that are missing or
+    of another type.
     """
     data = store.read(shard.name)
-    if not _is(data, shard):
-        # A stream that broke off silently looks the same as a broken file: read it once more to tell them apart.
+    if not _matches(data, shard):
+        # A stream that broke off silently looks like a truncated file: read once more.
         data = store.read(shard.name)
-    if not _is(data, shard):
+    if not _matches(data, shard):
         raise InputError(
-            f"{store.where(shard.name)} is truncated or changed ({len(data):,} bytes, the manifest says "
-            f"{shard.bytes:,}): make it again, or `isic shard --index` if the change is meant"
+            f"{store.where(shard.name)} is truncated or changed ({len(data):,} bytes, {shard.bytes:,} in "
+            "the manifest): make it again, or run `isic shard --index` if the change is intended"
         )
     return unpack_shard(data, store.where(shard.name))
 
 
-def _is(data: bytes, shard: Shard) -> bool:
+def _matches(data: bytes, shard: Shard) -> bool:
     return len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256
 
 
-def unpack_shard(data: bytes, where: str) -> Contents:
-    """The lesions in a shard's bytes. Raises InputError when they are no shard."""
+def unpack_shard(data: bytes, where: str) -> ShardContents:
+    """The lesions in a shard's bytes. Raises InputError when the bytes are not a shard."""
     try:
-        return Contents(pq.read_table(pa.BufferReader(data)), where)
+        return ShardContents(pq.read_table(pa.BufferReader(data)), where)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{where} cannot be read as parquet ({' '.join(str(error).split())[:120]})") from error
 
@@ -183,8 +183,8 @@ def _rows(table: pa.Table, where: str) -> pd.DataFrame:
         raise InputError(f"{where} lacks column `{missing[0]}`: a shard has all columns of test-metadata.csv")
     rows = table.select(list(TEST_COLUMNS)).to_pandas()
     for name in TEST_COLUMNS:
-        number = rows[name].dtype.kind in "fiu" or not rows[name].notna().any()
-        if name in NUMERIC and not number:
+        numeric = rows[name].dtype.kind in "fiu" or not rows[name].notna().any()
+        if name in NUMERIC and not numeric:
             raise InputError(f"{where}: column `{name}` is not numeric")
         rows[name] = rows[name].astype(np.float64 if name in NUMERIC else "str")
     if rows[PATIENT].isna().any():

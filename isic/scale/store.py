@@ -1,7 +1,7 @@
-"""Files of one folder on any file system that pyarrow or fsspec knows, tried again when the storage stumbles.
+"""Files of one folder on any file system that pyarrow or fsspec supports, with retries.
 
-Files are small enough for memory (a shard is tens of megabytes) and written at once, so that one is there whole or not
-at all: by rename on a disk, by the single upload that object storage shows when it is complete.
+Files fit into memory (a shard is tens of megabytes) and are written atomically: by rename on a disk, by a single upload
+to object storage.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import pyarrow.fs as pafs
 from isic.core.errors import InputError, shown
 from isic.core.io import atomic_file
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
-#: Attempts at one file, and seconds before the second; each further wait is twice as long (25 s in all).
+#: Attempts at one file, and seconds before the second; each further wait is twice as long (25 s in total).
 ATTEMPTS, WAIT = 8, 0.2
-#: What no second attempt mends.
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+#: Errors that are not retried.
+_PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Store:
     """A folder by path or URI (`s3://bucket/folder`, `gs://…`, any fsspec protocol); picklable.
 
-    Raises InputError for a URI that no library knows, and when a file cannot be had after ATTEMPTS.
+    Raises InputError for a URI that no installed library supports, and when ATTEMPTS at a file have failed.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -44,7 +44,7 @@ class Store:
         return Store, (self.uri,)
 
     def where(self, name: str) -> str:
-        """The file's place for a person to read, without password and query (endpoint, region)."""
+        """The file's path or URI for messages, without password and query (endpoint, region)."""
         return f"{shown(self.uri).rstrip('/')}/{name}"
 
     def read(self, name: str) -> bytes:
@@ -54,19 +54,19 @@ class Store:
             with self._fs.open_input_stream(self._path(name)) as stream:
                 return bytes(stream.read())
 
-        return self._stubbornly(name, "read", attempt)
+        return self._retry(name, "read", attempt)
 
-    def read_with(self, name: str, use: Callable[[Any], Result]) -> Result:
-        """`use` of the open, seekable file: for readers that need only parts of it."""
+    def read_with(self, name: str, use: Callable[[Any], _Result]) -> _Result:
+        """Result of `use` on the open, seekable file: for readers that need only parts of it."""
 
-        def attempt() -> Result:
+        def attempt() -> _Result:
             with self._fs.open_input_file(self._path(name)) as file:
                 return use(file)
 
-        return self._stubbornly(name, "read", attempt)
+        return self._retry(name, "read", attempt)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write the file, over an old one if there is one."""
+        """Write the file, replacing an existing one."""
 
         def attempt() -> None:
             if isinstance(self._fs, pafs.LocalFileSystem):
@@ -77,38 +77,38 @@ class Store:
             with self._fs.open_output_stream(self._path(name)) as stream:
                 stream.write(data)
 
-        self._stubbornly(name, "written", attempt)
+        self._retry(name, "written", attempt)
 
     def remove(self, name: str) -> None:
-        """Delete the file; nothing where there is none."""
+        """Delete the file; do nothing if it does not exist."""
 
         def attempt() -> None:
-            # Also after an attempt that did it and was not heard of.
+            # An earlier attempt may have succeeded although its response was lost.
             with contextlib.suppress(FileNotFoundError):
                 self._fs.delete_file(self._path(name))
 
-        self._stubbornly(name, "removed", attempt)
+        self._retry(name, "removed", attempt)
 
     def __contains__(self, name: str) -> bool:
         def attempt() -> bool:
             return bool(self._fs.get_file_info(self._path(name)).is_file)
 
-        return self._stubbornly(name, "found", attempt)
+        return self._retry(name, "found", attempt)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every file directly in the folder, {} when it does not exist."""
 
         def attempt() -> dict[str, int]:
-            found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
-            return {info.base_name: info.size for info in found if info.is_file}
+            infos = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+            return {info.base_name: info.size for info in infos if info.is_file}
 
-        return self._stubbornly("", "listed", attempt)
+        return self._retry("", "listed", attempt)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if self._root else name
 
-    def _stubbornly(self, name: str, deed: str, attempt: Callable[[], Result]) -> Result:
-        for number in range(1, ATTEMPTS + 1):
+    def _retry(self, name: str, action: str, attempt: Callable[[], _Result]) -> _Result:
+        for attempts in range(1, ATTEMPTS + 1):
             try:
                 return attempt()
             except FileNotFoundError as error:
@@ -116,17 +116,17 @@ class Store:
             except NotADirectoryError as error:
                 raise InputError(f"{shown(self.uri)} is a file: name a folder") from error
             except OSError as error:
-                if isinstance(error, _FINAL) or error.errno in _FULL:
+                if isinstance(error, _PERMANENT) or error.errno in _FULL:
                     raise
                 reason = _reason(error)
-                if number == ATTEMPTS:
+                if attempts == ATTEMPTS:
                     raise InputError(
-                        f"{self.where(name)} cannot be {deed} after {ATTEMPTS} attempts ({reason}): check the storage "
-                        "and run the same command again"
+                        f"{self.where(name)} cannot be {action} after {ATTEMPTS} attempts ({reason}): "
+                        "check the storage and run the same command again"
                     ) from error
-                sys.stderr.write(f"isic: note: {self.where(name)}: {reason}; attempt {number + 1} of {ATTEMPTS}\n")
-                # Jitter, so that a cluster's workers do not come back all at once.
-                time.sleep(WAIT * 2 ** (number - 1) * random.uniform(0.5, 1.0))
+                sys.stderr.write(f"isic: note: {self.where(name)}: {reason}; attempt {attempts + 1} of {ATTEMPTS}\n")
+                # Jitter, so that the workers of a cluster do not all retry at once.
+                time.sleep(WAIT * 2 ** (attempts - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable")
 
 
@@ -134,18 +134,18 @@ def _open(uri: str) -> tuple[Any, str]:
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).absolute())
     try:
-        fs, root = _by_library(uri)
+        fs, root = _by_pyarrow(uri)
     except OSError as error:
         raise InputError(f"{shown(uri)} cannot be opened ({_reason(error)}): check it") from error
     return fs, root.rstrip("/")
 
 
-def _by_library(uri: str) -> tuple[Any, str]:
+def _by_pyarrow(uri: str) -> tuple[Any, str]:
     try:
-        found: tuple[Any, str] = pafs.FileSystem.from_uri(uri)
+        opened: tuple[Any, str] = pafs.FileSystem.from_uri(uri)
     except pa.ArrowInvalid:
-        found = _by_fsspec(uri)
-    return found
+        opened = _by_fsspec(uri)
+    return opened
 
 
 def _by_fsspec(uri: str) -> tuple[Any, str]:
@@ -162,5 +162,5 @@ def _by_fsspec(uri: str) -> tuple[Any, str]:
 
 
 def _reason(error: Exception) -> str:
-    """A library's words, short; masked before they are cut, since half an address is no longer known for one."""
+    """A library's message, shortened; passwords are masked first, because a truncated address would not match."""
     return shown(" ".join(str(error).split()))[:160]

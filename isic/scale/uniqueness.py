@@ -1,7 +1,7 @@
-"""Is every patient in one shard only, and every lesion once? Asked before anything is scored, of any number of shards.
+"""Check before scoring that every patient is in one shard only and every lesion occurs once.
 
-Tasks read two columns of each shard and send hashes, by range, to tasks that look for equal ones; no machine ever holds
-them all. Equal hashes are checked by name before anybody is accused.
+Tasks read two columns of each shard and send hashes, by range, to tasks that search for equal ones; no machine holds
+all of them. Equal hashes are compared by name before an error is raised.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from isic.core.schema import ID, PATIENT
 from isic.scale.shards import Shard
 from isic.scale.store import Store
 
-#: Lesions a looking task has in memory, 12 bytes each; and shards a reading task looks at.
-_RANGE, _SHARDS = 20_000_000, 16
+#: Lesions that a searching task holds in memory, 12 bytes each; shards that a reading task reads.
+_RANGE_LESIONS, _TASK_SHARDS = 20_000_000, 16
 
 
 class Hashes(NamedTuple):
-    """Hashes of one range and the shard (by number) each comes from: lesions (n,), patients (m,)."""
+    """Hashes of one range and the index of the shard of each: lesions (n,), patients (m,)."""
 
     lesions: NDArray[np.uint64]
     lesion_shard: NDArray[np.int32]
@@ -32,68 +32,68 @@ class Hashes(NamedTuple):
     patient_shard: NDArray[np.int32]
 
 
-def check(ray: Any, source: Store, shards: tuple[Shard, ...]) -> None:
-    """Raise InputError naming a patient or lesion that occurs in two shards, and both.
+def check_unique(ray: Any, source: Store, shards: tuple[Shard, ...]) -> None:
+    """Raise InputError naming a patient or lesion that occurs in two shards, and the two shards.
 
-    A shard that cannot be read is passed over: scoring it says so.
+    A shard that cannot be read is skipped: scoring it raises the error.
     """
-    ranges = 1 + sum(shard.rows for shard in shards) // _RANGE
+    ranges = 1 + sum(shard.rows for shard in shards) // _RANGE_LESIONS
     read = ray.remote(num_cpus=1, num_returns=ranges, max_retries=5)(hashes_of)
-    look = ray.remote(num_cpus=1, max_retries=5)(suspects)
+    search = ray.remote(num_cpus=1, max_retries=5)(equal_hashes)
     parts = [
-        read.remote(source, list(enumerate(shards))[begin : begin + _SHARDS], ranges)
-        for begin in range(0, len(shards), _SHARDS)
+        read.remote(source, list(enumerate(shards))[start : start + _TASK_SHARDS], ranges)
+        for start in range(0, len(shards), _TASK_SHARDS)
     ]
     by_range = zip(*parts, strict=True) if ranges > 1 else [parts]
-    for pairs in ray.get([look.remote(*one) for one in by_range]):
+    for pairs in ray.get([search.remote(*hashes) for hashes in by_range]):
         for kind, first, second in pairs:
             _raise_duplicate(source, kind, shards[first].name, shards[second].name)
 
 
 def hashes_of(source: Store, shards: list[tuple[int, Shard]], ranges: int) -> Any:
-    """Hashes of numbered shards, one `Hashes` per range (itself if there is one range)."""
+    """Hashes of (index, shard) pairs: a tuple of one `Hashes` per range, or the `Hashes` if there is one range."""
     columns: list[list[Any]] = [[], [], [], []]
-    for number, shard in shards:
+    for index, shard in shards:
         try:
             names = source.read_with(shard.name, _names)
         except (InputError, pa.ArrowException):
             continue
-        for place, (column, values) in enumerate(((ID, names[ID]), (PATIENT, names[PATIENT].drop_duplicates()))):
-            own = pd.util.hash_array(values.to_numpy(object), hash_key=f"{column:0<16}"[:16], categorize=False)
-            columns[2 * place].append(own)
-            columns[2 * place + 1].append(np.full(len(own), number, dtype=np.int32))
-    kinds = (np.uint64, np.int32, np.uint64, np.int32)
+        for slot, (column, values) in enumerate(((ID, names[ID]), (PATIENT, names[PATIENT].drop_duplicates()))):
+            hashes = pd.util.hash_array(values.to_numpy(object), hash_key=f"{column:0<16}"[:16], categorize=False)
+            columns[2 * slot].append(hashes)
+            columns[2 * slot + 1].append(np.full(len(hashes), index, dtype=np.int32))
+    dtypes = (np.uint64, np.int32, np.uint64, np.int32)
     joined = [
-        np.concatenate([np.empty(0, kind), *parts]).astype(kind) for kind, parts in zip(kinds, columns, strict=True)
+        np.concatenate([np.empty(0, dtype), *parts]).astype(dtype) for dtype, parts in zip(dtypes, columns, strict=True)
     ]
     if ranges == 1:
         return Hashes(*joined)
-    return tuple(_range(joined, number, ranges) for number in range(ranges))
+    return tuple(_select_range(joined, remainder, ranges) for remainder in range(ranges))
 
 
 def _names(file: Any) -> pd.DataFrame:
     return pq.read_table(file, columns=[ID, PATIENT]).to_pandas()
 
 
-def _range(joined: list[Any], number: int, ranges: int) -> Hashes:
-    mine = [joined[place] % np.uint64(ranges) == number for place in (0, 2)]
-    return Hashes(joined[0][mine[0]], joined[1][mine[0]], joined[2][mine[1]], joined[3][mine[1]])
+def _select_range(joined: list[Any], remainder: int, ranges: int) -> Hashes:
+    lesions, patients = (joined[column] % np.uint64(ranges) == remainder for column in (0, 2))
+    return Hashes(joined[0][lesions], joined[1][lesions], joined[2][patients], joined[3][patients])
 
 
-def suspects(*parts: Hashes) -> list[tuple[str, int, int]]:
-    """Of one range: column and two shards for every pair of neighbouring equal hashes, at most 100 of each column."""
-    found = []
-    for column, place in ((PATIENT, 2), (ID, 0)):
-        values = np.concatenate([part[place] for part in parts])
-        shard = np.concatenate([part[place + 1] for part in parts])
+def equal_hashes(*parts: Hashes) -> list[tuple[str, int, int]]:
+    """Column and two shard indices for every pair of equal hashes of one range, at most 100 pairs of each column."""
+    pairs = []
+    for column, field in ((PATIENT, 2), (ID, 0)):
+        values = np.concatenate([part[field] for part in parts])
+        shard = np.concatenate([part[field + 1] for part in parts])
         order = np.argsort(values, kind="stable")
-        same = np.flatnonzero(values[order][1:] == values[order][:-1])[:100]
-        found += [(column, int(shard[order[at]]), int(shard[order[at + 1]])) for at in same]
-    return found
+        equal = np.flatnonzero(values[order][1:] == values[order][:-1])[:100]
+        pairs += [(column, int(shard[order[i]]), int(shard[order[i + 1]])) for i in equal]
+    return pairs
 
 
 def _raise_duplicate(source: Store, column: str, first: str, second: str) -> None:
-    """Raise if the two shards do share a name; two names may share a hash."""
+    """Raise if the two shards share a name; equal hashes alone may be a collision."""
     names = [source.read_with(name, _names)[column] for name in (first, second)]
     if first == second:
         shared = sorted(set(names[0][names[0].duplicated()])) if column == ID else []
@@ -101,7 +101,7 @@ def _raise_duplicate(source: Store, column: str, first: str, second: str) -> Non
         shared = sorted(set(names[0]) & set(names[1]))
     if not shared:
         return
-    what = "patient" if column == PATIENT else "lesion"
+    kind = "patient" if column == PATIENT else "lesion"
     where = f"twice in {source.where(first)}" if first == second else f"in {source.where(first)} and in {second}"
-    rule = "all lesions of a patient belong in one shard" if column == PATIENT else "a lesion is scored once"
-    raise InputError(f"{what} {shared[0]} is {where} ({len(shared)} such): {rule}; nothing was scored")
+    rule = "all lesions of a patient belong in one shard" if column == PATIENT else "a lesion may occur once only"
+    raise InputError(f"{kind} {shared[0]} is {where} ({len(shared)} such): {rule}; nothing was scored")

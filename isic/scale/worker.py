@@ -1,6 +1,6 @@
-"""What a worker does with a shard: read, score by the bundle, write. Runs in Ray's worker processes.
+"""Score one shard: read, predict with the bundle, write. Runs in Ray's worker processes.
 
-A process keeps its bundle, so that models are read once per worker.
+A process caches its bundle, so that models are read once per worker.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from isic.scale.store import Store
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
 
-#: A shard that ended so many workers is left alone.
-MAX_LOST = 3
+#: A shard is given up after its worker was lost this many times.
+MAX_LOST_WORKERS = 3
 _STAMP = b"isic"
 
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """What the run is asked for: the same in every worker. `desk` is the name of the desk's actor."""
+    """Settings of the run, the same in every worker. `coordinator` is the name of the coordinator's actor."""
 
     source: Store
     target: Store
     bundle_hash: str
     missing_images: MissingImages
-    desk: str
+    coordinator: str
 
     def stamp(self, shard: Shard) -> str:
-        """What the scores of a shard depend on."""
+        """Hashes and settings that determine a shard's scores, as JSON."""
         content = {"bundle": self.bundle_hash, "missing_images": self.missing_images, "shard": shard.sha256}
         return json.dumps(content, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a shard went: lesions scored, or the line of what is wrong. `lost` names earlier workers that vanished.
+    """Outcome of a shard: lesions scored, or a one-line error. `lost` names workers lost in earlier attempts.
 
-    `seconds` are of the processor; `peak_gb` is the most memory that the worker's process has held so far.
+    `seconds` is processor time; `peak_gb` is the peak memory of the worker's process so far.
     """
 
     shard: str
@@ -65,27 +65,27 @@ class Outcome:
     peak_gb: float = 0.0
 
 
-def score_batch(batch: Mapping[str, Any], order: ScoringTask) -> dict[str, Any]:
-    """The function Ray Data maps: shards as JSON in column `shard`, one outcome as JSON for each."""
-    outcomes = [score_shard(Shard(**json.loads(text)), order) for text in batch["shard"]]
+def score_batch(batch: Mapping[str, Any], task: ScoringTask) -> dict[str, Any]:
+    """The function that Ray Data maps: shards as JSON in column `shard` to one outcome as JSON each."""
+    outcomes = [score_shard(Shard(**json.loads(text)), task) for text in batch["shard"]]
     return {"outcome": np.array([json.dumps(outcome.__dict__) for outcome in outcomes], dtype=object)}
 
 
-def score_shard(shard: Shard, order: ScoringTask) -> Outcome:
-    """Score one shard into one file, unless that is done already. What a person can mend comes back as a line."""
+def score_shard(shard: Shard, task: ScoringTask) -> Outcome:
+    """Score one shard into one file, unless it is already scored. Errors a user can fix are returned as a line."""
     import ray
 
     worker = f"{ray.util.get_node_ip_address()} node {ray.get_runtime_context().get_node_id()[:8]} pid {os.getpid()}"
-    desk, started = ray.get_actor(order.desk), time.process_time()
+    coordinator, started = ray.get_actor(task.coordinator), time.process_time()
     lost: list[str] = []
     try:
-        if read_stamp(order.target, shard.name) != order.stamp(shard):
-            lost = ray.get(desk.begin.remote(shard.name, worker))
-            if len(lost) >= MAX_LOST:
-                return Outcome(shard.name, 0, worker, _deadly(shard, len(lost)), lost)
-            _score(_bundle(order.desk), shard, order)
+        if read_stamp(task.target, shard.name) != task.stamp(shard):
+            lost = ray.get(coordinator.start.remote(shard.name, worker))
+            if len(lost) >= MAX_LOST_WORKERS:
+                return Outcome(shard.name, 0, worker, _crash_error(shard, len(lost)), lost)
+            _score(_bundle(task.coordinator), shard, task)
     except MemoryError:
-        return Outcome(shard.name, 0, worker, _deadly(shard, 1), lost)
+        return Outcome(shard.name, 0, worker, _crash_error(shard, 1), lost)
     except Exception as error:
         line = explain(error)
         if line is None:
@@ -96,28 +96,28 @@ def score_shard(shard: Shard, order: ScoringTask) -> Outcome:
 
 
 @lru_cache(maxsize=1)
-def _bundle(desk: str) -> Bundle:
+def _bundle(coordinator: str) -> Bundle:
     import ray
 
     from isic.scale.coordinator import receive_bundle
 
-    return receive_bundle(ray, ray.get_actor(desk))
+    return receive_bundle(ray, ray.get_actor(coordinator))
 
 
-def _score(bundle: Bundle, shard: Shard, order: ScoringTask) -> None:
-    contents = read_shard(order.source, shard)
+def _score(bundle: Bundle, shard: Shard, task: ScoringTask) -> None:
+    contents = read_shard(task.source, shard)
     if len(contents.rows) != shard.rows:
-        raise InputError(f"{order.source.where(shard.name)} has {len(contents.rows)} rows, its manifest {shard.rows}")
+        raise InputError(f"{task.source.where(shard.name)} has {len(contents.rows)} rows, {shard.rows} in its manifest")
     try:
-        # A ShardTiles does what a TileStore does, without its file.
-        scores = bundle.predict(contents.rows, cast("TileStore | None", contents.tiles), order.missing_images)
+        # ShardTiles has the interface of TileStore.
+        scores = bundle.predict(contents.rows, cast("TileStore | None", contents.tiles), task.missing_images)
     except InputError as error:
         raise InputError(f"{shard.name}: {error}") from error
-    order.target.write(shard.name, pack_scores(scores, order.stamp(shard)))
+    task.target.write(shard.name, pack_scores(scores, task.stamp(shard)))
 
 
 def pack_scores(scores: pd.Series, stamp: str) -> bytes:
-    """A file of isic_id, target (float64) that knows what it was made from."""
+    """A parquet file of isic_id, target (float64), with the stamp in its metadata."""
     columns = {scores.index.name: scores.index.to_numpy(object), "target": scores.to_numpy()}
     table = pa.table(columns).replace_schema_metadata({_STAMP: stamp.encode()})
     sink = pa.BufferOutputStream()
@@ -126,7 +126,7 @@ def pack_scores(scores: pd.Series, stamp: str) -> bytes:
 
 
 def read_stamp(store: Store, name: str) -> str | None:
-    """What the scores in a file were made from; None where there is no such file or it is not one of ours."""
+    """The stamp of a file of scores; None if there is no such file or no stamp in it."""
     if name not in store:
         return None
     try:
@@ -137,8 +137,8 @@ def read_stamp(store: Store, name: str) -> str | None:
     return None if stamp is None else stamp.decode()
 
 
-def _deadly(shard: Shard, times: int) -> str:
+def _crash_error(shard: Shard, times: int) -> str:
     return (
-        f"{shard.name} ({shard.rows:,} lesions, {shard.bytes / 1e6:.0f} MB) ended its worker {times} times, for want "
-        "of memory most likely: give workers more (--memory-gb) or cut smaller shards (isic shard --rows)"
+        f"{shard.name} ({shard.rows:,} lesions, {shard.bytes / 1e6:.0f} MB) crashed its worker {times} times, "
+        "probably out of memory: give workers more (--memory-gb) or make smaller shards (isic shard --rows)"
     )

@@ -1,7 +1,7 @@
 """A file system for tests: local files under `faulty://`, with the faults that a control file asks for.
 
 FAULTY_CONTROL in the folder above the files: one fault a line. `every N`: each process's every Nth opening fails, as
-object storage does under load. `kill NAME`: opening that file ends the process as the kernel does for want of memory.
+object storage does under load. `kill NAME`: opening that file ends the process as the kernel does when memory runs out.
 `slow SECONDS`: each reading of a whole file takes so long, during which there is a file FAULTY_READING_<process>.
 """
 
@@ -53,7 +53,7 @@ def _control(name: Path) -> list[str]:
 
 
 def _reads_names() -> bool:
-    """Whether the census asks, which reads two columns only."""
+    """Whether the uniqueness check is reading, which reads two columns only."""
     import inspect
 
     return any(frame.function == "hashes_of" for frame in inspect.stack())

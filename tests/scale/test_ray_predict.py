@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from isic.core.errors import InputError
-from isic.scale.make_shards import index, make_shards
-from isic.scale.predict import DONE, predict
+from isic.scale.make_shards import index_shards, make_shards
+from isic.scale.predict import COMPLETION_FILE, predict_shards
 from isic.scale.store import Store
 
 pytest.importorskip("ray")
@@ -58,18 +58,18 @@ def test_scores_are_those_of_one_machine_and_a_rerun_does_only_what_is_missing(
     two_nodes: Any, bundle: Path, shards: Path, plain: pd.Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    summary = predict(str(bundle), Store(shards), Store(out))
+    summary = predict_shards(str(bundle), Store(shards), Store(out))
     assert (summary.rows, summary.retried) == (len(plain), 0)
     assert 0.1 < summary.peak_gb < 4
     _equal(out, plain)
     count = len(list(out.glob("part-*.parquet")))
-    assert json.loads((out / DONE).read_text())["rows"] == len(plain)
+    assert json.loads((out / COMPLETION_FILE).read_text())["rows"] == len(plain)
     before = {file.name: file.stat().st_mtime_ns for file in out.glob("part-*")}
     gone = sorted(before)[2]
     (out / gone).unlink()
     capsys.readouterr()
-    predict(str(bundle), Store(shards), Store(out))
-    assert f"{count - 1} done before, 1 to score" in capsys.readouterr().err
+    predict_shards(str(bundle), Store(shards), Store(out))
+    assert f"{count - 1} already scored, 1 to score" in capsys.readouterr().err
     after = {file.name: file.stat().st_mtime_ns for file in out.glob("part-*")}
     assert [name for name in before if before[name] != after[name]] == [gone]
     _equal(out, plain)
@@ -91,10 +91,10 @@ def test_a_node_that_dies_is_done_without(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    predict(str(bundle), source, Store(out))
+    predict_shards(str(bundle), source, Store(out))
     killer.join()
     _equal(out, plain)
-    assert "done again by" in capsys.readouterr().err
+    assert "retried by" in capsys.readouterr().err
 
 
 def _reads(own: Path, raylet: int) -> bool:
@@ -111,7 +111,7 @@ def test_storage_that_fails_every_tenth_request_changes_nothing(
 ) -> None:
     source = _ask(own, "every 10")
     (tmp_path / "results").mkdir()
-    predict(str(bundle), source, Store(f"faulty://{tmp_path}/results"))
+    predict_shards(str(bundle), source, Store(f"faulty://{tmp_path}/results"))
     assert (tmp_path / "FAULTY_HAPPENED").read_text()
     _equal(tmp_path / "results", plain)
 
@@ -123,12 +123,12 @@ def test_a_truncated_shard_is_named_and_the_others_are_scored(
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"1 of \d+ shards are not scored.*part-00001.parquet is truncated") as caught:
-        predict(str(bundle), Store(own), Store(out))
+        predict_shards(str(bundle), Store(own), Store(out))
     assert "\n" not in str(caught.value)
-    assert not (out / DONE).exists()
+    assert not (out / COMPLETION_FILE).exists()
     assert not (out / bad.name).exists()
     bad.write_bytes(whole)
-    predict(str(bundle), Store(own), Store(out))
+    predict_shards(str(bundle), Store(own), Store(out))
     _equal(out, plain)
 
 
@@ -138,9 +138,9 @@ def test_a_shard_that_ends_its_workers_is_given_up_and_the_others_are_scored(
     out = tmp_path / "out"
     source = _ask(own, "kill part-00002.parquet")
     with pytest.raises(InputError, match=r"part-00002.parquet .* ended its worker 3 times.*--memory-gb"):
-        predict(str(bundle), source, Store(out))
+        predict_shards(str(bundle), source, Store(out))
     assert len(list(out.glob("part-*"))) == len(list(own.glob("part-*"))) - 1
-    predict(str(bundle), _ask(own), Store(out))
+    predict_shards(str(bundle), _ask(own), Store(out))
     _equal(out, plain)
 
 
@@ -148,9 +148,9 @@ def test_a_patient_in_two_shards_stops_the_run_before_it_begins(
     two_nodes: Any, bundle: Path, own: Path, tmp_path: Path
 ) -> None:
     shutil.copy(own / "part-00001.parquet", own / "part-99999.parquet")
-    index(Store(own))
+    index_shards(Store(own))
     with pytest.raises(InputError, match=r"patient IP_\d+ is in .*part-00001.parquet and in part-99999.parquet"):
-        predict(str(bundle), Store(own), Store(tmp_path / "out"))
+        predict_shards(str(bundle), Store(own), Store(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("part-*"))
 
 
@@ -158,9 +158,9 @@ def test_a_lesion_in_two_shards_stops_the_run_too(two_nodes: Any, bundle: Path, 
     table = pd.read_parquet(own / "part-00001.parquet")
     table["patient_id"] = "IP_9999999"
     table.to_parquet(own / "part-99999.parquet", index=False)
-    index(Store(own))
+    index_shards(Store(own))
     with pytest.raises(InputError, match=r"lesion ISIC_\d+ is in .*a lesion is scored once"):
-        predict(str(bundle), Store(own), Store(tmp_path / "out"))
+        predict_shards(str(bundle), Store(own), Store(tmp_path / "out"))
 
 
 def test_results_of_another_model_or_input_are_not_mixed(
@@ -170,7 +170,7 @@ def test_results_of_another_model_or_input_are_not_mixed(
     out.mkdir()
     pd.DataFrame({"isic_id": ["a"], "target": [0.5]}).to_parquet(out / "part-00000.parquet")
     with pytest.raises(InputError, match="is not of this model"):
-        predict(str(bundle), Store(shards), Store(out))
+        predict_shards(str(bundle), Store(shards), Store(out))
     (out / "part-00000.parquet").rename(out / "part-77777.parquet")
     with pytest.raises(InputError, match="belongs to no shard"):
-        predict(str(bundle), Store(shards), Store(out))
+        predict_shards(str(bundle), Store(shards), Store(out))

@@ -14,8 +14,8 @@ import pytest
 
 from isic.core.errors import InputError
 from isic.scale.make_shards import make_shards
-from isic.scale.predict import predict
-from isic.scale.shards import read_manifest, read_shard
+from isic.scale.predict import predict_shards
+from isic.scale.shards import read_shard, read_shard_manifest
 from isic.scale.store import Store
 from tests.scale.servers import free_port
 
@@ -66,21 +66,21 @@ def test_prediction_in_object_storage(
     app, query = storage
     source, target = Store(f"s3://lesions/shards{query}"), Store(f"s3://lesions/scores{query}")
     make_shards(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", source, rows=60)
-    predict(str(bundle), source, target)
+    predict_shards(str(bundle), source, target)
     assert app.refused > 5
-    names = [shard.name for shard in read_manifest(source).shards]
+    names = [shard.name for shard in read_shard_manifest(source).shards]
     tables = [target.read_with(name, lambda file: pq.read_table(file).to_pandas()) for name in names]
     scores = pd.concat(tables).set_index("isic_id")["target"]
     assert scores.index.is_unique
     assert np.abs(scores.reindex(plain.index) - plain).max() <= 1e-6
-    again = predict(str(bundle), source, target)
+    again = predict_shards(str(bundle), source, target)
     assert (again.rows, again.scored) == (len(plain), 0)
 
 
 def test_a_shard_that_is_not_there_is_one_line(sample_raw: Path, storage: tuple[Stumbling, str]) -> None:
     store = Store(f"s3://lesions/few{storage[1]}")
     make_shards(sample_raw / "train-metadata.csv", None, store, rows=300)
-    shard = read_manifest(store).shards[0]
+    shard = read_shard_manifest(store).shards[0]
     store._fs.delete_file(store._path(shard.name))
     with pytest.raises(InputError, match=r"^s3://lesions/few/part-00000.parquet not found"):
         read_shard(store, shard)

@@ -22,8 +22,8 @@ from isic.data.sample import write_sample
 from isic.data.tables import metadata_chunks, read_metadata
 from isic.data.tiles import TileStore
 from isic.scale import store as stores
-from isic.scale.make_shards import index, make_shards
-from isic.scale.shards import MANIFEST, Manifest, read_manifest, read_shard
+from isic.scale.make_shards import index_shards, make_shards
+from isic.scale.shards import MANIFEST, ShardManifest, read_shard, read_shard_manifest
 from isic.scale.store import Store
 
 
@@ -40,7 +40,7 @@ def shards(files: tuple[Path, Path], tmp_path: Path) -> Store:
 
 
 def _rows(store: Store) -> list[pd.DataFrame]:
-    return [read_shard(store, shard).rows for shard in read_manifest(store).shards]
+    return [read_shard(store, shard).rows for shard in read_shard_manifest(store).shards]
 
 
 def test_every_lesion_is_there_once_and_no_patient_is_split(files: tuple[Path, Path], shards: Store) -> None:
@@ -58,7 +58,7 @@ def test_every_lesion_is_there_once_and_no_patient_is_split(files: tuple[Path, P
 
 def test_tiles_are_the_stored_bytes(files: tuple[Path, Path], shards: Store) -> None:
     tiles, count = TileStore(files[1]), 0
-    for shard in read_manifest(shards).shards:
+    for shard in read_shard_manifest(shards).shards:
         own = read_shard(shards, shard).tiles
         assert own is not None
         assert all(own.jpeg(name) == tiles.jpeg(name) for name in own.ids())
@@ -67,7 +67,7 @@ def test_tiles_are_the_stored_bytes(files: tuple[Path, Path], shards: Store) -> 
 
 
 def test_the_same_files_give_the_same_bytes(files: tuple[Path, Path], shards: Store, tmp_path: Path) -> None:
-    assert make_shards(*files, Store(tmp_path / "again"), rows=100) == read_manifest(shards)
+    assert make_shards(*files, Store(tmp_path / "again"), rows=100) == read_shard_manifest(shards)
 
 
 def test_a_shard_of_few_megabytes_holds_fewer_lesions(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_shard_of_few_megabytes_holds_fewer_lesions(files: tuple[Path, Path], 
 
 
 def test_shards_are_not_written_over(files: tuple[Path, Path], shards: Store) -> None:
-    with pytest.raises(InputError, match="holds shards already"):
+    with pytest.raises(InputError, match="already holds shards"):
         make_shards(*files, shards)
 
 
@@ -88,7 +88,9 @@ def test_a_lesion_without_a_tile_is_named(files: tuple[Path, Path], tmp_path: Pa
         make_shards(files[0], tmp_path / "few.hdf5", Store(tmp_path / "a"))
     assert not (tmp_path / "a" / MANIFEST).exists()
     make_shards(files[0], tmp_path / "few.hdf5", Store(tmp_path / "b"), impute=True)
-    tiles = [read_shard(Store(tmp_path / "b"), shard).tiles for shard in read_manifest(Store(tmp_path / "b")).shards]
+    tiles = [
+        read_shard(Store(tmp_path / "b"), shard).tiles for shard in read_shard_manifest(Store(tmp_path / "b")).shards
+    ]
     assert names[0] not in {name for one in tiles if one is not None for name in one.ids()}
 
 
@@ -119,7 +121,7 @@ def test_pieces_of_the_table_are_the_table(files: tuple[Path, Path]) -> None:
 
 
 def test_a_truncated_shard_is_named(shards: Store) -> None:
-    shard = read_manifest(shards).shards[1]
+    shard = read_shard_manifest(shards).shards[1]
     file = Path(shards.uri) / shard.name
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=rf"{shard.name} is truncated or changed"):
@@ -141,21 +143,21 @@ def test_a_hostile_manifest_is_refused(shards: Store, change: object, message: s
     change(content)  # type: ignore[operator]
     shards.write(MANIFEST, json.dumps(content).encode())
     with pytest.raises(InputError, match=message):
-        read_manifest(shards)
+        read_shard_manifest(shards)
 
 
 def test_a_folder_without_a_manifest_is_unfinished(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="isic shard --index"):
-        read_manifest(Store(tmp_path))
+        read_shard_manifest(Store(tmp_path))
 
 
 def test_shards_of_others_get_a_manifest(shards: Store) -> None:
-    before = read_manifest(shards)
+    before = read_shard_manifest(shards)
     (Path(shards.uri) / MANIFEST).unlink()
-    assert index(shards) == before == read_manifest(shards)
+    assert index_shards(shards) == before == read_shard_manifest(shards)
     pq.write_table(pa.table({"isic_id": ["a"]}), Path(shards.uri) / "part-00000.parquet")
     with pytest.raises(InputError, match="lacks column `patient_id`"):
-        index(shards)
+        index_shards(shards)
 
 
 class _Flaky:
@@ -259,8 +261,8 @@ def test_memory_does_not_grow_with_the_lesions(tmp_path: Path) -> None:
 
 
 def test_manifest_counts(shards: Store) -> None:
-    manifest = read_manifest(shards)
-    assert isinstance(manifest, Manifest)
+    manifest = read_shard_manifest(shards)
+    assert isinstance(manifest, ShardManifest)
     assert manifest.images
     assert manifest.rows == 600
 

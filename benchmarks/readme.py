@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from isic.evaluate.families import WAYS, gain_in_words
+from isic.evaluate.ablation import WAYS, format_gain
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -142,7 +142,7 @@ def families_table(root: Path) -> str:
         "|---|---|---|---|---|",
     ]
     for row in used + clear:
-        gains = " | ".join(gain_in_words(row, way) for way in WAYS)
+        gains = " | ".join(format_gain(row, way) for way in WAYS)
         rows.append(f"| {row['family']} | {'yes' if row['used'] else 'no'} | {gains} |")
     base, whole = (f"{found[name]['pauc']:.4f}" for name in ("base", "used"))
     told = f"{len(others) - len(clear)} of the {len(others)} families outside it move the pAUC by no more than chance."

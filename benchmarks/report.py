@@ -99,14 +99,14 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
     from isic.report.build import CASES
     from isic.report.lesions import nearest, overview, worst
 
-    evidence = read_results(layout, backbones)
-    lesions = overview(evidence)
+    results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
+    lesions = overview(results)
     ill = lesions[PATIENT].isin(lesions.loc[lesions[TARGET] == 1, PATIENT])
     wanted = set(lesions.loc[ill & ((lesions["rank"] <= metric.TOP) | (lesions[TARGET] == 1)), ID])
     for position in (position for target in (1, 0) for position in worst(lesions, target, CASES)):
         wanted.add(lesions[ID].iloc[position])
         wanted |= {near["lesion"]["id"] for near in nearest(lesions, position)}
-    frame = evidence.rows[evidence.rows[ID].isin(wanted)].reset_index(drop=True)
+    frame = results.rows[results.rows[ID].isin(wanted)].reset_index(drop=True)
     render(layout.train_images, Sample(frame, pd.factorize(frame[PATIENT])[0]), (1, 1), 2)
 
 
@@ -133,7 +133,7 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
     """Seconds of both stages, those inside the bootstrap apart, and the size of the page."""
     from isic.evaluate.evaluate import evaluate
     from isic.evaluate.figures import FIGURES
-    from isic.evaluate.learning import learning
+    from isic.evaluate.learning import learning_records
     from isic.evaluate.results import read_results
     from isic.evaluate.theme import PAPER
     from isic.report.build import build
@@ -143,21 +143,21 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
     backbones = tuple(params.image.backbones)
     with clock(metric, "pauc_replicates", spent):
         start = time.perf_counter()
-        evidence = read_results(layout, backbones)
-        result = evaluate(evidence, params.evaluate.replicates, params.evaluate.seed)
-        points = {**result.points, "learning": learning(layout, backbones, FOLDS)}
+        results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
+        evaluation = evaluate(results, params.evaluate.replicates, params.evaluate.seed)
+        points = {**evaluation.points, "learning": learning_records(layout.image_models(backbones, FOLDS))}
         for name, records in points.items():
             write_json(layout.plots / f"{name}.json", records)
-        write_json(layout.evaluate_metrics, result.metrics)
+        write_json(layout.evaluate_metrics, evaluation.metrics)
         for draw in FIGURES.values():
             draw(points, PAPER)
         judged = time.perf_counter()
         values = params.model_dump(mode="json", by_alias=True)
-        build(layout, read_results(layout, backbones), values, {}, reasons(layout, params))
+        build(layout, results, values, {}, reasons(layout, params))
         built = time.perf_counter()
     return {
-        "rows": len(evidence.oof),
-        "patients_shown": int(evidence.oof.loc[evidence.oof[TARGET] == 1, PATIENT].nunique()),
+        "rows": len(results.oof),
+        "patients_shown": int(results.oof.loc[results.oof[TARGET] == 1, PATIENT].nunique()),
         "evaluate_seconds": judged - start,
         "report_seconds": built - judged,
         "bootstrap_seconds": sum(spent),

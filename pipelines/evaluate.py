@@ -1,12 +1,12 @@
-"""Stage `evaluate`: judge the out-of-fold scores; metrics, points to plot, pooled numbers on the stack's run."""
+"""Stage `evaluate`: metrics and plot points of the out-of-fold scores; scalar metrics on the stack's run."""
 
 from isic.core.errors import run
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.evaluate.evaluate import evaluate, in_words, numbers
+from isic.evaluate.evaluate import describe_result, evaluate, scalar_metrics
 from isic.evaluate.figures import FIGURES
-from isic.evaluate.learning import learning
+from isic.evaluate.learning import learning_records
 from isic.evaluate.results import read_results
 from isic.evaluate.theme import PAPER
 from isic.tracking import parent
@@ -16,17 +16,17 @@ def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
     backbones = tuple(params.image.backbones)
-    evidence = read_results(layout, backbones)
-    result = evaluate(evidence, params.evaluate.replicates, params.evaluate.seed)
-    points = {**result.points, "learning": learning(layout, backbones, params.folds)}
+    results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, params.folds))
+    evaluation = evaluate(results, params.evaluate.replicates, params.evaluate.seed)
+    points = {**evaluation.points, "learning": learning_records(layout.image_models(backbones, params.folds))}
     # Results before anything that may fail: pictures and tracking come last.
     for name, records in points.items():
         write_json(layout.plots / f"{name}.json", records)
-    write_json(layout.root / "models" / "calibration.json", result.calibration.to_json())
-    write_json(layout.evaluate_metrics, result.metrics)
+    write_json(layout.root / "models" / "calibration.json", evaluation.calibration.to_json())
+    write_json(layout.evaluate_metrics, evaluation.metrics)
     with parent("stack", params.scoring()) as tracker:
-        tracker.metrics(numbers(result.metrics))
-        tracker.tags({"mlflow.note.content": in_words(result.metrics)})
+        tracker.metrics(scalar_metrics(evaluation.metrics))
+        tracker.tags({"mlflow.note.content": describe_result(evaluation.metrics)})
         tracker.artifact(layout.evaluate_metrics)
         # What `isic compare RUN RUN` reads.
         tracker.artifact(layout.oof, "oof")

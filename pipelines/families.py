@@ -13,9 +13,9 @@ from isic.core.io import write_json
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
-from isic.evaluate.families import family_plot, family_report
-from isic.evaluate.figures import families as draw
-from isic.evaluate.figures import save
+from isic.evaluate.ablation import ablation_points, family_ablation
+from isic.evaluate.figures import save_figure
+from isic.evaluate.interval_figures import draw_families
 from isic.stack.training_data import FITTED, prepare
 from isic.tabular import build_features, feature_families
 from isic.tabular.fitted import fitted_kinds
@@ -29,7 +29,7 @@ def main() -> None:
     found = judge(frame, read_folds(layout, len(params.folds)), params, say)
     write_json(layout.evaluate_metrics.with_name("features.json"), found)
     picture = layout.report.with_name("features.svg")
-    save(draw({"families": family_plot(found)}), picture)
+    save_figure(draw_families({"families": ablation_points(found)}), picture)
     say(f"metrics/features.json, {picture.relative_to(layout.root)}; `dvc repro -s -f report` puts them into the page")
 
 
@@ -50,7 +50,7 @@ def judge(frame: pd.DataFrame, folds: pd.DataFrame, params: Params, say: Callabl
 
     say(f"{len(families)} families on {len(frame)} lesions, scored by LightGBM without images")
     replicates, seed = params.evaluate.replicates, params.evaluate.seed
-    return family_report(score, problem.folds, families, used, ["raw"], replicates, seed, say)
+    return family_ablation(score, problem.folds, families, used, ["raw"], replicates, seed, say)
 
 
 if __name__ == "__main__":

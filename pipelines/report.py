@@ -34,10 +34,10 @@ def champion(layout: Layout, model: str) -> Champion | None:
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    evidence = read_results(layout, tuple(params.image.backbones))
+    results = read_results(layout.oof, layout.train_metadata, layout.embeddings(params.image.backbones, params.folds))
     values = params.model_dump(mode="json", by_alias=True)
     told = reasons(layout, params) if layout.stack_model.is_dir() else None
-    build(layout, evidence, values, run_tags(layout), told, champion(layout, params.register_.model))
+    build(layout, results, values, run_tags(layout), told, champion(layout, params.register_.model))
     with parent("stack", params.scoring()) as tracker:
         for name in ("index.html", "model_card.md", "data_card.md"):
             tracker.artifact(layout.report.parent / name, "report")

@@ -13,7 +13,7 @@ from isic.tracking import parent
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    evidence = read_results(layout, tuple(params.image.backbones))
+    evidence = read_results(layout.oof, layout.train_metadata, layout.embeddings(params.image.backbones, params.folds))
     found = conditions(layout, evidence, params)
     path = layout.root / "metrics" / "robustness.json"
     write_json(path, found)

@@ -95,23 +95,32 @@ def compare(
 ) -> None:
     """Compare two sets of out-of-fold scores: print and write the paired interval over patients."""
     from isic.core.io import refuse_output, write_json
-    from isic.evaluate.compare import compare as compare_scores
-    from isic.evaluate.compare import default_place, find_oof, table
+    from isic.evaluate.compare import compare_oof, comparison_table, read_oof
 
     for name, side in (("A", a), ("B", b)):
         if not side:
             raise InputError(f"{name} is empty: name a run, a version, a bundle, a checkout or a score file")
-    target = out or default_place()
+    target = out or _comparison_file()
     files = [_oof_source(name) for name in (a, b)]
     if target is not None:
         refuse_output(target, *files)
 
-    first, second = (find_oof(file) for file in files)
-    comparison = compare_scores(first, second, (a, b))
-    typer.echo(table(comparison))
+    first, second = (read_oof(file) for file in files)
+    comparison = compare_oof(first, second, (a, b))
+    typer.echo(comparison_table(comparison))
     if target is not None:
         write_json(target, comparison.to_json())
         typer.echo(f"written: {target}")
+
+
+def _comparison_file() -> Path | None:
+    """reports/compare.json of the checkout around the working directory, None outside of one."""
+    from isic.core.paths import Layout
+
+    try:
+        return Layout.find().report.with_name("compare.json")
+    except InputError:
+        return None
 
 
 def _oof_source(name: str) -> Path:

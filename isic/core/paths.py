@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +71,16 @@ class Layout:
         """Float16 embeddings of the anchors (see `isic.data.anchors`) by this fold's network."""
         return self.embedding(backbone, fold).with_suffix(".anchors.npy")
 
+    def embeddings(self, backbones: Iterable[str], folds: Sequence[int]) -> dict[str, dict[int, Path]]:
+        """backbone -> fold -> its `embedding` file."""
+        return {name: {fold: self.embedding(name, fold) for fold in folds} for name in backbones}
+
     def image_model(self, backbone: str, fold: int) -> Path:
         return self.root / "models" / "image" / backbone / f"fold{fold}"
+
+    def image_models(self, backbones: Iterable[str], folds: Sequence[int]) -> dict[str, dict[int, Path]]:
+        """backbone -> fold -> its `image_model` folder."""
+        return {name: {fold: self.image_model(name, fold) for fold in folds} for name in backbones}
 
     @property
     def stack_model(self) -> Path:

@@ -1,4 +1,4 @@
-"""Two sets of out-of-fold scores side by side: is one better, by how much, and where."""
+"""Paired comparison of two sets of out-of-fold scores."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import pandas as pd
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
 from isic.core.metric import auc, paired_difference, pauc, pauc_interval, top15_sensitivity
-from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.evaluate.results import OOF_COLUMNS, check_oof
 
-#: Where a folder keeps its out-of-fold scores: a bundle, a checkout, or the folder of the file itself.
-PLACES = ("oof.parquet", "data/oof/stack.parquet", "stack.parquet")
+#: Files of out-of-fold scores in a bundle, a checkout or the folder of the file itself.
+OOF_FILES = ("oof.parquet", "data/oof/stack.parquet", "stack.parquet")
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its own numbers on the shared rows."""
+    """Metrics of one set of scores on the shared rows; low and high: 95 % interval of pAUC over patients."""
 
     name: str
     pauc: float
@@ -34,7 +33,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`difference` is pAUC of b minus pAUC of a, with its paired interval over patients."""
+    """`difference` is pAUC of b minus pAUC of a, with its paired 95 % interval over patients."""
 
     a: Side
     b: Side
@@ -49,47 +48,41 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence; an interval that spans zero decides nothing."""
+        """One sentence. An interval that spans zero is no evidence."""
         if self.low > 0:
             return f"{self.b.name} is better: the whole interval lies above zero."
         if self.high < 0:
             return f"{self.a.name} is better: the whole interval lies below zero."
-        return "no evidence of a difference: the interval spans zero."
+        return "no results of a difference: the interval spans zero."
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "folds": list(self.folds), "verdict": self.verdict}
 
 
-def find_oof(place: Path) -> pd.DataFrame:
+def read_oof(path: Path) -> pd.DataFrame:
     """Out-of-fold scores of a parquet file, a bundle folder or a checkout. Raises InputError when there are none."""
-    place = Path(place)
-    if place.is_dir():
-        found = [place / name for name in PLACES if (place / name).is_file()]
-        if not found:
-            raise InputError(f"{place} holds no out-of-fold scores ({', '.join(PLACES)}): name a bundle or a checkout")
-        place = found[0]
-    return check_oof(read_parquet(place), str(place))
+    path = Path(path)
+    if path.is_dir():
+        files = [path / name for name in OOF_FILES if (path / name).is_file()]
+        if not files:
+            raise InputError(
+                f"{path} holds no out-of-fold scores ({', '.join(OOF_FILES)}): name a bundle or a checkout"
+            )
+        path = files[0]
+    return check_oof(read_parquet(path), str(path))
 
 
-def default_place() -> Path | None:
-    """reports/compare.json of the checkout around the working directory, None outside of one."""
-    try:
-        return Layout.find().report.with_name("compare.json")
-    except InputError:
-        return None
-
-
-def compare(
+def compare_oof(
     a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str] = ("A", "B"), replicates: int = 1000, seed: int = 0
 ) -> Comparison:
-    """Compare two frames of OOF_COLUMNS on the lesions both scored.
+    """Compare two frames of OOF_COLUMNS on the lesions that are in both.
 
-    Raises InputError when they share no lesion, or disagree on a lesion's label or patient: then they were made from
-    other data and a comparison would mean nothing.
+    Raises InputError when they share no lesion or differ in a lesion's label or patient: their data differ.
     """
     both = a[list(OOF_COLUMNS)].merge(b[list(OOF_COLUMNS)], on=ID, suffixes=("_a", "_b"))
     if both.empty:
         raise InputError(f"{names[0]} and {names[1]} share no isic_id: they were made from different data")
+
     for column in (TARGET, PATIENT):
         differ = both[f"{column}_a"] != both[f"{column}_b"]
         if differ.any():
@@ -97,10 +90,13 @@ def compare(
                 f"{names[0]} and {names[1]} disagree on the {column} of {both.loc[differ, ID].iloc[0]}: "
                 "they were made from different data"
             )
+
     target, patient = both[f"{TARGET}_a"].to_numpy(), both[f"{PATIENT}_a"].to_numpy()
     scores = [both[f"score_{side}"].to_numpy(np.float64) for side in ("a", "b")]
+
     gain = paired_difference(target, scores[1], scores[0], patient, replicates, seed)
     sides = [_side(name, target, score, patient, replicates, seed) for name, score in zip(names, scores, strict=True)]
+
     return Comparison(
         a=sides[0],
         b=sides[1],
@@ -121,24 +117,26 @@ def _side(name: str, target: np.ndarray, score: np.ndarray, patient: np.ndarray,
 
 
 def _folds(both: pd.DataFrame) -> tuple[dict[str, Any], ...]:
-    """pAUC of both per fold, where both used the same folds."""
+    """pAUC of both per fold; empty when the folds differ."""
     if (both["fold_a"] != both["fold_b"]).any():
         return ()
+
     records = []
-    for number, part in both.groupby("fold_a"):
+    for fold, part in both.groupby("fold_a"):
         target = part[f"{TARGET}_a"]
         if 0 < target.sum() < len(part):
             values = {side: pauc(target, part[f"score_{side}"]) for side in ("a", "b")}
-            records.append({"fold": int(str(number)), **values, "difference": values["b"] - values["a"]})
+            records.append({"fold": int(str(fold)), **values, "difference": values["b"] - values["a"]})
     return tuple(records)
 
 
-def table(comparison: Comparison) -> str:
-    """The comparison as lines of plain text for a terminal."""
+def comparison_table(comparison: Comparison) -> str:
+    """The comparison as plain text for a terminal."""
     a, b = comparison.a, comparison.b
     width = max(len(a.name), len(b.name), 12)
+
     lines = [
-        f"{comparison.rows:,} lesions in both, {comparison.positives} malignant" + _surplus(comparison),
+        f"{comparison.rows:,} lesions in both, {comparison.positives} malignant" + _unshared(comparison),
         "",
         f"{'':<20}{a.name:>{width + 2}}{b.name:>{width + 2}}",
         f"{'pAUC':<20}{a.pauc:>{width + 2}.4f}{b.pauc:>{width + 2}.4f}",
@@ -156,11 +154,11 @@ def table(comparison: Comparison) -> str:
         comparison.verdict,
     ]
     if not comparison.folds:
-        lines.insert(-2, "They used different folds: part of the difference is the split's.")
+        lines.insert(-2, "The folds differ: part of the difference comes from the split.")
     return "\n".join(lines)
 
 
-def _surplus(comparison: Comparison) -> str:
+def _unshared(comparison: Comparison) -> str:
     if not (comparison.only_a or comparison.only_b):
         return ""
     return f" ({comparison.only_a:,} only in {comparison.a.name}, {comparison.only_b:,} only in {comparison.b.name})"

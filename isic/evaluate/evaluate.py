@@ -1,4 +1,4 @@
-"""The judgement of one run: the headline numbers and every curve as points."""
+"""Evaluation of one run: the headline metrics and every curve as points."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from isic.core.calibration import Calibration, fit_calibration, out_of_fold
 from isic.core.metric import auc, pauc, pauc_interval, top15
 from isic.evaluate import curves
 from isic.evaluate.curves import Records
-from isic.evaluate.ladder import ladder
+from isic.evaluate.ladder import ladder_records
 from isic.evaluate.reliability import calibration_error, reliability
 from isic.evaluate.results import RunResults
 from isic.evaluate.slices import slice_records
@@ -26,24 +26,26 @@ class Evaluation:
     calibration: Calibration
 
 
-def evaluate(evidence: RunResults, replicates: int, seed: int) -> Evaluation:
-    """Judge out-of-fold scores; intervals resample patients.
+def evaluate(results: RunResults, replicates: int, seed: int) -> Evaluation:
+    """Evaluate out-of-fold scores; intervals resample patients.
 
-    Raises InputError when the rows hold one class only: then there is nothing to rank.
+    Raises InputError when the rows hold one class only.
     """
-    target, score, patient, fold = evidence.target, evidence.score, evidence.patient, evidence.fold
+    target, score, patient, fold = results.target, results.score, results.patient, results.fold
     value, low, high = pauc_interval(target, score, patient, replicates, seed)
     calibrated = out_of_fold(target, score, fold)
-    points = _points(evidence, calibrated, replicates, seed)
-    folds = [_fold(evidence, int(number)) for number in np.unique(fold)]
+
+    points = _points(results, calibrated, replicates, seed)
+    folds = [_fold(results, int(index)) for index in np.unique(fold)]
     measured = [record["pauc"] for record in folds if record["pauc"] is not None]
     retrieval = top15(patient, target, score)
+
     metrics = {
         "pauc": value,
         "pauc_low": low,
         "pauc_high": high,
         "pauc_fold_mean": float(np.mean(measured)) if measured else None,
-        # The sample deviation: the folds at hand stand for all splits. One fold has none.
+        # Sample standard deviation: the folds are a sample of all splits. Undefined for one fold.
         "pauc_fold_sd": float(np.std(measured, ddof=1)) if len(measured) > 1 else None,
         "auc": auc(target, score),
         "top15_sensitivity": retrieval.sensitivity,
@@ -54,46 +56,49 @@ def evaluate(evidence: RunResults, replicates: int, seed: int) -> Evaluation:
         "patients": len(np.unique(patient)),
         "calibration_error": _errors(points["calibration"]),
         "folds": folds,
-        "missing": list(evidence.missing),
+        "missing": list(results.missing),
     }
+
     return Evaluation(metrics, points, fit_calibration(target, score))
 
 
-def _fold(evidence: RunResults, number: int) -> dict[str, Any]:
-    mask = evidence.fold == number
-    target, score = evidence.target[mask], evidence.score[mask]
+def _fold(results: RunResults, fold: int) -> dict[str, Any]:
+    mask = results.fold == fold
+    target, score = results.target[mask], results.score[mask]
     defined = curves.both_classes(target)
     return {
-        "fold": number,
+        "fold": fold,
         "n": int(mask.sum()),
         "positives": int(target.sum()),
-        "patients": len(np.unique(evidence.patient[mask])),
+        "patients": len(np.unique(results.patient[mask])),
         "pauc": pauc(target, score) if defined else None,
         "auc": auc(target, score) if defined else None,
     }
 
 
 def _points(
-    evidence: RunResults, calibrated: tuple[np.ndarray, str] | None, replicates: int, seed: int
+    results: RunResults, calibrated: tuple[np.ndarray, str] | None, replicates: int, seed: int
 ) -> dict[str, Records]:
-    target, score, patient = evidence.target, evidence.score, evidence.patient
+    target, score, patient = results.target, results.score, results.patient
     by_fold = [
-        {"fold": int(number), **point}
-        for number in np.unique(evidence.fold)
-        for point in curves.roc(target[evidence.fold == number], score[evidence.fold == number])
+        {"fold": int(fold), **point}
+        for fold in np.unique(results.fold)
+        for point in curves.roc_points(target[results.fold == fold], score[results.fold == fold])
     ]
+
     calibration = reliability(target, score, "score as it is")
     if calibrated is not None:
         calibration += reliability(target, calibrated[0], f"{calibrated[1]}, out of fold")
+
     return {
-        "roc": curves.roc(target, score),
+        "roc": curves.roc_points(target, score),
         "roc_folds": by_fold,
-        "flagged": curves.flagged(patient, target, score),
+        "flagged": curves.flagged_points(patient, target, score),
         "calibration": calibration,
-        "decision": curves.decision(target, calibrated[0]) if calibrated is not None else [],
-        "histogram": curves.histogram(target, score),
-        "slices": slice_records(evidence.rows, target, score, patient, replicates, seed),
-        "ladder": ladder(evidence, replicates, seed),
+        "decision": curves.decision_points(target, calibrated[0]) if calibrated is not None else [],
+        "histogram": curves.histogram_points(target, score),
+        "slices": slice_records(results.rows, target, score, patient, replicates, seed),
+        "ladder": ladder_records(results, replicates, seed),
     }
 
 
@@ -103,8 +108,8 @@ def _errors(calibration: Records) -> dict[str, float | None]:
     return {"before": calibration_error(before), "after": calibration_error(after)}
 
 
-def in_words(metrics: dict[str, Any]) -> str:
-    """The result in two sentences, for the page of the run."""
+def describe_result(metrics: dict[str, Any]) -> str:
+    """The result in two sentences, for the note of the MLflow run."""
     low, high = metrics["pauc_low"], metrics["pauc_high"]
     return (
         f"pAUC above 80 % sensitivity **{metrics['pauc']:.4f}** (95 % over patients {low:.4f} to {high:.4f}), AUC "
@@ -114,6 +119,6 @@ def in_words(metrics: dict[str, Any]) -> str:
     )
 
 
-def numbers(metrics: dict[str, Any]) -> dict[str, float]:
-    """The single numbers of `metrics`, for a tracker: what is absent or nested is left out."""
+def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """The scalar values of `metrics`, for MLflow; None and nested values are left out."""
     return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}

@@ -1,19 +1,18 @@
-"""Learning curves of the image networks, and the band in which a network of that kind should end."""
+"""Learning curves of the image networks, and the published range of their final pAUC."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from isic.core.io import read_json
-from isic.core.paths import Layout
 from isic.evaluate.curves import Records
 
 #: Final out-of-fold pAUC of single networks on the full 401,059 rows. Claims of the public guide (no stored output)
-#: and, where it was measured elsewhere, the range over published runs. They say nothing about generated data.
+#: and, where it was measured elsewhere, the range over published runs. Not valid for generated data.
 BANDS = (
     ("eva02_base", 0.14, 0.16),
     ("convnextv2_tiny", 0.15, 0.16),
@@ -23,25 +22,28 @@ BANDS = (
 
 
 def expected_band(backbone: str, model: str = "") -> tuple[float, float] | None:
-    """Published range of the final pAUC of a timm model, else of what the backbone's name says, or None."""
+    """Published range of the final pAUC of a timm model, else of the backbone's name, or None."""
     bands = [(low, high) for text in (model, backbone) for name, low, high in BANDS if text.startswith(name)]
     return bands[0] if bands else None
 
 
-def learning(layout: Layout, backbones: Sequence[str], folds: Sequence[int]) -> Records:
-    """Every measured value of every epoch: {backbone, model, fold, epoch, name, value}; empty without history files."""
+def learning_records(models: Mapping[str, Mapping[int, Path]]) -> Records:
+    """Every logged value of every epoch: {backbone, model, fold, epoch, name, value}; empty without history files.
+
+    models: backbone -> fold -> folder of the trained network.
+    """
     records: Records = []
-    for backbone in backbones:
-        for fold in folds:
-            path = layout.image_model(backbone, fold) / "history.csv"
+    for backbone, folders in models.items():
+        for fold, folder in folders.items():
+            path = folder / "history.csv"
             if path.is_file():
-                who = {"backbone": backbone, "model": _model(path.with_name("config.json")), "fold": int(fold)}
-                records += [{**who, **row} for row in _long(pd.read_csv(path))]
+                network = {"backbone": backbone, "model": _model(folder / "config.json"), "fold": int(fold)}
+                records += [{**network, **row} for row in _long(pd.read_csv(path))]
     return records
 
 
 def _model(config: Path) -> str:
-    """timm's name of the network, "" where the file does not say."""
+    """timm name of the network, "" if unknown."""
     return str(read_json(config).get("model", "")) if config.is_file() else ""
 
 

@@ -11,20 +11,21 @@ BINS = 10
 
 
 def reliability(target: np.ndarray, probability: np.ndarray, kind: str) -> Records:
-    """Bins of predicted probability, log-spaced: at a prevalence of 0.1 % even bins would hold everything in the first.
+    """Log-spaced bins of predicted probability: at a prevalence of 0.1 %, the first of even bins would hold nearly all.
 
-    Each record gives the mean prediction, the share found malignant and its 95 % Clopper-Pearson interval; empty
-    bins are left out. Scores outside [0, 1] are no probabilities: an empty list.
+    Each record gives the mean prediction, the observed share of malignant lesions and its 95 % Clopper-Pearson
+    interval. Empty bins are left out; scores outside [0, 1] give an empty list.
     """
     if probability.min() < 0 or probability.max() > 1:
         return []
     top = max(float(probability.max()), 1e-6)
     bottom = max(min(float(np.quantile(probability, 0.01)), top / 2), 1e-6)
     edges = np.geomspace(bottom, top, BINS + 1)
-    place = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
+    bin_index = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
+
     records = []
-    for number in np.unique(place):
-        inside = place == number
+    for index in np.unique(bin_index):
+        inside = bin_index == index
         count, positives = int(inside.sum()), int(target[inside].sum())
         low = beta.ppf(0.025, positives, count - positives + 1) if positives else 0.0
         high = beta.ppf(0.975, positives + 1, count - positives) if positives < count else 1.0

@@ -1,31 +1,32 @@
-"""Everything a run left behind that the evaluation may judge, aligned to the out-of-fold rows."""
+"""Outputs of a run that the evaluation reads, aligned to the out-of-fold rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
-from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.data.tables import read_metadata
 
-#: Columns every out-of-fold file has; any further `score_*` column is a step of the ladder.
+#: Required columns of an out-of-fold file; any further `score_*` column is a step of the ladder.
 OOF_COLUMNS = (ID, PATIENT, TARGET, "fold", "score")
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """Out-of-fold scores and what describes their rows.
+    """Out-of-fold scores, the metadata of their rows, and the scores of earlier steps.
 
     oof: isic_id, patient_id, target, fold, score; one row per lesion.
-    rows: the metadata of the same lesions in the same order (train-only columns included: they explain, never score).
+    rows: the metadata of the same lesions in the same order (with train-only columns, for description only).
     steps: earlier steps of the ladder, name -> score per row (NaN where a step has none).
     logits: backbone -> out-of-fold logit per row, standardised within each fold.
+    missing: what could not be read, in words.
     """
 
     oof: pd.DataFrame
@@ -51,67 +52,70 @@ class RunResults:
         return self.oof["fold"].to_numpy()
 
 
-def read_results(layout: Layout, backbones: Sequence[str]) -> RunResults:
-    """Read the out-of-fold scores, the training metadata and, where present, the image logits.
+def read_results(oof_path: Path, metadata_path: Path, logit_paths: Mapping[str, Mapping[int, Path]]) -> RunResults:
+    """Read the out-of-fold scores, the training metadata and, where complete, the image logits.
 
+    logit_paths: backbone -> fold -> parquet of (isic_id, logit).
     Raises InputError when the scores are missing, hold NaN, or name a lesion that the metadata lacks.
     """
-    oof = check_oof(read_parquet(layout.oof), str(layout.oof))
-    rows = align(read_metadata(layout.train_metadata, train=True), oof[ID], str(layout.train_metadata))
+    oof = check_oof(read_parquet(oof_path), str(oof_path))
+    rows = align_rows(read_metadata(metadata_path, train=True), oof[ID], str(metadata_path))
     steps = {
         name.removeprefix("score_"): oof[name].to_numpy(dtype=np.float64) for name in oof if name.startswith("score_")
     }
+
     logits, missing = {}, []
-    for backbone in backbones:
-        values = image_logits(layout, backbone, oof)
+    for backbone, paths in logit_paths.items():
+        values = image_logits(paths, oof)
         if values is None:
-            missing.append(
-                f"image logits of {backbone} (no complete set in {layout.embedding(backbone, 0).parent.name}/)"
-            )
+            missing.append(f"image logits of {backbone} (no complete set in {backbone}/)")
         else:
             logits[backbone] = values
+
     return RunResults(oof[list(OOF_COLUMNS)], rows, steps, logits, tuple(missing))
 
 
-def check_oof(oof: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Return `oof` if it can be judged, else raise InputError saying why not."""
-    lacking = [name for name in OOF_COLUMNS if name not in oof.columns]
-    if lacking:
-        raise InputError(f"{where} lacks column `{lacking[0]}`: rerun `dvc repro stack`")
+def check_oof(oof: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return `oof` if it is valid, else raise InputError with the reason and `source`."""
+    absent = [name for name in OOF_COLUMNS if name not in oof.columns]
+    if absent:
+        raise InputError(f"{source} lacks column `{absent[0]}`: rerun `dvc repro stack`")
     if oof.empty:
-        raise InputError(f"{where} has no rows: rerun `dvc repro stack`")
+        raise InputError(f"{source} has no rows: rerun `dvc repro stack`")
+
     broken = oof.loc[~np.isfinite(oof["score"].to_numpy(dtype=np.float64)), ID]
     if len(broken):
         raise InputError(
-            f"{where}: {len(broken)} scores are not finite, the first of {broken.iloc[0]}: rerun `dvc repro stack`"
+            f"{source}: {len(broken)} scores are not finite, the first of {broken.iloc[0]}: rerun `dvc repro stack`"
         )
     if oof[ID].duplicated().any():
         raise InputError(
-            f"{where}: {oof.loc[oof[ID].duplicated(), ID].iloc[0]} occurs more than once: rerun `dvc repro stack`"
+            f"{source}: {oof.loc[oof[ID].duplicated(), ID].iloc[0]} occurs more than once: rerun `dvc repro stack`"
         )
     return oof
 
 
-def align(frame: pd.DataFrame, ids: pd.Series, where: str) -> pd.DataFrame:
+def align_rows(frame: pd.DataFrame, ids: pd.Series, source: str) -> pd.DataFrame:
     """The rows of `frame` in the order of `ids`; InputError naming the first id that `frame` lacks."""
     position = pd.Index(frame[ID]).get_indexer(pd.Index(ids))
     if (position < 0).any():
-        raise InputError(f"{where} has no row for {ids.iloc[int(np.argmax(position < 0))]}: rerun `dvc repro`")
+        raise InputError(f"{source} has no row for {ids.iloc[int(np.argmax(position < 0))]}: rerun `dvc repro`")
     return frame.iloc[position].reset_index(drop=True)
 
 
-def image_logits(layout: Layout, backbone: str, oof: pd.DataFrame) -> np.ndarray | None:
+def image_logits(paths: Mapping[int, Path], oof: pd.DataFrame) -> np.ndarray | None:
     """Out-of-fold logits of one backbone in the order of `oof`, or None when a fold or a row is missing.
 
-    Fold models live on different scales, so each fold is standardised before the folds are pooled.
+    The scale differs between fold models, so each fold is standardised before the folds are pooled.
     """
     parts = []
     for fold in sorted(oof["fold"].unique()):
-        path = layout.embedding(backbone, int(fold))
-        if not path.is_file():
+        path = paths.get(int(fold))
+        if path is None or not path.is_file():
             return None
         part = read_parquet(path, columns=[ID, "logit"])
         spread = float(part["logit"].std(ddof=0)) or 1.0
         parts.append(part.assign(logit=(part["logit"] - part["logit"].mean()) / spread))
+
     values = pd.concat(parts).set_index(ID)["logit"].reindex(oof[ID]).to_numpy(dtype=np.float64)
     return values if np.isfinite(values).all() else None

@@ -1,4 +1,4 @@
-"""One look for all pictures: real colours on paper and in MLflow, CSS variables in the page so that dark mode works."""
+"""Common style of all figures: real colours on paper and in MLflow, CSS variables in the page for dark mode."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Theme:
     def __getitem__(self, role: str) -> str:
         return ROLES[role][1 if self.page else 0]
 
-    def cycle(self, number: int) -> str:
-        return self[CYCLE[number % len(CYCLE)]]
+    def cycle(self, index: int) -> str:
+        return self[CYCLE[index % len(CYCLE)]]
 
 
 PAPER = Theme(page=False)
@@ -45,16 +45,16 @@ PAGE = Theme(page=True)
 
 
 def canvas(theme: Theme, width: float = 4.8, height: float = 3.2) -> tuple[Figure, Any]:
-    """An empty figure (inches) with one axes in the common look. No pyplot: it keeps global state."""
+    """An empty figure (inches) with one styled axes. No pyplot: it has global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0.0 if theme.page else 1.0)
-    return figure, bare(figure.add_subplot(), theme)
+    return figure, style_axes(figure.add_subplot(), theme)
 
 
-def bare(axes: Any, theme: Theme) -> Any:
-    """Axes in the common look: two spines, a light grid behind, colours by role."""
+def style_axes(axes: Any, theme: Theme) -> Any:
+    """Style axes: two spines, a light grid behind the data, colours by role."""
     axes.patch.set_alpha(0.0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -69,43 +69,45 @@ def bare(axes: Any, theme: Theme) -> Any:
 
 
 def legend(axes: Any, theme: Theme, **options: Any) -> None:
-    """A frameless legend in the text colour, only when something is labelled; labels are drawn as they are."""
+    """Add a frameless legend if anything is labelled; a `$` in a label is drawn literally."""
     if axes.get_legend_handles_labels()[0]:
-        drawn = axes.legend(frameon=False, fontsize=10, labelcolor=theme["ink"], **options)
-        for text in drawn.get_texts():
+        box = axes.legend(frameon=False, fontsize=10, labelcolor=theme["ink"], **options)
+        for text in box.get_texts():
             text.set_parse_math(False)
 
 
-def lines(axes: Any, y: np.ndarray, names: Sequence[str]) -> None:
-    """A name on the vertical axis at each y, drawn as it is: metadata are free text, and a `$` in one is no formula.
+def label_rows(axes: Any, y: np.ndarray, names: Sequence[str]) -> None:
+    """Put a name on the vertical axis at each y. Metadata are free text, so a `$` is drawn literally.
 
-    Not switched off for all texts (`text.parse_math`): powers of ten on log axes are formulas.
+    `text.parse_math` stays on for other texts: powers of ten on log axes need it.
     """
     axes.set_yticks(y, names, parse_math=False)
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Inline SVG of a figure drawn with PAGE: text stays text, colours become CSS variables, ids differ by `name`."""
+    """Inline SVG of a figure drawn with PAGE. Text stays text, colours become CSS variables, ids differ by `name`."""
     import matplotlib
 
     buffer = io.StringIO()
-    # A fixed salt keeps the file equal between runs; salting by name keeps clip ids of two figures apart.
+    # A fixed salt makes the file reproducible; salting by name makes the clip ids of two figures differ.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     for role, (_, stand_in) in ROLES.items():
         text = text.replace(stand_in, f"var(--{role})")
-    # Groups are named figure_1, axes_1, … in every file; nothing refers to them.
+    # Ids such as figure_1 and axes_1 repeat in every file and are never referenced.
     text = re.sub(
         r' id="(?:figure|axes|patch|line2d|matplotlib|[xy]tick|text|legend|\w+Collection|FillBetween)[\w.]*"',
         "",
         text,
     )
-    # A style element inside an inline SVG would speak to the whole page.
+    # A style element inside an inline SVG would apply to the whole page.
     text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"font(?:-family)?: ([^;\"']*)(?:'[^']*'[^;\"]*)?", _page_font, text)
-    # The picture scales with the column; its description is the caption beside it.
+
+    # The figure scales with its column; its description is the caption beside it.
     head = re.sub(r' (?:width|height)="[^"]*"', "", text[: text.index(">")])
     return head.replace("<svg", '<svg aria-hidden="true"', 1) + text[text.index(">") :]
 

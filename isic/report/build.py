@@ -10,8 +10,8 @@ from isic.core.errors import InputError
 from isic.core.io import atomic_file, read_json
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
+from isic.evaluate.ablation import ablation_points
 from isic.evaluate.curves import Records
-from isic.evaluate.families import family_plot
 from isic.evaluate.results import RunResults
 from isic.report.cards import data_card, model_card
 from isic.report.champion import Champion, against
@@ -20,7 +20,7 @@ from isic.report.findings import findings
 from isic.report.lesions import TileGallery, overview, worst
 from isic.report.maps import activation
 from isic.report.markdown import to_html
-from isic.report.page import MOST_BYTES, TILE_BYTES, Contents, notes, render
+from isic.report.page import MAX_BYTES, MAX_TILE_BYTES, Contents, notes, render
 from isic.report.patients import patients
 
 #: Points the page cannot do without, and those it can.
@@ -50,7 +50,7 @@ def open_tiles(layout: Layout) -> tuple[TileStore | None, str]:
 
 def build(
     layout: Layout,
-    evidence: RunResults,
+    results: RunResults,
     params: Mapping[str, Any],
     provenance: Mapping[str, str],
     reasons: Callable[[Sequence[str]], Reasons] | None = None,
@@ -62,8 +62,8 @@ def build(
     """
     metrics, points = read_json(layout.evaluate_metrics), read_points(layout)
     tiles, why = open_tiles(layout)
-    album = TileGallery(tiles, TILE_BYTES)
-    lesions = overview(evidence)
+    gallery = TileGallery(tiles, MAX_TILE_BYTES)
+    lesions = overview(results)
     shown = [lesions["isic_id"].iloc[position] for target in (1, 0) for position in worst(lesions, target, CASES)]
     maps, maps_note = activation(layout, lesions, tiles, shown, tuple(params["image"]["backbones"]))
     robustness = _optional(layout.root / "metrics" / "robustness.json")
@@ -73,18 +73,18 @@ def build(
         metrics["n"],
         metrics["positives"],
     )
-    points["families"] = family_plot(families) if families and of_these else []
+    points["families"] = ablation_points(families) if families and of_these else []
     nested = robustness.get("nested") if robustness else None
     points["ladder"] = [*(robustness["steps"] if robustness else []), *points["ladder"]]
     generated = params["data"]["source"] == "sample"
-    model, data = model_card(metrics, params, provenance, generated), data_card(evidence.rows, generated)
+    model, data = model_card(metrics, params, provenance, generated), data_card(results.rows, generated)
     extra = ("The lesions are generated: these numbers show that the pipeline works, not how good the model is.",)
     contents = Contents(
         metrics=metrics,
         points=points,
-        failures=failures(lesions, album, CASES, maps, reasons(shown) if reasons else nothing),
-        patients=patients(lesions, album),
-        album=album,
+        failures=failures(lesions, gallery, CASES, maps, reasons(shown) if reasons else nothing),
+        patients=patients(lesions, gallery),
+        gallery=gallery,
         cards=to_html(model) + to_html(data),
         provenance=provenance,
         source="Generated data." if generated else "Official data.",
@@ -92,15 +92,15 @@ def build(
         robustness=robustness,
         nested=nested if nested and not nested["absent"] else None,
         nested_absent=nested["absent"] if nested else "the stage robustness has not run",
-        champion=against(champion, evidence, params, provenance) if champion else None,
+        champion=against(champion, results, params, provenance) if champion else None,
         images_absent=why,
         maps_note=maps_note,
         findings=findings(points, lesions, robustness),
         warnings=notes(metrics, extra if generated else ()),
     )
     html = render(contents)
-    if len(html.encode()) > MOST_BYTES:
-        raise InputError(f"the page would take {len(html.encode()):,} bytes, at most {MOST_BYTES:,} are allowed")
+    if len(html.encode()) > MAX_BYTES:
+        raise InputError(f"the page would take {len(html.encode()):,} bytes, at most {MAX_BYTES:,} are allowed")
     for path, text in (
         (layout.report, html),
         (_beside(layout, "model_card.md"), model),

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from isic.core.errors import InputError
-from isic.evaluate.compare import compare
+from isic.evaluate.compare import compare_oof
 from isic.evaluate.results import RunResults
 
 
@@ -24,7 +24,7 @@ class Champion:
 
 
 def against(
-    champion: Champion, evidence: RunResults, params: Mapping[str, Any], provenance: Mapping[str, str]
+    champion: Champion, results: RunResults, params: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
     """What the page says about the champion; a champion of other data has only its name, its changes and the reason."""
     known = {section: params.get(section) for section in champion.params}
@@ -34,8 +34,8 @@ def against(
     ]
     settings = params["evaluate"]
     try:
-        found = compare(
-            champion.oof, evidence.oof, (champion.name, "this run"), int(settings["replicates"]), int(settings["seed"])
+        found = compare_oof(
+            champion.oof, results.oof, (champion.name, "this run"), int(settings["replicates"]), int(settings["seed"])
         )
     except InputError as error:
         return {"name": champion.name, "absent": str(error), "changes": changes}

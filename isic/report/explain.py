@@ -15,7 +15,7 @@ from isic.report.build import open_tiles
 from isic.report.failures import Reasons, card, nothing, position_of
 from isic.report.lesions import TileGallery, overview
 from isic.report.maps import activation
-from isic.report.page import TILE_BYTES, asset, environment
+from isic.report.page import MAX_TILE_BYTES, asset, environment
 from isic.report.patients import describe_patient
 from isic.report.reasons import reasons
 
@@ -25,27 +25,27 @@ def explain(layout: Layout, params: Params, isic_id: str, out: Path | None = Non
 
     Raises InputError when the lesion is unknown or the stack stage has not run.
     """
-    evidence = read_results(layout, tuple(params.image.backbones))
-    lesions = overview(evidence)
+    results = read_results(layout.oof, layout.train_metadata, layout.embeddings(params.image.backbones, params.folds))
+    lesions = overview(results)
     position = position_of(lesions, isic_id)
     if position < 0:
         raise InputError(f"no lesion {isic_id} in {layout.oof}: give an isic_id of the training data")
     tiles, absent = open_tiles(layout)
-    album = TileGallery(tiles, TILE_BYTES)
+    gallery = TileGallery(tiles, MAX_TILE_BYTES)
     maps, notes = activation(layout, lesions, tiles, [isic_id], tuple(params.image.backbones))
     why, unexplained = _reasons(layout, params, isic_id)
     one = lesions.iloc[position]
     patient = lesions[lesions[PATIENT] == one[PATIENT]]
-    mine = describe_patient(patient, album, isic_id)
+    mine = describe_patient(patient, gallery, isic_id)
     html = (
         environment()
         .get_template("lesion.html")
         .render(
             css=asset("page.css"),
-            item=card(lesions, position, album, maps, why),
+            item=card(lesions, position, gallery, maps, why),
             patient=mine,
             body=still(mine, int(one["rank"])),
-            album=album,
+            gallery=gallery,
             notes=[*notes, *([absent] if absent else []), *unexplained],
             malignant=int(patient[TARGET].sum()),
         )

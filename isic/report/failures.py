@@ -21,22 +21,22 @@ def nothing(_: str) -> list[dict[str, Any]]:
 
 
 def card(
-    lesions: pd.DataFrame, position: int, album: TileGallery, maps: Maps = nothing, reasons: Reasons = nothing
+    lesions: pd.DataFrame, position: int, gallery: TileGallery, maps: Maps = nothing, reasons: Reasons = nothing
 ) -> dict[str, Any]:
     """All there is to say about the lesion at `position` of the overview."""
     lesion = describe(lesions.iloc[position])
     neighbours = nearest(lesions, position)
     for isic_id in (lesion["id"], *(neighbour["lesion"]["id"] for neighbour in neighbours)):
-        album.add(isic_id)
+        gallery.add(isic_id)
     return {"lesion": lesion, "neighbours": neighbours, "maps": maps(lesion["id"]), "reasons": reasons(lesion["id"])}
 
 
 def failures(
-    lesions: pd.DataFrame, album: TileGallery, count: int, maps: Maps = nothing, reasons: Reasons = nothing
+    lesions: pd.DataFrame, gallery: TileGallery, count: int, maps: Maps = nothing, reasons: Reasons = nothing
 ) -> dict[str, list[dict[str, Any]]]:
     """Cards of the `count` worst misses and worst false alarms."""
     return {
-        name: [card(lesions, position, album, maps, reasons) for position in worst(lesions, target, count)]
+        name: [card(lesions, position, gallery, maps, reasons) for position in worst(lesions, target, count)]
         for name, target in (("misses", 1), ("alarms", 0))
     }
 

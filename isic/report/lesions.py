@@ -30,7 +30,7 @@ class TileGallery:
     tiles: TileStore | None
     budget: int
     shown: dict[str, str] = field(default_factory=dict)
-    refused: int = 0
+    over_budget: int = 0
     broken: list[str] = field(default_factory=list)
     spent: int = 0
 
@@ -48,28 +48,28 @@ class TileGallery:
             return False
         uri = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
         if self.spent + len(uri) > self.budget:
-            self.refused += 1
+            self.over_budget += 1
             return False
         self.spent += len(uri)
         self.shown[isic_id] = uri
         return True
 
 
-def overview(evidence: RunResults) -> pd.DataFrame:
+def overview(results: RunResults) -> pd.DataFrame:
     """What the page says about each lesion, in row order.
 
     `top`: share of all lesions that score at least as high. `rank`: 1 is the patient's highest score.
     """
-    rows, oof = evidence.rows, evidence.oof
+    rows, oof = results.rows, results.oof
     return pd.DataFrame(
         {
             ID: oof[ID],
             PATIENT: oof[PATIENT],
             TARGET: oof[TARGET],
             "fold": oof["fold"],
-            "score": evidence.score,
+            "score": results.score,
             "top": oof["score"].rank(ascending=False, method="max").to_numpy() / len(oof),
-            "rank": rank_in_patient(evidence.patient, evidence.score),
+            "rank": rank_in_patient(results.patient, results.score),
             "of": oof.groupby(PATIENT)[ID].transform("size").to_numpy(),
             "diameter": rows["clin_size_long_diam_mm"],
             "site": rows["tbp_lv_location"].fillna("unknown site"),

@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from isic.evaluate.curves import Records
-from isic.evaluate.figures import FIGURES, groups
+from isic.evaluate.curves import Records, group_by
+from isic.evaluate.figures import FIGURES
 from isic.evaluate.slices import MIN_POSITIVES, TONE_METHOD
 from isic.evaluate.theme import PAGE, to_svg
 from isic.report.body import BOTTOM, HALF_WIDTH, OUTLINE, TOP
@@ -23,9 +23,9 @@ from isic.report.findings import Finding
 from isic.report.lesions import TileGallery
 
 #: The page stays below this, tiles included.
-MOST_BYTES = 10_000_000
+MAX_BYTES = 10_000_000
 #: What of it tiles may take; script, pictures, points and the maps of 260 patients take about five megabytes.
-TILE_BYTES = 4_000_000
+MAX_TILE_BYTES = 4_000_000
 
 SECTIONS = (
     ("headline", "Headline"),
@@ -53,7 +53,7 @@ class Contents:
     points: dict[str, Records]
     patients: list[dict[str, Any]]
     failures: dict[str, list[dict[str, Any]]]
-    album: TileGallery
+    gallery: TileGallery
     cards: str
     provenance: Mapping[str, str]
     source: str
@@ -79,11 +79,11 @@ def render(contents: Contents) -> str:
             **values,
             svg=pictures(contents.points),
             sections=SECTIONS,
-            slice_groups=list(groups(contents.points["slices"], "family").items()),
+            slice_groups=list(group_by(contents.points["slices"], "family").items()),
             operating=operating(contents.points["roc"]),
             learning_text=LEARNING_TEXT,
             learning_records=[row for row in contents.points.get("learning", []) if row["name"].endswith("pauc")],
-            has_images=contents.album.tiles is not None,
+            has_images=contents.gallery.tiles is not None,
             min_positives=MIN_POSITIVES,
             tone_method=TONE_METHOD,
             css=asset("page.css"),
@@ -109,7 +109,7 @@ def operating(roc: Records) -> Records:
 
 def _data(contents: Contents) -> dict[str, Any]:
     metrics, roc = contents.metrics, contents.points["roc"]
-    folds = groups(contents.points["roc_folds"], "fold")
+    folds = group_by(contents.points["roc_folds"], "fold")
     return {
         "pauc": metrics["pauc"],
         "benign": metrics["n"] - metrics["positives"],
@@ -120,7 +120,7 @@ def _data(contents: Contents) -> dict[str, Any]:
         ],
         "operating": operating(roc),
         "patients": contents.patients,
-        "tiles": contents.album.shown,
+        "tiles": contents.gallery.shown,
         "body": {"outline": OUTLINE, "width": HALF_WIDTH, "bottom": BOTTOM, "top": TOP},
         "deepest": max((-value for patient in contents.patients for value in patient["map"]["v"]), default=1.0),
     }

@@ -16,30 +16,30 @@ from isic.report.lesions import TileGallery, describe
 DRAWN = 250
 
 
-def patients(lesions: pd.DataFrame, album: TileGallery, seed: int = 0) -> list[dict[str, Any]]:
+def patients(lesions: pd.DataFrame, gallery: TileGallery, seed: int = 0) -> list[dict[str, Any]]:
     """One entry per patient with a malignant lesion, the one whose malignant lesion ranks worst first.
 
-    `lesions` is `isic.report.lesions.overview`. Tiles of the top fifteen and of the malignant ones go into `album`
+    `lesions` is `isic.report.lesions.overview`. Tiles of the top fifteen and of the malignant ones go into `gallery`
     patient by patient until its budget is spent, so the patients with most to learn from have theirs.
     """
     ill = lesions[lesions[TARGET] == 1]
     worst = ill.groupby(PATIENT)["rank"].max().sort_values(ascending=False, kind="stable")
     of_patient = dict(iter(lesions[lesions[PATIENT].isin(worst.index)].groupby(PATIENT, sort=False)))
     rng = np.random.default_rng(seed)
-    return [_patient(of_patient[name], album, rng) for name in worst.index]
+    return [_patient(of_patient[name], gallery, rng) for name in worst.index]
 
 
-def describe_patient(lesions: pd.DataFrame, album: TileGallery, keep: str, seed: int = 0) -> dict[str, Any]:
+def describe_patient(lesions: pd.DataFrame, gallery: TileGallery, keep: str, seed: int = 0) -> dict[str, Any]:
     """The entry of one patient, malignant lesion or not; lesion `keep` is drawn whatever its rank."""
-    return _patient(lesions, album, np.random.default_rng(seed), keep)
+    return _patient(lesions, gallery, np.random.default_rng(seed), keep)
 
 
-def _patient(lesions: pd.DataFrame, album: TileGallery, rng: np.random.Generator, keep: str = "") -> dict[str, Any]:
+def _patient(lesions: pd.DataFrame, gallery: TileGallery, rng: np.random.Generator, keep: str = "") -> dict[str, Any]:
     lesions = lesions.sort_values("rank", kind="stable")
     drawn = _thin(lesions, rng, keep)
     listed = lesions[(lesions["rank"] <= TOP) | (lesions[TARGET] == 1)]
     for isic_id in listed["isic_id"]:
-        album.add(isic_id)
+        gallery.add(isic_id)
     first = lesions.iloc[0]
     malignant = lesions.loc[lesions[TARGET] == 1, "rank"]
     return {

@@ -15,7 +15,7 @@ from isic.core.params import Stack as Settings
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
 from isic.data.tables import read_metadata
-from isic.evaluate.results import RunResults, align
+from isic.evaluate.results import RunResults, align_rows
 from isic.robustness.nested import check
 from isic.robustness.perturb import image_noise, missing_columns
 from isic.robustness.robustness import distribution_shift, largest_fold, leave_hospital_out, sample_tiles, step
@@ -38,9 +38,9 @@ def conditions(layout: Layout, results: RunResults, params: Params) -> dict[str,
         """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of their networks."""
         plain = _plain(settings)
         ordinary = prepare(inputs.features, logits, inputs.folds, plain.images, plain.params.max_bin)
-        groups = align(folds, inputs.features[ID], "the groups")["fold"].to_numpy(np.int64)
+        groups = align_rows(folds, inputs.features[ID], "the groups")["fold"].to_numpy(np.int64)
         oof = fit_problem(regrouped(ordinary, groups, inputs.features, plain.fitted), plain).oof
-        return align(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
+        return align_rows(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
 
     alone = refit(results.oof.drop(columns="score"), {})
     return {

@@ -12,7 +12,7 @@ from isic.core.errors import InputError
 from isic.core.io import read_parquet, write_parquet
 from isic.core.metric import pauc
 from isic.core.paths import Layout
-from isic.evaluate.compare import compare, find_oof, table
+from isic.evaluate.compare import compare_oof, comparison_table, read_oof
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def oof(run_dir: Layout) -> pd.DataFrame:
 
 def test_a_clearly_better_score_wins_and_the_reverse_mirrors_it(oof: pd.DataFrame) -> None:
     better = oof.assign(score=oof["score"] + 0.5 * oof["target"])
-    forth, back = (compare(*pair, replicates=100) for pair in ((oof, better), (better, oof)))
+    forth, back = (compare_oof(*pair, replicates=100) for pair in ((oof, better), (better, oof)))
     assert forth.difference == pytest.approx(pauc(oof["target"], better["score"]) - pauc(oof["target"], oof["score"]))
     assert forth.low > 0
     assert "B is better" in forth.verdict
@@ -32,24 +32,24 @@ def test_a_clearly_better_score_wins_and_the_reverse_mirrors_it(oof: pd.DataFram
 
 def test_the_same_scores_in_another_order_do_not_differ(oof: pd.DataFrame) -> None:
     shuffled = oof.sample(frac=1, random_state=1).assign(score=lambda frame: 3 * frame["score"] + 1)
-    result = compare(oof, shuffled, ("old", "new"), replicates=50)
+    result = compare_oof(oof, shuffled, ("old", "new"), replicates=50)
     assert (result.difference, result.low, result.high) == (0, 0, 0)
-    assert "no evidence" in result.verdict
-    text = table(result)
+    assert "no results" in result.verdict
+    text = comparison_table(result)
     assert "old" in text
     assert "new − old: +0.0000" in text
 
 
 def test_only_shared_lesions_count_and_the_rest_is_said(oof: pd.DataFrame) -> None:
-    result = compare(oof, oof.iloc[:900], replicates=50)
+    result = compare_oof(oof, oof.iloc[:900], replicates=50)
     assert (result.rows, result.only_a, result.only_b) == (900, 300, 0)
-    assert "300 only in A" in table(result)
+    assert "300 only in A" in comparison_table(result)
 
 
 def test_other_folds_are_said(oof: pd.DataFrame) -> None:
-    result = compare(oof, oof.assign(fold=(oof["fold"] + 1) % 3), replicates=50)
+    result = compare_oof(oof, oof.assign(fold=(oof["fold"] + 1) % 3), replicates=50)
     assert result.folds == ()
-    assert "different folds" in table(result)
+    assert "folds differ" in comparison_table(result)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_other_folds_are_said(oof: pd.DataFrame) -> None:
 )
 def test_scores_of_other_data_are_refused(oof: pd.DataFrame, spoil, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        compare(oof, spoil(oof), replicates=50)
+        compare_oof(oof, spoil(oof), replicates=50)
 
 
 def test_scores_are_found_in_files_bundles_and_checkouts(oof: pd.DataFrame, run_dir: Layout, tmp_path: Path) -> None:
     write_parquet(tmp_path / "bundle" / "oof.parquet", oof)
     for place in (run_dir.oof, run_dir.root, tmp_path / "bundle"):
-        assert np.array_equal(find_oof(place)["score"], oof["score"])
+        assert np.array_equal(read_oof(place)["score"], oof["score"])
     with pytest.raises(InputError, match="no out-of-fold scores"):
-        find_oof(tmp_path)
+        read_oof(tmp_path)

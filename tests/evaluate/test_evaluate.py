@@ -14,11 +14,11 @@ from isic.core.errors import InputError
 from isic.core.io import read_parquet, write_parquet
 from isic.core.metric import pauc, top15_sensitivity
 from isic.core.paths import Layout
-from isic.evaluate.curves import decision, flagged, histogram, rank_in_patient
+from isic.evaluate.curves import decision_points, flagged_points, histogram_points, rank_in_patient
 from isic.evaluate.evaluate import Evaluation, evaluate
-from isic.evaluate.learning import learning
-from isic.evaluate.results import read_results
+from isic.evaluate.learning import learning_records
 from isic.evaluate.slices import slice_masks
+from tests.report.conftest import FOLDS, results_of
 
 BACKBONES = ("vit", "convnext")
 CONTRACT = {
@@ -38,7 +38,7 @@ CONTRACT = {
 
 @pytest.fixture(scope="module")
 def judged(run_dir: Layout) -> Evaluation:
-    return evaluate(read_results(run_dir, BACKBONES), replicates=100, seed=0)
+    return evaluate(results_of(run_dir, BACKBONES), replicates=100, seed=0)
 
 
 def area_above(points: list[dict[str, float]], level: float = 0.8) -> float:
@@ -76,9 +76,9 @@ def test_flagging_fifteen_gives_the_official_top_15() -> None:
     rng = np.random.default_rng(3)
     patient, score = rng.integers(0, 30, 2000), rng.normal(size=2000)
     target = (rng.random(2000) < 0.02).astype(int)
-    at_15 = next(row for row in flagged(patient, target, score) if row["flagged"] == 15)
+    at_15 = next(row for row in flagged_points(patient, target, score) if row["flagged"] == 15)
     assert at_15["sensitivity"] == pytest.approx(top15_sensitivity(patient, target, score), abs=1e-12)
-    assert flagged(patient, np.zeros(2000), score) == []
+    assert flagged_points(patient, np.zeros(2000), score) == []
 
 
 def test_ranks_are_cut_in_row_order_on_ties() -> None:
@@ -88,7 +88,7 @@ def test_ranks_are_cut_in_row_order_on_ties() -> None:
 def test_net_benefit_by_hand() -> None:
     """Threshold 0.2: two of three above are malignant, one of four in all; 2/4 − 1/4 · 0.25."""
     target, probability = np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.3, 0.1])
-    nearest = min(decision(target, probability, points=400), key=lambda row: abs(row["threshold"] - 0.2))
+    nearest = min(decision_points(target, probability, points=400), key=lambda row: abs(row["threshold"] - 0.2))
     odds = nearest["threshold"] / (1 - nearest["threshold"])
     assert nearest["model"] == pytest.approx(0.5 - 0.25 * odds)
     assert nearest["all"] == pytest.approx(0.5 - 0.5 * odds)
@@ -96,7 +96,7 @@ def test_net_benefit_by_hand() -> None:
 
 @pytest.mark.parametrize("score", [np.array([0.1, 0.2, 0.9]), np.array([-1.0, 0.0, 5.0]), np.array([0.5, 0.5, 0.5])])
 def test_the_histogram_counts_every_lesion(score: np.ndarray) -> None:
-    assert sum(row["count"] for row in histogram(np.array([0, 0, 1]), score)) == 3
+    assert sum(row["count"] for row in histogram_points(np.array([0, 0, 1]), score)) == 3
 
 
 def test_slices_say_when_there_is_too_little(judged: Evaluation, run_dir: Layout) -> None:
@@ -120,7 +120,7 @@ def test_slices_say_when_there_is_too_little(judged: Evaluation, run_dir: Layout
 
 
 def test_missing_categories_are_a_slice_of_their_own(run_dir: Layout) -> None:
-    rows = read_results(run_dir, ()).rows
+    rows = results_of(run_dir).rows
     found = {(family, name): mask.sum() for family, name, mask in slice_masks(rows)}
     assert found["sex", "missing"] == rows["sex"].isna().sum() > 0
     assert found["age", "missing"] == rows["age_approx"].isna().sum() > 0
@@ -143,28 +143,28 @@ def test_calibration_brings_predictions_to_the_shares_found(judged: Evaluation) 
 
 
 def test_histories_become_one_long_table(run_dir: Layout) -> None:
-    records = learning(run_dir, BACKBONES, (0, 1, 2))
+    records = learning_records(run_dir.image_models(BACKBONES, FOLDS))
     assert len(records) == 2 * 3 * 3 * 2
     assert {record["name"] for record in records} == {"train_loss", "val_pauc"}
 
 
 def test_a_run_without_images_says_which_logits_are_missing(new_run: Callable[..., Layout]) -> None:
     layout = new_run(images=False)
-    result = evaluate(read_results(layout, BACKBONES), replicates=50, seed=0)
+    result = evaluate(results_of(layout, BACKBONES), replicates=50, seed=0)
     assert [step["step"] for step in result.points["ladder"]] == ["stack"]
     assert len(result.metrics["missing"]) == 2
-    assert learning(layout, BACKBONES, (0,)) == []
+    assert learning_records(layout.image_models(BACKBONES, (0,))) == []
 
 
 def test_one_fold_has_no_spread_and_no_calibrated_curve(new_run: Callable[..., Layout]) -> None:
-    result = evaluate(read_results(new_run(folds=1), BACKBONES), replicates=50, seed=0)
+    result = evaluate(results_of(new_run(folds=1), BACKBONES), replicates=50, seed=0)
     assert result.metrics["pauc_fold_sd"] is None
     assert result.points["decision"] == []
     assert {record["kind"] for record in result.points["calibration"]} == {"score as it is"}
 
 
 def test_three_positives_still_give_a_judgement(new_run: Callable[..., Layout]) -> None:
-    result = evaluate(read_results(new_run(positives=3), BACKBONES), replicates=50, seed=0)
+    result = evaluate(results_of(new_run(positives=3), BACKBONES), replicates=50, seed=0)
     assert result.metrics["positives"] == 3
     assert all(record["pauc"] is None for record in result.points["slices"])
 
@@ -188,4 +188,4 @@ def test_scores_that_cannot_be_judged_are_refused(
     layout.raw.symlink_to(run_dir.raw)
     write_parquet(layout.oof, spoil(read_parquet(run_dir.oof)))
     with pytest.raises(InputError, match=says):
-        evaluate(read_results(layout, ()), replicates=50, seed=0)
+        evaluate(results_of(layout), replicates=50, seed=0)

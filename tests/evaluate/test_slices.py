@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 
 from isic.core.paths import Layout
-from isic.evaluate.results import read_results
 from isic.evaluate.slices import TONE_METHOD, TONES, skin_tone, slice_levels, slice_masks
 from isic.registry.slices import compare_slices
+from tests.report.conftest import results_of
 
 
 def test_the_gate_judges_the_lesions_that_the_report_shows_under_the_same_name(run_dir: Layout) -> None:
-    evidence = read_results(run_dir, ())
-    rows = evidence.rows.assign(score=evidence.score, score_champion=0.5)
+    results = results_of(run_dir)
+    rows = results.rows.assign(score=results.score, score_champion=0.5)
     shown = {
         (family, name): (int(mask.sum()), int(rows["target"][mask].sum())) for family, name, mask in slice_masks(rows)
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
@@ -14,7 +14,9 @@ import pytest
 from isic.core.io import write_parquet
 from isic.core.paths import Layout
 from isic.core.schema import NUMERIC, TRAIN_COLUMNS
+from isic.evaluate.results import RunResults, read_results
 
+FOLDS = (0, 1, 2)
 HOSPITALS = ("Memorial Sloan Kettering Cancer Center", "University Hospital of Basel", "ACEMID MIA")
 SITES = {
     "Torso Back Top Third": ("Torso Back", "posterior torso"),
@@ -104,6 +106,11 @@ def _write_image_fold(layout: Layout, backbone: str, fold: int, rows: pd.DataFra
     model.mkdir(parents=True)
     history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [0.7, 0.6, 0.5], "val_pauc": [0.03, 0.06, 0.08]})
     history.to_csv(model / "history.csv", index=False)
+
+
+def results_of(layout: Layout, backbones: Iterable[str] = ()) -> RunResults:
+    """The results of a made run, with the logits of `backbones`."""
+    return read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
 
 
 @pytest.fixture(scope="session")

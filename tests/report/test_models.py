@@ -18,7 +18,6 @@ from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.evaluate.results import read_results
 from isic.image.cam import activation_maps, class_activation
 from isic.image.network.artifact import save_model
 from isic.image.network.backbone import create
@@ -33,7 +32,7 @@ from isic.stack import fit_stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
 
-from .conftest import HOSPITALS, make_run
+from .conftest import HOSPITALS, make_run, results_of
 from .test_page import judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +76,7 @@ def test_a_map_shows_where_the_logit_comes_from(model: str) -> None:
 
 
 def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, params: Params) -> None:
-    lesions = overview(read_results(whole, ()))
+    lesions = overview(results_of(whole))
     ids = list(lesions["isic_id"].iloc[:3])
     maps, notes = activation(whole, lesions, TileStore(whole.train_images), ids, tuple(params.image.backbones))
     assert [picture["title"].split(":")[0] for picture in maps(ids[0])] == list(params.image.backbones)
@@ -91,7 +90,7 @@ def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, par
 
 
 def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
-    lesions = overview(read_results(run_dir, ()))
+    lesions = overview(results_of(run_dir))
     ids = list(lesions["isic_id"].iloc[:4])
     assert "no images" in activation(run_dir, lesions, None, ids, ("vit",))[1][0]
     maps, notes = activation(run_dir, lesions, TileStore(run_dir.train_images), ids, ("vit",))
@@ -103,7 +102,7 @@ def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
 def found(whole: Layout, params: Params) -> dict[str, Any]:
     """What the robustness stage finds in `whole`."""
     quick = params.model_copy(update={"features": params.features.model_copy(update={"families": ("raw",)})})
-    return conditions(whole, read_results(whole, tuple(params.image.backbones)), quick)
+    return conditions(whole, results_of(whole, params.image.backbones), quick)
 
 
 def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
@@ -116,13 +115,13 @@ def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
 
 
 def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: Params, found: dict[str, Any]) -> None:
-    evidence = judge(whole)
+    results = judge(whole)
     values = params.model_dump(mode="json", by_alias=True)
     says = {"nested": "of something", "absent": "three folds or more are needed"}
     for nested in ({**found["nested"], "text": says["nested"]}, {"absent": says["absent"]}):
         hospitals = {**found["hospitals"], "refit_both": bool(nested["absent"])}
         write_json(whole.root / "metrics" / "robustness.json", {**found, "hospitals": hospitals, "nested": nested})
-        build(whole, evidence, values, {}, reasons(whole, params))
+        build(whole, results, values, {}, reasons(whole, params))
         html = whole.report.read_text(encoding="utf-8")
         head = html[html.index("Nested check") : html.index('id="champion"')]
         assert says["absent" if nested["absent"] else "nested"] in head
@@ -137,7 +136,7 @@ def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: 
 def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
     whole: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, embeddings: str, refits: int
 ) -> None:
-    evidence, fitted = read_results(whole, tuple(params.image.backbones)), []
+    results, fitted = results_of(whole, params.image.backbones), []
 
     def refit(folds: pd.DataFrame) -> np.ndarray:
         fitted.append(folds)
@@ -145,7 +144,7 @@ def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
 
     settings = params.stack.images.model_copy(update={"embeddings": embeddings})
     stack = params.stack.model_copy(update={"images": settings})
-    found = _hospitals(evidence, refit, params.model_copy(update={"stack": stack}))
+    found = _hospitals(results, refit, params.model_copy(update={"stack": stack}))
     pooled = found["records"][0]
     assert len(fitted) == refits
     assert found["refit_both"] is (refits == 2)
@@ -182,9 +181,9 @@ def test_the_stage_writes_its_file(whole: Layout, params: Params, monkeypatch: p
 def test_two_hospitals_and_early_stopping_leave_the_other_parts_whole(whole: Layout, params: Params) -> None:
     features = params.features.model_copy(update={"families": ("raw",)})
     stack = params.stack.model_copy(update={"early_stop": 5})
-    evidence = read_results(whole, tuple(params.image.backbones))
-    rows = evidence.rows.replace({"attribution": {HOSPITALS[2]: HOSPITALS[1]}})
+    results = results_of(whole, params.image.backbones)
+    rows = results.rows.replace({"attribution": {HOSPITALS[2]: HOSPITALS[1]}})
     quick = params.model_copy(update={"features": features, "stack": stack})
-    found = conditions(whole, replace(evidence, rows=rows), quick)
+    found = conditions(whole, replace(results, rows=rows), quick)
     assert "three `folds` or more" in found["hospitals"]["absent"]
     assert found["columns"]["records"]

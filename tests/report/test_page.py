@@ -17,17 +17,21 @@ from isic.core.errors import InputError
 from isic.core.io import read_json, write_json
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
+from isic.evaluate.curve_figures import area_above
+from isic.evaluate.curves import column, group_by
 from isic.evaluate.evaluate import evaluate
-from isic.evaluate.figures import area, column, groups, slices
-from isic.evaluate.learning import learning
-from isic.evaluate.results import RunResults, read_results
+from isic.evaluate.interval_figures import draw_slices
+from isic.evaluate.learning import learning_records
+from isic.evaluate.results import RunResults
 from isic.report.build import POINTS, build
 from isic.report.champion import Champion, changed, flat
 from isic.report.findings import findings
 from isic.report.lesions import TileGallery, overview, worst
 from isic.report.markdown import to_html
-from isic.report.page import MOST_BYTES, SECTIONS, asset, evenly, pictures
+from isic.report.page import MAX_BYTES, SECTIONS, asset, evenly, pictures
 from isic.report.patients import DRAWN, patients
+
+from .conftest import FOLDS, results_of
 
 BACKBONES = ("vit", "convnext")
 PARAMS = {
@@ -40,17 +44,20 @@ PARAMS = {
 
 
 def judge(layout: Layout) -> RunResults:
-    evidence = read_results(layout, BACKBONES)
-    result = evaluate(evidence, replicates=50, seed=0)
-    for name, records in {**result.points, "learning": learning(layout, BACKBONES, (0, 1, 2))}.items():
+    results = results_of(layout, BACKBONES)
+    evaluation = evaluate(results, replicates=50, seed=0)
+    for name, records in {
+        **evaluation.points,
+        "learning": learning_records(layout.image_models(BACKBONES, FOLDS)),
+    }.items():
         write_json(layout.plots / f"{name}.json", records)
-    write_json(layout.evaluate_metrics, result.metrics)
-    return evidence
+    write_json(layout.evaluate_metrics, evaluation.metrics)
+    return results
 
 
 def page(layout: Layout, **options) -> str:
-    evidence = judge(layout)
-    build(layout, evidence, PARAMS, {"git_commit": "abc"}, **options)
+    results = judge(layout)
+    build(layout, results, PARAMS, {"git_commit": "abc"}, **options)
     return layout.report.read_text(encoding="utf-8")
 
 
@@ -91,7 +98,7 @@ def test_every_section_is_there_and_nothing_is_fetched(html: str) -> None:
     assert len(found.ids) == len(set(found.ids))
     assert all(target.startswith(("#", "data:")) for target in found.fetched)
     assert not re.search(r"url\((?!#)", html.split('id="plotly"')[0])
-    assert len(html.encode()) < MOST_BYTES
+    assert len(html.encode()) < MAX_BYTES
 
 
 def test_headline_numbers_are_those_of_the_metrics_file(html: str, run_dir: Layout) -> None:
@@ -103,7 +110,7 @@ def test_headline_numbers_are_those_of_the_metrics_file(html: str, run_dir: Layo
 
 
 def test_patients_are_those_with_a_malignant_lesion_worst_first(html: str, run_dir: Layout) -> None:
-    lesions = overview(read_results(run_dir, ()))
+    lesions = overview(results_of(run_dir))
     shown = embedded(html)["patients"]
     ill = lesions[lesions["target"] == 1]
     assert {patient["id"] for patient in shown} == set(ill["patient_id"])
@@ -114,7 +121,7 @@ def test_patients_are_those_with_a_malignant_lesion_worst_first(html: str, run_d
 
 
 def test_a_patient_of_many_lesions_is_thinned_to_the_highest_and_the_malignant(new_run: Callable[..., Layout]) -> None:
-    lesions = overview(read_results(new_run(patients=2, positives=8, images=False, folds=2), ()))
+    lesions = overview(results_of(new_run(patients=2, positives=8, images=False, folds=2), ()))
     for patient in patients(lesions, TileGallery(None, 0)):
         mine = lesions[lesions["patient_id"] == patient["id"]]
         assert patient["drawn"] == len(patient["map"]["x"]) == DRAWN < len(mine)
@@ -124,15 +131,15 @@ def test_a_patient_of_many_lesions_is_thinned_to_the_highest_and_the_malignant(n
 
 def test_tiles_stop_at_the_budget_and_what_is_refused_is_counted(run_dir: Layout) -> None:
     store = TileStore(run_dir.train_images)
-    album = TileGallery(store, budget=5_000)
-    taken = [album.add(isic_id) for isic_id in store.ids()[:20]]
-    assert album.spent <= 5_000
+    gallery = TileGallery(store, budget=5_000)
+    taken = [gallery.add(isic_id) for isic_id in store.ids()[:20]]
+    assert gallery.spent <= 5_000
     assert 0 < sum(taken) < 20
-    assert album.refused == 20 - sum(taken)
+    assert gallery.over_budget == 20 - sum(taken)
 
 
 def test_the_worst_cases_are_named_with_tile_and_neighbours(html: str, run_dir: Layout) -> None:
-    lesions = overview(read_results(run_dir, ()))
+    lesions = overview(results_of(run_dir))
     part = html[html.index('id="failures"') : html.index('id="cards"')]
     lowest = lesions.loc[lesions["target"] == 1].sort_values("score").iloc[0]
     assert part.index(lowest["isic_id"]) < part.index("Worst false alarms")
@@ -192,7 +199,7 @@ def test_a_dollar_in_a_name_is_no_formula(html: str, run_dir: Layout) -> None:
     # Powers of ten stay formulas.
     assert r">$\mathdefault" not in drawn["decision"]
     paper = io.StringIO()
-    slices(points).savefig(paper, format="svg")
+    draw_slices(points).savefig(paper, format="svg")
     assert all(f"<!-- {name} (20) -->" in paper.getvalue() for name in names)
 
 
@@ -217,7 +224,7 @@ def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> N
     import h5py
 
     layout = new_run()
-    lesions = overview(read_results(layout, ()))
+    lesions = overview(results_of(layout))
     isic_id = lesions["isic_id"].iloc[worst(lesions, 1, 1)[0]]
     with h5py.File(layout.train_images, "a") as file:
         del file[isic_id]
@@ -228,13 +235,13 @@ def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> N
 def test_without_the_evaluation_there_is_one_clear_line(new_run: Callable[..., Layout]) -> None:
     layout = new_run()
     with pytest.raises(InputError, match=r"evaluate\.json"):
-        build(layout, read_results(layout, BACKBONES), PARAMS, {})
+        build(layout, results_of(layout, BACKBONES), PARAMS, {})
     assert not layout.report.exists()
 
 
 def test_the_champion_is_compared_and_what_changed_is_listed(run_dir: Layout) -> None:
-    evidence = read_results(run_dir, BACKBONES)
-    old = evidence.oof.assign(score=-evidence.oof["score"])
+    results = results_of(run_dir, BACKBONES)
+    old = results.oof.assign(score=-results.oof["score"])
     champion = Champion("isic-2024 v3", old, {**PARAMS, "stack": {"rounds": 99}}, {"data_hash": "f" * 64})
     html = page(run_dir, champion=champion)
     assert "isic-2024 v3" in html
@@ -244,8 +251,8 @@ def test_the_champion_is_compared_and_what_changed_is_listed(run_dir: Layout) ->
 
 
 def test_a_champion_of_other_data_is_named_but_not_compared(run_dir: Layout) -> None:
-    evidence = read_results(run_dir, BACKBONES)
-    other = evidence.oof.assign(isic_id=[f"X{i}" for i in range(len(evidence.oof))])
+    results = results_of(run_dir, BACKBONES)
+    other = results.oof.assign(isic_id=[f"X{i}" for i in range(len(results.oof))])
     assert "share no isic_id" in page(run_dir, champion=Champion("v1", other, PARAMS, {}))
 
 
@@ -253,7 +260,7 @@ def test_what_stands_out_is_said_first_with_a_link_to_where_it_is_shown(html: st
     head = html[html.index("Where to look next") : html.index('id="ladder"')]
     links = set(re.findall(r'href="#(\w+)"', head))
     assert {"slices", "failures"} <= links <= {name for name, _ in SECTIONS}
-    lesions = overview(read_results(run_dir, ()))
+    lesions = overview(results_of(run_dir))
     missed = ((lesions["target"] == 1) & (lesions["rank"] > 15)).sum()
     assert f"{missed} of 60 malignant lesions" in head or missed == 0
 
@@ -270,7 +277,7 @@ def found(ladder: dict, slices: list[dict], robustness: dict | None = None) -> l
 
 @pytest.mark.parametrize(
     ("low", "high", "says"),
-    [(0.01, 0.03, "Images help"), (-0.03, -0.01, "Images hurt"), (-0.01, 0.01, "No evidence that images add")],
+    [(0.01, 0.03, "Images help"), (-0.03, -0.01, "Images hurt"), (-0.01, 0.01, "No results that images add")],
 )
 def test_a_finding_claims_no_more_than_its_interval(low: float, high: float, says: str) -> None:
     step = {"step": "features alone", "gain": (low + high) / 2, "gain_low": low, "gain_high": high}
@@ -304,10 +311,10 @@ def test_a_lost_column_and_an_unseen_hospital_are_findings_only_with_evidence() 
 def test_the_shaded_area_of_each_fold_is_its_pauc(run_dir: Layout) -> None:
     judge(run_dir)
     metrics = read_json(run_dir.evaluate_metrics)
-    by_fold = groups(read_json(run_dir.plots / "roc_folds.json"), "fold")
+    by_fold = group_by(read_json(run_dir.plots / "roc_folds.json"), "fold")
     for fold in metrics["folds"]:
         records = by_fold[fold["fold"]]
-        assert area(column(records, "fpr"), column(records, "tpr")) == pytest.approx(fold["pauc"], abs=1e-9)
+        assert area_above(column(records, "fpr"), column(records, "tpr")) == pytest.approx(fold["pauc"], abs=1e-9)
 
 
 def test_the_outline_is_a_closed_body_that_holds_the_lesions(html: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from isic.core.metric import pauc
 from isic.core.paths import Layout
 from isic.core.schema import ID
-from isic.evaluate.results import RunResults, read_results
+from isic.evaluate.results import RunResults
 from isic.robustness.drift import adversarial, drift, psi, too_few
 from isic.robustness.perturb import CHANGES, GROUPS, missing_columns, without
 from isic.robustness.robustness import (
@@ -21,12 +21,12 @@ from isic.robustness.robustness import (
     sample_tiles,
     step,
 )
-from tests.report.conftest import make_metadata
+from tests.report.conftest import make_metadata, results_of
 
 
 @pytest.fixture(scope="module")
 def evidence(run_dir: Layout) -> RunResults:
-    return read_results(run_dir, ("vit", "convnext"))
+    return results_of(run_dir, ("vit", "convnext"))
 
 
 def test_small_hospitals_are_left_out_together() -> None:

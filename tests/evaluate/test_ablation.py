@@ -12,8 +12,9 @@ import pytest
 
 from isic.core.errors import InputError
 from isic.core.metric import pauc
-from isic.evaluate.families import family_plot, family_report
-from isic.evaluate.figures import families, save
+from isic.evaluate.ablation import ablation_points, family_ablation
+from isic.evaluate.figures import save_figure
+from isic.evaluate.interval_figures import draw_families
 
 FAMILIES = ("raw", "good", "useless", "spare")
 USED = ("raw", "good", "useless")
@@ -36,7 +37,7 @@ def _score(families: Sequence[str], folds: pd.DataFrame) -> np.ndarray:
 
 def test_a_useful_family_is_gained_and_missed_and_a_useless_one_is_neither(folds: pd.DataFrame) -> None:
     lines: list[str] = []
-    report = family_report(lambda names: _score(names, folds), folds, FAMILIES, USED, ["raw"], 200, 0, lines.append)
+    report = family_ablation(lambda names: _score(names, folds), folds, FAMILIES, USED, ["raw"], 200, 0, lines.append)
     rows = {row["family"]: row for row in report["families"]}
     assert rows["good"]["added_low"] > 0
     assert rows["good"]["left_out_high"] < 0
@@ -53,23 +54,23 @@ def test_a_useful_family_is_gained_and_missed_and_a_useless_one_is_neither(folds
 
 
 def test_points_to_plot_leave_out_what_was_not_asked(folds: pd.DataFrame) -> None:
-    report = family_report(lambda names: _score(names, folds), folds, FAMILIES, USED, ["raw"], 50, 0)
-    ways = [(point["family"], point["way"]) for point in family_plot(report)]
+    report = family_ablation(lambda names: _score(names, folds), folds, FAMILIES, USED, ["raw"], 50, 0)
+    ways = [(point["family"], point["way"]) for point in ablation_points(report)]
     assert ("raw", "added") not in ways
     assert ("good", "added") in ways
-    assert all(point["low"] <= point["high"] for point in family_plot(report))
+    assert all(point["low"] <= point["high"] for point in ablation_points(report))
 
 
 def test_a_base_outside_the_families_is_an_error(folds: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="base families"):
-        family_report(lambda names: _score(names, folds), folds, FAMILIES, USED, ["texture"], 50, 0)
+        family_ablation(lambda names: _score(names, folds), folds, FAMILIES, USED, ["texture"], 50, 0)
 
 
 def test_the_picture_shows_every_family(folds: pd.DataFrame, tmp_path: Path) -> None:
-    report = family_report(lambda names: _score(names, folds), folds, FAMILIES, USED, ["raw"], 50, 0)
-    save(families({"families": family_plot(report)}), tmp_path / "features.svg")
+    report = family_ablation(lambda names: _score(names, folds), folds, FAMILIES, USED, ["raw"], 50, 0)
+    save_figure(draw_families({"families": ablation_points(report)}), tmp_path / "features.svg")
     with mpl.rc_context({"svg.fonttype": "none"}):
-        save(families({"families": family_plot(report)}), tmp_path / "texts.svg")
+        save_figure(draw_families({"families": ablation_points(report)}), tmp_path / "texts.svg")
     text = (tmp_path / "texts.svg").read_text()
     assert all(f">{name}<" in text for name in FAMILIES)
-    assert families({}) is None
+    assert draw_families({}) is None

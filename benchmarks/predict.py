@@ -31,11 +31,11 @@ from isic.data.patient_chunks import open_chunked
 from isic.data.sample import write_sample
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
+from isic.evaluate.slice_gains import compare_slices
 from isic.predict.bundle import Bundle, load_bundle
 from isic.predict.files import score
 from isic.predict.rows import CHUNK_ROWS
 from isic.registry import gate
-from isic.registry.slices import compare_slices
 from isic.tabular import build_features
 
 SHARE = 10
@@ -265,7 +265,7 @@ def compare(layout: Layout, files: list[Path]) -> None:
     rows = gate.joined(*(pd.read_parquet(file) for file in files))
     gate._gain(settings, rows)
     gate._calibration(settings, rows)
-    list(compare_slices(gate._described(layout, rows), settings.min_slice_positives))
+    list(compare_slices(gate.add_metadata(rows, layout.train_metadata), settings.min_slice_positives))
 
 
 if __name__ == "__main__":

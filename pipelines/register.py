@@ -18,9 +18,10 @@ def main() -> None:
     number = None
     try:
         card = layout.report.with_name("model_card.md")
-        version, reused = register(layout, bundle, name, card.read_text(encoding="utf-8") if card.is_file() else "")
+        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        version, reused = register(layout.root, bundle, name, text)
         number = version.number
-        register_backbones(layout, bundle)
+        register_backbones(layout.root, bundle)
         print(f"register: {version} {'is this bundle already' if reused else 'added'}, now the challenger")
     except InputError as error:
         # The bundle is on disk and scores without MLflow; a store that is down must not undo the run.

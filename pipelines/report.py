@@ -22,7 +22,7 @@ def champion(layout: Layout, model: str) -> Champion | None:
     from isic.registry.versions import resolve
 
     try:
-        bundle = load_bundle(resolve(f"models:/{model}@champion", layout))
+        bundle = load_bundle(resolve(f"models:/{model}@champion", layout.root))
     except InputError as error:
         sys.stderr.write(f"isic: note: the report has no comparison with the champion: {error}\n")
         return None

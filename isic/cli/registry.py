@@ -23,7 +23,7 @@ def promote(
     result = promote_challenger(Layout.find(), force, reason)
     if result.verdict is not None:
         typer.echo(result.verdict.table())
-    already = "" if result.move else " already"
+    already = "" if result.record else " already"
     typer.echo(f"{result.champion} is{already} the champion")
 
 
@@ -41,9 +41,9 @@ def rollback(reason: Reason = "") -> None:
 def history() -> None:
     """List every promotion and rollback, oldest first."""
     from isic.core.paths import Layout
-    from isic.registry.actions import past
+    from isic.registry.actions import list_moves
 
-    moves = past(Layout.find())
+    moves = list_moves(Layout.find())
     if not moves:
         typer.echo("nothing was promoted yet: make promote")
     for move in moves:

@@ -126,7 +126,7 @@ def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
         "fitted": _FITTED,
         "params": sections,
         "metrics": read_json(layout.evaluate_metrics),
-        "data_hash": data_hash(layout),
+        "data_hash": data_hash(layout.train_metadata, layout.train_images),
         "folds_hash": sha256(require(layout.folds, "folds", "run `dvc repro folds`")),
         "anchors_hash": sha256(ANCHOR_TILES),
         "code_hash": code_hash(),

@@ -1,6 +1,6 @@
-"""Does a bundle still say elsewhere what it said when it was made? Asked in a process that knows nothing but the files.
+"""Check that a bundle reproduces its stored scores in a fresh process.
 
-Run as `python -m isic.predict.reproduce` by `reload_elsewhere`.
+`reload_elsewhere` runs `python -m isic.predict.reproduce`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pandas as pd
 
 from isic.core.errors import InputError, run
 from isic.core.io import sha256_json
-from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TEST_COLUMNS
 from isic.predict.bundle import load_bundle
 
@@ -30,12 +29,13 @@ class Reload(NamedTuple):
     seconds_per_row: float
 
 
-def reload_elsewhere(layout: Layout, folder: Path, rows: int) -> Reload:
-    """Score some `rows` stored out-of-fold rows again in a fresh process.
+def reload_elsewhere(folder: Path, metadata: Path, images: Path, rows: int) -> Reload:
+    """Score about `rows` out-of-fold rows of the bundle in `folder` again in a fresh process.
 
-    Raises InputError with the process's own line when it fails.
+    `metadata` and `images` are the official training files. Raises InputError with the error line of the process when
+    it fails.
     """
-    command = [sys.executable, "-m", "isic.predict.reproduce", str(folder), str(layout.root), str(rows)]
+    command = [sys.executable, "-m", "isic.predict.reproduce", str(folder), str(metadata), str(images), str(rows)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("isic: error: ")
@@ -44,9 +44,9 @@ def reload_elsewhere(layout: Layout, folder: Path, rows: int) -> Reload:
 
 
 def choose_patients(oof: pd.DataFrame, rows: int) -> pd.DataFrame:
-    """Rows of whole patients of every fold, at least `rows` of them if there are; no very large patient.
+    """Rows of whole patients of every fold, at least `rows` if there are as many, without very large patients.
 
-    Whole, because a lesion is scored against its patient's others; small, because the check is to be quick.
+    Whole patients, because a lesion is scored in comparison with its patient's others; small ones for speed.
     """
     sizes = oof.groupby(PATIENT).agg(fold=("fold", "first"), size=(ID, "size")).reset_index()
     order = sizes.assign(
@@ -59,21 +59,21 @@ def choose_patients(oof: pd.DataFrame, rows: int) -> pd.DataFrame:
     return oof[oof[PATIENT].isin(order.loc[needed, PATIENT])]
 
 
-def measure(layout: Layout, folder: Path, rows: int) -> Reload:
-    """Score stored rows again in this process and compare."""
+def reload_here(folder: Path, metadata: Path, images: Path, rows: int) -> Reload:
+    """`reload_elsewhere` in this process."""
     from isic.data.tables import read_metadata
     from isic.data.tiles import TileStore
 
     bundle = load_bundle(folder)
     stored = choose_patients(bundle.oof(), rows)
-    metadata = read_metadata(layout.train_metadata, train=True).set_index(ID, drop=False)
-    tiles = TileStore(layout.train_images)
+    table = read_metadata(metadata, train=True).set_index(ID, drop=False)
+    tiles = TileStore(images)
     largest, seconds = 0.0, 0.0
-    # Libraries and the stacker are read now, so that the time below is a lesion's.
-    first = metadata.loc[stored[ID].head(1), list(TEST_COLUMNS)].reset_index(drop=True)
+    # Loads libraries and the stacker, so that the seconds below are of scoring only.
+    first = table.loc[stored[ID].head(1), list(TEST_COLUMNS)].reset_index(drop=True)
     bundle.predict(first, tiles)
     for fold, part in stored.groupby("fold"):
-        lesions = metadata.loc[part[ID], list(TEST_COLUMNS)].reset_index(drop=True)
+        lesions = table.loc[part[ID], list(TEST_COLUMNS)].reset_index(drop=True)
         started = time.perf_counter()
         again = bundle.predict(lesions, tiles, folds=[int(str(fold))])
         seconds += time.perf_counter() - started
@@ -82,8 +82,9 @@ def measure(layout: Layout, folder: Path, rows: int) -> Reload:
 
 
 def main() -> None:
-    folder, root, rows = sys.argv[1:]
-    sys.stdout.write(json.dumps(measure(Layout(Path(root)), Path(folder), int(rows))._asdict()) + "\n")
+    folder, metadata, images, rows = sys.argv[1:]
+    result = reload_here(Path(folder), Path(metadata), Path(images), int(rows))
+    sys.stdout.write(json.dumps(result._asdict()) + "\n")
 
 
 if __name__ == "__main__":

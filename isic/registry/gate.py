@@ -1,12 +1,13 @@
-"""Whether a challenger may become champion: a list of checks, each with what was found, what was needed, and why.
+"""The gate: a list of checks that decides whether a challenger may become champion.
 
-Both are compared on the same out-of-fold rows, stored in their bundles; a difference is judged by resampling patients
-for both at once, because lesions of a patient are no independent evidence.
+Both models are compared on the same out-of-fold rows, stored in their bundles. Intervals come from resampling
+patients for both models at once, because the lesions of a patient are not independent.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,17 @@ from isic.core.calibration import out_of_fold
 from isic.core.errors import InputError
 from isic.core.metric import paired_difference
 from isic.core.params import Gate
-from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
+from isic.evaluate.slice_gains import SliceGain, compare_slices
 from isic.predict.bundle import Bundle, load_bundle
 from isic.predict.reproduce import Reload, reload_elsewhere
-from isic.registry.slices import Slice, compare_slices
 from isic.registry.versions import Registry, Version
 from isic.tracking.context import data_hash, file_hash
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: `found` against `needed`, in words and numbers a person reads."""
+    """One check: `found` against `needed`, as text."""
 
     name: str
     passed: bool
@@ -37,19 +37,19 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All checks of one comparison; `champion` is None when there was none to beat."""
+    """All checks of one comparison; `champion` is None when there is no champion."""
 
     challenger: int
     champion: int | None
     checks: tuple[Check, ...]
-    slices: tuple[Slice, ...] = ()
+    slices: tuple[SliceGain, ...] = ()
 
     @property
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
     def summary(self) -> str:
-        """The reasons against, or what spoke for it, in one line."""
+        """The failed checks, or that all passed, in one line."""
         failed = [f"{check.name}: {check.found}, needed {check.needed}" for check in self.checks if not check.passed]
         return "; ".join(failed) or f"all {len(self.checks)} checks passed"
 
@@ -63,7 +63,7 @@ class Verdict:
         )
 
     def markdown(self) -> str:
-        """The checks as a Markdown table under the outcome."""
+        """The outcome, and the checks as a Markdown table."""
         word = "passed" if self.passed else "refused"
         against = "no champion to beat" if self.champion is None else f"against version {self.champion}"
         rows = [
@@ -79,19 +79,29 @@ class Verdict:
             "champion": self.champion,
             "passed": self.passed,
             "checks": [asdict(check) for check in self.checks],
-            "slices": [part._asdict() | {"gain": part.gain} for part in self.slices],
+            "slices": [item._asdict() | {"gain": item.gain} for item in self.slices],
         }
 
 
-def judge(layout: Layout, settings: Gate, registry: Registry, challenger: Version, champion: Version | None) -> Verdict:
-    """Compare two registered versions; a champion that cannot be used is a failed check, for a person to overrule.
+def judge(
+    settings: Gate,
+    registry: Registry,
+    challenger: Version,
+    champion: Version | None,
+    *,
+    metadata: Path,
+    images: Path,
+    folds: Path,
+) -> Verdict:
+    """Compare two registered versions; a champion that cannot be loaded is a failed check.
 
+    `metadata` and `images` are the official training files, `folds` is the table of folds.
     Raises InputError when the challenger's files are gone or damaged.
     """
     new = load_bundle(registry.folder(challenger))
-    checks = [_same_data(layout, new)]
-    slices: tuple[Slice, ...] = ()
-    reloaded = reload_elsewhere(layout, new.folder, settings.reload_rows) if checks[0].passed else None
+    checks = [_same_data(new, metadata, images, folds)]
+    slices: tuple[SliceGain, ...] = ()
+    reloaded = reload_elsewhere(new.folder, metadata, images, settings.reload_rows) if checks[0].passed else None
     if reloaded is not None:
         checks.append(_reproduced(settings, reloaded))
     if champion is not None:
@@ -107,24 +117,24 @@ def judge(layout: Layout, settings: Gate, registry: Registry, challenger: Versio
             rows = joined(new.oof(), old.oof())
             checks += [*_gain(settings, rows), _calibration(settings, rows), _size(settings, new, old)]
         if same and reloaded is not None:
-            slices = tuple(compare_slices(_described(layout, rows), settings.min_slice_positives))
+            slices = tuple(compare_slices(add_metadata(rows, metadata), settings.min_slice_positives))
             checks.append(_slices(settings, slices))
-            checks.append(_speed(layout, settings, reloaded, old))
+            checks.append(_speed(settings, reloaded, old, metadata, images))
     return Verdict(challenger.number, champion.number if champion else None, tuple(checks), slices)
 
 
-def _same_data(layout: Layout, bundle: Bundle) -> Check:
-    here = (data_hash(layout), file_hash(layout.folds))
+def _same_data(bundle: Bundle, metadata: Path, images: Path, folds: Path) -> Check:
+    here = (data_hash(metadata, images), file_hash(folds))
     same = here == (bundle.manifest.data_hash, bundle.manifest.folds_hash)
     found = "the files here" if same else "other files"
     return Check("challenger was made from", same, found, "the data and folds of this checkout (`dvc repro`)")
 
 
-def _reproduced(settings: Gate, done: Reload) -> Check:
+def _reproduced(settings: Gate, reloaded: Reload) -> Check:
     return Check(
         "reload reproduces stored scores",
-        done.largest <= settings.reload_tolerance,
-        f"largest difference {done.largest:.1e} over {done.rows} rows",
+        reloaded.largest <= settings.reload_tolerance,
+        f"largest difference {reloaded.largest:.1e} over {reloaded.rows} rows",
         f"at most {settings.reload_tolerance:.0e}",
     )
 
@@ -152,55 +162,56 @@ def _calibration(settings: Gate, rows: pd.DataFrame) -> Check:
 
 
 def probability(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """Probabilities (n,) that column `name` of `rows` stands for: each fold's by a map fitted on the other folds.
+    """Probabilities (n,) from the scores in column `name`: each fold's by a calibration map fitted on the other folds.
 
-    Scores only rank, and another sampling of benign lesions shifts them all; what the bundle calls a probability is the
-    mapped score. Scores themselves where a fold's complement holds one class only.
+    Scores only rank, and their scale depends on the sampling of benign lesions, so the calibrated score is compared.
+    The raw scores are returned where the other folds hold one class only.
     """
     mapped = out_of_fold(rows[TARGET].to_numpy(), rows[name].to_numpy(), rows["fold"].to_numpy())
     return rows[name].to_numpy(np.float64) if mapped is None else mapped[0]
 
 
-def log_loss(target: pd.Series, chance: np.ndarray) -> float:
-    """Mean negative log likelihood of 0/1 targets (n,); a chance of 0 or 1 counts as one in ten million from it."""
-    chance = np.clip(chance, 1e-7, 1 - 1e-7)
-    return float(-np.where(target.to_numpy() == 1, np.log(chance), np.log1p(-chance)).mean())
+def log_loss(target: pd.Series, probability: np.ndarray) -> float:
+    """Mean negative log likelihood of 0/1 targets (n,); probabilities are clipped to [1e-7, 1 - 1e-7]."""
+    clipped = np.clip(probability, 1e-7, 1 - 1e-7)
+    return float(-np.where(target.to_numpy() == 1, np.log(clipped), np.log1p(-clipped)).mean())
 
 
 def _size(settings: Gate, new: Bundle, old: Bundle) -> Check:
-    sizes = [sum(file.stat().st_size for file in each.folder.rglob("*") if file.is_file()) for each in (new, old)]
+    sizes = [sum(file.stat().st_size for file in bundle.folder.rglob("*") if file.is_file()) for bundle in (new, old)]
     ratio = sizes[0] / sizes[1]
     found = f"{sizes[0] / 2**20:.1f} MB after {sizes[1] / 2**20:.1f}"
     return Check("size", ratio <= settings.max_growth, found, f"at most {settings.max_growth:g} times")
 
 
-def _speed(layout: Layout, settings: Gate, new: Reload, champion: Bundle) -> Check:
+def _speed(settings: Gate, new: Reload, champion: Bundle, metadata: Path, images: Path) -> Check:
     needed = f"at most {settings.max_slowdown:g} times"
     try:
-        old = reload_elsewhere(layout, champion.folder, settings.reload_rows)
-    except InputError as error:  # its files are whole, but of a form this code reads no more
+        old = reload_elsewhere(champion.folder, metadata, images, settings.reload_rows)
+    except InputError as error:  # the files are complete, but this code no longer reads their format
         return Check("time", False, str(error), needed)
     ratio = new.seconds_per_row / old.seconds_per_row
     found = f"{1e3 * new.seconds_per_row:.1f} ms a lesion after {1e3 * old.seconds_per_row:.1f}"
     return Check("time", ratio <= settings.max_slowdown, found, needed)
 
 
-def _slices(settings: Gate, slices: tuple[Slice, ...]) -> Check:
-    judged = [(part.gain, part) for part in slices if part.judged and part.gain is not None]
+def _slices(settings: Gate, slices: tuple[SliceGain, ...]) -> Check:
+    judged = [(item.gain, item) for item in slices if item.judged and item.gain is not None]
     needed = f"each at least {-settings.max_slice_loss:+.3f}"
     if not judged:
         found = f"none with {settings.min_slice_positives} malignant lesions"
         return Check("pAUC gain by slice", True, found, needed)
-    worst, part = min(judged, key=lambda pair: pair[0])
-    found = f"worst {worst:+.4f} in {part.group} {part.level} ({part.positives} malignant of {part.n})"
-    return Check("pAUC gain by slice", worst >= -settings.max_slice_loss, found, needed)
+    gain, worst = min(judged, key=lambda pair: pair[0])
+    found = f"worst {gain:+.4f} in {worst.group} {worst.level} ({worst.positives} malignant of {worst.n})"
+    return Check("pAUC gain by slice", gain >= -settings.max_slice_loss, found, needed)
 
 
-def _described(layout: Layout, rows: pd.DataFrame) -> pd.DataFrame:
+def add_metadata(rows: pd.DataFrame, metadata: Path) -> pd.DataFrame:
+    """`rows` joined with the training table `metadata` by isic_id."""
     from isic.data.tables import read_metadata
 
-    metadata = read_metadata(layout.train_metadata, train=True).drop(columns=[TARGET, PATIENT])
-    return rows.merge(metadata, on=ID, validate="one_to_one")
+    table = read_metadata(metadata, train=True).drop(columns=[TARGET, PATIENT])
+    return rows.merge(table, on=ID, validate="one_to_one")
 
 
 def joined(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""Moving the champion: written down before it starts and after it ends, so that a killed move is finished or undone.
+"""Moving the champion alias with a write-ahead record, so that an interrupted promotion is finished or undone.
 
-Readers look at one alias, `champion`, and MLflow moves one alias at once; what can be cut in half is the bookkeeping
-around it. A move first writes its intent, then sets `previous`, then `champion`, then appends its line to
-promotions.jsonl, then removes the intent. Whoever comes next and finds an intent looks at `champion`: if it has moved,
-the rest is done, else everything is put back.
+Readers use one alias, `champion`, which MLflow moves atomically; the bookkeeping around it takes several steps. `apply`
+writes the record to .pending.json, sets `previous`, sets `champion`, appends the record to promotions.jsonl, and
+removes .pending.json. If a later call finds .pending.json, it checks `champion`: if the alias has moved, it does the
+remaining steps, else it restores `previous`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ from pydantic import BaseModel, ConfigDict
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_file, read_json, write_json
-from isic.core.paths import Layout
 from isic.registry.versions import CHAMPION, PREVIOUS, Registry
-from isic.tracking.context import git
 
-#: JSON leaves these as they are, and much that reads lines ends one at each of them (str.splitlines, editors).
+#: JSON does not escape these, but str.splitlines and many editors end a line at each of them.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 class PromotionRecord(BaseModel):
-    """One line of promotions.jsonl: who moved the champion, when, from which version to which, and why it might."""
+    """One line of promotions.jsonl: a promotion or rollback, its author, time, versions and reason."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -44,10 +42,10 @@ class PromotionRecord(BaseModel):
     gate: dict[str, Any] | None
 
 
-def make_move(
-    layout: Layout,
+def make_record(
     act: str,
     model: str,
+    who: str,
     before: int | None,
     after: int,
     previous: int | None,
@@ -56,13 +54,13 @@ def make_move(
     forced: bool = False,
     gate: dict[str, Any] | None = None,
 ) -> PromotionRecord:
-    """A move about to be made by this checkout's git user; `previous` is what that alias names now."""
+    """A record with a new id and the time now; `previous` is the present version of that alias."""
     return PromotionRecord(
         id=uuid.uuid4().hex,
         act=act,
         model=model,
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        who=git(layout.root, "config", "user.email") or git(layout.root, "config", "user.name") or "unknown",
+        who=who,
         before=before,
         after=after,
         previous=previous,
@@ -72,63 +70,67 @@ def make_move(
     )
 
 
-def apply(registry: Registry, move: PromotionRecord) -> None:
-    """Make a move, step by step as the module describes. Call with the registry's lock held and nothing pending."""
-    layout = registry.layout
-    write_json(_intent(layout), move.model_dump())
-    registry.point(move.model, PREVIOUS, move.before)
-    registry.point(move.model, CHAMPION, move.after)
-    append(layout, move)
-    _intent(layout).unlink()
+def apply(registry: Registry, promotions: Path, record: PromotionRecord) -> None:
+    """Move the aliases and append to `promotions`, in the module's order.
 
-
-def recover(registry: Registry) -> str | None:
-    """Finish or undo a move that was cut off; returns a line about it, None when nothing was pending.
-
-    Raises InputError when promotions.jsonl cannot be read: every move begins here, before an alias is moved that could
-    not be written down.
+    Call with the registry's lock held and no pending record.
     """
-    layout = registry.layout
-    history(layout)
-    if not _intent(layout).exists():
+    write_json(pending_file(promotions), record.model_dump())
+    registry.set_alias(record.model, PREVIOUS, record.before)
+    registry.set_alias(record.model, CHAMPION, record.after)
+    append(promotions, record)
+    pending_file(promotions).unlink()
+
+
+def recover(registry: Registry, promotions: Path) -> str | None:
+    """Finish or undo an interrupted `apply`; returns a message, or None when no record is pending.
+
+    Raises InputError when `promotions` cannot be read: no alias is moved that could not be recorded.
+    """
+    read_promotions(promotions)
+    pending = pending_file(promotions)
+    if not pending.exists():
         return None
-    move = PromotionRecord.model_validate(read_json(_intent(layout)))
-    champion = registry.aliased(move.model, CHAMPION)
-    done = champion is not None and champion.number == move.after
-    if done:
-        registry.point(move.model, PREVIOUS, move.before)
-        append(layout, move)
+
+    record = PromotionRecord.model_validate(read_json(pending))
+    champion = registry.find_alias(record.model, CHAMPION)
+    moved = champion is not None and champion.number == record.after
+    if moved:
+        registry.set_alias(record.model, PREVIOUS, record.before)
+        append(promotions, record)
     else:
-        registry.point(move.model, PREVIOUS, move.previous)
-    _intent(layout).unlink()
-    return f"an interrupted {move.act} to {move.model} version {move.after} was {'finished' if done else 'undone'}"
+        registry.set_alias(record.model, PREVIOUS, record.previous)
+    pending.unlink()
+    outcome = "finished" if moved else "undone"
+    return f"an interrupted {record.act} to {record.model} version {record.after} was {outcome}"
 
 
-def append(layout: Layout, move: PromotionRecord) -> None:
-    """Add a move to promotions.jsonl unless it is there; the file is replaced whole."""
-    moves = history(layout)
-    if any(known.id == move.id for known in moves):
+def append(promotions: Path, record: PromotionRecord) -> None:
+    """Add a record to promotions.jsonl unless it is there; the file is replaced atomically."""
+    records = read_promotions(promotions)
+    if any(known.id == record.id for known in records):
         return
-    lines = [json.dumps(known.model_dump(), ensure_ascii=False).translate(_LINE_ENDS) for known in (*moves, move)]
-    with atomic_file(layout.promotions) as temporary:
+
+    lines = [json.dumps(known.model_dump(), ensure_ascii=False).translate(_LINE_ENDS) for known in (*records, record)]
+    with atomic_file(promotions) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def history(layout: Layout) -> list[PromotionRecord]:
-    """All moves, oldest first. Raises InputError naming a line that cannot be read."""
-    if not layout.promotions.exists():
+def read_promotions(promotions: Path) -> list[PromotionRecord]:
+    """All records, oldest first. Raises InputError naming a line that cannot be read."""
+    if not promotions.exists():
         return []
-    moves = []
-    # Bytes end a line at what the system calls one; text also at U+2028 and the like, inside somebody's reason.
-    for number, line in enumerate(layout.promotions.read_bytes().splitlines(), start=1):
+
+    records = []
+    # Bytes are split at \n, \r and \r\n only; text would also be split at U+2028 and the like within a reason.
+    for number, line in enumerate(promotions.read_bytes().splitlines(), start=1):
         try:
-            moves.append(PromotionRecord.model_validate_json(line))
+            records.append(PromotionRecord.model_validate_json(line))
         except ValueError as error:
-            raise InputError(
-                f"{layout.promotions} line {number} is not a promotion: restore the file from git"
-            ) from error
-    return moves
+            raise InputError(f"{promotions} line {number} is not a promotion: restore the file from git") from error
+    return records
 
 
-def _intent(layout: Layout) -> Path:
-    return layout.promotions.with_name(".pending.json")
+def pending_file(promotions: Path) -> Path:
+    """File of the record being applied."""
+    return promotions.with_name(".pending.json")

@@ -1,4 +1,4 @@
-"""Registering a bundle: a new version of the model with alias `challenger`, unless this very bundle has one."""
+"""Register a bundle as a version of the model with alias `challenger`; a bundle is registered only once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from isic.predict.bundle import Bundle
 from isic.predict.manifest import FILE
 from isic.predict.requests import IMAGE
 from isic.registry.description import from_card
-from isic.registry.versions import BUNDLE, CHALLENGER, HASH_TAG, Registry, Version, said
+from isic.registry.versions import BUNDLE, CHALLENGER, HASH_TAG, Registry, Version, translate_mlflow_errors
 from isic.tracking.context import run_tags
 from isic.tracking.runs import RunSpec, finish, start
 from isic.tracking.store import locked
@@ -27,72 +27,74 @@ from isic.tracking.store import locked
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-#: Other processes registering or promoting in this checkout wait on this file.
+#: Lock file of registration and promotion in a checkout.
 LOCK = "mlflow.db.registry-lock"
 
 
 class Registration(NamedTuple):
-    """A registered bundle; `reused` when this bundle already was a version whose files are whole."""
+    """A registered bundle; `reused` when it already was a version whose files are complete."""
 
     version: Version
     reused: bool
 
 
-def register(layout: Layout, bundle: Bundle, name: str, card: str = "") -> Registration:
-    """Make `bundle` a version of model `name` with `card` (Markdown) on its page, and give it alias `challenger`.
+def register(root: Path, bundle: Bundle, name: str, card: str = "") -> Registration:
+    """Make `bundle` a version of model `name` described by `card` (Markdown), with alias `challenger`.
+
+    `root` is the checkout whose MLflow store is used.
 
     Raises InputError when the MLflow store cannot be reached.
     """
-    registry = Registry(layout)
-    with locked(layout.root, LOCK):
+    registry = Registry(root)
+    with locked(root, LOCK):
         return make_challenger(registry, bundle, name, card)
 
 
 def make_challenger(registry: Registry, bundle: Bundle, name: str, card: str = "") -> Registration:
-    """What `register` does. Call with the registry's lock held."""
-    existing = _whole_version(registry, name, bundle.manifest.hash, [FILE, *bundle.manifest.files], BUNDLE)
-    found = existing or _add(registry, bundle, name)
-    if card and not registry.note(found):
-        registry.write_note(found, from_card(card))
-    registry.point(name, CHALLENGER, found.number)
-    return Registration(found, existing is not None)
+    """`register` without its lock: call with the registry's lock held."""
+    existing = _find_complete(registry, name, bundle.manifest.hash, [FILE, *bundle.manifest.files], BUNDLE)
+    challenger = existing or _add(registry, bundle, name)
+    if card and not registry.description(challenger):
+        registry.set_description(challenger, from_card(card))
+    registry.set_alias(name, CHALLENGER, challenger.number)
+    return Registration(challenger, existing is not None)
 
 
-def register_backbones(layout: Layout, bundle: Bundle) -> list[Version]:
-    """Make each backbone's folds a version of `isic-image-BACKBONE`, unless these very weights are one already.
+def register_backbones(root: Path, bundle: Bundle) -> list[Version]:
+    """Make each backbone's folds a version of `isic-image-BACKBONE`, unless the same weights already are one.
 
     Raises InputError when the MLflow store cannot be reached.
     """
-    registry = Registry(layout)
-    with locked(layout.root, LOCK):
+    registry = Registry(root)
+    with locked(root, LOCK):
         return [_register_backbone(registry, bundle, backbone) for backbone in bundle.manifest.backbones]
 
 
 def requirements(bundle: Bundle) -> list[str]:
-    """Exact versions of what serves and scores: those the bundle was made with."""
+    """Exact versions of the packages that serve and score: those the bundle was made with."""
     pins = {"mlflow": version("mlflow"), **bundle.manifest.libraries}
     return [f"{package}=={number}" for package, number in pins.items()]
 
 
-def _whole_version(
+def _find_complete(
     registry: Registry, name: str, digest: str, names: Sequence[str], inside: str = ""
 ) -> Version | None:
-    """The newest version with this hash that still has the files `names`."""
+    """The newest version with this hash whose files `names` all exist."""
     for candidate in reversed(registry.versions(name)):
-        if candidate.bundle_hash == digest and registry.holds(candidate, names, inside):
+        if candidate.bundle_hash == digest and registry.has_files(candidate, names, inside):
             return candidate
     return None
 
 
 def _register_backbone(registry: Registry, bundle: Bundle, backbone: str) -> Version:
-    """The folder of all folds as a version: files to look at and to import again, not a model that scores lesions."""
+    """Register the folder of all folds: files for inspection and import, not a model that scores lesions."""
     name, client, folder = f"isic-image-{backbone}", registry.client, f"image/{backbone}"
     weights = {file: digest for file, digest in bundle.manifest.files.items() if file.startswith(f"{folder}/")}
     digest = sha256_json(weights)
-    existing = _whole_version(registry, name, digest, [file.removeprefix(f"{folder}/") for file in weights])
+    existing = _find_complete(registry, name, digest, [file.removeprefix(f"{folder}/") for file in weights])
     if existing is not None:
         return existing
-    with _opened_run(registry, f"register-{backbone}", digest) as run:
+    with _open_run(registry, f"register-{backbone}", digest) as run:
         client.log_artifacts(run, str(bundle.folder / folder), folder)
         _ensure_model(client, name, f"Image networks of backbone {backbone}, one a fold")
         source = f"{client.get_run(run).info.artifact_uri}/{folder}"
@@ -102,18 +104,18 @@ def _register_backbone(registry: Registry, bundle: Bundle, backbone: str) -> Ver
 
 
 @contextmanager
-def _opened_run(registry: Registry, name: str, digest: str) -> Iterator[str]:
-    """The run that files are sent under: finished at the end, failed by whatever stops it."""
-    client, layout = registry.client, registry.layout
+def _open_run(registry: Registry, name: str, digest: str) -> Iterator[str]:
+    """The run that owns the files: FINISHED at the end, FAILED after an exception."""
+    client, root = registry.client, registry.root
     spec = RunSpec("register", digest, f"{name}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID"))
-    with said(client.tracking_uri):
-        run = start(client, layout, spec, run_tags(layout))
+    with translate_mlflow_errors(client.tracking_uri):
+        run = start(client, root, spec, run_tags(Layout(root)))
         try:
             yield run
         except BaseException:
-            finish(client, layout, spec, run, "FAILED")
+            finish(client, root, spec, run, "FAILED")
             raise
-        finish(client, layout, spec, run, "FINISHED")
+        finish(client, root, spec, run, "FINISHED")
 
 
 def _ensure_model(client: MlflowClient, name: str, description: str) -> None:
@@ -124,7 +126,7 @@ def _ensure_model(client: MlflowClient, name: str, description: str) -> None:
 def _add(registry: Registry, bundle: Bundle, name: str) -> Version:
     client, manifest = registry.client, bundle.manifest
     tags = {HASH_TAG: manifest.hash, "data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
-    with _opened_run(registry, "register", manifest.hash) as run:
+    with _open_run(registry, "register", manifest.hash) as run:
         uri, model_id = _log(client.tracking_uri, run, bundle)
         _ensure_model(client, name, "SLICE-3D lesion scores; see the bundle's bundle.json")
         created = client.create_model_version(
@@ -132,7 +134,7 @@ def _add(registry: Registry, bundle: Bundle, name: str) -> Version:
             uri,
             run,
             tags=tags | {"git_commit": manifest.git_commit, "pauc": f"{manifest.metrics['pauc']:.5f}"},
-            model_id=model_id,  # a server with auth asks whose model the files are
+            model_id=model_id,  # a server with authentication needs the owner of the files
         )
     return Version(name, int(created.version), manifest.hash)
 
@@ -170,6 +172,6 @@ def _signature() -> Any:
 
 
 def _example() -> pd.DataFrame:
-    """One lesion as a request may send it; the values are made up."""
+    """An example request of one lesion, with made-up values."""
     row: dict[str, object] = {column: 1.0 if column in NUMERIC else "unknown" for column in TEST_COLUMNS}
     return pd.DataFrame([row | {ID: "ISIC_0000000", IMAGE: ""}])

@@ -1,6 +1,6 @@
-"""Versions of registered models in MLflow: adding one, naming one, and finding its files.
+"""Versions of registered models in MLflow, their aliases and their files.
 
-Aliases (`champion`, `challenger`, `previous`) say which version is what; MLflow's stages are deprecated and unused.
+The aliases are `champion`, `challenger` and `previous`; MLflow's stages are deprecated and unused.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-#: Tag by which a version is recognised when the same bundle is registered again.
+#: Tag that identifies the bundle of a version, so that no bundle is registered twice.
 HASH_TAG = "bundle_hash"
-#: Where MLflow keeps the bundle among the files of a version that scores lesions.
+#: Folder of the bundle among the files of a version that scores lesions.
 BUNDLE = "artifacts/bundle"
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -48,13 +48,13 @@ class Version:
 class Registry:
     """The registered models of a checkout's MLflow store."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.client: MlflowClient = connect(layout.root, patience=300)
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.client: MlflowClient = connect(root, patience=300)
 
-    def aliased(self, name: str, alias: str) -> Version | None:
-        """The version that bears `alias`, None if none does. Raises InputError when the store cannot be reached."""
-        with said(self.client.tracking_uri):
+    def find_alias(self, name: str, alias: str) -> Version | None:
+        """The version with `alias`, or None. Raises InputError when the store cannot be reached."""
+        with translate_mlflow_errors(self.client.tracking_uri):
             number = self._aliases(name).get(alias)
             return None if number is None else self.version(name, number)
 
@@ -63,7 +63,7 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         try:
-            with said(self.client.tracking_uri):
+            with translate_mlflow_errors(self.client.tracking_uri):
                 return _version(self.client.get_model_version(name, str(number)))
         except MlflowException as error:
             known = ", ".join(str(version.number) for version in self.versions(name)) or "none"
@@ -71,13 +71,13 @@ class Registry:
 
     def versions(self, name: str) -> list[Version]:
         """All versions, oldest first; none when the model is not registered yet."""
-        with said(self.client.tracking_uri):
-            found = self.client.search_model_versions(f"name = '{name}'")
-        return sorted(map(_version, found), key=lambda version: version.number)
+        with translate_mlflow_errors(self.client.tracking_uri):
+            versions = self.client.search_model_versions(f"name = '{name}'")
+        return sorted(map(_version, versions), key=lambda version: version.number)
 
-    def point(self, name: str, alias: str, number: int | None) -> None:
-        """Let `alias` name version `number`, or nothing (None)."""
-        with said(self.client.tracking_uri):
+    def set_alias(self, name: str, alias: str, number: int | None) -> None:
+        """Move `alias` to version `number`; None deletes the alias."""
+        with translate_mlflow_errors(self.client.tracking_uri):
             if number is not None:
                 self.client.set_registered_model_alias(name, alias, str(number))
             elif alias in self._aliases(name):
@@ -85,63 +85,64 @@ class Registry:
 
     def tag(self, version: Version, tags: dict[str, str]) -> None:
         """Write tags on a version."""
-        with said(self.client.tracking_uri):
+        with translate_mlflow_errors(self.client.tracking_uri):
             for key, value in tags.items():
                 self.client.set_model_version_tag(version.name, str(version.number), key, value)
 
-    def note(self, version: Version) -> str:
-        """The Markdown on a version's page, "" when there is none."""
-        with said(self.client.tracking_uri):
+    def description(self, version: Version) -> str:
+        """The description (Markdown) of a version, "" when there is none."""
+        with translate_mlflow_errors(self.client.tracking_uri):
             return self.client.get_model_version(version.name, str(version.number)).description or ""
 
-    def write_note(self, version: Version, text: str) -> None:
-        """Replace the Markdown on a version's page."""
-        with said(self.client.tracking_uri):
+    def set_description(self, version: Version, text: str) -> None:
+        """Replace the description (Markdown) of a version."""
+        with translate_mlflow_errors(self.client.tracking_uri):
             self.client.update_model_version(version.name, str(version.number), text)
 
     def folder(self, version: Version) -> Path:
-        """The bundle folder of a version; fetched into a cache when the store is remote.
+        """The bundle folder of a version; downloaded into a cache when the store is remote.
 
-        Raises InputError when the version's files are gone, or, fetched, are not those of its tag `bundle_hash`.
+        Raises InputError when the version's files are gone, or a downloaded bundle has another hash than its tag.
         """
         files = self._files(version, BUNDLE)
-        place = urlparse(files.artifact_uri)
-        if place.scheme not in ("", "file"):
-            return self._fetched(version, files)
-        folder = Path(unquote(place.path))
+        uri = urlparse(files.artifact_uri)
+        if uri.scheme not in ("", "file"):
+            return self._download(version, files)
+
+        folder = Path(unquote(uri.path))
         if not folder.is_dir():
             raise _gone(version, str(folder))
         return folder
 
-    def holds(self, version: Version, names: Iterable[str], inside: str = "") -> bool:
-        """Whether files of these names are still there, below the folder `inside` a version's files."""
-        with said(self.client.tracking_uri):
+    def has_files(self, version: Version, names: Iterable[str], inside: str = "") -> bool:
+        """Whether all files `names` still exist below folder `inside` of the version's files."""
+        with translate_mlflow_errors(self.client.tracking_uri):
             return set(names) <= listing(self._files(version, inside)).keys()
 
     def _files(self, version: Version, inside: str) -> ArtifactRepository:
-        with said(self.client.tracking_uri):
-            # By its place: a models:/ address would be looked up in whatever registry this process used last.
-            place = self.client.get_model_version_download_uri(version.name, str(version.number))
-            location = f"{place}/{inside}" if inside else place
-            return repository(location, self.client.tracking_uri, artifact_root(self.layout.root))
+        with translate_mlflow_errors(self.client.tracking_uri):
+            # Not by a models:/ URI: MLflow would look it up in the registry that this process used last.
+            uri = self.client.get_model_version_download_uri(version.name, str(version.number))
+            location = f"{uri}/{inside}" if inside else uri
+            return repository(location, self.client.tracking_uri, artifact_root(self.root))
 
-    def _fetched(self, version: Version, files: ArtifactRepository) -> Path:
-        # Anyone may edit a tag, and this one is about to name a folder.
+    def _download(self, version: Version, files: ArtifactRepository) -> Path:
+        # Tags can be edited by anyone, and this one becomes the name of a folder.
         if not _HASH.fullmatch(version.bundle_hash):
             raise InputError(
                 f"{version} has the tag {HASH_TAG} {version.bundle_hash!r}, which is no hash: register its bundle again"
             )
-        cache = home(self.layout.root) / ".resume" / "models" / version.bundle_hash
-        if not _holds(cache, version):
+        cache = home(self.root) / ".resume" / "models" / version.bundle_hash
+        if not _is_bundle_of(cache, version):
             from isic.core.io import atomic_dir
 
-            with said(self.client.tracking_uri), atomic_dir(cache) as temporary:
+            with translate_mlflow_errors(self.client.tracking_uri), atomic_dir(cache) as temporary:
                 files.download_artifacts("", dst_path=str(temporary))
-                if not (temporary / FILE).is_file():  # of what is gone a server sends nothing, and no error
+                if not (temporary / FILE).is_file():  # for deleted files a server sends nothing, and no error
                     raise _gone(version, shown(files.artifact_uri))
                 if read_manifest(temporary).hash != version.bundle_hash:
                     raise InputError(
-                        f"{version} has other files at {shown(files.artifact_uri)} than its tag {HASH_TAG} says: "
+                        f"{version} has other files at {shown(files.artifact_uri)} than its tag {HASH_TAG}: "
                         "register its bundle again"
                     )
         return cache
@@ -157,8 +158,8 @@ class Registry:
             raise
 
 
-def resolve(model: str, layout: Layout | None = None) -> Path:
-    """The bundle folder that `model` means: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, or a folder.
+def resolve(model: str, root: Path | None = None) -> Path:
+    """The bundle folder of `model`: `models:/NAME@ALIAS`, `models:/NAME/VERSION` (of the checkout `root`), or a folder.
 
     A folder needs neither mlflow nor a checkout. Raises InputError when there is no such version or folder.
     """
@@ -167,20 +168,20 @@ def resolve(model: str, layout: Layout | None = None) -> Path:
     parts = _MODEL_URI.fullmatch(model)
     if parts is None:
         raise InputError(f"{model} is no model: write models:/NAME@champion, models:/NAME/3, or a bundle folder")
-    registry = Registry(layout or Layout.find())
+    registry = Registry(root or Layout.find().root)
     name, alias = parts["name"], parts["alias"]
     if alias is None:
         return registry.folder(registry.version(name, int(parts["version"])))
-    version = registry.aliased(name, alias)
+    version = registry.find_alias(name, alias)
     if version is None:
-        how = {CHAMPION: "run `make promote`", CHALLENGER: "run `dvc repro`"}.get(alias, "see `isic history`")
-        raise InputError(f"no version of {name} is {alias} yet: {how}")
+        hint = {CHAMPION: "run `make promote`", CHALLENGER: "run `dvc repro`"}.get(alias, "see `isic history`")
+        raise InputError(f"no version of {name} is {alias} yet: {hint}")
     return registry.folder(version)
 
 
 @contextmanager
-def said(uri: str) -> Iterator[None]:
-    """Turn "the store cannot be reached" into InputError; what the store says about its content passes through."""
+def translate_mlflow_errors(uri: str) -> Iterator[None]:
+    """Raise InputError when the store cannot be reached; errors about its content pass through."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -194,20 +195,20 @@ def said(uri: str) -> Iterator[None]:
         ) from error
 
 
-def _holds(folder: Path, version: Version) -> bool:
-    """Whether `folder` holds the bundle that the version's tag names."""
+def _is_bundle_of(folder: Path, version: Version) -> bool:
+    """Whether `folder` holds the bundle with the hash of the version's tag."""
     try:
         return read_manifest(folder).hash == version.bundle_hash
     except InputError:  # no bundle, or a changed one
         return False
 
 
-def _gone(version: Version, place: str) -> InputError:
+def _gone(version: Version, location: str) -> InputError:
     return InputError(
-        f"{version} is registered, but its files are gone from {place}: restore them, or move its alias with "
+        f"{version} is registered, but its files are gone from {location}: restore them, or move its alias with "
         "`isic rollback` or `isic promote --force`"
     )
 
 
-def _version(found: ModelVersion) -> Version:
-    return Version(found.name, int(found.version), found.tags.get(HASH_TAG, ""))
+def _version(version: ModelVersion) -> Version:
+    return Version(version.name, int(version.version), version.tags.get(HASH_TAG, ""))

@@ -106,12 +106,12 @@ def build(
 
     `user` is the Kaggle name (default: KAGGLE_USERNAME), `image` a Docker image to pin instead of the one current when
     the notebook is made, `wheels` further packages as pip requirements, fetched for Kaggle's Python.
-    Raises InputError when there is no such model, this checkout's code does not give the scores it was judged by, or a
-    wheel cannot be made or fetched.
+    Raises InputError when there is no such model, this checkout's code does not reproduce its stored scores, or a wheel
+    cannot be built or downloaded.
     """
     params = load_params(layout.params)
-    bundle = load_bundle(resolve(model or f"models:/{params.register_.model}@{CHAMPION}", layout))
-    check_code(layout, bundle, params.gate)
+    bundle = load_bundle(resolve(model or f"models:/{params.register_.model}@{CHAMPION}", layout.root))
+    check_code(bundle, layout.train_metadata, layout.train_images, params.gate)
     owner = user or os.environ.get("KAGGLE_USERNAME") or NOBODY
     if not re.fullmatch(r"[A-Za-z0-9_-]+", owner):
         raise InputError(f"{owner!r} is no Kaggle name: letters, digits, - and _ only")
@@ -133,19 +133,20 @@ def build(
     return package
 
 
-def check_code(layout: Layout, bundle: Bundle, settings: Gate) -> None:
-    """Raise InputError unless this checkout's code, which the wheel holds, still gives the bundle's stored scores.
+def check_code(bundle: Bundle, metadata: Path, images: Path, settings: Gate) -> None:
+    """Raise InputError unless this checkout's code, which the wheel holds, reproduces the bundle's stored scores.
 
-    Only looked at when the code has changed since the bundle was made, and the training files it needs are here.
+    Checked only when the code has changed since the bundle was made and the training files are the bundle's.
     """
-    if bundle.manifest.code_hash == code_hash() or data_hash(layout) != bundle.manifest.data_hash:
+    if bundle.manifest.code_hash == code_hash() or data_hash(metadata, images) != bundle.manifest.data_hash:
         return
-    done = reload_elsewhere(layout, bundle.folder, settings.reload_rows)
+
+    done = reload_elsewhere(bundle.folder, metadata, images, settings.reload_rows)
     if done.largest > settings.reload_tolerance:
         made = bundle.manifest.git_commit[:12] or "an unknown commit"
         raise InputError(
-            f"this checkout's code scores {done.rows} training lesions up to {done.largest:.1e} away from what the "
-            f"model was judged by: build at {made}, or promote a model made by this code"
+            f"this checkout's code scores {done.rows} training lesions up to {done.largest:.1e} away from the "
+            f"model's stored scores: build at {made}, or promote a model made by this code"
         )
 
 

@@ -31,7 +31,7 @@ def make_submission(
     then no file is written.
     """
     name = load_params(layout.params).register_.model
-    bundle = load_bundle(resolve(model or f"models:/{name}@{CHAMPION}", layout))
+    bundle = load_bundle(resolve(model or f"models:/{name}@{CHAMPION}", layout.root))
     return submit(bundle, layout.raw, layout.submission, missing_images, fallback)
 
 

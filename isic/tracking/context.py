@@ -15,16 +15,15 @@ def run_tags(layout: Layout) -> dict[str, str]:
         "git_commit": git(layout.root, "rev-parse", "HEAD"),
         "git_dirty": str(bool(git(layout.root, "status", "--porcelain", "--untracked-files=no"))).lower(),
         "dvc_lock": file_hash(layout.root / "dvc.lock"),
-        "data_hash": data_hash(layout),
+        "data_hash": data_hash(layout.train_metadata, layout.train_images),
         "folds_hash": file_hash(layout.folds),
     }
     return {name: value for name, value in tags.items() if value}
 
 
-def data_hash(layout: Layout) -> str:
+def data_hash(metadata: Path, images: Path) -> str:
     """Hash of the two official training files, "" while they are absent."""
-    files = (layout.train_metadata, layout.train_images)
-    hashes = {file.name: file_hash(file) for file in files if file.exists()}
+    hashes = {file.name: file_hash(file) for file in (metadata, images) if file.exists()}
     return sha256_json(hashes) if hashes else ""
 
 

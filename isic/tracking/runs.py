@@ -9,9 +9,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isic.core.paths import Layout
 from isic.tracking.store import experiment_id, locked
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ class RunSpec:
         return tags if self.fold is None else tags | {"fold": str(self.fold)}
 
 
-def start(client: MlflowClient, layout: Layout, spec: RunSpec, tags: Mapping[str, str]) -> str:
+def start(client: MlflowClient, root: Path, spec: RunSpec, tags: Mapping[str, str]) -> str:
     """Find or create the run of `spec` and return its id.
 
     A child that failed or was killed is taken up again, as its training is; a finished one is left alone and a new run
     is made beside it.
     """
-    with locked(layout.root):
-        experiment = _experiment(client, layout, spec)
+    with locked(root):
+        experiment = _experiment(client, root, spec)
         if spec.fold is None:
             return _parent(client, experiment, spec, tags)
         parent = spec.outer or _parent(client, experiment, _parent_of(spec), tags)
@@ -58,12 +58,12 @@ def start(client: MlflowClient, layout: Layout, spec: RunSpec, tags: Mapping[str
         return str(client.create_run(experiment, tags=every, run_name=spec.name).info.run_id)
 
 
-def finish(client: MlflowClient, layout: Layout, spec: RunSpec, run_id: str, status: str) -> None:
+def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status: str) -> None:
     """Close a run as FINISHED, FAILED or KILLED; a fold also brings its parent's mean and sd up to date."""
     client.set_terminated(run_id, status)
     if spec.fold is None:
         return
-    with locked(layout.root):
+    with locked(root):
         parent = str(client.get_run(run_id).data.tags[PARENT_TAG])
         children = _children(client, client.get_run(run_id).info.experiment_id, parent, spec)
         _log_summary(client, parent, [run for run in children if run.info.status == "FINISHED"])
@@ -83,10 +83,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _experiment(client: MlflowClient, layout: Layout, spec: RunSpec) -> str:
+def _experiment(client: MlflowClient, root: Path, spec: RunSpec) -> str:
     if spec.outer:
         return str(client.get_run(spec.outer).info.experiment_id)
-    return experiment_id(client, layout.root)
+    return experiment_id(client, root)
 
 
 def _parent_of(spec: RunSpec) -> RunSpec:

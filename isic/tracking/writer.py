@@ -41,7 +41,7 @@ class RunLog:
         from isic.tracking.runs import RunSpec, flatten
 
         self.header = header
-        self.layout = Layout(Path(header["root"]))
+        self.root = Path(header["root"])
         self.spec = RunSpec(**header["spec"])
         self.waiting: list[Message] = [{"op": "params", "values": flatten(header["config"]), "time": header["time"]}]
         self.status = ""
@@ -53,14 +53,14 @@ class RunLog:
         from isic.tracking.runs import finish, start
 
         if not self._id:
-            self._id = start(client, self.layout, self.spec, run_tags(self.layout) | self.header["tags"])
+            self._id = start(client, self.root, self.spec, run_tags(Layout(self.root)) | self.header["tags"])
         for kind in BATCH:
             self._deliver_batch(client, kind)
         while self.waiting:
             self._deliver_artifact(client, self.waiting[0])
             self.waiting.pop(0)
         if self.status:
-            finish(client, self.layout, self.spec, self._id, self.status)
+            finish(client, self.root, self.spec, self._id, self.status)
 
     @property
     def known(self) -> bool:
@@ -154,7 +154,7 @@ class Writer:
 
         uri = run.header["uri"]
         if uri not in self._clients:
-            self._clients[uri] = connect(run.layout.root, uri)
+            self._clients[uri] = connect(run.root, uri)
         return self._clients[uri]
 
     def _tell(self, error: Exception) -> None:

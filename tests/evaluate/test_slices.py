@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from isic.core.paths import Layout
+from isic.evaluate.slice_gains import compare_slices
 from isic.evaluate.slices import TONE_METHOD, TONES, skin_tone, slice_levels, slice_masks
-from isic.registry.slices import compare_slices
 from tests.report.conftest import results_of
 
 

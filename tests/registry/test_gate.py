@@ -10,11 +10,11 @@ from sklearn.metrics import log_loss as reference
 from isic.core.errors import InputError
 from isic.core.metric import pauc
 from isic.core.params import Gate
+from isic.evaluate.slice_gains import compare_slices
 from isic.predict.reproduce import choose_patients
 from isic.registry.gate import Check, Verdict, joined, log_loss
 from isic.registry.gate import _calibration as calibration_check
 from isic.registry.gate import _slices as slice_check
-from isic.registry.slices import compare_slices
 
 SETTINGS = Gate(
     replicates=100,

@@ -19,9 +19,8 @@ from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.predict.build import build_bundle
-from isic.registry import journal as promotion
-from isic.registry import versions
-from isic.registry.actions import past, promote, rollback
+from isic.registry import journal, versions
+from isic.registry.actions import list_moves, promote, rollback
 from isic.registry.register import Registration, register, register_backbones
 from isic.registry.versions import HASH_TAG, Registry, resolve
 
@@ -32,7 +31,7 @@ MODEL = "isic-2024"
 def registered(layout: Layout, params: Params, store: Path) -> Registration:
     """Version 1, the challenger."""
     shutil.copy(store, layout.root / "mlflow.db")
-    return register(layout, build_bundle(layout, params), MODEL)
+    return register(layout.root, build_bundle(layout, params), MODEL)
 
 
 def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) -> Registration:
@@ -41,7 +40,7 @@ def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) ->
     score = np.clip(oof["score"] * (1 + by * np.where(oof["target"] == 1, 1, -1)), 0, 1)
     write_parquet(layout.oof, oof.assign(score=score))
     write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"by": by} | metrics)
-    return register(layout, build_bundle(layout, params), MODEL)
+    return register(layout.root, build_bundle(layout, params), MODEL)
 
 
 @pytest.fixture
@@ -54,28 +53,28 @@ def without_reload(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def aliases(layout: Layout) -> dict[str, int | None]:
-    registry = Registry(layout)
-    found = {alias: registry.aliased(MODEL, alias) for alias in ("challenger", "champion", "previous")}
+    registry = Registry(layout.root)
+    found = {alias: registry.find_alias(MODEL, alias) for alias in ("challenger", "champion", "previous")}
     return {alias: version.number if version else None for alias, version in found.items()}
 
 
 def test_the_same_bundle_is_one_version(layout: Layout, params: Params, registered: Registration) -> None:
-    again = register(layout, build_bundle(layout, params), MODEL)
+    again = register(layout.root, build_bundle(layout, params), MODEL)
     assert (again.version, again.reused) == (registered.version, True)
     assert aliases(layout) == {"challenger": 1, "champion": None, "previous": None}
 
 
 def test_first_promotion_reloads_in_a_fresh_process(layout: Layout, registered: Registration) -> None:
     with pytest.raises(InputError, match="champion yet: run `make promote`"):
-        resolve(f"models:/{MODEL}@champion", layout)
+        resolve(f"models:/{MODEL}@champion", layout.root)
     result = promote(layout)
     assert result.verdict is not None
     assert "reload reproduces stored scores" in result.verdict.table()
     assert aliases(layout) == {"challenger": 1, "champion": 1, "previous": None}
     assert read_json(layout.root / "metrics" / "gate.json")["passed"]
-    assert promote(layout).move is None, "promoting the champion again is no move"
-    folder = resolve(f"models:/{MODEL}@champion", layout)
-    assert folder == resolve(f"models:/{MODEL}/1", layout)
+    assert promote(layout).record is None, "promoting the champion again is no move"
+    folder = resolve(f"models:/{MODEL}@champion", layout.root)
+    assert folder == resolve(f"models:/{MODEL}/1", layout.root)
     assert json.loads((folder / "bundle.json").read_text())["hash"] == registered.version.bundle_hash
 
 
@@ -94,7 +93,7 @@ def test_promotion_rollback_and_their_history(layout: Layout, params: Params) ->
     assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
     rollback(layout, reason="complaints")
     assert aliases(layout) == {"challenger": 2, "champion": 1, "previous": 2}
-    moves = past(layout)
+    moves = list_moves(layout)
     assert [(move.act, move.before, move.after, move.reason) for move in moves] == [
         ("promote", None, 1, ""),
         ("promote", 1, 2, "more trees"),
@@ -115,7 +114,7 @@ def test_a_worse_challenger_is_refused_unless_forced(layout: Layout, params: Par
         promote(layout, force=True)
     promote(layout, force=True, reason="the old one leaks")
     assert aliases(layout)["champion"] == 2
-    assert (past(layout)[-1].forced, past(layout)[-1].reason) == (True, "the old one leaks")
+    assert (list_moves(layout)[-1].forced, list_moves(layout)[-1].reason) == (True, "the old one leaks")
 
 
 @pytest.mark.usefixtures("without_reload")
@@ -130,7 +129,7 @@ def test_a_bundle_that_dvc_brought_back_is_the_one_that_is_judged(
     capsys.readouterr()
     assert promote(layout).champion == registered.version
     assert aliases(layout) == {"challenger": 1, "champion": 1, "previous": None}
-    assert [move.after for move in past(layout)] == [1]
+    assert [move.after for move in list_moves(layout)] == [1]
     assert _notes(capsys) == [
         f"isic: note: models/bundle was not the challenger ({MODEL} version 2): it was registered before and is, as "
         f"{MODEL} version 1"
@@ -160,7 +159,7 @@ def test_a_bundle_that_a_new_store_does_not_know_is_registered_first(
     champion = promote(clone).champion
     assert aliases(clone) == {"challenger": 1, "champion": 1, "previous": None}
     assert "(there was none): it is registered now" in capsys.readouterr().err
-    assert "Made of trees." in Registry(clone).note(champion)
+    assert "Made of trees." in Registry(clone.root).description(champion)
 
 
 @pytest.mark.usefixtures("without_reload", "registered")
@@ -170,7 +169,7 @@ def test_a_damaged_bundle_is_not_registered(layout: Layout, params: Params) -> N
     (bundle.folder / "calibration.json").write_text("{}")
     with pytest.raises(InputError, match=r"calibration\.json is not the file"):
         promote(layout)
-    assert [version.number for version in Registry(layout).versions(MODEL)] == [1]
+    assert [version.number for version in Registry(layout.root).versions(MODEL)] == [1]
     assert aliases(layout) == {"challenger": 1, "champion": None, "previous": None}
 
 
@@ -198,10 +197,10 @@ def test_a_reason_of_several_lines_is_one_line_of_the_journal(layout: Layout, pa
     assert "schöner" in text, "people read it too"
     better(layout, params)
     promote(layout)
-    assert [move.reason for move in past(layout)] == [f"schöner{end}als\nzuvor", ""]
+    assert [move.reason for move in list_moves(layout)] == [f"schöner{end}als\nzuvor", ""]
     # As lines were written before.
     layout.promotions.write_text(text.replace(f"\\u{ord(end):04x}", end), encoding="utf-8")
-    assert [move.reason for move in past(layout)] == [f"schöner{end}als\nzuvor"]
+    assert [move.reason for move in list_moves(layout)] == [f"schöner{end}als\nzuvor"]
 
 
 @pytest.mark.usefixtures("without_reload", "registered")
@@ -213,15 +212,15 @@ def test_a_broken_journal_stops_a_move_before_anything_changes(layout: Layout, p
     write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
     build_bundle(layout, params)  # not registered yet
     layout.register_metrics.with_name("gate.json").unlink()
-    journal = layout.promotions.read_bytes()
-    layout.promotions.write_bytes(journal + broken)
+    content = layout.promotions.read_bytes()
+    layout.promotions.write_bytes(content + broken)
     for act in (promote, rollback):
         with pytest.raises(InputError, match="line 3 is not a promotion: restore the file from git"):
             act(layout)
     assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
     assert not layout.promotions.with_name(".pending.json").exists()
     assert not layout.register_metrics.with_name("gate.json").exists()
-    layout.promotions.write_bytes(journal)
+    layout.promotions.write_bytes(content)
     assert rollback(layout).after == 1
 
 
@@ -234,13 +233,13 @@ def test_a_champion_deleted_in_the_ui_is_no_reason_to_stay_without_one(
     promote(layout)
     better(layout, params)
     promote(layout)
-    Registry(layout).client.delete_model_version(MODEL, "2")
+    Registry(layout.root).client.delete_model_version(MODEL, "2")
     assert aliases(layout) == {"challenger": None, "champion": None, "previous": 1}
     monkeypatch.chdir(layout.root)
     cli.rollback()
     assert capsys.readouterr().out == f"{MODEL} version 1 is the champion again (was none)\n"
     assert aliases(layout) == {"challenger": None, "champion": 1, "previous": None}
-    assert (past(layout)[-1].before, past(layout)[-1].after) == (None, 1)
+    assert (list_moves(layout)[-1].before, list_moves(layout)[-1].after) == (None, 1)
     with pytest.raises(InputError, match="no previous champion"):
         rollback(layout)
 
@@ -265,14 +264,14 @@ def test_a_move_cut_at_any_step_is_repaired(
             promote(layout)
     seen = aliases(layout)["champion"]
     assert seen == champion, "a reader sees the old champion or the new one"
-    moves = past(layout)
+    moves = list_moves(layout)
     assert aliases(layout)["champion"] == champion, "repair never moves what readers see"
     assert aliases(layout)["previous"] == (1 if champion == 2 else None)
     assert [move.after for move in moves] == ([1, 2] if champion == 2 else [1])
-    assert past(layout) == moves, "repaired once"
+    assert list_moves(layout) == moves, "repaired once"
     promote(layout)
     assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
-    assert [move.after for move in past(layout)] == [1, 2]
+    assert [move.after for move in list_moves(layout)] == [1, 2]
 
 
 @pytest.mark.usefixtures("without_reload", "registered")
@@ -292,7 +291,7 @@ def test_a_rollback_cut_at_any_step_is_repaired(
             champion = 3 - champion
             line.append(champion)
         assert aliases(layout)["champion"] == champion, f"{step}: a reader sees the old champion or the new one"
-        assert [move.after for move in past(layout)] == line, step
+        assert [move.after for move in list_moves(layout)] == line, step
         assert aliases(layout) == {"challenger": 2, "champion": champion, "previous": 3 - champion}, step
         # The next call goes on from there.
         champion = rollback(layout).after
@@ -309,9 +308,9 @@ def test_a_reader_never_misses_the_champion(layout: Layout, params: Params) -> N
     moving.set()
 
     def read() -> None:
-        registry = Registry(layout)
+        registry = Registry(layout.root)
         while moving.is_set():
-            version = registry.aliased(MODEL, "champion")
+            version = registry.find_alias(MODEL, "champion")
             seen.add(version.number if version else None)
 
     reader = threading.Thread(target=read)
@@ -338,11 +337,11 @@ def cut_after(patch: pytest.MonkeyPatch, step: str) -> None:
         return run
 
     if step == "intent":
-        patch.setattr(promotion, "write_json", then_cut(promotion.write_json))
+        patch.setattr(journal, "write_json", then_cut(journal.write_json))
     elif step in ("previous", "champion"):
-        patch.setattr(Registry, "point", then_cut(Registry.point, lambda _, __, alias, ___: alias == step))
+        patch.setattr(Registry, "set_alias", then_cut(Registry.set_alias, lambda _, __, alias, ___: alias == step))
     elif step == "line":
-        patch.setattr(promotion, "append", then_cut(promotion.append))
+        patch.setattr(journal, "append", then_cut(journal.append))
     else:
         patch.setattr(Path, "unlink", then_cut(Path.unlink, lambda path: path.name == ".pending.json"))
 
@@ -352,7 +351,7 @@ def test_a_version_whose_files_are_gone_is_named(layout: Layout) -> None:
     promote(layout)
     shutil.rmtree(layout.root / "mlartifacts")
     with pytest.raises(InputError, match="isic-2024 version 1 is registered, but its files are gone"):
-        resolve(f"models:/{MODEL}@champion", layout)
+        resolve(f"models:/{MODEL}@champion", layout.root)
 
 
 @pytest.mark.usefixtures("registered")
@@ -366,7 +365,7 @@ def test_a_version_whose_files_are_gone_from_a_server_is_named(layout: Layout, m
     monkeypatch.setattr(versions, "repository", lambda *_: Emptied())
     for _ in range(2):  # nothing is kept that would pass for a bundle
         with pytest.raises(InputError, match="version 1 is registered, but its files are gone from http://server"):
-            resolve(f"models:/{MODEL}/1", layout)
+            resolve(f"models:/{MODEL}/1", layout.root)
 
 
 class Server:
@@ -389,10 +388,10 @@ def test_a_tag_that_is_no_hash_names_no_folder(
     before = sorted((layout.root / "data").rglob("*"))
     server = Server(layout.bundle)
     monkeypatch.setattr(versions, "repository", lambda *_: server)
-    resolve(f"models:/{MODEL}/1", layout)  # a cache that another version might be answered from
-    Registry(layout).tag(registered.version, {HASH_TAG: tag})
+    resolve(f"models:/{MODEL}/1", layout.root)  # a cache that another version might be answered from
+    Registry(layout.root).tag(registered.version, {HASH_TAG: tag})
     with pytest.raises(InputError, match=f"version 1 has the tag bundle_hash '{tag}', which is no hash"):
-        resolve(f"models:/{MODEL}/1", layout)
+        resolve(f"models:/{MODEL}/1", layout.root)
     assert server.asked == 1
     assert sorted((layout.root / "data").rglob("*")) == before
 
@@ -403,19 +402,19 @@ def test_files_from_a_server_are_those_of_the_tag(
     first = Server(Path(shutil.copytree(layout.bundle, layout.root / "first")))
     monkeypatch.setattr(versions, "repository", lambda *_: first)
     for _ in range(2):
-        folder = resolve(f"models:/{MODEL}/1", layout)
+        folder = resolve(f"models:/{MODEL}/1", layout.root)
         assert read_json(folder / "bundle.json")["hash"] == registered.version.bundle_hash
     assert first.asked == 1
     write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
     second = Server(build_bundle(layout, params).folder)
     shutil.copy(second.folder / "bundle.json", folder / "bundle.json")  # a cache that holds something else
-    assert resolve(f"models:/{MODEL}/1", layout) == folder
+    assert resolve(f"models:/{MODEL}/1", layout.root) == folder
     assert first.asked == 2
     assert read_json(folder / "bundle.json")["hash"] == registered.version.bundle_hash
     shutil.rmtree(folder)
     monkeypatch.setattr(versions, "repository", lambda *_: second)
     with pytest.raises(InputError, match="version 1 has other files at http://server/artifacts than its tag"):
-        resolve(f"models:/{MODEL}/1", layout)
+        resolve(f"models:/{MODEL}/1", layout.root)
     assert not folder.exists()
 
 
@@ -426,7 +425,7 @@ def test_a_champion_that_cannot_be_loaded_is_refused_as_a_rival_and_can_be_overr
 ) -> None:
     promote(layout)
     better(layout, params)
-    folder = resolve(f"models:/{MODEL}/1", layout)
+    folder = resolve(f"models:/{MODEL}/1", layout.root)
     if damage == "gone":
         shutil.rmtree(folder)
     else:
@@ -439,7 +438,7 @@ def test_a_champion_that_cannot_be_loaded_is_refused_as_a_rival_and_can_be_overr
     assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
     assert result.verdict is not None
     assert "champion can be loaded" in result.verdict.table()
-    assert past(layout)[-1].forced
+    assert list_moves(layout)[-1].forced
 
 
 @pytest.mark.usefixtures("registered")
@@ -449,9 +448,9 @@ def test_a_champion_that_does_not_run_here_can_be_overruled(
     from isic.predict.reproduce import Reload
     from isic.registry import gate
 
-    champion = resolve(f"models:/{MODEL}/1", layout)
+    champion = resolve(f"models:/{MODEL}/1", layout.root)
 
-    def reload(_: Layout, folder: Path, __: int) -> Reload:
+    def reload(folder: Path, *_: object) -> Reload:
         if folder == champion and aliases(layout)["champion"] == 1:
             raise InputError(f"{folder} cannot be used in a fresh process: stacker format 1")
         return Reload(64, 0.0, 0.001)
@@ -473,15 +472,15 @@ def test_a_checkout_that_was_moved_finds_its_versions(
     second = better(layout, params).version
     moved = Layout(layout.root.rename(layout.root.with_name("elsewhere")))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow's own memory of the store, which ends with a process
-    folder = resolve(f"models:/{MODEL}@challenger", moved)
+    folder = resolve(f"models:/{MODEL}@challenger", moved.root)
     assert folder.is_relative_to(moved.root)
     assert read_json(folder / "bundle.json")["hash"] == second.bundle_hash
-    assert register(moved, build_bundle(moved, params), MODEL) == (second, True)
+    assert register(moved.root, build_bundle(moved, params), MODEL) == (second, True)
     promote(moved)
     rollback(moved)
     assert aliases(moved) == {"challenger": 2, "champion": 1, "previous": 2}
     with pytest.raises(InputError, match=rf"no version 9 of {MODEL}: there is 1, 2$"):
-        resolve(f"models:/{MODEL}/9", moved)
+        resolve(f"models:/{MODEL}/9", moved.root)
 
 
 def test_nothing_to_promote_or_to_go_back_to(layout: Layout, store: Path) -> None:
@@ -490,7 +489,7 @@ def test_nothing_to_promote_or_to_go_back_to(layout: Layout, store: Path) -> Non
         promote(layout)
     with pytest.raises(InputError, match="no previous champion"):
         rollback(layout)
-    assert past(layout) == []
+    assert list_moves(layout) == []
 
 
 def test_a_store_that_is_down_does_not_undo_the_run(
@@ -512,10 +511,10 @@ def test_a_store_that_is_down_does_not_undo_the_run(
 def test_backbones_are_registered_once(layout: Layout, params: Params, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     bundle = build_bundle(layout, params)
-    first = register_backbones(layout, bundle)
+    first = register_backbones(layout.root, bundle)
     assert [version.name for version in first] == [f"isic-image-{backbone}" for backbone in params.image.backbones]
-    assert register_backbones(layout, bundle) == first
-    client = Registry(layout).client
+    assert register_backbones(layout.root, bundle) == first
+    client = Registry(layout.root).client
     folder = Path(client.get_model_version_download_uri(first[0].name, "1").removeprefix("file://"))
     assert (folder / "fold1" / "model.safetensors").is_file()
 
@@ -523,11 +522,11 @@ def test_backbones_are_registered_once(layout: Layout, params: Params, store: Pa
 def test_backbones_whose_files_are_gone_are_registered_again(layout: Layout, params: Params, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     bundle = build_bundle(layout, params)
-    first = register_backbones(layout, bundle)
-    client = Registry(layout).client
+    first = register_backbones(layout.root, bundle)
+    client = Registry(layout.root).client
     place = client.get_model_version_download_uri(first[0].name, "1").removeprefix("file://")
     (Path(place) / "fold1" / "model.safetensors").unlink()
-    again = register_backbones(layout, bundle)
+    again = register_backbones(layout.root, bundle)
     assert [version.number for version in again] == [2, *(1 for _ in first[1:])]
     place = client.get_model_version_download_uri(again[0].name, "2").removeprefix("file://")
     assert (Path(place) / "fold1" / "model.safetensors").is_file()
@@ -546,9 +545,9 @@ def test_a_backbone_that_cannot_be_sent_leaves_a_failed_run(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifacts", refuse)
         with pytest.raises(OSError, match="No space left"):
-            register_backbones(layout, bundle)
-    client = Registry(layout).client
+            register_backbones(layout.root, bundle)
+    client = Registry(layout.root).client
     (experiment,) = (one.experiment_id for one in client.search_experiments() if one.name == "isic-2024")
     assert [run.info.status for run in client.search_runs([experiment])] == ["FAILED"]
-    register_backbones(layout, bundle)
+    register_backbones(layout.root, bundle)
     assert {run.info.status for run in client.search_runs([experiment])} == {"FINISHED"}

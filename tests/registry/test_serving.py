@@ -80,8 +80,8 @@ def test_a_request_with_images_of_nobody_is_named(layout: Layout, params: Params
 def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     bundle = build_bundle(layout, params)
-    version = register(layout, bundle, "isic-2024").version
-    Registry(layout).point("isic-2024", "champion", version.number)
+    version = register(layout.root, bundle, "isic-2024").version
+    Registry(layout.root).set_alias("isic-2024", "champion", version.number)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -98,9 +98,9 @@ def test_a_slice_of_the_pipeline_through_the_servers(
             run.metrics({"loss": 1 / (epoch + 1)}, epoch)
         run.artifact(layout.evaluate_metrics, "notes")
     bundle = build_bundle(layout, params)
-    version, reused = register(layout, bundle, MODEL)
+    version, reused = register(layout.root, bundle, MODEL)
     assert (version.number, reused) == (1, False)
-    assert len(register_backbones(layout, bundle)) == len(params.image.backbones)
+    assert len(register_backbones(layout.root, bundle)) == len(params.image.backbones)
     monkeypatch.chdir(layout.root)
     assert promote(layout).champion.number == 1
     by_server = score(layout, f"models:/{MODEL}@champion", tmp_path / "server.csv")
@@ -157,7 +157,7 @@ def test_runs_and_models_move_to_the_servers_and_go_on_there(
     layout.params.write_text(text)
     with open_run("stack", {"a": 1}, "stack-fold0", fold=0, root=layout.root) as run:
         run.metrics({"pauc": 0.15})
-    register(layout, build_bundle(layout, params), "moved")
+    register(layout.root, build_bundle(layout, params), "moved")
     promote(layout)
     here = score(layout, "models:/moved@champion", tmp_path / "here.csv")
     source = f"sqlite:///{layout.root / 'mlflow.db'}"
@@ -169,7 +169,7 @@ def test_runs_and_models_move_to_the_servers_and_go_on_there(
     (layout.root / "mlflow.db").unlink()
     shutil.rmtree(layout.root / "mlartifacts")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", team.address)
-    assert Registry(layout).aliased("moved", "champion") is not None
+    assert Registry(layout.root).find_alias("moved", "champion") is not None
     there = score(layout, "models:/moved@champion", tmp_path / "there.csv")
     pd.testing.assert_frame_equal(there, here)
     promoted = promote(layout)

@@ -75,21 +75,22 @@ def test_code_that_scores_otherwise_is_not_packed(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, largest: float
 ) -> None:
     bundle = build_bundle(layout, params)
+    training = (layout.train_metadata, layout.train_images)
     asked: list[int] = []
 
-    def reload(_: Layout, __: Path, rows: int) -> Reload:
+    def reload(_: Path, __: Path, ___: Path, rows: int) -> Reload:
         asked.append(rows)
         return Reload(rows, largest, 0.001)
 
     monkeypatch.setattr(kaggle, "reload_elsewhere", reload)
-    kaggle.check_code(layout, bundle, params.gate)
-    assert asked == [], "the same code needs no look"
+    kaggle.check_code(bundle, *training, params.gate)
+    assert asked == [], "the same code needs no check"
     monkeypatch.setattr(kaggle, "code_hash", lambda: "changed since")
     if largest < params.gate.reload_tolerance:
-        kaggle.check_code(layout, bundle, params.gate)
+        kaggle.check_code(bundle, *training, params.gate)
     else:
         with pytest.raises(InputError, match=r"64 training lesions up to 2.0e-01 away"):
-            kaggle.check_code(layout, bundle, params.gate)
+            kaggle.check_code(bundle, *training, params.gate)
     assert asked == [64]
 
 

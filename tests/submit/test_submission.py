@@ -160,14 +160,14 @@ def test_a_killed_prediction_goes_on(layout: Layout, bundle: Bundle, root: Path,
 @pytest.mark.slow
 def test_rolling_back_brings_the_same_bytes_back(layout: Layout, params: Params, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
-    register(layout, build_bundle(layout, params), "isic-2024")
+    register(layout.root, build_bundle(layout, params), "isic-2024")
     promote(layout)
     make_submission(layout)
     before = layout.submission.read_bytes()
     write_overlay(layout.params, {"stack": {"rounds": 5}})
     other = load_params(layout.params)
     fit_stacker(layout, other)
-    register(layout, build_bundle(layout, other), "isic-2024")
+    register(layout.root, build_bundle(layout, other), "isic-2024")
     promote(layout, force=True, reason="to see the way back")
     make_submission(layout)
     assert layout.submission.read_bytes() != before

@@ -53,7 +53,7 @@ class Comparison:
             return f"{self.b.name} is better: the whole interval lies above zero."
         if self.high < 0:
             return f"{self.a.name} is better: the whole interval lies below zero."
-        return "no results of a difference: the interval spans zero."
+        return "no evidence of a difference: the interval spans zero."
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "folds": list(self.folds), "verdict": self.verdict}

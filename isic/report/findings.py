@@ -44,7 +44,7 @@ def _images(ladder: Records) -> Finding | None:
         return Finding("Images help:", f"pAUC {numbers} over the features alone.", "ladder")
     if alone["gain_high"] < 0:
         return Finding("Images hurt:", f"pAUC {numbers} against the features alone.", "ladder")
-    return Finding("No results that images add to the features:", f"pAUC {numbers}.", "ladder")
+    return Finding("No evidence that images add to the features:", f"pAUC {numbers}.", "ladder")
 
 
 def _slices(slices: Records, whole: float) -> Finding | None:

@@ -34,7 +34,7 @@ def test_the_same_scores_in_another_order_do_not_differ(oof: pd.DataFrame) -> No
     shuffled = oof.sample(frac=1, random_state=1).assign(score=lambda frame: 3 * frame["score"] + 1)
     result = compare_oof(oof, shuffled, ("old", "new"), replicates=50)
     assert (result.difference, result.low, result.high) == (0, 0, 0)
-    assert "no results" in result.verdict
+    assert "no evidence" in result.verdict
     text = comparison_table(result)
     assert "old" in text
     assert "new − old: +0.0000" in text

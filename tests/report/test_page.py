@@ -277,7 +277,7 @@ def found(ladder: dict, slices: list[dict], robustness: dict | None = None) -> l
 
 @pytest.mark.parametrize(
     ("low", "high", "says"),
-    [(0.01, 0.03, "Images help"), (-0.03, -0.01, "Images hurt"), (-0.01, 0.01, "No results that images add")],
+    [(0.01, 0.03, "Images help"), (-0.03, -0.01, "Images hurt"), (-0.01, 0.01, "No evidence that images add")],
 )
 def test_a_finding_claims_no_more_than_its_interval(low: float, high: float, says: str) -> None:
     step = {"step": "features alone", "gain": (low + high) / 2, "gain_low": low, "gain_high": high}

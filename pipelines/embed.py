@@ -1,7 +1,4 @@
-"""Stage `embed@B-F`: logits and embeddings of fold F's lesions, embeddings of anchors, by a network that saw none.
-
-Anchors are lesions that no fold's network saw: by them the stacker can turn one network's space onto another's.
-"""
+"""Stage `embed@B-F`: logits and embeddings of fold F's lesions, embeddings of the anchors, by the network of fold F."""
 
 import argparse
 from pathlib import Path
@@ -27,11 +24,13 @@ def main() -> None:
 
     from isic.data.anchors import anchor_tiles
     from isic.data.tiles import TileStore
+    from isic.image.network.artifact import load_model
     from isic.image.network.embed import embed
 
-    model = layout.image_model(wanted.backbone, wanted.fold)
-    workers = load_params(layout.params).image.workers
-    said = embed(model, TileStore(layout.train_images), rows[ID].tolist(), workers)
+    image = load_params(layout.params).image
+    model = load_model(layout.image_model(wanted.backbone, wanted.fold))
+    model = model._replace(tta=image.recipe(wanted.backbone).tta)
+    said = embed(model, TileStore(layout.train_images), rows[ID].tolist(), image.workers)
     tiles = anchor_tiles()
     anchors = embed(model, tiles, tiles.ids())
     target = layout.embedding(wanted.backbone, wanted.fold)

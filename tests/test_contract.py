@@ -158,6 +158,13 @@ def test_params_of_stages_exist(stages: dict[str, Any]) -> None:
     assert sections - used <= {"gate"}
 
 
+def test_test_time_augmentation_retrains_nothing(stages: dict[str, Any]) -> None:
+    reads = {
+        name for name, stage in stages.items() if any("image.tta".startswith(key) for key in stage.get("params", ()))
+    }
+    assert reads == {"embed", "robustness", "report", "register"}
+
+
 def test_metrics_are_kept_in_git(stages: dict[str, Any]) -> None:
     for name, stage in stages.items():
         for metric in stage.get("metrics", ()):

@@ -26,9 +26,12 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 #: Keys of params.yaml that were renamed.
-_RENAMED = {"stack.evidence": "stack.images"}
+_RENAMED = {"image.train.tta": "image.tta", "stack.evidence": "stack.images"}
 #: Keys of `image` that change how long training takes, and nothing of what comes of it.
 _TIME = {"max_hours", "workers", "cache_gb"}
+
+
+Tta = Literal["none", "flips"]
 
 
 class Section(BaseModel):
@@ -87,7 +90,6 @@ class ImageTrain(Section):
     positive_repeats: Annotated[int, Field(ge=1)]  # times a positive is shown per epoch
     validate_negatives: Annotated[int, Field(ge=1)]  # sampled for the score of an epoch
     augment: Literal["none", "flips", "light", "medium", "heavy"]
-    tta: Literal["none", "flips"]  # at embedding and prediction
     loss: Literal["bce", "focal"]
     focal_gamma: Annotated[float, Field(ge=0)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
@@ -116,6 +118,7 @@ class ImageRecipe(ImageTrain):
     """The recipe of one backbone: shared values with the backbone's own laid over them."""
 
     model: str  # a name of the catalogue (`isic models`) or of timm
+    tta: Tta  # decides no weight
 
     @property
     def reads_diagnoses(self) -> bool:
@@ -128,6 +131,7 @@ class Image(Section):
 
     train: ImageTrain
     backbones: dict[str, dict[str, Any]]
+    tta: Tta | dict[str, Tta]  # at embedding and prediction; one value, or one by backbone
     max_hours: Annotated[float, Field(gt=0)] | None  # per training process; the next `dvc repro` goes on
     workers: Annotated[int, Field(ge=0)] | None  # processes that load tiles; null: by machine
     devices: Annotated[int, Field(ge=1)]  # GPUs (or CPU processes) that share one model, each with its own batch
@@ -138,7 +142,8 @@ class Image(Section):
         if backbone not in self.backbones:
             known = ", ".join(self.backbones)
             raise InputError(f"no backbone `{backbone}` in params.yaml: image.backbones has {known}")
-        return ImageRecipe.model_validate({**self.train.model_dump(), **self.backbones[backbone]})
+        tta = self.tta if isinstance(self.tta, str) else self.tta[backbone]
+        return ImageRecipe.model_validate({**self.train.model_dump(), **self.backbones[backbone], "tta": tta})
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Image:
@@ -156,7 +161,11 @@ class Image(Section):
 
     @model_validator(mode="after")
     def _recipes_are_valid(self) -> Image:
-        for name in self.backbones:
+        if isinstance(self.tta, dict) and self.tta.keys() != self.backbones.keys():
+            raise ValueError(f"tta: give one value, or one for each of {', '.join(self.backbones)}")
+        for name, values in self.backbones.items():
+            if "tta" in values:
+                raise ValueError(f"backbones.{name}: `tta` moved to `image.tta`: one value, or one by backbone")
             try:
                 self.recipe(name)
             except ValidationError as error:
@@ -303,7 +312,7 @@ class Params(Section):
         return {
             **self.model_dump(mode="json", include={"data", "folds", "split"}),
             "devices": self.image.devices,
-            **self.image.recipe(backbone).model_dump(),
+            **self.image.recipe(backbone).model_dump(exclude={"tta"}),
         }
 
     @model_validator(mode="after")

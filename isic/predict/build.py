@@ -65,7 +65,8 @@ def build_bundle(layout: Layout, params: Params) -> Bundle:
     with atomic_dir(layout.bundle) as folder:
         for backbone in params.image.backbones:
             for fold in params.folds:
-                _copy_image_model(layout.image_model(backbone, fold), folder / "image" / backbone / f"fold{fold}")
+                source, target = layout.image_model(backbone, fold), folder / "image" / backbone / f"fold{fold}"
+                _copy_image_model(source, target, params.image.recipe(backbone).tta)
         require(layout.stack_model, "stacker", "run `dvc repro stack`")
         shutil.copytree(layout.stack_model, folder / "stack")
         _fit_features_only(layout, params).save(folder / "features_only")
@@ -93,10 +94,12 @@ def _image_model(folder: Path, backbone: str, fold: int) -> dict[str, Any]:
     return {"model": config["model"], "size": config["size"], "tta": config["tta"]}
 
 
-def _copy_image_model(source: Path, target: Path) -> None:
+def _copy_image_model(source: Path, target: Path, tta: str) -> None:
     target.mkdir(parents=True)
-    for name in _IMAGE_FILES:
-        shutil.copy(require(source / name, "image model", "run `dvc repro`"), target / name)
+    weights, config = (require(source / name, "image model", "run `dvc repro`") for name in _IMAGE_FILES)
+    shutil.copy(weights, target / weights.name)
+    # Of the parameters, not of the time of training: a change of `image.tta` trains nothing again.
+    write_json(target / config.name, read_json(config) | {"tta": tta})
 
 
 def _fit_features_only(layout: Layout, params: Params) -> Stack:

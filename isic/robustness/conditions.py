@@ -121,7 +121,8 @@ def _images(layout: Layout, results: RunResults, params: Params) -> dict[str, An
     records: list[dict[str, Any]] = []
     for backbone in params.image.backbones:
         try:
-            found = list(image_noise(layout.image_model(backbone, fold), layout.train_images, ids, target))
+            folder, tta = layout.image_model(backbone, fold), params.image.recipe(backbone).tta
+            found = list(image_noise(folder, tta, layout.train_images, ids, target))
         except InputError as error:
             return {"absent": str(error), "records": records}
         records += [{"backbone": backbone, **record} for record in found]

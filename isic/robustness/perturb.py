@@ -124,11 +124,13 @@ CHANGES = {
 
 
 def image_noise(
-    model: Path, tiles: Path, ids: Sequence[str], target: np.ndarray, workers: int = 0
+    folder: Path, tta: str, tiles: Path, ids: Sequence[str], target: np.ndarray, workers: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Per change of the tiles: AUC of one network's logit before and after, and how far logits moved in their sd."""
+    from isic.image.network.artifact import load_model
     from isic.image.network.embed import embed
 
+    model = load_model(folder)._replace(tta=tta)
     before = embed(model, TileStore(tiles), ids, workers=workers).logits
     spread = float(before.std()) or 1.0
     for name, change in CHANGES.items():

@@ -38,6 +38,28 @@ def test_a_renamed_key_names_the_new_one(root: Path) -> None:
         check_params(values, "params.yaml")
 
 
+def test_tta_is_no_part_of_a_recipe_for_training(root: Path) -> None:
+    values = _committed(root)
+    values["image"]["train"]["tta"] = values["image"].pop("tta")
+    with pytest.raises(InputError, match=r"`image\.train\.tta` is now called `image\.tta`: rename it$"):
+        check_params(values, "params.yaml")
+    values = _committed(root)
+    values["image"]["backbones"]["vit"]["tta"] = "flips"
+    with pytest.raises(InputError, match=r"backbones\.vit: `tta` moved to `image\.tta`"):
+        check_params(values, "params.yaml")
+
+
+def test_tta_is_one_value_or_one_by_backbone(root: Path) -> None:
+    values = _committed(root)
+    values["image"]["tta"] = {"vit": "flips", "convnext": "none"}
+    params = check_params(values, "params.yaml")
+    assert [params.image.recipe(name).tta for name in ("vit", "convnext")] == ["flips", "none"]
+    assert params.learning("vit") == check_params(_committed(root), "params.yaml").learning("vit")
+    values["image"]["tta"] = {"vit": "flips"}
+    with pytest.raises(InputError, match="one for each of vit, convnext"):
+        check_params(values, "params.yaml")
+
+
 def test_unknown_section_missing_section_and_wrong_type_are_named(root: Path) -> None:
     with pytest.raises(InputError, match="unknown key `stak`"):
         check_params(_committed(root) | {"stak": {}}, "params.yaml")

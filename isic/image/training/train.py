@@ -129,7 +129,7 @@ def train_fold(
                 "watched_fold": job.watched,
                 "backbone": backbone or name,
                 "precision": precision,
-                "recipe": recipe.model_dump(),
+                "recipe": recipe.model_dump(exclude={"tta"}),
             }
             save_model(out_dir, run.scored, run.spec, extra, run.progress.history)
             checkpoint.discard(folder)
@@ -144,7 +144,9 @@ def _help(job: Job) -> None:
 def _key(tiles: TileStore, folds: pd.DataFrame, fold: int, recipe: ImageRecipe, known: Any, limits: Limits) -> str:
     rows = [folds[column].tolist() for column in (ID, TARGET, "fold")]
     watched = _watched(folds, fold, recipe)
-    return checkpoint.resume_key(recipe.model_dump(), [*rows, fold, watched, known], tiles.path, limits.devices)
+    return checkpoint.resume_key(
+        recipe.model_dump(exclude={"tta"}), [*rows, fold, watched, known], tiles.path, limits.devices
+    )
 
 
 def _state(resume_dir: Path, key: str, precision: str) -> Path:

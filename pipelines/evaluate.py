@@ -24,7 +24,7 @@ def main() -> None:
         write_json(layout.plots / f"{name}.json", records)
     write_json(layout.root / "models" / "calibration.json", evaluation.calibration.to_json())
     write_json(layout.evaluate_metrics, evaluation.metrics)
-    with parent("stack", params.scoring()) as tracker:
+    with parent("stack", params.stack_config()) as tracker:
         tracker.metrics(scalar_metrics(evaluation.metrics))
         tracker.tags({"mlflow.note.content": describe_result(evaluation.metrics)})
         tracker.artifact(layout.evaluate_metrics)

@@ -38,7 +38,7 @@ def main() -> None:
     values = params.model_dump(mode="json", by_alias=True)
     told = reasons(layout, params) if layout.stack_model.is_dir() else None
     build(layout, results, values, run_tags(layout), told, champion(layout, params.register_.model))
-    with parent("stack", params.scoring()) as tracker:
+    with parent("stack", params.stack_config()) as tracker:
         for name in ("index.html", "model_card.md", "data_card.md"):
             tracker.artifact(layout.report.parent / name, "report")
 

@@ -17,7 +17,7 @@ def main() -> None:
     found = conditions(layout, evidence, params)
     path = layout.root / "metrics" / "robustness.json"
     write_json(path, found)
-    with parent("stack", params.scoring()) as tracker:
+    with parent("stack", params.stack_config()) as tracker:
         tracker.metrics(summary(found))
         tracker.artifact(path)
 

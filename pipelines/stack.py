@@ -23,7 +23,7 @@ def main() -> None:
     # Results before runs: nothing is lost when tracking is.
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)
-    config = params.scoring()
+    config = params.stack_config()
     pooled = {name: value for name, value in stack.metrics.items() if name != "folds"}
     for fold in stack.metrics["folds"]:
         number = fold["fold"]

@@ -14,14 +14,14 @@ def main() -> None:
     wanted = parser.parse_args()
     layout = Layout.find()
     params = load_params(layout.params)
-    learning = params.learning(wanted.backbone)
+    config = params.image_config(wanted.backbone)
 
     from isic.image.training.fold import train_in
     from isic.scale.estimate import outlook
     from isic.tracking import open_run
 
     name = f"{wanted.backbone}-{wanted.fold}"
-    with open_run(f"train_image-{wanted.backbone}", learning, name, wanted.fold) as tracker:
+    with open_run(f"train_image-{wanted.backbone}", config, name, wanted.fold) as tracker:
         estimate = outlook(layout, wanted.backbone, wanted.fold)
         train_in(layout, params, wanted.backbone, wanted.fold, tracker, estimate=estimate)
 

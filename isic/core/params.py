@@ -303,11 +303,11 @@ class Params(Section):
     register_: Register = Field(alias="register")
     gate: Gate
 
-    def scoring(self) -> dict[str, Any]:
+    def stack_config(self) -> dict[str, Any]:
         """Every value the out-of-fold scores depend on: what tells one configuration from another among runs."""
         return self.model_dump(mode="json", exclude={"evaluate": True, "register_": True, "gate": True, "image": _TIME})
 
-    def learning(self, backbone: str) -> dict[str, Any]:
+    def image_config(self, backbone: str) -> dict[str, Any]:
         """Every value a backbone's weights depend on, as `scoring` for one image network."""
         return {
             **self.model_dump(mode="json", include={"data", "folds", "split"}),

@@ -113,7 +113,7 @@ def _fit_features_only(layout: Layout, params: Params) -> Stack:
 
 def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
     # Not where the data lay: the data's own hash stands beside it.
-    sections = {name: values for name, values in params.scoring().items() if name != "data"}
+    sections = {name: values for name, values in params.stack_config().items() if name != "data"}
     stack = read_json(folder / "stack" / "stack.json")
     members = sorted(stack["chains"][str(params.folds[0])]["members"])
     content = {

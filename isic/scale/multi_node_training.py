@@ -61,6 +61,6 @@ def _work(config: dict[str, Any]) -> None:
     if rank > 0:
         train_in(layout, params, backbone, fold, NullTracker(), world)
         return
-    recipe = params.learning(backbone)
+    recipe = params.image_config(backbone)
     with open_run(f"train_image-{backbone}", recipe, f"{backbone}-{fold}", fold, layout.root) as tracker:
         train_in(layout, params, backbone, fold, tracker, world, outlook(layout, backbone, fold))

@@ -54,7 +54,7 @@ def test_tta_is_one_value_or_one_by_backbone(root: Path) -> None:
     values["image"]["tta"] = {"vit": "flips", "convnext": "none"}
     params = check_params(values, "params.yaml")
     assert [params.image.recipe(name).tta for name in ("vit", "convnext")] == ["flips", "none"]
-    assert params.learning("vit") == check_params(_committed(root), "params.yaml").learning("vit")
+    assert params.image_config("vit") == check_params(_committed(root), "params.yaml").image_config("vit")
     values["image"]["tta"] = {"vit": "flips"}
     with pytest.raises(InputError, match="one for each of vit, convnext"):
         check_params(values, "params.yaml")
@@ -196,8 +196,8 @@ def test_what_only_costs_time_makes_no_other_configuration(root: Path) -> None:
         return params.model_copy(update={"image": params.image.model_copy(update=values)})
 
     quicker = changed(workers=2, max_hours=8.5, cache_gb=3.0)
-    assert quicker.scoring() == params.scoring()
-    assert quicker.learning("vit") == params.learning("vit")
+    assert quicker.stack_config() == params.stack_config()
+    assert quicker.image_config("vit") == params.image_config("vit")
     # Each GPU takes a batch of its own, so that two of them make fewer and larger steps.
-    assert changed(devices=2).learning("vit") != params.learning("vit")
-    assert changed(devices=2).scoring() != params.scoring()
+    assert changed(devices=2).image_config("vit") != params.image_config("vit")
+    assert changed(devices=2).stack_config() != params.stack_config()

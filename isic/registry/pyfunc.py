@@ -1,7 +1,7 @@
-"""The bundle as an MLflow model, from code: MLflow copies this file beside the bundle and runs it to load the model.
+"""The bundle as an MLflow model from code: MLflow copies this file beside the bundle and runs it to load the model.
 
-Not imported by the package. Input: the columns of test-metadata.csv and, if the images are to count, `image` with the
-tile's JPEG in base64. Output: isic_id and target, in the input's order.
+Not imported by the package. Input: the columns of test-metadata.csv and, optionally, `image`: the tile's JPEG in
+base64. Output: isic_id and target, in the input's order.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from isic.predict.requests import score_request
 
 
 class LesionModel(PythonModel):
-    """Scores all lesions of a request together: send all of a patient's lesions in one."""
+    """Scores all lesions of a request together: send all lesions of a patient in one request."""
 
     bundle: Bundle
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Lock file of registration and promotion in a checkout.
 LOCK = "mlflow.db.registry-lock"
+#: Script that MLflow copies into a version and runs to load it.
+LOADER = Path(__file__).with_name("pyfunc.py")
 
 
 class Registration(NamedTuple):
@@ -149,7 +151,7 @@ def _log(store: str, run: str, bundle: Bundle) -> tuple[str, str]:
     with mlflow.start_run(run_id=run):
         info = mlflow.pyfunc.log_model(
             name="bundle",
-            python_model=str(package / "registry" / "pyfunc.py"),
+            python_model=str(LOADER),
             artifacts={"bundle": str(bundle.folder)},
             code_paths=[str(package)],
             pip_requirements=requirements(bundle),

@@ -228,7 +228,7 @@ def test_a_broken_journal_stops_a_move_before_anything_changes(layout: Layout, p
 def test_a_champion_deleted_in_the_ui_is_no_reason_to_stay_without_one(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from isic import cli
+    from isic.cli import registry as cli
 
     promote(layout)
     better(layout, params)

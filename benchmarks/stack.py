@@ -158,26 +158,26 @@ def _interval(folder: Path, quick: bool) -> dict[str, Any]:
 def _trials(folder: Path, quick: bool) -> dict[str, Any]:
     """One trial of `make tune` both ways, in turn: the same parameters, folds, seeds, sizes of sample, rounds."""
     from isic.stack.members.lightgbm_ import binned
-    from isic.stack.training_data import prepare
+    from isic.stack.training_data import build_training_data
     from isic.tuning.search import TrialEvaluator
     from isic.tuning.tune import SEEDS
 
     features, folds, logits = _inputs(folder)
     begin = time.perf_counter()
     settings = _recipe_a(rounds=60 if quick else 300)
-    problem = prepare(features, logits, folds, settings.images, settings.params.max_bin)
-    TrialEvaluator(problem, SEEDS)
-    binned(problem.pool)
+    data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
+    TrialEvaluator(data, SEEDS)
+    binned(data.pool)
     once = time.perf_counter() - begin
-    matrix = pd.DataFrame(problem.columns)
+    matrix = pd.DataFrame(data.columns)
     ours, usual, gaps = [], [], []
     for seed in range(0, SEEDS if quick else 3 * SEEDS, SEEDS):
-        bench = TrialEvaluator(problem, SEEDS, first_seed=seed)
+        bench = TrialEvaluator(data, SEEDS, first_seed=seed)
         start = time.perf_counter()
         mine = bench.score(settings)
         ours.append(time.perf_counter() - start)
         start = time.perf_counter()
-        theirs = _usual_trials(matrix, problem, settings, range(seed, seed + SEEDS))
+        theirs = _usual_trials(matrix, data, settings, range(seed, seed + SEEDS))
         usual.append(time.perf_counter() - start)
         gaps.append(mine - theirs)
     return {
@@ -196,7 +196,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     import optuna
 
     from isic.stack.members.lightgbm_ import binned
-    from isic.stack.training_data import prepare
+    from isic.stack.training_data import build_training_data
     from isic.tuning.search import TrialEvaluator, as_trial, suggest
     from isic.tuning.study import pruner
     from isic.tuning.tune import SEEDS
@@ -204,10 +204,10 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, folds, logits = _inputs(folder)
     settings = _recipe_a(rounds=40 if quick else 200)
-    problem = prepare(features, logits, folds, settings.images, settings.params.max_bin)
-    matrix = pd.DataFrame(problem.columns)
-    bench = TrialEvaluator(problem, SEEDS)
-    binned(problem.pool)
+    data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
+    matrix = pd.DataFrame(data.columns)
+    bench = TrialEvaluator(data, SEEDS)
+    binned(data.pool)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1), pruner=pruner())
     study.enqueue_trial(as_trial(settings, ()))
     ours, usual, best = _Clock(), _Clock(), 0.0
@@ -221,7 +221,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
             except optuna.TrialPruned:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         with usual:
-            best = max(best, _usual_trials(matrix, problem, candidate, range(SEEDS)))
+            best = max(best, _usual_trials(matrix, data, candidate, range(SEEDS)))
         speedups[len(study.trials)] = usual.seconds / ours.seconds
     states = [trial.state.name for trial in study.trials]
     return {
@@ -255,26 +255,26 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
 
     Finished pieces stay in the folder, so that a stopped comparison goes on (`--keep`).
     """
-    from isic.stack.fit import fit_problem
-    from isic.stack.training_data import prepare
+    from isic.stack.fit import fit_training_data
+    from isic.stack.training_data import build_training_data
 
     features, folds, logits = _inputs(folder)
     settings = _full_preset()
     store = Path(folder) / "recipes"
     start = time.process_time()
-    problem = prepare(features, logits, folds, settings.images, settings.params.max_bin)
+    data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
     prepared = time.process_time() - start
     scores: dict[str, np.ndarray] = {}
-    seconds, models = _pieces(store, problem, quick, scores)
-    scores["ours"], cost = _piece(store, "ours", lambda: fit_problem(problem, settings).oof["score"])
+    seconds, models = _pieces(store, data, quick, scores)
+    scores["ours"], cost = _piece(store, "ours", lambda: fit_training_data(data, settings).oof["score"])
     seconds["ours"] = prepared + cost
-    target, patients = problem.target, problem.folds[PATIENT]
+    target, patients = data.target, data.folds[PATIENT]
     found = {name: pauc_interval(target, score, patients) for name, score in scores.items()}
     best = max((name for name in found if name != "ours"), key=lambda name: found[name].value)
     return {
         "recipe_pauc": found,
         "recipe_cpu_seconds": seconds,
-        "recipe_models": models | {"ours": settings.seeds * len(problem.images) * len(settings.members)},
+        "recipe_models": models | {"ours": settings.seeds * len(data.images) * len(settings.members)},
         "ours_minus": {
             name: paired_difference(target, scores["ours"], score, patients)
             for name, score in scores.items()
@@ -287,22 +287,22 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def _pieces(
-    store: Path, problem: Any, quick: bool, scores: dict[str, np.ndarray]
+    store: Path, data: Any, quick: bool, scores: dict[str, np.ndarray]
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Add every recipe's out-of-fold scores to `scores`; returns processor seconds and models of each."""
     import stack_recipes as recipes
 
-    matrix = pd.DataFrame(problem.columns, copy=False)
+    matrix = pd.DataFrame(data.columns, copy=False)
     image = matrix["image_vit"].to_numpy()
     seconds, models = {}, {}
     for name, (recipe, samples) in recipes.RECIPES.items():
         if quick and name == "ensemble":
             continue  # alone it takes minutes
         score, seconds[name], models[name] = np.zeros(len(matrix)), 0.0, 0
-        held_out = {number: problem.fold == number for number in np.unique(problem.fold)}
+        held_out = {number: data.fold == number for number in np.unique(data.fold)}
         for seed in range(1 if quick else min(samples, _options().samples)):
             for number, mask in held_out.items():
-                task = functools.partial(recipe, matrix, problem.target, mask, seed)
+                task = functools.partial(recipe, matrix, data.target, mask, seed)
                 part, took = _piece(store, f"{name}-{number}-{seed}", task)
                 score[mask] += part
                 seconds[name] += took
@@ -343,7 +343,7 @@ def _peak(folder: Path, extra: int) -> float:
     """Peak memory above the loaded libraries', over the matrix's size: reading, binning, one trial."""
     from isic.stack.members import MemberTask, Pool
     from isic.stack.members.lightgbm_ import LIBRARY
-    from isic.stack.training_data import prepare
+    from isic.stack.training_data import build_training_data
     from isic.tuning.search import TrialEvaluator
 
     # Libraries are loaded before memory is watched, with what they load when they first read and train.
@@ -358,9 +358,9 @@ def _peak(folder: Path, extra: int) -> float:
         features = pd.concat([features, pd.DataFrame(noise, copy=False)], axis=1, copy=False)
         del noise
     settings = _recipe_a(rounds=20)
-    problem = prepare(features, logits, folds, settings.images, settings.params.max_bin)
-    TrialEvaluator(problem, seeds=1).score(settings)
-    return watch.stop() / sum(column.nbytes for column in problem.columns.values())
+    data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
+    TrialEvaluator(data, seeds=1).score(settings)
+    return watch.stop() / sum(column.nbytes for column in data.columns.values())
 
 
 class _Clock:
@@ -422,9 +422,9 @@ def _recipe_a(rounds: int) -> Settings:
     )
 
 
-def _usual_trials(matrix: pd.DataFrame, problem: Any, settings: Settings, seeds: range) -> float:
+def _usual_trials(matrix: pd.DataFrame, data: Any, settings: Settings, seeds: range) -> float:
     """Mean pAUC over seeds."""
-    return float(np.mean([_usual_trial(matrix, problem.target, problem.fold, settings, seed) for seed in seeds]))
+    return float(np.mean([_usual_trial(matrix, data.target, data.fold, settings, seed) for seed in seeds]))
 
 
 def _usual_trial(matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, settings: Settings, seed: int) -> float:

@@ -29,9 +29,9 @@ from isic.core.params import Stack as Settings
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.stack.fit import fit_problem
+from isic.stack.fit import fit_training_data
 from isic.stack.inputs import Inputs, read_anchors, read_inputs
-from isic.stack.training_data import Anchors, prepare
+from isic.stack.training_data import Anchors, build_training_data
 
 MODES = ("none", "aligned", "full")
 #: The one target: no mode beats `none`, the default.
@@ -111,12 +111,12 @@ def _scores(
     """Out-of-fold log-odds averaged over `repeats` sets of seeds, processor seconds of one set, columns."""
     start = time.process_time()
     images = settings.images.model_copy(update={"embeddings": mode})
-    problem = prepare(*inputs[:3], images, settings.params.max_bin, inputs.embeddings, anchors)
+    data = build_training_data(*inputs[:3], images, settings.params.max_bin, inputs.embeddings, anchors)
     total = np.zeros(len(inputs.folds))
     for number in range(repeats):
-        oof = fit_problem(problem, settings, first_seed=number * settings.seeds).oof
+        oof = fit_training_data(data, settings, first_seed=number * settings.seeds).oof
         total += logit(np.clip(oof["score"].to_numpy(), 1e-12, 1 - 1e-12))
-    return total / repeats, (time.process_time() - start) / repeats, len(problem.columns)
+    return total / repeats, (time.process_time() - start) / repeats, len(data.columns)
 
 
 def _planted(quick: bool) -> tuple[Inputs, Anchors]:

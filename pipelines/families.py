@@ -16,7 +16,7 @@ from isic.data.tables import read_metadata
 from isic.evaluate.ablation import ablation_points, family_ablation
 from isic.evaluate.figures import save_figure
 from isic.evaluate.interval_figures import draw_families
-from isic.stack.training_data import FITTED, prepare
+from isic.stack.training_data import FITTED, build_training_data
 from isic.tabular import build_features, feature_families
 from isic.tabular.fitted import fitted_kinds
 from isic.tuning.search import TrialEvaluator
@@ -37,8 +37,8 @@ def judge(frame: pd.DataFrame, folds: pd.DataFrame, params: Params, say: Callabl
     """The family report of the stacker's LightGBM members, without images, on these rows and folds."""
     stack, kinds = params.stack, tuple(fitted_kinds())
     alone = stack.images.model_copy(update={"embeddings": "none"})
-    problem = prepare(build_features(frame), {}, folds, alone, stack.params.max_bin, fitted=kinds)
-    bench = TrialEvaluator(problem, stack.seeds)
+    data = build_training_data(build_features(frame), {}, folds, alone, stack.params.max_bin, fitted=kinds)
+    bench = TrialEvaluator(data, stack.seeds)
     families = [*feature_families(), *(f"{FITTED} {name}" for name in kinds)]
     used = [name for name in params.features.families if name not in stack.drop]
     used += [f"{FITTED} {name}" for name in stack.fitted]
@@ -50,7 +50,7 @@ def judge(frame: pd.DataFrame, folds: pd.DataFrame, params: Params, say: Callabl
 
     say(f"{len(families)} families on {len(frame)} lesions, scored by LightGBM without images")
     replicates, seed = params.evaluate.replicates, params.evaluate.seed
-    return family_ablation(score, problem.folds, families, used, ["raw"], replicates, seed, say)
+    return family_ablation(score, data.folds, families, used, ["raw"], replicates, seed, say)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.evaluate.results import read_results
 from isic.robustness.conditions import conditions
-from isic.robustness.robustness import summary
+from isic.robustness.robustness import pooled_metrics
 from isic.tracking import parent
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     path = layout.root / "metrics" / "robustness.json"
     write_json(path, found)
     with parent("stack", params.stack_config()) as tracker:
-        tracker.metrics(summary(found))
+        tracker.metrics(pooled_metrics(found))
         tracker.artifact(path)
 
 

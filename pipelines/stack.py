@@ -6,20 +6,20 @@ from isic.core.errors import run
 from isic.core.io import write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.robustness.leaks import describe, screen
-from isic.stack.fit import fit_problem
-from isic.stack.inputs import read_problem
+from isic.robustness.leaks import describe_leaks, screen_leaks
+from isic.stack.fit import fit_training_data
+from isic.stack.inputs import read_training_data
 from isic.tracking import open_run, parent
 
 
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    problem = read_problem(layout, params.folds, tuple(params.image.backbones), params.stack)
-    leaks = screen(problem)
+    data = read_training_data(layout, params.folds, tuple(params.image.backbones), params.stack)
+    leaks = screen_leaks(data)
     if leaks:
-        print(f"warning: {describe(leaks)}", file=sys.stderr)
-    stack = fit_problem(problem, params.stack)
+        print(f"warning: {describe_leaks(leaks)}", file=sys.stderr)
+    stack = fit_training_data(data, params.stack)
     # Results before runs: nothing is lost when tracking is.
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)

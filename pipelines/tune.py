@@ -8,9 +8,9 @@ from isic.core.io import sha256_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
-from isic.stack.inputs import fingerprint, read_problem
+from isic.stack.inputs import fingerprint, read_training_data
 from isic.tracking import open_run, parent
-from isic.tuning.record import record
+from isic.tuning.record import record_study
 from isic.tuning.search import HALFWAY_REPORTS
 from isic.tuning.tune import tune
 
@@ -30,25 +30,25 @@ def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
     current, backbones = params.stack, tuple(params.image.backbones)
-    problem = read_problem(layout, params.folds, backbones, current)
+    data = read_training_data(layout, params.folds, backbones, current)
     # Trials on other inputs, from other current values or of other steps are not comparable: they are another study.
     inputs = fingerprint(layout, params.folds, backbones, current.images)
     config = {"stack": current.model_dump(mode="json"), "inputs": inputs}
     name, folder = study_name(config), layout.root / "optuna"
     print(f"study {name}: up to {trials} trials; Ctrl-C keeps what is done, the same command goes on", flush=True)
     try:
-        verdict = tune(
-            problem, current, name, folder, trials, lambda n: open_run("tune", config, f"trial{n}", fold=n), print
+        result = tune(
+            data, current, name, folder, trials, lambda n: open_run("tune", config, f"trial{n}", fold=n), print
         )
     except KeyboardInterrupt:
         with parent("tune", config) as tracker:
-            record(tracker, name, folder)
+            record_study(tracker, name, folder)
         raise
     with parent("tune", config) as tracker:
-        record(tracker, name, folder, verdict)
-    if verdict is not None:
-        print(verdict.line)
-        print(write_overlay(layout.params, {"stack": verdict.change}) if verdict.change else "", end="")
+        record_study(tracker, name, folder, result)
+    if result is not None:
+        print(result.line)
+        print(write_overlay(layout.params, {"stack": result.change}) if result.change else "", end="")
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ def check_stack() -> None:
     from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.robustness.leaks import Leak, refuse_leaks
-    from isic.robustness.nested import check
+    from isic.robustness.nested import check_optimism
 
     layout = Layout.find()
-    result = check(layout, load_params(layout.params))
+    result = check_optimism(layout, load_params(layout.params))
     path = layout.evaluate_metrics.with_name("nested.json")
     write_json(path, result)
 

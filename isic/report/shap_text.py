@@ -146,7 +146,7 @@ def _subject(stack: Stack, column: str) -> tuple[str, str]:
     if stack.families[column] == IMAGE_FAMILY:
         return PICTURE, _network(stack, column)
     fitted = stack.families[column].startswith(f"{FITTED} ")
-    source = _fitted_source(stack, column) if fitted else stack.design.sources()[column]
+    source = _fitted_source(stack, column) if fitted else stack.encoder.sources()[column]
     measure = short(source.rpartition("__")[2])
     for what, names in _SIGNS.items():
         if measure in names:
@@ -188,8 +188,8 @@ def _fact(
 
 def _level(stack: Stack, measure: str, columns: Mapping[str, NDArray[np.float32]], place: int) -> str | None:
     """The level that the lesion has of a category."""
-    made = (name for name, source in stack.design.sources().items() if short(source) == measure)
-    return next((stack.design.level(name) for name in made if columns[name][place]), None)
+    made = (name for name, source in stack.encoder.sources().items() if short(source) == measure)
+    return next((stack.encoder.level(name) for name in made if columns[name][place]), None)
 
 
 def _standing(column: NDArray[np.float32], mine: NDArray[np.bool_], place: int) -> str:

@@ -16,13 +16,13 @@ from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
 from isic.data.tables import read_metadata
 from isic.evaluate.results import RunResults, align_rows
-from isic.robustness.nested import check
+from isic.robustness.nested import check_optimism
 from isic.robustness.perturb import image_noise, missing_columns
-from isic.robustness.robustness import distribution_shift, largest_fold, leave_hospital_out, sample_tiles, step
+from isic.robustness.robustness import distribution_shift, ladder_step, largest_fold, leave_hospital_out, sample_tiles
 from isic.stack import Stack
-from isic.stack.fit import fit_problem
+from isic.stack.fit import fit_training_data
 from isic.stack.inputs import Inputs, read_inputs
-from isic.stack.training_data import prepare, regrouped
+from isic.stack.training_data import build_training_data, with_groups
 from isic.tabular import build_features
 
 #: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what takes time.
@@ -37,14 +37,14 @@ def conditions(layout: Layout, results: RunResults, params: Params) -> dict[str,
     def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of their networks."""
         plain = _plain(settings)
-        ordinary = prepare(inputs.features, logits, inputs.folds, plain.images, plain.params.max_bin)
+        ordinary = build_training_data(inputs.features, logits, inputs.folds, plain.images, plain.params.max_bin)
         groups = align_rows(folds, inputs.features[ID], "the groups")["fold"].to_numpy(np.int64)
-        oof = fit_problem(regrouped(ordinary, groups, inputs.features, plain.fitted), plain).oof
+        oof = fit_training_data(with_groups(ordinary, groups, inputs.features, plain.fitted), plain).oof
         return align_rows(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
 
     alone = refit(results.oof.drop(columns="score"), {})
     return {
-        "steps": [step("features alone", results, alone, replicates, seed)] if results.logits else [],
+        "steps": [ladder_step("features alone", results, alone, replicates, seed)] if results.logits else [],
         "hospitals": _hospitals(results, lambda folds: refit(folds, inputs.logits), params),
         "sameness": distribution_shift(results.rows, results.fold, _test_rows(layout)),
         "columns": _columns(layout, results, params, inputs),
@@ -67,7 +67,7 @@ def _hospitals(
 def _nested(layout: Layout, params: Params) -> dict[str, Any]:
     """How much shared folds flatter the score (`isic check-stack`), or why that cannot be told."""
     try:
-        return {"absent": "", **check(layout, params)}
+        return {"absent": "", **check_optimism(layout, params)}
     except InputError as error:
         return {"absent": str(error)}
 

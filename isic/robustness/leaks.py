@@ -65,9 +65,11 @@ def find_leaks(
         found = []
         for number in numbers if len(numbers) > 1 else []:
             mine = place == number
-            (inside, error, ill), (outside, other, _) = (_area(values[m], labels[m], codes[m]) for m in (mine, ~mine))
+            inside, error, patient_count = _area(values[mine], labels[mine], codes[mine])
+            outside, other, _ = _area(values[~mine], labels[~mine], codes[~mine])
             gap, spread = abs(inside - outside), float(np.hypot(error, other)) + 1e-12
-            if ill > 1 and gap > max(_GAP, student.isf(share, ill - 1) * spread):
+            degrees = patient_count - 1
+            if degrees > 0 and gap > max(_GAP, student.isf(share, degrees) * spread):
                 apart = f"{gap / spread:.1f} standard errors apart"
                 found.append(
                     Leak(
@@ -81,19 +83,19 @@ def find_leaks(
     return sorted(leaks, key=lambda leak: -abs(leak.auc - 0.5))
 
 
-def screen(problem: TrainingData) -> list[Leak]:
+def screen_leaks(data: TrainingData) -> list[Leak]:
     """`find_leaks` in all that the chains read, each chain's fitted columns among them.
 
     In those, the fold that a chain scores is beside its training rows: a column that knows the labels of the rows it
     was learnt from is strong in the others and weak in that fold.
     """
-    judged = dict(problem.columns)
-    for number in problem.pools:
-        judged |= {f"{name} of chain {number}": made for name, made in problem.fitted_columns(number).items()}
-    return find_leaks(judged, problem.target, problem.fold, problem.folds[PATIENT])
+    judged = dict(data.columns)
+    for number in data.pools:
+        judged |= {f"{name} of chain {number}": made for name, made in data.fitted_columns(number).items()}
+    return find_leaks(judged, data.target, data.fold, data.folds[PATIENT])
 
 
-def describe(leaks: list[Leak]) -> str:
+def describe_leaks(leaks: list[Leak]) -> str:
     """One line that names the worst of `leaks`."""
     more = f"; and {len(leaks) - 1} more" if len(leaks) > 1 else ""
     return f"column {leaks[0].column} leaks the target ({leaks[0].reason}{more}): build it without labels"
@@ -102,15 +104,15 @@ def describe(leaks: list[Leak]) -> str:
 def refuse_leaks(leaks: list[Leak]) -> None:
     """Raise InputError naming the worst leak, if there is any."""
     if leaks:
-        raise InputError(describe(leaks))
+        raise InputError(describe_leaks(leaks))
 
 
 def _sample(target: NDArray[np.int64]) -> NDArray[np.int64]:
     """All malignant rows and at most `_BENIGN` benign ones, in order."""
-    healthy = np.flatnonzero(target == 0)
-    if len(healthy) > _BENIGN:
-        healthy = np.random.default_rng(0).choice(healthy, _BENIGN, replace=False)
-    return np.sort(np.concatenate([np.flatnonzero(target == 1), healthy]))
+    benign = np.flatnonzero(target == 0)
+    if len(benign) > _BENIGN:
+        benign = np.random.default_rng(0).choice(benign, _BENIGN, replace=False)
+    return np.sort(np.concatenate([np.flatnonzero(target == 1), benign]))
 
 
 def _area(
@@ -121,13 +123,13 @@ def _area(
     The error is Obuchowski's (Biometrics 53, 1997): each lesion's share of the other class that it beats, summed over
     its patient.
     """
-    ill, healthy = np.sort(values[labels == 1]), np.sort(values[labels == 0])
-    above = _below(healthy, values[labels == 1]) / len(healthy)
-    under = 1 - _below(ill, values[labels == 0]) / len(ill)
+    malignant, benign = np.sort(values[labels == 1]), np.sort(values[labels == 0])
+    above = _below(benign, values[labels == 1]) / len(benign)
+    under = 1 - _below(malignant, values[labels == 0]) / len(malignant)
     area = float(above.mean())
     size = int(codes.max()) + 1
-    sums = np.bincount(codes[labels == 1], (above - area) / len(ill), size)
-    sums += np.bincount(codes[labels == 0], (under - area) / len(healthy), size)
+    sums = np.bincount(codes[labels == 1], (above - area) / len(malignant), size)
+    sums += np.bincount(codes[labels == 0], (under - area) / len(benign), size)
     patients = len(np.unique(codes[labels == 1]))
     return area, float(np.sqrt((sums**2).sum() * patients / max(1, patients - 1))), patients
 

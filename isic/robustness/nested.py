@@ -26,12 +26,12 @@ from isic.core.params import Params
 from isic.core.params import Stack as Settings
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.robustness.leaks import screen
+from isic.robustness.leaks import screen_leaks
 from isic.stack.encoder import rows
 from isic.stack.fit import out_of_fold
 from isic.stack.inputs import read_inputs
 from isic.stack.members import MemberTask, Pool, library
-from isic.stack.training_data import TrainingData, prepare, sample_rows, with_fitted, without
+from isic.stack.training_data import TrainingData, build_training_data, drop_families, sample_rows, with_fitted
 
 Floats = NDArray[np.float64]
 _PROXY_SEED = 50
@@ -52,20 +52,20 @@ class NestedEstimate:
         return asdict(self) | {"optimism": self.optimism._asdict()}
 
 
-def nested_check(
+def estimate_optimism(
     features: pd.DataFrame, folds: pd.DataFrame, settings: Settings, replicates: int = 1000
 ) -> NestedEstimate:
     """Estimate the flattery of shared folds on these features and folds; see the module."""
     quiet = settings.model_copy(update={"members": ("lightgbm",)})
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
-    plain = prepare(features, {}, folds, image_settings, settings.params.max_bin, fitted=settings.fitted)
+    plain = build_training_data(features, {}, folds, image_settings, settings.params.max_bin, fitted=settings.fitted)
     numbers = sorted(plain.images)
     if len(numbers) < 3:
         raise InputError("the nested check leaves two folds out at a time: set three `folds` or more in params.yaml")
     view = _half(plain)
     logits = _proxy_logits(plain, view, quiet)
     shared_logits = _by_own_fold(logits, plain.fold, {number: frozenset({number}) for number in numbers})
-    sources = plain.design.sources()
+    sources = plain.encoder.sources()
     kept = features.drop(columns=[sources[name] for name in view])
     shared = _stack(plain, kept, shared_logits, quiet, None)
     matched, nested = np.empty(len(features)), np.empty(len(features))
@@ -88,31 +88,31 @@ def _other_than(outer: int, numbers: list[int]) -> dict[int, int]:
     return {number: next(other for other in turned[number] if other != outer) for number in numbers}
 
 
-def _half(problem: TrainingData) -> list[str]:
+def _half(data: TrainingData) -> list[str]:
     """The numeric columns that the proxy network sees; the stacker sees the others beside its logit."""
-    numbers = [name for name in problem.columns if problem.design.level(name) is None]
+    numbers = [name for name in data.columns if data.encoder.level(name) is None]
     order = np.random.default_rng(_PROXY_SEED).permutation(len(numbers))
     return [numbers[place] for place in sorted(order[: len(numbers) // 2])]
 
 
-def _proxy_logits(problem: TrainingData, view: list[str], settings: Settings) -> dict[frozenset[int], Floats]:
+def _proxy_logits(data: TrainingData, view: list[str], settings: Settings) -> dict[frozenset[int], Floats]:
     """{folds left out: logits of all rows}, for every fold and every pair of folds."""
     from isic.stack.members.lightgbm_ import binned
 
-    columns = {name: problem.columns[name] for name in view}
-    pool = Pool(columns, problem.target, problem.pool.max_bin)
+    columns = {name: data.columns[name] for name in view}
+    pool = Pool(columns, data.target, data.pool.max_bin)
     binned(pool)
-    numbers = np.unique(problem.fold).tolist()
+    numbers = np.unique(data.fold).tolist()
     tasks = [frozenset(left) for size in (1, 2) for left in combinations(numbers, size)]
     chosen = settings.library("lightgbm")
 
     def one(left: frozenset[int]) -> Floats:
-        index = sample_rows(problem.target, ~np.isin(problem.fold, list(left)), settings.negatives, [_PROXY_SEED])
-        home = library("lightgbm")
-        model = home.train(MemberTask(pool, index, chosen["params"], chosen["rounds"], _PROXY_SEED))
-        needed = np.flatnonzero(np.isin(problem.fold, list(left)))
-        scores = np.full(len(problem.fold), np.nan)
-        scores[needed] = home.log_odds(model, rows(columns, needed))
+        index = sample_rows(data.target, ~np.isin(data.fold, list(left)), settings.negatives, [_PROXY_SEED])
+        implementation = library("lightgbm")
+        model = implementation.train(MemberTask(pool, index, chosen["params"], chosen["rounds"], _PROXY_SEED))
+        needed = np.flatnonzero(np.isin(data.fold, list(left)))
+        scores = np.full(len(data.fold), np.nan)
+        scores[needed] = implementation.log_odds(model, rows(columns, needed))
         return scores
 
     with ThreadPoolExecutor(workers()) as workers_pool:
@@ -134,38 +134,40 @@ def _stack(plain: TrainingData, features: pd.DataFrame, logits: Floats, settings
     NaN).
     """
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
-    bare = prepare(features, {"proxy": logits}, plain.folds, image_settings, settings.params.max_bin)
+    bare = build_training_data(features, {"proxy": logits}, plain.folds, image_settings, settings.params.max_bin)
     # Learnt once: it reads no logit, and needs columns that went to the proxy.
-    problem = without(with_fitted(bare, plain), settings.drop)
+    data = drop_families(with_fitted(bare, plain), settings.drop)
     if only is not None:
-        problem = replace(problem, images={only: problem.images[only]})
-    return out_of_fold(problem, settings)[1]
+        data = replace(data, images={only: data.images[only]})
+    return out_of_fold(data, settings)[1]
 
 
-def check(layout: Layout, params: Params) -> dict[str, Any]:
+def check_optimism(layout: Layout, params: Params) -> dict[str, Any]:
     """The whole check on this checkout's features, folds and scores, as JSON-able values (`isic check-stack`).
 
     `headline` is the stage's own pooled pAUC, `pauc` what is left of it when the estimated flattery is taken off (never
     more than the headline: an estimate below zero is chance, no bonus), and `text` says so in words; `leaks` lists what
-    `screen` found.
+    `screen_leaks` found.
     """
     inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
     oof = read_parquet(layout.oof, columns=[ID, TARGET, "score"])
     headline = pauc(oof[TARGET], oof["score"])
     image_settings = params.stack.images.model_copy(update={"embeddings": "none"})
-    leaks = screen(prepare(*inputs[:3], image_settings, params.stack.params.max_bin, fitted=params.stack.fitted))
-    honesty = nested_check(inputs.features, inputs.folds, params.stack, params.evaluate.replicates)
+    leaks = screen_leaks(
+        build_training_data(*inputs[:3], image_settings, params.stack.params.max_bin, fitted=params.stack.fitted)
+    )
+    estimate = estimate_optimism(inputs.features, inputs.folds, params.stack, params.evaluate.replicates)
     return {
         "headline": headline,
-        "pauc": headline - max(0.0, honesty.optimism.value),
-        "text": _in_words(honesty),
+        "pauc": headline - max(0.0, estimate.optimism.value),
+        "text": _in_words(estimate),
         "leaks": [asdict(leak) for leak in leaks],
-        **honesty.to_json(),
+        **estimate.to_json(),
     }
 
 
-def _in_words(honesty: NestedEstimate) -> str:
-    gain = honesty.optimism
+def _in_words(estimate: NestedEstimate) -> str:
+    gain = estimate.optimism
     said = f"shared folds flatter by {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
     nothing = ", so nothing is taken off" if gain.value < 0 else ""
     return f"{said}, estimated with a stand-in for the networks{nothing}"

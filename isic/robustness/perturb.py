@@ -48,7 +48,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 Score = Callable[[pd.DataFrame], NDArray[np.float64]]
 
 
-def without(rows: pd.DataFrame, columns: Sequence[str], typical: pd.DataFrame) -> pd.DataFrame:
+def mask_columns(rows: pd.DataFrame, columns: Sequence[str], typical: pd.DataFrame) -> pd.DataFrame:
     """`rows` with numbers of `columns` set to the median of `typical` and texts set to missing.
 
     Measurements are never missing in the official files, so the pipeline has no way for that: the median is what a
@@ -71,7 +71,7 @@ def missing_columns(
     patient = pd.factorize(rows[PATIENT])[0]
     records = []
     for name, columns in GROUPS.items():
-        changed = score(without(rows, columns, rows))
+        changed = score(mask_columns(rows, columns, rows))
         lost = paired_difference(target, changed, base, patient, replicates, seed)
         records.append(
             {"group": name, "columns": list(columns), "change": lost.value, "low": lost.low, "high": lost.high}

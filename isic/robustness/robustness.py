@@ -21,7 +21,7 @@ Refit = Callable[[pd.DataFrame], NDArray[np.float64]]
 #: Columns that name the hospital almost by themselves; adversarial validation is also run without them.
 HOSPITAL_PROXIES = ("attribution", "tbp_tile_type", "tbp_lv_x", "tbp_lv_y", "tbp_lv_z")
 #: A held-out hospital needs both classes; one with fewer malignant lesions joins the others of its kind.
-FEWEST_ILL = 3
+MIN_MALIGNANT = 3
 
 
 def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None:
@@ -30,12 +30,12 @@ def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None
     None when fewer than two groups remain: then nothing can be left out.
     """
     names = hospital.fillna("missing")
-    ill = pd.Series(target, index=names.index).groupby(names).sum().sort_values(kind="stable")
+    malignant = pd.Series(target, index=names.index).groupby(names).sum().sort_values(kind="stable")
     benign = pd.Series(1 - target, index=names.index).groupby(names).sum()
-    small = [name for name in ill.index if ill[name] < FEWEST_ILL or not benign[name]]
-    rest = [name for name in ill.index if name not in small]
+    small = [name for name in malignant.index if malignant[name] < MIN_MALIGNANT or not benign[name]]
+    rest = [name for name in malignant.index if name not in small]
     # The pooled rest must be testable itself: if it is not, the smallest hospital that is takes it in.
-    if small and ill[small].sum() < FEWEST_ILL and rest:
+    if small and malignant[small].sum() < MIN_MALIGNANT and rest:
         small.append(rest.pop(0))
     label = "the others" if len(small) > 1 else (small or ["the others"])[0]
     groups = names.where(~names.isin(small), label)
@@ -94,7 +94,7 @@ def _pair(
     }
 
 
-def step(name: str, results: RunResults, score: np.ndarray, replicates: int, seed: int) -> dict[str, Any]:
+def ladder_step(name: str, results: RunResults, score: np.ndarray, replicates: int, seed: int) -> dict[str, Any]:
     """A rung of the ladder: one more score on the same rows, in the form of `isic.evaluate.ladder`."""
     value, low, high = pauc_interval(results.target, score, results.patient, replicates, seed)
     gain = paired_difference(results.target, results.score, score, results.patient, replicates, seed)
@@ -158,7 +158,7 @@ def largest_fold(results: RunResults) -> int:
     return int(pd.Series(results.target).groupby(results.fold).sum().idxmax())
 
 
-def summary(found: Mapping[str, Any]) -> dict[str, float]:
+def pooled_metrics(found: Mapping[str, Any]) -> dict[str, float]:
     """The single numbers worth a tracker's line."""
     numbers: dict[str, float] = {}
     pooled = [record for record in found["hospitals"]["records"] if record["hospital"] == "all pooled"]

@@ -44,7 +44,7 @@ class Encoder:
         levels = {column: tuple(sorted(str(level) for level in features[column].dropna().unique())) for column in texts}
         return cls(numeric, levels)
 
-    def without(self, features: set[str]) -> Encoder:
+    def drop_families(self, features: set[str]) -> Encoder:
         """The design that never reads these features."""
         return Encoder(
             tuple(column for column in self.numeric if column not in features),

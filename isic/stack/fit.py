@@ -19,7 +19,7 @@ from isic.stack.blend import Blend, find_weights, make_reference, rank
 from isic.stack.image_columns import Embeddings
 from isic.stack.members import EarlyStopping, MemberTask, library, log_odds
 from isic.stack.model import Chain, Stack, probabilities
-from isic.stack.training_data import Anchors, TrainingData, prepare, sample_rows, without
+from isic.stack.training_data import Anchors, TrainingData, build_training_data, drop_families, sample_rows
 from isic.tabular.fitted import Fitted
 
 Floats = NDArray[np.float64]
@@ -44,49 +44,49 @@ def fit_stack(
     "aligned". folds: isic_id, patient_id, target, fold of the same lesions in any order. The same input gives the same
     bytes. Raises InputError when the frames do not hold the same lesions, or a logit is missing.
     """
-    problem = prepare(
+    data = build_training_data(
         features, logits, folds, settings.images, settings.params.max_bin, embeddings, anchors, settings.fitted
     )
-    return fit_problem(problem, settings)
+    return fit_training_data(data, settings)
 
 
-def fit_problem(problem: TrainingData, settings: Settings, first_seed: int = 0) -> Stack:
+def fit_training_data(data: TrainingData, settings: Settings, first_seed: int = 0) -> Stack:
     """`fit_stack` on prepared inputs, of which `settings.drop` is left out; members have seeds from `first_seed` on."""
-    problem = without(problem, settings.drop)
-    chains, score, optimism = out_of_fold(problem, settings, first_seed)
-    oof = problem.folds.assign(score=score)
+    data = drop_families(data, settings.drop)
+    chains, score, optimism = out_of_fold(data, settings, first_seed)
+    oof = data.folds.assign(score=score)
     metrics = fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
-    return Stack(problem.design, chains, problem.families_of_all(), oof, metrics)
+    return Stack(data.encoder, chains, data.all_families(), oof, metrics)
 
 
 def out_of_fold(
-    problem: TrainingData, settings: Settings, first_seed: int = 0
+    data: TrainingData, settings: Settings, first_seed: int = 0
 ) -> tuple[dict[int, Chain], Floats, float | None]:
     """Chains of the folds in `problem.images`, the scores of these folds' rows (others NaN), the blend's optimism."""
-    members = _train_all(problem, settings, first_seed)
-    held_out = {number: np.flatnonzero(problem.fold == number) for number in problem.images}
-    margins = _held_out_margins(problem, members, held_out)
-    blends, optimism = _blends(problem, margins, held_out, settings)
+    members = _train_all(data, settings, first_seed)
+    held_out = {number: np.flatnonzero(data.fold == number) for number in data.images}
+    margins = _held_out_margins(data, members, held_out)
+    blends, optimism = _blends(data, margins, held_out, settings)
     chains = {
         number: Chain(
-            problem.images[number],
+            data.images[number],
             members[number],
             blends[number],
-            offset(problem, number, settings),
-            problem.fitted.get(number, Fitted({})),
+            offset(data, number, settings),
+            data.fitted.get(number, Fitted({})),
         )
         for number in held_out
     }
-    score = np.full(len(problem.fold), np.nan)
+    score = np.full(len(data.fold), np.nan)
     for number, index in held_out.items():
         score[index] = probabilities(chains[number], {name: values[index] for name, values in margins.items()})
     return chains, score, optimism
 
 
-def offset(problem: TrainingData, number: int, settings: Settings) -> float:
+def offset(data: TrainingData, number: int, settings: Settings) -> float:
     """See `TrainingData.offset`; members weigh malignant rows by the first library's own parameter."""
     weight = settings.library(settings.members[0])["params"].get("scale_pos_weight", 1.0)
-    return problem.offset(number, settings.negatives, float(weight))
+    return data.offset(number, settings.negatives, float(weight))
 
 
 def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
@@ -105,16 +105,16 @@ def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _train_all(problem: TrainingData, settings: Settings, first_seed: int) -> dict[int, dict[str, list[Any]]]:
+def _train_all(data: TrainingData, settings: Settings, first_seed: int) -> dict[int, dict[str, list[Any]]]:
     """{fold: {library: its models}}, all models side by side."""
     if "lightgbm" in settings.members:
         from isic.stack.members.lightgbm_ import binned
 
-        for number in problem.images:
-            binned(problem.pool_of(number))  # once, before threads ask for it
+        for number in data.images:
+            binned(data.pool_of(number))  # once, before threads ask for it
     tasks = [
         (number, name, seed)
-        for number in problem.images
+        for number in data.images
         for name in settings.members
         for seed in range(first_seed, first_seed + settings.seeds)
     ]
@@ -123,13 +123,13 @@ def _train_all(problem: TrainingData, settings: Settings, first_seed: int) -> di
         number, name, seed = task
         chosen = settings.library(name)
         if settings.early_stop is None:
-            index, watch = problem.training_rows(number, settings.negatives, seed), None
+            index, watch = data.training_rows(number, settings.negatives, seed), None
         else:
-            watched = early_stopping_fold(problem.fold, number, seed, "stack.early_stop")
-            index = problem.training_rows(number, settings.negatives, seed, watched)
-            seen = sample_rows(problem.target, problem.fold == watched, _WATCHED, [seed, number])
-            watch = EarlyStopping(seen, problem.target[seen], settings.early_stop)
-        pool = problem.pool_of(number)
+            watched = early_stopping_fold(data.fold, number, seed, "stack.early_stop")
+            index = data.training_rows(number, settings.negatives, seed, watched)
+            seen = sample_rows(data.target, data.fold == watched, _WATCHED, [seed, number])
+            watch = EarlyStopping(seen, data.target[seen], settings.early_stop)
+        pool = data.pool_of(number)
         return library(name).train(MemberTask(pool, index, chosen["params"], chosen["rounds"], seed, watch))
 
     with ThreadPoolExecutor(workers()) as pool:
@@ -139,25 +139,25 @@ def _train_all(problem: TrainingData, settings: Settings, first_seed: int) -> di
             name: [trained[number, name, seed] for seed in range(first_seed, first_seed + settings.seeds)]
             for name in settings.members
         }
-        for number in problem.images
+        for number in data.images
     }
 
 
 def _held_out_margins(
-    problem: TrainingData, members: dict[int, dict[str, list[Any]]], held_out: dict[int, NDArray[np.int64]]
+    data: TrainingData, members: dict[int, dict[str, list[Any]]], held_out: dict[int, NDArray[np.int64]]
 ) -> ByLibrary:
-    margins = {name: np.empty(len(problem.fold)) for name in next(iter(members.values()))}
+    margins = {name: np.empty(len(data.fold)) for name in next(iter(members.values()))}
     for number, index in held_out.items():
-        columns = problem.columns_of(number)
+        columns = data.columns_of(number)
         for name, models in members[number].items():
-            home = library(name)
-            scored = log_odds([(home, model) for model in models], columns, index)
+            implementation = library(name)
+            scored = log_odds([(implementation, model) for model in models], columns, index)
             margins[name][index] = scored.mean(axis=0)
     return margins
 
 
 def _blends(
-    problem: TrainingData, margins: ByLibrary, held_out: dict[int, NDArray[np.int64]], settings: Settings
+    data: TrainingData, margins: ByLibrary, held_out: dict[int, NDArray[np.int64]], settings: Settings
 ) -> tuple[dict[int, Blend], float | None]:
     """Each fold's blend, and by how much pAUC weights found on all folds at once would flatter (None: equal ones)."""
     if len(margins) == 1:
@@ -169,16 +169,16 @@ def _blends(
     even = dict.fromkeys(margins, 1 / len(margins))
     if settings.blend == "rank" or len(held_out) == 1:  # weights of a fold are found on others' scores
         return {number: Blend(even, references[number]) for number in held_out}, None
-    ranks = {name: np.empty(len(problem.fold)) for name in margins}
+    ranks = {name: np.empty(len(data.fold)) for name in margins}
     for number, index in held_out.items():
         for name, values in margins.items():
             ranks[name][index] = rank(values[index], references[number][name])
-    blends, honest = {}, np.empty(len(problem.fold))
+    blends, honest = {}, np.empty(len(data.fold))
     for number, index in held_out.items():
-        others = problem.fold != number
-        weights = find_weights(problem.target[others], {name: values[others] for name, values in ranks.items()})
+        others = data.fold != number
+        weights = find_weights(data.target[others], {name: values[others] for name, values in ranks.items()})
         blends[number] = Blend(weights, references[number])
         honest[index] = sum(weight * ranks[name][index] for name, weight in weights.items())
-    best = find_weights(problem.target, ranks)
+    best = find_weights(data.target, ranks)
     seen = sum(weight * ranks[name] for name, weight in best.items())
-    return blends, pauc(problem.target, seen) - pauc(problem.target, honest)
+    return blends, pauc(data.target, seen) - pauc(data.target, honest)

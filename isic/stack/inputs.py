@@ -19,7 +19,7 @@ from isic.core.params import ImageColumns
 from isic.core.params import Stack as Settings
 from isic.core.paths import Layout
 from isic.core.schema import ID
-from isic.stack.training_data import Anchors, TrainingData, align, prepare
+from isic.stack.training_data import Anchors, TrainingData, align, build_training_data
 
 
 class Inputs(NamedTuple):
@@ -31,12 +31,16 @@ class Inputs(NamedTuple):
     embeddings: dict[str, NDArray[np.float16]]
 
 
-def read_problem(layout: Layout, folds: Sequence[int], backbones: Sequence[str], settings: Settings) -> TrainingData:
+def read_training_data(
+    layout: Layout, folds: Sequence[int], backbones: Sequence[str], settings: Settings
+) -> TrainingData:
     """The stage's prepared problem, of the files that `settings.images` asks for; errors of the other readers."""
     image_settings = settings.images
     inputs = read_inputs(layout, folds, backbones, image_settings.embeddings != "none")
     anchors = read_anchors(layout, folds, backbones) if image_settings.embeddings == "aligned" else {}
-    return prepare(*inputs[:3], image_settings, settings.params.max_bin, inputs.embeddings, anchors, settings.fitted)
+    return build_training_data(
+        *inputs[:3], image_settings, settings.params.max_bin, inputs.embeddings, anchors, settings.fitted
+    )
 
 
 def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], embeddings: bool) -> Inputs:
@@ -88,7 +92,7 @@ def _column(file: pq.ParquetFile, field: pa.Field) -> pd.Series:
 
 
 def fingerprint(layout: Layout, folds: Sequence[int], backbones: Sequence[str], image_settings: ImageColumns) -> str:
-    """Hash of everything `read_problem` reads."""
+    """Hash of everything `read_training_data` reads."""
     logits = [layout.embedding(name, fold) for name in backbones for fold in folds]
     vectors = [path.with_suffix(".npy") for path in logits] if image_settings.embeddings != "none" else []
     aligned = image_settings.embeddings == "aligned"

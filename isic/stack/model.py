@@ -75,7 +75,7 @@ class Stack:
     `families` maps every column, in the order the members read them, to its feature family ("image" for evidence).
     """
 
-    design: Encoder
+    encoder: Encoder
     chains: dict[int, Chain]
     families: dict[str, str]
     oof: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -134,7 +134,7 @@ class Stack:
         """What the members of chain `fold` read: arguments as for `score`."""
         vectors = embeddings or {}
         check_images(logits, vectors, self.backbones, len(features), self.uses_embeddings)
-        chain, made = self.chain(fold), self.design.columns(features)
+        chain, made = self.chain(fold), self.encoder.columns(features)
         if self.backbones:
             made |= chain.images.columns(logits, vectors, patients)
         return made | {plain(name): values for name, values in chain.fitted.columns(features).items()}
@@ -157,8 +157,8 @@ class Stack:
                 {
                     "format": FORMAT,
                     "columns": self.families,
-                    "numeric": list(self.design.numeric),
-                    "levels": {column: list(levels) for column, levels in self.design.levels.items()},
+                    "numeric": list(self.encoder.numeric),
+                    "levels": {column: list(levels) for column, levels in self.encoder.levels.items()},
                     "images": next(iter(self.chains.values())).images.settings.model_dump(),
                     "chains": chains,
                     "metrics": self.metrics,
@@ -173,12 +173,12 @@ class Stack:
         """
         folder = Path(folder)
         stored = _read_stored(folder / _FILE)
-        design, names = Encoder(stored.numeric, stored.levels), list(stored.columns)
-        if list(design.names) != names[: len(design.names)]:
+        encoder, names = Encoder(stored.numeric, stored.levels), list(stored.columns)
+        if list(encoder.names) != names[: len(encoder.names)]:
             raise InputError(f"{folder}/{_FILE} names columns that this code would not build: refit the stacker")
         how = stored.images
         chains = {fold: _read_chain(folder, fold, chain, how, names) for fold, chain in stored.chains.items()}
-        return cls(design, chains, stored.columns, metrics=stored.metrics)
+        return cls(encoder, chains, stored.columns, metrics=stored.metrics)
 
 
 def probabilities(chain: Chain, margins: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -189,10 +189,10 @@ def probabilities(chain: Chain, margins: Mapping[str, NDArray[np.float64]]) -> N
 def _write_chain(folder: Path, fold: int, chain: Chain, arrays: dict[str, NDArray]) -> dict[str, Any]:
     files: dict[str, list[str]] = {}
     for name, models in chain.members.items():
-        home = library(name)
-        files[name] = [f"fold{fold}-{name}-{number}{home.suffix}" for number in range(len(models))]
+        implementation = library(name)
+        files[name] = [f"fold{fold}-{name}-{number}{implementation.suffix}" for number in range(len(models))]
         for file, model in zip(files[name], models, strict=True):
-            home.save(model, folder / file)
+            implementation.save(model, folder / file)
     for backbone, space in chain.images.spaces.items():
         arrays[f"{fold}/{backbone}/centre"], arrays[f"{fold}/{backbone}/directions"] = space.centre, space.directions
     return {

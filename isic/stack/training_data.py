@@ -46,7 +46,7 @@ class TrainingData:
     folds: pd.DataFrame
     target: NDArray[np.int64]
     fold: NDArray[np.int64]
-    design: Encoder
+    encoder: Encoder
     images: dict[int, ImageEncoder]
     columns: Columns
     pool: Pool
@@ -67,7 +67,7 @@ class TrainingData:
         own = self.pools.get(number)
         return {name: own.columns[name] for group in own.groups for name in group} if own else {}
 
-    def families_of_all(self) -> dict[str, str]:
+    def all_families(self) -> dict[str, str]:
         """`families` with the fitted columns, in the order the members read them."""
         names = next(iter(self.fitted.values())).names if self.fitted else {}
         return self.families | {plain(name): f"{FITTED} {kind}" for name, kind in names.items()}
@@ -80,12 +80,12 @@ class TrainingData:
     def offset(self, number: int, negatives: int, weight: float) -> float:
         """Log-odds to add so that chain `number` gives probabilities at the prevalence of its training rows."""
         training = self.target[self.fold != number]
-        ill, healthy = int(training.sum()), int((training == 0).sum())
-        kept = min(negatives * ill, healthy) if negatives else healthy
-        return math.log(kept / healthy) - math.log(weight)
+        malignant, benign = int(training.sum()), int((training == 0).sum())
+        kept = min(negatives * malignant, benign) if negatives else benign
+        return math.log(kept / benign) - math.log(weight)
 
 
-def prepare(
+def build_training_data(
     features: pd.DataFrame,
     logits: Mapping[str, ArrayLike],
     folds: pd.DataFrame,
@@ -103,17 +103,17 @@ def prepare(
     folds = align(folds, features[ID])
     vectors = (embeddings or {}) if image_settings.embeddings != "none" else {}
     check_images(logits, vectors, tuple(logits), len(features), image_settings.embeddings != "none")
-    _complete("logits", logits)
-    _complete("embeddings", vectors)
+    _check_finite("logits", logits)
+    _check_finite("embeddings", vectors)
     target, fold = folds[TARGET].to_numpy(np.int64), folds["fold"].to_numpy(np.int64)
-    design = Encoder.fit(features)
-    base = design.columns(features)
+    encoder = Encoder.fit(features)
+    base = encoder.columns(features)
     images = _fit_images(logits, vectors, fold, image_settings, anchors or {})
-    clean, noisy = ({}, {}) if not logits else _spread(images, logits, vectors, fold, folds[PATIENT])
+    clean, noisy = ({}, {}) if not logits else _image_columns(images, logits, vectors, fold, folds[PATIENT])
     columns, training = base | clean, base | noisy
     pool = Pool(training, target, max_bin)
-    problem = TrainingData(folds, target, fold, design, images, columns, pool, _families(design, columns))
-    return _learn(problem, features, fitted) if fitted else problem
+    data = TrainingData(folds, target, fold, encoder, images, columns, pool, _families(encoder, columns))
+    return _fit_features(data, features, fitted) if fitted else data
 
 
 def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
@@ -137,73 +137,73 @@ def sample_rows(
     target: NDArray[np.int64], training: NDArray[np.bool_], negatives: int, seed: list[int]
 ) -> NDArray[np.int64]:
     """Sorted rows of one member: all malignant ones and `negatives` benign ones for each, drawn afresh (0: all)."""
-    ill = np.flatnonzero(training & (target == 1))
-    healthy = np.flatnonzero(training & (target == 0))
-    wanted = negatives * len(ill)
-    if 0 < wanted < len(healthy):
+    malignant = np.flatnonzero(training & (target == 1))
+    benign = np.flatnonzero(training & (target == 0))
+    wanted = negatives * len(malignant)
+    if 0 < wanted < len(benign):
         # A prefix of one permutation: a larger sample of the same seed holds the smaller one.
-        healthy = np.random.default_rng(seed).permutation(healthy)[:wanted]
-    return np.sort(np.concatenate([ill, healthy]))
+        benign = np.random.default_rng(seed).permutation(benign)[:wanted]
+    return np.sort(np.concatenate([malignant, benign]))
 
 
-def without(problem: TrainingData, drop: tuple[str, ...]) -> TrainingData:
+def drop_families(data: TrainingData, drop: tuple[str, ...]) -> TrainingData:
     """The problem without the columns of the families `drop`. InputError names a family that does not exist."""
     choose(drop, "stack.drop")
-    families = {name: family for name, family in problem.families.items() if family not in drop}
-    if len(families) == len(problem.families):
-        return problem
+    families = {name: family for name, family in data.families.items() if family not in drop}
+    if len(families) == len(data.families):
+        return data
     if not families:
         raise InputError("stack.drop leaves the stacker without any column: drop fewer families")
-    gone = {source for name, source in problem.design.sources().items() if name not in families}
-    pool = Pool({name: problem.pool.columns[name] for name in families}, problem.target, problem.pool.max_bin)
-    columns = {name: problem.columns[name] for name in families}
-    design = problem.design.without(gone)
-    bare = replace(problem, design=design, columns=columns, pool=pool, families=families)
-    return with_fitted(bare, problem)
+    gone = {source for name, source in data.encoder.sources().items() if name not in families}
+    pool = Pool({name: data.pool.columns[name] for name in families}, data.target, data.pool.max_bin)
+    columns = {name: data.columns[name] for name in families}
+    encoder = data.encoder.drop_families(gone)
+    bare = replace(data, encoder=encoder, columns=columns, pool=pool, families=families)
+    return with_fitted(bare, data)
 
 
-def with_fitted(problem: TrainingData, other: TrainingData) -> TrainingData:
-    """`problem` with what the chains of `other`, a problem of the same rows and folds, learnt from training rows."""
+def with_fitted(data: TrainingData, other: TrainingData) -> TrainingData:
+    """`data` with what the chains of `other`, a problem of the same rows and folds, learnt from training rows."""
     pools = {
-        number: problem.pool.beside(other.fitted_columns(number), own.groups) for number, own in other.pools.items()
+        number: data.pool.extended(other.fitted_columns(number), own.groups) for number, own in other.pools.items()
     }
-    return replace(problem, fitted=other.fitted, pools=pools)
+    return replace(data, fitted=other.fitted, pools=pools)
 
 
-def regrouped(
-    problem: TrainingData, fold: NDArray[np.int64], features: pd.DataFrame, kinds: Sequence[str]
+def with_groups(
+    data: TrainingData, fold: NDArray[np.int64], features: pd.DataFrame, kinds: Sequence[str]
 ) -> TrainingData:
-    """`problem` with other groups of rows to leave out, (n,); `features` and `kinds` as for `prepare`.
+    """`data` with other groups of rows to leave out, (n,); `features` and `kinds` as for `build_training_data`.
 
     Image evidence stays on the scale of the networks that made it, as it would be for a group nobody has seen. Chains
     of the result score its own rows only.
     """
-    images = dict.fromkeys(np.unique(fold).tolist(), next(iter(problem.images.values())))
-    other = replace(problem, folds=problem.folds.assign(fold=fold), fold=fold, images=images, fitted={}, pools={})
-    return _learn(other, features, kinds) if kinds else other
+    images = dict.fromkeys(np.unique(fold).tolist(), next(iter(data.images.values())))
+    other = replace(data, folds=data.folds.assign(fold=fold), fold=fold, images=images, fitted={}, pools={})
+    return _fit_features(other, features, kinds) if kinds else other
 
 
-def _learn(problem: TrainingData, features: pd.DataFrame, kinds: Sequence[str]) -> TrainingData:
+def _fit_features(data: TrainingData, features: pd.DataFrame, kinds: Sequence[str]) -> TrainingData:
     """Fit the kinds on the training rows of each chain, and make their columns for every row."""
     fitted, pools = {}, {}
-    for number in problem.images:
-        training = problem.fold != number
-        seen, target = features[training], problem.target[training]
+    for number in data.images:
+        training = data.fold != number
+        seen, target = features[training], data.target[training]
         fitted[number] = Fitted.fit(kinds, seen, target)
-        own = fitted[number].training_columns(seen, target, problem.folds.loc[training, PATIENT])
+        own = fitted[number].training_columns(seen, target, data.folds.loc[training, PATIENT])
         made: Columns = {}
         for name, values in fitted[number].columns(features[~training]).items():
             whole = np.empty(len(training), dtype=np.float32)
             whole[training], whole[~training] = own[name], values
             made[plain(name)] = whole
         groups = groupby(fitted[number].names.items(), key=lambda item: item[1])
-        pools[number] = problem.pool.beside(made, [[plain(name) for name, _ in group] for _, group in groups])
-    return replace(problem, fitted=fitted, pools=pools)
+        pools[number] = data.pool.extended(made, [[plain(name) for name, _ in group] for _, group in groups])
+    return replace(data, fitted=fitted, pools=pools)
 
 
-def _families(design: Encoder, columns: Columns) -> dict[str, str]:
+def _families(encoder: Encoder, columns: Columns) -> dict[str, str]:
     owner = {feature.name: name for name, family in feature_families().items() for feature in family.features}
-    sources = design.sources()
+    sources = encoder.sources()
     return {name: owner.get(sources[name], "other") if name in sources else IMAGE_FAMILY for name in columns}
 
 
@@ -224,14 +224,14 @@ def _fit_images(
         if any(n not in known or known[n].shape[1] != embeddings[backbone].shape[1] for n in numbers):
             raise InputError(f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that backbone")
         for n in numbers:
-            _complete("anchors", {backbone: known[n]})
+            _check_finite("anchors", {backbone: known[n]})
         first = images[numbers[0]].spaces[backbone].project(known[numbers[0]])
         for n in numbers[1:]:
             images[n].spaces[backbone] = images[n].spaces[backbone].aligned_to(known[n], first)
     return images
 
 
-def _spread(
+def _image_columns(
     images: dict[int, ImageEncoder],
     logits: Mapping[str, ArrayLike],
     embeddings: Embeddings,
@@ -254,7 +254,7 @@ def _take(arrays: Mapping[str, ArrayLike], index: NDArray[np.int64]) -> dict[str
     return {name: np.asarray(values)[index] for name, values in arrays.items()}
 
 
-def _complete(what: str, given: Mapping[str, ArrayLike]) -> None:
+def _check_finite(what: str, given: Mapping[str, ArrayLike]) -> None:
     for backbone, values in given.items():
         rows = np.asarray(values)
         with np.errstate(invalid="ignore"):  # inf - inf

@@ -18,28 +18,28 @@ from optuna.visualization import matplotlib as plots
 from isic.core.io import write_csv
 from isic.core.tracker import Tracker
 from isic.tuning.storage import open_storage
-from isic.tuning.tune import Verdict
+from isic.tuning.tune import TuningResult
 
 #: Panels side by side in the slice plot.
 _ACROSS = 6
 
 
-def record(tracker: Tracker, name: str, folder: Path, verdict: Verdict | None = None) -> None:
+def record_study(tracker: Tracker, name: str, folder: Path, result: TuningResult | None = None) -> None:
     """Write the study's table of trials beside its journal; it, the plots and the verdict's gain go to `tracker`.
 
     A study that was left before it began is passed over.
     """
     if name not in optuna.get_all_study_names(open_storage(folder)):
         return
-    write_csv(folder / f"{name}.csv", table(name, folder))
+    write_csv(folder / f"{name}.csv", trial_table(name, folder))
     tracker.artifact(folder / f"{name}.csv")
-    for plot, figure in figures(name, folder).items():
+    for plot, figure in study_figures(name, folder).items():
         tracker.figure(figure, f"{plot}.png")
-    if verdict is not None and verdict.difference is not None:
-        tracker.metrics({f"gain_{part}": value for part, value in verdict.difference._asdict().items()})
+    if result is not None and result.difference is not None:
+        tracker.metrics({f"gain_{part}": value for part, value in result.difference._asdict().items()})
 
 
-def table(name: str, folder: Path) -> pd.DataFrame:
+def trial_table(name: str, folder: Path) -> pd.DataFrame:
     """Every trial of a study: number, state, value, values searched, seconds taken."""
     study = optuna.load_study(study_name=name, storage=open_storage(folder))
     frame = study.trials_dataframe(attrs=("number", "state", "value", "params", "duration", "user_attrs"))
@@ -47,7 +47,7 @@ def table(name: str, folder: Path) -> pd.DataFrame:
     return frame.assign(seconds=np.round(seconds, 2))
 
 
-def figures(name: str, folder: Path) -> dict[str, Any]:
+def study_figures(name: str, folder: Path) -> dict[str, Any]:
     """History, importance and slice plots of a study as matplotlib figures; fewer when trials are too few."""
     study = optuna.load_study(study_name=name, storage=open_storage(folder))
     made: dict[str, Any] = {}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 #: LightGBM's numbers: name, lowest, highest, whether steps are multiplicative. Around the public sets (greysky, the 2nd
 #: place, junaid), which agree on small slow trees and much column sampling.
-_NUMBERS: tuple[tuple[str, float, float, bool], ...] = (
+_FLOAT_RANGES: tuple[tuple[str, float, float, bool], ...] = (
     ("learning_rate", 0.01, 0.15, True),
     ("feature_fraction", 0.1, 1.0, False),
     ("feature_fraction_bynode", 0.3, 1.0, False),
@@ -37,7 +37,7 @@ _NUMBERS: tuple[tuple[str, float, float, bool], ...] = (
     ("lambda_l2", 1e-3, 30.0, True),
     ("scale_pos_weight", 1.0, 6.0, True),
 )
-_WHOLE: tuple[tuple[str, int, int, bool], ...] = (
+_INTEGER_RANGES: tuple[tuple[str, int, int, bool], ...] = (
     ("num_leaves", 4, 64, True),
     ("max_depth", 3, 8, False),
     ("min_data_in_leaf", 5, 150, True),
@@ -53,9 +53,9 @@ _SWITCH = "use_"
 HALFWAY_REPORTS = 2
 
 
-def switchable(problem: TrainingData) -> tuple[str, ...]:
+def switchable(data: TrainingData) -> tuple[str, ...]:
     """Feature families a search may leave out."""
-    return tuple(dict.fromkeys(name for name in problem.families.values() if name not in (IMAGE_FAMILY, "other")))
+    return tuple(dict.fromkeys(name for name in data.families.values() if name not in (IMAGE_FAMILY, "other")))
 
 
 def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Settings:
@@ -63,9 +63,9 @@ def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Setti
     now = as_trial(current, families)
     found: dict[str, Any] = {}
     # Ranges stretch to hold the current values, which the first trial has.
-    for name, low, high, log in _NUMBERS:
+    for name, low, high, log in _FLOAT_RANGES:
         found[name] = _short(trial.suggest_float(name, min(low, now[name]), max(high, now[name]), log=log))
-    for name, lowest, highest, log in _WHOLE:
+    for name, lowest, highest, log in _INTEGER_RANGES:
         found[name] = trial.suggest_int(name, min(lowest, now[name]), max(highest, now[name]), log=log)
     found |= {name: 0 for name, value in _values(current).items() if value == 0 and found[name] == now[name]}
     top = {name: found.pop(name) for name in ("rounds", "negatives")}
@@ -88,7 +88,7 @@ def as_trial(settings: Settings, families: tuple[str, ...]) -> dict[str, Any]:
 def _values(settings: Settings) -> dict[str, Any]:
     """The searched numbers, by name."""
     values = {**settings.params.model_dump(), "rounds": settings.rounds, "negatives": settings.negatives}
-    return {name: values[name] for name, *_ in (*_NUMBERS, *_WHOLE)}
+    return {name: values[name] for name, *_ in (*_FLOAT_RANGES, *_INTEGER_RANGES)}
 
 
 def changes(new: Settings, old: Settings) -> dict[str, Any]:
@@ -102,50 +102,49 @@ def changes(new: Settings, old: Settings) -> dict[str, Any]:
 class TrialEvaluator:
     """Scores candidates on one prepared problem whose pool was binned by family."""
 
-    def __init__(self, problem: TrainingData, seeds: int, first_seed: int = 0) -> None:
-        self.problem, self.seeds = problem, range(first_seed, first_seed + seeds)
-        self.folds = sorted(problem.images)
-        families = problem.families_of_all()
+    def __init__(self, data: TrainingData, seeds: int, first_seed: int = 0) -> None:
+        self.data, self.seeds = data, range(first_seed, first_seed + seeds)
+        self.folds = sorted(data.images)
+        families = data.all_families()
         self._runs = [(family, list(names)) for family, names in groupby(families, key=lambda name: families[name])]
         # Fitted columns come last, in pools of each fold that are grouped by kind already.
         shared = [names for family, names in self._runs if not _is_fitted(family)]
-        problem.pool.groups = shared
-        self._scored = [
-            self._without_noise(names, bins) for names, bins in zip(shared, binned(problem.pool), strict=True)
-        ]
+        data.pool.groups = shared
+        self._scored = [self._without_noise(names, bins) for names, bins in zip(shared, binned(data.pool), strict=True)]
         for fold in self.folds:
-            binned(problem.pool_of(fold))  # once, before threads ask for it
+            binned(data.pool_of(fold))  # once, before threads ask for it
 
     def _without_noise(self, names: list[str], bins: lgb.Dataset) -> lgb.Dataset:
         """Held-out rows are scored without the noise of training: columns that have it are binned once more."""
-        clean, noisy = self.problem.columns, self.problem.pool.columns
+        clean, noisy = self.data.columns, self.data.pool.columns
         if all(clean[name] is noisy[name] for name in names):
             return bins
-        return bin_columns({name: clean[name] for name in names}, self.problem.pool, bins)
+        return bin_columns({name: clean[name] for name in names}, self.data.pool, bins)
 
     @property
     def steps(self) -> list[tuple[int, int]]:
         """(seed, fold) of every member, in the order in which all candidates train them."""
         return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
-    def members(self, settings: Settings, glimpses: int = 0) -> Iterator[tuple[int, Floats]]:
+    def members(self, settings: Settings, halfway_reports: int = 0) -> Iterator[tuple[int, Floats]]:
         """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps that are left.
 
-        Before them come (fold, held-out probabilities) of the first `glimpses` steps halfway through their rounds.
+        Before them come (fold, held-out probabilities) of the first `halfway_reports` steps after half of
+        their rounds.
         """
-        unwanted = threading.Event()
-        halves: list[Future[Floats]] = [Future() for _ in range(glimpses)]
+        cancelled = threading.Event()
+        halves: list[Future[Floats]] = [Future() for _ in range(halfway_reports)]
 
         # Whole models side by side, and the cores that the last round would leave idle within its models.
         last = len(self.steps) % workers()
         threads = [1] * (len(self.steps) - last) + [workers() // max(last, 1)] * last
 
         def member(number: int, threads: int) -> Floats:
-            if number >= glimpses:
-                return self._grow(settings, self.steps[number], unwanted, threads)
+            if number >= halfway_reports:
+                return self._train(settings, self.steps[number], cancelled, threads)
             half = halves[number]
             try:
-                return self._grow(settings, self.steps[number], unwanted, threads, half.set_result)
+                return self._train(settings, self.steps[number], cancelled, threads, half.set_result)
             except BaseException as error:
                 if not half.done():
                     half.set_exception(error)  # or it would be waited for
@@ -159,15 +158,15 @@ class TrialEvaluator:
                 for (_, fold), future in zip(self.steps, running, strict=True):
                     yield fold, future.result()
             finally:
-                unwanted.set()
+                cancelled.set()
                 for future in running:
                     future.cancel()
 
-    def _grow(
+    def _train(
         self,
         settings: Settings,
         step: tuple[int, int],
-        unwanted: threading.Event,
+        cancelled: threading.Event,
         threads: int,
         halfway: Callable[[Floats], None] | None = None,
     ) -> Floats:
@@ -175,12 +174,12 @@ class TrialEvaluator:
         seed, fold = step
         chosen = settings.library("lightgbm")
         kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
-        index = self.problem.training_rows(fold, settings.negatives, seed)
-        trained = binned(self.problem.pool_of(fold))
+        index = self.data.training_rows(fold, settings.negatives, seed)
+        trained = binned(self.data.pool_of(fold))
         scored = [*self._scored, *trained[len(self._scored) :]]
         data = compose([trained[place] for place in kept], index)
-        seen = compose([scored[place] for place in kept], np.flatnonzero(self.problem.fold == fold))
-        return train_and_score(data, seen, chosen["params"], chosen["rounds"], seed, unwanted, threads, halfway)
+        seen = compose([scored[place] for place in kept], np.flatnonzero(self.data.fold == fold))
+        return train_and_score(data, seen, chosen["params"], chosen["rounds"], seed, cancelled, threads, halfway)
 
     def score(self, settings: Settings, trial: Trial | None = None) -> float:
         """Pooled out-of-fold pAUC, averaged over seeds.
@@ -188,26 +187,26 @@ class TrialEvaluator:
         With `trial`, the fold pAUC of `HALFWAY_REPORTS` and then of each member is reported to it, and
         optuna.TrialPruned raised when the trial should stop.
         """
-        target = self.problem.target
+        target = self.data.target
         pooled, margins = [], np.empty(len(target))
-        glimpses = 0 if trial is None else HALFWAY_REPORTS
-        for number, (fold, values) in enumerate(self.members(settings, glimpses)):
-            mine = self.problem.fold == fold
+        halfway_reports = 0 if trial is None else HALFWAY_REPORTS
+        for number, (fold, values) in enumerate(self.members(settings, halfway_reports)):
+            mine = self.data.fold == fold
             if trial is not None:
                 _report(trial, number, pauc(target[mine], values))
-            if number < glimpses:
+            if number < halfway_reports:
                 continue
-            margins[mine] = values + self.problem.offset(fold, settings.negatives, settings.params.scale_pos_weight)
+            margins[mine] = values + self.data.offset(fold, settings.negatives, settings.params.scale_pos_weight)
             if fold == self.folds[-1]:
                 pooled.append(pauc(target, margins))
         return float(np.mean(pooled))
 
     def out_of_fold(self, settings: Settings) -> Floats:
         """Log-odds of every row by its fold's members, mean over seeds, (n,)."""
-        total = np.zeros(len(self.problem.target))
+        total = np.zeros(len(self.data.target))
         for fold, values in self.members(settings):
-            mine = self.problem.fold == fold
-            total[mine] += values + self.problem.offset(fold, settings.negatives, settings.params.scale_pos_weight)
+            mine = self.data.fold == fold
+            total[mine] += values + self.data.offset(fold, settings.negatives, settings.params.scale_pos_weight)
         return total / len(self.seeds)
 
 

@@ -62,14 +62,14 @@ def open_storage(folder: Path) -> BaseStorage | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            with _alone(url, "tables"):
+            with _exclusive(url, "tables"):
                 return RDBStorage(
                     url,
                     # A connection that a restart of the database cut is noticed and replaced when it is next used.
                     engine_kwargs={"pool_pre_ping": True},
                     heartbeat_interval=beat,
                     grace_period=4 * beat,
-                    heartbeat_stale_trial_callback=_Retry(max_retry=RETRIES),
+                    heartbeat_stale_trial_callback=_RequeueStaleTrial(max_retry=RETRIES),
                 )
     except (ImportError, sqlalchemy.exc.NoSuchModuleError):
         raise InputError(f"no driver for {shown(url)}: pip install 'isic[server]' brings PostgreSQL's") from None
@@ -90,7 +90,7 @@ def probe(folder: Path) -> str | None:
     return f"{len(studies)} studies in {shown(url)}"
 
 
-class _Retry(RetryHeartbeatStaleTrialCallback):
+class _RequeueStaleTrial(RetryHeartbeatStaleTrialCallback):
     """Queues a dead worker's trial again, unsigned and even while the database is coming back."""
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
@@ -105,7 +105,7 @@ class _Retry(RetryHeartbeatStaleTrialCallback):
         retry(once)
 
 
-def beats(study: optuna.Study) -> bool:
+def has_heartbeat(study: optuna.Study) -> bool:
     """Whether the study's storage knows a dead worker by its heart."""
     return isinstance(database(study), RDBStorage)
 
@@ -124,7 +124,7 @@ def fail(study: optuna.Study, trial_id: int) -> bool:
         return False
 
 
-def queue_stale(study: optuna.Study) -> None:
+def requeue_stale(study: optuna.Study) -> None:
     """Queue the trials of workers whose heart stopped."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -139,7 +139,7 @@ def ask(study: optuna.Study) -> optuna.Trial:
 
 
 @contextmanager
-def beating(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
+def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
     """Keep a trial's heart beating while it runs; nothing to do for a journal file."""
     storage = database(study)
     if not isinstance(storage, RDBStorage):
@@ -185,7 +185,7 @@ def retry(act: Callable[[], _T]) -> _T:
 
 
 @contextmanager
-def _alone(url: str, name: str) -> Iterator[None]:
+def _exclusive(url: str, name: str) -> Iterator[None]:
     """Hold a lock that every machine on this PostgreSQL respects; it goes with the connection. Others have none."""
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     if engine.dialect.name != "postgresql":
@@ -197,13 +197,13 @@ def _alone(url: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def exclusive(name: str) -> Iterator[None]:
     """Let one worker of all machines at a time set up the study `name`."""
     url = os.environ.get("OPTUNA_STORAGE", "").strip()
     if not url or url.startswith("redis"):
         yield
         return
-    with _alone(url, name):
+    with _exclusive(url, name):
         yield
 
 

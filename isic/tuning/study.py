@@ -25,14 +25,14 @@ from optuna.trial import FrozenTrial, TrialState
 from isic.core.locks import locked
 from isic.tuning.storage import (
     CONNECTION_ERRORS,
-    alone,
     ask,
-    beating,
-    beats,
+    exclusive,
     fail,
+    has_heartbeat,
+    heartbeat,
     heartbeat_seconds,
     open_storage,
-    queue_stale,
+    requeue_stale,
     retry,
 )
 
@@ -65,14 +65,14 @@ class Worker:
         while self.finished() < trials:
             if retry(self._taken) < trials:
                 self._one(objective, after)
-            elif beats(self.study):
+            elif has_heartbeat(self.study):
                 time.sleep(min(5, heartbeat_seconds()))
             else:
                 return
 
     def _one(self, objective: Callable[[optuna.Trial], float], after: Callable[[FrozenTrial], None]) -> None:
         trial = retry(lambda: ask(self.study))
-        with beating(self.study, trial):
+        with heartbeat(self.study, trial):
             try:
                 retry(lambda: self._sign(trial))
                 value = objective(trial)
@@ -82,7 +82,7 @@ class Worker:
                 return  # its heart stops here, and whoever sees that first queues it again
             except BaseException:
                 if retry(lambda: fail(self.study, trial._trial_id)):
-                    retry(lambda: _queue_again(self.study, self.study.trials[trial.number]))
+                    retry(lambda: _requeue(self.study, self.study.trials[trial.number]))
                 raise
             else:
                 finished = retry(lambda: self.study.tell(trial, value, skip_if_finished=True))
@@ -100,14 +100,14 @@ class Worker:
         return len(retry(lambda: self.study.get_trials(deepcopy=False, states=DONE)))
 
     def _taken(self) -> int:
-        if beats(self.study):
-            _give_up_dead(self.study, self.folder)
+        if has_heartbeat(self.study):
+            _requeue_dead(self.study, self.folder)
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return self.finished() + sum(_alive(self.study, self.folder, trial) for trial in running)
 
 
 @contextmanager
-def join(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
+def join_study(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
     """Join the study `name`, creating it with the values `first` as its first trial; yields this process's worker."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     identity = uuid.uuid4().hex
@@ -116,7 +116,7 @@ def join(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
     open_storage(folder)  # an address that does not work is said at once; patience is for work under way
 
     def enter() -> optuna.Study:
-        with locked(folder / "join.lock"), alone(name):
+        with locked(folder / "join.lock"), exclusive(name):
             return _open(name, folder, first)
 
     with locked(own):
@@ -136,18 +136,18 @@ def _open(name: str, folder: Path, first: dict[str, Any]) -> optuna.Study:
     study.pruner = pruner()
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(first)
-    _give_up_dead(study, folder)
+    _requeue_dead(study, folder)
     return study
 
 
-def _give_up_dead(study: optuna.Study, folder: Path) -> None:
+def _requeue_dead(study: optuna.Study, folder: Path) -> None:
     """Queue again what a dead worker was at."""
-    if beats(study):
-        queue_stale(study)
+    if has_heartbeat(study):
+        requeue_stale(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         # Several workers may see this at once; one of them marks the trial.
         if not _alive(study, folder, trial) and fail(study, trial._trial_id):
-            _queue_again(study, trial)
+            _requeue(study, trial)
 
 
 def pruner() -> optuna.pruners.BasePruner:
@@ -163,7 +163,7 @@ def pruner() -> optuna.pruners.BasePruner:
         return optuna.pruners.WilcoxonPruner(p_threshold=0.26, n_startup_steps=2)
 
 
-def _queue_again(study: optuna.Study, trial: FrozenTrial) -> None:
+def _requeue(study: optuna.Study, trial: FrozenTrial) -> None:
     # A trial killed before its first suggestion has no values unless it was queued: the sampler will think again.
     values = trial.params or trial.system_attrs.get("fixed_params")
     queued = any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
@@ -180,7 +180,7 @@ def _alive(study: optuna.Study, folder: Path, trial: FrozenTrial) -> bool:
         # Just asked for, by a worker that has not signed it yet or died before it could.
         started = trial.datetime_start
         return started is not None and (datetime.now() - started).total_seconds() < _SIGNING
-    if beats(study) or trial.user_attrs[_HOST] != socket.gethostname():
+    if has_heartbeat(study) or trial.user_attrs[_HOST] != socket.gethostname():
         return True
     lock = folder / "live" / str(trial.user_attrs[_WORKER])
     if not lock.is_file():

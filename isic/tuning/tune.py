@@ -25,11 +25,11 @@ from isic.core.metric import Interval, paired_difference
 from isic.core.params import Stack as Settings
 from isic.core.schema import PATIENT
 from isic.core.tracker import Tracker
-from isic.stack.fit import fit_problem
+from isic.stack.fit import fit_training_data
 from isic.stack.training_data import TrainingData
 from isic.tuning.search import HALFWAY_REPORTS, TrialEvaluator, as_trial, changes, suggest, switchable
 from isic.tuning.storage import retry
-from isic.tuning.study import DONE, join
+from isic.tuning.study import DONE, join_study
 
 #: First seed of the comparison: none that a trial used.
 FRESH = 1000
@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TuningResult:
     """What a search came to: the change to the stack section ({} for none), and one line that says why."""
 
     change: dict[str, Any]
@@ -55,7 +55,7 @@ class Verdict:
     difference: Interval | None = None
 
 
-class Progress:
+class TrialProgress:
     """One line per trial of this process: best, the pace of all processes together, time left."""
 
     def __init__(self, trials: int, say: Callable[[str], None]) -> None:
@@ -72,15 +72,15 @@ class Progress:
         best = (
             f"best {study.best_value:.4f} (trial {study.best_trial.number})" if len(done) > pruned else "no score yet"
         )
-        said = "pruned" if trial.state == TrialState.PRUNED else f"{trial.value:.4f}"
+        text = "pruned" if trial.state == TrialState.PRUNED else f"{trial.value:.4f}"
         self._say(
-            f"{len(done)}/{self._trials} trials · trial {trial.number}: {said} · {best} · {pruned} pruned · "
+            f"{len(done)}/{self._trials} trials · trial {trial.number}: {text} · {best} · {pruned} pruned · "
             f"{pace:.1f} trials/min · {left:.0f} min left"
         )
 
 
 def tune(
-    problem: TrainingData,
+    data: TrainingData,
     current: Settings,
     name: str,
     folder: Path,
@@ -88,18 +88,18 @@ def tune(
     open_child: OpenChild | None = None,
     say: Callable[[str], None] = lambda line: None,
     seeds: int = SEEDS,
-) -> Verdict | None:
+) -> TuningResult | None:
     """Fill the study `name` up to `trials` trials and judge its best; None when that is another process's to do.
 
     It is while another is judging, and while others' trials still run: the one that ends last judges.
 
-    `problem` must have been prepared with every family (`drop` empty). `open_child(number)` opens a run for a trial
+    `data` must have been prepared with every family (`drop` empty). `open_child(number)` opens a run for a trial
     that improved. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
     """
-    families = switchable(problem)
-    bench = TrialEvaluator(problem, seeds)
-    progress = Progress(trials, say)
-    with join(name, folder, as_trial(current, families)) as worker:
+    families = switchable(data)
+    evaluator = TrialEvaluator(data, seeds)
+    progress = TrialProgress(trials, say)
+    with join_study(name, folder, as_trial(current, families)) as worker:
         study = worker.study
 
         def after(trial: FrozenTrial) -> None:
@@ -113,7 +113,7 @@ def tune(
                     tracker.params(trial.params)
                     tracker.metrics({"trial_pauc": float(trial.value or 0.0)})
 
-        worker.run(lambda trial: bench.score(suggest(trial, current, families), trial), trials, after)
+        worker.run(lambda trial: evaluator.score(suggest(trial, current, families), trial), trials, after)
         if worker.finished() < trials:
             say("the last trials are still running in other processes: the one that ends last judges")
             return None
@@ -121,8 +121,8 @@ def tune(
             if not mine:
                 return None
             ended = retry(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-            found = [Candidate(trial.number, trial.params, by_fold(trial, bench.steps)) for trial in ended]
-            return judge(problem, current, retry(lambda: study.best_trial).number, found, families)
+            found = [Candidate(trial.number, trial.params, by_fold(trial, evaluator.steps)) for trial in ended]
+            return assess_gain(data, current, retry(lambda: study.best_trial).number, found, families)
 
 
 def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, float]:
@@ -141,9 +141,9 @@ def winners(candidates: Sequence[Candidate]) -> dict[int, Candidate]:
     }
 
 
-def judge(
-    problem: TrainingData, current: Settings, best: int, candidates: Sequence[Candidate], families: tuple[str, ...]
-) -> Verdict:
+def assess_gain(
+    data: TrainingData, current: Settings, best: int, candidates: Sequence[Candidate], families: tuple[str, ...]
+) -> TuningResult:
     """Whether searching gained: each fold's winner on the others against the current values, on fresh seeds.
 
     If so, the change is to the values of trial `best`, which is one of the candidates.
@@ -151,21 +151,23 @@ def judge(
     settings = {one.number: suggest(optuna.trial.FixedTrial(one.values), current, families) for one in candidates}
     change = changes(settings[best], current)
     if not change:
-        return Verdict({}, "the current values are the best ones found: params.yaml stays as it is")
+        return TuningResult({}, "the current values are the best ones found: params.yaml stays as it is")
     chosen = {fold: one.number for fold, one in winners(candidates).items()}
-    fitted = {number: fit_oof(problem, settings[number])["score"].to_numpy() for number in set(chosen.values())}
-    now = fit_oof(problem, current)["score"].to_numpy()
-    searched = np.select([problem.fold == fold for fold in chosen], [fitted[number] for number in chosen.values()])
-    gain = paired_difference(problem.target, searched, now, problem.folds[PATIENT], 1000)
-    told = (
+    fitted = {number: refit_oof(data, settings[number])["score"].to_numpy() for number in set(chosen.values())}
+    now = refit_oof(data, current)["score"].to_numpy()
+    searched = np.select([data.fold == fold for fold in chosen], [fitted[number] for number in chosen.values()])
+    gain = paired_difference(data.target, searched, now, data.folds[PATIENT], 1000)
+    text = (
         f"{gain.value:+.4f} pAUC (95 % {gain.low:+.4f} to {gain.high:+.4f}, paired by patient, fresh seeds, each fold "
         "by the trial that is best on the others)"
     )
     if gain.low <= 0:
-        return Verdict({}, f"trial {best} is the best, but searching gains {told}: params.yaml stays as it is", gain)
-    return Verdict(change, f"trial {best} is the best, and searching gains {told}", gain)
+        return TuningResult(
+            {}, f"trial {best} is the best, but searching gains {text}: params.yaml stays as it is", gain
+        )
+    return TuningResult(change, f"trial {best} is the best, and searching gains {text}", gain)
 
 
-def fit_oof(problem: TrainingData, settings: Settings) -> pd.DataFrame:
+def refit_oof(data: TrainingData, settings: Settings) -> pd.DataFrame:
     """Out-of-fold scores as the stage would make them, from seeds that no trial saw."""
-    return fit_problem(problem, settings, first_seed=FRESH).oof
+    return fit_training_data(data, settings, first_seed=FRESH).oof

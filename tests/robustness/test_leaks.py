@@ -10,8 +10,8 @@ import pytest
 
 from isic.core.errors import InputError
 from isic.core.schema import PATIENT
-from isic.robustness.leaks import find_leaks, refuse_leaks, screen
-from isic.stack.training_data import prepare
+from isic.robustness.leaks import find_leaks, refuse_leaks, screen_leaks
+from isic.stack.training_data import build_training_data
 from isic.tabular import build_features, fitted
 from tests.stack.population import Population, make, settings
 from tests.tabular.population import lesions
@@ -23,8 +23,8 @@ def people() -> Population:
 
 
 def leaks(people: Population) -> list[tuple[str, int | None]]:
-    problem = prepare(*people, settings().images, settings().params.max_bin)
-    found = find_leaks(problem.columns, problem.target, problem.fold, people.folds["patient_id"])
+    data = build_training_data(*people, settings().images, settings().params.max_bin)
+    found = find_leaks(data.columns, data.target, data.fold, people.folds["patient_id"])
     return [(leak.column, leak.fold) for leak in found]
 
 
@@ -58,9 +58,9 @@ def test_a_copy_of_the_target_is_named(people: Population) -> None:
 def test_a_feature_made_from_the_held_out_folds_target_is_named_and_refused(people: Population) -> None:
     leaking = planted(people, 2.5 * (people.folds["fold"] == 1).to_numpy())
     assert leaks(leaking) == [("helpful", 1)]
-    problem = prepare(*leaking, settings().images, settings().params.max_bin)
+    data = build_training_data(*leaking, settings().images, settings().params.max_bin)
     with pytest.raises(InputError, match="helpful leaks the target"):
-        refuse_leaks(find_leaks(problem.columns, problem.target, problem.fold, people.folds["patient_id"]))
+        refuse_leaks(find_leaks(data.columns, data.target, data.fold, people.folds["patient_id"]))
     refuse_leaks([])
 
 
@@ -85,9 +85,9 @@ def test_a_column_of_one_value_is_no_leak_where_a_fold_has_two_patients() -> Non
 def measured() -> Population:
     """Lesions with the official columns, more of them malignant in one place."""
     frame = lesions([15] * 90, seed=3)
-    ill = np.where(frame["tbp_lv_location"] == "Head & Neck", 0.3, 0.05)
+    malignant = np.where(frame["tbp_lv_location"] == "Head & Neck", 0.3, 0.05)
     rng = np.random.default_rng(1)
-    target = (rng.random(len(frame)) < ill).astype(np.int64)
+    target = (rng.random(len(frame)) < malignant).astype(np.int64)
     fold = rng.permutation(90)[frame[PATIENT].str[3:].astype(int)] % 3
     return Population(build_features(frame, ["raw"]), {}, frame[["isic_id", PATIENT]].assign(target=target, fold=fold))
 
@@ -95,7 +95,7 @@ def measured() -> Population:
 def test_fitted_columns_are_screened_chain_by_chain(measured: Population, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = fitted.fitted_kinds()
     how = settings().images, settings().params.max_bin
-    assert screen(prepare(*measured, *how, fitted=tuple(kinds))) == []
+    assert screen_leaks(build_training_data(*measured, *how, fitted=tuple(kinds))) == []
 
     def knowing(frame: pd.DataFrame, target: np.ndarray, patients: np.ndarray) -> fitted.Columns:
         """The rates, and a hint of the label in one of them."""
@@ -104,5 +104,5 @@ def test_fitted_columns_are_screened_chain_by_chain(measured: Population, monkey
 
     leaking = kinds | {"encoding": replace(kinds["encoding"], training=knowing)}
     monkeypatch.setattr(fitted, "fitted_kinds", lambda: leaking)
-    found = screen(prepare(*measured, *how, fitted=("encoding",)))
+    found = screen_leaks(build_training_data(*measured, *how, fitted=("encoding",)))
     assert {leak.column for leak in found} == {f"fitted_rate_sex of chain {number}" for number in range(3)}

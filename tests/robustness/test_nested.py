@@ -14,7 +14,7 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import PATIENT
 from isic.robustness import nested
-from isic.robustness.nested import NestedEstimate, check, nested_check
+from isic.robustness.nested import NestedEstimate, check_optimism, estimate_optimism
 from isic.tabular import build_features
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
@@ -28,17 +28,17 @@ def people() -> Population:
 
 def test_random_labels_give_chance_in_both_ways(people: Population) -> None:
     shuffled = people.folds.assign(target=np.random.default_rng(1).permutation(people.folds["target"]))
-    honesty = nested_check(people.features, shuffled, settings(), replicates=50)
-    assert honesty.shared < 0.05
-    assert honesty.nested < 0.05
+    estimate = estimate_optimism(people.features, shuffled, settings(), replicates=50)
+    assert estimate.shared < 0.05
+    assert estimate.nested < 0.05
 
 
 def test_shared_folds_flatter_honest_columns_little(people: Population) -> None:
-    honesty = nested_check(people.features, people.folds, settings(), replicates=100)
-    assert honesty.nested > 0.05
-    assert honesty.optimism.low <= honesty.optimism.value <= honesty.optimism.high
-    assert abs(honesty.optimism.value) < 0.02
-    assert set(honesty.to_json()) == {"shared", "nested", "optimism", "proxy"}
+    estimate = estimate_optimism(people.features, people.folds, settings(), replicates=100)
+    assert estimate.nested > 0.05
+    assert estimate.optimism.low <= estimate.optimism.value <= estimate.optimism.high
+    assert abs(estimate.optimism.value) < 0.02
+    assert set(estimate.to_json()) == {"shared", "nested", "optimism", "proxy"}
 
 
 def test_fitted_features_are_part_of_the_check() -> None:
@@ -49,7 +49,7 @@ def test_fitted_features_are_part_of_the_check() -> None:
     folds = frame[["isic_id", PATIENT]].assign(target=target, fold=fold)
     features = build_features(frame, ["raw"])
     kinds = ("encoding", "hospital")
-    bare, beside = (nested_check(features, folds, settings(fitted=k, rounds=10, seeds=1), 20) for k in ((), kinds))
+    bare, beside = (estimate_optimism(features, folds, settings(fitted=k, rounds=10, seeds=1), 20) for k in ((), kinds))
     assert beside.proxy == bare.proxy
     assert beside.shared != bare.shared
     assert beside.nested != bare.nested
@@ -71,9 +71,9 @@ def test_only_flattery_is_taken_off_the_headline(
                 layout.embedding(name, int(str(fold))),
                 pd.DataFrame({"isic_id": part["isic_id"], "logit": logits[part.index]}),
             )
-    honesty = NestedEstimate(0.15, 0.14, Interval(optimism, optimism - 0.02, optimism + 0.02), 0.1)
-    monkeypatch.setattr(nested, "nested_check", lambda *_: honesty)
-    found = check(layout, params.model_copy(update={"folds": (0, 1, 2)}))
+    estimate = NestedEstimate(0.15, 0.14, Interval(optimism, optimism - 0.02, optimism + 0.02), 0.1)
+    monkeypatch.setattr(nested, "estimate_optimism", lambda *_: estimate)
+    found = check_optimism(layout, params.model_copy(update={"folds": (0, 1, 2)}))
     assert found["pauc"] == pytest.approx(found["headline"] - taken)
     assert found["text"].endswith(said)
     assert found["leaks"] == []

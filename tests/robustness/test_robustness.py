@@ -11,15 +11,15 @@ from isic.core.paths import Layout
 from isic.core.schema import ID
 from isic.evaluate.results import RunResults
 from isic.robustness.drift import adversarial, drift, psi, too_few
-from isic.robustness.perturb import CHANGES, GROUPS, missing_columns, without
+from isic.robustness.perturb import CHANGES, GROUPS, mask_columns, missing_columns
 from isic.robustness.robustness import (
-    FEWEST_ILL,
+    MIN_MALIGNANT,
     distribution_shift,
     hospital_groups,
+    ladder_step,
     largest_fold,
     leave_hospital_out,
     sample_tiles,
-    step,
 )
 from tests.report.conftest import make_metadata, results_of
 
@@ -37,8 +37,8 @@ def test_small_hospitals_are_left_out_together() -> None:
     # C has one malignant lesion and D none: pooled they are still short of three, so B, the smallest, joins them.
     assert groups.iloc[0] == "A"
     assert set(groups[20:]) == {"the others"}
-    for _, ill in pd.Series(target).groupby(groups):
-        assert FEWEST_ILL <= ill.sum() < len(ill)
+    for _, malignant in pd.Series(target).groupby(groups):
+        assert MIN_MALIGNANT <= malignant.sum() < len(malignant)
 
 
 def test_one_hospital_cannot_be_left_out(evidence: RunResults) -> None:
@@ -135,7 +135,7 @@ def test_a_missing_column_costs_what_the_score_made_of_it(evidence: RunResults) 
 
 def test_taking_columns_away_changes_only_them_and_keeps_their_types(evidence: RunResults) -> None:
     for columns in GROUPS.values():
-        changed = without(evidence.rows, columns, evidence.rows)
+        changed = mask_columns(evidence.rows, columns, evidence.rows)
         pd.testing.assert_frame_equal(changed.drop(columns=list(columns)), evidence.rows.drop(columns=list(columns)))
         assert (changed.dtypes == evidence.rows.dtypes).all()
         assert all(changed[name].nunique() <= 1 for name in columns)
@@ -152,7 +152,7 @@ def test_changed_tiles_stay_pictures_and_repeat(name: str) -> None:
 
 
 def test_a_step_is_compared_with_the_final_score(evidence: RunResults) -> None:
-    found = step("features alone", evidence, -evidence.score, 50, 0)
+    found = ladder_step("features alone", evidence, -evidence.score, 50, 0)
     assert found["gain"] == pytest.approx(pauc(evidence.target, evidence.score) - found["pauc"])
 
 

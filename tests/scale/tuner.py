@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 
 from isic.core.errors import run
-from isic.tuning.study import join
+from isic.tuning.study import join_study
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
             trial.report(-(x**2), step)
         return -(x**2)
 
-    with join("shared", folder, {"x": 4.5}) as worker:
+    with join_study("shared", folder, {"x": 4.5}) as worker:
         worker.run(objective, trials)
 
 

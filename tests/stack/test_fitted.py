@@ -13,7 +13,7 @@ from isic.core.schema import PATIENT
 from isic.report.shap import contributions, gain
 from isic.report.shap_text import signs
 from isic.stack import Stack, fit_stack
-from isic.stack.training_data import prepare
+from isic.stack.training_data import build_training_data
 from isic.tabular import build_features
 from isic.tabular.families.fitted.encoding import ENCODED
 from isic.tabular.fitted import Fitted, fitted_kinds
@@ -84,9 +84,9 @@ def test_rates_of_levels_that_say_nothing_cost_and_gain_nothing() -> None:
             name: rng.integers(0, levels, 4000).astype(str) for name, levels in zip(ENCODED, (6, 3, 21, 8), strict=True)
         }
         features = people.assign(**{name: values.astype(np.float32) for name, values in signal.items()}, **noise)
-        without, beside = (fit_stack(features, {}, folds, settings(fitted=k, seeds=1)) for k in ((), ("encoding",)))
-        lost.append(without.metrics["auc"] - beside.metrics["auc"])
-        gained = gain(beside).set_index("column")["gain"]
+        bare, fitted = (fit_stack(features, {}, folds, settings(fitted=k, seeds=1)) for k in ((), ("encoding",)))
+        lost.append(bare.metrics["auc"] - fitted.metrics["auc"])
+        gained = gain(fitted).set_index("column")["gain"]
         taken.append(gained[gained.index.str.startswith("fitted_rate")].sum() / gained.sum())
     assert abs(np.mean(lost)) < 0.02
     assert np.mean(taken) < 0.35
@@ -99,11 +99,11 @@ def test_an_unknown_hospital_and_place_still_get_a_score(stack: Stack, people: P
 
 
 def test_a_search_switches_kinds_as_the_stage_does(people: Population) -> None:
-    problem = prepare(*people, QUICK.images, QUICK.params.max_bin, fitted=KINDS)
+    data = build_training_data(*people, QUICK.images, QUICK.params.max_bin, fitted=KINDS)
     for kinds in (("encoding",), ("hospital", "kmeans"), ()):
         chosen = settings(fitted=kinds, rounds=20, seeds=1)
         expected = fit_stack(*people, chosen).oof["score"]
-        found = pd.Series(TrialEvaluator(problem, 1).out_of_fold(chosen))
+        found = pd.Series(TrialEvaluator(data, 1).out_of_fold(chosen))
         assert found.rank().corr(expected.rank()) > 0.999
 
 

@@ -15,7 +15,7 @@ from isic.stack import Stack, fit_stack
 from isic.stack.blend import find_weights, make_reference, rank
 from isic.stack.encoder import rows
 from isic.stack.members import EarlyStopping, MemberTask, library
-from isic.stack.training_data import prepare
+from isic.stack.training_data import build_training_data
 from tests.stack.population import Population, make, settings
 
 MODES = ("aligned", "full")
@@ -143,26 +143,26 @@ def test_embeddings_and_anchors_that_are_not_finite_are_counted(people: Populati
     seen.embeddings["convnext"][[3, 8], 2] = value
     seen.embeddings["convnext"][8, 5] = -value
     with pytest.raises(InputError, match=r"^2 embeddings of convnext are NaN or infinite: rerun"):
-        prepare(*people, images, 63, *seen)
+        build_training_data(*people, images, 63, *seen)
     if mode == "aligned":
         embeddings, anchors = vectors(people)
         anchors["vit"][1][7, 0] = value
         with pytest.raises(InputError, match=r"^1 anchors of vit are NaN"):
-            prepare(*people, images, 63, embeddings, anchors)
+            build_training_data(*people, images, 63, embeddings, anchors)
 
 
 def test_aligned_spaces_are_one_space(people: Population) -> None:
     images = settings().images.model_copy(update={"embeddings": "aligned", "components": 5})
     seen = vectors(people)
-    problem = prepare(*people, images, 63, *seen)
+    data = build_training_data(*people, images, 63, *seen)
     # The anchors are nobody's rows and unlike the population; each network's view of them lands in the same place.
     for name, views in seen.anchors.items():
-        placed = [problem.images[fold].spaces[name].project(views[fold]) for fold in range(3)]
+        placed = [data.images[fold].spaces[name].project(views[fold]) for fold in range(3)]
         for other in placed[1:]:
             moved = other - other.mean(axis=0) - placed[0] + placed[0].mean(axis=0)
             assert np.abs(moved).mean() < 0.15 * np.abs(placed[0] - placed[0].mean(axis=0)).mean()
     with pytest.raises(InputError, match="no anchors of vit"):
-        prepare(*people, images, 63, seen.embeddings)
+        build_training_data(*people, images, 63, seen.embeddings)
 
 
 def test_aligned_spaces_share_what_raw_ones_do_not(people: Population) -> None:
@@ -179,19 +179,19 @@ def test_aligned_spaces_share_what_raw_ones_do_not(people: Population) -> None:
 
 @pytest.mark.parametrize("member", ["lightgbm", "xgboost", "catboost"])
 def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(people: Population, member: str) -> None:
-    problem = prepare(*people, settings().images, settings().params.max_bin)
+    data = build_training_data(*people, settings().images, settings().params.max_bin)
     chosen = settings(**quick()).library(member)
-    train, watched = np.flatnonzero(problem.fold == 0), np.flatnonzero(problem.fold == 1)
-    home, seen = library(member), problem.target[watched]
+    train, watched = np.flatnonzero(data.fold == 0), np.flatnonzero(data.fold == 1)
+    home, seen = library(member), data.target[watched]
 
     def score(model: object) -> float:
-        return pauc(seen, home.log_odds(model, rows(problem.pool.columns, watched)))
+        return pauc(seen, home.log_odds(model, rows(data.pool.columns, watched)))
 
-    fixed = [home.train(MemberTask(problem.pool, train, chosen["params"], number, 0)) for number in range(1, 31)]
+    fixed = [home.train(MemberTask(data.pool, train, chosen["params"], number, 0)) for number in range(1, 31)]
     alone = [score(model) for model in fixed]
-    model = home.train(MemberTask(problem.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 30)))
+    model = home.train(MemberTask(data.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 30)))
     assert score(model) == pytest.approx(max(alone), abs=1e-9)
-    hasty = home.train(MemberTask(problem.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 1)))
+    hasty = home.train(MemberTask(data.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 1)))
     first_fall = next(place for place, (before, after) in enumerate(pairwise(alone)) if after <= before)
     assert score(hasty) == pytest.approx(alone[first_fall], abs=1e-9)
 

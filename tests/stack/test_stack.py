@@ -13,8 +13,8 @@ import pytest
 from isic.core.errors import InputError
 from isic.core.metric import auc, pauc
 from isic.stack import Stack, fit, fit_stack
-from isic.stack.fit import fit_problem, out_of_fold
-from isic.stack.training_data import prepare, regrouped, sample_rows
+from isic.stack.fit import fit_training_data, out_of_fold
+from isic.stack.training_data import build_training_data, sample_rows, with_groups
 from tests.stack.population import Population, make, settings
 
 
@@ -181,11 +181,11 @@ def test_one_fold_alone_blends_evenly(people: Population, monkeypatch: pytest.Mo
     monkeypatch.setattr(fit, "find_weights", lambda *_: pytest.fail("weights found on rows that nobody scored"))
     quick = {name: getattr(settings(), name).model_dump() | {"rounds": 10} for name in ("xgboost",)}
     weighted = settings(members=["lightgbm", "xgboost"], blend="weights", seeds=1, **quick)
-    problem = prepare(*people, weighted.images, weighted.params.max_bin)
-    alone = replace(problem, images={1: problem.images[1]})
+    data = build_training_data(*people, weighted.images, weighted.params.max_bin)
+    alone = replace(data, images={1: data.images[1]})
     even = out_of_fold(alone, weighted.model_copy(update={"blend": "rank"}))[1]
     np.testing.assert_array_equal(out_of_fold(alone, weighted)[1], even)
-    assert np.isnan(even[problem.fold != 1]).all()
+    assert np.isnan(even[data.fold != 1]).all()
 
 
 def test_a_group_that_nobody_has_seen_keeps_its_own_level_of_logits(people: Population) -> None:
@@ -196,8 +196,8 @@ def test_a_group_that_nobody_has_seen_keeps_its_own_level_of_logits(people: Popu
     shifted = {name: values + 6.0 * (group == 0) for name, values in people.logits.items()}
     scores = []
     for logits in (people.logits, shifted):
-        problem = prepare(people.features, logits, people.folds, how.images, how.params.max_bin)
-        oof = fit_problem(regrouped(problem, group, people.features, ()), how).oof
+        data = build_training_data(people.features, logits, people.folds, how.images, how.params.max_bin)
+        oof = fit_training_data(with_groups(data, group, people.features, ()), how).oof
         assert oof["fold"].tolist() == group.tolist()
         scores.append(oof["score"].to_numpy())
     assert np.median(scores[1][group == 0]) > 1.5 * np.median(scores[0][group == 0])
@@ -205,6 +205,6 @@ def test_a_group_that_nobody_has_seen_keeps_its_own_level_of_logits(people: Popu
 
 def test_ordinary_folds_as_groups_are_the_ordinary_stacker(people: Population, stack: Stack) -> None:
     how = settings()
-    problem = prepare(*people, how.images, how.params.max_bin)
-    again = fit_problem(regrouped(problem, problem.fold, people.features, ()), how).oof
+    data = build_training_data(*people, how.images, how.params.max_bin)
+    again = fit_training_data(with_groups(data, data.fold, people.features, ()), how).oof
     pd.testing.assert_frame_equal(again, stack.oof)

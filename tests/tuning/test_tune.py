@@ -27,12 +27,12 @@ from isic.core.params import Stack as Settings
 from isic.core.tracker import NullTracker
 from isic.stack.encoder import rows
 from isic.stack.fit import fit_stack
-from isic.stack.training_data import TrainingData, prepare
+from isic.stack.training_data import TrainingData, build_training_data
 from isic.tuning import tune as home
-from isic.tuning.record import figures, record, table
+from isic.tuning.record import record_study, study_figures, trial_table
 from isic.tuning.search import HALFWAY_REPORTS, TrialEvaluator, as_trial, changes, suggest, switchable
-from isic.tuning.study import DONE, join, open_storage, pruner
-from isic.tuning.tune import Candidate, judge, tune, winners
+from isic.tuning.study import DONE, join_study, open_storage, pruner
+from isic.tuning.tune import Candidate, assess_gain, tune, winners
 from pipelines.tune import study_name
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
@@ -58,63 +58,63 @@ def people() -> Population:
 
 
 @pytest.fixture
-def problem(people: Population) -> TrainingData:
-    return prepare(*people, settings().images, settings().params.max_bin)
+def data(people: Population) -> TrainingData:
+    return build_training_data(*people, settings().images, settings().params.max_bin)
 
 
 def finished(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=name, storage=open_storage(folder)).get_trials(states=DONE)
 
 
-def test_a_candidate_scores_what_the_stage_would(people: Population, problem: TrainingData) -> None:
-    family = switchable(problem)[0]
+def test_a_candidate_scores_what_the_stage_would(people: Population, data: TrainingData) -> None:
+    family = switchable(data)[0]
     chosen = settings(seeds=1, drop=(family,))
     dropped = fit_stack(*people, chosen)
-    assert TrialEvaluator(problem, seeds=1).score(chosen) == pytest.approx(dropped.metrics["pauc"], abs=1e-9)
-    gone = [feature for feature in NAMES if problem.families[feature] == family]
+    assert TrialEvaluator(data, seeds=1).score(chosen) == pytest.approx(dropped.metrics["pauc"], abs=1e-9)
+    gone = [feature for feature in NAMES if data.families[feature] == family]
     assert gone
     assert not set(gone) & set(dropped.names)
 
 
-def test_a_candidate_may_be_surer_than_a_probability_can_say(people: Population, problem: TrainingData) -> None:
+def test_a_candidate_may_be_surer_than_a_probability_can_say(people: Population, data: TrainingData) -> None:
     params = settings().params.model_dump()
     # Steps far too long: log-odds beyond 37, where a probability in double precision is 1.
     bold = settings(seeds=1, params={**params, "learning_rate": 12.0, "scale_pos_weight": 1.0})
     stage = fit_stack(*people, bold)
-    bench = TrialEvaluator(problem, seeds=1)
-    margins = bench.out_of_fold(bold)
+    evaluator = TrialEvaluator(data, seeds=1)
+    margins = evaluator.out_of_fold(bold)
     assert np.abs(margins).max() > 40
     for fold, chain in stage.chains.items():
-        mine = np.flatnonzero(problem.fold == fold)
+        mine = np.flatnonzero(data.fold == fold)
         (model,) = chain.members["lightgbm"]
-        raw = model.predict(rows(problem.columns, mine), raw_score=True)
+        raw = model.predict(rows(data.columns, mine), raw_score=True)
         np.testing.assert_allclose(margins[mine], raw + chain.offset, atol=1e-9)
-    assert bench.score(bold) == pytest.approx(pauc(problem.target, margins), abs=1e-12)
+    assert evaluator.score(bold) == pytest.approx(pauc(data.target, margins), abs=1e-12)
 
 
 @pytest.mark.parametrize("zeros", [(), ("lambda_l1", "lambda_l2", "negatives")])
-def test_current_values_survive_the_way_through_a_trial(problem: TrainingData, zeros: tuple[str, ...]) -> None:
+def test_current_values_survive_the_way_through_a_trial(data: TrainingData, zeros: tuple[str, ...]) -> None:
     plain = settings()
     params = {name: 0.0 if name in zeros else value for name, value in plain.params.model_dump().items()}
-    families, current = switchable(problem), settings(params=params, **{"negatives": 0} if zeros else {})
+    families, current = switchable(data), settings(params=params, **{"negatives": 0} if zeros else {})
     trial = optuna.trial.FixedTrial(as_trial(current, families))
     assert changes(suggest(trial, current, families), current) == {}
     asked = optuna.create_study().ask()
     assert changes(suggest(asked, current, families), current)
 
 
-def test_who_leaves_while_others_are_at_the_last_trial_does_not_judge(problem: TrainingData, tmp_path: Path) -> None:
-    said: list[str] = []
-    with join("study", tmp_path, as_trial(settings(), switchable(problem))) as other:
+def test_who_leaves_while_others_are_at_the_last_trial_does_not_judge(data: TrainingData, tmp_path: Path) -> None:
+    text: list[str] = []
+    with join_study("study", tmp_path, as_trial(settings(), switchable(data))) as other:
         trial = other.study.ask()
         trial.set_user_attr("worker", other.identity)
         trial.set_user_attr("host", socket.gethostname())
-        assert tune(problem, settings(), "study", tmp_path, 1, seeds=1, say=said.append) is None
-    assert said == ["the last trials are still running in other processes: the one that ends last judges"]
+        assert tune(data, settings(), "study", tmp_path, 1, seeds=1, say=text.append) is None
+    assert text == ["the last trials are still running in other processes: the one that ends last judges"]
 
 
-def test_search_starts_from_current_values_resumes_and_tells(problem: TrainingData, tmp_path: Path) -> None:
-    told: list[str] = []
+def test_search_starts_from_current_values_resumes_and_tells(data: TrainingData, tmp_path: Path) -> None:
+    text: list[str] = []
     children: list[tuple[int, dict[str, Any]]] = []
 
     class Notes(NullTracker):
@@ -129,22 +129,22 @@ def test_search_starts_from_current_values_resumes_and_tells(problem: TrainingDa
         yield Notes(number)
 
     for trials in (3, 6):
-        verdict = tune(problem, settings(), "study", tmp_path, trials, seeds=2, open_child=child, say=told.append)
-    assert verdict is not None
+        result = tune(data, settings(), "study", tmp_path, trials, seeds=2, open_child=child, say=text.append)
+    assert result is not None
     done = finished(tmp_path, "study")
-    assert len(done) == len(told) == 6
-    assert done[0].params == pytest.approx(as_trial(settings(), switchable(problem)))
-    assert "trials/min" in told[0]
+    assert len(done) == len(text) == 6
+    assert done[0].params == pytest.approx(as_trial(settings(), switchable(data)))
+    assert "trials/min" in text[0]
     best = [values["trial_pauc"] for _, values in children]
     assert best == sorted(best)
     assert best[-1] == max(trial.value or 0 for trial in done)
-    frame = table("study", tmp_path)
+    frame = trial_table("study", tmp_path)
     assert len(frame) == 6
     assert {"number", "value", "params_learning_rate", "seconds"} <= set(frame.columns)
-    assert set(figures("study", tmp_path)) >= {"history", "slice"}
+    assert set(study_figures("study", tmp_path)) >= {"history", "slice"}
 
 
-def test_a_study_is_recorded_and_one_left_before_it_began_is_passed_over(problem: TrainingData, tmp_path: Path) -> None:
+def test_a_study_is_recorded_and_one_left_before_it_began_is_passed_over(data: TrainingData, tmp_path: Path) -> None:
     class Artifacts(NullTracker):
         def __init__(self) -> None:
             self.names: list[str] = []
@@ -156,35 +156,35 @@ def test_a_study_is_recorded_and_one_left_before_it_began_is_passed_over(problem
             self.names.append(name)
 
     notes = Artifacts()
-    record(notes, "study", tmp_path)
+    record_study(notes, "study", tmp_path)
     assert notes.names == []
-    tune(problem, settings(), "study", tmp_path, 3, seeds=1)
-    record(notes, "study", tmp_path)
+    tune(data, settings(), "study", tmp_path, 3, seeds=1)
+    record_study(notes, "study", tmp_path)
     assert {"study.csv", "history.png", "slice.png"} <= set(notes.names)
     assert len((tmp_path / "study.csv").read_text(encoding="utf-8").splitlines()) == 4
 
 
-def test_hopeless_candidates_are_pruned(problem: TrainingData, tmp_path: Path) -> None:
+def test_hopeless_candidates_are_pruned(data: TrainingData, tmp_path: Path) -> None:
     study = optuna.create_study(direction="maximize", pruner=pruner())
-    bench = TrialEvaluator(problem, seeds=2)
-    study.optimize(lambda trial: bench.score(settings(), trial), n_trials=1)
+    evaluator = TrialEvaluator(data, seeds=2)
+    study.optimize(lambda trial: evaluator.score(settings(), trial), n_trials=1)
     weak = settings(rounds=1, negatives=1)
-    study.optimize(lambda trial: bench.score(weak, trial), n_trials=1)
+    study.optimize(lambda trial: evaluator.score(weak, trial), n_trials=1)
     assert study.trials[1].state == TrialState.PRUNED
     assert len(study.trials[1].intermediate_values) == HALFWAY_REPORTS
 
 
-def test_a_glimpse_is_what_half_of_the_rounds_would_score(problem: TrainingData) -> None:
-    bench = TrialEvaluator(problem, seeds=1)
-    half = [values for _, values in bench.members(settings(rounds=10))]
-    seen = [values for _, values in bench.members(settings(rounds=20), glimpses=2)][:2]
-    for fold, glimpse, margins in zip(bench.folds, seen, half, strict=False):
-        target = problem.target[problem.fold == fold]
+def test_a_glimpse_is_what_half_of_the_rounds_would_score(data: TrainingData) -> None:
+    evaluator = TrialEvaluator(data, seeds=1)
+    half = [values for _, values in evaluator.members(settings(rounds=10))]
+    seen = [values for _, values in evaluator.members(settings(rounds=20), halfway_reports=2)][:2]
+    for fold, glimpse, margins in zip(evaluator.folds, seen, half, strict=False):
+        target = data.target[data.fold == fold]
         assert pauc(target, glimpse) == pauc(target, margins)
 
 
 def test_a_member_that_fails_before_its_glimpse_ends_the_trial(
-    problem: TrainingData, monkeypatch: pytest.MonkeyPatch
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         raise MemoryError("no room")
@@ -192,23 +192,23 @@ def test_a_member_that_fails_before_its_glimpse_ends_the_trial(
     monkeypatch.setattr("isic.tuning.search.compose", fail)
     study = optuna.create_study(direction="maximize")
     with pytest.raises(MemoryError, match="no room"):
-        TrialEvaluator(problem, seeds=1).score(settings(), study.ask())
+        TrialEvaluator(data, seeds=1).score(settings(), study.ask())
 
 
-def test_interrupting_keeps_finished_trials_and_queues_the_running_one(problem: TrainingData, tmp_path: Path) -> None:
+def test_interrupting_keeps_finished_trials_and_queues_the_running_one(data: TrainingData, tmp_path: Path) -> None:
     def interrupt(line: str) -> None:
         if line.startswith("2/"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune(problem, settings(), "study", tmp_path, 5, seeds=1, say=interrupt)
+        tune(data, settings(), "study", tmp_path, 5, seeds=1, say=interrupt)
     assert len(finished(tmp_path, "study")) == 2
-    tune(problem, settings(), "study", tmp_path, 4, seeds=1)
+    tune(data, settings(), "study", tmp_path, 4, seeds=1)
     assert len(finished(tmp_path, "study")) == 4
 
 
-def test_no_gain_changes_nothing_and_a_real_gain_is_named(problem: TrainingData, tmp_path: Path) -> None:
-    families = switchable(problem)
+def test_no_gain_changes_nothing_and_a_real_gain_is_named(data: TrainingData, tmp_path: Path) -> None:
+    families = switchable(data)
     good, bad = settings(), settings(rounds=1, negatives=1, seeds=1)
 
     def against(one: Settings, other: Settings, number: int) -> list[Candidate]:
@@ -218,16 +218,16 @@ def test_no_gain_changes_nothing_and_a_real_gain_is_named(problem: TrainingData,
             for at, values, score in ((0, one, 0.1), (number, other, 0.11))
         ]
 
-    better = judge(problem, bad, 3, against(bad, good, 3), families)
+    better = assess_gain(data, bad, 3, against(bad, good, 3), families)
     assert better.difference is not None
     assert better.difference.low > 0
     assert better.change == {"rounds": good.rounds, "negatives": good.negatives}
-    worse = judge(problem, good, 4, against(good, bad, 4), families)
+    worse = assess_gain(data, good, 4, against(good, bad, 4), families)
     assert worse.difference is not None
     assert worse.difference.high < 0
     assert worse.change == {}
     assert "stays as it is" in worse.line
-    assert judge(problem, good, 5, against(good, good, 5), families).difference is None
+    assert assess_gain(data, good, 5, against(good, good, 5), families).difference is None
 
 
 def test_a_folds_own_score_has_no_say_in_who_scores_it() -> None:
@@ -242,25 +242,25 @@ def test_a_folds_own_score_has_no_say_in_who_scores_it() -> None:
         assert again[fold].number == found[fold].number
 
 
-def test_lucky_lesions_of_many_equal_trials_are_no_gain(problem: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lucky_lesions_of_many_equal_trials_are_no_gain(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials that differ by which lesions they happen to rank well, and the best of them is best by that alone."""
-    families, current = switchable(problem), settings()
-    rng, target, folds = np.random.default_rng(0), problem.target, range(3)
+    families, current = switchable(data), settings()
+    rng, target, folds = np.random.default_rng(0), data.target, range(3)
     gains: dict[str, list[float]] = {"best": [], "searching": []}
     for _ in range(12):
         trials = [settings(rounds=40 + number) for number in range(30)]
         scores = {one.rounds: rng.normal(size=len(target)) + 1.5 * target for one in trials}
-        monkeypatch.setattr(home, "fit_oof", lambda _, one, known=scores: pd.DataFrame({"score": known[one.rounds]}))
+        monkeypatch.setattr(home, "refit_oof", lambda _, one, known=scores: pd.DataFrame({"score": known[one.rounds]}))
         candidates = [
             Candidate(
                 number,
                 as_trial(one, families),
-                {f: pauc(target[problem.fold == f], scores[one.rounds][problem.fold == f]) for f in folds},
+                {f: pauc(target[data.fold == f], scores[one.rounds][data.fold == f]) for f in folds},
             )
             for number, one in enumerate(trials)
         ]
         best = max(range(1, 30), key=lambda number: pauc(target, scores[40 + number]))
-        found = judge(problem, current, best, candidates, families)
+        found = assess_gain(data, current, best, candidates, families)
         assert found.difference is not None
         gains["searching"].append(found.difference.value)
         gains["best"].append(pauc(target, scores[40 + best]) - pauc(target, scores[40]))
@@ -284,8 +284,8 @@ def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_pat
     time.sleep(0.3)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    said = [process.communicate(timeout=120)[0] for process in others]
-    assert all(process.returncode == 0 for process in others), said
+    text = [process.communicate(timeout=120)[0] for process in others]
+    assert all(process.returncode == 0 for process in others), text
     # A later join finds the orphan, if the victim died inside a trial, and the study ends complete. A trial that nobody
     # signed yet may be a living worker's: for some seconds it is left alone.
     left = optuna.load_study(study_name="shared", storage=open_storage(tmp_path)).trials

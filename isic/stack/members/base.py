@@ -37,7 +37,7 @@ class Pool:
     #: What a library made of the columns once, by the library's name.
     prepared: dict[str, Any] = field(default_factory=dict)
 
-    def beside(self, more: Columns, groups: Sequence[Sequence[str]]) -> Pool:
+    def extended(self, more: Columns, groups: Sequence[Sequence[str]]) -> Pool:
         """This pool with further columns, which alone are binned anew, in these groups."""
         return Pool(self.columns | more, self.target, self.max_bin, groups, base=self)
 

@@ -258,6 +258,6 @@ def _kaggle() -> Line:
 
 
 def _time(layout: Layout) -> Line:
-    from isic.scale.estimate import remaining_hours
+    from isic.scale.estimate import remaining_time
 
-    return Line("time", "ok", remaining_hours(layout))
+    return Line("time", "ok", remaining_time(layout))

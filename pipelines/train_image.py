@@ -17,12 +17,12 @@ def main() -> None:
     config = params.image_config(wanted.backbone)
 
     from isic.image.training.fold import train_in
-    from isic.scale.estimate import outlook
+    from isic.scale.estimate import estimate_time
     from isic.tracking import open_run
 
     name = f"{wanted.backbone}-{wanted.fold}"
     with open_run(f"train_image-{wanted.backbone}", config, name, wanted.fold) as tracker:
-        estimate = outlook(layout, wanted.backbone, wanted.fold)
+        estimate = estimate_time(layout, wanted.backbone, wanted.fold)
         train_in(layout, params, wanted.backbone, wanted.fold, tracker, estimate=estimate)
 
 

@@ -32,10 +32,10 @@ def _print_costs() -> None:
         layout = Layout.find()
     except InputError:
         return
-    from isic.scale.estimate import lines
+    from isic.scale.estimate import cost_table
 
     typer.echo("")
-    for line in lines(layout):
+    for line in cost_table(layout):
         typer.echo(line)
 
 

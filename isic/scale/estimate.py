@@ -1,4 +1,4 @@
-"""How long the configured image training takes: by the pace of folds already trained, else by arithmetic."""
+"""Estimated time and memory of the configured image training: from the speed of trained folds, else computed."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from isic.core.schema import TARGET
 from isic.image.console import TimeEstimate, duration
 from isic.image.network.catalogue import CATALOGUE, MOVED, Entry
 
-#: Starting a training process and scoring its fold.
+#: Seconds to start a training process and score its fold.
 _OVERHEAD = 10.0
-#: Tera-operations a second of the two GPUs that people rent or are lent (`device.effective_tflops`).
+#: Tera-operations a second of the two GPUs most often rented or lent (`device.effective_tflops`).
 _A100, _T4 = 100.0, 18.0
-#: Share of a batch's values that stays in memory, and factor of time, when they are computed again.
-_RECOMPUTED, _AGAIN = 0.3, 4 / 3
+#: Gradient checkpointing: share of a batch's activations kept in memory, and factor of training time.
+_CHECKPOINTED_MEMORY, _CHECKPOINTED_TIME = 0.3, 4 / 3
 #: Weights, gradients and two moments in 4 bytes each, MB per million parameters.
 _STATE_MB = 16.0
 #: Malignant lesions of the official training file.
-_OFFICIAL = 393
+_OFFICIAL_POSITIVES = 393
 
 
-class Pace(NamedTuple):
-    """Tera-operations a second, operations per moved value (`catalogue.MOVED`), seconds a tile costs beside both."""
+class Speed(NamedTuple):
+    """Tera-operations a second, operations per moved value (`catalogue.MOVED`), further seconds per tile."""
 
     tflops: float
     moved: float = MOVED
     seconds: float = 1e-4
 
 
-#: One CPU core; it waits less for memory because it computes so slowly.
-_CORE = Pace(0.03, moved=30.0, seconds=1e-3)
+#: One CPU core: slow arithmetic hides the memory transfers.
+_CORE = Speed(0.03, moved=30.0, seconds=1e-3)
 
 
-def remaining_hours(layout: Layout) -> str:
-    """One phrase: how many image folds are left and about how long they take on this machine."""
+def remaining_time(layout: Layout) -> str:
+    """One phrase: the number of image folds to train and their estimated time on this machine."""
     params = load_params(layout.params)
     left = _left(layout, params)
     total = len(params.image.backbones) * len(params.folds)
@@ -47,33 +47,35 @@ def remaining_hours(layout: Layout) -> str:
         return f"all {total} image folds are trained; the rest takes minutes"
     positives = _positives(layout, params)
     if positives is None:
-        return f"{len(left)} of {total} image folds to train; how long is known after `dvc repro folds`"
+        return f"{len(left)} of {total} image folds to train; run `dvc repro folds` for an estimate"
     seconds = sum(_times(layout, params, left, positives))
     return f"{len(left)} of {total} image folds to train: about {duration(seconds)}, one after the other"
 
 
-def outlook(layout: Layout, backbone: str, fold: int) -> TimeEstimate:
-    """Estimated seconds of one fold and of all the others that are not trained yet."""
+def estimate_time(layout: Layout, backbone: str, fold: int) -> TimeEstimate:
+    """Estimated seconds of one fold and of all other folds that are not trained yet."""
     params = load_params(layout.params)
     others = [pair for pair in _left(layout, params) if pair != (backbone, fold)]
-    mine, *rest = _times(layout, params, [(backbone, fold), *others], _positives(layout, params) or _OFFICIAL)
-    return TimeEstimate(mine, sum(rest), len(rest))
+    fold_seconds, *rest = _times(
+        layout, params, [(backbone, fold), *others], _positives(layout, params) or _OFFICIAL_POSITIVES
+    )
+    return TimeEstimate(fold_seconds, sum(rest), len(rest))
 
 
-def lines(layout: Layout) -> Iterator[str]:
-    """What the backbones of params.yaml cost, as a table for people."""
+def cost_table(layout: Layout) -> Iterator[str]:
+    """Estimated memory and time of the backbones of params.yaml, as lines of a table."""
     params = load_params(layout.params)
-    positives = _positives(layout, params) or _OFFICIAL
+    positives = _positives(layout, params) or _OFFICIAL_POSITIVES
     shown = positives * (1 - 1 / len(params.folds))
     yield f"{'params.yaml':<17}{'model':<18}{'px':>4}{'batch':>7}{'GB':>7}{'A100 a fold':>13}{'T4 a fold':>12}"
     for name in params.image.backbones:
         recipe = params.image.recipe(name)
         entry = CATALOGUE.get(recipe.model)
         if entry is None:
-            yield f"{name:<17}{recipe.model:<18}not in the catalogue, no estimate"
+            yield f"{name:<17}{recipe.model:<18}not in the catalogue: no estimate"
             continue
         hours = [
-            f"{duration(tiles_shown(recipe, shown) * _per_tile(recipe, Pace(tflops)) + _OVERHEAD)}"
+            f"{duration(tiles_shown(recipe, shown) * _per_tile(recipe, Speed(tflops)) + _OVERHEAD)}"
             for tflops in (_A100, _T4)
         ]
         batch = f"{recipe.batch_size}x{recipe.accumulate}"
@@ -87,19 +89,19 @@ def lines(layout: Layout) -> Iterator[str]:
 def memory_gb(recipe: ImageRecipe, entry: Entry) -> float:
     """Estimated GPU memory of training, GB."""
     area = ((recipe.size or entry.size) / entry.size) ** 2
-    kept = entry.memory_mb * area * recipe.batch_size * (_RECOMPUTED if recipe.checkpoint_gradients else 1)
+    kept = entry.memory_mb * area * recipe.batch_size * (_CHECKPOINTED_MEMORY if recipe.checkpoint_gradients else 1)
     return (kept + entry.parameters_m * (_STATE_MB + (4.0 if recipe.ema else 0.0))) / 1e3
 
 
 def _positives(layout: Layout, params: Params) -> int | None:
-    """Malignant lesions of all folds, as dealt or as params.yaml asks the generator; None while nobody knows."""
+    """Malignant lesions of all folds, from the folds file or the generator's parameters; None if neither exists."""
     if layout.folds.is_file():
         return int(read_parquet(layout.folds, columns=[TARGET])[TARGET].sum())
     return params.data.sample.positives if params.data.source == "sample" else None
 
 
 def tiles_shown(recipe: ImageRecipe, positives: float) -> float:
-    """Tiles a whole training shows, as far as there are enough negatives."""
+    """Tiles that a whole training shows, given enough negatives."""
     return positives * recipe.positive_repeats * (1 + recipe.negatives_per_positive) * recipe.epochs
 
 
@@ -109,30 +111,30 @@ def _left(layout: Layout, params: Params) -> list[tuple[str, int]]:
 
 
 def _times(layout: Layout, params: Params, pairs: list[tuple[str, int]], positives: int) -> list[float]:
-    """Estimated seconds of each (backbone, fold) on this machine, `positives` being those of all folds."""
+    """Estimated seconds of each (backbone, fold) on this machine; `positives` counts those of all folds."""
     from isic.image.network.device import gpu_tflops
 
     tflops = gpu_tflops()
-    pace = _CORE if tflops is None else Pace(tflops)
+    speed = _CORE if tflops is None else Speed(tflops)
     shown = positives * (1 - 1 / len(params.folds))
-    return [_seconds(layout, name, params.image.recipe(name), shown, pace) for name, _ in pairs]
+    return [_seconds(layout, name, params.image.recipe(name), shown, speed) for name, _ in pairs]
 
 
-def _seconds(layout: Layout, name: str, recipe: ImageRecipe, positives: float, pace: Pace) -> float:
+def _seconds(layout: Layout, name: str, recipe: ImageRecipe, positives: float, speed: Speed) -> float:
     shown = tiles_shown(recipe, positives)
-    paces = list(_paces(layout, name))
-    if paces:
-        return shown / (sum(paces) / len(paces)) + _OVERHEAD
-    return shown * _per_tile(recipe, pace) + _OVERHEAD
+    measured = list(_measured_speeds(layout, name))
+    if measured:
+        return shown / (sum(measured) / len(measured)) + _OVERHEAD
+    return shown * _per_tile(recipe, speed) + _OVERHEAD
 
 
-def _per_tile(recipe: ImageRecipe, pace: Pace) -> float:
+def _per_tile(recipe: ImageRecipe, speed: Speed) -> float:
     entry = CATALOGUE.get(recipe.model, CATALOGUE["vit_small"])
-    again = _AGAIN if recipe.checkpoint_gradients else 1.0
-    return entry.seconds_per_tile(recipe.size or entry.size, pace.tflops, pace.moved) * again + pace.seconds
+    factor = _CHECKPOINTED_TIME if recipe.checkpoint_gradients else 1.0
+    return entry.seconds_per_tile(recipe.size or entry.size, speed.tflops, speed.moved) * factor + speed.seconds
 
 
-def _paces(layout: Layout, name: str) -> Iterator[float]:
-    """Tiles a second of the folds of a backbone that are trained."""
+def _measured_speeds(layout: Layout, name: str) -> Iterator[float]:
+    """Median tiles a second of each trained fold of a backbone."""
     for path in layout.image_model(name, 0).parent.glob("fold*/history.csv"):
         yield float(pd.read_csv(path)["images_per_second"].median())

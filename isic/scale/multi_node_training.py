@@ -1,6 +1,6 @@
-"""One big network over the GPUs of several nodes: Ray Train starts the processes, the Fabric loop is the usual one.
+"""Train one network on the GPUs of several nodes: Ray Train starts the processes, the training loop is the usual one.
 
-Better is one fold per GPU. This is for networks or batches that do not fit one machine.
+For networks or batches that do not fit one machine; otherwise one fold per GPU is faster.
 """
 
 from __future__ import annotations
@@ -12,29 +12,32 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.scale.resources import Resources
 
-#: Times the workers are started again, from the last saved state, after one is lost.
-_AGAIN = 3
+#: Restarts of the workers, from the last saved state, after one is lost.
+_MAX_RESTARTS = 3
 
 
-def train_multi_node(root: Path, backbone: str, fold: int, workers: int, resources: Resources) -> str:
-    """Train one fold in the checkout at `root` by `workers` processes; returns "" or the line of what is wrong.
+def train_multi_node(root: Path, backbone: str, fold: int, processes: int, resources: Resources) -> str:
+    """Train one fold in the checkout at `root` with `processes` processes; returns "" or a one-line error.
 
-    Expects a connection to Ray and a checkout that all nodes see.
+    Expects a connection to Ray, and the checkout at the same path on all nodes.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     per_worker = {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}
     trainer = TorchTrainer(
-        _work,
+        _train_process,
         train_loop_config={"root": str(root), "backbone": backbone, "fold": fold},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker, placement_strategy="PACK"
+            num_workers=processes,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=per_worker,
+            placement_strategy="PACK",
         ),
         run_config=RunConfig(
             name=f"{backbone}-{fold}",
             storage_path=str(root / ".resume" / "ray" / "train"),
-            failure_config=FailureConfig(max_failures=_AGAIN),
+            failure_config=FailureConfig(max_failures=_MAX_RESTARTS),
         ),
     )
     try:
@@ -44,14 +47,14 @@ def train_multi_node(root: Path, backbone: str, fold: int, workers: int, resourc
     return ""
 
 
-def _work(config: dict[str, Any]) -> None:
-    """What each of the processes does."""
+def _train_process(config: dict[str, Any]) -> None:
+    """Training in one of the processes."""
     from ray.train import get_context
 
     from isic.core.tracker import NullTracker
     from isic.image.training.fold import train_in
     from isic.image.training.parallel import enter
-    from isic.scale.estimate import outlook
+    from isic.scale.estimate import estimate_time
     from isic.tracking import open_run
 
     rank, size = get_context().get_world_rank(), get_context().get_world_size()
@@ -63,4 +66,4 @@ def _work(config: dict[str, Any]) -> None:
         return
     recipe = params.image_config(backbone)
     with open_run(f"train_image-{backbone}", recipe, f"{backbone}-{fold}", fold, layout.root) as tracker:
-        train_in(layout, params, backbone, fold, tracker, world, outlook(layout, backbone, fold))
+        train_in(layout, params, backbone, fold, tracker, world, estimate_time(layout, backbone, fold))

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from isic.core.errors import InputError
-from isic.scale import local as launch
-from isic.scale.local import Slot, share_machine, spread
+from isic.scale import local
+from isic.scale.local import DeviceSlot, run_jobs, share_machine
 
 TWO = share_machine(2, gpus=2, visible=None, cores=range(8))
 
@@ -20,7 +20,7 @@ def test_every_job_runs_once_and_a_gpu_has_one_job_at_a_time() -> None:
     ran: list[str] = []
     lock = threading.Lock()
 
-    def start(job: str, slot: Slot) -> int:
+    def start(job: str, slot: DeviceSlot) -> int:
         with lock:
             assert slot.gpu not in busy
             busy.add(slot.gpu)
@@ -31,14 +31,14 @@ def test_every_job_runs_once_and_a_gpu_has_one_job_at_a_time() -> None:
         return 1 if job == "train_image@vit-3" else 0
 
     jobs = [f"train_image@vit-{fold}" for fold in range(7)]
-    assert spread(jobs, TWO, start) == ["train_image@vit-3"]
+    assert run_jobs(jobs, TWO, start) == ["train_image@vit-3"]
     assert sorted(ran) == jobs
 
 
 def test_processes_run_side_by_side() -> None:
     """Two jobs that wait for each other can only end together."""
     gate = threading.Barrier(2, timeout=20)
-    assert spread(["a", "b"], TWO, lambda *_: 0 if gate.wait() >= 0 else 1) == []
+    assert run_jobs(["a", "b"], TWO, lambda *_: 0 if gate.wait() >= 0 else 1) == []
 
 
 def test_gpus_keep_the_names_a_scheduler_gave_and_cores_are_not_shared() -> None:
@@ -61,6 +61,6 @@ def test_more_processes_than_gpus_are_refused() -> None:
 
 @pytest.mark.parametrize("count", ["0", "-1"])
 def test_no_gpus_is_one_line(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["launch", "--gpus", count])
-    with pytest.raises(InputError, match="at least 1"):
-        launch.main()
+    monkeypatch.setattr(sys, "argv", ["local", "--gpus", count])
+    with pytest.raises(InputError, match="give 1 or more"):
+        local.main()

@@ -71,7 +71,7 @@ def test_folds_go_through_the_death_of_a_node_and_dvc_finds_them_done(
     killer.start()
     done = run_folds(layout, Resources())
     assert sorted(done) == [f"{stage}@convnext-{fold}" for stage in ("embed", "train_image") for fold in (0, 1)]
-    assert "goes on from its last saved state" in capsys.readouterr().err
+    assert "resumes from its last saved state" in capsys.readouterr().err
     logs = [(layout.root / ".resume" / "ray" / f"train_image-convnext-{fold}.log").read_text() for fold in (0, 1)]
     assert sum("goes on in epoch" in log for log in logs) == 1
     assert "Running stage" not in _would_run(layout)
@@ -97,7 +97,7 @@ def test_a_changed_checkout_is_not_recorded(
     two_nodes: Any, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = _checkout(start, tmp_path, monkeypatch, {"train": {"epochs": 2}})
-    timer = threading.Timer(3, lambda: os.utime(layout.root / "isic" / "image" / "step.py"))
+    timer = threading.Timer(3, lambda: os.utime(layout.root / "isic" / "image" / "training" / "step.py"))
     timer.start()
     with pytest.raises(InputError, match="changed while folds were trained"):
         run_folds(layout, Resources())
@@ -113,10 +113,10 @@ def test_one_network_over_two_nodes_is_that_of_two_processes(
     weights = layout.image_model("convnext", 0) / "model.safetensors"
     run_folds(layout, Resources())
     assert load_params(layout.params).image.devices == 2
-    spread = load_file(weights)
+    over_nodes = load_file(weights)
     weights.unlink()
     command = [sys.executable, "-m", "pipelines.train_image", "--backbone", "convnext", "--fold", "0"]
     subprocess.run(command, cwd=layout.root, env=environment(layout.root), check=True, capture_output=True)
-    beside = load_file(weights)
-    assert spread.keys() == beside.keys()
-    assert all(abs(spread[name] - beside[name]).max() < 1e-6 for name in spread)
+    local = load_file(weights)
+    assert over_nodes.keys() == local.keys()
+    assert all(abs(over_nodes[name] - local[name]).max() < 1e-6 for name in over_nodes)

@@ -10,7 +10,7 @@ import pytest
 
 from isic.core.errors import InputError, run
 from isic.scale.cluster import connected
-from isic.scale.folds import ask
+from isic.scale.folds import fold_resources
 from isic.scale.resources import Resources
 
 
@@ -74,8 +74,10 @@ def test_nobody_can_have_no_cpu() -> None:
         ({"CPU": 8.0}, 0, Resources(1, 0, 2)),
     ],
 )
-def test_a_fold_asks_for_what_it_uses(cluster: dict[str, float], workers: int | None, expected: Resources) -> None:
-    assert ask(cluster, workers, None, None) == expected
+def test_a_fold_requests_the_resources_it_uses(
+    cluster: dict[str, float], workers: int | None, expected: Resources
+) -> None:
+    assert fold_resources(cluster, workers, None, None) == expected
 
 
 def test_a_cluster_that_does_not_answer_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_a_shard_that_ends_its_workers_is_given_up_and_the_others_are_scored(
 ) -> None:
     out = tmp_path / "out"
     source = _ask(own, "kill part-00002.parquet")
-    with pytest.raises(InputError, match=r"part-00002.parquet .* ended its worker 3 times.*--memory-gb"):
+    with pytest.raises(InputError, match=r"part-00002.parquet .* crashed its worker 3 times.*--memory-gb"):
         predict_shards(str(bundle), source, Store(out))
     assert len(list(out.glob("part-*"))) == len(list(own.glob("part-*"))) - 1
     predict_shards(str(bundle), _ask(own), Store(out))
@@ -159,7 +159,7 @@ def test_a_lesion_in_two_shards_stops_the_run_too(two_nodes: Any, bundle: Path, 
     table["patient_id"] = "IP_9999999"
     table.to_parquet(own / "part-99999.parquet", index=False)
     index_shards(Store(own))
-    with pytest.raises(InputError, match=r"lesion ISIC_\d+ is in .*a lesion is scored once"):
+    with pytest.raises(InputError, match=r"lesion ISIC_\d+ is in .*a lesion may occur once only"):
         predict_shards(str(bundle), Store(own), Store(tmp_path / "out"))
 
 

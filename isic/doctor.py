@@ -1,6 +1,6 @@
-"""What is right and wrong with the set-up, a line per check, each with what to do about it.
+"""`isic doctor`: one line per check of the set-up, with a remedy where one is needed.
 
-Reads, never mends, and never fails itself: a check that cannot be made says so.
+Checks only read. A check that raises is reported as a failed line, and the others still run.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from isic.core.paths import Layout
 
 State = Literal["ok", "note", "fail"]
 
-#: Bytes a checkout of the full data needs: 1.2 GB of tiles in data/official, data/raw and the cache, models and
+#: Bytes of a checkout with the full data: 1.2 GB of tiles in data/official, data/raw and the cache, and models and
 #: embeddings of ten folds.
-_ROOM_NEEDED = 12 << 30
+_BYTES_NEEDED = 12 << 30
 
 
 class Line(NamedTuple):
-    """One check: its name, how it stands, what was found, and what to do."""
+    """Result of one check: its name, state and finding, and the remedy."""
 
     name: str
     state: State
-    found: str
+    finding: str
     remedy: str = ""
 
     def text(self) -> str:
-        """The line as printed; the remedy follows only where something is to do."""
+        """The line as printed, with the remedy unless the state is ok."""
         advice = f" -> {self.remedy}" if self.remedy and self.state != "ok" else ""
-        return f"{self.state:<5}{self.name:<14}{self.found}{advice}"
+        return f"{self.state:<5}{self.name:<14}{self.finding}{advice}"
 
 
 def checks() -> Iterator[Line]:
@@ -55,16 +55,16 @@ def checks() -> Iterator[Line]:
     params = _guard("params", lambda: _params(layout))
     yield params
     readable = params.state == "ok"
-    yield _guard("data", lambda: _data(layout)) if readable else _untold("data")
+    yield _guard("data", lambda: _data(layout)) if readable else _skipped("data")
     yield _guard("mlflow", lambda: _mlflow(layout))
     yield from _servers(layout)
     yield _guard("dvc", lambda: _dvc(layout))
     yield _kaggle()
-    yield _guard("time", lambda: _time(layout)) if readable else _untold("time")
+    yield _guard("time", lambda: _time(layout)) if readable else _skipped("time")
 
 
-def _untold(name: str) -> Line:
-    return Line(name, "note", "cannot be told", "mend params.yaml")
+def _skipped(name: str) -> Line:
+    return Line(name, "note", "not checked", "correct params.yaml")
 
 
 def _guard(name: str, check: Callable[[], Line]) -> Line:
@@ -72,28 +72,28 @@ def _guard(name: str, check: Callable[[], Line]) -> Line:
         return check()
     except InputError as error:
         return Line(name, "fail", " ".join(str(error).split()))
-    except Exception as error:  # a broken installation may fail in any way; the other checks still matter
+    except Exception as error:  # a broken installation may raise anything; the other checks still run
         return Line(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", "make setup")
 
 
 def _python() -> Line:
-    found = f"{sys.version.split()[0]} at {sys.executable}"
+    finding = f"{sys.version.split()[0]} at {sys.executable}"
     state: State = "ok" if sys.version_info >= (3, 11) else "fail"
-    return Line("python", state, found, "make PYTHON=python3.11 setup")
+    return Line("python", state, finding, "make PYTHON=python3.11 setup")
 
 
 def _packages() -> Line:
     root = Path(__file__).resolve().parent.parent
     pinned = dict(_pins(root / "constraints.txt"))
     wrong = [
-        f"{name} {found or 'absent'} (pinned {pin})"
+        f"{name} {installed or 'absent'} (pinned {pin})"
         for name, pin in pinned.items()
-        if (found := _installed(name)) != pin
+        if (installed := _installed(name)) != pin
     ]
-    # Only what is imported directly decides; a pin for another platform may well be absent.
-    needed = [entry for entry in wrong if entry.split()[0] in _DIRECT]
-    if needed:
-        return Line("packages", "fail", ", ".join(needed), "make setup")
+    # Only direct imports fail the check: a package pinned for another platform may be absent.
+    failed = [entry for entry in wrong if entry.split()[0] in _DIRECT]
+    if failed:
+        return Line("packages", "fail", ", ".join(failed), "make setup")
     return Line("packages", "ok", f"{len(pinned) - len(wrong)} of {len(pinned)} pinned packages installed as pinned")
 
 
@@ -122,7 +122,7 @@ def _pins(path: Path) -> Iterator[tuple[str, str]]:
 
 def _installed(name: str) -> str | None:
     try:
-        # "+cpu" and the like name a build of the same version.
+        # A suffix such as "+cpu" names a build of the same version.
         return version(name).split("+")[0]
     except PackageNotFoundError:
         return None
@@ -134,24 +134,24 @@ def _torch() -> Line:
     devices = describe_devices()
     if devices:
         return Line("torch", "ok", f"{version('torch')}, {'; '.join(devices)}")
-    return Line("torch", "note", f"{version('torch')}, no GPU: the demo runs on the CPU", "the full preset wants a GPU")
+    return Line("torch", "note", f"{version('torch')}, no GPU: the demo runs on the CPU", "the full preset needs a GPU")
 
 
 def _disk(layout: Layout) -> Line:
     free = shutil.disk_usage(layout.root).free
-    found = f"{free / 2**30:.1f} GiB free"
+    finding = f"{free / 2**30:.1f} GiB free"
     if free < 1 << 30:
-        return Line("disk", "fail", found, "the demo needs 1 GiB: free some")
-    if free < _ROOM_NEEDED:
-        return Line("disk", "note", found, f"enough for the demo; the full data needs {_ROOM_NEEDED >> 30} GiB")
-    return Line("disk", "ok", found)
+        return Line("disk", "fail", finding, "the demo needs 1 GiB: free disk space")
+    if free < _BYTES_NEEDED:
+        return Line("disk", "note", finding, f"enough for the demo; the full data needs {_BYTES_NEEDED >> 30} GiB")
+    return Line("disk", "ok", finding)
 
 
 def _params(layout: Layout) -> Line:
     params = load_params(layout.params)
-    strange = list(_unknown_names(params))
-    if strange:
-        return Line("params", "fail", f"unknown {', '.join(strange)}", "check the spelling; isic features list")
+    unknown = list(_unknown_names(params))
+    if unknown:
+        return Line("params", "fail", f"unknown {', '.join(unknown)}", "check the spelling; isic features list")
     if params.data.source == "sample":
         from isic.data.sample.patients import check_request
 
@@ -161,19 +161,19 @@ def _params(layout: Layout) -> Line:
 
 
 def _unknown_names(params: Params) -> Iterator[str]:
-    """Names in params.yaml that a stage would look for in vain, after hours perhaps."""
+    """Names in params.yaml that do not exist; a stage would raise for them only when it runs."""
     from isic.image.network.backbone import exists
     from isic.image.network.catalogue import resolve
     from isic.tabular import feature_families
     from isic.tabular.fitted import fitted_kinds
 
     families, kinds = set(feature_families()), set(fitted_kinds())
-    for where, names, known in (
+    for key, names, known in (
         ("features.families", params.features.families, families),
         ("stack.drop", params.stack.drop, families),
         ("stack.fitted", params.stack.fitted, kinds),
     ):
-        yield from (f"{name} in {where}" for name in names if name not in known)
+        yield from (f"{name} in {key}" for name in names if name not in known)
     for backbone in params.image.backbones:
         model, _ = resolve(params.image.recipe(backbone).model, {})
         if not exists(model):
@@ -183,29 +183,35 @@ def _unknown_names(params: Params) -> Iterator[str]:
 def _data(layout: Layout) -> Line:
     from isic.data.source import FILES
 
-    chosen = load_params(layout.params).data
-    folder = layout.root / str(chosen.folder)
-    if chosen.source == "folder" and folder.resolve().is_relative_to(layout.raw.resolve()):
-        return Line("data", "fail", f"{chosen.folder} is what DVC empties and fills", "keep the files elsewhere")
-    missing = [name for name in FILES if chosen.source == "folder" and not (folder / name).is_file()]
+    data = load_params(layout.params).data
+    folder = layout.root / str(data.folder)
+    if data.source == "folder" and folder.resolve().is_relative_to(layout.raw.resolve()):
+        return Line(
+            "data",
+            "fail",
+            f"{data.folder} is an output of DVC and is emptied by it",
+            "keep the files in another folder",
+        )
+    missing = [name for name in FILES if data.source == "folder" and not (folder / name).is_file()]
     if missing:
-        return Line("data", "fail", f"{chosen.folder} lacks {', '.join(missing)}", "make data, or set data.folder")
+        return Line("data", "fail", f"{data.folder} lacks {', '.join(missing)}", "make data, or set data.folder")
     if not layout.validate_metrics.is_file() or not all((layout.raw / name).is_file() for name in FILES):
-        return Line("data", "note", f"source {chosen.source}, data/raw not made or not checked", "dvc repro validate")
-    found = read_json(layout.validate_metrics)
-    text = f"valid: {found['rows']:,} rows, {found['positives']} malignant, {found['patients']:,} patients"
-    return Line("data", "ok", f"source {chosen.source}, {text}")
+        return Line(
+            "data", "note", f"source {data.source}, data/raw not written or not validated", "dvc repro validate"
+        )
+    counts = read_json(layout.validate_metrics)
+    text = f"valid: {counts['rows']:,} rows, {counts['positives']} malignant, {counts['patients']:,} patients"
+    return Line("data", "ok", f"source {data.source}, {text}")
 
 
 def _mlflow(layout: Layout) -> Line:
     from isic.tracking.server import probe
 
-    found = probe(layout.root)
-    return Line("mlflow", "ok", found)
+    return Line("mlflow", "ok", probe(layout.root))
 
 
 def _servers(layout: Layout) -> Iterator[Line]:
-    """A team's servers, each only where this checkout is set up to use it."""
+    """A team's servers, each only if this checkout is configured to use it."""
     from isic.tracking.remote import probe_remote
     from isic.tracking.server import probe_artifacts
 
@@ -221,14 +227,14 @@ def _servers(layout: Layout) -> Iterator[Line]:
         "remote": lambda: probe_remote(layout.root),
         "studies": studies,
     }
-    for name, probe_one in probes.items():
-        told = _guard(name, partial(_told, name, probe_one))
-        if told.found:
-            yield told
+    for name, probe_server in probes.items():
+        line = _guard(name, partial(_probe_line, name, probe_server))
+        if line.finding:
+            yield line
 
 
-def _told(name: str, probe_one: Callable[[], str | None]) -> Line:
-    return Line(name, "ok", probe_one() or "")
+def _probe_line(name: str, probe_server: Callable[[], str | None]) -> Line:
+    return Line(name, "ok", probe_server() or "")
 
 
 def _dvc(layout: Layout) -> Line:
@@ -236,10 +242,10 @@ def _dvc(layout: Layout) -> Line:
     if done.returncode == 0:
         return Line("dvc", "ok", "everything up to date")
     if done.returncode == 1:
-        return Line("dvc", "note", "something changed or was never run", "dvc repro (dvc status says what)")
-    # Quiet, it does not even say why it cannot.
-    said = _dvc_status(layout).stderr.strip().splitlines() or ["dvc status failed"]
-    return Line("dvc", "fail", said[0].removeprefix("ERROR: "), "make the folder a git clone with its .dvc")
+        return Line("dvc", "note", "some stages changed or never ran", "dvc repro (dvc status lists them)")
+    # --quiet hides the error message too: run again without it.
+    errors = _dvc_status(layout).stderr.strip().splitlines() or ["dvc status failed"]
+    return Line("dvc", "fail", errors[0].removeprefix("ERROR: "), "make the folder a git clone with its .dvc")
 
 
 def _dvc_status(layout: Layout, *options: str) -> subprocess.CompletedProcess[str]:
@@ -253,11 +259,16 @@ def _kaggle() -> Line:
     try:
         require_token()
     except InputError:
-        return Line("kaggle", "note", "no token", "only `make data` and a push need one: set KAGGLE_API_TOKEN")
+        return Line(
+            "kaggle", "note", "no token", "only `make data` and `isic submission push` need one: set KAGGLE_API_TOKEN"
+        )
     return Line("kaggle", "ok", "token present (not shown)")
 
 
 def _time(layout: Layout) -> Line:
-    from isic.scale.estimate import remaining_time
+    from isic.scale.estimate import count_positives, remaining_time
 
-    return Line("time", "ok", remaining_time(layout))
+    params = load_params(layout.params)
+    models = layout.image_models(params.image.backbones, params.folds)
+    positives = count_positives(layout.folds, params.data)
+    return Line("time", "ok", remaining_time(params.image, models, positives))

@@ -17,12 +17,14 @@ def main() -> None:
     config = params.image_config(wanted.backbone)
 
     from isic.image.training.fold import train_in
-    from isic.scale.estimate import estimate_time
+    from isic.scale.estimate import count_positives, estimate_time
     from isic.tracking import open_run
 
     name = f"{wanted.backbone}-{wanted.fold}"
+    models = layout.image_models(params.image.backbones, params.folds)
+    positives = count_positives(layout.folds, params.data)
     with open_run(f"train_image-{wanted.backbone}", config, name, wanted.fold) as tracker:
-        estimate = estimate_time(layout, wanted.backbone, wanted.fold)
+        estimate = estimate_time(params.image, models, positives, wanted.backbone, wanted.fold)
         train_in(layout, params, wanted.backbone, wanted.fold, tracker, estimate=estimate)
 
 

@@ -12,7 +12,7 @@ import pytest
 from isic.doctor import Line, checks
 from tests.conftest import Outcome
 
-#: "artifacts" is told where MLFLOW_TRACKING_URI names a server.
+#: "artifacts" is checked where MLFLOW_TRACKING_URI names a server.
 PROMISED = ("python", "packages", "torch", "disk", "params", "data", "mlflow", "artifacts", "dvc", "kaggle", "time")
 
 
@@ -32,7 +32,7 @@ def _found(server: bool = False) -> dict[str, Line]:
     assert [line.name for line in lines] == [name for name in PROMISED if server or name != "artifacts"]
     for line in lines:
         assert "\n" not in line.text()
-        assert line.state == "ok" or line.remedy or ": " in line.found, "what to do is not said"
+        assert line.state == "ok" or line.remedy or ": " in line.finding, "a remedy is missing"
     return {line.name: line for line in lines}
 
 
@@ -41,9 +41,9 @@ def test_a_fresh_clone_has_notes_and_no_failures(clone: Path, stage: Callable[..
     assert not [line.text() for line in found.values() if line.state == "fail"]
     assert found["data"].remedy == "dvc repro validate"
     assert found["kaggle"].state == found["dvc"].state == "note"
-    assert "6 image folds to train: about" in found["time"].found
+    assert "6 image folds to train: about" in found["time"].finding
     assert stage("validate").code == 0
-    assert "valid: 600 rows, 24 malignant, 60 patients" in _found()["data"].found
+    assert "valid: 600 rows, 24 malignant, 60 patients" in _found()["data"].finding
 
 
 def test_what_is_broken_is_named_and_the_rest_still_checked(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,9 +53,9 @@ def test_what_is_broken_is_named_and_the_rest_still_checked(clone: Path, monkeyp
     (clone / ".git").rename(clone / "git")
     found = _found(server=True)
     assert {name for name, line in found.items() if line.state == "fail"} == {"params", "mlflow", "artifacts", "dvc"}
-    assert "is not valid YAML" in found["params"].found
-    assert "unset MLFLOW_TRACKING_URI" in found["mlflow"].found
-    assert "not a git repository" in found["dvc"].found
+    assert "is not valid YAML" in found["params"].finding
+    assert "unset MLFLOW_TRACKING_URI" in found["mlflow"].finding
+    assert "not a git repository" in found["dvc"].finding
     assert "secret" not in found["kaggle"].text()
     assert found["kaggle"].state == "ok"
 
@@ -65,7 +65,7 @@ def test_a_folder_without_the_official_files_fails(clone: Path) -> None:
     (clone / "params.yaml").write_text(text.replace("folder: null", "folder: nowhere"))
     line = _found()["data"]
     assert line.state == "fail"
-    assert line.found.startswith("nowhere lacks train-metadata.csv")
+    assert line.finding.startswith("nowhere lacks train-metadata.csv")
     assert "data.folder" in line.remedy
 
 
@@ -95,4 +95,4 @@ def test_names_and_numbers_that_a_stage_would_stumble_over_later(
     (clone / "params.yaml").write_text(text.replace(before, after))
     line = _found()["params"]
     assert line.state == "fail"
-    assert said in line.found
+    assert said in line.finding

@@ -32,10 +32,13 @@ def _print_costs() -> None:
         layout = Layout.find()
     except InputError:
         return
-    from isic.scale.estimate import cost_table
+    from isic.core.params import load_params
+    from isic.scale.estimate import cost_table, count_positives
 
+    params = load_params(layout.params)
+    positives = count_positives(layout.folds, params.data)
     typer.echo("")
-    for line in cost_table(layout):
+    for line in cost_table(params.image, len(params.folds), positives):
         typer.echo(line)
 
 

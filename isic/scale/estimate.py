@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from isic.core.io import read_parquet
-from isic.core.params import ImageRecipe, Params, load_params
-from isic.core.paths import Layout
+from isic.core.params import Data, Image, ImageRecipe
 from isic.core.schema import TARGET
 from isic.image.console import TimeEstimate, duration
 from isic.image.network.catalogue import CATALOGUE, MOVED, Entry
@@ -38,52 +38,62 @@ class Speed(NamedTuple):
 _CORE = Speed(0.03, moved=30.0, seconds=1e-3)
 
 
-def remaining_time(layout: Layout) -> str:
-    """One phrase: the number of image folds to train and their estimated time on this machine."""
-    params = load_params(layout.params)
-    left = _left(layout, params)
-    total = len(params.image.backbones) * len(params.folds)
-    if not left:
+#: Folder of the trained model by backbone and fold, of every backbone and fold in params.yaml.
+Models = Mapping[str, Mapping[int, Path]]
+
+
+def remaining_time(image: Image, models: Models, positives: int | None) -> str:
+    """One phrase: the number of image folds to train and their estimated time on this machine.
+
+    `positives` counts the malignant lesions of all folds; None if unknown.
+    """
+    missing = _missing(models)
+    total = sum(len(folds) for folds in models.values())
+    if not missing:
         return f"all {total} image folds are trained; the rest takes minutes"
-    positives = _positives(layout, params)
     if positives is None:
-        return f"{len(left)} of {total} image folds to train; run `dvc repro folds` for an estimate"
-    seconds = sum(_times(layout, params, left, positives))
-    return f"{len(left)} of {total} image folds to train: about {duration(seconds)}, one after the other"
+        return f"{len(missing)} of {total} image folds to train; run `dvc repro folds` for an estimate"
+    seconds = sum(_times(image, models, missing, positives))
+    return f"{len(missing)} of {total} image folds to train: about {duration(seconds)}, one after the other"
 
 
-def estimate_time(layout: Layout, backbone: str, fold: int) -> TimeEstimate:
+def estimate_time(image: Image, models: Models, positives: int | None, backbone: str, fold: int) -> TimeEstimate:
     """Estimated seconds of one fold and of all other folds that are not trained yet."""
-    params = load_params(layout.params)
-    others = [pair for pair in _left(layout, params) if pair != (backbone, fold)]
-    fold_seconds, *rest = _times(
-        layout, params, [(backbone, fold), *others], _positives(layout, params) or _OFFICIAL_POSITIVES
-    )
+    others = [pair for pair in _missing(models) if pair != (backbone, fold)]
+    pairs = [(backbone, fold), *others]
+    fold_seconds, *rest = _times(image, models, pairs, positives or _OFFICIAL_POSITIVES)
     return TimeEstimate(fold_seconds, sum(rest), len(rest))
 
 
-def cost_table(layout: Layout) -> Iterator[str]:
-    """Estimated memory and time of the backbones of params.yaml, as lines of a table."""
-    params = load_params(layout.params)
-    positives = _positives(layout, params) or _OFFICIAL_POSITIVES
-    shown = positives * (1 - 1 / len(params.folds))
+def cost_table(image: Image, folds: int, positives: int | None) -> Iterator[str]:
+    """Estimated memory and time of the backbones of params.yaml for this number of folds, as lines of a table."""
+    positives = positives or _OFFICIAL_POSITIVES
+    training_positives = positives * (1 - 1 / folds)
     yield f"{'params.yaml':<17}{'model':<18}{'px':>4}{'batch':>7}{'GB':>7}{'A100 a fold':>13}{'T4 a fold':>12}"
-    for name in params.image.backbones:
-        recipe = params.image.recipe(name)
+    for name in image.backbones:
+        recipe = image.recipe(name)
         entry = CATALOGUE.get(recipe.model)
         if entry is None:
             yield f"{name:<17}{recipe.model:<18}not in the catalogue: no estimate"
             continue
-        hours = [
-            f"{duration(tiles_shown(recipe, shown) * _per_tile(recipe, Speed(tflops)) + _OVERHEAD)}"
-            for tflops in (_A100, _T4)
-        ]
+        tiles = tiles_shown(recipe, training_positives)
+        hours = [duration(tiles * _per_tile(recipe, Speed(tflops)) + _OVERHEAD) for tflops in (_A100, _T4)]
         batch = f"{recipe.batch_size}x{recipe.accumulate}"
         yield (
             f"{name:<17}{recipe.model:<18}{recipe.size or entry.size:>4}{batch:>7}{memory_gb(recipe, entry):>7.1f}"
             f"{hours[0]:>13}{hours[1]:>12}"
         )
-    yield f"Estimates of training memory and time of a fold, {shown:.0f} of {positives} malignant lesions in training."
+    yield (
+        "Estimates of training memory and time of a fold, "
+        f"{training_positives:.0f} of {positives} malignant lesions in training."
+    )
+
+
+def count_positives(folds: Path, data: Data) -> int | None:
+    """Malignant lesions of all folds, from the folds file or the generator's parameters; None if neither exists."""
+    if folds.is_file():
+        return int(read_parquet(folds, columns=[TARGET])[TARGET].sum())
+    return data.sample.positives if data.source == "sample" else None
 
 
 def memory_gb(recipe: ImageRecipe, entry: Entry) -> float:
@@ -93,36 +103,28 @@ def memory_gb(recipe: ImageRecipe, entry: Entry) -> float:
     return (kept + entry.parameters_m * (_STATE_MB + (4.0 if recipe.ema else 0.0))) / 1e3
 
 
-def _positives(layout: Layout, params: Params) -> int | None:
-    """Malignant lesions of all folds, from the folds file or the generator's parameters; None if neither exists."""
-    if layout.folds.is_file():
-        return int(read_parquet(layout.folds, columns=[TARGET])[TARGET].sum())
-    return params.data.sample.positives if params.data.source == "sample" else None
-
-
 def tiles_shown(recipe: ImageRecipe, positives: float) -> float:
     """Tiles that a whole training shows, given enough negatives."""
     return positives * recipe.positive_repeats * (1 + recipe.negatives_per_positive) * recipe.epochs
 
 
-def _left(layout: Layout, params: Params) -> list[tuple[str, int]]:
-    pairs = [(name, fold) for name in params.image.backbones for fold in params.folds]
-    return [pair for pair in pairs if not (layout.image_model(*pair) / "config.json").is_file()]
+def _missing(models: Models) -> list[tuple[str, int]]:
+    pairs = [(name, fold) for name, folds in models.items() for fold in folds]
+    return [(name, fold) for name, fold in pairs if not (models[name][fold] / "config.json").is_file()]
 
 
-def _times(layout: Layout, params: Params, pairs: list[tuple[str, int]], positives: int) -> list[float]:
+def _times(image: Image, models: Models, pairs: list[tuple[str, int]], positives: int) -> list[float]:
     """Estimated seconds of each (backbone, fold) on this machine; `positives` counts those of all folds."""
     from isic.image.network.device import gpu_tflops
 
     tflops = gpu_tflops()
     speed = _CORE if tflops is None else Speed(tflops)
-    shown = positives * (1 - 1 / len(params.folds))
-    return [_seconds(layout, name, params.image.recipe(name), shown, speed) for name, _ in pairs]
+    return [_seconds(image.recipe(name), models[name], positives, speed) for name, _ in pairs]
 
 
-def _seconds(layout: Layout, name: str, recipe: ImageRecipe, positives: float, speed: Speed) -> float:
-    shown = tiles_shown(recipe, positives)
-    measured = list(_measured_speeds(layout, name))
+def _seconds(recipe: ImageRecipe, folds: Mapping[int, Path], positives: int, speed: Speed) -> float:
+    shown = tiles_shown(recipe, positives * (1 - 1 / len(folds)))
+    measured = list(_measured_speeds(folds))
     if measured:
         return shown / (sum(measured) / len(measured)) + _OVERHEAD
     return shown * _per_tile(recipe, speed) + _OVERHEAD
@@ -134,7 +136,9 @@ def _per_tile(recipe: ImageRecipe, speed: Speed) -> float:
     return entry.seconds_per_tile(recipe.size or entry.size, speed.tflops, speed.moved) * factor + speed.seconds
 
 
-def _measured_speeds(layout: Layout, name: str) -> Iterator[float]:
+def _measured_speeds(folds: Mapping[int, Path]) -> Iterator[float]:
     """Median tiles a second of each trained fold of a backbone."""
-    for path in layout.image_model(name, 0).parent.glob("fold*/history.csv"):
-        yield float(pd.read_csv(path)["images_per_second"].median())
+    for folder in folds.values():
+        history = folder / "history.csv"
+        if history.is_file():
+            yield float(pd.read_csv(history)["images_per_second"].median())

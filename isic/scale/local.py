@@ -92,14 +92,16 @@ def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
     from isic.image.network.device import describe_devices
-    from isic.scale.estimate import remaining_time
+    from isic.scale.estimate import count_positives, remaining_time
 
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     slots = share_machine(count, len(describe_devices()), os.environ.get("CUDA_VISIBLE_DEVICES"), cores)
     ready = layout.folds.is_file() and layout.train_images.is_file()
     if not ready and subprocess.run(_dvc("repro", "folds"), check=False).returncode:
         raise InputError("`dvc repro folds` failed: see above")
-    sys.stderr.write(f"isic: {remaining_time(layout)}; {count} at a time\n")
+    models = layout.image_models(params.image.backbones, params.folds)
+    left = remaining_time(params.image, models, count_positives(layout.folds, params.data))
+    sys.stderr.write(f"isic: {left}; {count} at a time\n")
     pairs = [f"{backbone}-{fold}" for backbone in params.image.backbones for fold in params.folds]
     for stage in ("train_image", "embed"):
         if failed := run_jobs([f"{stage}@{pair}" for pair in pairs], slots, repro):

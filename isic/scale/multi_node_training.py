@@ -54,7 +54,7 @@ def _train_process(config: dict[str, Any]) -> None:
     from isic.core.tracker import NullTracker
     from isic.image.training.fold import train_in
     from isic.image.training.parallel import enter
-    from isic.scale.estimate import estimate_time
+    from isic.scale.estimate import count_positives, estimate_time
     from isic.tracking import open_run
 
     rank, size = get_context().get_world_rank(), get_context().get_world_size()
@@ -64,6 +64,9 @@ def _train_process(config: dict[str, Any]) -> None:
     if rank > 0:
         train_in(layout, params, backbone, fold, NullTracker(), world)
         return
-    recipe = params.image_config(backbone)
-    with open_run(f"train_image-{backbone}", recipe, f"{backbone}-{fold}", fold, layout.root) as tracker:
-        train_in(layout, params, backbone, fold, tracker, world, estimate_time(layout, backbone, fold))
+    models = layout.image_models(params.image.backbones, params.folds)
+    positives = count_positives(layout.folds, params.data)
+    estimate = estimate_time(params.image, models, positives, backbone, fold)
+    config = params.image_config(backbone)
+    with open_run(f"train_image-{backbone}", config, f"{backbone}-{fold}", fold, layout.root) as tracker:
+        train_in(layout, params, backbone, fold, tracker, world, estimate)

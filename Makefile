@@ -106,7 +106,11 @@ doctor: $(READY) ## Check the set-up, one line per check
 
 .PHONY: bench
 bench: $(READY) ## Measure speed side by side (Q=--quick for a minute's version each)
-	@for name in $(or $(B),sample features image real_tiles stack predict report); do python benchmarks/$$name.py $(Q); done
+	@failed=
+	for name in $(or $(B),sample features image real_tiles stack predict report); do
+		python benchmarks/$$name.py $(Q) || failed="$$failed $$name"
+	done
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 .PHONY: docs
 docs: $(READY) ## Rewrite the measured parts of README.md, docs/features.md and docs/scale.md

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,29 @@ OFFICIAL = (1042, 401_059, 393)
 QUICK = (104, 40_000, 60)
 #: Both sides of every ratio run on as many threads as the targets' two cores.
 THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+TARGETS: dict[str, float] = {
+    "default_seconds": 10,
+    "everything_seconds": 35,
+    "peak_gb": 4,
+    "twice_the_rows": 2.2,
+    "default_columns": 300,
+    "whole_times_faster": 5,
+    "outlier_factor_times_faster": 5,
+    "largest_difference": 1e-6,
+    "outlier_factor_largest_difference": 1e-6,
+    "real_rows_auc_low": -0.005,
+    "relative_families_win_in_the_relative_world": 0,
+    "lesion_families_win_in_the_absolute_world": 0,
+}
 
 
-def main() -> None:
+def main() -> int:
     options = harness.arguments(__doc__ or "", tuple(PARTS))
     params = load_params(harness.ROOT / "params.yaml")
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(Path(folder), options.quick, params)
-        measured: dict[str, Any] = {}
-        for name, part in PARTS.items():
-            if options.only in (None, name):
-                measured |= part(setting)
-    _finish(measured, options.quick, options.only)
+        parts = {name: partial(part, setting) for name, part in PARTS.items()}
+        return harness.run_parts("features", parts, TARGETS, setting.judge, options.quick, options.only)
 
 
 @dataclass
@@ -76,30 +87,16 @@ class Setting:
     def frame(self) -> pd.DataFrame:
         return read_metadata(self.csv, train=True)
 
-
-def _finish(measured: dict[str, Any], quick: bool, only: str | None) -> None:
-    targets: dict[str, Any] = {
-        "default_seconds": 10,
-        "everything_seconds": 35,
-        "peak_gb": 4,
-        "twice_the_rows": 2.2,
-        "default_columns": 300,
-        "whole_times_faster": 5,
-        "outlier_factor_times_faster": 5,
-        "largest_difference": 1e-6,
-        "outlier_factor_largest_difference": 1e-6,
-        "real_rows_auc_low": -0.005,
-        "relative_families_win_in_the_relative_world": 0,
-        "lesion_families_win_in_the_absolute_world": 0,
-    }
-    at_most = ("seconds", "peak_gb", "twice_the_rows", "difference")
-    full_only = ("default_seconds", "everything_seconds", "peak_gb", "default_columns") if quick else ()
-    met: dict[str, bool | None] = {}
-    for name, target in targets.items():
-        value = measured.get(name)
-        known = value is not None and name not in full_only
-        met[name] = bool(value <= target if name.endswith(at_most) else value >= target) if known else None
-    harness.report("features", measured, targets, met, quick, only)
+    def judge(self, measured: Mapping[str, Any]) -> dict[str, bool | None]:
+        """Whether each target is met; None where it has no number, or only one of the quick run."""
+        at_most = ("seconds", "peak_gb", "twice_the_rows", "difference")
+        full_only = ("default_seconds", "everything_seconds", "peak_gb", "default_columns") if self.quick else ()
+        met: dict[str, bool | None] = {}
+        for name, target in TARGETS.items():
+            value = measured.get(name)
+            known = value is not None and name not in full_only
+            met[name] = bool(value <= target if name.endswith(at_most) else value >= target) if known else None
+        return met
 
 
 def _population(folder: Path, size: tuple[int, int, int]) -> Path:
@@ -287,7 +284,7 @@ def _real_rows(setting: Setting) -> dict[str, Any]:
     """Default families against raw columns on the real rows: patient-grouped 5 folds × 10 seeds."""
     folder, default = harness.real_data(), setting.default
     if folder is None:
-        return {"real_rows": None, "real_rows_auc_low": None}
+        raise harness.NotMeasured("no real data: set ISIC_REAL_DATA")
     frame = read_metadata(folder / "tabular" / "train-metadata.csv", train=True)
     features = build_features(frame, sorted({"raw", *default}))
     total = {"raw": np.zeros(len(frame)), "default": np.zeros(len(frame))}
@@ -319,4 +316,4 @@ PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,11 +13,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from typing import Any
 from isic.core.io import atomic_dir, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+# A script's own folder is searched, not the checkout's, where `pipelines` lies.
+sys.path.append(str(ROOT))
 RESULTS = ROOT / "benchmarks" / "results"
 
 #: Packages whose version can change a measured number.
@@ -48,6 +53,60 @@ def arguments(description: str, parts: Sequence[str] = ()) -> argparse.Namespace
     if parts:
         parser.add_argument("--only", choices=parts, help="measure this part; the kept numbers of the others stay")
     return parser.parse_args()
+
+
+class NotMeasured(Exception):
+    """A part that cannot be measured here, with the reason: real data, a finished pipeline or a GPU is missing."""
+
+
+def run_parts(
+    name: str,
+    parts: Mapping[str, Callable[[], Mapping[str, Any]]],
+    targets: Mapping[str, Any],
+    judge: Callable[[Mapping[str, Any]], Mapping[str, bool | None]],
+    quick: bool,
+    only: str | None = None,
+) -> int:
+    """Measure the parts in turn (`only`: these, separated by commas), report after each, return the exit status.
+
+    `parts` return their numbers, `judge` compares numbers with the targets: None for a target without a number. A part
+    that raises leaves the others' numbers and makes the status 1; `NotMeasured` leaves them and the status.
+    """
+    failed = []
+    start = not only
+    for part in only.split(",") if only else parts:
+        clock, processor = time.perf_counter(), processor_seconds()
+        try:
+            measured = dict(parts[part]())
+        except NotMeasured as reason:
+            print(f"{name} {part}: not measured: {reason}", file=sys.stderr, flush=True)
+            continue
+        except Exception:
+            # Whatever the error, the numbers of the other parts are worth having.
+            traceback.print_exc()
+            failed.append(part)
+            continue
+        spent = {
+            "seconds": round(time.perf_counter() - clock, 1),
+            "processor_seconds": round(processor_seconds() - processor, 1),
+        }
+        report(name, measured, targets, judge(measured), quick, part, start, spent)
+        start = False
+    if failed:
+        print(f"{name}: failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def kept(name: str, quick: bool) -> dict[str, Any]:
+    """The numbers that this machine measured before, {} if none."""
+    path = _file(name, quick, machine(), whole=False)
+    return dict(read_json(path)["measured"]) if path.is_file() else {}
+
+
+def processor_seconds() -> float:
+    """Processor seconds of this process and of its finished children, all threads together."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def real_data() -> Path | None:
@@ -111,8 +170,10 @@ def peak_memory_gb() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, usable cores, memory and thread settings."""
+    """Processor, usable cores, memory, thread settings, and the GPU where torch was imported and sees one."""
+    gpu = _gpu()
     return {
+        **({"gpu": gpu} if gpu else {}),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -120,6 +181,30 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
     }
+
+
+def _gpu() -> str:
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else ""
+
+
+def _same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(key) == other.get(key) for key in ("processor", "cores", "gpu"))
+
+
+def _file(name: str, quick: bool, where: Mapping[str, Any], whole: bool) -> Path:
+    """The result file of this machine: NAME.json; NAME_GPU.json where there is a GPU.
+
+    NAME_PROCESSOR.json for a part alone whose other parts another machine measured.
+    """
+    folder = RESULTS / "quick" if quick else RESULTS
+    path = folder / f"{name}.json"
+    free = whole or not path.is_file() or _same_machine(read_json(path)["machine"], where)
+    if not where.get("gpu") and free:
+        return path
+    said = (where.get("gpu") or where["processor"]).lower().removeprefix("nvidia ")
+    words = re.findall(r"[a-z0-9]+", said)
+    return folder / f"{name}_{words[0] if where.get('gpu') else '_'.join(words)}.json"
 
 
 def _processor() -> str:
@@ -142,14 +227,15 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` when tracked files differ from it."""
-    run = subprocess.run(
-        ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    return run.stdout.strip() or "unknown"
+    """The checkout's commit, with `+` when tracked files differ from it; of a copy without git, ISIC_COMMIT."""
+    # A copy may lie inside another checkout, whose commit says nothing of it.
+    own = _git("rev-parse", "--show-toplevel") == str(ROOT)
+    found = _git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+") if own else ""
+    return found or os.environ.get("ISIC_COMMIT", "unknown")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def made() -> dict[str, Any]:
@@ -169,21 +255,25 @@ def report(
     met: Mapping[str, bool | None],
     quick: bool = False,
     only: str | None = None,
+    start: bool = False,
+    spent: Mapping[str, float] | None = None,
 ) -> None:
     """Write the result file and print the closing JSON line.
 
     `targets` and `met` have the same keys, one per target of the benchmark's issue; `met` is None where the target
-    could not be measured (real data absent, quick run). With `only`, the part that was measured, numbers of other
-    parts stay as they are in the file, and `parts` says when and at which commit this one was made.
+    could not be measured (real data absent, no GPU, quick run). With `only`, the part that was measured, numbers of
+    other parts stay as they are in the file, and `parts` says when and at which commit this one was made. Numbers of
+    another machine or GPU never share a file; with `start` (the first part of a whole run) they are replaced. `spent`
+    (seconds of the part) goes into its stamp.
     """
     if set(targets) != set(met):
         raise ValueError(f"targets and met differ: {sorted(set(targets) ^ set(met))}")
-    path = (RESULTS / "quick" if quick else RESULTS) / f"{name}.json"
     stamp = made()
+    path = _file(name, quick, stamp["machine"], only is None or start)
     result = {"name": name, "measured": dict(measured), "targets": dict(targets), "met": dict(met), **stamp}
     if only is not None:
-        result["parts"] = {only: stamp}
-        if path.is_file():
+        result["parts"] = {only: stamp | dict(spent or {})}
+        if path.is_file() and _same_machine(read_json(path)["machine"], stamp["machine"]):
             result = _merged(read_json(path), result)
     write_json(path, {**result, "quick": quick})
     line = {key: result[key] for key in ("name", "machine", "measured", "targets", "met")}

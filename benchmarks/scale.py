@@ -11,13 +11,15 @@ speed and memory are then left open.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +29,7 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 
-from isic.core.io import atomic_dir, require
+from isic.core.io import atomic_dir
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
 from isic.scale.make_shards import make_shards
@@ -46,22 +48,34 @@ TARGETS = {
 ROWS = 10_000
 
 
-def main() -> None:
+def main() -> int:
     asked = harness.arguments(__doc__ or "", PARTS)
-    folder = require(Layout.find(harness.ROOT).bundle, "bundle", "run `dvc repro` first")
+    folder = Layout.find(harness.ROOT).bundle
     # Ray's own switch for machines without a cluster network: every address is 127.0.0.1.
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
     os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="5")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(harness.ROOT), os.environ.get("PYTHONPATH", "")])
-    measured: dict[str, Any] = {}
     less = 50 if asked.quick else int(os.environ.get("ISIC_SCALE_LESS", "1"))
-    for name in [asked.only] if asked.only else PARTS:
-        measured |= globals()[f"measure_{name}"](folder, less)
-    met: dict[str, bool | None] = dict.fromkeys(TARGETS)
-    for name, limit in TARGETS.items():
-        if name in measured and (name.startswith("killed") or less == 1):
-            met[name] = measured[name] >= limit if name == "two_nodes_speedup" else measured[name] <= limit
-    harness.report("scale", measured, TARGETS, met, asked.quick, asked.only)
+
+    def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
+        met: dict[str, bool | None] = dict.fromkeys(TARGETS)
+        for name, limit in TARGETS.items():
+            if name in measured and (name.startswith("killed") or less == 1):
+                met[name] = measured[name] >= limit if name == "two_nodes_speedup" else measured[name] <= limit
+        return met
+
+    parts = {name: partial(measure, name, folder, less) for name in PARTS}
+    return harness.run_parts("scale", parts, TARGETS, judge, asked.quick, asked.only)
+
+
+def measure(part: str, bundle: Path, less: int) -> dict[str, Any]:
+    """The numbers of one part. Raises NotMeasured without a bundle or Ray."""
+    if not bundle.is_dir():
+        raise harness.NotMeasured("no models/bundle: run `dvc repro` first")
+    if importlib.util.find_spec("ray") is None:
+        raise harness.NotMeasured("no Ray: run `make setup-scale` first")
+    found: dict[str, Any] = globals()[f"measure_{part}"](bundle, less)
+    return found
 
 
 def measure_one_node(bundle: Path, less: int) -> dict[str, Any]:
@@ -244,4 +258,4 @@ def multiplied(lesions: int, times: int) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

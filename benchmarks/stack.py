@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,49 +52,47 @@ def part(function: Callable[[Path, bool], dict[str, Any]]) -> Callable[[Path, bo
     return function
 
 
-def main() -> None:
+def main() -> int:
     options = _options()
     if options.part:
         print(json.dumps(PARTS[options.part](Path(options.folder), options.quick)))
-        return
+        return 0
     chosen = options.only.split(",") if options.only else [name for name in PARTS if name != "population"]
     unknown = set(chosen) - set(PARTS)
     if unknown:
         raise SystemExit(f"no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-    measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or temporary
-        for name in ("population", *chosen):
-            if name == "population" and (Path(folder) / "folds.parquet").is_file():
-                continue
-            found = _run(name, folder, options.quick, options.samples)
-            print(json.dumps({name: found}), file=sys.stderr, flush=True)
-            measured |= found
-            if options.only and name != "population":
-                _report(found, options.quick, name)
-    if not options.only:
-        _report(measured, options.quick)
+        if not (Path(folder) / "folds.parquet").is_file():
+            if options.only:
+                _run("population", folder, options.quick, options.samples)
+            else:
+                chosen = ["population", *chosen]
+        parts = {name: functools.partial(_run, name, folder, options.quick, options.samples) for name in chosen}
+        return harness.run_parts("stack", parts, TARGETS, _judge, options.quick, options.only)
 
 
-def _report(measured: dict[str, Any], quick: bool, only: str | None = None) -> None:
-    targets = {
-        "interval_seconds": 15,
-        "interval_error": 1e-12,
-        "trial_speedup": 2.0,
-        "trial_pauc_difference": 0.0005,
-        "pruned_speedup": 4.0,
-        "pruned_best_difference": 0.001,
-        "peak_over_matrix": 2.0,
-        "peak_over_matrix_wide": 2.0,
-        "against_best_recipe": 0.0,
-        "cost_share_of_best_recipe": 0.25,
-    }
+TARGETS = {
+    "interval_seconds": 15,
+    "interval_error": 1e-12,
+    "trial_speedup": 2.0,
+    "trial_pauc_difference": 0.0005,
+    "pruned_speedup": 4.0,
+    "pruned_best_difference": 0.001,
+    "peak_over_matrix": 2.0,
+    "peak_over_matrix_wide": 2.0,
+    "against_best_recipe": 0.0,
+    "cost_share_of_best_recipe": 0.25,
+}
+
+
+def _judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
     at_least = {"trial_speedup", "pruned_speedup", "against_best_recipe"}
     met: dict[str, bool | None] = {}
-    for name, wanted in targets.items():
+    for name, wanted in TARGETS.items():
         value = measured.get(name)
         met[name] = None if value is None else bool(value >= wanted if name in at_least else value <= wanted)
-    harness.report("stack", measured, targets, met, quick, only)
+    return met
 
 
 @part
@@ -483,4 +481,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

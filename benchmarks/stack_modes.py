@@ -13,9 +13,10 @@ compared with `none` on the same resamples of the patients.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ MODES = ("none", "aligned", "full")
 GOAL = "default_not_beaten"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
     parser.add_argument("--checkout", action="append", default=[], metavar="NAME=FOLDER", help="a finished pipeline")
@@ -46,30 +47,40 @@ def main() -> None:
         "--planted", action="store_true", help="also, and without a checkout by default: planted signal"
     )
     options = parser.parse_args()
-    # Measured one by one: the file keeps the others, each with its commit and date.
-    kept = (harness.RESULTS / "quick" if options.quick else harness.RESULTS) / "stack_modes.json"
-    measured = json.loads(kept.read_text(encoding="utf-8"))["measured"] if kept.is_file() else {}
-    measured.pop(GOAL, None)
-    settings = load_params(harness.ROOT / "params.yaml").stack
     repeats = 1 if options.quick else 3
+    parts: dict[str, Callable[[], dict[str, Any]]] = {}
     if options.planted or not options.checkout:
-        measured["planted"] = _measure(*_planted(options.quick), settings, repeats) | harness.made()
+        parts["planted"] = partial(_planted_signal, options.quick, repeats)
     for named in options.checkout:
         name, _, folder = named.partition("=")
-        layout = Layout(Path(folder).resolve())
-        params = load_params(layout.params)
-        backbones = tuple(params.image.backbones)
-        inputs, anchors = (
-            read_inputs(layout, params.folds, backbones, True),
-            read_anchors(layout, params.folds, backbones),
-        )
-        measured[name] = _measure(inputs, anchors, params.stack, repeats) | harness.made()
-    real = [found for name, found in measured.items() if name != "planted"]
-    # The largest low end of a gain over `none`: above zero, a mode is better beyond chance.
-    low = [mode["gain"][1] for found in real for mode in found["modes"].values() if mode["gain"]]
-    largest = max(low) if low and not options.quick else None
-    met = None if largest is None else largest <= 0
-    harness.report("stack_modes", measured | {GOAL: largest}, {GOAL: 0.0}, {GOAL: met}, options.quick)
+        parts[name] = partial(_checkout, Layout(Path(folder).resolve()), repeats)
+
+    def measure(name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        found = {name: part() | harness.made()}
+        return found | {GOAL: None if options.quick else _largest_gain(harness.kept("stack_modes", False) | found)}
+
+    def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
+        return {GOAL: None if measured[GOAL] is None else measured[GOAL] <= 0}
+
+    measured = {name: partial(measure, name, part) for name, part in parts.items()}
+    return harness.run_parts("stack_modes", measured, {GOAL: 0.0}, judge, options.quick, ",".join(parts))
+
+
+def _planted_signal(quick: bool, repeats: int) -> dict[str, Any]:
+    return _measure(*_planted(quick), load_params(harness.ROOT / "params.yaml").stack, repeats)
+
+
+def _checkout(layout: Layout, repeats: int) -> dict[str, Any]:
+    params = load_params(layout.params)
+    backbones = tuple(params.image.backbones)
+    inputs = read_inputs(layout, params.folds, backbones, True)
+    return _measure(inputs, read_anchors(layout, params.folds, backbones), params.stack, repeats)
+
+
+def _largest_gain(measured: Mapping[str, Any]) -> float | None:
+    """The largest low end of a gain over `none` on a checkout: above zero, a mode is better beyond chance."""
+    real = [found for name, found in measured.items() if name not in ("planted", GOAL)]
+    return max((mode["gain"][1] for found in real for mode in found["modes"].values() if mode["gain"]), default=None)
 
 
 def _measure(inputs: Inputs, anchors: Anchors, settings: Settings, repeats: int) -> dict[str, Any]:
@@ -149,4 +160,4 @@ def _planted(quick: bool) -> tuple[Inputs, Anchors]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

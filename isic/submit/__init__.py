@@ -1,1 +1,1 @@
-"""What leaves the project: scores of given lesions, and the competition's submission."""
+"""Kaggle only: build the submission package, rehearse it offline, and push it."""

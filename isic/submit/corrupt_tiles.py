@@ -1,4 +1,4 @@
-"""Damage to a copy of a tiles file, for rehearsals: what a test set may hold and no training set does."""
+"""Corrupt a copy of a tiles file for rehearsals: a hidden test set may hold broken tiles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 
 
-def spoil(images: Path, without: str, cut: str) -> None:
-    """Take the tile of lesion `without` out of an HDF5 file and cut the JPEG of lesion `cut` off in its middle.
+def corrupt_tiles(images: Path, without: str, cut: str) -> None:
+    """Remove the tile of lesion `without` from an HDF5 file and truncate the JPEG of lesion `cut` to half.
 
-    The cut JPEG keeps its header, so that only decoding it shows the damage.
+    The truncated JPEG keeps its header, so only decoding it fails.
     """
     with h5py.File(images, "r+") as file:
         del file[without]

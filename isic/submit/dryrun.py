@@ -1,4 +1,4 @@
-"""The notebook, run here as Kaggle would run it: offline, in a fresh environment, on files it has not seen."""
+"""Rehearse the notebook as Kaggle runs it: offline, in a fresh environment, on unseen files."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from isic.predict.manifest import read_manifest
 from isic.predict.rows import CHUNK_ROWS
 from isic.predict.scoring import ScoringOptions
 from isic.submit.environment import fresh_environment
-from isic.submit.hidden_test_set import write_hidden
-from isic.submit.kaggle import COMPETITION, DATASET, Package, package_of, read_notebook_code
+from isic.submit.hidden_test_set import write_hidden_test_set
+from isic.submit.kaggle import COMPETITION, DATASET, Package, find_package, read_notebook_code
 from isic.submit.submission import check_submission, read_sample
 
-#: Lesions the hidden test set is planned for: at least the training size.
+#: Assumed size of the hidden test set: more than the training set.
 HIDDEN_ROWS = 500_000
 LIMIT_HOURS = 12.0
 #: A T4 has a peak of 8.1 TFLOP/s in float32, of which image networks reach about a third.
@@ -37,8 +37,8 @@ _WARNING = "isic: WARNING"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run of the notebook: what it scored, how long it took, its largest memory, and what it said on the way."""
+class NotebookRun:
+    """One run of the notebook: rows scored, seconds, peak memory, and the notes it printed."""
 
     case: str
     rows: int
@@ -49,10 +49,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The hidden test set's time: here, and on Kaggle's two T4 and four cores.
+    """Estimated hours for the hidden test set: here, and on Kaggle's two T4 and four cores.
 
-    `plain_hours_*` is the part of features and boosters, which look at no tile. A tile counts once for every model that
-    looks at it; without models there are no images a second (None).
+    `plain_hours_*` is the part of features and boosters. A tile counts once per image model; images per second are
+    None without image models.
     """
 
     images_per_second_here: float | None
@@ -85,9 +85,9 @@ def _parts(plain_hours: float, images_per_second: float | None) -> str:
 
 @dataclass(frozen=True)
 class DryRun:
-    """All runs of the notebook; no estimate where only the few official rows were scored."""
+    """All runs of the notebook; no estimate when only the few official rows were scored."""
 
-    runs: tuple[Measured, ...]
+    runs: tuple[NotebookRun, ...]
     offline: bool
     estimate: Estimate | None
 
@@ -97,7 +97,7 @@ class DryRun:
             lines.append(f"{run.case:<8} {run.rows:>8,} lesions  {run.seconds:7.1f} s  {run.peak_gb:5.2f} GB  valid")
             lines += [f"         {note}" for note in run.notes]
         if not self.offline:
-            lines.append("the network could not be taken away here (no unshare): what needs it would go unseen")
+            lines.append("the network could not be disabled here (no unshare): network access would not be noticed")
         lines.append(self.estimate.text() if self.estimate else "no estimate of time: give --rows 20000 or more")
         return "\n".join(lines)
 
@@ -105,10 +105,10 @@ class DryRun:
 def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
     """Run the built notebook on the checkout's test files and on `rows` generated lesions (0: leave those out).
 
-    Writes submission/kaggle-dry-run.json. Raises InputError when nothing was built, the notebook fails, or a
+    Writes submission/kaggle-dry-run.json. Raises InputError when there is no package, the notebook fails, or a
     submission is not valid.
     """
-    package = package_of(layout)
+    package = find_package(layout)
     require(package.notebook, "Kaggle package", "run `isic submission build`")
     manifest = read_manifest(package.dataset / "bundle")
     members = manifest.models.get("stack", {}).get("members", ["lightgbm"])
@@ -119,7 +119,7 @@ def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
         runs = [run_notebook(package, python, layout.raw, folder / "official", "official")]
         guess = None
         if rows:
-            write_hidden(folder / "hidden", rows)
+            write_hidden_test_set(folder / "hidden", rows)
             runs.append(run_notebook(package, python, folder / "hidden", folder / "generated", "hidden", new=True))
             plain = plain_seconds(package, layout.test_metadata, folder / "hidden" / "test-metadata.csv")
             decode = decode_seconds(folder / "hidden" / "test-image.hdf5")
@@ -133,17 +133,17 @@ def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
 
 def run_notebook(
     package: Package, python: Path, competition: Path, folder: Path, case: str, new: bool = False
-) -> Measured:
-    """Run the notebook's code with `competition` as the competition's files, and check what it wrote.
+) -> NotebookRun:
+    """Run the notebook's code with the competition's files in `competition`, and validate its submission.
 
-    `new`: files lie where Kaggle attaches them since 2026, below competitions/ and datasets/OWNER/.
+    `new`: mount files where Kaggle does since 2026, below competitions/ and datasets/OWNER/.
     """
     source = folder / "input"
     data = source / ("datasets/owner" if new else "") / DATASET
     files = source / ("competitions" if new else "") / COMPETITION
-    for place, target in ((data, package.dataset), (files, competition)):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(target.resolve(), target_is_directory=True)
+    for link, target in ((data, package.dataset), (files, competition)):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target.resolve(), target_is_directory=True)
     working = folder / "working"
     working.mkdir()
     (folder / "notebook.py").write_text(read_notebook_code(package))
@@ -163,11 +163,11 @@ def run_notebook(
     expected = read_sample(competition / "sample_submission.csv")
     check_submission(pd.read_csv(working / "submission.csv", dtype={ID: "str"}), expected)
     notes = [line for line in (folder / "log").read_text().splitlines() if line.startswith(("isic: note", _WARNING))]
-    return Measured(case, len(expected), seconds, usage.ru_maxrss / 2**20, tuple(notes))
+    return NotebookRun(case, len(expected), seconds, usage.ru_maxrss / 2**20, tuple(notes))
 
 
 def _offline() -> list[str]:
-    """Prefix that takes the network away where the system lets an ordinary user do so."""
+    """Command prefix that disables the network, [] where an ordinary user may not."""
     if shutil.which("unshare") is None:
         return []
     tried = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False)
@@ -175,7 +175,7 @@ def _offline() -> list[str]:
 
 
 def decode_seconds(images: Path, most: int = 2000) -> float:
-    """Seconds to read and decode one tile on one core; those that do not decode are left out."""
+    """Mean seconds to read and decode one tile on one core; broken tiles are skipped."""
     from isic.data.tiles import TileStore
 
     tiles, times = TileStore(images), []
@@ -190,9 +190,9 @@ def decode_seconds(images: Path, most: int = 2000) -> float:
 
 
 def plain_seconds(package: Package, few: Path, many: Path) -> float:
-    """Seconds that a lesion of the metadata `many` takes without its image: table, features, boosters.
+    """Seconds per lesion of the metadata `many` without images: table, features, boosters.
 
-    `few` is scored before, so that reading libraries and models does not count.
+    `few` is scored first, so that loading libraries and models is not counted.
     """
     bundle = load_bundle(package.dataset / "bundle")
     for metadata in (few, many):
@@ -203,12 +203,12 @@ def plain_seconds(package: Package, few: Path, many: Path) -> float:
     return seconds / len(rows.ids)
 
 
-def estimate(small: Measured, large: Measured, plain: float, decode: float, models: int) -> Estimate:
+def estimate(small: NotebookRun, large: NotebookRun, plain: float, decode: float, models: int) -> Estimate:
     """Scale a run to the hidden set: seconds beyond those of a run of a few rows grow with the lesions.
 
-    `plain` are a lesion's seconds without its image; a machine with fewer cores than Kaggle's counts as having as many,
-    since not all of it is shared among cores. `decode` are seconds per tile on one core; every one of `models` decodes
-    for itself. What is left of a lesion's time is taken as matrix work and scaled from this machine's speed to two T4.
+    `plain`: seconds per lesion without its image, not scaled down for a machine with fewer cores than Kaggle's, since
+    not all of that work is parallel. `decode`: seconds per tile on one core; each of `models` decodes every tile. The
+    rest of the time per lesion counts as matrix work and is scaled from this machine's speed to two T4.
     """
     per_lesion = max(large.seconds - small.seconds, 1e-9) / large.rows
     plain = min(plain, per_lesion) if models else per_lesion
@@ -228,7 +228,7 @@ def estimate(small: Measured, large: Measured, plain: float, decode: float, mode
 
 
 def matrix_gflops(side: int = 1024, rounds: int = 5) -> float:
-    """This machine's speed in float32 matrix products, in GFLOP/s: the best of some rounds."""
+    """This machine's speed in float32 matrix products, in GFLOP/s: the best of `rounds`."""
     left = np.ones((side, side), dtype=np.float32)
     best = min(_seconds(left) for _ in range(rounds))
     return 2 * side**3 / best / 1e9

@@ -1,4 +1,4 @@
-"""A fresh environment with what Kaggle's image shares with us, and nothing else of ours: no mlflow, no dvc."""
+"""A fresh environment with only the packages that Kaggle's image has too: no mlflow, no dvc."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MEMBERS = {"lightgbm": ("lightgbm",), "catboost": ("catboost",), "xgboost": ("x
 
 
 def fresh_environment(folder: Path, wheel: Path, members: Iterable[str]) -> Path:
-    """Make an environment that lacks `wheel` and has what it requires, linked from here; returns its Python.
+    """Make an environment with the requirements of `wheel`, linked from here, but without it; returns its Python.
 
-    `members` are the stacker's. pip comes along, as the notebook installs the wheel with it.
+    `members` are the stacker's. pip is included: the notebook installs the wheel with it.
     """
     venv.create(folder, with_pip=False, symlinks=True)
     site = next((folder / "lib").glob("python*")) / "site-packages"
@@ -27,7 +27,7 @@ def fresh_environment(folder: Path, wheel: Path, members: Iterable[str]) -> Path
     for name in sorted(_closure(roots)):
         for entry in _entries(name):
             target = site / entry.name
-            # Some distributions share a folder; a .pth file would be followed and may lead to an editable install.
+            # Distributions may share a folder; a .pth file could lead to an editable install.
             if not target.exists() and entry.suffix != ".pth":
                 target.symlink_to(entry)
     return folder / "bin" / "python"
@@ -43,28 +43,28 @@ def _required_by(wheel: Path) -> list[str]:
 
 def _names(lines: Iterable[str]) -> list[str]:
     requirements = [Requirement(line) for line in lines]
-    return [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return [item.name for item in requirements if item.marker is None or item.marker.evaluate({"extra": ""})]
 
 
 def _closure(roots: Iterable[str]) -> set[str]:
     """Installed distributions that `roots` need, themselves included, by normalised name."""
-    found: set[str] = set()
+    names: set[str] = set()
     waiting = list(roots)
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found:
+        if name in names:
             continue
         try:
             lines = distribution(name).requires or []
         except PackageNotFoundError:
             continue
-        found.add(name)
+        names.add(name)
         waiting += _names(lines)
-    return found
+    return names
 
 
 def _entries(name: str) -> Iterator[Path]:
-    """What a distribution put directly into site-packages."""
+    """Top-level files and folders of a distribution in site-packages."""
     home = distribution(name)
     tops = {file.parts[0] for file in home.files or ()} - {"..", "__pycache__"}
     for top in sorted(tops):

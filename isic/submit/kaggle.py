@@ -1,7 +1,7 @@
-"""What goes to Kaggle: a short notebook, and a dataset with the bundle and the wheels its image lacks.
+"""The Kaggle package: a short notebook, and a dataset with the bundle and the wheels that Kaggle's image lacks.
 
-The notebook runs without internet on Kaggle's Python 3.12: hence no compiled code of ours and no pickle. Its image has
-torch, timm, lightgbm, albumentations and the rest; only this package is missing.
+The notebook runs without internet on Kaggle's Python 3.12, so this package has no compiled code and no pickle. Kaggle's
+image has torch, timm, lightgbm and albumentations.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from isic.tracking.context import data_hash
 
 COMPETITION = "isic-2024-challenge"
 DATASET, NOTEBOOK = "isic-2024-bundle", "isic-2024-submission"
-#: Stands in ids until the user is known; `push` refuses it.
-NOBODY = "your-kaggle-name"
+#: Placeholder for the Kaggle name in ids; `push` refuses it.
+NO_OWNER = "your-kaggle-name"
 _KAGGLE_PYTHON = "3.12"
-#: pip takes a platform by the letter and knows no older one by a newer: all that run on the image's glibc 2.35.
+#: All platform tags that run on the image's glibc 2.35: pip matches tags exactly and infers no older ones.
 _KAGGLE_PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(35, 16, -1)), "manylinux2014_x86_64")
 
 _INTRODUCTION = """# ISIC 2024 submission
@@ -49,12 +49,12 @@ INPUT = Path(os.environ.get("ISIC_KAGGLE_INPUT", "/kaggle/input"))
 
 
 def attached(name):
-    \"\"\"Kaggle has put what is attached at the top, below competitions/, and below datasets/OWNER/.\"\"\"
-    places = [INPUT / name, INPUT / "competitions" / name, *INPUT.glob(f"datasets/*/{{name}}")]
-    found = [place for place in places if place.is_dir()]
-    if not found:
+    \"\"\"Kaggle mounts inputs at the top, below competitions/, or below datasets/OWNER/.\"\"\"
+    paths = [INPUT / name, INPUT / "competitions" / name, *INPUT.glob(f"datasets/*/{{name}}")]
+    folders = [path for path in paths if path.is_dir()]
+    if not folders:
         raise SystemExit(f"{{name}} is not attached to this notebook: add it under Input (looked in {{INPUT}})")
-    return found[0]
+    return folders[0]
 
 
 DATASET, COMPETITION = attached("{dataset}"), attached("{competition}")
@@ -70,14 +70,14 @@ if bundle.manifest.hash != "{hash}":
         f"the attached dataset holds bundle {{bundle.manifest.hash[:12]}}, this notebook is for {short}: "
         "choose the dataset's latest version under Input, or push again"
     )
-# A lesion without a usable image is imputed, and a failing image model is answered by features alone: both say so.
+# A lesion without a usable image is imputed; if an image model fails, features alone score. Both print a note.
 scores = submit(bundle, COMPETITION, Path("submission.csv"), missing_images="impute", fallback=True)
 scores["target"].describe()"""
 
 
 @dataclass(frozen=True)
 class Package:
-    """submission/kaggle/: `dataset` and `notebook` folders, each with the metadata file the kaggle client wants."""
+    """submission/kaggle/: `dataset` and `notebook` folders, each with the metadata file of the kaggle client."""
 
     folder: Path
 
@@ -90,8 +90,8 @@ class Package:
         return self.folder / "notebook"
 
 
-def package_of(layout: Layout) -> Package:
-    """Where the checkout's package is, built or not."""
+def find_package(layout: Layout) -> Package:
+    """The checkout's package, built or not."""
     return Package(layout.submission.parent / "kaggle")
 
 
@@ -104,18 +104,18 @@ def build(
 ) -> Package:
     """Write submission/kaggle/ for `model` (default: the champion).
 
-    `user` is the Kaggle name (default: KAGGLE_USERNAME), `image` a Docker image to pin instead of the one current when
-    the notebook is made, `wheels` further packages as pip requirements, fetched for Kaggle's Python.
+    `user` is the Kaggle name (default: KAGGLE_USERNAME), `image` a Docker image to pin (default: the one current when
+    the notebook is pushed first), `wheels` further packages as pip requirements, downloaded for Kaggle's Python.
     Raises InputError when there is no such model, this checkout's code does not reproduce its stored scores, or a wheel
     cannot be built or downloaded.
     """
     params = load_params(layout.params)
     bundle = load_bundle(resolve(model or f"models:/{params.register_.model}@{CHAMPION}", layout.root))
     check_code(bundle, layout.train_metadata, layout.train_images, params.gate)
-    owner = user or os.environ.get("KAGGLE_USERNAME") or NOBODY
+    owner = user or os.environ.get("KAGGLE_USERNAME") or NO_OWNER
     if not re.fullmatch(r"[A-Za-z0-9_-]+", owner):
         raise InputError(f"{owner!r} is no Kaggle name: letters, digits, - and _ only")
-    package = package_of(layout)
+    package = find_package(layout)
     with atomic_dir(package.folder) as temporary:
         made = Package(temporary)
         shutil.copytree(bundle.folder, made.dataset / "bundle")
@@ -143,22 +143,22 @@ def check_code(bundle: Bundle, metadata: Path, images: Path, settings: Gate) -> 
 
     done = reload_elsewhere(bundle.folder, metadata, images, settings.reload_rows)
     if done.largest > settings.reload_tolerance:
-        made = bundle.manifest.git_commit[:12] or "an unknown commit"
+        commit = bundle.manifest.git_commit[:12] or "an unknown commit"
         raise InputError(
             f"this checkout's code scores {done.rows} training lesions up to {done.largest:.1e} away from the "
-            f"model's stored scores: build at {made}, or promote a model made by this code"
+            f"model's stored scores: build at {commit}, or promote a model made by this code"
         )
 
 
 def notebook(cells: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """A notebook of nbformat 4.5 from (kind, text) cells, kind `markdown` or `code`."""
-    made: list[dict[str, Any]] = []
+    content: list[dict[str, Any]] = []
     for number, (kind, text) in enumerate(cells):
         cell = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.splitlines(keepends=True)}
-        made.append(cell | ({"outputs": [], "execution_count": None} if kind == "code" else {}))
+        content.append(cell | ({"outputs": [], "execution_count": None} if kind == "code" else {}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    return {"cells": made, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": content, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
 def kernel_metadata(owner: str, image: str | None) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def kernel_metadata(owner: str, image: str | None) -> dict[str, Any]:
         "enable_gpu": True,
         "enable_internet": False,
         "machine_shape": "NvidiaTeslaT4",
-        # `original` keeps the image of the day the notebook was made; a named one is more exact still.
+        # `original` keeps the image current when the notebook was created; a named image is exact.
         "docker_image_pinning_type": "original",
         **({"docker_image": image} if image else {}),
         "dataset_sources": [f"{owner}/{DATASET}"],
@@ -184,12 +184,12 @@ def kernel_metadata(owner: str, image: str | None) -> dict[str, Any]:
 
 
 def dataset_metadata(owner: str) -> dict[str, Any]:
-    """dataset-metadata.json; the licence of the weights is told in the bundle."""
+    """dataset-metadata.json; the licence of the weights is in the bundle."""
     return {"title": DATASET, "id": f"{owner}/{DATASET}", "licenses": [{"name": "other"}]}
 
 
 def build_wheel(root: Path, target: Path) -> Path:
-    """The wheel of this package, built from a copy so that the checkout stays clean; pure Python, no network."""
+    """Build the pure-Python wheel of this package, without network, from a copy so that the checkout stays clean."""
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "source"
         shutil.copytree(root / "isic", source / "isic", ignore=shutil.ignore_patterns("__pycache__"))
@@ -202,7 +202,7 @@ def build_wheel(root: Path, target: Path) -> Path:
 
 
 def fetch_wheels(requirements: Sequence[str], target: Path) -> None:
-    """Wheels of other packages for Kaggle's Python, without what they depend on."""
+    """Download wheels of other packages for Kaggle's Python, without their dependencies."""
     if requirements:
         platforms = [option for name in _KAGGLE_PLATFORMS for option in ("--platform", name)]
         version = ["--only-binary=:all:", "--python-version", _KAGGLE_PYTHON, *platforms]

@@ -1,4 +1,4 @@
-"""Sending the package to Kaggle with its own client, which reads the token itself; it is never shown here."""
+"""Push the package with the Kaggle client, which reads the token itself; the token is never printed."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from pathlib import Path
 from isic.core.errors import InputError
 from isic.core.io import require
 from isic.core.paths import Layout
-from isic.submit.kaggle import COMPETITION, NOBODY, package_of
+from isic.submit.kaggle import COMPETITION, NO_OWNER, find_package
 
-#: How the client begins a line about what went wrong before it ends with status 0. A source that is not valid is left
-#: out of the notebook, which is pushed all the same.
+#: Starts of the client's error lines: it exits 0 even when it fails, and pushes a notebook without its invalid
+#: sources.
 _FAILURE = re.compile(
     r"\w[\w ]* error: |Could not (submit|find) |Upload unsuccessful|Invalid credentials|User cancelled"
     r"|The following are not valid \w+ sources"
 )
-#: Kaggle unpacks a dataset of some gigabytes within minutes after it has answered.
-_READY_WITHIN, _ASK_EVERY = 1800.0, 10.0
+#: Seconds: Kaggle unpacks a dataset of some gigabytes within minutes of the upload.
+_READY_WITHIN, _POLL_EVERY = 1800.0, 10.0
 
 
 def push(layout: Layout, message: str, submit_version: int | None = None) -> list[str]:
     """Upload the dataset and the notebook; with `submit_version`, submit that version of the notebook instead.
 
-    Kaggle runs a notebook for minutes after it is pushed; submit it when that run has ended. Returns the client's
-    lines. Raises InputError when there is no token, no client, no package, the client refuses, or Kaggle does not get
-    the dataset ready.
+    Kaggle runs a notebook for minutes after a push; submit it after that run. Returns the client's output lines. Raises
+    InputError when token, client or package is missing, the client fails, or the dataset is not ready in time.
     """
-    package = package_of(layout)
+    package = find_package(layout)
     require(package.notebook, "Kaggle package", "run `isic submission build`")
     require_token()
     client = shutil.which("kaggle")
     if client is None:
         raise InputError("the Kaggle client is not installed: .venv/bin/pip install kaggle")
     kernel = json.loads((package.notebook / "kernel-metadata.json").read_text(encoding="utf-8"))["id"]
-    if kernel.startswith(NOBODY):
+    if kernel.startswith(NO_OWNER):
         raise InputError("the package has no owner: run `isic submission build --user NAME` with your Kaggle name")
     if submit_version is not None:
         numbered = ["-k", kernel, "-v", str(submit_version), "-f", "submission.csv", "-m", message]
@@ -48,14 +47,14 @@ def push(layout: Layout, message: str, submit_version: int | None = None) -> lis
     dataset = json.loads((package.dataset / "dataset-metadata.json").read_text(encoding="utf-8"))["id"]
     known = subprocess.run([client, "datasets", "status", dataset], capture_output=True, check=False).returncode == 0
     upload = ["datasets", "version", "-m", message] if known else ["datasets", "create"]
-    # Folders travel as archives, which Kaggle unpacks again.
+    # Folders are uploaded as archives, which Kaggle unpacks.
     uploaded = _call([client, *upload, "-p", str(package.dataset), "-r", "zip"])
     _wait_until_ready(client, dataset)
     return [uploaded, _call([client, "kernels", "push", "-p", str(package.notebook)])]
 
 
 def require_token() -> None:
-    """Raise InputError saying what to set when the client would find no token."""
+    """Raise InputError, with the variable to set, when there is no Kaggle token."""
     known = os.environ.get("KAGGLE_API_TOKEN") or (os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"))
     files = [Path.home() / ".kaggle" / name for name in ("access_token", "kaggle.json")]
     if not known and not any(file.is_file() for file in files):
@@ -66,8 +65,8 @@ def require_token() -> None:
 
 
 def _wait_until_ready(client: str, dataset: str) -> None:
-    """Until Kaggle has unpacked the dataset: a notebook pushed before gets none, or the one of the time before."""
-    until, said = time.monotonic() + _READY_WITHIN, ""
+    """Wait for Kaggle to unpack the dataset: a notebook pushed earlier gets none, or the version before."""
+    until, printed = time.monotonic() + _READY_WITHIN, ""
     while (state := _dataset_state(client, dataset)) != "ready":
         if state in ("failed", "deleted"):
             raise InputError(f"Kaggle could not unpack {dataset} ({state}): see kaggle.com/datasets/{dataset}")
@@ -75,14 +74,14 @@ def _wait_until_ready(client: str, dataset: str) -> None:
             raise InputError(
                 f"{dataset} is not ready after {_READY_WITHIN / 60:.0f} minutes ({state}): run this command again later"
             )
-        if state != said:
+        if state != printed:
             sys.stderr.write(f"isic: note: waiting until Kaggle has unpacked {dataset} ({state})\n")
-            said = state
-        time.sleep(_ASK_EVERY)
+            printed = state
+        time.sleep(_POLL_EVERY)
 
 
 def _dataset_state(client: str, dataset: str) -> str:
-    """Kaggle's word for it; why there is none right after a dataset was made, or when the line is bad."""
+    """Kaggle's status word, or an error line right after the creation of a dataset or on a bad connection."""
     done = subprocess.run([client, "datasets", "status", dataset], capture_output=True, text=True, check=False)
     lines = (done.stderr + done.stdout).strip().splitlines() or ["no message"]
     return _without_secrets(lines[-1].strip())
@@ -91,14 +90,14 @@ def _dataset_state(client: str, dataset: str) -> str:
 def _call(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [_without_secrets(line) for line in (done.stdout + done.stderr).strip().splitlines()] or ["no message"]
-    complaints = [line for line in lines if _FAILURE.match(line)]
-    if done.returncode or complaints:
-        raise InputError(f"kaggle {' '.join(command[1:3])} failed: {complaints[0] if complaints else lines[-1]}")
+    errors = [line for line in lines if _FAILURE.match(line)]
+    if done.returncode or errors:
+        raise InputError(f"kaggle {' '.join(command[1:3])} failed: {errors[0] if errors else lines[-1]}")
     return lines[-1]
 
 
 def _without_secrets(line: str) -> str:
-    """A client in trouble may repeat what it was given."""
+    """Remove the token: the client may print its arguments in an error."""
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"):
         secret = os.environ.get(name)
         line = line.replace(secret, "***") if secret else line

@@ -1,4 +1,4 @@
-"""The competition's file: the test lesions' scores by the champion, checked before anyone sees it."""
+"""The submission file: scores of the test lesions by the champion, validated before it is written."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def make_submission(
 
     `missing_images` and `fallback` as for `isic.predict.files.predict`.
 
-    Raises InputError when there is no champion, the test files are not usable, or the scores are not submittable;
-    then no file is written.
+    Raises InputError when there is no champion, the test files are not usable, or the submission is not valid; then no
+    file is written.
     """
     name = load_params(layout.params).register_.model
     bundle = load_bundle(resolve(model or f"models:/{name}@{CHAMPION}", layout.root))
@@ -38,7 +38,7 @@ def make_submission(
 def submit(
     bundle: Bundle, competition: Path, out: Path, missing_images: MissingImages = "error", fallback: bool = False
 ) -> pd.DataFrame:
-    """Score the test files of a folder in the competition's form into `out`; see `make_submission`."""
+    """Score the test files in folder `competition` into `out`; see `make_submission`."""
     expected = read_sample(competition / "sample_submission.csv")
     with open_chunked(competition / "test-metadata.csv", CHUNK_ROWS) as rows:
         check_lesions(rows.ids, expected)  # before hours of scoring
@@ -76,7 +76,7 @@ def check_lesions(ids: pd.Series, expected: pd.Series) -> None:
 
 
 def check_submission(submission: pd.DataFrame, expected: pd.Series) -> None:
-    """Raise InputError unless the columns, ids, their order and the range of scores are what the competition takes."""
+    """Raise InputError unless columns, ids, their order and the range of scores are valid for the competition."""
     if list(submission.columns) != [ID, TARGET]:
         raise InputError(f"a submission has columns {ID} and {TARGET}, not {list(submission.columns)}")
     if submission[ID].duplicated().any():

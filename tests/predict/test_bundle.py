@@ -157,12 +157,12 @@ def test_a_tile_that_is_no_jpeg_is_named_or_imputed(bundle: Bundle, rows: pd.Dat
 def test_one_broken_tile_is_imputed_and_the_others_keep_their_scores(
     bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, layout: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from isic.submit.corrupt_tiles import spoil
+    from isic.submit.corrupt_tiles import corrupt_tiles
 
     ids = rows["isic_id"].tolist()
     path = layout.root / "broken.hdf5"
     shutil.copy(layout.test_images, path)
-    spoil(path, without=ids[0], cut=ids[1])
+    corrupt_tiles(path, without=ids[0], cut=ids[1])
     # Both lesions score as without a tile; one patient a lesion, so the other scores stay.
     alone = rows.assign(patient_id=ids)
     scores = bundle.predict(alone, TileStore(path), missing_images="impute", fallback=True)

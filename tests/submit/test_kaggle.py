@@ -25,9 +25,9 @@ from isic.predict.manifest import identity
 from isic.predict.reproduce import Reload
 from isic.submit import dryrun, kaggle
 from isic.submit import push as push_module
-from isic.submit.dryrun import Measured, dry_run, estimate, plain_seconds
+from isic.submit.dryrun import NotebookRun, dry_run, estimate, plain_seconds
 from isic.submit.environment import fresh_environment
-from isic.submit.hidden_test_set import UNSEEN, disturb, write_hidden
+from isic.submit.hidden_test_set import UNSEEN, add_edge_cases, write_hidden_test_set
 from isic.submit.kaggle import Package, read_notebook_code
 from isic.submit.push import push
 
@@ -46,7 +46,7 @@ def built(made: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture
 def package(layout: Layout, built: Path) -> Package:
-    target = kaggle.package_of(layout)
+    target = kaggle.find_package(layout)
     shutil.copytree(built, target.folder)
     return target
 
@@ -148,7 +148,7 @@ touch %s/uploaded; exit %d
     status, upload, again, kernel, submit = calls.read_text().splitlines()
     assert status == again == "datasets status someone/isic-2024-bundle"
     assert upload.startswith("datasets version -m a try -p" if known else "datasets create -p")
-    assert kernel == f"kernels push -p {kaggle.package_of(layout).notebook}"
+    assert kernel == f"kernels push -p {kaggle.find_package(layout).notebook}"
     assert submit.startswith("competitions submit isic-2024-challenge -k someone/isic-2024-submission -v 3 -f")
     assert "secret-token" not in calls.read_text()
 
@@ -220,7 +220,7 @@ def test_the_notebook_is_pushed_when_its_dataset_is_ready(
     states: str,
     message: str | None,
 ) -> None:
-    monkeypatch.setattr(push_module, "_ASK_EVERY", 0.0)
+    monkeypatch.setattr(push_module, "_POLL_EVERY", 0.0)
     monkeypatch.setattr(push_module, "_READY_WITHIN", 0.0 if message and "again" in message else 60.0)
     script = """
 [ "$2" != status ] && echo done && exit
@@ -246,7 +246,7 @@ done
 
 
 def test_the_hidden_set_holds_every_awkward_case(layout: Layout, tmp_path: Path) -> None:
-    write_hidden(tmp_path, 40)
+    write_hidden_test_set(tmp_path, 40)
     hidden = pd.read_csv(tmp_path / "test-metadata.csv")
     sizes = hidden["patient_id"].value_counts()
     assert sizes["IP_ALONE"] == 1
@@ -259,13 +259,13 @@ def test_the_hidden_set_holds_every_awkward_case(layout: Layout, tmp_path: Path)
     sample = pd.read_csv(tmp_path / "sample_submission.csv")
     assert sample["isic_id"].tolist() == hidden["isic_id"].tolist()
     with pytest.raises(InputError, match="at least 10"):
-        write_hidden(tmp_path, 9)
+        write_hidden_test_set(tmp_path, 9)
 
 
 def test_twenty_thousand_lesions_leave_room_for_the_largest_patient(layout: Layout) -> None:
     table = pd.read_csv(layout.train_metadata, low_memory=False)
     table = pd.concat([table] * (20_000 // len(table) + 1), ignore_index=True).head(20_000)
-    hidden = disturb(table, seed=0)
+    hidden = add_edge_cases(table, seed=0)
     sizes = hidden["patient_id"].value_counts()
     assert (sizes["IP_ALONE"], sizes["IP_LARGEST"]) == (1, 9000)
     assert (hidden["attribution"] == UNSEEN).sum() == 400
@@ -287,7 +287,7 @@ def test_the_estimate_counts_what_grows_with_the_lesions(
 ) -> None:
     monkeypatch.setattr(dryrun, "matrix_gflops", lambda: gflops)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    small, large = Measured("official", 3, 10.0, 1.0), Measured("hidden", 10_000, 110.0, 1.5)
+    small, large = NotebookRun("official", 3, 10.0, 1.0), NotebookRun("hidden", 10_000, 110.0, 1.5)
     # 10 ms a lesion, of them 4 without images, 10 x 0.1 decoding, and 5 in networks.
     result = estimate(small, large, plain=0.004, decode=1e-4, models=10)
     assert result.hours_here == pytest.approx((10 + 500_000 * 0.01) / 3600)
@@ -305,7 +305,7 @@ def test_the_estimate_counts_what_grows_with_the_lesions(
 def test_a_model_without_networks_is_not_scaled_as_if_it_were_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dryrun, "matrix_gflops", lambda: 1.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    small, large = Measured("official", 3, 10.0, 1.0), Measured("hidden", 10_000, 110.0, 1.5)
+    small, large = NotebookRun("official", 3, 10.0, 1.0), NotebookRun("hidden", 10_000, 110.0, 1.5)
     result = estimate(small, large, plain=0.001, decode=1e-4, models=0)
     assert result.hours_kaggle == pytest.approx((10 + 500_000 * 0.02) / 3600), "twice Kaggle's cores, half the time"
     assert result.text() == (
@@ -424,4 +424,4 @@ def test_a_name_that_is_none_on_kaggle_is_refused(layout: Layout, params: Params
     bundle = build_bundle(layout, params)
     with pytest.raises(InputError, match="'bad name' is no Kaggle name"):
         kaggle.build(layout, str(bundle.folder), "bad name")
-    assert not kaggle.package_of(layout).folder.exists()
+    assert not kaggle.find_package(layout).folder.exists()

@@ -1,6 +1,6 @@
-"""Runs: what a stage did, told to MLflow without ever standing in the stage's way.
+"""Log runs to MLflow without delaying or failing the stage.
 
-The only room besides `isic.registry` that may import mlflow, and it does so in a process of its own (see `tracker`).
+Only this package and `isic.registry` import mlflow; runs are logged by a process of their own (see `tracker`).
 """
 
 from isic.tracking.tracker import open_run, parent

@@ -1,4 +1,4 @@
-"""What a run was made of: commit, lock file, data and folds, as tags that say which runs may be compared."""
+"""Tags of a run: hashes of commit, lock file, data and folds; runs with equal data and folds are comparable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from isic.core.paths import Layout
 
 
 def run_tags(layout: Layout) -> dict[str, str]:
-    """Tags of a run started now in this checkout; what does not exist is left out."""
+    """Tags of a run started now in this checkout; tags of missing files are left out."""
     tags = {
         "git_commit": git(layout.root, "rev-parse", "HEAD"),
         "git_dirty": str(bool(git(layout.root, "status", "--porcelain", "--untracked-files=no"))).lower(),
@@ -28,7 +28,7 @@ def data_hash(metadata: Path, images: Path) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, "" when it does not exist (a stage may be run before what it is compared by)."""
+    """SHA-256 of a file, "" when it does not exist."""
     return sha256(path) if path.exists() else ""
 
 

@@ -1,9 +1,9 @@
-"""Moving from this machine's runs and models to a server's, as often as it takes.
+"""Copy runs and models from one MLflow store to another; repeated copies send only what is missing.
 
-MLflow 3 has no such command: `mlflow migrate-filestore` ends in a database on the same machine, and the separate
-mlflow-export-import was last released before MLflow 3 and does not know its logged models. So: the client's API. A run
-gets a new id on the server; a tag says which one it was, and that is how a second copy knows what is there. Only what
-is missing is sent, everything is counted on the other side, and nothing of the source is changed.
+MLflow 3 has no such command: `mlflow migrate-filestore` writes a database on the same machine, and mlflow-export-import
+was last released before MLflow 3 and lacks logged models. This copy uses the client's API. A run gets a new id in the
+target and a tag with its old one, by which later copies recognise it. Counts are verified in the target, and the source
+is not changed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
-#: Tag on the copy: the id it has in the source.
+#: Tag on the copy: its id in the source.
 ORIGIN = "copied_from"
-#: Tag on a copied run: what of it has arrived.
+#: Tag on a copied run: the state of the source run when it was copied.
 ARRIVED = "copied_state"
 _PARENT = "mlflow.parentRunId"
 _PAGE = 1000
 
 
 class Tally(NamedTuple):
-    """How many there are now, and how many of them this copy sent."""
+    """Number of items in the source, and how many of them this copy sent."""
 
     total: int
     sent: int
@@ -42,7 +42,7 @@ class Tally(NamedTuple):
 
 @dataclass
 class Copied:
-    """What a copy found and sent, by kind."""
+    """Counts of a copy by kind, and the aliases it did not move."""
 
     counts: dict[str, Tally] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
@@ -52,13 +52,13 @@ class Copied:
         self.counts[kind] = Tally(before.total + total, before.sent + sent)
 
     def text(self) -> str:
-        """One line per kind, and one per alias that was left as the target has it."""
+        """One line per kind, and one per alias that differs in the target."""
         lines = [f"{kind:<14}{tally.total:>8,}  {tally.sent:,} sent" for kind, tally in self.counts.items()]
         return "\n".join([*lines, *self.kept])
 
 
 class Copy:
-    """One direction between two stores, and the ids that correspond."""
+    """A copy between two stores, with the map from source to target ids."""
 
     def __init__(self, source: str, target: str, root: Path, say: Callable[[str], None]) -> None:
         self.source, self.target = connect(root, source), connect(root, target)
@@ -74,7 +74,7 @@ class Copy:
         """Experiments, runs, logged models, registered models."""
         import mlflow
 
-        # The client of a database asks the global store for a model's place when a version of it is made.
+        # With a database, creating a model version looks up the model's location in the global store.
         mlflow.set_tracking_uri(self.target.tracking_uri)
         runs = self._open_runs()
         self._logged_models()
@@ -84,7 +84,7 @@ class Copy:
         return self.copied
 
     def _open_runs(self) -> list[Run]:
-        """A run on the other side for each of ours, still empty: children name parents, models name runs."""
+        """Create an empty run in the target for each source run, since children refer to parents and models to runs."""
         every: list[Run] = []
         for experiment in self.source.search_experiments():
             runs = list(_runs(self.source, experiment.experiment_id))
@@ -110,10 +110,10 @@ class Copy:
         if there is not None:
             return str(there.experiment_id), False
         uri = self.target.tracking_uri
-        # A server decides where artifacts live; a file keeps them beside itself.
-        place = Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name if uri.startswith(SQLITE) else None
+        # A server chooses its artifact location; for an SQLite file it is the folder beside it.
+        location = Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name if uri.startswith(SQLITE) else None
         own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
-        return str(self.target.create_experiment(name, place.as_uri() if place else None, own)), True
+        return str(self.target.create_experiment(name, location.as_uri() if location else None, own)), True
 
     def _logged_models(self) -> None:
         for here, there in self._experiments.items():
@@ -138,7 +138,7 @@ class Copy:
                 self.copied.add("logged models", 1, sent)
 
     def _fill_run(self, run: Run) -> None:
-        """Send what a run holds unless it has arrived in this very state, then look at what is there."""
+        """Send a run's content unless it was copied in this state, then verify the copy."""
         there = self.runs[run.info.run_id]
         state = f"{run.info.status} {run.info.end_time} {len(run.data.params)} {len(run.data.tags)}"
         history = {name: self.source.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
@@ -190,16 +190,16 @@ class Copy:
                 lost.append(f"metric {name} ({found} of {len(points)} points)")
         if lost:
             raise InputError(
-                f"run {run.info.run_name} ({run.info.run_id}) did not arrive whole: {lost[0]} is missing or differs; "
-                "run the same command again"
+                f"run {run.info.run_name} ({run.info.run_id}) was not copied completely: {lost[0]} is missing or "
+                "differs; run the same command again"
             )
 
-    def _files(self, what: str, places: tuple[str, str]) -> None:
-        here = repository(places[0], self.source.tracking_uri, self._fallback)
+    def _files(self, name: str, locations: tuple[str, str]) -> None:
+        here = repository(locations[0], self.source.tracking_uri, self._fallback)
         try:
-            sent, total = copy_files(here, repository(places[1], self.target.tracking_uri), self._renamed)
+            sent, total = copy_files(here, repository(locations[1], self.target.tracking_uri), self._renamed)
         except ValueError as error:
-            raise InputError(f"{what} did not arrive whole: {error}; run the same command again") from error
+            raise InputError(f"{name} was not copied completely: {error}; run the same command again") from error
         self.copied.add("files", total, sent)
 
     def _renamed(self, text: str) -> str:
@@ -217,9 +217,10 @@ class Copy:
             self._aliases(model.name, model.aliases, known.aliases if known else {})
 
     def _versions(self, name: str) -> None:
-        """Versions in order and under their own numbers, which the list of promotions names."""
+        """Copy versions in order and under their own numbers, to which promotions.jsonl refers."""
         there = {int(version.version): version for version in self.target.search_model_versions(f"name = '{name}'")}
-        for version in sorted(self.source.search_model_versions(f"name = '{name}'"), key=lambda one: int(one.version)):
+        versions = self.source.search_model_versions(f"name = '{name}'")
+        for version in sorted(versions, key=lambda item: int(item.version)):
             number = int(version.version)
             copy = there.get(number)
             if copy is None:
@@ -242,11 +243,11 @@ class Copy:
                 self.runs.get(version.run_id or ""),
                 tags=dict(version.tags) | {ORIGIN: _origin(version)},
                 description=version.description,
-                model_id=model,  # a server with auth asks whose model the files are
+                model_id=model,  # a server with authentication needs the owner of the files
             )
             if int(made.version) == number:
                 return
-            # A version that was deleted left its number unused; MLflow does not give it out again.
+            # The number of a deleted version stays unused; MLflow does not assign it again.
             self.target.delete_model_version(version.name, made.version)
             if int(made.version) > number:
                 raise InputError(
@@ -255,7 +256,7 @@ class Copy:
                 )
 
     def _source_of(self, version: ModelVersion) -> str:
-        """Where the copied version's files are on the other side."""
+        """Location of the copied version's files in the target."""
         if version.source.startswith("models:/") and version.source.removeprefix("models:/") in self.models:
             return f"models:/{self.models[version.source.removeprefix('models:/')]}"
         for here, there in self._locations.values():
@@ -271,21 +272,21 @@ class Copy:
             if alias not in there:
                 self.target.set_registered_model_alias(name, alias, str(number))
             elif str(there[alias]) != str(number):
-                # Since the last copy somebody promoted there: the server's word counts.
+                # The target was promoted since the last copy and takes precedence.
                 self.copied.kept.append(f"{name}@{alias} stays version {there[alias]} on the target (here: {number})")
             self.copied.add("aliases", 1, int(alias not in there))
 
 
 def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lambda line: None) -> Copied:
-    """Copy everything of the store at `source` to the server at `target`, and count it there.
+    """Copy all runs and models of the store `source` to the server `target`, and verify the copy.
 
-    Raises InputError when either cannot be used, or something did not arrive.
+    Raises InputError when either cannot be used, or the copy is incomplete.
     """
     source, target = _resolved(source, root), _resolved(target, root)
     _refuse(source, target)
     for uri in (source, target):
-        _greet(uri)
-    # A copy is patient: a large model takes the server a while, and a hiccup must not end a long night's work.
+        _check_server(uri)
+    # More retries and a longer timeout: uploads of large models are slow, and one failure must not end a long copy.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     settle_environment(300)
     from mlflow.exceptions import MlflowException
@@ -300,27 +301,27 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
 
 
 def _own_tags(run: Run) -> dict[str, str]:
-    """The run's tags but for those of a copy: a store that is one itself keeps its own origin to itself."""
+    """The run's tags without ORIGIN and ARRIVED, which a store that is itself a copy has."""
     return {name: value for name, value in run.data.tags.items() if name not in (ORIGIN, ARRIVED)}
 
 
 def _resolved(uri: str, root: Path) -> str:
-    """`uri`, or the one name of a database file: under two names a store would be copied into itself."""
+    """`uri`, with the path of a database file resolved: under two names a store would be copied into itself."""
     if not uri.startswith(SQLITE):
         return uri
     return f"{SQLITE}{Path(absolute(uri, root).removeprefix(SQLITE)).resolve()}"
 
 
-def _greet(uri: str) -> None:
-    """Raise InputError at once when nobody answers at a server's address: the copy itself would try for minutes."""
+def _check_server(uri: str) -> None:
+    """Raise InputError at once when a server does not respond: the copy itself would retry for minutes."""
     if uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
         except urllib.error.HTTPError:
-            return  # somebody does
+            return  # it responds
         except OSError as error:
             raise InputError(
-                f"nobody answers at {shown(uri)} ({error}): start the server, or check the address"
+                f"no server responds at {shown(uri)} ({error}): start the server, or check the address"
             ) from error
 
 

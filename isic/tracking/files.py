@@ -1,4 +1,4 @@
-"""Artifacts between two stores, file by file: what is there already with the same size is not sent again."""
+"""Copy artifacts between two stores file by file; files already there with the same size are skipped."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from urllib.parse import unquote, urlparse
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-#: Ids have equal lengths, so a file in which they are replaced keeps its size.
+#: Replaces ids in a text; ids have equal lengths, so the file keeps its size.
 Rewrite = Callable[[str], str]
 
 
 def repository(location: str, uri: str, fallback: Path | None = None) -> ArtifactRepository:
     """The artifacts at `location` of the store `uri`.
 
-    A checkout that was moved has absolute paths of its old place in its database: what is not there is looked for in
+    The database of a moved checkout has absolute paths of its old location; files missing there are taken from
     `fallback`, the folder mlartifacts beside the database.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -48,9 +48,9 @@ def _walk(repo: ArtifactRepository, folder: str | None) -> Iterator[tuple[str, i
 
 
 def copy_files(source: ArtifactRepository, target: ArtifactRepository, rewrite: Rewrite) -> tuple[int, int]:
-    """Copy what `target` lacks; `rewrite` is applied to MLmodel files, which name their own run and model.
+    """Copy the files that `target` lacks; `rewrite` is applied to MLmodel files, which contain run and model ids.
 
-    Returns how many files were copied, and how many there are. Raises ValueError naming a file that arrived with
+    Returns the number of files copied and the number of all files. Raises ValueError naming a file whose copy has
     another size.
     """
     wanted, there = listing(source), listing(target)

@@ -1,4 +1,4 @@
-"""Finding what a run left: by its id or name, from the checkout's store."""
+"""Find a run's out-of-fold scores by run id or name in the checkout's store."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-#: Artifact that holds a run's out-of-fold scores; the evaluate stage puts it on the stacker's parent run.
+#: Artifact of a run's out-of-fold scores; the evaluate stage logs it to the stacker's parent run.
 SCORES = "oof/stack.parquet"
 
 
 def run_scores(root: Path, name: str) -> Path:
-    """Local path of the out-of-fold scores of the run called `name` (run id or run name), or of its parent.
+    """Local path of the out-of-fold scores of run `name` (run id or run name), or of its parent.
 
-    Of several runs with one name the newest counts. Raises InputError when there is no such run, it has no scores, or
-    the store does not answer.
+    Of several runs with one name the newest is used. Raises InputError when there is no such run, it has no scores, or
+    the store cannot be reached.
     """
     from mlflow.exceptions import MlflowException
 
     try:
         client = connect(root)
         run = _find(client, name)
-        for holder in filter(None, (run, _parent(client, run))):
-            if any(item.path == SCORES for item in client.list_artifacts(holder.info.run_id, SCORES.split("/")[0])):
-                return Path(client.download_artifacts(holder.info.run_id, SCORES))
+        for owner in filter(None, (run, _parent(client, run))):
+            files = client.list_artifacts(owner.info.run_id, SCORES.split("/")[0])
+            if any(file.path == SCORES for file in files):
+                return Path(client.download_artifacts(owner.info.run_id, SCORES))
     except MlflowException as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
@@ -46,9 +47,9 @@ def _find(client: MlflowClient, name: str) -> Run:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None and "'" not in name:
         for field in ("run_id", "run_name"):
-            found = client.search_runs([experiment.experiment_id], f"attributes.{field} = '{name}'", max_results=1)
-            if found:
-                return found[0]
+            runs = client.search_runs([experiment.experiment_id], f"attributes.{field} = '{name}'", max_results=1)
+            if runs:
+                return runs[0]
     raise InputError(
         f"{name} is no file or folder here, no version (models:/NAME@ALIAS) and no run of experiment {EXPERIMENT}: "
         "`make ui` shows the runs"

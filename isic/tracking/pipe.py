@@ -1,4 +1,4 @@
-"""The pipe between a stage and its writer process: started at first use, shared by all runs of the process."""
+"""The pipe from a stage to its writer process: opened at first use, shared by all runs of the process."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any, ClassVar
 
 import isic
 
-#: Seconds a finished run waits for its last notes to arrive before they are left to the writer alone.
+#: Seconds a finished run waits for the delivery of its last messages; then the writer continues alone.
 PATIENCE = 15.0
 
 
-def say(line: str) -> None:
-    """One line about tracking on stderr; stdout belongs to the stage."""
+def warn(line: str) -> None:
+    """Print a line about tracking to stderr; stdout belongs to the stage."""
     sys.stderr.write(f"isic: tracking: {line}\n")
 
 
 class Pipe:
-    """Lines to the writer, and back the numbers of the runs it is done with."""
+    """Sends messages to the writer as lines; receives the numbers of runs it has finished."""
 
     _of_process: ClassVar[tuple[int, Pipe] | None] = None
 
@@ -35,19 +35,19 @@ class Pipe:
         try:
             self._process = _start_writer()
         except OSError as error:
-            say(f"cannot start the writer process ({error}); this stage is not tracked, its results are on disk")
+            warn(f"cannot start the writer process ({error}); this stage is not tracked, its results are on disk")
             return
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     @classmethod
     def shared(cls) -> Pipe:
-        """This process's pipe; a forked child does not write into its parent's."""
+        """This process's pipe; a forked child opens its own."""
         if cls._of_process is None or cls._of_process[0] != os.getpid() or cls._of_process[1]._process is None:
             cls._of_process = (os.getpid(), cls())
         return cls._of_process[1]
 
     def send(self, message: dict[str, Any]) -> None:
-        """Hand a note over, stamped with the time; a broken pipe is said once and then ignored."""
+        """Send a message with the time in ms; a broken pipe is reported once, then ignored."""
         if self._process is None:
             return
         assert self._process.stdin is not None
@@ -58,16 +58,16 @@ class Pipe:
                 self._process.stdin.flush()
         except OSError:
             self._process = None
-            say("the writer process is gone; this stage is no longer tracked, its results are on disk")
+            warn("the writer process is gone; this stage is no longer tracked, its results are on disk")
 
     def wait_for(self, run: int) -> bool:
-        """Wait until the writer is done with a run; False when there is no writer any more."""
+        """Wait until the writer has finished a run; False when the writer has died."""
         if self._process is None:
             return False
         if self._patient and not self._event(run).wait(PATIENCE):
-            # Said and waited for once per process: a store that hangs must not cost every run its patience.
+            # Once per process: with a hanging store, only the first run waits.
             self._patient = False
-            say("the store is slow; the last notes are sent in the background")
+            warn("the store is slow; the last messages are sent in the background")
         return True
 
     def _event(self, run: int) -> threading.Event:
@@ -85,7 +85,7 @@ class Pipe:
 
 
 def _start_writer() -> subprocess.Popen[str]:
-    """The writer in a session of its own, so that Ctrl-C or a killed group leaves it time for a last word."""
+    """Start the writer in its own session, so that it survives Ctrl-C or a killed group and can close the runs."""
     package_home = str(Path(isic.__file__).resolve().parent.parent)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH", "")]))

@@ -1,4 +1,4 @@
-"""The checkout's DVC remote on S3: may we write there?"""
+"""Check that the checkout's DVC remote on S3 is writable."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from isic.core.errors import InputError, shown
 
 
 def probe_remote(root: Path) -> str | None:
-    """Write an object into the default DVC remote and remove it; None without a default remote.
+    """Write an object to the default DVC remote and delete it; None without a default remote.
 
-    Other kinds of remote than S3 are named, not tried. Raises InputError when it cannot be written to.
+    Remotes other than S3 are reported but not tried. Raises InputError when the remote is not writable.
     """
     files = [root / ".dvc" / name for name in ("config", "config.local")]
     if not any("remote" in file.read_text(encoding="utf-8") for file in files if file.is_file()):
-        return None  # asking DVC takes seconds
+        return None  # running DVC takes seconds
     settings = _settings(root)
     name = settings.get("core.remote")
     if name is None:
@@ -32,18 +32,18 @@ def probe_remote(root: Path) -> str | None:
     except ImportError:
         raise InputError(f"{name} is {url}, which needs more packages: pip install 'isic[server]'") from None
     own = {key: settings.get(f"remote.{name}.{option}") for key, option in _OPTIONS.items()}
-    place = urlparse(url)
-    key = f"{place.path.strip('/')}/doctor-{uuid.uuid4().hex}".lstrip("/")
+    location = urlparse(url)
+    key = f"{location.path.strip('/')}/doctor-{uuid.uuid4().hex}".lstrip("/")
     try:
         session = boto3.Session(profile_name=settings.get(f"remote.{name}.profile"))
         client = session.client("s3", **{key: value for key, value in own.items() if value})
-        client.put_object(Bucket=place.netloc, Key=key, Body=b"")
-        client.delete_object(Bucket=place.netloc, Key=key)
+        client.put_object(Bucket=location.netloc, Key=key, Body=b"")
+        client.delete_object(Bucket=location.netloc, Key=key)
     except (BotoCoreError, ClientError) as error:
         raise InputError(
             f"{name} at {url} cannot be written to ({shown(str(error))[:160]}): check its endpointurl and credentials"
         ) from error
-    return f"{name} at {url} takes files"
+    return f"{name} at {url} is writable"
 
 
 _OPTIONS = {

@@ -1,7 +1,6 @@
-"""The shape of our runs: one parent per stage family and configuration, one child per fold.
+"""Structure of runs: one parent per stage family and configuration, one child per fold, both found by tags.
 
-MLflow knows neither; both are found by tags. Everything here talks to the store at once and may raise; `writer` decides
-what a failure means.
+Functions here call the store directly and may raise; `writer` handles failures.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ class RunSpec:
 def start(client: MlflowClient, root: Path, spec: RunSpec, tags: Mapping[str, str]) -> str:
     """Find or create the run of `spec` and return its id.
 
-    A child that failed or was killed is taken up again, as its training is; a finished one is left alone and a new run
-    is made beside it.
+    A failed or killed child is resumed, as its training is; for a finished one a new run is created.
     """
     with locked(root):
         experiment = _experiment(client, root, spec)
@@ -59,7 +57,7 @@ def start(client: MlflowClient, root: Path, spec: RunSpec, tags: Mapping[str, st
 
 
 def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status: str) -> None:
-    """Close a run as FINISHED, FAILED or KILLED; a fold also brings its parent's mean and sd up to date."""
+    """Close a run as FINISHED, FAILED or KILLED; closing a fold also updates its parent's mean and sd."""
     client.set_terminated(run_id, status)
     if spec.fold is None:
         return
@@ -67,13 +65,13 @@ def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status:
         parent = str(client.get_run(run_id).data.tags[PARENT_TAG])
         children = _children(client, client.get_run(run_id).info.experiment_id, parent, spec)
         _log_summary(client, parent, [run for run in children if run.info.status == "FINISHED"])
-        # The run of `mlflow run` is closed by the one who opened it.
+        # MLflow closes the run that `mlflow run` opened.
         if parent != spec.outer and not any(run.info.status == "RUNNING" for run in children):
             client.set_terminated(parent, status)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as dotted parameter names, the way params.yaml is spoken of: `{"a": {"b": 1}}` → `{"a.b": "1"}`."""
+    """Nested values as dotted parameter names, as in `dvc exp run -S`: `{"a": {"b": 1}}` → `{"a.b": "1"}`."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -103,7 +101,7 @@ def _parent(client: MlflowClient, experiment: str, spec: RunSpec, tags: Mapping[
 
 
 def _find(client: MlflowClient, experiment: str, spec: RunSpec) -> list[Run]:
-    """Runs of this identity, oldest first: should two machines ever make a parent at once, all settle on the same."""
+    """Runs of this identity, oldest first: if two machines create a parent at once, all use the same one."""
     wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in spec.tags().items())
     return list(client.search_runs([experiment], wanted, order_by=["attributes.start_time ASC"]))
 

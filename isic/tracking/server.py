@@ -1,4 +1,4 @@
-"""Looking at the store: is it reachable, and MLflow's own pages on it."""
+"""Check that the store is reachable, and serve MLflow's UI."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from isic.core.errors import InputError, shown
 from isic.tracking.files import repository
 from isic.tracking.store import EXPERIMENT, SQLITE, artifact_root, connect, tracking_uri
-from isic.tracking.view import publish
+from isic.tracking.view import publish_view
 
 
 def probe(root: Path) -> str:
-    """One phrase on the store: where it is and how many runs it holds. An absent local store is not made.
+    """Address of the store and its number of runs, as text. An absent local store is not created.
 
-    Raises InputError when it cannot be reached or refuses us.
+    Raises InputError when it cannot be reached or refuses access.
     """
     uri = tracking_uri(root)
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
@@ -28,15 +28,15 @@ def probe(root: Path) -> str:
         client = connect(root)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         runs = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
-    except Exception as error:  # every store has its own errors; all mean the same here
-        raise InputError(_complaint(uri, error)) from error
+    except Exception as error:  # each kind of store raises its own errors
+        raise InputError(_explain(uri, error)) from error
     return f"{len(runs)} runs in {shown(uri)}"
 
 
 def probe_artifacts(root: Path) -> str | None:
-    """Write a file into a server's artifact store, read it back and remove it; None when the store is a local one.
+    """Write a file to a server's artifact store, read it back and delete it; None when the store is local.
 
-    Raises InputError when any of it fails: a server answers about runs even when its object store is gone.
+    Raises InputError when a step fails: a server serves runs even when its object store is unavailable.
     """
     uri = tracking_uri(root)
     if not uri.startswith(("http://", "https://")):
@@ -55,18 +55,18 @@ def probe_artifacts(root: Path) -> str | None:
         store.delete_artifacts(name)
     except Exception as error:
         raise InputError(
-            f"{shown(uri)} cannot keep files ({_reason(error)}): look at the server's log and at its object store"
+            f"{shown(uri)} cannot store files ({_reason(error)}): check the server's log and its object store"
         ) from error
     if found != name:
-        raise InputError(f"{shown(uri)} gave back another file than it was given: look at its object store")
-    return f"a file went to {experiment.artifact_location} and came back"
+        raise InputError(f"{shown(uri)} returned other bytes than were written: check its object store")
+    return f"a file was written to {experiment.artifact_location} and read back"
 
 
-def _complaint(uri: str, error: Exception) -> str:
+def _explain(uri: str, error: Exception) -> str:
     reason = _reason(error)
     if "401" in reason or "authenticat" in reason.lower():
         return (
-            f"{shown(uri)} does not accept us ({reason}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            f"{shown(uri)} refuses access ({reason}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
             "or write ~/.mlflow/credentials"
         )
     return f"{shown(uri)} cannot be reached ({reason}): start it, or unset MLFLOW_TRACKING_URI"
@@ -86,11 +86,11 @@ def refuse_port(port: int) -> None:
         raise InputError(f"{port} is no port: choose one from 1024 to 65535") from None
     except OSError as error:
         why = f"port {port} is taken" if error.errno == errno.EADDRINUSE else f"port {port}: {error.strerror}"
-        raise InputError(f"{why}: stop what listens there, or choose another (PORT=…)") from None
+        raise InputError(f"{why}: stop the program that uses it, or choose another (PORT=…)") from None
 
 
 def serve(root: Path, port: int) -> None:
-    """Become the MLflow UI of the checkout at `root` on 127.0.0.1; ends with the process.
+    """Replace this process by the MLflow UI of the checkout at `root` on 127.0.0.1.
 
     Raises InputError when MLFLOW_TRACKING_URI names a server, which has its own pages, or the port is taken.
     """
@@ -98,7 +98,7 @@ def serve(root: Path, port: int) -> None:
     if uri.startswith(("http://", "https://")):
         raise InputError(f"the runs are at {shown(uri)}: open it in a browser, or unset MLFLOW_TRACKING_URI")
     refuse_port(port)
-    page = publish(connect(root))
+    page = publish_view(connect(root))
     sys.stdout.write(f"http://127.0.0.1:{port}{page}\n")
     sys.stdout.flush()
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

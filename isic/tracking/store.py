@@ -1,7 +1,7 @@
-"""Which MLflow store this checkout uses, made once and completely before any process writes to it.
+"""The MLflow store of a checkout, created completely before any process writes to it.
 
-Five processes that meet an absent SQLite file all try to migrate it and break it for good, and a store named by a
-relative path is lost with the throw-away checkout of `dvc exp run --temp`: hence a lock, a rename and absolute paths.
+Processes that find no SQLite file would all migrate it at once and break it, and a store with a relative path is lost
+with the temporary checkout of `dvc exp run --temp`. So creation takes a lock and a rename, and paths are absolute.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "isic-2024"
 SQLITE = "sqlite:///"
-#: Kinds of address with both runs and a registry behind them; a bare path is a folder of files.
+#: URI schemes of stores with both runs and a registry; a bare path is a folder of files.
 _SCHEMES = ("", "file", "http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql")
 
 
 def home(root: Path) -> Path:
-    """The lasting checkout behind `root`: `dvc exp run --temp` works in a copy under its .dvc/tmp."""
+    """The original checkout of `root`: `dvc exp run --temp` runs in a copy below .dvc/tmp."""
     root = Path(root).resolve()
     lasting = os.environ.get("DVC_ROOT")
     if lasting and root.is_relative_to(Path(lasting).resolve() / ".dvc" / "tmp"):
@@ -56,19 +56,19 @@ def absolute(uri: str, root: Path) -> str:
 
 
 def artifact_root(root: Path) -> Path:
-    """Where a local store keeps artifacts; MLflow fixes it, absolute, when the experiment is made."""
+    """Artifact folder of a local store; MLflow stores it, absolute, when the experiment is created."""
     return home(root) / "mlartifacts"
 
 
 @contextmanager
 def locked(root: Path, name: str = ".mlflow.lock") -> Iterator[None]:
-    """Hold a lock of the checkout, by default that of its MLflow store; other processes of this machine wait."""
+    """Hold a lock of the checkout, by default of its MLflow store; other processes of this machine wait."""
     with locks.locked(home(root) / name):
         yield
 
 
 def settle_environment(patience: int = 10) -> None:
-    """Before the first import of mlflow: no telemetry, no chatter, and a silent server given up after `patience` s."""
+    """Call before the first import of mlflow: no telemetry, few messages, requests time out after `patience` s."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(patience))
@@ -76,15 +76,16 @@ def settle_environment(patience: int = 10) -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    # Inherited from `mlflow run` or a shell, these would move our runs to another experiment.
+    # Inherited from `mlflow run` or a shell, these would put runs into another experiment.
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
 
 
 def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowClient:
-    """A client of the store at `uri` (default: the checkout's), tracking and registry, made first if it is absent.
+    """A client of the store at `uri` (default: the checkout's), tracking and registry, created first if absent.
 
-    A server answers an upload only when the object store has it: who sends models needs more `patience` (seconds).
+    `patience` is the timeout in seconds; a server responds to an upload only after the object store has it, so uploads
+    of models need more.
     Raises InputError for an address of another kind.
     """
     settle_environment(patience)
@@ -100,7 +101,7 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
 
 
 def experiment_id(client: MlflowClient, root: Path) -> str:
-    """The id of the one experiment, made if absent. Call with the lock held."""
+    """The id of the experiment, created if absent. Call with the lock held."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None:
         return str(experiment.experiment_id)
@@ -110,7 +111,7 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
 
 
 def _create_database(path: Path, root: Path) -> None:
-    """Migrate a fresh database under a temporary name, so that its final name only ever means a whole one."""
+    """Migrate a new database under a temporary name, so that the final name is always a complete one."""
     if path.exists():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

@@ -1,9 +1,9 @@
-"""The tracker a stage holds: it writes lines into a pipe, and MLflow is another process's business.
+"""The run logger of a stage: it sends messages through a pipe to a process that calls MLflow.
 
-Importing mlflow and opening its store cost over two seconds of one core in each of some twenty stage processes. So a
-helper process (`isic.tracking.writer`) pays them on the other core while the stage loads its own libraries, and a store
-that is slow or down cannot hold the stage up. The stage's death closes the pipe, so even a SIGKILL ends as a run marked
-KILLED.
+Importing mlflow and opening its store take over two seconds of a core in each of some twenty stage processes. The
+writer process (`isic.tracking.writer`) does both while the stage loads its own libraries, and a slow or unavailable
+store does not delay the stage. When the stage dies, the pipe closes and the writer marks the run KILLED, even after a
+SIGKILL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from isic.core.io import sha256_json
 from isic.core.paths import Layout
 from isic.core.tracker import NullTracker, Tracker
-from isic.tracking.pipe import Pipe, say
+from isic.tracking.pipe import Pipe, warn
 from isic.tracking.store import tracking_uri
 
 
@@ -29,24 +29,24 @@ from isic.tracking.store import tracking_uri
 def open_run(
     family: str, config: Mapping[str, Any], name: str, fold: int | None = None, root: Path | None = None
 ) -> Iterator[Tracker]:
-    """A run of stage family `family` with configuration `config` (JSON-able), as a tracker to hand to a learner.
+    """Open a run of stage family `family` with configuration `config` (JSON-able) and yield its tracker.
 
-    With `fold`, a child called `name` of the parent of (family, hash of config); without, that parent itself. Under
-    `mlflow run` both lie under the run it opened. An exception inside marks the run FAILED and passes on. Trouble with
-    tracking never raises: it is one line on stderr.
+    With `fold`, the run `name` is a child of the parent run of (family, hash of config); without, it is that parent.
+    Under `mlflow run` both are children of the run it opened. An exception inside marks the run FAILED and propagates.
+    Tracking errors never raise; they print one line to stderr.
     """
-    layout = Layout(Path(root).resolve()) if root is not None else Layout.find()
+    root = Path(root).resolve() if root is not None else Layout.find().root
     if importlib.util.find_spec("mlflow") is None:
-        say("mlflow is not installed here, so this run is not tracked; its results are on disk as always")
+        warn("mlflow is not installed here, so this run is not tracked; its results are on disk as always")
         yield NullTracker()
         return
-    # The writer does not inherit the variable: with it, every run below would join the one `mlflow run` opened.
+    # The writer does not inherit the variable, or its runs would be merged into the one that `mlflow run` opened.
     outer = os.environ.get("MLFLOW_RUN_ID")
     spec = {"family": family, "config": sha256_json(config), "name": name, "fold": fold, "outer": outer}
     try:
-        tracker = PipeTracker(layout, spec, config)
-    except OSError as error:  # no room for what waits to be sent
-        say(f"this run is not tracked ({error}); its results are on disk as always")
+        tracker = PipeTracker(root, spec, config)
+    except OSError as error:  # no space for files waiting to be sent
+        warn(f"this run is not tracked ({error}); its results are on disk as always")
         yield NullTracker()
         return
     try:
@@ -59,24 +59,24 @@ def open_run(
 
 @contextmanager
 def parent(family: str, config: Mapping[str, Any], root: Path | None = None) -> Iterator[Tracker]:
-    """The parent run of (family, hash of config), for what belongs to all folds, such as the pooled out-of-fold score.
+    """Open the parent run of (family, hash of config), for results over all folds such as the pooled pAUC.
 
-    Mean and sd over folds are logged there by the folds themselves.
+    Closing a fold's run logs mean and sd over folds to it.
     """
     with open_run(family, config, f"{family}-{sha256_json(config)[:8]}", root=root) as tracker:
         yield tracker
 
 
 class PipeTracker:
-    """A `Tracker` whose notes go to the writer process, one JSON line each."""
+    """A `Tracker` that sends messages to the writer process, one JSON line each."""
 
     _numbers = itertools.count()
 
-    def __init__(self, layout: Layout, spec: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, spec: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         self._number = next(self._numbers)
         self._spool = Path(tempfile.mkdtemp(prefix="isic-tracking-"))
         self._pipe = Pipe.shared()
-        header = {"root": str(layout.root), "uri": tracking_uri(layout.root), "spool": str(self._spool)}
+        header = {"root": str(root), "uri": tracking_uri(root), "spool": str(self._spool)}
         dvc = {name: value for name, value in os.environ.items() if name in _DVC and value}
         self._send("start", **header, spec=spec, config=config, tags=dvc)
 
@@ -91,35 +91,35 @@ class PipeTracker:
 
     def figure(self, figure: Any, name: str) -> None:
         try:
-            target = self._slot() / Path(name).name
+            target = self._new_folder() / Path(name).name
             figure.savefig(target, bbox_inches="tight")
-        except Exception as error:  # a picture is never worth a training run
-            say(f"figure {name} could not be drawn ({type(error).__name__}: {error})")
+        except Exception as error:  # a failed figure must not stop a training run
+            warn(f"figure {name} could not be drawn ({type(error).__name__}: {error})")
             return
         folder = Path(name).parent.as_posix()
         self._send("artifact", path=str(target), folder="" if folder == "." else folder)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        # Copied now: the caller may replace or delete the file before the writer gets to it.
+        # Copied now: the caller may replace or delete the file before the writer reads it.
         path = Path(path)
         try:
-            target = self._slot() / path.name
+            target = self._new_folder() / path.name
             if path.is_dir():
                 shutil.copytree(path, target)
             else:
                 shutil.copy2(path, target)
         except OSError as error:
-            say(f"{path} could not be copied for tracking ({error})")
+            warn(f"{path} could not be copied for tracking ({error})")
             return
         self._send("artifact", path=str(target), folder=folder)
 
     def close(self, status: str) -> None:
-        """Say how the run ended and give the writer a moment to pass it on."""
+        """Send the run's final status and wait briefly for its delivery."""
         self._send("end", status=status)
         if not self._pipe.wait_for(self._number):
             shutil.rmtree(self._spool, ignore_errors=True)
 
-    def _slot(self) -> Path:
+    def _new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._spool))
 
     def _send(self, operation: str, **content: Any) -> None:

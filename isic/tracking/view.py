@@ -1,7 +1,7 @@
-"""The table of runs as it should first be seen: the columns that matter, parents above their folds.
+"""Default columns of the table of runs: metrics and tags of this project, parents above their folds.
 
-MLflow's own choice of columns (source, data set, models) says nothing about our runs, and what a person chooses stays
-in their browser. A shared view is a tag of the experiment that a link names, so `isic ui` can print one.
+MLflow's default columns (source, dataset, models) are of no use here, and a user's choice is stored in the browser. A
+shared view is a tag of the experiment, addressed by a link that `isic ui` prints.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 KEY = "isic"
-#: Pooled value and interval of stacks, mean and sd over folds of their parents, then one fold's own number.
+#: Pooled pAUC and interval of a stack, mean and sd over folds of a parent run, then metrics of single folds.
 METRICS = ("pauc", "pauc_low", "pauc_high", "pauc_mean", "pauc_sd", "auc", "top15_sensitivity", "folds_finished")
 TAGS = ("family", "fold", "DVC_EXP_NAME", "git_commit")
 
 
-def publish(client: MlflowClient) -> str:
-    """Store the view on the experiment and return the page's address below the server's, "" before there are runs."""
+def publish_view(client: MlflowClient) -> str:
+    """Store the view on the experiment and return its path below the server's URL, "" before there are runs."""
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return ""
-    state = json.dumps(view(), separators=(",", ":"))
+    state = json.dumps(view_state(), separators=(",", ":"))
     name = f"mlflow.sharedViewState.{KEY}"
-    # The kind hides what MLflow has for chats and prompts.
+    # This kind hides MLflow's columns for chats and prompts.
     for tag, value in ((name, state), ("mlflow.experimentKind", "custom_model_development")):
         if experiment.tags.get(tag) != value:
             client.set_experiment_tag(experiment.experiment_id, tag, value)
     return f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={KEY}"
 
 
-def view() -> dict[str, Any]:
-    """The state of the page in MLflow's own terms; what is left out keeps its default."""
+def view_state() -> dict[str, Any]:
+    """State of the page as MLflow stores it; missing keys keep their defaults."""
     name, created, models = "attributes.`Run Name`", "attributes.start_time", "attributes.`Models`"
     metrics, tags = ([f"{kind}.`{name}`" for name in names] for kind, names in (("metrics", METRICS), ("tags", TAGS)))
     widths = {name: 260, created: 130, models: 110, **dict.fromkeys(metrics, 96), **dict.fromkeys(tags, 120)}

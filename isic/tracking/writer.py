@@ -1,7 +1,7 @@
-"""The process behind a stage's trackers: reads their lines, talks to MLflow, and alone suffers when that fails.
+"""The writer process of a stage: reads its trackers' messages and logs them to MLflow.
 
-Run as `python -m isic.tracking.writer` by `pipe`. Notes that cannot be delivered are kept and tried again; what is left
-at the end is dropped with one line, since every result is on disk already.
+`pipe` runs `python -m isic.tracking.writer`. Messages that cannot be delivered are kept and retried; at the end the
+rest is dropped with one line, since every result is on disk.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from isic.core.errors import shown
 from isic.core.paths import Layout
-from isic.tracking.pipe import say
+from isic.tracking.pipe import warn
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 Message = dict[str, Any]
 
-#: Seconds over which notes are gathered into one request.
+#: Seconds over which messages are collected into one request.
 GATHER = 1.0
 #: Seconds between attempts while the store is down.
 RETRY = 30.0
-#: Most metrics, parameters and tags that MLflow takes in one batch.
+#: MLflow's limits on metrics, parameters and tags in one batch.
 BATCH = {"metrics": 1000, "params": 100, "tags": 100}
 
 
 class RunLog:
-    """The notes of one run that are not delivered yet, and how to deliver them."""
+    """The undelivered messages of one run."""
 
     def __init__(self, header: Message) -> None:
         from isic.tracking.runs import RunSpec, flatten
@@ -48,7 +48,7 @@ class RunLog:
         self._id = ""
 
     def deliver(self, client: MlflowClient) -> None:
-        """Send what waits, and the end if it was said. Raises what the store raises; a further call goes on."""
+        """Send the waiting messages and the final status. Raises what the store raises; call again to resume."""
         from isic.tracking.context import run_tags
         from isic.tracking.runs import finish, start
 
@@ -64,29 +64,29 @@ class RunLog:
 
     @property
     def known(self) -> bool:
-        """Whether the store has answered for this run."""
+        """Whether the store has created this run."""
         return bool(self._id)
 
     def close(self) -> None:
-        """Remove the copies of files that waited for delivery."""
+        """Remove the copies of artifacts."""
         shutil.rmtree(self.header["spool"], ignore_errors=True)
 
     def _deliver_batch(self, client: MlflowClient, kind: str) -> None:
         entities = _entities(kind, [message for message in self.waiting if message["op"] == kind])
-        # Said twice, a metric at one step, a parameter or a tag is what it was: a broken-off batch may start again.
+        # Logging the same metric step, parameter or tag twice changes nothing: an interrupted batch can be repeated.
         for begin in range(0, len(entities), BATCH[kind]):
             part = {kind: entities[begin : begin + BATCH[kind]]}
             with Refusals(self.spec.name):
                 client.log_batch(self._id, **part)
         self.waiting = [message for message in self.waiting if message["op"] != kind]
 
-    def _deliver_artifact(self, client: MlflowClient, note: Message) -> None:
+    def _deliver_artifact(self, client: MlflowClient, message: Message) -> None:
         with Refusals(self.spec.name):
-            client.log_artifact(self._id, note["path"], note["folder"] or None)
+            client.log_artifact(self._id, message["path"], message["folder"] or None)
 
 
 class Refusals:
-    """What MLflow refuses as invalid is dropped with a line, for it would be refused again."""
+    """Drop messages that MLflow refuses as invalid, with a warning: a retry would be refused again."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,21 +97,21 @@ class Refusals:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
         refused = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
         if refused and error is not None:
-            say(f"MLflow refused a note of run {self.name}: {_first_line(error)}")
+            warn(f"MLflow refused a message of run {self.name}: {_first_line(error)}")
         return refused
 
 
 class Writer:
-    """All runs of one stage process, and when to try the store again."""
+    """All runs of one stage process, and the time of the next retry."""
 
     def __init__(self) -> None:
         self.runs: dict[int, RunLog] = {}
         self._clients: dict[str, MlflowClient] = {}
         self._retry_at = 0.0
-        self._told = False
+        self._warned = False
 
     def take(self, message: Message) -> None:
-        """Note a line of the stage."""
+        """Queue a message of the stage."""
         if message["op"] == "start":
             self.runs[message["run"]] = RunLog(message)
         elif message["op"] == "end":
@@ -120,7 +120,7 @@ class Writer:
             self.runs[message["run"]].waiting.append(message)
 
     def deliver(self, last: bool = False) -> None:
-        """Deliver what waits. After a failure attempts are spaced out, except for the `last` one."""
+        """Deliver the waiting messages; after a failure at most every RETRY seconds, except for the `last` attempt."""
         if last or time.monotonic() >= self._retry_at:
             try:
                 for number, run in list(self.runs.items()):
@@ -129,18 +129,18 @@ class Writer:
                         run.close()
                         del self.runs[number]
                         _done(number)
-            except Exception as error:  # whatever tracking throws, the stage must not notice
+            except Exception as error:  # no tracking error may reach the stage
                 self._retry_at = time.monotonic() + RETRY
-                self._tell(error)
+                self._warn_once(error)
         for number, run in self.runs.items():
             if run.status:
                 _done(number)
 
     def abandon(self) -> None:
-        """The stage has ended: mark what it left open as killed, try again, drop the rest."""
+        """After the end of the stage: mark its open runs KILLED, retry, drop the rest."""
         for run in self.runs.values():
             run.status = run.status or "KILLED"
-        # A store that has answered before may be restarting; one that never did is given a single chance.
+        # A store that worked before may be restarting; one that never worked is tried once.
         attempts = 4 if any(run.known for run in self.runs.values()) else 1
         for attempt in range(attempts):
             if self.runs:
@@ -157,14 +157,14 @@ class Writer:
             self._clients[uri] = connect(run.root, uri)
         return self._clients[uri]
 
-    def _tell(self, error: Exception) -> None:
-        if self._told:
+    def _warn_once(self, error: Exception) -> None:
+        if self._warned:
             return
-        self._told = True
+        self._warned = True
         where = shown(next(iter(self.runs.values())).header["uri"])
-        say(
+        warn(
             f"no MLflow store at {where} ({_first_line(error)}); "
-            "the stage goes on and its results are on disk, only its log is incomplete"
+            "the stage continues and its results are on disk, only its log is incomplete"
         )
 
 
@@ -178,7 +178,7 @@ def _entities(kind: str, messages: list[Message]) -> list[Any]:
             for name, value in message["values"].items()
         ]
     make = Param if kind == "params" else RunTag
-    # The last word on a name counts; MLflow refuses a batch that says two things about one parameter.
+    # The last value of a name wins; MLflow refuses a batch with two values of one parameter.
     merged = {name: value for message in messages for name, value in message["values"].items()}
     return [make(name, value) for name, value in merged.items()]
 
@@ -188,7 +188,7 @@ def _first_line(error: BaseException) -> str:
     return shown(lines[0] if lines else type(error).__name__)[:200]
 
 
-#: What the stage reads: the standard output this process started with (`main`).
+#: Read by the stage: the standard output this process started with (`main`).
 _answers: TextIO = sys.stdout
 
 
@@ -197,7 +197,7 @@ def _done(number: int) -> None:
     try:
         _answers.write(f"{number}\n")
         _answers.flush()
-    except OSError:  # nobody listens any more
+    except OSError:  # the stage is gone
         _answers = open(os.devnull, "w")  # noqa: PTH123, SIM115 (kept to the end of the process)
 
 
@@ -208,7 +208,7 @@ def _read(lines: queue.Queue[Message | None]) -> None:
 
 
 def _gather(lines: queue.Queue[Message | None]) -> list[Message | None]:
-    """Wait for a note and take what comes within a moment, or up to the end of a run."""
+    """Wait for a message and collect those within GATHER seconds, or up to one that is no metric."""
     messages = [lines.get()]
     until = time.monotonic() + GATHER
     while messages[-1] is not None and messages[-1]["op"] == "metrics":
@@ -221,7 +221,7 @@ def _gather(lines: queue.Queue[Message | None]) -> list[Message | None]:
 
 def main() -> None:
     """Serve one stage process from stdin until it ends."""
-    # The stage reads numbers from our stdout; MLflow prints the address of a server's run there.
+    # The stage reads run numbers from stdout, and MLflow prints the URL of a server's run there.
     sys.stdout = sys.stderr
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -235,7 +235,7 @@ def main() -> None:
                 if message is None:
                     return
                 writer.take(message)
-            # A run is opened as soon as it starts: a person watching the UI sees it, and imports are paid meanwhile.
+            # Create a run as soon as it starts: it shows in the UI, and imports happen meanwhile.
             writer.deliver()
     finally:
         writer.abandon()

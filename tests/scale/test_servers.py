@@ -124,14 +124,14 @@ def test_doctor_tells_a_sound_server_from_a_refusing_one(
     assert team.address in probe(tmp_path)
     assert "came back" in (probe_artifacts(tmp_path) or "")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
-    with pytest.raises(InputError, match="does not accept us"):
+    with pytest.raises(InputError, match="refuses access"):
         probe(tmp_path)
     team_s3 = team._processes[0]
     team_s3.send_signal(signal.SIGSTOP)
     try:
         for name, value in team.environment().items():
             monkeypatch.setenv(name, value)
-        with pytest.raises(InputError, match="cannot keep files"):
+        with pytest.raises(InputError, match="cannot store files"):
             probe_artifacts(tmp_path)
     finally:
         team_s3.send_signal(signal.SIGCONT)
@@ -204,7 +204,7 @@ def test_dvc_pushes_to_and_pulls_from_s3_over_the_bad_line(team: Team, member: N
     assert team.proxy.refused > refused
     from isic.tracking.remote import probe_remote
 
-    assert probe_remote(home) == f"team at s3://{BUCKET}/dvc takes files"
+    assert probe_remote(home) == f"team at s3://{BUCKET}/dvc is writable"
     call(*dvc, "remote", "modify", "--local", "team", "access_key_id", "nobody")
     call(*dvc, "remote", "modify", "--local", "team", "secret_access_key", "hidden-secret")
     with pytest.raises(InputError, match="cannot be written to") as caught:
@@ -291,7 +291,7 @@ def test_every_point_arrives_once_though_the_database_restarts(team: Team, membe
     team.postgres.start()
     stage.communicate(timeout=120)
     assert stage.returncode == 0
-    # The writer may still be passing on the last notes.
+    # The writer may still be sending the last messages.
     points = client.get_metric_history(wait_for("FINISHED"), "loss")
     assert sorted(point.step for point in points) == list(range(60))
 
@@ -315,7 +315,7 @@ def test_a_member_may_log_and_a_stranger_may_not(
     client.log_artifact(run, str(note))
     assert client.get_run(run).data.metrics == {"pauc": 0.15}
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "stranger")
-    with pytest.raises(InputError, match="does not accept us"):
+    with pytest.raises(InputError, match="refuses access"):
         probe(tmp_path)
 
 

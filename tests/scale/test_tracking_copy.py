@@ -259,5 +259,5 @@ def test_a_database_under_two_names_is_not_copied_into_itself(store: str, tmp_pa
 
 
 def test_a_server_that_is_not_there_is_said_at_once(store: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nobody answers at http://127\.0\.0\.1:9 .*: start the server"):
+    with pytest.raises(InputError, match=r"no server responds at http://127\.0\.0\.1:9 .*: start the server"):
         copy(store, "http://127.0.0.1:9", tmp_path)

@@ -16,7 +16,7 @@ from isic.core.io import write_parquet
 from isic.tracking import open_run, parent
 from isic.tracking.lookup import run_scores
 from isic.tracking.store import EXPERIMENT, connect
-from isic.tracking.view import KEY, publish
+from isic.tracking.view import KEY, publish_view
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_two_runs_are_compared_on_the_screen_and_in_a_file(
 
 def test_the_view_names_its_columns_once(runs: tuple[Path, dict[str, str]]) -> None:
     client = connect(runs[0])
-    first, second = publish(client), publish(client)
+    first, second = publish_view(client), publish_view(client)
     assert first == second == f"/#/experiments/1/runs?viewStateShareKey={KEY}"
     state = json.loads(client.get_experiment_by_name(EXPERIMENT).tags[f"mlflow.sharedViewState.{KEY}"])
     assert "metrics.`pauc_mean`" in state["selectedColumns"]

@@ -72,9 +72,9 @@ def _planted_signal(quick: bool, repeats: int) -> dict[str, Any]:
 
 def _checkout(layout: Layout, repeats: int) -> dict[str, Any]:
     params = load_params(layout.params)
-    backbones = tuple(params.image.backbones)
-    inputs = read_inputs(layout, params.folds, backbones, True)
-    return _measure(inputs, read_anchors(layout, params.folds, backbones), params.stack, repeats)
+    files = layout.stack_files(params.image.backbones, params.folds)
+    inputs = read_inputs(files, embeddings=True)
+    return _measure(inputs, read_anchors(files.embeddings), params.stack, repeats)
 
 
 def _largest_gain(measured: Mapping[str, Any]) -> float | None:

@@ -26,7 +26,7 @@ def main() -> None:
     layout, say = Layout.find(), partial(print, flush=True)
     params = load_params(layout.params)
     frame = read_metadata(layout.train_metadata, train=True)
-    found = judge(frame, read_folds(layout, len(params.folds)), params, say)
+    found = judge(frame, read_folds(layout.folds, len(params.folds)), params, say)
     write_json(layout.evaluate_metrics.with_name("features.json"), found)
     picture = layout.report.with_name("features.svg")
     save_figure(draw_families({"families": ablation_points(found)}), picture)

@@ -15,7 +15,7 @@ from isic.tracking import open_run, parent
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    data = read_training_data(layout, params.folds, tuple(params.image.backbones), params.stack)
+    data = read_training_data(layout.stack_files(params.image.backbones, params.folds), params.stack)
     leaks = screen_leaks(data)
     if leaks:
         print(f"warning: {describe_leaks(leaks)}", file=sys.stderr)

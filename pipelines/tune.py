@@ -29,10 +29,11 @@ def main() -> None:
         raise InputError(f"--trials is {trials}: ask for 1 or more")
     layout = Layout.find()
     params = load_params(layout.params)
-    current, backbones = params.stack, tuple(params.image.backbones)
-    data = read_training_data(layout, params.folds, backbones, current)
+    current = params.stack
+    files = layout.stack_files(params.image.backbones, params.folds)
+    data = read_training_data(files, current)
     # Trials on other inputs, from other current values or of other steps are not comparable: they are another study.
-    inputs = fingerprint(layout, params.folds, backbones, current.images)
+    inputs = fingerprint(files, current.images)
     config = {"stack": current.model_dump(mode="json"), "inputs": inputs}
     name, folder = study_name(config), layout.root / "optuna"
     print(f"study {name}: up to {trials} trials; Ctrl-C keeps what is done, the same command goes on", flush=True)

@@ -23,14 +23,19 @@ def doctor() -> None:
 @app.command("check-stack")
 def check_stack() -> None:
     """Check the stacker: columns that leak the target, and the optimism of its out-of-fold score."""
-    from isic.core.io import write_json
+    from isic.core.io import read_parquet, write_json
     from isic.core.params import load_params
     from isic.core.paths import Layout
+    from isic.core.schema import TARGET
     from isic.robustness.leaks import Leak, refuse_leaks
     from isic.robustness.nested import check_optimism
+    from isic.stack.inputs import read_inputs
 
     layout = Layout.find()
-    result = check_optimism(layout, load_params(layout.params))
+    params = load_params(layout.params)
+    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), embeddings=False)
+    oof = read_parquet(layout.oof, columns=[TARGET, "score"])
+    result = check_optimism(inputs, oof, params.stack, params.evaluate.replicates)
     path = layout.evaluate_metrics.with_name("nested.json")
     write_json(path, result)
 

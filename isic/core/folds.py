@@ -6,13 +6,14 @@ Published cross-validation scores depend on the split, and scikit-learn's groupe
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
-from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
 
 
@@ -57,8 +58,8 @@ def check_folds(folds: pd.DataFrame, count: int) -> None:
             raise InputError(f"fold {fold} has no benign lesion: shorten `folds` or change split.seed in params.yaml")
 
 
-def read_folds(layout: Layout, count: int) -> pd.DataFrame:
+def read_folds(path: Path, count: int) -> pd.DataFrame:
     """The recorded folds, checked against the number params.yaml asks for."""
-    folds = read_parquet(layout.folds, columns=[ID, PATIENT, TARGET, "fold"])
+    folds = read_parquet(path, columns=[ID, PATIENT, TARGET, "fold"])
     check_folds(folds, count)
     return folds

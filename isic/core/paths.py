@@ -10,6 +10,20 @@ from isic.core.errors import InputError
 
 
 @dataclass(frozen=True)
+class StackFiles:
+    """The files that the stacker reads: features, recorded folds, and backbone -> fold -> `Layout.embedding`."""
+
+    features: Path
+    folds: Path
+    fold_count: int
+    embeddings: dict[str, dict[int, Path]]
+
+    @property
+    def backbones(self) -> tuple[str, ...]:
+        return tuple(self.embeddings)
+
+
+@dataclass(frozen=True)
 class Layout:
     """Paths of one checkout, relative to the folder that holds dvc.yaml."""
 
@@ -74,6 +88,9 @@ class Layout:
     def embeddings(self, backbones: Iterable[str], folds: Sequence[int]) -> dict[str, dict[int, Path]]:
         """backbone -> fold -> its `embedding` file."""
         return {name: {fold: self.embedding(name, fold) for fold in folds} for name in backbones}
+
+    def stack_files(self, backbones: Iterable[str], folds: Sequence[int]) -> StackFiles:
+        return StackFiles(self.features, self.folds, len(folds), self.embeddings(backbones, folds))
 
     def image_model(self, backbone: str, fold: int) -> Path:
         return self.root / "models" / "image" / backbone / f"fold{fold}"

@@ -107,7 +107,7 @@ def _fit_features_only(layout: Layout, params: Params) -> Stack:
     from isic.stack import fit_stack
     from isic.stack.inputs import read_inputs
 
-    inputs = read_inputs(layout, params.folds, (), embeddings=False)
+    inputs = read_inputs(layout.stack_files((), params.folds), embeddings=False)
     return fit_stack(inputs.features, {}, inputs.folds, params.stack)
 
 

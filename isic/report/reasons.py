@@ -26,7 +26,7 @@ def reasons(layout: Layout, params: Params) -> Callable[[Sequence[str]], Reasons
     from isic.stack.inputs import read_inputs
 
     stack = Stack.load(layout.stack_model)
-    inputs = read_inputs(layout, params.folds, stack.backbones, stack.uses_embeddings)
+    inputs = read_inputs(layout.stack_files(stack.backbones, params.folds), stack.uses_embeddings)
 
     def look_up(ids: Sequence[str]) -> Reasons:
         found: dict[str, list[dict[str, Any]]] = {}

@@ -83,7 +83,7 @@ def explain(layout: Layout, isic_id: str) -> str:
     """
     params = load_params(layout.params)
     stack = Stack.load(layout.stack_model)
-    inputs = read_inputs(layout, params.folds, stack.backbones, stack.uses_embeddings)
+    inputs = read_inputs(layout.stack_files(stack.backbones, params.folds), stack.uses_embeddings)
     place = np.flatnonzero(inputs.features[ID] == isic_id)
     if not len(place):
         raise InputError(f"no lesion {isic_id} in {layout.features}: give an isic_id of the training table")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,14 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.params import Params
 from isic.core.params import Stack as Settings
-from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT
-from isic.data.tables import read_metadata
 from isic.evaluate.results import RunResults, align_rows
 from isic.robustness.nested import check_optimism
 from isic.robustness.perturb import image_noise, missing_columns
 from isic.robustness.robustness import distribution_shift, ladder_step, largest_fold, leave_hospital_out, sample_tiles
 from isic.stack import Stack
 from isic.stack.fit import fit_training_data
-from isic.stack.inputs import Inputs, read_inputs
+from isic.stack.inputs import Inputs
 from isic.stack.training_data import build_training_data, with_groups
 from isic.tabular import build_features
 
@@ -29,10 +28,21 @@ from isic.tabular import build_features
 RESCORED = 60_000
 
 
-def conditions(layout: Layout, results: RunResults, params: Params) -> dict[str, Any]:
-    """Everything in metrics/robustness.json; parts that cannot be had say why in their `absent`."""
+def conditions(
+    results: RunResults,
+    inputs: Inputs,
+    stack: Stack,
+    networks: Mapping[str, Mapping[int, Path]],
+    tiles: Path,
+    test: pd.DataFrame | None,
+    params: Params,
+) -> dict[str, Any]:
+    """Everything in metrics/robustness.json; parts that cannot be computed have the reason in their `absent`.
+
+    `inputs` are those of `stack`, with embeddings if it uses them; `networks` is backbone -> fold -> model folder,
+    `tiles` the HDF5 file of the training tiles, `test` the metadata of the test lesions if there are any.
+    """
     settings, replicates, seed = params.stack, params.evaluate.replicates, params.evaluate.seed
-    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), settings.images.embeddings != "none")
 
     def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of their networks."""
@@ -46,10 +56,10 @@ def conditions(layout: Layout, results: RunResults, params: Params) -> dict[str,
     return {
         "steps": [ladder_step("features alone", results, alone, replicates, seed)] if results.logits else [],
         "hospitals": _hospitals(results, lambda folds: refit(folds, inputs.logits), params),
-        "sameness": distribution_shift(results.rows, results.fold, _test_rows(layout)),
-        "columns": _columns(layout, results, params, inputs),
-        "images": _images(layout, results, params),
-        "nested": _nested(layout, params),
+        "sameness": distribution_shift(results.rows, results.fold, test),
+        "columns": _columns(results, params, inputs, stack),
+        "images": _images(results, params, networks, tiles),
+        "nested": _nested(inputs, results, params),
     }
 
 
@@ -64,10 +74,10 @@ def _hospitals(
         return {"absent": str(error), "records": []}
 
 
-def _nested(layout: Layout, params: Params) -> dict[str, Any]:
-    """How much shared folds flatter the score (`isic check-stack`), or why that cannot be told."""
+def _nested(inputs: Inputs, results: RunResults, params: Params) -> dict[str, Any]:
+    """How much shared folds flatter the score (`isic check-stack`), or the reason why it cannot be estimated."""
     try:
-        return {"absent": "", **check_optimism(layout, params)}
+        return {"absent": "", **check_optimism(inputs, results.oof, params.stack, params.evaluate.replicates)}
     except InputError as error:
         return {"absent": str(error)}
 
@@ -78,12 +88,7 @@ def _plain(settings: Settings) -> Settings:
     return settings.model_copy(update={"images": image_settings})
 
 
-def _test_rows(layout: Layout) -> pd.DataFrame | None:
-    return read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
-
-
-def _columns(layout: Layout, results: RunResults, params: Params, inputs: Inputs) -> dict[str, Any]:
-    stack = Stack.load(layout.stack_model)
+def _columns(results: RunResults, params: Params, inputs: Inputs, stack: Stack) -> dict[str, Any]:
     folds = _some_folds(results)
     chosen = np.flatnonzero(np.isin(results.fold, folds))
     rows, fold = results.rows.iloc[chosen].reset_index(drop=True), results.fold[chosen]
@@ -115,14 +120,16 @@ def _some_folds(results: RunResults) -> list[int]:
     return [int(number) for number in sizes.index[within]] or [int(sizes.index[0])]
 
 
-def _images(layout: Layout, results: RunResults, params: Params) -> dict[str, Any]:
+def _images(
+    results: RunResults, params: Params, networks: Mapping[str, Mapping[int, Path]], tiles: Path
+) -> dict[str, Any]:
     fold = largest_fold(results)
     ids, target = sample_tiles(results, fold)
     records: list[dict[str, Any]] = []
-    for backbone in params.image.backbones:
+    for backbone, folders in networks.items():
         try:
-            folder, tta = layout.image_model(backbone, fold), params.image.recipe(backbone).tta
-            found = list(image_noise(folder, tta, layout.train_images, ids, target))
+            tta = params.image.recipe(backbone).tta
+            found = list(image_noise(folders[fold], tta, tiles, ids, target))
         except InputError as error:
             return {"absent": str(error), "records": records}
         records += [{"backbone": backbone, **record} for record in found]

@@ -19,17 +19,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.errors import InputError
-from isic.core.io import read_parquet
 from isic.core.metric import Interval, paired_difference, pauc
 from isic.core.parallel import workers
-from isic.core.params import Params
 from isic.core.params import Stack as Settings
-from isic.core.paths import Layout
-from isic.core.schema import ID, PATIENT, TARGET
+from isic.core.schema import PATIENT, TARGET
 from isic.robustness.leaks import screen_leaks
 from isic.stack.encoder import rows
 from isic.stack.fit import out_of_fold
-from isic.stack.inputs import read_inputs
+from isic.stack.inputs import Inputs
 from isic.stack.members import MemberTask, Pool, library
 from isic.stack.training_data import TrainingData, build_training_data, drop_families, sample_rows, with_fitted
 
@@ -142,21 +139,18 @@ def _stack(plain: TrainingData, features: pd.DataFrame, logits: Floats, settings
     return out_of_fold(data, settings)[1]
 
 
-def check_optimism(layout: Layout, params: Params) -> dict[str, Any]:
-    """The whole check on this checkout's features, folds and scores, as JSON-able values (`isic check-stack`).
+def check_optimism(inputs: Inputs, oof: pd.DataFrame, settings: Settings, replicates: int) -> dict[str, Any]:
+    """Leaks and the optimism of shared folds, as JSON-able values (`isic check-stack`).
 
-    `headline` is the stage's own pooled pAUC, `pauc` what is left of it when the estimated flattery is taken off (never
-    more than the headline: an estimate below zero is chance, no bonus), and `text` says so in words; `leaks` lists what
-    `screen_leaks` found.
+    `inputs` are the stage's, `oof` its target and score by row. In the result, `headline` is the stage's own pooled
+    pAUC and `pauc` the headline minus the estimated optimism; a negative estimate is chance and is not added. `text` is
+    a sentence about it, `leaks` the result of `screen_leaks`.
     """
-    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
-    oof = read_parquet(layout.oof, columns=[ID, TARGET, "score"])
     headline = pauc(oof[TARGET], oof["score"])
-    image_settings = params.stack.images.model_copy(update={"embeddings": "none"})
-    leaks = screen_leaks(
-        build_training_data(*inputs[:3], image_settings, params.stack.params.max_bin, fitted=params.stack.fitted)
-    )
-    estimate = estimate_optimism(inputs.features, inputs.folds, params.stack, params.evaluate.replicates)
+    images = settings.images.model_copy(update={"embeddings": "none"})
+    data = build_training_data(*inputs[:3], images, settings.params.max_bin, fitted=settings.fitted)
+    leaks = screen_leaks(data)
+    estimate = estimate_optimism(inputs.features, inputs.folds, settings, replicates)
     return {
         "headline": headline,
         "pauc": headline - max(0.0, estimate.optimism.value),
@@ -168,6 +162,6 @@ def check_optimism(layout: Layout, params: Params) -> dict[str, Any]:
 
 def _in_words(estimate: NestedEstimate) -> str:
     gain = estimate.optimism
-    said = f"shared folds flatter by {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
+    text = f"shared folds flatter by {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
     nothing = ", so nothing is taken off" if gain.value < 0 else ""
-    return f"{said}, estimated with a stand-in for the networks{nothing}"
+    return f"{text}, estimated with a stand-in for the networks{nothing}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from isic.core.folds import read_folds
 from isic.core.io import read_parquet, require, sha256, sha256_json
 from isic.core.params import ImageColumns
 from isic.core.params import Stack as Settings
-from isic.core.paths import Layout
+from isic.core.paths import StackFiles
 from isic.core.schema import ID
 from isic.stack.training_data import Anchors, TrainingData, align, build_training_data
 
@@ -31,42 +31,51 @@ class Inputs(NamedTuple):
     embeddings: dict[str, NDArray[np.float16]]
 
 
-def read_training_data(
-    layout: Layout, folds: Sequence[int], backbones: Sequence[str], settings: Settings
-) -> TrainingData:
-    """The stage's prepared problem, of the files that `settings.images` asks for; errors of the other readers."""
-    image_settings = settings.images
-    inputs = read_inputs(layout, folds, backbones, image_settings.embeddings != "none")
-    anchors = read_anchors(layout, folds, backbones) if image_settings.embeddings == "aligned" else {}
+def read_training_data(files: StackFiles, settings: Settings) -> TrainingData:
+    """The stage's training data, from the files that `settings.images` needs.
+
+    Raises InputError when a file is missing, broken or of other lesions.
+    """
+    images = settings.images
+    inputs = read_inputs(files, images.embeddings != "none")
+    anchors = read_anchors(files.embeddings) if images.embeddings == "aligned" else {}
     return build_training_data(
-        *inputs[:3], image_settings, settings.params.max_bin, inputs.embeddings, anchors, settings.fitted
+        *inputs[:3], images, settings.params.max_bin, inputs.embeddings, anchors, settings.fitted
     )
 
 
-def read_inputs(layout: Layout, folds: Sequence[int], backbones: Sequence[str], embeddings: bool) -> Inputs:
-    """The stage's inputs in the features' row order; embeddings only if asked for.
+def read_inputs(files: StackFiles, embeddings: bool) -> Inputs:
+    """The stage's inputs in the features' row order; `embeddings`: read them too.
 
     Raises InputError when a file is missing or a fold's logits are not those of the fold's lesions.
     """
-    features = read_features(layout.features)
-    table = align(read_folds(layout, len(folds)), features[ID])
-    logits = {backbone: _logits(layout, table, backbone) for backbone in backbones}
-    vectors = {backbone: _embeddings(layout, table, backbone) for backbone in backbones} if embeddings else {}
+    features = read_features(files.features)
+    table = align(read_folds(files.folds, files.fold_count), features[ID])
+    logits = {name: _logits(paths, table, name) for name, paths in files.embeddings.items()}
+    if not embeddings:
+        return Inputs(features, logits, table, {})
+
+    vectors = {name: _embeddings(paths, table, name) for name, paths in files.embeddings.items()}
     return Inputs(features, logits, table, vectors)
 
 
-def read_anchors(layout: Layout, folds: Sequence[int], backbones: Sequence[str]) -> Anchors:
-    """What every fold's networks say of the anchors. Raises InputError when a file is missing or of another shape."""
-    found: dict[str, dict[int, NDArray[np.float16]]] = {}
-    for backbone in backbones:
-        found[backbone] = {fold: _vectors(layout.anchors(backbone, fold), backbone, fold) for fold in folds}
-        if len({values.shape for values in found[backbone].values()}) > 1:
+def read_anchors(embeddings: Mapping[str, Mapping[int, Path]]) -> Anchors:
+    """Embeddings of the anchors by every fold's network; `embeddings`: backbone -> fold -> `Layout.embedding`.
+
+    Raises InputError when a file is missing or of another shape.
+    """
+    anchors: dict[str, dict[int, NDArray[np.float16]]] = {}
+    for backbone, paths in embeddings.items():
+        anchors[backbone] = {
+            fold: _vectors(path.with_suffix(".anchors.npy"), backbone, fold) for fold, path in paths.items()
+        }
+        if len({values.shape for values in anchors[backbone].values()}) > 1:
             raise InputError(f"anchors of {backbone} differ in shape from fold to fold: rerun `dvc repro` for it")
-    return found
+    return anchors
 
 
 def read_features(path: Path) -> pd.DataFrame:
-    """The feature table, texts as categories, at little more than its size: read whole, it is held four times over.
+    """The feature table, texts as categories, read by column: reading it whole takes four times its memory.
 
     Raises InputError when the file is missing or broken.
     """
@@ -91,42 +100,40 @@ def _column(file: pq.ParquetFile, field: pa.Field) -> pd.Series:
     return series if field.name == ID or series.dtype.kind in "iub" else series.astype("category")
 
 
-def fingerprint(layout: Layout, folds: Sequence[int], backbones: Sequence[str], image_settings: ImageColumns) -> str:
+def fingerprint(files: StackFiles, images: ImageColumns) -> str:
     """Hash of everything `read_training_data` reads."""
-    logits = [layout.embedding(name, fold) for name in backbones for fold in folds]
-    vectors = [path.with_suffix(".npy") for path in logits] if image_settings.embeddings != "none" else []
-    aligned = image_settings.embeddings == "aligned"
-    anchors = [layout.anchors(name, fold) for name in backbones for fold in folds] if aligned else []
-    paths = [layout.folds, layout.features, *logits, *vectors, *anchors]
+    logits = [path for paths in files.embeddings.values() for path in paths.values()]
+    vectors = [path.with_suffix(".npy") for path in logits] if images.embeddings != "none" else []
+    anchors = [path.with_suffix(".anchors.npy") for path in logits] if images.embeddings == "aligned" else []
+    paths = [files.folds, files.features, *logits, *vectors, *anchors]
     return sha256_json([sha256(path) for path in paths])
 
 
-def _logits(layout: Layout, table: pd.DataFrame, backbone: str) -> NDArray[np.float32]:
-    numbers = sorted(table["fold"].unique())
-    parts = [read_parquet(layout.embedding(backbone, number), columns=[ID, "logit"]) for number in numbers]
-    for number, part in zip(numbers, parts, strict=True):
-        expected = table.loc[table["fold"] == number, ID]
+def _logits(paths: Mapping[int, Path], table: pd.DataFrame, backbone: str) -> NDArray[np.float32]:
+    folds = sorted(table["fold"].unique())
+    parts = [read_parquet(paths[fold], columns=[ID, "logit"]) for fold in folds]
+    for fold, part in zip(folds, parts, strict=True):
+        expected = table.loc[table["fold"] == fold, ID]
         if len(part) != len(expected) or set(part[ID]) != set(expected):
             raise InputError(
-                f"{layout.embedding(backbone, number)} does not hold the lesions of fold {number}: "
-                f"rerun `dvc repro embed@{backbone}-{number}`"
+                f"{paths[fold]} does not hold the lesions of fold {fold}: rerun `dvc repro embed@{backbone}-{fold}`"
             )
     logits = pd.concat(parts).set_index(ID)["logit"]
     return logits.loc[table[ID]].to_numpy(np.float32)
 
 
-def _embeddings(layout: Layout, table: pd.DataFrame, backbone: str) -> NDArray[np.float16]:
-    whole: NDArray[np.float16] | None = None
-    for number in sorted(table["fold"].unique()):
-        path = layout.embedding(backbone, number)
+def _embeddings(paths: Mapping[int, Path], table: pd.DataFrame, backbone: str) -> NDArray[np.float16]:
+    vectors: NDArray[np.float16] | None = None
+    for fold in sorted(table["fold"].unique()):
+        path = paths[fold]
         ids = read_parquet(path, columns=[ID])[ID]
-        part = _vectors(path.with_suffix(".npy"), backbone, number)
-        if whole is None:
-            whole = np.empty((len(table), part.shape[1]), dtype=np.float16)
-        place = pd.Series(np.arange(len(table)), index=table[ID]).loc[ids].to_numpy()
-        whole[place] = part
-    assert whole is not None
-    return whole
+        part = _vectors(path.with_suffix(".npy"), backbone, fold)
+        if vectors is None:
+            vectors = np.empty((len(table), part.shape[1]), dtype=np.float16)
+        rows = pd.Series(np.arange(len(table)), index=table[ID]).loc[ids].to_numpy()
+        vectors[rows] = part
+    assert vectors is not None
+    return vectors
 
 
 def _vectors(path: Path, backbone: str, fold: int) -> NDArray[np.float16]:

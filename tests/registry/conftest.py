@@ -117,7 +117,7 @@ def fit_stacker(layout: Layout, params: Params) -> None:
     from isic.stack import fit_stack
     from isic.stack.inputs import read_inputs
 
-    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), embeddings=False)
+    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), embeddings=False)
     stack = fit_stack(inputs.features, inputs.logits, inputs.folds, params.stack)
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)

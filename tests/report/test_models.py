@@ -18,6 +18,7 @@ from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
+from isic.evaluate.results import RunResults
 from isic.image.cam import activation_maps, class_activation
 from isic.image.network.artifact import save_model
 from isic.image.network.backbone import create
@@ -28,7 +29,7 @@ from isic.report.lesions import overview
 from isic.report.maps import activation
 from isic.report.reasons import reasons
 from isic.robustness.conditions import _hospitals, conditions
-from isic.stack import fit_stack
+from isic.stack import Stack, fit_stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
 
@@ -57,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
         for fold in params.folds:
             save_model(layout.image_model(name, fold), net, spec, {"tta": "none"}, [{"epoch": 1, "pauc": 0.03}])
     write_parquet(layout.features, build_features(read_metadata(layout.train_metadata, train=True), ["raw"]))
-    inputs = read_inputs(layout, params.folds, tuple(params.image.backbones), False)
+    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), False)
     stack = fit_stack(inputs.features, inputs.logits, inputs.folds, params.stack)
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)
@@ -98,11 +99,19 @@ def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
     assert "not here" in notes[0]
 
 
+def all_conditions(layout: Layout, results: RunResults, params: Params) -> dict[str, Any]:
+    stack = Stack.load(layout.stack_model)
+    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), stack.uses_embeddings)
+    networks = layout.image_models(params.image.backbones, params.folds)
+    test = read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
+    return conditions(results, inputs, stack, networks, layout.train_images, test, params)
+
+
 @pytest.fixture(scope="module")
 def found(whole: Layout, params: Params) -> dict[str, Any]:
     """What the robustness stage finds in `whole`."""
     quick = params.model_copy(update={"features": params.features.model_copy(update={"families": ("raw",)})})
-    return conditions(whole, results_of(whole, params.image.backbones), quick)
+    return all_conditions(whole, results_of(whole, params.image.backbones), quick)
 
 
 def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
@@ -184,6 +193,6 @@ def test_two_hospitals_and_early_stopping_leave_the_other_parts_whole(whole: Lay
     results = results_of(whole, params.image.backbones)
     rows = results.rows.replace({"attribution": {HOSPITALS[2]: HOSPITALS[1]}})
     quick = params.model_copy(update={"features": features, "stack": stack})
-    found = conditions(whole, replace(results, rows=rows), quick)
+    found = all_conditions(whole, replace(results, rows=rows), quick)
     assert "three `folds` or more" in found["hospitals"]["absent"]
     assert found["columns"]["records"]

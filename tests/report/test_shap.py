@@ -117,7 +117,7 @@ def test_signs_add_up_and_say_where_the_lesion_stands(people: Population, stack:
 def test_a_study_is_another_when_anything_it_reads_is(written: Layout, people: Population) -> None:
     def named(**changes: str) -> str:
         how = settings().images.model_copy(update=changes)
-        return fingerprint(written, (0, 1, 2), tuple(people.logits), how)
+        return fingerprint(written.stack_files(people.logits, (0, 1, 2)), how)
 
     vectors = [written.embedding(name, fold).with_suffix(".npy") for name in people.logits for fold in range(3)]
     anchors = [written.anchors(name, fold) for name in people.logits for fold in range(3)]

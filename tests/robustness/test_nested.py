@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from isic.core.io import write_parquet
+from isic.core.io import read_parquet, write_parquet
 from isic.core.metric import Interval
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.schema import PATIENT
 from isic.robustness import nested
 from isic.robustness.nested import NestedEstimate, check_optimism, estimate_optimism
+from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
@@ -73,7 +74,8 @@ def test_only_flattery_is_taken_off_the_headline(
             )
     estimate = NestedEstimate(0.15, 0.14, Interval(optimism, optimism - 0.02, optimism + 0.02), 0.1)
     monkeypatch.setattr(nested, "estimate_optimism", lambda *_: estimate)
-    found = check_optimism(layout, params.model_copy(update={"folds": (0, 1, 2)}))
+    inputs = read_inputs(layout.stack_files(people.logits, (0, 1, 2)), embeddings=False)
+    found = check_optimism(inputs, read_parquet(layout.oof), params.stack, params.evaluate.replicates)
     assert found["pauc"] == pytest.approx(found["headline"] - taken)
     assert found["text"].endswith(said)
     assert found["leaks"] == []

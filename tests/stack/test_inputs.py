@@ -33,7 +33,9 @@ def written(tmp_path: Path) -> tuple[Layout, Population]:
 
 def test_rows_are_matched_by_id(written: tuple[Layout, Population]) -> None:
     layout, people = written
-    features, logits, folds, embeddings = read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=True)
+    features, logits, folds, embeddings = read_inputs(
+        layout.stack_files(("vit", "convnext"), (0, 1, 2)), embeddings=True
+    )
     pd.testing.assert_frame_equal(folds, people.folds, check_dtype=False)
     assert (features["isic_id"] == people.features["isic_id"]).all()
     for name, values in people.logits.items():
@@ -46,10 +48,10 @@ def test_logits_of_other_lesions_are_refused(written: tuple[Layout, Population])
     path = layout.embedding("vit", 1)
     write_parquet(path, pd.read_parquet(path).iloc[1:])
     with pytest.raises(InputError, match="embed@vit-1"):
-        read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=False)
+        read_inputs(layout.stack_files(("vit", "convnext"), (0, 1, 2)), embeddings=False)
     path.unlink()
     with pytest.raises(InputError, match="not found"):
-        read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=False)
+        read_inputs(layout.stack_files(("vit", "convnext"), (0, 1, 2)), embeddings=False)
 
 
 def test_features_read_by_column_are_those_written(written: tuple[Layout, Population]) -> None:
@@ -66,18 +68,18 @@ def test_missing_embeddings_say_which_stage_makes_them(written: tuple[Layout, Po
     layout, _ = written
     layout.embedding("convnext", 2).with_suffix(".npy").unlink()
     with pytest.raises(InputError, match="embed@convnext-2"):
-        read_inputs(layout, (0, 1, 2), ("vit", "convnext"), embeddings=True)
+        read_inputs(layout.stack_files(("vit", "convnext"), (0, 1, 2)), embeddings=True)
 
 
 def test_anchors_are_read_by_fold_and_their_absence_says_which_stage_makes_them(
     written: tuple[Layout, Population],
 ) -> None:
     layout, _ = written
-    found = read_anchors(layout, (0, 1, 2), ("vit", "convnext"))
+    found = read_anchors(layout.embeddings(("vit", "convnext"), (0, 1, 2)))
     assert found["vit"][2].tolist() == [[2.0] * 4] * 7
     np.save(layout.anchors("vit", 1), np.zeros((6, 4), np.float16))
     with pytest.raises(InputError, match="differ in shape"):
-        read_anchors(layout, (0, 1, 2), ("vit",))
+        read_anchors(layout.embeddings(("vit",), (0, 1, 2)))
     layout.anchors("vit", 1).unlink()
     with pytest.raises(InputError, match="embed@vit-1"):
-        read_anchors(layout, (0, 1, 2), ("vit",))
+        read_anchors(layout.embeddings(("vit",), (0, 1, 2)))

@@ -88,5 +88,5 @@ def lines() -> Iterator[str]:
             f"{entry.name:<17}{entry.tag:<45}{entry.size:>4}{entry.width:>7}{entry.parameters_m:>8.1f}"
             f"{entry.memory_mb:>9.0f}{speed}"
         )
-    yield "MB per tile of a training batch in bf16 and tiles a second on a GPU of the A100's kind are estimates."
-    yield "Any other timm name works too: timm.list_models() has them."
+    yield "Estimates: MB per tile of a training batch in bf16, tiles a second on a GPU such as the A100."
+    yield "Any other timm model can be used by its name: timm.list_models()."

@@ -32,7 +32,7 @@ from isic.core.schema import PATIENT, TARGET
 from isic.data.sample import write_sample
 from isic.data.tables import read_metadata
 from isic.tabular import build_features, feature_families
-from pipelines.families import judge
+from pipelines.families import measure_families
 
 #: Official size: patients, lesions, malignant. The generator gives the largest patient its 9,184 lesions.
 OFFICIAL = (1042, 401_059, 393)
@@ -276,7 +276,7 @@ def _families(setting: Setting) -> dict[str, Any]:
     stack = setting.params.stack.model_copy(update={"seeds": 1})
     params = setting.params.model_copy(update={"stack": stack})
     folds = make_folds(frame, 3, seed=0)
-    found = judge(frame, folds, params, lambda line: print(line, flush=True))
+    found = measure_families(frame, folds, params, lambda line: print(line, flush=True))
     return {"families_rows": lesions, "families_malignant": positives, "families": found}
 
 

@@ -1,4 +1,4 @@
-"""Stage `data`: put the five official files into data/raw, generated or taken from a folder."""
+"""Stage `data`: put the five official files into data/raw, generated or copied from a folder."""
 
 from isic.core.errors import run
 from isic.core.params import load_params

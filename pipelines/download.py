@@ -1,6 +1,6 @@
-"""`make data`: the official files into data/official, by the Kaggle client and the token of its user.
+"""`make data`: download the official files to data/official with the Kaggle client.
 
-Not a DVC stage: it needs an account, accepted competition rules and a network, and its result is read by stage `data`.
+Not a DVC stage: it needs an account, accepted competition rules and a network. Stage `data` reads the files.
 """
 
 import lzma
@@ -17,9 +17,9 @@ from isic.data.source import FILES
 from isic.submit.kaggle import COMPETITION
 from isic.submit.push import require_token
 
-#: The largest of the official files, the training tiles, has 1.2 GB. A few kilobytes of archive can claim any size.
+#: The largest official file, the training tiles, has 1.2 GB. A zip archive may claim any size, hence a limit.
 MAX_BYTES = 8 << 30
-#: What zipfile raises for an archive that is damaged, encrypted, or compressed in a way it does not know.
+#: Exceptions of zipfile for an archive that is damaged, encrypted, or of an unsupported compression.
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 
 
@@ -40,30 +40,32 @@ def main() -> None:
         if not archive.is_file():
             raise InputError(f"the Kaggle client left no {archive.name}: see its message above, then make data again")
         try:
-            _take(archive, temporary)
+            _extract(archive, temporary)
         except _UNREADABLE as error:
-            if explain(error) is not None:  # a full disk is no fault of the archive
+            if explain(error) is not None:  # a full disk is not an error of the archive
                 raise
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise InputError(
-                f"the {archive.name} that Kaggle sent is no whole zip archive ({reason}): accept the rules at "
+                f"the {archive.name} that Kaggle sent is not a complete zip archive ({reason}): accept the rules at "
                 f"kaggle.com/c/{COMPETITION}, then make data again"
             ) from error
         archive.unlink()
     print(f"{folder} holds the official files; next: make preset P=full")
 
 
-def _take(archive: Path, folder: Path) -> None:
-    """Extract the five official files into `folder`; InputError when one is missing or too large to be one."""
+def _extract(archive: Path, folder: Path) -> None:
+    """Extract the five official files into `folder`. Raises InputError when one is missing or too large."""
     with zipfile.ZipFile(archive) as content:
         sizes = {member.filename: member.file_size for member in content.infolist()}
         if missing := [name for name in FILES if name not in sizes]:
             raise InputError(f"the {archive.name} that Kaggle sent lacks {', '.join(missing)}: download them by hand")
         for name in FILES:
             if sizes[name] > MAX_BYTES:
-                raise InputError(f"{name} in {archive.name} claims {sizes[name]} bytes, at most {MAX_BYTES} are taken")
-            # Only the five names are taken: a path in an archive from outside is not trusted. zipfile ends at the
-            # claimed size, whatever the compressed bytes hold.
+                raise InputError(
+                    f"{name} in {archive.name} claims {sizes[name]} bytes, at most {MAX_BYTES} are extracted"
+                )
+            # Only the five names are extracted: paths in a downloaded archive are not trusted. zipfile stops at the
+            # claimed size even if the compressed bytes hold more.
             with content.open(name) as source, (folder / name).open("wb") as target:
                 shutil.copyfileobj(source, target)
 

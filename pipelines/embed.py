@@ -16,11 +16,11 @@ from isic.core.schema import ID
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", required=True, help="a key of image.backbones in params.yaml")
-    parser.add_argument("--fold", required=True, type=int, help="the fold to describe")
-    wanted = parser.parse_args()
+    parser.add_argument("--fold", required=True, type=int, help="the fold to embed")
+    options = parser.parse_args()
     layout = Layout.find()
     folds = read_parquet(layout.folds, columns=[ID, "fold"])
-    rows = folds.loc[folds["fold"] == wanted.fold, [ID]].reset_index(drop=True)
+    rows = folds.loc[folds["fold"] == options.fold, [ID]].reset_index(drop=True)
 
     from isic.data.anchors import anchor_tiles
     from isic.data.tiles import TileStore
@@ -28,15 +28,15 @@ def main() -> None:
     from isic.image.network.embed import embed
 
     image = load_params(layout.params).image
-    model = load_model(layout.image_model(wanted.backbone, wanted.fold))
-    model = model._replace(tta=image.recipe(wanted.backbone).tta)
-    said = embed(model, TileStore(layout.train_images), rows[ID].tolist(), image.workers)
+    model = load_model(layout.image_model(options.backbone, options.fold))
+    model = model._replace(tta=image.recipe(options.backbone).tta)
+    scores = embed(model, TileStore(layout.train_images), rows[ID].tolist(), image.workers)
     tiles = anchor_tiles()
     anchors = embed(model, tiles, tiles.ids())
-    target = layout.embedding(wanted.backbone, wanted.fold)
-    _save(target.with_suffix(".npy"), said.embeddings)
-    _save(layout.anchors(wanted.backbone, wanted.fold), anchors.embeddings)
-    write_parquet(target, rows.assign(logit=said.logits))
+    target = layout.embedding(options.backbone, options.fold)
+    _save(target.with_suffix(".npy"), scores.embeddings)
+    _save(layout.anchors(options.backbone, options.fold), anchors.embeddings)
+    write_parquet(target, rows.assign(logit=scores.logits))
 
 
 def _save(path: Path, values: NDArray[np.float16]) -> None:

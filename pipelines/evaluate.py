@@ -19,7 +19,7 @@ def main() -> None:
     results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, params.folds))
     evaluation = evaluate(results, params.evaluate.replicates, params.evaluate.seed)
     points = {**evaluation.points, "learning": learning_records(layout.image_models(backbones, params.folds))}
-    # Results before anything that may fail: pictures and tracking come last.
+    # Results first: figures and tracking may fail.
     for name, records in points.items():
         write_json(layout.plots / f"{name}.json", records)
     write_json(layout.root / "models" / "calibration.json", evaluation.calibration.to_json())
@@ -28,7 +28,7 @@ def main() -> None:
         tracker.metrics(scalar_metrics(evaluation.metrics))
         tracker.tags({"mlflow.note.content": describe_result(evaluation.metrics)})
         tracker.artifact(layout.evaluate_metrics)
-        # What `isic compare RUN RUN` reads.
+        # Read by `isic compare RUN RUN`.
         tracker.artifact(layout.oof, "oof")
         for name, draw in FIGURES.items():
             figure = draw(points, PAPER)

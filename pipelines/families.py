@@ -1,4 +1,4 @@
-"""`isic features measure`: what each feature family gains on this checkout's rows and folds, by the features alone."""
+"""`isic features measure`: the gain of each feature family on this checkout's rows and folds, without images."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,34 +23,36 @@ from isic.tuning.search import TrialEvaluator
 
 
 def main() -> None:
-    layout, say = Layout.find(), partial(print, flush=True)
+    layout, log = Layout.find(), partial(print, flush=True)
     params = load_params(layout.params)
     frame = read_metadata(layout.train_metadata, train=True)
-    found = judge(frame, read_folds(layout.folds, len(params.folds)), params, say)
-    write_json(layout.evaluate_metrics.with_name("features.json"), found)
-    picture = layout.report.with_name("features.svg")
-    save_figure(draw_families({"families": ablation_points(found)}), picture)
-    say(f"metrics/features.json, {picture.relative_to(layout.root)}; `dvc repro -s -f report` puts them into the page")
+    ablation = measure_families(frame, read_folds(layout.folds, len(params.folds)), params, log)
+    write_json(layout.evaluate_metrics.with_name("features.json"), ablation)
+    figure = layout.report.with_name("features.svg")
+    save_figure(draw_families({"families": ablation_points(ablation)}), figure)
+    log(f"metrics/features.json, {figure.relative_to(layout.root)}; `dvc repro -s -f report` adds them to the page")
 
 
-def judge(frame: pd.DataFrame, folds: pd.DataFrame, params: Params, say: Callable[[str], None]) -> dict[str, Any]:
-    """The family report of the stacker's LightGBM members, without images, on these rows and folds."""
-    stack, kinds = params.stack, tuple(fitted_kinds())
-    alone = stack.images.model_copy(update={"embeddings": "none"})
-    data = build_training_data(build_features(frame), {}, folds, alone, stack.params.max_bin, fitted=kinds)
-    bench = TrialEvaluator(data, stack.seeds)
-    families = [*feature_families(), *(f"{FITTED} {name}" for name in kinds)]
+def measure_families(
+    frame: pd.DataFrame, folds: pd.DataFrame, params: Params, log: Callable[[str], None]
+) -> dict[str, Any]:
+    """The ablation of the feature families with the stacker's LightGBM members, without images."""
+    stack, fitted_names = params.stack, tuple(fitted_kinds())
+    no_images = stack.images.model_copy(update={"embeddings": "none"})
+    data = build_training_data(build_features(frame), {}, folds, no_images, stack.params.max_bin, fitted=fitted_names)
+    evaluator = TrialEvaluator(data, stack.seeds)
+    families = [*feature_families(), *(f"{FITTED} {name}" for name in fitted_names)]
     used = [name for name in params.features.families if name not in stack.drop]
     used += [f"{FITTED} {name}" for name in stack.fitted]
 
     def score(names: Sequence[str]) -> ArrayLike:
-        fitted = tuple(name for name in kinds if f"{FITTED} {name}" in names)
+        fitted = tuple(name for name in fitted_names if f"{FITTED} {name}" in names)
         drop = tuple(name for name in families if name not in names)
-        return bench.out_of_fold(stack.model_copy(update={"drop": drop, "fitted": fitted}))
+        return evaluator.out_of_fold(stack.model_copy(update={"drop": drop, "fitted": fitted}))
 
-    say(f"{len(families)} families on {len(frame)} lesions, scored by LightGBM without images")
+    log(f"{len(families)} families on {len(frame)} lesions, scored by LightGBM without images")
     replicates, seed = params.evaluate.replicates, params.evaluate.seed
-    return family_ablation(score, data.folds, families, used, ["raw"], replicates, seed, say)
+    return family_ablation(score, data.folds, families, used, ["raw"], replicates, seed, log)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `features`: the chosen families for every training row."""
+"""Stage `features`: the selected feature families for every training row."""
 
 from isic.core.errors import run
 from isic.core.io import write_parquet

@@ -1,4 +1,4 @@
-"""Stage `folds`: deal the patients to folds, once."""
+"""Stage `folds`: assign patients to folds."""
 
 from isic.core.errors import run
 from isic.core.folds import make_folds

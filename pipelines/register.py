@@ -1,4 +1,4 @@
-"""Stage `register`: the checkout's models as one bundle, and the bundle as the challenger in MLflow."""
+"""Stage `register`: build the bundle and register it in MLflow as the challenger."""
 
 import sys
 
@@ -15,21 +15,21 @@ def main() -> None:
     params = load_params(layout.params)
     bundle = build_bundle(layout, params)
     name = params.register_.model
-    number = None
+    version_number = None
     try:
         card = layout.report.with_name("model_card.md")
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         version, reused = register(layout.root, bundle, name, text)
-        number = version.number
+        version_number = version.number
         register_backbones(layout.root, bundle)
         print(f"register: {version} {'is this bundle already' if reused else 'added'}, now the challenger")
     except InputError as error:
-        # The bundle is on disk and scores without MLflow; a store that is down must not undo the run.
+        # The bundle is on disk and scores without MLflow: a store that is down does not fail the stage.
         sys.stderr.write(f"isic: not registered: {error}; then `dvc repro -f -s register`\n")
     manifest = bundle.manifest
     write_json(
         layout.register_metrics,
-        {"model": name, "version": number, "bundle_hash": manifest.hash, "pauc": manifest.metrics["pauc"]},
+        {"model": name, "version": version_number, "bundle_hash": manifest.hash, "pauc": manifest.metrics["pauc"]},
     )
 
 

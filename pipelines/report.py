@@ -1,4 +1,4 @@
-"""Stage `report`: one self-contained page about the run, and its cards."""
+"""Stage `report`: one self-contained page about the run, and the model and data cards."""
 
 import sys
 
@@ -14,8 +14,8 @@ from isic.tracking.context import run_tags
 
 
 def champion(layout: Layout, model: str) -> Champion | None:
-    """The current model's own scores and parameters, None when there is none or it cannot be read."""
-    # No promotion, no champion: the registry need not be asked.
+    """The champion's scores and parameters; None if there is none or it cannot be read."""
+    # Without a promotion there is no champion.
     if not layout.promotions.is_file():
         return None
     from isic.predict.bundle import load_bundle
@@ -26,9 +26,9 @@ def champion(layout: Layout, model: str) -> Champion | None:
     except InputError as error:
         sys.stderr.write(f"isic: note: the report has no comparison with the champion: {error}\n")
         return None
-    told = bundle.manifest
-    hashes = {"data_hash": told.data_hash, "folds_hash": told.folds_hash}
-    return Champion(f"{model}@champion ({told.hash[:8]})", bundle.oof(), told.params, hashes)
+    manifest = bundle.manifest
+    hashes = {"data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
+    return Champion(f"{model}@champion ({manifest.hash[:8]})", bundle.oof(), manifest.params, hashes)
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def main() -> None:
     params = load_params(layout.params)
     results = read_results(layout.oof, layout.train_metadata, layout.embeddings(params.image.backbones, params.folds))
     values = params.model_dump(mode="json", by_alias=True)
-    told = reasons(layout, params) if layout.stack_model.is_dir() else None
-    build(layout, results, values, run_tags(layout), told, champion(layout, params.register_.model))
+    lesion_reasons = reasons(layout, params) if layout.stack_model.is_dir() else None
+    build(layout, results, values, run_tags(layout), lesion_reasons, champion(layout, params.register_.model))
     with parent("stack", params.stack_config()) as tracker:
         for name in ("index.html", "model_card.md", "data_card.md"):
             tracker.artifact(layout.report.parent / name, "report")

@@ -1,4 +1,4 @@
-"""Stage `robustness`: refits and rescoring under other conditions, for the report and the stack's run."""
+"""Stage `robustness`: refit and rescore under other conditions, for the report and the stack's run."""
 
 from isic.core.errors import run
 from isic.core.io import write_json

@@ -1,40 +1,45 @@
-"""`make fold` and `make backbone`: one fold, or all folds, of one backbone, with nothing before or after them.
+"""`make fold` and `make backbone`: train and embed one fold, or all folds, of one backbone, and run no other stage.
 
-Names are checked first: `dvc repro` calls it up to date when a pattern matches no stage.
+Names are checked first, because `dvc repro` succeeds when a pattern matches no stage.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 from isic.core.errors import InputError, run
-from isic.core.params import Params, load_params
+from isic.core.params import Image, load_params
 from isic.core.paths import Layout
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", required=True, help="a key of image.backbones in params.yaml")
-    parser.add_argument("--fold", help="one of folds in params.yaml; without it all of them, one after the other")
-    wanted = parser.parse_args()
-    stages = stages_of(load_params(Layout.find().params), wanted.backbone, wanted.fold)
-    # In place of this process, so that signals and the exit status are DVC's own.
+    parser.add_argument("--fold", help="one of folds in params.yaml; default: all, one after the other")
+    options = parser.parse_args()
+    params = load_params(Layout.find().params)
+    stages = stages_of(params.image, params.folds, options.backbone, options.fold)
+    # Replaces this process, so that DVC receives signals and sets the exit status.
     os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", "--single-item", *stages])
 
 
-def stages_of(params: Params, backbone: str, fold: str | None) -> list[str]:
-    """Stages that train and embed these folds; InputError for what params.yaml does not name."""
+def stages_of(image: Image, folds: Sequence[int], backbone: str, fold: str | None) -> list[str]:
+    """Stages that train and embed a fold, or all folds if `fold` is None.
+
+    Raises InputError for a backbone or fold that params.yaml does not have.
+    """
     if not backbone:
-        known = ", ".join(params.image.backbones) or "nothing"
+        known = ", ".join(image.backbones) or "nothing"
         raise InputError(f"B is missing: add B=NAME; in params.yaml image.backbones has {known}")
-    params.image.recipe(backbone)
-    folds = [str(number) for number in params.folds]
-    if fold is not None and fold not in folds:
-        said = f"no fold `{fold}` in params.yaml:" if fold else "F is missing: add F=NUMBER; in params.yaml"
-        raise InputError(f"{said} folds has {', '.join(folds)}")
-    # Fold by fold: what a session leaves unfinished is one fold.
-    chosen = folds if fold is None else [fold]
-    return [f"{stage}@{backbone}-{number}" for number in chosen for stage in ("train_image", "embed")]
+    image.recipe(backbone)
+    known_folds = [str(known) for known in folds]
+    if fold is not None and fold not in known_folds:
+        problem = f"no fold `{fold}` in params.yaml:" if fold else "F is missing: add F=NUMBER; in params.yaml"
+        raise InputError(f"{problem} folds has {', '.join(known_folds)}")
+    # Fold by fold: an interruption leaves one fold unfinished.
+    chosen = known_folds if fold is None else [fold]
+    return [f"{stage}@{backbone}-{name}" for name in chosen for stage in ("train_image", "embed")]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage `stack`: features and out-of-fold image evidence to one score a lesion; the model, its scores, fold runs."""
+"""Stage `stack`: fit the stacker on features and out-of-fold image logits; write model and scores, log fold runs."""
 
 import sys
 
@@ -20,14 +20,14 @@ def main() -> None:
     if leaks:
         print(f"warning: {describe_leaks(leaks)}", file=sys.stderr)
     stack = fit_training_data(data, params.stack)
-    # Results before runs: nothing is lost when tracking is.
+    # Results first: tracking may fail.
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)
     config = params.stack_config()
     pooled = {name: value for name, value in stack.metrics.items() if name != "folds"}
     for fold in stack.metrics["folds"]:
-        number = fold["fold"]
-        with open_run("stack", config, name=f"stack-fold{number}", fold=number) as tracker:
+        index = fold["fold"]
+        with open_run("stack", config, name=f"stack-fold{index}", fold=index) as tracker:
             tracker.metrics({name: fold[name] for name in ("pauc", "auc")})
     with parent("stack", config) as tracker:
         tracker.metrics({f"oof_{name}": value for name, value in pooled.items()})

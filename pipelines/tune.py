@@ -1,4 +1,4 @@
-"""`make tune`: search the stacker's parameters; any number of processes may run this at once on one study."""
+"""`make tune`: search the stacker's parameters. Any number of processes may work on one study at once."""
 
 import argparse
 from typing import Any
@@ -23,20 +23,24 @@ def study_name(config: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=200, help="finished trials the study shall hold, of all together")
+    parser.add_argument(
+        "--trials", type=int, default=200, help="finished trials of the study, of all processes together"
+    )
     trials = parser.parse_args().trials
     if trials < 1:
-        raise InputError(f"--trials is {trials}: ask for 1 or more")
+        raise InputError(f"--trials is {trials}: give 1 or more")
     layout = Layout.find()
     params = load_params(layout.params)
     current = params.stack
     files = layout.stack_files(params.image.backbones, params.folds)
     data = read_training_data(files, current)
-    # Trials on other inputs, from other current values or of other steps are not comparable: they are another study.
+    # Trials with other inputs, current values or pruning steps are not comparable: they form another study.
     inputs = fingerprint(files, current.images)
     config = {"stack": current.model_dump(mode="json"), "inputs": inputs}
     name, folder = study_name(config), layout.root / "optuna"
-    print(f"study {name}: up to {trials} trials; Ctrl-C keeps what is done, the same command goes on", flush=True)
+    print(
+        f"study {name}: up to {trials} trials; Ctrl-C keeps the finished trials, the same command resumes", flush=True
+    )
     try:
         result = tune(
             data, current, name, folder, trials, lambda n: open_run("tune", config, f"trial{n}", fold=n), print

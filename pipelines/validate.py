@@ -1,4 +1,4 @@
-"""Stage `validate`: fail on a broken data contract, else write what the data hold."""
+"""Stage `validate`: check the data contract and write the counts of the data."""
 
 from isic.core.errors import run
 from isic.core.io import write_json

@@ -252,8 +252,8 @@ def test_a_session_for_what_params_do_not_name_is_one_line(root: Path, words: li
 
 def test_a_session_is_the_stages_of_its_folds(root: Path, stages: dict[str, Any]) -> None:
     params = load_params(root / "params.yaml")
-    assert stages_of(params, "vit", "1") == ["train_image@vit-1", "embed@vit-1"]
-    assert stages_of(params, "vit", None) == [
+    assert stages_of(params.image, params.folds, "vit", "1") == ["train_image@vit-1", "embed@vit-1"]
+    assert stages_of(params.image, params.folds, "vit", None) == [
         f"{stage}@vit-{fold}" for fold in params.folds for stage in ("train_image", "embed")
     ]
     for stage in ("train_image", "embed"):

@@ -81,7 +81,7 @@ def test_what_is_no_whole_archive_is_said(sent: Path, fault: str) -> None:
         data[50:60] = bytes(10)
     made = {"page": b"<!doctype html><title>Sign in</title>", "empty": b"", "cut short": data[: len(data) // 2]}
     sent.write_bytes(made.get(fault, data))
-    refused("is no whole zip archive")
+    refused("is not a complete zip archive")
 
 
 def test_a_file_too_large_to_be_official_is_not_unpacked(sent: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""Bundles and what scores with them: all that an offline notebook needs, without MLflow."""
+"""Bundles and scoring: all that an offline notebook needs, without MLflow."""

@@ -20,16 +20,16 @@ from isic.tracking.context import data_hash, git
 if TYPE_CHECKING:
     from isic.stack import Stack
 
-#: Files of an image fold that score; the learning curve stays behind.
+#: Files of an image fold needed for scoring; the learning curve is left out.
 _IMAGE_FILES = ("model.safetensors", "config.json")
-#: Where in the folder what was fitted on training rows is.
+#: Files of the values fitted on training rows.
 _FITTED = {
     "categories": "stack/stack.json: levels",
     "image scales": "stack/stack.json: chains.FOLD.scales",
     "blend": "stack/stack.json: chains.FOLD.blend",
     "probabilities": "calibration.json",
 }
-#: What a bundle needs to score, besides this package.
+#: Packages needed for scoring, besides this one.
 LIBRARIES = (
     "albumentations",
     "h5py",
@@ -48,7 +48,7 @@ LIBRARIES = (
     "torch",
     "torchvision",
 )
-#: What the stacker's members need besides.
+#: Further packages by stacker member.
 _MEMBER_LIBRARIES = {"catboost": ("catboost",), "xgboost": ("xgboost-cpu", "xgboost")}
 _LICENCE = (
     "Code: MIT. Weights: SLICE-3D images are CC BY, CC BY-NC or CC0 by hospital; trained on any CC BY-NC ones, "
@@ -71,7 +71,7 @@ def build_bundle(layout: Layout, params: Params) -> Bundle:
         shutil.copytree(layout.stack_model, folder / "stack")
         _fit_features_only(layout, params).save(folder / "features_only")
         shutil.copy(require(layout.oof, "out-of-fold scores", "run `dvc repro stack`"), folder / "oof.parquet")
-        # Scores rank; this map, fitted out of fold, turns them into probabilities for who wants them.
+        # Scores only rank; this map, fitted on out-of-fold scores, converts them to probabilities.
         calibration = require(layout.root / "models" / "calibration.json", "calibration", "run `dvc repro evaluate`")
         shutil.copy(calibration, folder / "calibration.json")
         write_json(folder / FILE, _manifest(layout, params, folder))
@@ -79,14 +79,14 @@ def build_bundle(layout: Layout, params: Params) -> Bundle:
 
 
 def library_versions(members: Iterable[str]) -> dict[str, str]:
-    """Versions of what scores with these members, as installed here; a local build tag such as +cpu is left out."""
-    found = {}
+    """Installed versions of the packages that score with these members, without build tags such as +cpu."""
+    versions = {}
     for package in (*LIBRARIES, *(package for member in members for package in _MEMBER_LIBRARIES.get(member, ()))):
         try:
-            found[package] = version(package).split("+")[0]
+            versions[package] = version(package).split("+")[0]
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _image_model(folder: Path, backbone: str, fold: int) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _copy_image_model(source: Path, target: Path, tta: str) -> None:
 
 
 def _fit_features_only(layout: Layout, params: Params) -> Stack:
-    """A stacker of the same parameters that reads no image evidence."""
+    """A stacker of the same parameters without image columns."""
     from isic.stack import fit_stack
     from isic.stack.inputs import read_inputs
 
@@ -112,7 +112,7 @@ def _fit_features_only(layout: Layout, params: Params) -> Stack:
 
 
 def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
-    # Not where the data lay: the data's own hash stands beside it.
+    # Without the data's path: its hash is `data_hash`.
     sections = {name: values for name, values in params.stack_config().items() if name != "data"}
     stack = read_json(folder / "stack" / "stack.json")
     members = sorted(stack["chains"][str(params.folds[0])]["members"])

@@ -1,4 +1,4 @@
-"""Weights of models trained elsewhere, brought into this checkout as if its own stages had made them."""
+"""Import image models trained elsewhere into models/image, as the outputs of this checkout's stages."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from isic.core.params import ImageRecipe, load_params
 from isic.core.paths import Layout
 from isic.predict.manifest import FILE, read_manifest, verify
 
-#: What an image model's stage writes; a bundle leaves the learning curve out, and nothing else is taken.
+#: Outputs of the stage train_image; a bundle has no learning curve.
 _FILES = ("model.safetensors", "config.json", "history.csv")
 
 
 def import_models(layout: Layout, source: Path) -> list[str]:
     """Take image models from `source` into models/image; returns the stages to commit, such as train_image@vit-0.
 
-    `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones that params.yaml does not name are left.
-    Raises InputError when there is nothing to take, or a model does not load, is of another fold or timm model than its
-    place here, or was made on other folds: a bundle and a checkout say on which, a bare folder does not.
+    `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones missing in params.yaml are skipped.
+    Raises InputError when there is no model to import, a model does not load or is of another fold or timm model than
+    params.yaml has, or its folds table differs. A bundle and a checkout record their folds; a bare folder does not.
     """
     params = load_params(layout.params)
     if not params.image.backbones:
         raise InputError("image.backbones in params.yaml is empty: name the backbones to take")
     source = Path(source)
     folds = _folds_of(source)
-    # A model that saw a lesion of its own fold would make every out-of-fold score too good.
+    # A model trained on lesions of its own fold would bias every out-of-fold score upwards.
     if folds is not None and folds != sha256(require(layout.folds, "folds", "run `dvc repro folds`")):
         raise InputError(f"{source} was made on other folds than data/folds.parquet: retrain, or take its folds too")
-    found = find_models(source, list(params.image.backbones), params.folds)
-    if not found:
+    folders = find_models(source, list(params.image.backbones), params.folds)
+    if not folders:
         wanted = ", ".join(params.image.backbones)
         raise InputError(f"{source} has no image models of {wanted} for folds {list(params.folds)}: see params.yaml")
-    for (backbone, fold), folder in found.items():
+    for (backbone, fold), folder in folders.items():
         _check(folder, params.image.recipe(backbone), fold)
-    for (backbone, fold), folder in found.items():
+    for (backbone, fold), folder in folders.items():
         with atomic_dir(layout.image_model(backbone, fold)) as target:
             for name in _FILES:
                 if (folder / name).is_file():
                     shutil.copy(folder / name, target / name)
-    return [f"train_image@{backbone}-{fold}" for backbone, fold in found]
+    return [f"train_image@{backbone}-{fold}" for backbone, fold in folders]
 
 
 def _folds_of(source: Path) -> str | None:
-    """Hash of the folds that a bundle or checkout was made on, None where the folder does not say."""
+    """Hash of the folds table of a bundle or checkout, None for a bare folder."""
     if (source / FILE).is_file():
         manifest = read_manifest(source)
         verify(source, manifest)
@@ -59,12 +59,12 @@ def find_models(source: Path, backbones: Sequence[str], folds: Sequence[int]) ->
     """Folders of image models below `source` by (backbone, fold)."""
     roots = [source / "models" / "image", source / "image", source]
     root = next((root for root in roots if any((root / backbone).is_dir() for backbone in backbones)), source)
-    places = {(backbone, fold): root / backbone / f"fold{fold}" for backbone in backbones for fold in folds}
-    return {key: folder for key, folder in places.items() if folder.is_dir()}
+    paths = {(backbone, fold): root / backbone / f"fold{fold}" for backbone in backbones for fold in folds}
+    return {key: folder for key, folder in paths.items() if folder.is_dir()}
 
 
 def _check(folder: Path, recipe: ImageRecipe, fold: int) -> None:
-    """Raise InputError unless `folder` holds a network of the recipe's timm model that did not see `fold`."""
+    """Raise InputError unless `folder` holds a network of the recipe's timm model trained without `fold`."""
     from isic.image.network.artifact import CONFIG, load_model
     from isic.image.network.catalogue import resolve
 
@@ -72,7 +72,7 @@ def _check(folder: Path, recipe: ImageRecipe, fold: int) -> None:
     wanted, _ = resolve(recipe.model, recipe.model_args)
     if model != wanted:
         raise InputError(f"{folder} is a `{model}`, params.yaml has `{wanted}` in its place: change one of them")
-    # Configs written by hand or by others need not say; the fold in the folder's name is then believed.
+    # Configs from elsewhere may lack the key; then the fold of the folder's name is used.
     without = read_json(folder / CONFIG).get("fold", fold)
     if without != fold:
         raise InputError(f"{folder} was trained without fold {without}, so it saw fold {fold}: put it in fold{without}")

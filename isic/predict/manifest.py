@@ -1,4 +1,4 @@
-"""What a bundle says of itself: bundle.json, checked against the files beside it before anything is loaded."""
+"""The manifest of a bundle, bundle.json, verified against the files before anything is loaded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from isic.core.errors import InputError, faulty_key
 from isic.core.io import read_json, sha256, sha256_json
 
-#: Raised when bundle.json changes so that older code cannot read it; `_upgraded` brings older ones forward.
+#: Incremented when older code cannot read a new bundle.json; `_upgraded` converts older formats.
 FORMAT = 2
 FILE = "bundle.json"
-#: What a bundle is made of: weights, boosters as text or in their libraries' portable forms, plain numbers, tables.
+#: File types of a bundle: weights, boosters as text or in their portable formats, numbers, tables.
 KINDS = frozenset({".safetensors", ".txt", ".cbm", ".npz", ".json", ".parquet"})
 
-#: What `hash` covers in each format; code, commit, libraries and licence are told beside it.
+#: Keys covered by `hash`, by format; code, commit, libraries and licence are not.
 _PARTS_1 = ("format", "folds", "backbones", "families", "params", "metrics", "data_hash", "folds_hash", "files")
 _PARTS = {1: _PARTS_1, 2: (*_PARTS_1, "models", "features", "fitted")}
 
@@ -26,13 +26,13 @@ _LAST_READER = {"distance": "0.1.0", "reduced": "0.1.0"}
 
 
 class Manifest(BaseModel):
-    """bundle.json. `hash` identifies what scores and how well: models, parameters, metrics, data, folds.
+    """bundle.json. `hash` identifies the models, parameters, metrics, data and folds.
 
-    `models` says what each learner is, `features` what the stacker reads, `fitted` which file holds what was fitted,
-    `libraries` the versions the bundle was made with.
+    `models`: description of each learner; `features`: columns of the stacker; `fitted`: files of fitted values;
+    `libraries`: package versions the bundle was made with.
     """
 
-    # A key added by later code within a format is no reason to refuse the rest.
+    # Later code may add keys within a format.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     format: int
@@ -59,7 +59,7 @@ class Manifest(BaseModel):
 
 
 def identity(content: Mapping[str, Any]) -> str:
-    """The hash of what a bundle is, by the rule of its format; KeyError when a part of that is missing."""
+    """The hash of a manifest by the rule of its format; KeyError when a key it covers is missing."""
     return sha256_json({part: content[part] for part in _PARTS[content["format"]]})
 
 
@@ -70,9 +70,9 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read bundle.json, of this or an older format, without looking at the other files.
+    """Read bundle.json, of this or an older format, without checking the other files.
 
-    Raises InputError when the folder is no bundle, a newer one than this code reads, or not whole.
+    Raises InputError when the folder is no bundle, has a newer format, or bundle.json is damaged.
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
@@ -83,15 +83,15 @@ def read_manifest(folder: Path) -> Manifest:
     if content["format"] > FORMAT:
         raise InputError(f"{folder} has bundle format {content['format']}, this code reads up to {FORMAT}: update isic")
     try:
-        whole = identity(content) == content["hash"]
+        unchanged = identity(content) == content["hash"]
         manifest = Manifest.model_validate(_upgraded(content))
     except KeyError as error:
         raise InputError(f"{folder / FILE} has no {error}: build the bundle again") from error
     except ValidationError as error:
         raise InputError(f"{folder / FILE} has no usable `{faulty_key(error)}`: build the bundle again") from error
-    except (TypeError, ValueError) as error:  # parts of another shape in an older format; NaN, which has no hash
+    except (TypeError, ValueError) as error:  # a key of another type in an older format; NaN, which has no hash
         raise InputError(f"{folder / FILE} is not a bundle's manifest ({error}): build the bundle again") from error
-    if not whole:
+    if not unchanged:
         raise InputError(f"{folder / FILE} was changed after it was written: fetch or build the bundle again")
     _check_names(folder, manifest)
     return manifest
@@ -131,7 +131,7 @@ def refuse_removed(folder: Path, manifest: Manifest) -> None:
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of an older format in the words of this one; what was not recorded then stays empty."""
+    """Convert a manifest of an older format to this one; keys not recorded then stay empty."""
     if content["format"] == 1:
         image = content["params"]["image"]["backbones"]
         models = {"image": {name: {"model": image[name]["model"]} for name in content["backbones"]}}
@@ -140,12 +140,12 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_names(folder: Path, manifest: Manifest) -> None:
-    """Names become paths when models are loaded: refuse those that lead elsewhere, and files that are no models."""
+    """Names become paths when models are loaded: refuse paths outside the bundle and other file types."""
     for name in manifest.files:
-        inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts or "\\" in name:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
             raise InputError(f"{folder / FILE} names a file outside the bundle ({name}): do not use this bundle")
-        if inside.suffix not in KINDS:
+        if path.suffix not in KINDS:
             raise InputError(f"{folder / FILE} names {name}, a kind of file no bundle has: do not use this bundle")
     for name in manifest.backbones:
         if PurePosixPath(name).parts != (name,) or name == ".." or "\\" in name:

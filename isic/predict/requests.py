@@ -1,4 +1,4 @@
-"""Scoring rows that arrive with their images in them, as a served model gets them."""
+"""Score requests to a served model: rows that contain their images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from isic.predict.bundle import Bundle
 IMAGE = "image"
 
 
-class SentTiles(TileStore):
-    """Tiles that are in memory instead of in a file."""
+class InMemoryTiles(TileStore):
+    """Tiles in memory instead of in a file."""
 
     def __init__(self, tiles: dict[str, bytes]) -> None:
         self.path = Path("the request")
@@ -51,14 +51,14 @@ def score_request(bundle: Bundle, request: pd.DataFrame) -> pd.DataFrame:
     JPEG.
     """
     rows = _typed(request)
-    return bundle.predict(rows, SentTiles(_images(request)), missing_images="impute").reset_index()
+    return bundle.predict(rows, InMemoryTiles(_images(request)), missing_images="impute").reset_index()
 
 
 def _typed(request: pd.DataFrame) -> pd.DataFrame:
     missing = [column for column in TEST_COLUMNS if column not in request.columns]
     if missing:
         raise InputError(f"the request lacks {', '.join(missing[:5])}: give all columns of test-metadata.csv")
-    # JSON has one kind of number, and null for everything missing.
+    # JSON has one number type, and null for missing values.
     types = {**dict.fromkeys(NUMERIC, "float64"), **dict.fromkeys(TEXT, "str")}
     return request[list(TEST_COLUMNS)].astype(types)
 
@@ -66,15 +66,15 @@ def _typed(request: pd.DataFrame) -> pd.DataFrame:
 def _images(request: pd.DataFrame) -> dict[str, bytes]:
     if IMAGE not in request.columns:
         return {}
-    given = request[request[IMAGE].notna() & (request[IMAGE] != "")]
-    return {str(name): _decoded(str(name), image) for name, image in zip(given[ID], given[IMAGE], strict=True)}
+    sent = request[request[IMAGE].notna() & (request[IMAGE] != "")]
+    return {str(isic_id): _decoded(str(isic_id), image) for isic_id, image in zip(sent[ID], sent[IMAGE], strict=True)}
 
 
-def _decoded(name: str, image: str) -> bytes:
+def _decoded(isic_id: str, image: str) -> bytes:
     try:
         data = base64.b64decode(image, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
-        raise InputError(f"image of {name} is not base64: send the JPEG's bytes in base64") from error
-    # Who sends an image means it to count: a broken one is an error here, not imputed.
-    decode(data, name)
+        raise InputError(f"image of {isic_id} is not base64: send the JPEG's bytes in base64") from error
+    # An image that was sent must be valid: a broken one is an error, not imputed.
+    decode(data, isic_id)
     return data

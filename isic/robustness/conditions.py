@@ -1,4 +1,4 @@
-"""The robustness stage's work: the run's own learners, asked again under other conditions."""
+"""The work of stage robustness: refits and scores of the run's own learners under other conditions."""
 
 from __future__ import annotations
 

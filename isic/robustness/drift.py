@@ -1,4 +1,4 @@
-"""Do two sets of lesions look alike? Column by column (PSI, KS) and by a classifier that tries to tell them apart."""
+"""Distribution shift between two sets of lesions: by column (PSI, KS) and by a classifier that separates them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A screen for columns that know the answer: too strong alone, or strong in one fold and not in the others.
+"""Screen for columns that leak the target: too strong alone, or strong in one fold and not in the others.
 
 A column made from a fold's own labels is strong in that fold and weak elsewhere; an honest one differs between folds by
 sampling error only. Patients, not lesions, are what was sampled (a patient's lesions share age and hospital), so a gap
@@ -33,7 +33,7 @@ _BENIGN = 50_000
 
 @dataclass(frozen=True)
 class Leak:
-    """A column that knows too much: alone, or in one fold and not in the others (`fold`)."""
+    """A column that leaks the target: alone, or in one fold and not in the others (`fold`)."""
 
     column: str
     fold: int | None

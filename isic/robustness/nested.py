@@ -1,9 +1,9 @@
-"""How far the out-of-fold score can be trusted: what stacking on shared folds flatters.
+"""Nested estimate of the optimism that stacking on shared folds adds to the out-of-fold score.
 
-The stacker of fold F learns from image logits of the other folds, whose networks did see fold F's labels. Rebuilding
-every network without fold F would cost K times the training; a network's place is therefore taken by a quick learner
-on half of the columns, for which both ways are affordable: logits from learners that saw fold F, and from as many rows
-without it. The difference of the two stacks, paired by patient, is the flattery to expect.
+The stacker of fold F learns from image logits of the other folds, whose networks were trained on fold F's labels.
+Rebuilding every network without fold F would cost K times the training, so a quick learner on half of the columns
+stands for a network. For it both kinds of logits are affordable: from learners trained with fold F, and from learners
+trained on as many rows without it. The difference of the two stacks, paired by patient, is the expected optimism.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class NestedEstimate:
 def estimate_optimism(
     features: pd.DataFrame, folds: pd.DataFrame, settings: Settings, replicates: int = 1000
 ) -> NestedEstimate:
-    """Estimate the flattery of shared folds on these features and folds; see the module."""
+    """Estimate the optimism of shared folds on these features and folds; see the module."""
     quiet = settings.model_copy(update={"members": ("lightgbm",)})
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
     plain = build_training_data(features, {}, folds, image_settings, settings.params.max_bin, fitted=settings.fitted)

@@ -1,4 +1,4 @@
-"""What the score loses when something is missing or blurred: raw columns taken away, noise put on the tiles."""
+"""Loss of score when raw columns are missing or the tiles are degraded."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the images say, as columns: a fold's image models on one scale, alone and within the patient.
+"""Image logits as columns: each fold's image models on one scale, alone and within the patient.
 
-Every fold's image models speak their own scale, so each fold's logits are standardised (or ranked) by what that
-fold's held-out rows showed, and the same numbers are used at test time for the same models. No label is read here.
+Every fold's image models have a scale of their own, so each fold's logits are standardised (or ranked) by that fold's
+held-out rows, and the same numbers are used at test time for the same models. No label is read here.
 """
 
 from __future__ import annotations

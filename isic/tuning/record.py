@@ -1,4 +1,4 @@
-"""What is kept of a search: the table of all trials, and pictures of how it went."""
+"""Record of a search: the table of all trials and plots of its progress."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ACROSS = 6
 def record_study(tracker: Tracker, name: str, folder: Path, result: TuningResult | None = None) -> None:
     """Write the study's table of trials beside its journal; it, the plots and the verdict's gain go to `tracker`.
 
-    A study that was left before it began is passed over.
+    Does nothing when the study does not exist yet.
     """
     if name not in optuna.get_all_study_names(open_storage(folder)):
         return

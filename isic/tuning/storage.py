@@ -1,8 +1,8 @@
-"""Where a study is kept: a journal file of this checkout, or a database that the workers of many machines share.
+"""Storage of a study: a journal file of this checkout, or a database shared by the workers of many machines.
 
-The database may restart under load and a worker may vanish without a word, so a running trial beats: a worker whose
-heart has stopped is told from one that thinks, on whatever machine it was, and its trial is queued again. Optuna's own
-heartbeat belongs to `Study.optimize` and stops at the first lost connection; ours outlives a restart.
+On a database a running trial sends heartbeats. A trial whose heartbeat expires is queued again, on whatever machine its
+worker was. Optuna's own heartbeat works in `Study.optimize` only and stops at the first lost connection; this one
+survives a restart of the database.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from isic.core.errors import InputError, shown
 
-#: What a database that is down, restarting or refusing looks like from here.
+#: Errors of a database that is down, restarting or refusing connections.
 CONNECTION_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError)
-#: A trial whose worker died this often is given up: it may be what kills them (memory).
+#: Retries of a trial whose worker died: the trial itself may be the cause (memory).
 RETRIES = 2
 
 _T = TypeVar("_T")
 
 
 def heartbeat_seconds() -> int:
-    """Seconds between beats: OPTUNA_HEARTBEAT, else 15. After four without one a worker counts as dead."""
+    """Seconds between heartbeats: OPTUNA_HEARTBEAT, else 15. A worker is dead after four without one."""
     text = os.environ.get("OPTUNA_HEARTBEAT", "15")
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"OPTUNA_HEARTBEAT is {text!r}: give whole seconds, 1 or more")
@@ -65,7 +65,7 @@ def open_storage(folder: Path) -> BaseStorage | str:
             with _exclusive(url, "tables"):
                 return RDBStorage(
                     url,
-                    # A connection that a restart of the database cut is noticed and replaced when it is next used.
+                    # Detects connections cut by a restart of the database and replaces them at the next use.
                     engine_kwargs={"pool_pre_ping": True},
                     heartbeat_interval=beat,
                     grace_period=4 * beat,
@@ -91,7 +91,7 @@ def probe(folder: Path) -> str | None:
 
 
 class _RequeueStaleTrial(RetryHeartbeatStaleTrialCallback):
-    """Queues a dead worker's trial again, unsigned and even while the database is coming back."""
+    """Queue a dead worker's trial again, without its worker, and retry while the database restarts."""
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
         trial.user_attrs = {}
@@ -106,7 +106,7 @@ class _RequeueStaleTrial(RetryHeartbeatStaleTrialCallback):
 
 
 def has_heartbeat(study: optuna.Study) -> bool:
-    """Whether the study's storage knows a dead worker by its heart."""
+    """Whether the study's storage records heartbeats."""
     return isinstance(database(study), RDBStorage)
 
 
@@ -125,14 +125,14 @@ def fail(study: optuna.Study, trial_id: int) -> bool:
 
 
 def requeue_stale(study: optuna.Study) -> None:
-    """Queue the trials of workers whose heart stopped."""
+    """Queue the trials whose heartbeat expired."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         fail_stale_trials(study)
 
 
 def ask(study: optuna.Study) -> optuna.Trial:
-    """A new trial; Optuna's warning that heartbeats are not its ask's business is ours to answer."""
+    """A new trial, without Optuna's warning that `ask` sends no heartbeats: `heartbeat` does."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Heartbeat of storage")
         return study.ask()
@@ -140,7 +140,7 @@ def ask(study: optuna.Study) -> optuna.Trial:
 
 @contextmanager
 def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
-    """Keep a trial's heart beating while it runs; nothing to do for a journal file."""
+    """Send heartbeats while the trial runs; does nothing for a journal file."""
     storage = database(study)
     if not isinstance(storage, RDBStorage):
         yield
@@ -154,7 +154,7 @@ def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
             try:
                 storage.record_heartbeat(number)
             except CONNECTION_ERRORS:
-                continue  # the next beat may find the database again
+                continue  # the database may be back at the next heartbeat
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -166,9 +166,9 @@ def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
 
 
 def retry(act: Callable[[], _T]) -> _T:
-    """`act`, again and again while the database is away; it must bear being done twice.
+    """Retry the idempotent `act` while the database does not answer.
 
-    Raises InputError after eight heartbeats: by then other workers have taken this one for dead.
+    Raises InputError after eight heartbeats: by then other workers have taken over this one's trial.
     """
     patience = 8 * heartbeat_seconds()
     until = time.monotonic() + patience
@@ -186,7 +186,7 @@ def retry(act: Callable[[], _T]) -> _T:
 
 @contextmanager
 def _exclusive(url: str, name: str) -> Iterator[None]:
-    """Hold a lock that every machine on this PostgreSQL respects; it goes with the connection. Others have none."""
+    """Hold a PostgreSQL advisory lock, which ends with the connection; other databases have no lock."""
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     if engine.dialect.name != "postgresql":
         yield
@@ -198,7 +198,7 @@ def _exclusive(url: str, name: str) -> Iterator[None]:
 
 @contextmanager
 def exclusive(name: str) -> Iterator[None]:
-    """Let one worker of all machines at a time set up the study `name`."""
+    """Allow one worker of all machines at a time to set up the study `name`."""
     url = os.environ.get("OPTUNA_STORAGE", "").strip()
     if not url or url.startswith("redis"):
         yield
@@ -208,7 +208,7 @@ def exclusive(name: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the first cause, without secrets: Optuna and SQLAlchemy wrap the driver's own words."""
+    """The first line of the root cause, without secrets: Optuna and SQLAlchemy wrap the driver's message."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()

@@ -1,9 +1,8 @@
-"""One Optuna study that several processes and machines fill together, and that any of them may leave at any time.
+"""One Optuna study shared by several processes and machines, any of which may stop at any time.
 
-A worker holds a lock file while it lives. A trial whose worker is gone (killed, machine rebooted) is marked failed and
-its values are queued again, so that nothing is lost and nothing but the killed trial runs twice. Workers on other
-machines are recognised by host name and left alone on a shared file; on a database their heartbeat says whether they
-live.
+A worker holds a lock file while it runs. A trial whose worker is gone (killed, machine rebooted) is marked failed and
+its values are queued again, so only that trial runs twice. On a shared journal file, trials of other hosts are not
+touched; on a database, a trial is taken over when its heartbeat expires.
 """
 
 from __future__ import annotations
@@ -56,11 +55,11 @@ class Worker:
         trials: int,
         after: Callable[[FrozenTrial], None] = lambda trial: None,
     ) -> None:
-        """Work until the study holds `trials` finished trials, counting those that live workers are at.
+        """Run trials until the study holds `trials` finished ones, counting those that live workers are running.
 
-        `after` sees every trial this process finished. On Ctrl-C the running trial is queued again before
-        KeyboardInterrupt goes on. On a database it stays until those others have finished, to take over from one that
-        dies; a restart of the database costs the trial that was running then, which is queued again.
+        `after` is called with every trial this process finished. On Ctrl-C the running trial is queued again before
+        KeyboardInterrupt propagates. On a database the worker waits for the others' trials, to take over from one that
+        dies. The trial that was running when the database restarted is queued again.
         """
         while self.finished() < trials:
             if retry(self._taken) < trials:
@@ -79,21 +78,21 @@ class Worker:
             except optuna.TrialPruned:
                 finished = retry(lambda: self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True))
             except CONNECTION_ERRORS:
-                return  # its heart stops here, and whoever sees that first queues it again
+                return  # its heartbeat expires, and another worker queues it again
             except BaseException:
                 if retry(lambda: fail(self.study, trial._trial_id)):
                     retry(lambda: _requeue(self.study, self.study.trials[trial.number]))
                 raise
             else:
                 finished = retry(lambda: self.study.tell(trial, value, skip_if_finished=True))
-        # Taken for dead while it could not beat: the trial is another worker's now, and its score here is not counted.
+        # Otherwise the heartbeat expired: another worker owns the trial, and the score is not counted here.
         if finished.state in DONE:
-            with suppress(*CONNECTION_ERRORS):  # a line of progress is not worth a worker
+            with suppress(*CONNECTION_ERRORS):  # a failed progress line must not stop the worker
                 after(finished)
 
     def _sign(self, trial: optuna.Trial) -> None:
         trial.set_user_attr(_WORKER, self.identity)
-        trial.set_user_attr(_HOST, socket.gethostname())  # last: it says that the trial is signed
+        trial.set_user_attr(_HOST, socket.gethostname())  # last: marks the trial as signed
 
     def finished(self) -> int:
         """Finished trials of the study, of all workers together."""
@@ -113,7 +112,7 @@ def join_study(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worke
     identity = uuid.uuid4().hex
     own = folder / "live" / identity
 
-    open_storage(folder)  # an address that does not work is said at once; patience is for work under way
+    open_storage(folder)  # fail at once on a wrong address, without retries
 
     def enter() -> optuna.Study:
         with locked(folder / "join.lock"), exclusive(name):
@@ -141,11 +140,11 @@ def _open(name: str, folder: Path, first: dict[str, Any]) -> optuna.Study:
 
 
 def _requeue_dead(study: optuna.Study, folder: Path) -> None:
-    """Queue again what a dead worker was at."""
+    """Queue the trials of dead workers again."""
     if has_heartbeat(study):
         requeue_stale(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        # Several workers may see this at once; one of them marks the trial.
+        # Several workers may get here at once; only one of them can mark the trial failed.
         if not _alive(study, folder, trial) and fail(study, trial._trial_id):
             _requeue(study, trial)
 
@@ -164,7 +163,7 @@ def pruner() -> optuna.pruners.BasePruner:
 
 
 def _requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    # A trial killed before its first suggestion has no values unless it was queued: the sampler will think again.
+    # A trial killed before its first suggestion has no values unless it was queued: the sampler will suggest new ones.
     values = trial.params or trial.system_attrs.get("fixed_params")
     queued = any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
     if values and not queued:

@@ -1,4 +1,4 @@
-"""What every member library offers: train on some rows, give log-odds, store and read its own portable format.
+"""Interface of the member libraries: train on some rows, return log-odds, save and load a portable format.
 
 Small models gain little from threads and lose much when cores are shared, so each model has one thread and whole models
 run side by side.

@@ -106,15 +106,15 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
     from isic.data.sample.write import write_tiles as render
     from isic.evaluate.results import read_results
     from isic.report.build import CASES
-    from isic.report.lesions import nearest, overview, worst
+    from isic.report.lesions import nearest_lesions, overview, worst_lesions
 
     results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
     lesions = overview(results)
     ill = lesions[PATIENT].isin(lesions.loc[lesions[TARGET] == 1, PATIENT])
     wanted = set(lesions.loc[ill & ((lesions["rank"] <= metric.TOP) | (lesions[TARGET] == 1)), ID])
-    for position in (position for target in (1, 0) for position in worst(lesions, target, CASES)):
+    for position in (position for target in (1, 0) for position in worst_lesions(lesions, target, CASES)):
         wanted.add(lesions[ID].iloc[position])
-        wanted |= {near["lesion"]["id"] for near in nearest(lesions, position)}
+        wanted |= {near["lesion"]["id"] for near in nearest_lesions(lesions, position)}
     frame = results.rows[results.rows[ID].isin(wanted)].reset_index(drop=True)
     render(layout.train_images, Sample(frame, pd.factorize(frame[PATIENT])[0]), (1, 1), 2)
 
@@ -145,8 +145,10 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
     from isic.evaluate.learning import learning_records
     from isic.evaluate.results import read_results
     from isic.evaluate.theme import PAPER
-    from isic.report.build import build
-    from isic.report.reasons import reasons
+    from isic.report.build import ReportFiles, build_report
+    from isic.report.reasons import score_reasons
+    from isic.stack import Stack
+    from isic.stack.inputs import read_inputs
 
     spent: list[float] = []
     backbones = tuple(params.image.backbones)
@@ -162,7 +164,18 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
             draw(points, PAPER)
         judged = time.perf_counter()
         values = params.model_dump(mode="json", by_alias=True)
-        build(layout, results, values, {}, reasons(layout, params))
+        files = ReportFiles(
+            metrics=layout.evaluate_metrics,
+            plots=layout.plots,
+            robustness=layout.evaluate_metrics.with_name("robustness.json"),
+            families=layout.evaluate_metrics.with_name("features.json"),
+            tiles=layout.train_images,
+            models=layout.image_models(backbones, FOLDS),
+        )
+        results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
+        stack = Stack.load(layout.stack_model)
+        inputs = read_inputs(layout.stack_files(stack.backbones, FOLDS), stack.uses_embeddings)
+        build_report(layout.report, results, files, values, {}, score_reasons(stack, inputs))
         built = time.perf_counter()
     return {
         "rows": len(results.oof),

@@ -24,10 +24,18 @@ def preset(name: Annotated[str, typer.Argument(help="full, kaggle_t4, …; see p
 @app.command()
 def summary() -> None:
     """Print the result of the last `dvc repro`, the paths of its files, and the next commands."""
+    from isic.core.io import read_json
     from isic.core.paths import Layout
-    from isic.report.summary import summary as text
+    from isic.report.summary import result_summary
 
-    typer.echo(text(Layout.find()))
+    layout = Layout.find()
+    outputs = {
+        "report": layout.report,
+        "submission": layout.submission,
+        "model": layout.bundle,
+        "runs": layout.root / "mlflow.db",
+    }
+    typer.echo(result_summary(read_json(layout.evaluate_metrics), layout.root, outputs))
 
 
 @app.command()

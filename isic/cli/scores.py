@@ -143,12 +143,24 @@ def _oof_source(name: str) -> Path:
 @app.command()
 def explain(isic_id: Annotated[str, typer.Argument(help="A training lesion, ISIC_…")]) -> None:
     """Explain one lesion's score: print what raised and lowered it, and write its page."""
+    from isic.core.io import read_parquet
     from isic.core.params import load_params
     from isic.core.paths import Layout
-    from isic.report.explain import explain as write_page
-    from isic.report.shap import explain as in_words
+    from isic.evaluate.results import read_results
+    from isic.report.lesion_page import write_lesion_page
+    from isic.report.reasons import explain_score, score_reasons
+    from isic.stack import Stack
+    from isic.stack.inputs import read_inputs
 
     layout = Layout.find()
-    typer.echo(in_words(layout, isic_id))
-    page = write_page(layout, load_params(layout.params), isic_id)
+    params = load_params(layout.params)
+    stack = Stack.load(layout.stack_model)
+    inputs = read_inputs(layout.stack_files(stack.backbones, params.folds), stack.uses_embeddings)
+    typer.echo(explain_score(stack, inputs, read_parquet(layout.oof), isic_id))
+
+    backbones, folds = params.image.backbones, params.folds
+    results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, folds))
+    page = layout.report.with_name(f"{isic_id}.html")
+    models = layout.image_models(backbones, folds)
+    write_lesion_page(page, results, isic_id, layout.train_images, models, score_reasons(stack, inputs))
     typer.echo(f"page: {page.relative_to(layout.root)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isic.core.metric import MIN_SENSITIVITY
-from isic.evaluate.curves import Records, column, group_by
+from isic.evaluate.curves import Records, column_of, group_by
 from isic.evaluate.learning import expected_band
 from isic.evaluate.theme import PAPER, Theme, canvas, legend, style_axes
 
@@ -22,9 +22,9 @@ def draw_roc(points: dict[str, Records], theme: Theme = PAPER) -> Figure | None:
 
     figure, axes = canvas(theme, 5.2, 5.0)
     for records in group_by(points["roc_folds"], "fold").values():
-        axes.plot(column(records, "fpr"), column(records, "tpr"), color=theme["muted"], linewidth=0.8, alpha=0.7)
+        axes.plot(column_of(records, "fpr"), column_of(records, "tpr"), color=theme["muted"], linewidth=0.8, alpha=0.7)
 
-    fpr, tpr = column(points["roc"], "fpr"), column(points["roc"], "tpr")
+    fpr, tpr = column_of(points["roc"], "fpr"), column_of(points["roc"], "tpr")
     axes.fill_between(
         fpr, MIN_SENSITIVITY, np.maximum(tpr, MIN_SENSITIVITY), color=theme["blue"], alpha=0.25, linewidth=0
     )
@@ -56,8 +56,8 @@ def draw_roc_folds(points: dict[str, Records], theme: Theme = PAPER) -> Figure |
     pooled = points["roc"]
     for index, (fold, records) in enumerate(folds.items()):
         axes = style_axes(figure.add_subplot(down, across, index + 1), theme)
-        fpr, tpr = column(records, "fpr"), column(records, "tpr")
-        axes.plot(column(pooled, "fpr"), column(pooled, "tpr"), color=theme["muted"], linewidth=0.8, alpha=0.7)
+        fpr, tpr = column_of(records, "fpr"), column_of(records, "tpr")
+        axes.plot(column_of(pooled, "fpr"), column_of(pooled, "tpr"), color=theme["muted"], linewidth=0.8, alpha=0.7)
         axes.fill_between(
             fpr, MIN_SENSITIVITY, np.maximum(tpr, MIN_SENSITIVITY), color=theme["blue"], alpha=0.25, linewidth=0
         )
@@ -93,15 +93,15 @@ def draw_flagged(points: dict[str, Records], theme: Theme = PAPER) -> Figure | N
 
     figure, axes = canvas(theme)
     axes.plot(
-        column(records, "flagged"),
-        column(records, "sensitivity"),
+        column_of(records, "flagged"),
+        column_of(records, "sensitivity"),
         color=theme["blue"],
         linewidth=2,
         label="mean over patients",
     )
     axes.plot(
-        column(records, "flagged"),
-        column(records, "pooled"),
+        column_of(records, "flagged"),
+        column_of(records, "pooled"),
         color=theme["red"],
         linewidth=1.2,
         label="over all malignant lesions",
@@ -127,15 +127,22 @@ def draw_calibration(points: dict[str, Records], theme: Theme = PAPER) -> Figure
     for index, (kind, records) in enumerate(group_by(points["calibration"], "kind").items()):
         filled = [record for record in records if record["positives"]]
         empty = [record for record in records if not record["positives"]]
-        x, y = column(filled, "predicted"), column(filled, "observed")
-        spread = np.abs(np.array([column(filled, "low"), column(filled, "high")]) - y)
+        x, y = column_of(filled, "predicted"), column_of(filled, "observed")
+        spread = np.abs(np.array([column_of(filled, "low"), column_of(filled, "high")]) - y)
 
         colour = theme.cycle(1 - index if index < 2 else index)
         axes.errorbar(
             x, y, yerr=spread, color=colour, fmt="o-", markersize=4, linewidth=1.2, elinewidth=0.8, label=kind
         )
-        axes.plot(column(empty, "predicted"), column(empty, "high"), "v", color=colour, markersize=5, fillstyle="none")
-        lowest = min([lowest, *x, *column(filled, "low")])
+        axes.plot(
+            column_of(empty, "predicted"),
+            column_of(empty, "high"),
+            "v",
+            color=colour,
+            markersize=5,
+            fillstyle="none",
+        )
+        lowest = min([lowest, *x, *column_of(filled, "low")])
 
     lowest = max(lowest, 1e-6)
     axes.plot([lowest, 1], [lowest, 1], color=theme["muted"], linewidth=1, linestyle="--", label="perfect")
@@ -152,17 +159,21 @@ def draw_decision(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
         return None
 
     figure, axes = canvas(theme)
-    x = column(records, "threshold")
+    x = column_of(records, "threshold")
     for name, colour, label in (
         ("model", "blue", "the model"),
         ("all", "red", "every lesion"),
         ("none", "muted", "none"),
     ):
         axes.plot(
-            x, 1000 * column(records, name), color=theme[colour], linewidth=2 if name == "model" else 1.2, label=label
+            x,
+            1000 * column_of(records, name),
+            color=theme[colour],
+            linewidth=2 if name == "model" else 1.2,
+            label=label,
         )
 
-    best = 1000 * max(column(records, "all").max(), column(records, "model").max())
+    best = 1000 * max(column_of(records, "all").max(), column_of(records, "model").max())
     axes.set(
         xlabel="probability above which one acts",
         ylabel="net benefit per 1,000 lesions",
@@ -184,9 +195,9 @@ def draw_histogram(points: dict[str, Records], theme: Theme = PAPER) -> Figure |
         if not records:
             return None
 
-        edges = np.append(column(records, "low"), records[-1]["high"])
-        axes.stairs(column(records, "count"), edges, baseline=0.7, color=theme[colour], fill=True, alpha=0.3)
-        axes.stairs(column(records, "count"), edges, color=theme[colour], linewidth=1.4, label=name)
+        edges = np.append(column_of(records, "low"), records[-1]["high"])
+        axes.stairs(column_of(records, "count"), edges, baseline=0.7, color=theme[colour], fill=True, alpha=0.3)
+        axes.stairs(column_of(records, "count"), edges, color=theme[colour], linewidth=1.4, label=name)
 
     axes.set(xlabel="score", ylabel="lesions", xscale="log" if lowest > 0 else "linear", yscale="log")
     axes.set_ylim(bottom=0.7)
@@ -207,8 +218,8 @@ def draw_learning(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
         colour = theme.cycle(index)
         for i, history in enumerate(group_by(histories, "fold").values()):
             axes.plot(
-                column(history, "epoch"),
-                column(history, "value"),
+                column_of(history, "epoch"),
+                column_of(history, "value"),
                 "o-",
                 color=colour,
                 markersize=3,

@@ -19,7 +19,7 @@ MAX_POINTS = 1200
 MAX_FLAGGED = 200
 
 
-def column(records: Records, name: str) -> np.ndarray:
+def column_of(records: Records, name: str) -> np.ndarray:
     """Values (n,) of `name` as float64."""
     return np.array([record[name] for record in records], dtype=np.float64)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isic.evaluate.curves import Records, column
+from isic.evaluate.curves import Records, column_of
 from isic.evaluate.theme import PAPER, Theme, canvas, label_rows, legend
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def draw_families(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
 
 def _intervals(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Values (n,) and distances (2, n) to their `low` and `high`."""
-    x = column(records, name)
-    return x, np.maximum(0, np.array([x - column(records, "low"), column(records, "high") - x]))
+    x = column_of(records, name)
+    return x, np.maximum(0, np.array([x - column_of(records, "low"), column_of(records, "high") - x]))
 
 
 def _shorten(name: str, length: int = 34) -> str:

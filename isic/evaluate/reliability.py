@@ -7,7 +7,7 @@ from scipy.stats import beta
 
 from isic.evaluate.curves import Records
 
-BINS = 10
+_BINS = 10
 
 
 def reliability(target: np.ndarray, probability: np.ndarray, kind: str) -> Records:
@@ -20,8 +20,8 @@ def reliability(target: np.ndarray, probability: np.ndarray, kind: str) -> Recor
         return []
     top = max(float(probability.max()), 1e-6)
     bottom = max(min(float(np.quantile(probability, 0.01)), top / 2), 1e-6)
-    edges = np.geomspace(bottom, top, BINS + 1)
-    bin_index = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, BINS - 1)
+    edges = np.geomspace(bottom, top, _BINS + 1)
+    bin_index = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, _BINS - 1)
 
     records = []
     for index in np.unique(bin_index):

@@ -62,7 +62,7 @@ def _band(values: pd.Series, bands: dict[str, float], right: bool) -> pd.Series:
     return pd.cut(values, [-np.inf, *bands.values()], right=right, labels=list(bands)).astype("str")
 
 
-GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+SLICE_GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "size": _size,
     "hospital": lambda rows: rows["attribution"],
     "sex": lambda rows: rows["sex"],
@@ -75,7 +75,7 @@ GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 
 def slice_levels(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """Group -> level of each lesion as text, MISSING where the value is missing. `rows`: metadata with patient_id."""
-    levels = {name: level_of(rows) for name, level_of in GROUPS.items()}
+    levels = {name: level_of(rows) for name, level_of in SLICE_GROUPS.items()}
     return {name: values.fillna(MISSING).replace("nan", MISSING).astype("str") for name, values in levels.items()}
 
 

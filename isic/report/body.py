@@ -1,7 +1,7 @@
-"""The outline of a person behind the lesions: a typical body in the frame of tbp_lv_x and tbp_lv_y, millimetres.
+"""Outline of a typical body in the coordinates tbp_lv_x and tbp_lv_y, millimetres, behind the lesions of a body map.
 
-Origin between the feet, y upwards, arms and legs apart as people stand in the scanner. Drawn through the medians of the
-published locations' coordinates (Head & Neck, Torso, arms and legs, upper and lower); it orients, it measures nothing.
+Origin between the feet, y upwards, arms and legs apart as in the scanner. Drawn through the median coordinates of the
+published locations (Head & Neck, Torso, arms and legs, upper and lower); for orientation only, not to scale.
 """
 
 from __future__ import annotations
@@ -53,40 +53,41 @@ _HALF = (
     (26, 776),
     (0, 806),
 )
-#: (x, y) of the closed outline, seen from the front; it is its own mirror image, so the back has the same.
+#: (x, y) of the closed outline. It is symmetric, so front and back share it.
 OUTLINE: tuple[tuple[int, int], ...] = (*_HALF, *((-x, y) for x, y in reversed(_HALF[1:-1])))
-#: Half width and height shown; lesions beyond (long arms, a raised one) widen it.
-HALF_WIDTH, BOTTOM, TOP = 560, -60, 1850
+#: Half width and vertical range shown; lesions outside widen them.
+HALF_WIDTH, BODY_BOTTOM, BODY_TOP = 560, -60, 1850
 
 
-def still(patient: Mapping[str, Any], marked: int) -> str:
-    """Front and back as inline SVG, for one lesion's page; `marked` is the rank of the lesion to point at.
+def body_map(patient: Mapping[str, Any], marked: int) -> str:
+    """Front and back as inline SVG for one lesion's page; `marked` is the rank of the lesion to circle.
 
     `patient` is an entry of `isic.report.patients`.
     """
-    found = patient["map"]
-    order = sorted(range(len(found["x"])), key=lambda i: (found["t"][i], -found["v"][i]))
+    dots = patient["map"]
+    order = sorted(range(len(dots["x"])), key=lambda i: (dots["t"][i], -dots["v"][i]))
     parts = []
     for back, centre in ((0, HALF_WIDTH), (1, 3 * HALF_WIDTH)):
-        dots = [_dot(found, i, centre, marked) for i in order if found["b"][i] == back and _placed(found, i)]
-        corners = " ".join(f"{centre + x},{TOP - y}" for x, y in OUTLINE)
-        title = f'<text x="{centre}" y="{TOP - BOTTOM + 70}" text-anchor="middle">{"back" if back else "front"}</text>'
-        parts.append(f'<polygon class="body" points="{corners}"/>{"".join(dots)}{title}')
-    size = f"0 0 {4 * HALF_WIDTH} {TOP - BOTTOM + 90}"
-    label = f"Body map: {len(found['x'])} lesions, front and back"
+        circles = [_dot(dots, i, centre, marked) for i in order if dots["b"][i] == back and _has_position(dots, i)]
+        corners = " ".join(f"{centre + x},{BODY_TOP - y}" for x, y in OUTLINE)
+        height, side = BODY_TOP - BODY_BOTTOM + 70, "back" if back else "front"
+        title = f'<text x="{centre}" y="{height}" text-anchor="middle">{side}</text>'
+        parts.append(f'<polygon class="body" points="{corners}"/>{"".join(circles)}{title}')
+    size = f"0 0 {4 * HALF_WIDTH} {BODY_TOP - BODY_BOTTOM + 90}"
+    label = f"Body map: {len(dots['x'])} lesions, front and back"
     return f'<svg class="bodymap" viewBox="{size}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _placed(found: Mapping[str, Sequence[Any]], i: int) -> bool:
-    return found["x"][i] is not None and found["y"][i] is not None
+def _has_position(dots: Mapping[str, Sequence[Any]], i: int) -> bool:
+    return dots["x"][i] is not None and dots["y"][i] is not None
 
 
-def _dot(found: Mapping[str, Sequence[Any]], i: int, centre: int, marked: int) -> str:
-    radius = 10 + 3 * min(found["d"][i], 9) + (16 if found["t"][i] else 0)
-    kind = "dot ill" if found["t"][i] else "dot"
-    x, y = centre + found["x"][i], TOP - found["y"][i]
-    heat = f"--heat:{min(1.0, -found['v'][i] / 3):.2f}"
+def _dot(dots: Mapping[str, Sequence[Any]], i: int, centre: int, marked: int) -> str:
+    radius = 10 + 3 * min(dots["d"][i], 9) + (16 if dots["t"][i] else 0)
+    kind = "dot malignant" if dots["t"][i] else "dot"
+    x, y = centre + dots["x"][i], BODY_TOP - dots["y"][i]
+    heat = f"--heat:{min(1.0, -dots['v'][i] / 3):.2f}"
     dot = f'<circle class="{kind}" cx="{x}" cy="{y}" r="{radius:.0f}" style="{heat}"/>'
-    if found["r"][i] != marked:
+    if dots["r"][i] != marked:
         return dot
     return dot + f'<circle class="here" cx="{x}" cy="{y}" r="{radius + 34:.0f}"/>'

@@ -1,4 +1,4 @@
-"""This run against the current model: the paired difference, and what changed since."""
+"""Comparison with the champion: the paired difference, and the parameters and data that changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from isic.evaluate.results import RunResults
 
 @dataclass(frozen=True)
 class Champion:
-    """The current model as it was judged: its name, out-of-fold scores, params.yaml values, and hashes by tag name."""
+    """The champion: its name, out-of-fold scores, params.yaml values, and hashes by tag name."""
 
     name: str
     oof: pd.DataFrame
@@ -23,18 +23,19 @@ class Champion:
     provenance: Mapping[str, str]
 
 
-def against(
+def compare_with_champion(
     champion: Champion, results: RunResults, params: Mapping[str, Any], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the page says about the champion; a champion of other data has only its name, its changes and the reason."""
-    known = {section: params.get(section) for section in champion.params}
+    """Difference to the champion for the page; with other data only name, changes and the reason in `absent`."""
+    current = {section: params.get(section) for section in champion.params}
+    hashes = {name: champion.provenance.get(name) for name in ("data_hash", "folds_hash")}
     changes = [
-        *changed(flat(champion.params), flat(known)),
-        *changed({k: champion.provenance.get(k) for k in ("data_hash", "folds_hash")}, dict(provenance), known=True),
+        *changed_values(flatten_params(champion.params), flatten_params(current)),
+        *changed_values(hashes, provenance, set_only=True),
     ]
     settings = params["evaluate"]
     try:
-        found = compare_oof(
+        comparison = compare_oof(
             champion.oof, results.oof, (champion.name, "this run"), int(settings["replicates"]), int(settings["seed"])
         )
     except InputError as error:
@@ -42,37 +43,41 @@ def against(
     return {
         "name": champion.name,
         "absent": "",
-        "pauc": found.a.pauc,
-        "n": found.rows,
-        "gain": found.difference,
-        "low": found.low,
-        "high": found.high,
-        "verdict": found.verdict,
+        "pauc": comparison.a.pauc,
+        "n": comparison.rows,
+        "gain": comparison.difference,
+        "low": comparison.low,
+        "high": comparison.high,
+        "verdict": comparison.verdict,
         "changes": changes,
     }
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under dotted keys."""
-    found: dict[str, Any] = {}
+def flatten_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    flattened: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+        flattened |= (
+            flatten_params(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        )
+    return flattened
 
 
-def changed(before: Mapping[str, Any], after: Mapping[str, Any], known: bool = False) -> list[dict[str, str]]:
-    """Keys whose value differs; with `known`, only keys of `before` that have a value."""
-    keys = [key for key in before if before[key]] if known else [*before, *(key for key in after if key not in before)]
+def changed_values(before: Mapping[str, Any], after: Mapping[str, Any], set_only: bool = False) -> list[dict[str, str]]:
+    """key, before, after of the values that differ; with `set_only`, only keys with a value in `before`."""
+    keys = (
+        [key for key in before if before[key]] if set_only else [*before, *(key for key in after if key not in before)]
+    )
     return [
-        {"key": key, "before": _shown(before.get(key)), "after": _shown(after.get(key))}
+        {"key": key, "before": _format(before.get(key)), "after": _format(after.get(key))}
         for key in keys
-        if _shown(before.get(key)) != _shown(after.get(key))
+        if _format(before.get(key)) != _format(after.get(key))
     ]
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if value is None:
         return "–"
     text = (", ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
-    # Hashes are told apart by their first letters.
+    # The first characters identify a hash.
     return f"{text[:12]}…" if len(text) == 64 and " " not in text else text

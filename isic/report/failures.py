@@ -1,4 +1,4 @@
-"""Where the model fails: the malignant lesions it ranks lowest and the benign ones it ranks highest."""
+"""Failures: the malignant lesions ranked lowest and the benign ones ranked highest."""
 
 from __future__ import annotations
 
@@ -7,40 +7,35 @@ from typing import Any
 
 import pandas as pd
 
-from isic.core.schema import ID
-from isic.report.lesions import TileGallery, describe, nearest, worst
+from isic.report.lesions import TileGallery, lesion_values, nearest_lesions, worst_lesions
 
-#: For one isic_id: {"title": …, "uri": PNG or JPEG data URI} per network, and sentences on what moved the score.
+#: isic_id -> {"title": …, "alt": …, "uri": data URI of a JPEG} per network.
 Maps = Callable[[str], list[dict[str, str]]]
-Reasons = Callable[[str], list[dict[str, Any]]]
+#: isic_id -> lines on what raised or lowered its score.
+Reasons = Callable[[str], list[str]]
 
 
-def nothing(_: str) -> list[dict[str, Any]]:
-    """No maps, no reasons: a run without images or a stacker that cannot explain itself."""
+def no_output(_: str) -> list[Any]:
+    """No maps or reasons: for a run without images or without a stacker."""
     return []
 
 
-def card(
-    lesions: pd.DataFrame, position: int, gallery: TileGallery, maps: Maps = nothing, reasons: Reasons = nothing
+def lesion_card(
+    lesions: pd.DataFrame, position: int, gallery: TileGallery, maps: Maps = no_output, reasons: Reasons = no_output
 ) -> dict[str, Any]:
-    """All there is to say about the lesion at `position` of the overview."""
-    lesion = describe(lesions.iloc[position])
-    neighbours = nearest(lesions, position)
+    """Values, neighbours, maps and reasons of the lesion at `position` of the overview; its tiles go to `gallery`."""
+    lesion = lesion_values(lesions.iloc[position])
+    neighbours = nearest_lesions(lesions, position)
     for isic_id in (lesion["id"], *(neighbour["lesion"]["id"] for neighbour in neighbours)):
         gallery.add(isic_id)
     return {"lesion": lesion, "neighbours": neighbours, "maps": maps(lesion["id"]), "reasons": reasons(lesion["id"])}
 
 
-def failures(
-    lesions: pd.DataFrame, gallery: TileGallery, count: int, maps: Maps = nothing, reasons: Reasons = nothing
+def failure_cards(
+    lesions: pd.DataFrame, gallery: TileGallery, count: int, maps: Maps = no_output, reasons: Reasons = no_output
 ) -> dict[str, list[dict[str, Any]]]:
     """Cards of the `count` worst misses and worst false alarms."""
     return {
-        name: [card(lesions, position, gallery, maps, reasons) for position in worst(lesions, target, count)]
+        name: [lesion_card(lesions, index, gallery, maps, reasons) for index in worst_lesions(lesions, target, count)]
         for name, target in (("misses", 1), ("alarms", 0))
     }
-
-
-def position_of(lesions: pd.DataFrame, isic_id: str) -> int:
-    """Row of `isic_id` in the overview, or -1."""
-    return int(pd.Index(lesions[ID]).get_indexer(pd.Index([isic_id]))[0])

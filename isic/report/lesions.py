@@ -1,4 +1,4 @@
-"""One lesion as a person wants to see it: its tile, its place among the others, its nearest neighbours."""
+"""Lesions as the pages show them: tiles, ranks, values and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ COORDINATES = ["tbp_lv_x", "tbp_lv_y", "tbp_lv_z"]
 
 @dataclass
 class TileGallery:
-    """Tiles as data URIs within a budget of bytes, each stored once; what it refuses, it counts.
+    """Tiles as data URIs within a budget of bytes, each stored once; tiles over the budget are counted.
 
-    Original JPEG bytes go into the page: re-encoding would show something else than the network saw.
+    The JPEG bytes are the original ones, which the network was given.
     """
 
     tiles: TileStore | None
@@ -35,7 +35,7 @@ class TileGallery:
     spent: int = 0
 
     def add(self, isic_id: str) -> bool:
-        """Take a tile in; False when there are no images, it is missing or broken, or the budget is spent."""
+        """Add a tile; False without images, for a missing or broken tile, or when the budget is spent."""
         if self.tiles is None:
             return False
         if isic_id in self.shown:
@@ -56,9 +56,9 @@ class TileGallery:
 
 
 def overview(results: RunResults) -> pd.DataFrame:
-    """What the page says about each lesion, in row order.
+    """Values shown for each lesion, in row order.
 
-    `top`: share of all lesions that score at least as high. `rank`: 1 is the patient's highest score.
+    `top`: share of all lesions that score at least as high. `rank`: 1 is the patient's highest score, of `of` lesions.
     """
     rows, oof = results.rows, results.oof
     return pd.DataFrame(
@@ -84,28 +84,28 @@ def overview(results: RunResults) -> pd.DataFrame:
 
 
 def _diagnosis(rows: pd.DataFrame) -> pd.Series:
-    """The finest text there is for malignant lesions, benign or indeterminate for the others."""
+    """The most specific diagnosis for malignant lesions, benign or indeterminate for the others."""
     text = rows["iddx_full"].str.split("::").str[-1]
-    plain = np.where(
+    diagnosis = np.where(
         rows[TARGET] == 1, text.fillna(diagnosis_group(rows)).fillna("malignant"), rows["iddx_1"].fillna("benign")
     )
-    return pd.Series(plain, index=rows.index).str.lower()
+    return pd.Series(diagnosis, index=rows.index).str.lower()
 
 
-def nearest(lesions: pd.DataFrame, position: int, count: int = 3) -> list[dict[str, Any]]:
+def nearest_lesions(lesions: pd.DataFrame, position: int, count: int = 3) -> list[dict[str, Any]]:
     """The `count` lesions of the same patient nearest on the body, with the distance in the unit of the coordinates."""
-    one = lesions.iloc[position]
-    others = lesions[(lesions[PATIENT] == one[PATIENT]) & (lesions[ID] != one[ID])]
-    distance = np.sqrt(sum((others[axis] - one[axis]) ** 2 for axis in ("x", "y", "z")))
+    lesion = lesions.iloc[position]
+    others = lesions[(lesions[PATIENT] == lesion[PATIENT]) & (lesions[ID] != lesion[ID])]
+    distance = np.sqrt(sum((others[axis] - lesion[axis]) ** 2 for axis in ("x", "y", "z")))
     order = np.argsort(distance.to_numpy(), kind="stable")[:count]
     return [
-        {"lesion": describe(others.iloc[number]), "distance": _rounded(distance.iloc[number])}
-        for number in order
-        if np.isfinite(distance.iloc[number])
+        {"lesion": lesion_values(others.iloc[i]), "distance": _round(distance.iloc[i])}
+        for i in order
+        if np.isfinite(distance.iloc[i])
     ]
 
 
-def describe(lesion: pd.Series) -> dict[str, Any]:
+def lesion_values(lesion: pd.Series) -> dict[str, Any]:
     """One row of `overview` as JSON-able values; missing numbers become None."""
     return {
         "id": lesion[ID],
@@ -116,17 +116,22 @@ def describe(lesion: pd.Series) -> dict[str, Any]:
         "top": float(f"{lesion['top']:.3g}"),
         "rank": int(lesion["rank"]),
         "of": int(lesion["of"]),
-        "diameter": _rounded(lesion["diameter"]),
+        "diameter": _round(lesion["diameter"]),
         "age": None if pd.isna(lesion["age"]) else int(lesion["age"]),
         **{name: str(lesion[name]) for name in ("site", "hospital", "sex", "tile_type", "diagnosis")},
     }
 
 
-def _rounded(value: float) -> float | None:
+def _round(value: float) -> float | None:
     return None if pd.isna(value) else round(float(value), 1)
 
 
-def worst(lesions: pd.DataFrame, target: int, count: int) -> Sequence[int]:
+def find_lesion(lesions: pd.DataFrame, isic_id: str) -> int:
+    """Row of `isic_id` in the overview, or -1."""
+    return int(pd.Index(lesions[ID]).get_indexer(pd.Index([isic_id]))[0])
+
+
+def worst_lesions(lesions: pd.DataFrame, target: int, count: int) -> Sequence[int]:
     """Positions of the lowest-scored malignant (target 1) or highest-scored benign (target 0) lesions."""
     scores = lesions["score"].to_numpy()
     members = np.flatnonzero(lesions[TARGET].to_numpy() == target)

@@ -1,4 +1,4 @@
-"""The page: points, lesions and cards poured into one self-contained HTML file."""
+"""The report page: points, lesions and cards in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from isic.evaluate.curves import Records, group_by
 from isic.evaluate.figures import FIGURES
 from isic.evaluate.slices import MIN_POSITIVES, TONE_METHOD
 from isic.evaluate.theme import PAGE, to_svg
-from isic.report.body import BOTTOM, HALF_WIDTH, OUTLINE, TOP
+from isic.report.body import BODY_BOTTOM, BODY_TOP, HALF_WIDTH, OUTLINE
 from isic.report.findings import Finding
 from isic.report.lesions import TileGallery
 
-#: The page stays below this, tiles included.
-MAX_BYTES = 10_000_000
-#: What of it tiles may take; script, pictures, points and the maps of 260 patients take about five megabytes.
+#: Largest page, tiles included.
+MAX_PAGE_BYTES = 10_000_000
+#: Largest share of the tiles; script, figures, points and the maps of 260 patients take about five megabytes.
 MAX_TILE_BYTES = 4_000_000
 
 SECTIONS = (
@@ -40,14 +40,14 @@ SECTIONS = (
 )
 
 LEARNING_TEXT = (
-    "pAUC on the held-out fold after each epoch. Shaded ends are where published networks of the kind end on the full "
-    "401,059 lesions; generated or partial data end elsewhere."
+    "pAUC on the held-out fold after each epoch. Shaded: final pAUC of published networks of the same kind on all "
+    "401,059 lesions; not valid for generated or partial data."
 )
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything the page shows. metrics and points are the evaluate stage's files, the rest is made for the page."""
+    """Everything the page shows; metrics and points are outputs of the stage evaluate."""
 
     metrics: dict[str, Any]
     points: dict[str, Records]
@@ -62,25 +62,25 @@ class Contents:
     nested: dict[str, Any] | None = None
     nested_absent: str = "isic check-stack"
     champion: dict[str, Any] | None = None
-    champion_absent: str = "No champion was found when this page was made: “make promote” makes a run the champion."
+    champion_absent: str = "No champion when this page was built. “make promote” promotes a run."
     findings: Sequence[Finding] = ()
     images_absent: str = ""
     maps_note: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
 
-def render(contents: Contents) -> str:
-    """The page as text. Everything is inside: no file and no network is needed to read it."""
+def render_page(contents: Contents) -> str:
+    """The page as HTML that needs no other file and no network."""
     values = {name: getattr(contents, name) for name in Contents.__dataclass_fields__}
     return (
         environment()
         .get_template("page.html")
         .render(
             **values,
-            svg=pictures(contents.points),
+            svg=figure_svgs(contents.points),
             sections=SECTIONS,
             slice_groups=list(group_by(contents.points["slices"], "family").items()),
-            operating=operating(contents.points["roc"]),
+            operating=operating_points(contents.points["roc"]),
             learning_text=LEARNING_TEXT,
             learning_records=[row for row in contents.points.get("learning", []) if row["name"].endswith("pauc")],
             has_images=contents.gallery.tiles is not None,
@@ -94,17 +94,17 @@ def render(contents: Contents) -> str:
     )
 
 
-def pictures(points: dict[str, Records]) -> dict[str, str | None]:
+def figure_svgs(points: dict[str, Records]) -> dict[str, str | None]:
     """Inline SVG of every figure, None where the points are missing."""
     drawn = {name: draw(points, PAGE) for name, draw in FIGURES.items()}
     return {name: None if figure is None else to_svg(figure, name) for name, figure in drawn.items()}
 
 
-def operating(roc: Records) -> Records:
-    """The first point of the curve that reaches each of a few sensitivities."""
-    wanted = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
-    found = [next((point for point in roc if point["tpr"] >= level - 1e-12), None) for level in wanted]
-    return list({point["tpr"]: point for point in found if point}.values())
+def operating_points(roc: Records) -> Records:
+    """The first point of the curve at or above each of a few sensitivities."""
+    levels = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
+    points = [next((point for point in roc if point["tpr"] >= level - 1e-12), None) for level in levels]
+    return list({point["tpr"]: point for point in points if point}.values())
 
 
 def _data(contents: Contents) -> dict[str, Any]:
@@ -113,34 +113,38 @@ def _data(contents: Contents) -> dict[str, Any]:
     return {
         "pauc": metrics["pauc"],
         "benign": metrics["n"] - metrics["positives"],
-        "roc": _short(roc),
+        "roc": _round_rates(roc),
         "folds": [
-            {"fold": fold, "fpr": [row["fpr"] for row in _short(rows)], "tpr": [row["tpr"] for row in _short(rows)]}
+            {
+                "fold": fold,
+                "fpr": [row["fpr"] for row in _round_rates(rows)],
+                "tpr": [row["tpr"] for row in _round_rates(rows)],
+            }
             for fold, rows in folds.items()
         ],
-        "operating": operating(roc),
+        "operating": operating_points(roc),
         "patients": contents.patients,
         "tiles": contents.gallery.shown,
-        "body": {"outline": OUTLINE, "width": HALF_WIDTH, "bottom": BOTTOM, "top": TOP},
+        "body": {"outline": OUTLINE, "width": HALF_WIDTH, "bottom": BODY_BOTTOM, "top": BODY_TOP},
         "deepest": max((-value for patient in contents.patients for value in patient["map"]["v"]), default=1.0),
     }
 
 
-def _short(rows: Records) -> Records:
-    """Five digits are finer than a screen."""
+def _round_rates(rows: Records) -> Records:
+    """fpr and tpr with five digits, finer than a screen."""
     return [{name: round(value, 5) if name in ("fpr", "tpr") else value for name, value in row.items()} for row in rows]
 
 
 def environment() -> Environment:
-    """Templates of this room: every value escaped, an unknown name an error instead of a gap."""
-    made = Environment(
+    """Template environment: values are escaped, an undefined name raises."""
+    environment = Environment(
         loader=PackageLoader("isic.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    environment.filters |= {
         "f1": lambda value: f"{value:.1f}",
         "f3": lambda value: _number(value, 3),
         "f4": lambda value: _number(value, 4),
@@ -151,12 +155,12 @@ def environment() -> Environment:
         "capital": lambda value: value[:1].upper() + value[1:],
         "thousands": lambda value: f"{value:,}",
         "cell": _cell,
-        "evenly": evenly,
+        "evenly": sample_evenly,
     }
-    return made
+    return environment
 
 
-def evenly(records: Sequence[Any], most: int) -> list[Any]:
+def sample_evenly(records: Sequence[Any], most: int) -> list[Any]:
     """At most `most` of the records, evenly spaced, first and last included."""
     if len(records) <= most:
         return list(records)
@@ -179,32 +183,32 @@ def _cell(value: Any) -> str:
 
 
 def asset(name: str) -> Markup:
-    """A file of assets/ as it is, to be put into a page."""
+    """Text of a file of assets/, unescaped."""
     return Markup(files("isic.report").joinpath("assets", name).read_text(encoding="utf-8"))
 
 
 def _script_json(value: Any) -> Markup:
-    """JSON that cannot end its script element early."""
+    """JSON in which `<` is escaped, so that it cannot close its script element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return Markup(text.replace("<", "\\u003c"))
 
 
 @cache
 def _plotly() -> Markup:
-    """plotly.js, compressed: the browser unpacks it after the page is readable."""
+    """plotly.js as base64 of gzip; the browser decompresses it after the page is shown."""
     source = files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
-    # mtime 0 keeps the page equal between runs.
+    # mtime 0 makes the page reproducible.
     return Markup(base64.b64encode(gzip.compress(source, compresslevel=9, mtime=0)).decode())
 
 
-def notes(metrics: Mapping[str, Any], extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """What a reader must know before believing the headline."""
-    found = []
+def headline_warnings(metrics: Mapping[str, Any], extra: Iterable[str] = ()) -> tuple[str, ...]:
+    """Caveats of the headline metrics, then `extra`."""
+    warnings = []
     if metrics["positives"] < MIN_POSITIVES:
-        found.append(
-            f"Only {metrics['positives']} malignant lesions: too few to say. The pAUC is decided by the worst-ranked "
-            "fifth of them, and chance alone gives far more than 0.02."
+        warnings.append(
+            f"Only {metrics['positives']} malignant lesions are too few for a reliable pAUC. The worst-ranked fifth of "
+            "them decides it, and random scores can give far more than 0.02."
         )
     if len(metrics["folds"]) == 1:
-        found.append("One fold only: there is no spread between folds, and nothing to fit a calibration on.")
-    return (*found, *extra)
+        warnings.append("One fold only: no standard deviation over folds and no out-of-fold calibration.")
+    return (*warnings, *extra)

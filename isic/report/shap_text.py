@@ -1,8 +1,8 @@
-"""SHAP values in words: the columns that speak of one thing are told as one sign, in the terms of a skin examination.
+"""SHAP values in words, grouped by clinical sign.
 
-Hundreds of columns measure a dozen things in several ways (as they are, against the patient's other lesions, in
-products). One sign adds up all columns of one thing; the measurement that did most of it is then named, with where the
-lesion stands among all lesions and among the patient's own.
+Hundreds of columns measure a dozen signs in several ways (raw, against the patient's other lesions, in products). A
+group sums the SHAP values of all columns of a sign. Its text names the measurements with the largest share, with their
+percentile among all lesions and their rank among the patient's.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from isic.tabular.names import OFFICIAL, short
 if TYPE_CHECKING:
     from isic.stack.model import Stack
 
-#: Log-odds from which a sign counts as strong, clear or mild; below the last it is slight.
+#: Least log-odds of each adverb; below the last it is "slightly".
 _STRENGTHS = ((1.5, "strongly"), (0.5, "clearly"), (0.15, "mildly"))
-#: Measurements named for one sign, each doing at least this share of what the first does.
+#: Most measurements named per group, and their least share of the first one's log-odds.
 _NAMED, _SHARE = 2, 0.3
 
-PICTURE = "the picture"
-#: Signs, and the measurements that may be named for them; formulas of several count, but are not named.
-_SIGNS: dict[str, tuple[str, ...]] = {
+_IMAGE = "the image"
+#: Group -> its measurements. Formulas of several measurements are summed, but not named.
+_MEASUREMENTS: dict[str, tuple[str, ...]] = {
     "colour of the lesion": ("A", "B", "C", "H", "L"),
     "unevenness of colour": ("stdL", "norm_color", "color_std_mean", "radial_color_std_max"),
     "colour of the skin around": ("Aext", "Bext", "Cext", "Hext", "Lext", "stdLExt"),
@@ -38,26 +38,27 @@ _SIGNS: dict[str, tuple[str, ...]] = {
     "size": ("areaMM2", "minorAxisMM", "diam", "perimeterMM"),
     "size and colour for the age": ("age",),
     "shape and border": ("eccentricity", "symm_2axis", "norm_border", "area_perim_ratio"),
-    "place on the body": ("x", "y", "z", "anatom_site_general", "location", "location_simple"),
+    "position on the body": ("x", "y", "z", "anatom_site_general", "location", "location_simple"),
     "sex": ("sex",),
-    "likeness to a nevus": ("nevi_confidence",),
+    "similarity to a nevus": ("nevi_confidence",),
     "institution and lighting": ("tbp_tile_type", "attribution"),
 }
-_OF_FAMILY = {
+#: Feature family -> group of its columns that compare no single measurement.
+_FAMILY_GROUPS = {
     "age": "size and colour for the age",
     "border": "shape and border",
     "colour": "contrast to the skin",
     "colour_pairs": "colour of the lesion",
-    "combined": "place on the body",
+    "combined": "position on the body",
     "composite": "several signs combined",
-    "location": "place on the body",
+    "location": "position on the body",
     "raw": "shape and border",  # the angle of the axis of asymmetry
     "shape": "shape and border",
     "size": "size",
     "texture": "unevenness of colour",
 }
-#: Measurements as a clinician may call them, and the unit after the number.
-_CALLED: dict[str, tuple[str, str]] = {
+#: Measurement -> clinical name and the unit after the number.
+_CLINICAL_NAMES: dict[str, tuple[str, str]] = {
     "A": ("redness inside the lesion (a*)", ""),
     "B": ("yellow-brown inside the lesion (b*)", ""),
     "C": ("strength of colour inside the lesion", ""),
@@ -92,7 +93,7 @@ _CALLED: dict[str, tuple[str, str]] = {
     "age": ("age", " years"),
     "nevi_confidence": ("confidence of a network that it is a nevus", " %"),
     "anatom_site_general": ("site", ""),
-    "location": ("place", ""),
+    "location": ("location", ""),
     "location_simple": ("region", ""),
     "sex": ("sex", ""),
     "tbp_tile_type": ("lighting", ""),
@@ -101,129 +102,134 @@ _CALLED: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Sign:
-    """One thing about a lesion: by how much it moved the log-odds, and its leading measurements in words."""
+class ShapGroup:
+    """SHAP values of one clinical sign: their sum in log-odds, and the leading measurements in words."""
 
-    what: str
+    name: str
     log_odds: float
     facts: tuple[str, ...]
 
     def __str__(self) -> str:
         strength = next((word for least, word in _STRENGTHS if abs(self.log_odds) >= least), "slightly")
-        told = f": {'; '.join(self.facts)}" if self.facts else ""
-        return f"{self.what}, {strength} (odds × {np.exp(self.log_odds):.2f}){told}"
+        facts = f": {'; '.join(self.facts)}" if self.facts else ""
+        return f"{self.name}, {strength} (odds × {np.exp(self.log_odds):.2f}){facts}"
 
 
-def signs(
+def group_shap(
     stack: Stack,
     values: pd.Series,
     columns: Mapping[str, NDArray[np.float32]],
     patients: ArrayLike,
-    place: int,
-) -> list[Sign]:
-    """Signs of the lesion at row `place`, strongest first.
+    row: int,
+) -> list[ShapGroup]:
+    """Groups of the lesion at `row`, the largest magnitude first.
 
-    values: its SHAP values by column. columns: what the stacker read, each (n,), and `patients` (n,), of all lesions it
-    is compared with.
+    values: SHAP values of the lesion by column. columns (each (n,)) and patients (n,): stacker columns and patients
+    of the lesions to compare with.
     """
-    mine = np.asarray(patients) == np.asarray(patients)[place]
-    about = {name: _subject(stack, name) for name in map(str, values.index)}
-    subjects = pd.DataFrame({"what": [about[name][0] for name in about], "measure": [about[name][1] for name in about]})
-    subjects["value"] = values.to_numpy()
-    told = []
-    for what, part in subjects.groupby("what", sort=False):
+    own = np.asarray(patients) == np.asarray(patients)[row]
+    pairs = [_group_and_measurement(stack, name) for name in map(str, values.index)]
+    table = pd.DataFrame(pairs, columns=["group", "measurement"]).assign(value=values.to_numpy())
+
+    groups = []
+    for name, part in table.groupby("group", sort=False):
         total = float(part["value"].sum())
-        by_measure = (part.groupby("measure")["value"].sum() * np.sign(total)).sort_values(ascending=False)
-        named = by_measure[[name in _CALLED or name.startswith("image_") for name in by_measure.index]]
+        shares = (part.groupby("measurement")["value"].sum() * np.sign(total)).sort_values(ascending=False)
+        named = shares[[item in _CLINICAL_NAMES or item.startswith("image_") for item in shares.index]]
         chosen = named[named >= _SHARE * named.iloc[0]].index[:_NAMED] if len(named) else []
-        facts = (_fact(stack, str(name), columns, mine, place) for name in chosen)
-        told.append(Sign(str(what), total, tuple(fact for fact in facts if fact)))
-    return sorted(told, key=lambda sign: -abs(sign.log_odds))
+        facts = (_fact(stack, str(item), columns, own, row) for item in chosen)
+        groups.append(ShapGroup(str(name), total, tuple(fact for fact in facts if fact)))
+    return sorted(groups, key=lambda group: -abs(group.log_odds))
 
 
-def _subject(stack: Stack, column: str) -> tuple[str, str]:
-    """(sign, measurement) that a column speaks of: a comparison of a measurement speaks of that measurement."""
+def _group_and_measurement(stack: Stack, column: str) -> tuple[str, str]:
+    """(group, measurement) of a stacker column; a comparison of a measurement belongs to that measurement."""
     if stack.families[column] == IMAGE_FAMILY:
-        return PICTURE, _network(stack, column)
+        return _IMAGE, _network(stack, column)
+
     fitted = stack.families[column].startswith(f"{FITTED} ")
     source = _fitted_source(stack, column) if fitted else stack.encoder.sources()[column]
-    measure = short(source.rpartition("__")[2])
-    for what, names in _SIGNS.items():
-        if measure in names:
-            return what, measure
+    measurement = short(source.rpartition("__")[2])
+    for group, names in _MEASUREMENTS.items():
+        if measurement in names:
+            return group, measurement
+
     if fitted:
-        return "likeness to training lesions", source
-    family = _families().get(measure, stack.families[column])
-    if family in _OF_FAMILY:
-        return _OF_FAMILY[family], measure
+        return "similarity to training lesions", source
+    family = _absolute_families().get(measurement, stack.families[column])
+    if family in _FAMILY_GROUPS:
+        return _FAMILY_GROUPS[family], measurement
     return "other measurements" if family == "other" else "the patient's other lesions", source
 
 
 def _fitted_source(stack: Stack, column: str) -> str:
-    """The fitted feature of a column; a statistic of a measurement counts as that measurement."""
+    """The fitted feature of a column, or the measurement if it is a statistic of one."""
     names = next(iter(stack.chains.values())).fitted.names
     source = next(name for name in names if plain(name) == column)
     return source.rpartition("_")[0] if "_level__" in source else source
 
 
 def _fact(
-    stack: Stack, measure: str, columns: Mapping[str, NDArray[np.float32]], mine: NDArray[np.bool_], place: int
+    stack: Stack, measurement: str, columns: Mapping[str, NDArray[np.float32]], own: NDArray[np.bool_], row: int
 ) -> str:
-    """A measurement's value, and where it stands among all lesions and among the patient's (`mine`); "" if unknown."""
-    if measure.startswith("image_"):
-        network = measure.removeprefix("image_")
-        who = "all networks together" if network == "all" else network
-        return f"suspicion of {who} {_standing(columns[measure], mine, place)}"
-    what, unit = _CALLED[measure]
-    column = columns.get(plain(OFFICIAL.get(measure, measure)))
+    """A measurement's value, percentile among all lesions and rank among the patient's (`own`); "" if unknown."""
+    if measurement.startswith("image_"):
+        network = measurement.removeprefix("image_")
+        subject = "all networks together" if network == "all" else network
+        return f"logit of {subject} {_comparison(columns[measurement], own, row)}"
+
+    name, unit = _CLINICAL_NAMES[measurement]
+    column = columns.get(plain(OFFICIAL.get(measurement, measurement)))
     if column is None:
-        level = _level(stack, measure, columns, place)
-        return f"{what} {level}" if level else ""
-    if np.isnan(column[place]):
-        return f"{what} not recorded"
-    value = column[place]
-    number = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{what} {number}{unit}, {_standing(column, mine, place)}"
+        level = _level(stack, measurement, columns, row)
+        return f"{name} {level}" if level else ""
+    if np.isnan(column[row]):
+        return f"{name} missing"
+    value = column[row]
+    text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{name} {text}{unit}, {_comparison(column, own, row)}"
 
 
-def _level(stack: Stack, measure: str, columns: Mapping[str, NDArray[np.float32]], place: int) -> str | None:
-    """The level that the lesion has of a category."""
-    made = (name for name, source in stack.encoder.sources().items() if short(source) == measure)
-    return next((stack.encoder.level(name) for name in made if columns[name][place]), None)
+def _level(stack: Stack, measurement: str, columns: Mapping[str, NDArray[np.float32]], row: int) -> str | None:
+    """The lesion's level of a category."""
+    encoded = (name for name, source in stack.encoder.sources().items() if short(source) == measurement)
+    return next((stack.encoder.level(name) for name in encoded if columns[name][row]), None)
 
 
-def _standing(column: NDArray[np.float32], mine: NDArray[np.bool_], place: int) -> str:
-    everyone = _side(column, place)
-    others = column[mine]
-    if len(others) < 2:
-        return f"{everyone} (the patient has no other)"
-    if np.nanmax(others) == np.nanmin(others):
-        return everyone
-    many, word = _more(others, int(mine[:place].sum()))
-    rest = len(others) - 1
-    return f"{everyone} and {word} " + (f"all {rest} others of the patient" if many == rest else f"{many} of {rest}")
+def _comparison(column: NDArray[np.float32], own: NDArray[np.bool_], row: int) -> str:
+    overall = _percentile(column, row)
+    values = column[own]
+    if len(values) < 2:
+        return f"{overall} (the patient has no other)"
+    if np.nanmax(values) == np.nanmin(values):
+        return overall
+    count, side = _larger_side(values, int(own[:row].sum()))
+    others = len(values) - 1
+    own_text = f"all {others} others of the patient" if count == others else f"{count} of {others}"
+    return f"{overall} and {side} {own_text}"
 
 
-def _more(column: NDArray[np.float32], place: int) -> tuple[int, str]:
-    """How many of the others lie on the fuller side of the value at `place`, and whether it is above or below them."""
-    below, above = int((column < column[place]).sum()), int((column > column[place]).sum())
+def _larger_side(column: NDArray[np.float32], row: int) -> tuple[int, str]:
+    """Number of lesions on the larger side of the value at `row`, and whether the value is above or below them."""
+    below, above = int((column < column[row]).sum()), int((column > column[row]).sum())
     return (below, "above") if below >= above else (above, "below")
 
 
-def _side(column: NDArray[np.float32], place: int) -> str:
-    many, word = _more(column, place)
-    share = 100 * many / max(1, len(column) - 1)
-    # Never "100 %" of all but one.
-    return f"{word} {f'{int(share)}' if share < 99 else f'{np.floor(10 * min(share, 99.9)) / 10:g}'} % of all lesions"
+def _percentile(column: NDArray[np.float32], row: int) -> str:
+    count, side = _larger_side(column, row)
+    share = 100 * count / max(1, len(column) - 1)
+    # "100 %" would be wrong for all but one.
+    return f"{side} {f'{int(share)}' if share < 99 else f'{np.floor(10 * min(share, 99.9)) / 10:g}'} % of all lesions"
 
 
 def _network(stack: Stack, column: str) -> str:
-    """The plain logit column that an image column belongs to."""
+    """The logit column of an image column's network."""
     stems = [f"image_{plain(name)}" for name in (*stack.backbones, "all")]
     return max((stem for stem in stems if column == stem or column.startswith(f"{stem}_")), key=len, default=column)
 
 
-def _families() -> dict[str, str]:
+def _absolute_families() -> dict[str, str]:
+    """Feature -> family, of the families that do not compare lesions."""
     return {
         short(feature.name): name
         for name, family in feature_families().items()

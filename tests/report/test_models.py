@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,18 @@ from isic.image.cam import activation_maps, class_activation
 from isic.image.network.artifact import save_model
 from isic.image.network.backbone import create
 from isic.image.network.catalogue import resolve
-from isic.report.build import build
-from isic.report.explain import explain
+from isic.report.build import build_report
+from isic.report.failures import Reasons
+from isic.report.lesion_page import write_lesion_page
 from isic.report.lesions import overview
-from isic.report.maps import activation
-from isic.report.reasons import reasons
+from isic.report.maps import lesion_maps
+from isic.report.reasons import score_reasons
 from isic.robustness.conditions import _hospitals, conditions
 from isic.stack import Stack, fit_stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
 
-from .conftest import HOSPITALS, make_run, results_of
+from .conftest import FOLDS, HOSPITALS, make_run, report_files, results_of
 from .test_page import judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +67,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
     return layout
 
 
+def reasons_of(layout: Layout, params: Params) -> Callable[[Sequence[str]], Reasons]:
+    stack = Stack.load(layout.stack_model)
+    return score_reasons(stack, read_inputs(layout.stack_files(stack.backbones, params.folds), stack.uses_embeddings))
+
+
 @pytest.mark.parametrize("model", ["demo_vit", "demo_convnext", "test_efficientnet"])
 def test_a_map_shows_where_the_logit_comes_from(model: str) -> None:
     """A network reading one quarter of the tile only: the map must be hotter there."""
@@ -79,10 +86,12 @@ def test_a_map_shows_where_the_logit_comes_from(model: str) -> None:
 def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, params: Params) -> None:
     lesions = overview(results_of(whole))
     ids = list(lesions["isic_id"].iloc[:3])
-    maps, notes = activation(whole, lesions, TileStore(whole.train_images), ids, tuple(params.image.backbones))
+    maps, notes = lesion_maps(
+        whole.image_models(params.image.backbones, params.folds), lesions, TileStore(whole.train_images), ids
+    )
     assert [picture["title"].split(":")[0] for picture in maps(ids[0])] == list(params.image.backbones)
     assert maps("ISIC_unknown") == []
-    assert "never saw" in notes[0]
+    assert "No network was trained on the patient" in notes[0]
     own = class_activation(
         whole.image_model("vit", int(lesions["fold"].iloc[0])), TileStore(whole.train_images), ids[:1]
     )
@@ -93,10 +102,11 @@ def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, par
 def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
     lesions = overview(results_of(run_dir))
     ids = list(lesions["isic_id"].iloc[:4])
-    assert "no images" in activation(run_dir, lesions, None, ids, ("vit",))[1][0]
-    maps, notes = activation(run_dir, lesions, TileStore(run_dir.train_images), ids, ("vit",))
+    models = run_dir.image_models(["vit"], FOLDS)
+    assert "no images" in lesion_maps(models, lesions, None, ids)[1][0]
+    maps, notes = lesion_maps(models, lesions, TileStore(run_dir.train_images), ids)
     assert maps(ids[0]) == []
-    assert "not here" in notes[0]
+    assert "the model is missing" in notes[0]
 
 
 def all_conditions(layout: Layout, results: RunResults, params: Params) -> dict[str, Any]:
@@ -126,11 +136,12 @@ def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
 def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: Params, found: dict[str, Any]) -> None:
     results = judge(whole)
     values = params.model_dump(mode="json", by_alias=True)
+    reasons = reasons_of(whole, params)
     says = {"nested": "of something", "absent": "three folds or more are needed"}
     for nested in ({**found["nested"], "text": says["nested"]}, {"absent": says["absent"]}):
         hospitals = {**found["hospitals"], "refit_both": bool(nested["absent"])}
         write_json(whole.root / "metrics" / "robustness.json", {**found, "hospitals": hospitals, "nested": nested})
-        build(whole, results, values, {}, reasons(whole, params))
+        build_report(whole.report, results, report_files(whole, params.image.backbones), values, {}, reasons)
         html = whole.report.read_text(encoding="utf-8")
         head = html[html.index("Nested check") : html.index('id="champion"')]
         assert says["absent" if nested["absent"] else "nested"] in head
@@ -162,14 +173,17 @@ def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
 
 def test_one_lesion_has_a_page_with_maps_and_reasons(whole: Layout, params: Params) -> None:
     isic_id = read_parquet(whole.oof)["isic_id"].iloc[5]
-    html = explain(whole, params, isic_id).read_text(encoding="utf-8")
+    results, models = results_of(whole, params.image.backbones), whole.image_models(params.image.backbones, FOLDS)
+    out, reasons = whole.report.with_name("lesion.html"), reasons_of(whole, params)
+    write_lesion_page(out, results, isic_id, whole.train_images, models, reasons)
+    html = out.read_text(encoding="utf-8")
     assert isic_id in html
-    assert html.count("Where ") >= 2
+    assert html.count("Grad-CAM of ") >= 2
     assert "odds × " in html
     assert 'class="here"' in html
     assert "this one" in html
     with pytest.raises(InputError, match="ISIC_nowhere"):
-        explain(whole, params, "ISIC_nowhere")
+        write_lesion_page(out, results, "ISIC_nowhere", whole.train_images, models, reasons)
 
 
 def test_the_stage_writes_its_file(whole: Layout, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,20 +18,20 @@ from isic.core.io import read_json, write_json
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
 from isic.evaluate.curve_figures import area_above
-from isic.evaluate.curves import column, group_by
+from isic.evaluate.curves import column_of, group_by
 from isic.evaluate.evaluate import evaluate
 from isic.evaluate.interval_figures import draw_slices
 from isic.evaluate.learning import learning_records
 from isic.evaluate.results import RunResults
-from isic.report.build import POINTS, build
-from isic.report.champion import Champion, changed, flat
+from isic.report.build import POINTS, build_report
+from isic.report.champion import Champion, changed_values, flatten_params
 from isic.report.findings import findings
-from isic.report.lesions import TileGallery, overview, worst
+from isic.report.lesions import TileGallery, overview, worst_lesions
 from isic.report.markdown import to_html
-from isic.report.page import MAX_BYTES, SECTIONS, asset, evenly, pictures
-from isic.report.patients import DRAWN, patients
+from isic.report.page import MAX_PAGE_BYTES, SECTIONS, asset, figure_svgs, sample_evenly
+from isic.report.patients import MAX_DRAWN, patient_entries
 
-from .conftest import FOLDS, results_of
+from .conftest import FOLDS, report_files, results_of
 
 BACKBONES = ("vit", "convnext")
 PARAMS = {
@@ -57,7 +57,8 @@ def judge(layout: Layout) -> RunResults:
 
 def page(layout: Layout, **options) -> str:
     results = judge(layout)
-    build(layout, results, PARAMS, {"git_commit": "abc"}, **options)
+    files = report_files(layout, BACKBONES)
+    build_report(layout.report, results, files, PARAMS, {"git_commit": "abc"}, **options)
     return layout.report.read_text(encoding="utf-8")
 
 
@@ -98,7 +99,7 @@ def test_every_section_is_there_and_nothing_is_fetched(html: str) -> None:
     assert len(found.ids) == len(set(found.ids))
     assert all(target.startswith(("#", "data:")) for target in found.fetched)
     assert not re.search(r"url\((?!#)", html.split('id="plotly"')[0])
-    assert len(html.encode()) < MAX_BYTES
+    assert len(html.encode()) < MAX_PAGE_BYTES
 
 
 def test_headline_numbers_are_those_of_the_metrics_file(html: str, run_dir: Layout) -> None:
@@ -122,11 +123,11 @@ def test_patients_are_those_with_a_malignant_lesion_worst_first(html: str, run_d
 
 def test_a_patient_of_many_lesions_is_thinned_to_the_highest_and_the_malignant(new_run: Callable[..., Layout]) -> None:
     lesions = overview(results_of(new_run(patients=2, positives=8, images=False, folds=2), ()))
-    for patient in patients(lesions, TileGallery(None, 0)):
+    for patient in patient_entries(lesions, TileGallery(None, 0)):
         mine = lesions[lesions["patient_id"] == patient["id"]]
-        assert patient["drawn"] == len(patient["map"]["x"]) == DRAWN < len(mine)
+        assert patient["drawn"] == len(patient["map"]["x"]) == MAX_DRAWN < len(mine)
         assert sum(patient["map"]["t"]) == mine["target"].sum()
-        assert set(range(1, DRAWN // 4 + 1)) <= set(patient["map"]["r"])
+        assert set(range(1, MAX_DRAWN // 4 + 1)) <= set(patient["map"]["r"])
 
 
 def test_tiles_stop_at_the_budget_and_what_is_refused_is_counted(run_dir: Layout) -> None:
@@ -143,7 +144,7 @@ def test_the_worst_cases_are_named_with_tile_and_neighbours(html: str, run_dir: 
     part = html[html.index('id="failures"') : html.index('id="cards"')]
     lowest = lesions.loc[lesions["target"] == 1].sort_values("score").iloc[0]
     assert part.index(lowest["isic_id"]) < part.index("Worst false alarms")
-    assert lesions["isic_id"].iloc[worst(lesions, 0, 1)[0]] in part
+    assert lesions["isic_id"].iloc[worst_lesions(lesions, 0, 1)[0]] in part
     assert "Nearest on the same patient" in part
 
 
@@ -164,7 +165,7 @@ def test_the_same_run_gives_the_same_page(html: str, run_dir: Layout) -> None:
     [
         ({"images": False}, "There are no tiles to show"),
         ({"folds": 1}, "One fold only"),
-        ({"positives": 3}, "Only 3 malignant lesions: too few to say"),
+        ({"positives": 3}, "Only 3 malignant lesions are too few for a reliable pAUC"),
     ],
 )
 def test_a_run_that_lacks_things_still_has_a_page_that_says_so(
@@ -191,7 +192,7 @@ def test_a_dollar_in_a_name_is_no_formula(html: str, run_dir: Layout) -> None:
     points["slices"] = [{"slice": name, **record} for name in names]
     points["ladder"] = [{**points["ladder"][-1], "step": name} for name in names]
     points["learning"] = [{**row, "backbone": names[0]} for row in points["learning"]]
-    drawn = pictures(points)
+    drawn = figure_svgs(points)
     for name in names:
         assert f">{name} (20)</text>" in drawn["slices"]
         assert f">{name}</text>" in drawn["ladder"]
@@ -225,7 +226,7 @@ def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> N
 
     layout = new_run()
     lesions = overview(results_of(layout))
-    isic_id = lesions["isic_id"].iloc[worst(lesions, 1, 1)[0]]
+    isic_id = lesions["isic_id"].iloc[worst_lesions(lesions, 1, 1)[0]]
     with h5py.File(layout.train_images, "a") as file:
         del file[isic_id]
         file[isic_id] = np.bytes_(b"no picture")
@@ -235,7 +236,7 @@ def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> N
 def test_without_the_evaluation_there_is_one_clear_line(new_run: Callable[..., Layout]) -> None:
     layout = new_run()
     with pytest.raises(InputError, match=r"evaluate\.json"):
-        build(layout, results_of(layout, BACKBONES), PARAMS, {})
+        build_report(layout.report, results_of(layout, BACKBONES), report_files(layout, BACKBONES), PARAMS, {})
     assert not layout.report.exists()
 
 
@@ -314,7 +315,8 @@ def test_the_shaded_area_of_each_fold_is_its_pauc(run_dir: Layout) -> None:
     by_fold = group_by(read_json(run_dir.plots / "roc_folds.json"), "fold")
     for fold in metrics["folds"]:
         records = by_fold[fold["fold"]]
-        assert area_above(column(records, "fpr"), column(records, "tpr")) == pytest.approx(fold["pauc"], abs=1e-9)
+        fpr, tpr = column_of(records, "fpr"), column_of(records, "tpr")
+        assert area_above(fpr, tpr) == pytest.approx(fold["pauc"], abs=1e-9)
 
 
 def test_the_outline_is_a_closed_body_that_holds_the_lesions(html: str) -> None:
@@ -340,8 +342,8 @@ def test_what_families_gain_is_shown_while_it_speaks_of_these_lesions(new_run: C
 
 
 def test_changes_are_found_in_both_directions() -> None:
-    before, after = flat({"a": {"b": 1, "c": [1, 2]}}), flat({"a": {"b": 2, "c": [1, 2]}, "d": 3})
-    assert [change["key"] for change in changed(before, after)] == ["a.b", "d"]
+    before, after = flatten_params({"a": {"b": 1, "c": [1, 2]}}), flatten_params({"a": {"b": 2, "c": [1, 2]}, "d": 3})
+    assert [change["key"] for change in changed_values(before, after)] == ["a.b", "d"]
 
 
 def test_cards_become_html_and_nothing_else_does() -> None:
@@ -355,5 +357,5 @@ def test_cards_become_html_and_nothing_else_does() -> None:
 
 
 def test_thinning_keeps_both_ends() -> None:
-    assert evenly(range(100), 5) == [0, 25, 50, 74, 99]
-    assert evenly([1, 2], 5) == [1, 2]
+    assert sample_evenly(range(100), 5) == [0, 25, 50, 74, 99]
+    assert sample_evenly([1, 2], 5) == [1, 2]

@@ -13,10 +13,11 @@ from scipy.special import logit
 from isic.core.errors import InputError
 from isic.core.io import write_parquet
 from isic.core.paths import Layout
-from isic.report.shap import by_family, contributions, explain, gain
-from isic.report.shap_text import signs
+from isic.report.reasons import explain_score
+from isic.report.shap import gain_importance, shap_by_family, shap_values
+from isic.report.shap_text import group_shap
 from isic.stack import Stack, fit_stack
-from isic.stack.inputs import fingerprint
+from isic.stack.inputs import fingerprint, read_inputs
 from tests.conftest import ROOT
 from tests.stack.population import Population, make, settings
 
@@ -42,21 +43,21 @@ def test_contributions_add_up_to_the_score(people: Population, member: str) -> N
     fitted = fit_stack(*people, settings(members=[member], **quick))
     patients = people.folds["patient_id"]
     keep = np.array([3, 500, 77])
-    values = contributions(fitted, people.features, people.logits, 1, patients, keep=keep)
+    values = shap_values(fitted, people.features, people.logits, 1, patients, keep=keep)
     assert list(values.index) == people.features["isic_id"].iloc[keep].tolist()
     score = fitted.score(people.features, people.logits, 1, patients)[keep]
     np.testing.assert_allclose(values.sum(axis=1) + values.attrs["average"], logit(score), atol=1e-4)
-    families = by_family(fitted, values)
+    families = shap_by_family(fitted, values)
     np.testing.assert_allclose(families.sum(axis=1), values.sum(axis=1), atol=1e-9)
     assert "image" in families.columns
-    assert gain(fitted)["gain"].sum() == pytest.approx(1)
+    assert gain_importance(fitted)["gain"].sum() == pytest.approx(1)
 
 
 def test_gain_finds_what_the_labels_were_made_from(stack: Stack) -> None:
-    table = gain(stack)
+    table = gain_importance(stack)
     assert table["column"].iloc[0].startswith("image_")
-    told = table.set_index("column")["gain"]
-    assert told["measure_2"] > told["measure_6"]
+    gain = table.set_index("column")["gain"]
+    assert gain["measure_2"] > gain["measure_6"]
     assert dict(zip(table["column"], table["family"], strict=True))["tbp_lv_H"] == "raw"
 
 
@@ -78,40 +79,41 @@ def written(people: Population, stack: Stack, tmp_path: Path) -> Layout:
     return layout
 
 
-def test_a_lesion_is_explained_in_sentences(written: Layout, people: Population) -> None:
+def test_a_score_is_explained_in_words(stack: Stack, written: Layout, people: Population) -> None:
     malignant = people.folds.loc[people.folds["target"] == 1, "isic_id"].iloc[0]
-    text = explain(written, malignant)
+    inputs = read_inputs(written.stack_files(people.logits, (0, 1, 2)), False)
+    text = explain_score(stack, inputs, stack.oof, malignant)
     assert text.startswith(f"{malignant} of patient")
-    for said in (
+    for phrase in (
         "Raised by:",
         "Lowered by:",
-        "the picture",
+        "the image",
         "colour of the lesion",
         "odds ×",
         "columns, odds: ",
         "Together:",
     ):
-        assert said in text
+        assert phrase in text
     with pytest.raises(InputError, match="ISIC_9999999"):
-        explain(written, "ISIC_9999999")
+        explain_score(stack, inputs, stack.oof, "ISIC_9999999")
 
 
-def test_signs_add_up_and_say_where_the_lesion_stands(people: Population, stack: Stack) -> None:
+def test_groups_add_up_and_compare_the_lesion_with_others(people: Population, stack: Stack) -> None:
     patients = people.folds["patient_id"].to_numpy()
     hue = people.features["tbp_lv_H"].to_numpy()
-    place = int(np.flatnonzero(people.folds["target"] == 1)[0])
+    row = int(np.flatnonzero(people.folds["target"] == 1)[0])
     arguments = (people.features, people.logits, 1, patients)
-    values = contributions(stack, *arguments, keep=np.array([place])).iloc[0]
-    told = signs(stack, values, stack.columns(*arguments), patients, place)
-    assert sum(sign.log_odds for sign in told) == pytest.approx(values.sum(), abs=1e-9)
-    assert [abs(sign.log_odds) for sign in told] == sorted((abs(sign.log_odds) for sign in told), reverse=True)
-    (colour,) = (sign for sign in told if sign.what == "colour of the lesion")
-    others = hue[(patients == patients[place]) & (np.arange(len(hue)) != place)]
-    below, above = int((others < hue[place]).sum()), int((others > hue[place]).sum())
-    word, many = ("above", below) if below >= above else ("below", above)
-    whole = f"all {len(others)} others of the patient" if many == len(others) else f"{many} of {len(others)}"
-    assert colour.facts[0].endswith(f"and {word} {whole}")
-    assert f"{hue[place]:.3g}°" in colour.facts[0]
+    values = shap_values(stack, *arguments, keep=np.array([row])).iloc[0]
+    groups = group_shap(stack, values, stack.columns(*arguments), patients, row)
+    assert sum(group.log_odds for group in groups) == pytest.approx(values.sum(), abs=1e-9)
+    assert [abs(group.log_odds) for group in groups] == sorted((abs(group.log_odds) for group in groups), reverse=True)
+    (colour,) = (group for group in groups if group.name == "colour of the lesion")
+    others = hue[(patients == patients[row]) & (np.arange(len(hue)) != row)]
+    below, above = int((others < hue[row]).sum()), int((others > hue[row]).sum())
+    side, count = ("above", below) if below >= above else ("below", above)
+    text = f"all {len(others)} others of the patient" if count == len(others) else f"{count} of {len(others)}"
+    assert colour.facts[0].endswith(f"and {side} {text}")
+    assert f"{hue[row]:.3g}°" in colour.facts[0]
 
 
 def test_a_study_is_another_when_anything_it_reads_is(written: Layout, people: Population) -> None:

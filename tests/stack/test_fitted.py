@@ -10,8 +10,8 @@ import pytest
 
 from isic.core.errors import InputError
 from isic.core.schema import PATIENT
-from isic.report.shap import contributions, gain
-from isic.report.shap_text import signs
+from isic.report.shap import gain_importance, shap_values
+from isic.report.shap_text import group_shap
 from isic.stack import Stack, fit_stack
 from isic.stack.training_data import build_training_data
 from isic.tabular import build_features
@@ -64,9 +64,9 @@ def test_a_chain_learns_from_its_training_folds_only(stack: Stack, people: Popul
 
 def test_fitted_columns_are_read_and_explained(stack: Stack, people: Population) -> None:
     assert {family for family in stack.families.values() if family != "raw"} == {f"fitted {kind}" for kind in KINDS}
-    strong = gain(stack)
+    strong = gain_importance(stack)
     assert strong.loc[strong["column"] == "fitted_rate_tbp_lv_location", "gain"].item() > 0
-    values = contributions(stack, people.features, {}, 0, people.folds[PATIENT])
+    values = shap_values(stack, people.features, {}, 0, people.folds[PATIENT])
     assert list(values.columns) == list(stack.names)
 
 
@@ -86,7 +86,7 @@ def test_rates_of_levels_that_say_nothing_cost_and_gain_nothing() -> None:
         features = people.assign(**{name: values.astype(np.float32) for name, values in signal.items()}, **noise)
         bare, fitted = (fit_stack(features, {}, folds, settings(fitted=k, seeds=1)) for k in ((), ("encoding",)))
         lost.append(bare.metrics["auc"] - fitted.metrics["auc"])
-        gained = gain(fitted).set_index("column")["gain"]
+        gained = gain_importance(fitted).set_index("column")["gain"]
         taken.append(gained[gained.index.str.startswith("fitted_rate")].sum() / gained.sum())
     assert abs(np.mean(lost)) < 0.02
     assert np.mean(taken) < 0.35
@@ -115,8 +115,9 @@ def test_what_cannot_be_fitted_is_named(people: Population) -> None:
 
 
 def test_fitted_columns_speak_of_what_they_measure(stack: Stack, people: Population) -> None:
-    values = contributions(stack, people.features, {}, 0, people.folds[PATIENT]).iloc[0]
-    told = signs(stack, values, stack.columns(people.features, {}, 0, people.folds[PATIENT]), people.folds[PATIENT], 0)
-    assert sum(sign.log_odds for sign in told) == pytest.approx(values.sum())
-    assert "place on the body" in {sign.what for sign in told}
-    assert not any("fitted" in str(sign) for sign in told)
+    values = shap_values(stack, people.features, {}, 0, people.folds[PATIENT]).iloc[0]
+    columns = stack.columns(people.features, {}, 0, people.folds[PATIENT])
+    groups = group_shap(stack, values, columns, people.folds[PATIENT], 0)
+    assert sum(group.log_odds for group in groups) == pytest.approx(values.sum())
+    assert "position on the body" in {group.name for group in groups}
+    assert not any("fitted" in str(group) for group in groups)

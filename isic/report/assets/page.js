@@ -77,7 +77,7 @@
       `${patient.found} of ${patient.ranks.length} malignant in the top 15.${thinned}`;
     const items = patient.lesions.map((lesion) => {
       const item = element("li");
-      const button = element("button", undefined, lesion.target ? "ill" : "");
+      const button = element("button", undefined, lesion.target ? "malignant" : "");
       button.type = "button";
       button.dataset.id = lesion.id;
       button.setAttribute("aria-pressed", "false");

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from isic.core.errors import InputError, explain, run
+from isic.core.errors import InputError, error_line, run
 from isic.core.io import atomic_dir
 from isic.core.paths import Layout
 from isic.data.source import FILES
@@ -42,7 +42,7 @@ def main() -> None:
         try:
             _extract(archive, temporary)
         except _UNREADABLE as error:
-            if explain(error) is not None:  # a full disk is not an error of the archive
+            if error_line(error) is not None:  # a full disk is not an error of the archive
                 raise
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise InputError(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from isic.cli.options import missing_images as parse_missing
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 
 app = typer.Typer()
 
@@ -62,4 +62,4 @@ def shard(
         impute = parse_missing(missing_images) == "impute"
         manifest, uri = make_shards(metadata, images, Store(out), rows, megabytes, impute), out
 
-    typer.echo(f"{manifest.rows:,} lesions in {len(manifest.shards):,} shards: {shown(uri)}")
+    typer.echo(f"{manifest.rows:,} lesions in {len(manifest.shards):,} shards: {redact(uri)}")

@@ -10,7 +10,7 @@ import typer
 
 from isic.cli.options import Fallback, MissingImages
 from isic.cli.options import missing_images as parse_missing
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 
 app = typer.Typer()
 
@@ -66,7 +66,7 @@ def _predict_on_ray(
     memory = f", peak memory of a worker {result.peak_gb:.1f} GB" if result.scored else ""
     typer.echo(
         f"{result.rows:,} lesions scored ({result.scored:,} shards now, {result.retried:,} of them retried{memory}): "
-        f"{shown(out)}"
+        f"{redact(out)}"
     )
 
 

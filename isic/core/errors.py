@@ -19,7 +19,7 @@ class InputError(Exception):
     """Input that cannot be used. The message is one line: what is wrong, where, and what to do."""
 
 
-def explain(error: BaseException) -> str | None:
+def error_line(error: BaseException) -> str | None:
     """The one line for an error a person caused or can mend, or None for a defect of the program.
 
     A full disk surfaces under many types (OSError, safetensors' own, C++ libraries' text), so it is recognised by
@@ -55,14 +55,14 @@ def run(main: Callable[[], None]) -> None:
         sys.stderr.write("isic: interrupted\n")
         sys.exit(130)
     except Exception as error:
-        line = explain(error)
+        line = error_line(error)
         if line is None or os.environ.get("ISIC_TRACEBACK"):
             raise
         sys.stderr.write(f"isic: error: {line}\n")
         sys.exit(2)
 
 
-def shown(text: str) -> str:
+def redact(text: str) -> str:
     """`text` with the passwords of the addresses in it starred and their queries left out.
 
     `postgresql://me:secret@host/db?password=secret` becomes `postgresql://me:***@host/db`. Works inside error messages

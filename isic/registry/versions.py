@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.core.paths import Layout
 from isic.predict.manifest import FILE, read_manifest
 from isic.tracking.files import listing, repository
@@ -139,10 +139,10 @@ class Registry:
             with translate_mlflow_errors(self.client.tracking_uri), atomic_dir(cache) as temporary:
                 files.download_artifacts("", dst_path=str(temporary))
                 if not (temporary / FILE).is_file():  # for deleted files a server sends nothing, and no error
-                    raise _gone(version, shown(files.artifact_uri))
+                    raise _gone(version, redact(files.artifact_uri))
                 if read_manifest(temporary).hash != version.bundle_hash:
                     raise InputError(
-                        f"{version} has other files at {shown(files.artifact_uri)} than its tag {HASH_TAG}: "
+                        f"{version} has other files at {redact(files.artifact_uri)} than its tag {HASH_TAG}: "
                         "register its bundle again"
                     )
         return cache
@@ -189,9 +189,9 @@ def translate_mlflow_errors(uri: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
             raise
-        reason = shown((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
+        reason = redact((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
         raise InputError(
-            f"the MLflow store at {shown(uri)} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+            f"the MLflow store at {redact(uri)} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
         ) from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.core.parallel import cores
 
 #: Bytes, for a Ray started here. It can be small: shards are read from shared storage, and a result is one row.
@@ -57,9 +57,9 @@ def _connect(ray: Any, address: str | None) -> None:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = shown(" ".join(str(error).split()))[:160]
+        reason = redact(" ".join(str(error).split()))[:160]
         raise InputError(
-            f"no Ray cluster answers at RAY_ADDRESS={shown(address)} ({reason}): check it, or unset it"
+            f"no Ray cluster answers at RAY_ADDRESS={redact(address)} ({reason}): check it, or unset it"
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.core.schema import ID, PATIENT
 from isic.data.patient_chunks import open_chunked
 from isic.data.tiles import TileStore
@@ -27,7 +27,7 @@ def make_shards(
     if rows < 1 or not 0 < megabytes < np.inf:
         raise InputError(f"shards of {rows} rows or {megabytes} MB: give positive numbers")
     if MANIFEST in out.sizes():
-        raise InputError(f"{shown(out.uri)} already holds shards: name another folder, or remove it first")
+        raise InputError(f"{redact(out.uri)} already holds shards: name another folder, or remove it first")
     tiles = None if images is None else TileStore(images)
     if tiles is not None:
         # From the file's mean tile size: reading each tile's size would take a pass over the file.
@@ -43,7 +43,7 @@ def index_shards(store: Store) -> ShardManifest:
     """Write the manifest of existing shards, reading each. Raises InputError for a file that is not a shard."""
     names = sorted(name for name in store.sizes() if name.endswith(".parquet") and not name.startswith((".", "_")))
     if not names:
-        raise InputError(f"{shown(store.uri)} holds no .parquet file: name the folder of the shards")
+        raise InputError(f"{redact(store.uri)} holds no .parquet file: name the folder of the shards")
     shards, images = [], False
     for name in names:
         data = store.read(name)

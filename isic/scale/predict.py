@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.core.io import sha256_json
 from isic.predict.bundle import load_bundle
 from isic.predict.scoring import MissingImages
@@ -69,7 +69,7 @@ def predict_shards(
     manifest = read_shard_manifest(source)
     if missing_images == "error" and bundle.backbones and not manifest.images:
         raise InputError(
-            f"{shown(source.uri)} holds no images: use --missing-images impute to score by the features alone"
+            f"{redact(source.uri)} holds no images: use --missing-images impute to score by the features alone"
         )
     task = ScoringTask(source, target, bundle.hash, missing_images, f"isic-{uuid.uuid4().hex}")
     missing = _missing(task, manifest)
@@ -99,7 +99,7 @@ def _missing(task: ScoringTask, manifest: ShardManifest) -> list[Shard]:
     existing = {name for name in task.target.sizes() if name.endswith(".parquet") and not name.startswith((".", "_"))}
     if unknown := sorted(existing - {shard.name for shard in manifest.shards}):
         raise InputError(
-            f"{task.target.where(unknown[0])} belongs to no shard of {shown(task.source.uri)}: "
+            f"{task.target.where(unknown[0])} belongs to no shard of {redact(task.source.uri)}: "
             "name another folder for --out"
         )
     scored = [shard for shard in manifest.shards if shard.name in existing]

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.core.schema import ID, NUMERIC, PATIENT, TEST_COLUMNS, TEXT
 from isic.data.patient_chunks import ROWS
 from isic.data.tiles import MAX_BYTES, decode
@@ -61,7 +61,7 @@ def read_shard_manifest(store: Store) -> ShardManifest:
     if MANIFEST not in store.sizes():
         raise InputError(
             f"{store.where(MANIFEST)} not found: make shards with `isic shard`, "
-            f"or `isic shard --index {shown(store.uri)}` for existing ones"
+            f"or `isic shard --index {redact(store.uri)}` for existing ones"
         )
     try:
         content = json.loads(store.read(MANIFEST))

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.core.io import atomic_file
 
 _Result = TypeVar("_Result")
@@ -45,7 +45,7 @@ class Store:
 
     def where(self, name: str) -> str:
         """The file's path or URI for messages, without password and query (endpoint, region)."""
-        return f"{shown(self.uri).rstrip('/')}/{name}"
+        return f"{redact(self.uri).rstrip('/')}/{name}"
 
     def read(self, name: str) -> bytes:
         """The file's bytes."""
@@ -114,7 +114,7 @@ class Store:
             except FileNotFoundError as error:
                 raise InputError(f"{self.where(name)} not found: check the path") from error
             except NotADirectoryError as error:
-                raise InputError(f"{shown(self.uri)} is a file: name a folder") from error
+                raise InputError(f"{redact(self.uri)} is a file: name a folder") from error
             except OSError as error:
                 if isinstance(error, _PERMANENT) or error.errno in _FULL:
                     raise
@@ -136,7 +136,7 @@ def _open(uri: str) -> tuple[Any, str]:
     try:
         fs, root = _by_pyarrow(uri)
     except OSError as error:
-        raise InputError(f"{shown(uri)} cannot be opened ({_reason(error)}): check it") from error
+        raise InputError(f"{redact(uri)} cannot be opened ({_reason(error)}): check it") from error
     return fs, root.rstrip("/")
 
 
@@ -155,7 +155,7 @@ def _by_fsspec(uri: str) -> tuple[Any, str]:
         fs, root = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
         raise InputError(
-            f"{shown(uri)} cannot be opened ({_reason(error)}): use a path, s3://, gs:// or a protocol that an "
+            f"{redact(uri)} cannot be opened ({_reason(error)}): use a path, s3://, gs:// or a protocol that an "
             "installed fsspec library serves"
         ) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
@@ -163,4 +163,4 @@ def _by_fsspec(uri: str) -> tuple[Any, str]:
 
 def _reason(error: Exception) -> str:
     """A library's message, shortened; passwords are masked first, because a truncated address would not match."""
-    return shown(" ".join(str(error).split()))[:160]
+    return redact(" ".join(str(error).split()))[:160]

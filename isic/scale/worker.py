@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isic.core.errors import InputError, explain
+from isic.core.errors import InputError, error_line
 from isic.predict.bundle import Bundle
 from isic.predict.scoring import MissingImages
 from isic.scale.shards import Shard, read_shard
@@ -87,7 +87,7 @@ def score_shard(shard: Shard, task: ScoringTask) -> Outcome:
     except MemoryError:
         return Outcome(shard.name, 0, worker, _crash_error(shard, 1), lost)
     except Exception as error:
-        line = explain(error)
+        line = error_line(error)
         if line is None:
             raise
         return Outcome(shard.name, 0, worker, line, lost)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.tracking.files import copy_files, repository
 from isic.tracking.store import SQLITE, absolute, connect, settle_environment
 
@@ -263,7 +263,7 @@ class Copy:
             if version.source.startswith(f"{here}/"):
                 return there + version.source.removeprefix(here)
         raise InputError(
-            f"the files of version {version.version} of {version.name} are in {shown(version.source)}, which no run "
+            f"the files of version {version.version} of {version.name} are in {redact(version.source)}, which no run "
             "owns: register it again, or delete the version"
         )
 
@@ -296,7 +296,7 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
     except MlflowException as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{shown(source)} to {shown(target)}: {shown(line)[:300]}; run the same command again"
+            f"{redact(source)} to {redact(target)}: {redact(line)[:300]}; run the same command again"
         ) from error
 
 
@@ -321,18 +321,18 @@ def _check_server(uri: str) -> None:
             return  # it responds
         except OSError as error:
             raise InputError(
-                f"no server responds at {shown(uri)} ({error}): start the server, or check the address"
+                f"no server responds at {redact(uri)} ({error}): start the server, or check the address"
             ) from error
 
 
 def _refuse(source: str, target: str) -> None:
     if source == target:
-        raise InputError(f"--from and --to are both {shown(source)}")
+        raise InputError(f"--from and --to are both {redact(source)}")
     if source.startswith(SQLITE) and not Path(source.removeprefix(SQLITE)).is_file():
         raise InputError(f"there is no database {source.removeprefix(SQLITE)}: --from names the store to copy")
     if not target.startswith(("http://", "https://", SQLITE)):
         raise InputError(
-            f"--to is {shown(target)}: name the server (http://…), not its database, or the artifacts would stay here"
+            f"--to is {redact(target)}: name the server (http://…), not its database, or the artifacts would stay here"
         )
 
 

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from urllib.parse import urlparse
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 
 
 def probe_remote(root: Path) -> str | None:
@@ -25,7 +25,7 @@ def probe_remote(root: Path) -> str | None:
         return None
     url = settings.get(f"remote.{name}.url", "")
     if not url.startswith("s3://"):
-        return f"{name} at {shown(url)} (not tried)"
+        return f"{name} at {redact(url)} (not tried)"
     try:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
@@ -41,7 +41,7 @@ def probe_remote(root: Path) -> str | None:
         client.delete_object(Bucket=location.netloc, Key=key)
     except (BotoCoreError, ClientError) as error:
         raise InputError(
-            f"{name} at {url} cannot be written to ({shown(str(error))[:160]}): check its endpointurl and credentials"
+            f"{name} at {url} cannot be written to ({redact(str(error))[:160]}): check its endpointurl and credentials"
         ) from error
     return f"{name} at {url} is writable"
 

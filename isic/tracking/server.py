@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.tracking.files import repository
 from isic.tracking.store import EXPERIMENT, SQLITE, artifact_root, connect, tracking_uri
 from isic.tracking.view import publish_view
@@ -30,7 +30,7 @@ def probe(root: Path) -> str:
         runs = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
     except Exception as error:  # each kind of store raises its own errors
         raise InputError(_explain(uri, error)) from error
-    return f"{len(runs)} runs in {shown(uri)}"
+    return f"{len(runs)} runs in {redact(uri)}"
 
 
 def probe_artifacts(root: Path) -> str | None:
@@ -55,10 +55,10 @@ def probe_artifacts(root: Path) -> str | None:
         store.delete_artifacts(name)
     except Exception as error:
         raise InputError(
-            f"{shown(uri)} cannot store files ({_reason(error)}): check the server's log and its object store"
+            f"{redact(uri)} cannot store files ({_reason(error)}): check the server's log and its object store"
         ) from error
     if found != name:
-        raise InputError(f"{shown(uri)} returned other bytes than were written: check its object store")
+        raise InputError(f"{redact(uri)} returned other bytes than were written: check its object store")
     return f"a file was written to {experiment.artifact_location} and read back"
 
 
@@ -66,14 +66,14 @@ def _explain(uri: str, error: Exception) -> str:
     reason = _reason(error)
     if "401" in reason or "authenticat" in reason.lower():
         return (
-            f"{shown(uri)} refuses access ({reason}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            f"{redact(uri)} refuses access ({reason}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
             "or write ~/.mlflow/credentials"
         )
-    return f"{shown(uri)} cannot be reached ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+    return f"{redact(uri)} cannot be reached ({reason}): start it, or unset MLFLOW_TRACKING_URI"
 
 
 def _reason(error: Exception) -> str:
-    return shown(" ".join(str(error).split()))[:120]
+    return redact(" ".join(str(error).split()))[:120]
 
 
 def refuse_port(port: int) -> None:
@@ -96,7 +96,7 @@ def serve(root: Path, port: int) -> None:
     """
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
-        raise InputError(f"the runs are at {shown(uri)}: open it in a browser, or unset MLFLOW_TRACKING_URI")
+        raise InputError(f"the runs are at {redact(uri)}: open it in a browser, or unset MLFLOW_TRACKING_URI")
     refuse_port(port)
     page = publish_view(connect(root))
     sys.stdout.write(f"http://127.0.0.1:{port}{page}\n")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from isic.core import locks
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -91,7 +91,7 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
     settle_environment(patience)
     uri = uri or tracking_uri(root)
     if urlparse(uri).scheme.split("+")[0] not in _SCHEMES:
-        raise InputError(f"{shown(uri)} is no MLflow store: use http://…, postgresql://… or sqlite:///…")
+        raise InputError(f"{redact(uri)} is no MLflow store: use http://…, postgresql://… or sqlite:///…")
     if uri.startswith(SQLITE):
         with locked(root):
             _create_database(Path(uri.removeprefix(SQLITE)), root)

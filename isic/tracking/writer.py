@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from isic.core.errors import shown
+from isic.core.errors import redact
 from isic.core.paths import Layout
 from isic.tracking.pipe import warn
 
@@ -161,7 +161,7 @@ class Writer:
         if self._warned:
             return
         self._warned = True
-        where = shown(next(iter(self.runs.values())).header["uri"])
+        where = redact(next(iter(self.runs.values())).header["uri"])
         warn(
             f"no MLflow store at {where} ({_first_line(error)}); "
             "the stage continues and its results are on disk, only its log is incomplete"
@@ -185,7 +185,7 @@ def _entities(kind: str, messages: list[Message]) -> list[Any]:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return shown(lines[0] if lines else type(error).__name__)[:200]
+    return redact(lines[0] if lines else type(error).__name__)[:200]
 
 
 #: Read by the stage: the standard output this process started with (`main`).

@@ -29,7 +29,7 @@ from optuna.storages import (
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 
 #: Errors of a database that is down, restarting or refusing connections.
 CONNECTION_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError)
@@ -72,13 +72,13 @@ def open_storage(folder: Path) -> BaseStorage | str:
                     heartbeat_stale_trial_callback=_RequeueStaleTrial(max_retry=RETRIES),
                 )
     except (ImportError, sqlalchemy.exc.NoSuchModuleError):
-        raise InputError(f"no driver for {shown(url)}: pip install 'isic[server]' brings PostgreSQL's") from None
+        raise InputError(f"no driver for {redact(url)}: pip install 'isic[server]' brings PostgreSQL's") from None
     except sqlalchemy.exc.ArgumentError:
         raise InputError(
             "OPTUNA_STORAGE is no database URL: it looks like postgresql+psycopg://user:password@host:5432/name"
         ) from None
     except (*CONNECTION_ERRORS, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
-        raise InputError(f"OPTUNA_STORAGE {shown(url)} cannot be used: {_reason(error)}") from None
+        raise InputError(f"OPTUNA_STORAGE {redact(url)} cannot be used: {_reason(error)}") from None
 
 
 def probe(folder: Path) -> str | None:
@@ -87,7 +87,7 @@ def probe(folder: Path) -> str | None:
     if not url:
         return None
     studies = optuna.get_all_study_names(open_storage(folder))
-    return f"{len(studies)} studies in {shown(url)}"
+    return f"{len(studies)} studies in {redact(url)}"
 
 
 class _RequeueStaleTrial(RetryHeartbeatStaleTrialCallback):
@@ -212,4 +212,4 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return shown(lines[0])[:200] if lines else type(error).__name__
+    return redact(lines[0])[:200] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from isic.core.errors import InputError, explain, run
+from isic.core.errors import InputError, error_line, run
 
 
 def _raise(error: BaseException) -> None:
@@ -33,7 +33,7 @@ def test_interrupt_is_130(capsys: pytest.CaptureFixture[str]) -> None:
 def test_defects_are_not_dressed_up() -> None:
     with pytest.raises(ZeroDivisionError):
         run(lambda: _raise(ZeroDivisionError("defect")))
-    assert explain(ZeroDivisionError("defect")) is None
+    assert error_line(ZeroDivisionError("defect")) is None
 
 
 def test_a_path_of_the_wrong_kind_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ import optuna
 from optuna.trial import TrialState
 
 from deploy.local.postgres import Postgres
-from isic.core.errors import InputError, shown
+from isic.core.errors import InputError, redact
 from isic.tuning.storage import open_storage
 from isic.tuning.study import DONE
 from tests.conftest import ROOT
@@ -175,4 +175,4 @@ def test_an_unusable_address_is_named_without_its_password(
     ],
 )
 def test_addresses_are_shown_without_secrets(address: str, safe: str) -> None:
-    assert shown(address) == safe
+    assert redact(address) == safe

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from isic.core.errors import InputError, explain
+from isic.core.errors import InputError, error_line
 from isic.image.network import device as machine
 
 #: Seconds to wait for the reason of a process that died.
@@ -168,7 +168,7 @@ def _start(rank: int, size: int, port: int, told: Any, task: Callable[..., None]
             task(*arguments)
             torch.distributed.destroy_process_group()
     except Exception as error:
-        line = explain(error)
+        line = error_line(error)
         if line is None:
             traceback.print_exc()
         told.put(line or f"process {rank} of {size} failed: {error!r}")

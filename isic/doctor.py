@@ -165,9 +165,9 @@ def _unknown_names(params: Params) -> Iterator[str]:
     from isic.image.network.backbone import exists
     from isic.image.network.catalogue import resolve
     from isic.tabular import feature_families
-    from isic.tabular.fitted import fitted_kinds
+    from isic.tabular.fitted import fitted_families
 
-    families, kinds = set(feature_families()), set(fitted_kinds())
+    families, kinds = set(feature_families()), set(fitted_families())
     for key, names, known in (
         ("features.families", params.features.families, families),
         ("stack.drop", params.stack.drop, families),

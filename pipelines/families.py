@@ -18,7 +18,7 @@ from isic.evaluate.figures import save_figure
 from isic.evaluate.interval_figures import draw_families
 from isic.stack.training_data import FITTED, build_training_data
 from isic.tabular import build_features, feature_families
-from isic.tabular.fitted import fitted_kinds
+from isic.tabular.fitted import fitted_families
 from isic.tuning.search import TrialEvaluator
 
 
@@ -37,7 +37,7 @@ def measure_families(
     frame: pd.DataFrame, folds: pd.DataFrame, params: Params, log: Callable[[str], None]
 ) -> dict[str, Any]:
     """The ablation of the feature families with the stacker's LightGBM members, without images."""
-    stack, fitted_names = params.stack, tuple(fitted_kinds())
+    stack, fitted_names = params.stack, tuple(fitted_families())
     no_images = stack.images.model_copy(update={"embeddings": "none"})
     data = build_training_data(build_features(frame), {}, folds, no_images, stack.params.max_bin, fitted=fitted_names)
     evaluator = TrialEvaluator(data, stack.seeds)

@@ -77,7 +77,7 @@ def fit_calibration(target: np.ndarray, score: np.ndarray, kind: str | None = No
     return _platt(target, score)
 
 
-def out_of_fold(target: np.ndarray, score: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, str] | None:
+def calibrate_out_of_fold(target: np.ndarray, score: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, str] | None:
     """Probabilities where each fold's map was fitted on the other folds, and the kind of map.
 
     None when there is one fold only, or some fold's complement holds one class.

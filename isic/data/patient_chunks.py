@@ -54,12 +54,12 @@ class ChunkedTable:
 
 @contextmanager
 def open_chunked(metadata: Path, limit: int) -> Iterator[ChunkedTable]:
-    """`spool` in a temporary folder."""
+    """`write_chunks` in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="isic-rows-") as folder:
-        yield spool(metadata, Path(folder), limit)
+        yield write_chunks(metadata, Path(folder), limit)
 
 
-def spool(metadata: Path, folder: Path, limit: int) -> ChunkedTable:
+def write_chunks(metadata: Path, folder: Path, limit: int) -> ChunkedTable:
     """Sort the rows of a metadata CSV, official test or training form, into pieces below `folder`.
 
     A piece holds at most `limit` lesions, unless one patient alone has more; the order of the file stays within it.

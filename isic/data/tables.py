@@ -35,7 +35,7 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
     other than 0 or 1, a missing or repeated isic_id.
     """
     path = Path(path)
-    with _said(path):
+    with translate_csv_errors(path):
         frame = _typed(_read(path), path, train)
     if frame.empty:
         raise InputError(f"{path} has a header and no rows: put the official file there")
@@ -49,7 +49,7 @@ def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame
     A repeated isic_id is found within a piece only.
     """
     path = Path(path)
-    with _said(path), pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as pieces:
+    with translate_csv_errors(path), pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as pieces:
         for piece in pieces:
             frame = _typed(piece, path, train)
             _check_ids(frame[ID], path)
@@ -90,7 +90,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
+def translate_csv_errors(path: Path) -> Iterator[None]:
     if not path.is_file():
         raise InputError(f"{path} not found: run `dvc repro data`, or set data.folder to the official files")
     try:
@@ -113,13 +113,13 @@ def _typed(frame: pd.DataFrame, path: Path, train: bool) -> pd.DataFrame:
 def _check_columns(frame: pd.DataFrame, expected: tuple[str, ...], path: Path) -> None:
     missing = [column for column in expected if column not in frame.columns]
     if missing:
-        raise InputError(f"{path} lacks {_some(missing)}: use the official file with all {len(expected)} columns")
+        raise InputError(f"{path} lacks {_quoted(missing)}: use the official file with all {len(expected)} columns")
     extra = [str(column) for column in frame.columns if column not in expected]
     if extra:
-        raise InputError(f"{path} has unknown {_some(extra)}: keep only the {len(expected)} official columns")
+        raise InputError(f"{path} has unknown {_quoted(extra)}: keep only the {len(expected)} official columns")
 
 
-def _some(names: list[str]) -> str:
+def _quoted(names: list[str]) -> str:
     shown = ", ".join(f"`{name}`" for name in names[:5])
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"column{'s' if len(names) > 1 else ''} {shown}{more}"

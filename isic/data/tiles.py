@@ -21,7 +21,7 @@ from isic.core.errors import InputError
 #: 65,535 × 65,535 pixels and 12 GB of memory.
 MAX_SIDE = 4096
 #: Real tiles are about 2.75 KB.
-MAX_BYTES = 8 << 20
+MAX_JPEG_BYTES = 8 << 20
 
 
 class TileStore:
@@ -98,8 +98,8 @@ class TileStore:
         if not _lies_here(found):
             raise InputError(f"{self.path}: the bytes of {isic_id} lie in another file: use one that holds its tiles")
         size = found.get_type().get_size()
-        if size > MAX_BYTES:
-            raise InputError(f"{self.path}: tile {isic_id} holds {size} bytes, at most {MAX_BYTES} are read")
+        if size > MAX_JPEG_BYTES:
+            raise InputError(f"{self.path}: tile {isic_id} holds {size} bytes, at most {MAX_JPEG_BYTES} are read")
         data = np.empty((), dtype=f"S{size}")
         found.read(h5py.h5s.ALL, h5py.h5s.ALL, data)
         return bytes(data.item())

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from isic.core.calibration import Calibration, fit_calibration, out_of_fold
+from isic.core.calibration import Calibration, calibrate_out_of_fold, fit_calibration
 from isic.core.metric import auc, pauc, pauc_interval, top15
 from isic.evaluate import curves
 from isic.evaluate.curves import Records
@@ -33,7 +33,7 @@ def evaluate(results: RunResults, replicates: int, seed: int) -> Evaluation:
     """
     target, score, patient, fold = results.target, results.score, results.patient, results.fold
     value, low, high = pauc_interval(target, score, patient, replicates, seed)
-    calibrated = out_of_fold(target, score, fold)
+    calibrated = calibrate_out_of_fold(target, score, fold)
 
     points = _points(results, calibrated, replicates, seed)
     folds = [_fold(results, int(index)) for index in np.unique(fold)]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isic.core.calibration import out_of_fold
+from isic.core.calibration import calibrate_out_of_fold
 from isic.core.errors import InputError
 from isic.core.metric import paired_difference
 from isic.core.params import Gate
@@ -167,7 +167,7 @@ def probability(rows: pd.DataFrame, name: str) -> np.ndarray:
     Scores only rank, and their scale depends on the sampling of benign lesions, so the calibrated score is compared.
     The raw scores are returned where the other folds hold one class only.
     """
-    mapped = out_of_fold(rows[TARGET].to_numpy(), rows[name].to_numpy(), rows["fold"].to_numpy())
+    mapped = calibrate_out_of_fold(rows[TARGET].to_numpy(), rows[name].to_numpy(), rows["fold"].to_numpy())
     return rows[name].to_numpy(np.float64) if mapped is None else mapped[0]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError, redact
 from isic.core.schema import ID, NUMERIC, PATIENT, TEST_COLUMNS, TEXT
 from isic.data.patient_chunks import ROWS
-from isic.data.tiles import MAX_BYTES, decode
+from isic.data.tiles import MAX_JPEG_BYTES, decode
 from isic.scale.store import Store
 
 #: Parquet readers of the folder skip names that start with an underscore.
@@ -138,8 +138,8 @@ class ShardTiles:
         if isic_id not in self._row:
             raise InputError(f"{self.path} has no image for {isic_id}: add it or drop its metadata row")
         data: bytes = self._column[self._row[isic_id]].as_py()
-        if len(data) > MAX_BYTES:
-            raise InputError(f"{self.path}: tile {isic_id} holds {len(data)} bytes, at most {MAX_BYTES} are read")
+        if len(data) > MAX_JPEG_BYTES:
+            raise InputError(f"{self.path}: tile {isic_id} holds {len(data)} bytes, at most {MAX_JPEG_BYTES} are read")
         return data
 
     def image(self, isic_id: str) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from isic.stack.embeddings import Space
 from isic.stack.encoder import Columns, Encoder, plain
 from isic.stack.image_columns import Embeddings, ImageEncoder, Scale, check_images
 from isic.stack.members import library, log_odds
-from isic.tabular.fitted import Fitted, fitted_kinds
+from isic.tabular.fitted import Fitted, fitted_families
 
 FORMAT = 2
 _FILE = "stack.json"
@@ -223,7 +223,7 @@ def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: ImageColumns
             if not (folder / file).is_file():
                 raise InputError(f"{folder / file} is missing: {_REFIT}")
         members[name] = [library(name).load(folder / file, names) for file in files]
-    strange = stored.fitted.keys() - fitted_kinds().keys()
+    strange = stored.fitted.keys() - fitted_families().keys()
     if strange:
         raise InputError(f"{folder / _FILE} has fitted features `{min(strange)}`, which this code lacks: {_REFIT}")
     backbones = list(stored.scales) if how.embeddings != "none" else []

@@ -11,7 +11,7 @@ from pandas.api.types import is_float_dtype
 
 from isic.core.schema import ID
 from isic.tabular.canonical import canonical
-from isic.tabular.parallel import each
+from isic.tabular.parallel import parallel_map
 from isic.tabular.registry import Family, choose, lesion_families
 
 
@@ -52,7 +52,7 @@ def _columns(family: Family, wide: pd.DataFrame) -> dict[str, pd.Series]:
 def _in_input_order(columns: dict[str, pd.Series], order: NDArray[np.int64]) -> dict[str, object]:
     """The columns of a family in the input's order; each one given is let go as soon as it is turned."""
     names = list(columns)
-    return dict(zip(names, each(lambda name: _back(columns.pop(name), order), names), strict=True))
+    return dict(zip(names, parallel_map(lambda name: _back(columns.pop(name), order), names), strict=True))
 
 
 def _back(column: pd.Series, order: NDArray[np.int64]) -> object:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_file
-from isic.tabular.fitted import fitted_kinds
+from isic.tabular.fitted import fitted_families
 from isic.tabular.registry import choose, feature_families
 
 _HEAD = """# Features
@@ -39,7 +39,7 @@ def catalogue(families: Sequence[str] | None = None) -> list[Row]:
     if families is None:
         rows += [
             Row(each.name, f"fitted: {name}", each.formula, each.meaning)
-            for name, kind in fitted_kinds().items()
+            for name, kind in fitted_families().items()
             for each in kind.features
         ]
     return rows
@@ -76,7 +76,7 @@ def _overview(rows: Sequence[Row]) -> str:
     for row in rows:
         counts[row.family] = counts.get(row.family, 0) + 1
     meanings = {name: family.meaning for name, family in feature_families().items()}
-    meanings |= {f"fitted: {name}": kind.meaning for name, kind in fitted_kinds().items()}
+    meanings |= {f"fitted: {name}": kind.meaning for name, kind in fitted_families().items()}
     lines = [f"| {name} | {count} | {_cell(meanings[name])} |\n" for name, count in counts.items()]
     return f"\n{len(rows)} features:\n\n| family | features | what |\n|---|---|---|\n" + "".join(lines)
 

@@ -31,7 +31,7 @@ def _squared(points, first, last, one, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def nearest(points, first, last, distance, index):  # type: ignore[no-untyped-def]
+def nearest_lesions(points, first, last, distance, index):  # type: ignore[no-untyped-def]
     """The k nearest others of each lesion of a group, k = distance.shape[1]; nearest first.
 
     Fills distance and index (position in `points`) for rows first:last; where the group has fewer than k others the
@@ -83,7 +83,7 @@ def local_outlier_factor(distance, index, first, last, out):  # type: ignore[no-
 
 
 @njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
-def spread(points, first, last, out, closest, farthest):  # type: ignore[no-untyped-def]
+def distance_statistics(points, first, last, out, closest, farthest):  # type: ignore[no-untyped-def]
     """Mean, median, sd, min and max of each lesion's distances to its group's others, into out[row, 0:5].
 
     closest and farthest get the positions of the most and least similar other; a lesion alone gets zeros and itself.

@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from isic.core.errors import InputError
 from isic.tabular.registry import Feature
 
-#: Columns by name, each (n,) float32.
-Columns = dict[str, NDArray[np.float32]]
+#: FittedColumns by name, each (n,) float32.
+FittedColumns = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,18 @@ class FittedFamily:
     meaning: str
     features: tuple[Feature, ...]
     fit: Callable[[pd.DataFrame, NDArray[np.float64]], dict[str, Any]]
-    apply: Callable[[Mapping[str, Any], pd.DataFrame], Columns]
-    training: Callable[[pd.DataFrame, NDArray[np.float64], NDArray[np.int64]], Columns] | None = None
+    apply: Callable[[Mapping[str, Any], pd.DataFrame], FittedColumns]
+    training: Callable[[pd.DataFrame, NDArray[np.float64], NDArray[np.int64]], FittedColumns] | None = None
 
 
 @cache
-def fitted_kinds() -> dict[str, FittedFamily]:
+def fitted_families() -> dict[str, FittedFamily]:
     """All kinds by name, in order of their names."""
     from isic.tabular.families import fitted as package
 
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
     found = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
-    return {module.KIND.name: module.KIND for module in found}
+    return {module.FAMILY.name: module.FAMILY for module in found}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Fitted:
     @classmethod
     def fit(cls, kinds: Sequence[str], frame: pd.DataFrame, target: ArrayLike) -> Fitted:
         """Learn `kinds` from training rows. InputError for an unknown kind or a missing column."""
-        known, labels = fitted_kinds(), np.asarray(target, dtype=np.float64)
+        known, labels = fitted_families(), np.asarray(target, dtype=np.float64)
         unknown = [name for name in kinds if name not in known]
         if unknown:
             raise InputError(f"unknown fitted features `{unknown[0]}` in stack.fitted: choose from {', '.join(known)}")
@@ -72,22 +72,22 @@ class Fitted:
     @property
     def names(self) -> dict[str, str]:
         """Column name → kind, in the order of `columns`."""
-        return {feature.name: name for name in self.states for feature in fitted_kinds()[name].features}
+        return {feature.name: name for name in self.states for feature in fitted_families()[name].features}
 
-    def columns(self, frame: pd.DataFrame) -> Columns:
+    def columns(self, frame: pd.DataFrame) -> FittedColumns:
         """The columns of rows that were not trained on. InputError names a missing column."""
-        made: Columns = {}
+        made: FittedColumns = {}
         for name, state in self.states.items():
-            made |= fitted_kinds()[name].apply(state, frame)
+            made |= fitted_families()[name].apply(state, frame)
         return made
 
-    def training_columns(self, frame: pd.DataFrame, target: ArrayLike, patients: ArrayLike) -> Columns:
+    def training_columns(self, frame: pd.DataFrame, target: ArrayLike, patients: ArrayLike) -> FittedColumns:
         """The columns of the very rows `fit` saw, none of which tells its own patient's labels."""
         labels = np.asarray(target, dtype=np.float64)
         # In order of their names, so that a row's columns do not depend on the order of the rows.
         codes = pd.factorize(np.asarray(patients), sort=True)[0].astype(np.int64)
-        made: Columns = {}
+        made: FittedColumns = {}
         for name, state in self.states.items():
-            kind = fitted_kinds()[name]
+            kind = fitted_families()[name]
             made |= kind.training(frame, labels, codes) if kind.training else kind.apply(state, frame)
         return made

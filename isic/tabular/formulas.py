@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.tabular.names import OFFICIAL
-from isic.tabular.parallel import each
+from isic.tabular.parallel import parallel_map
 from isic.tabular.registry import Family, Feature
 
 _FUNCTIONS = {
@@ -37,7 +37,7 @@ def formula_family(name: str, meaning: str, formulas: Sequence[tuple[str, str, s
 
     def build(frame: pd.DataFrame) -> pd.DataFrame:
         namespace = {short: frame[column].to_numpy() for short, column in OFFICIAL.items()}
-        columns = each(lambda code: evaluate(code, namespace), compiled)
+        columns = parallel_map(lambda code: evaluate(code, namespace), compiled)
         return pd.DataFrame(
             {feature.name: column for feature, column in zip(features, columns, strict=True)}, copy=False
         )

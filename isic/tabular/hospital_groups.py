@@ -27,9 +27,9 @@ RARE = 30
 _MISSING = "(missing)"
 
 
-def levels(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
+def level_codes(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
     """Distinct combinations of `keys` as text, and the number of each row's combination."""
-    require(frame, keys)
+    require_columns(frame, keys)
     if not keys:
         return ["all"], np.zeros(len(frame), dtype=np.int64)
     combined = np.zeros(len(frame), dtype=np.int64)
@@ -41,32 +41,32 @@ def levels(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], NDArray
     return [" × ".join(parts) for parts in zip(*texts, strict=True)], member.astype(np.int64)
 
 
-def by_level(frame: pd.DataFrame, name: str) -> dict[str, NDArray[np.int64]]:
+def rows_by_level(frame: pd.DataFrame, name: str) -> dict[str, NDArray[np.int64]]:
     """Level of a grouping → its rows, rare levels left out (never the one level of `all`)."""
-    labels, member = levels(frame, GROUPINGS[name][0])
+    labels, member = level_codes(frame, GROUPINGS[name][0])
     order = np.argsort(member, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(member, minlength=len(labels)))[:-1])
     return {label: rows for label, rows in zip(labels, parts, strict=True) if name == "all" or len(rows) >= RARE}
 
 
-def known(tables: Mapping[str, Mapping[str, Any]], name: str, frame: pd.DataFrame) -> NDArray[np.float64]:
+def level_values(tables: Mapping[str, Mapping[str, Any]], name: str, frame: pd.DataFrame) -> NDArray[np.float64]:
     """What `tables[grouping][level]` (an array of any shape) holds for each row's level, (rows, *shape) float64.
 
     Where a level is unknown, the next coarser grouping that `tables` has is asked.
     """
     keys, coarser = GROUPINGS[name]
-    labels, member = levels(frame, keys)
+    labels, member = level_codes(frame, keys)
     found = np.array([label in tables[name] for label in labels], dtype=bool)
     empty = np.zeros(np.shape(tables["all"]["all"]))
     values = np.array([tables[name].get(label, empty) for label in labels], dtype=np.float64)
     values = values.reshape(-1, *empty.shape)[member]
     unknown = ~found[member] if len(found) else np.zeros(len(frame), dtype=bool)
     if coarser is not None and unknown.any():
-        values[unknown] = known(tables, coarser, frame[unknown])
+        values[unknown] = level_values(tables, coarser, frame[unknown])
     return values
 
 
-def require(frame: pd.DataFrame, names: Sequence[str]) -> None:
+def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
     """InputError naming the first of `names` that `frame` lacks."""
     missing = [name for name in names if name not in frame.columns]
     if missing:
@@ -76,7 +76,7 @@ def require(frame: pd.DataFrame, names: Sequence[str]) -> None:
 def core_values(frame: pd.DataFrame) -> NDArray[np.float64]:
     """The core measurements of a metadata or feature frame, (rows, len(CORE))."""
     columns = [OFFICIAL[v] for v in CORE]
-    require(frame, columns)
+    require_columns(frame, columns)
     return np.column_stack([frame[name].to_numpy(dtype=np.float64) for name in columns])
 
 

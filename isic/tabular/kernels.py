@@ -13,7 +13,7 @@ from numba import njit
 #: Keeps a ratio finite where its divisor may be 0; the same in every published solution.
 EPSILON = 1e-5
 
-#: Columns of `summary`.
+#: Columns of `summarise`.
 SUMMARY = ("mean", "sd", "min", "max", "sum", "median", "skew", "count")
 
 
@@ -29,7 +29,7 @@ def zscore(values, rows, starts, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def rank(values, rows, starts, out):  # type: ignore[no-untyped-def]
+def percentile_rank(values, rows, starts, out):  # type: ignore[no-untyped-def]
     """out = average rank in the group / its size, float32 in (0, 1]; ties share their mean rank."""
     for group in range(len(starts) - 1):
         members = _present(values, rows, starts[group], starts[group + 1], out)
@@ -47,7 +47,7 @@ def rank(values, rows, starts, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def summary(values, rows, starts, out):  # type: ignore[no-untyped-def]
+def summarise(values, rows, starts, out):  # type: ignore[no-untyped-def]
     """out[group] = mean, sd, min, max, sum, median, skew, count of the group's present values; NaN where none is."""
     for group in range(len(starts) - 1):
         first, last = starts[group], starts[group + 1]

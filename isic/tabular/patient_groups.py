@@ -36,7 +36,7 @@ class Groups:
         """Rows per group."""
         return np.diff(self.starts)
 
-    def spread(self, per_group: NDArray[np.float64]) -> NDArray[np.float64]:
+    def broadcast(self, per_group: NDArray[np.float64]) -> NDArray[np.float64]:
         """One value per group as one value per row."""
         out = np.empty(len(self.rows), dtype=np.float64)
         out[self.rows] = np.repeat(per_group, self.sizes)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from isic.core.schema import NUMERIC
 from isic.tabular.names import MEANING, OFFICIAL, short
-from isic.tabular.parallel import each
+from isic.tabular.parallel import parallel_map
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import lesion_families
 
@@ -60,7 +60,7 @@ def formulas_only() -> tuple[str, ...]:
     return tuple(name for name in measured_features() if name not in COMPARED)
 
 
-def column(name: str) -> str:
+def official_column(name: str) -> str:
     """Frame column of a short name."""
     return OFFICIAL.get(name, name)
 
@@ -73,17 +73,17 @@ def per_row(
 
     def one(name: str) -> NDArray[np.float32]:
         out = np.empty(len(frame), dtype=np.float32)
-        kernel(frame[column(name)].to_numpy(), groups.rows, groups.starts, out)
+        kernel(frame[official_column(name)].to_numpy(), groups.rows, groups.starts, out)
         return out
 
-    return dict(zip(names, each(one, names), strict=True))
+    return dict(zip(names, parallel_map(one, names), strict=True))
 
 
 def differences(frame: pd.DataFrame, names: Sequence[str], other: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
     """Each named measurement minus that of the lesion at position `other` (n,); short name → float32 (n,)."""
 
     def one(name: str) -> NDArray[np.float32]:
-        values = frame[column(name)].to_numpy()
+        values = frame[official_column(name)].to_numpy()
         return (values - values[other]).astype(np.float32)
 
-    return dict(zip(names, each(one, names), strict=True))
+    return dict(zip(names, parallel_map(one, names), strict=True))

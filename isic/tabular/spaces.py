@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.parallel import each
+from isic.tabular.parallel import parallel_map
 from isic.tabular.patient_groups import Groups
-from isic.tabular.relative import column
+from isic.tabular.relative import official_column
 
 #: Column groups of the published pairwise distances.
 SPACES: dict[str, tuple[str, ...]] = {
@@ -51,7 +51,7 @@ def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float6
     sizes = groups.sizes
 
     def one(name: str) -> NDArray[np.float64]:
-        values = frame[column(name)].to_numpy()
+        values = frame[official_column(name)].to_numpy()
         present = np.isfinite(values)
         filled = np.where(present, values, 0.0)
         count = np.maximum(np.add.reduceat(present.astype(np.float64), groups.starts[:-1]), 1)
@@ -66,7 +66,7 @@ def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float6
         scaled: NDArray[np.float64] = away / np.repeat(sd, sizes)
         return scaled
 
-    return np.stack(each(one, names)) if len(frame) else np.zeros((len(names), 0))
+    return np.stack(parallel_map(one, names)) if len(frame) else np.zeros((len(names), 0))
 
 
 def unit_range(points: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
@@ -81,10 +81,10 @@ def unit_range(points: NDArray[np.float64], groups: Groups) -> NDArray[np.float6
 
 def raw_points(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
     """Points (measurements, lesions) unscaled; missing is 0."""
-    return np.stack([np.nan_to_num(frame[column(name)].to_numpy(), nan=0.0) for name in names])
+    return np.stack([np.nan_to_num(frame[official_column(name)].to_numpy(), nan=0.0) for name in names])
 
 
 def by_group(groups: Groups, work: Callable[[int, int], None]) -> None:
     """`work(first, last)` for every group, in positions of `groups.rows`; the largest first, for even threads."""
     bounds = [(int(groups.starts[g]), int(groups.starts[g + 1])) for g in np.argsort(-groups.sizes, kind="stable")]
-    each(lambda bound: work(*bound), bounds)
+    parallel_map(lambda bound: work(*bound), bounds)

@@ -8,7 +8,7 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss
 
-from isic.core.calibration import Calibration, fit_calibration, out_of_fold
+from isic.core.calibration import Calibration, calibrate_out_of_fold, fit_calibration
 
 
 def simulated(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -56,7 +56,7 @@ def test_a_handful_of_lesions_makes_nothing_certain(target: list[int], level: fl
 
 def test_out_of_fold_probabilities_are_not_certain_either() -> None:
     target, score, _ = simulated(80_000, 2)
-    made = out_of_fold(target, score, np.arange(len(target)) % 4)
+    made = calibrate_out_of_fold(target, score, np.arange(len(target)) % 4)
     assert made is not None
     assert made[1] == "isotonic"
     assert 0 < made[0].min() < made[0].max() < 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isic.core.errors import InputError
 from isic.core.schema import TEST_COLUMNS
 from isic.data import patient_chunks as home
-from isic.data.patient_chunks import pack_patients, spool
+from isic.data.patient_chunks import pack_patients, write_chunks
 from isic.data.tables import read_metadata
 
 
@@ -29,7 +29,7 @@ def table(sample_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_pieces_hold_every_row_as_the_table_has_it_and_whole_patients(table: Path, tmp_path: Path) -> None:
     whole = read_metadata(table, train=False)
     (tmp_path / "pieces").mkdir()
-    pieces = spool(table, tmp_path / "pieces", 50)
+    pieces = write_chunks(table, tmp_path / "pieces", 50)
     frames = [pieces.chunk(number) for number in range(len(pieces))]
     assert len(frames) > 5
     assert tuple(map(len, frames)) == pieces.sizes
@@ -59,7 +59,7 @@ def test_a_lesion_that_comes_again_much_later_is_named(table: Path, tmp_path: Pa
     lines = table.read_text().splitlines()
     table.write_text("\n".join([*lines, lines[1]]) + "\n")
     with pytest.raises(InputError, match=f"{lines[1].split(',')[0]} occurs more than once"):
-        spool(table, tmp_path, 50)
+        write_chunks(table, tmp_path, 50)
 
 
 def test_a_lesion_of_nobody_is_named_by_its_line(table: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_lesion_of_nobody_is_named_by_its_line(table: Path, tmp_path: Path) ->
     rows.loc[400, "patient_id"] = np.nan
     rows.to_csv(table, index=False)
     with pytest.raises(InputError, match="line 402: patient_id is missing"):
-        spool(table, tmp_path, 50)
+        write_chunks(table, tmp_path, 50)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_measurement_that_no_model_was_trained_to_miss_is_named(
     rows.loc[5, column] = value
     rows.to_csv(table, index=False)
     if said is None:
-        assert len(spool(table, tmp_path, 50).ids) == len(rows)
+        assert len(write_chunks(table, tmp_path, 50).ids) == len(rows)
     else:
         with pytest.raises(InputError, match=said):
-            spool(table, tmp_path, 50)
+            write_chunks(table, tmp_path, 50)

@@ -93,16 +93,16 @@ def measured() -> Population:
 
 
 def test_fitted_columns_are_screened_chain_by_chain(measured: Population, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = fitted.fitted_kinds()
+    kinds = fitted.fitted_families()
     how = settings().images, settings().params.max_bin
     assert screen_leaks(build_training_data(*measured, *how, fitted=tuple(kinds))) == []
 
-    def knowing(frame: pd.DataFrame, target: np.ndarray, patients: np.ndarray) -> fitted.Columns:
+    def knowing(frame: pd.DataFrame, target: np.ndarray, patients: np.ndarray) -> fitted.FittedColumns:
         """The rates, and a hint of the label in one of them."""
         made = kinds["encoding"].apply(kinds["encoding"].fit(frame, target), frame)
         return made | {"fitted_rate__sex": (made["fitted_rate__sex"] - 0.1 * target).astype(np.float32)}
 
     leaking = kinds | {"encoding": replace(kinds["encoding"], training=knowing)}
-    monkeypatch.setattr(fitted, "fitted_kinds", lambda: leaking)
+    monkeypatch.setattr(fitted, "fitted_families", lambda: leaking)
     found = screen_leaks(build_training_data(*measured, *how, fitted=("encoding",)))
     assert {leak.column for leak in found} == {f"fitted_rate_sex of chain {number}" for number in range(3)}

@@ -16,12 +16,12 @@ from isic.stack import Stack, fit_stack
 from isic.stack.training_data import build_training_data
 from isic.tabular import build_features
 from isic.tabular.families.fitted.encoding import ENCODED
-from isic.tabular.fitted import Fitted, fitted_kinds
+from isic.tabular.fitted import Fitted, fitted_families
 from isic.tuning.search import TrialEvaluator
 from tests.stack.population import Population, settings
 from tests.tabular.population import lesions
 
-KINDS = tuple(fitted_kinds())
+KINDS = tuple(fitted_families())
 QUICK = settings(fitted=KINDS, rounds=20, seeds=1)
 
 

@@ -21,7 +21,7 @@ from isic.data.tables import read_metadata
 from isic.tabular import build_features
 from isic.tabular.canonical import canonical
 from isic.tabular.registry import lesion_families
-from isic.tabular.relative import column
+from isic.tabular.relative import official_column
 from isic.tabular.spaces import DUCKLING, SPACES
 from tests.conftest import ROOT
 from tests.tabular.population import lesions
@@ -66,7 +66,7 @@ def _against_scikit_learn(frame: pd.DataFrame) -> None:
     lesions_in_order, order = canonical(frame)
     measured = [family.build(lesions_in_order) for family in lesion_families() if family.measured]
     wide = pd.concat([lesions_in_order, *measured], axis=1)
-    values = np.column_stack([wide[column(name)].to_numpy() for name in DUCKLING])
+    values = np.column_stack([wide[official_column(name)].to_numpy() for name in DUCKLING])
     factor = build_features(frame, ["duckling"])["duckling_lof"].to_numpy()[order]
     for patient in wide[PATIENT].unique():
         rows = (wide[PATIENT] == patient).to_numpy()

@@ -14,10 +14,10 @@ from isic.core.errors import InputError
 from isic.core.schema import NUMERIC, PATIENT
 from isic.tabular import build_features
 from isic.tabular.families.fitted import encoding
-from isic.tabular.fitted import Columns, Fitted, fitted_kinds
+from isic.tabular.fitted import Fitted, FittedColumns, fitted_families
 from tests.tabular.population import lesions
 
-KINDS = tuple(fitted_kinds())
+KINDS = tuple(fitted_families())
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def fitted(train: pd.DataFrame, target: np.ndarray) -> Fitted:
     return Fitted.fit(KINDS, train, target)
 
 
-def _equal(one: Columns, other: Columns) -> None:
+def _equal(one: FittedColumns, other: FittedColumns) -> None:
     assert list(one) == list(other)
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
@@ -205,7 +205,7 @@ def test_missing_columns_and_unknown_kinds_are_named(train: pd.DataFrame) -> Non
 
 
 def test_every_fitted_column_is_in_the_catalogue(train: pd.DataFrame, target: np.ndarray, fitted: Fitted) -> None:
-    registered = [feature.name for kind in fitted_kinds().values() for feature in kind.features]
+    registered = [feature.name for kind in fitted_families().values() for feature in kind.features]
     for columns in (fitted.columns(train), fitted.training_columns(train, target, train[PATIENT])):
         assert list(columns) == registered == list(fitted.names)
         assert all(values.dtype == np.float32 and values.shape == (len(train),) for values in columns.values())

@@ -14,7 +14,7 @@ _TAGGED = 0.055
 #: Published counts of benign and indeterminate lesions with a full diagnosis.
 _BENIGN, _INDETERMINATE = 561, 114
 #: Published malignant diagnoses: melanoma 157, basal cell 163, squamous cell 73.
-FAMILIES = ("melanoma", "basal", "squamous")
+CANCERS = ("melanoma", "basal", "squamous")
 
 
 def family(diagnosis: str) -> str:

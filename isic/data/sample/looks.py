@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from isic.data.sample.diagnosis import FAMILIES, family
+from isic.data.sample.diagnosis import CANCERS, family
 from isic.data.sample.measure import is_small
 
 #: Image L, a, b of the skin = constant + weights · (Lext, Aext, Bext). Least squares on real tiles with rows.
@@ -126,7 +126,7 @@ def _signs(rng: np.random.Generator, frame: pd.DataFrame) -> np.ndarray:
     malignant = np.flatnonzero(frame["target"].to_numpy() == 1)
     kinds[malignant] = [family(full[row]) for row in malignant]
     chances = np.empty((len(frame), len(SIGNS)), dtype=np.float32)
-    for kind in ("benign", "biopsied", *FAMILIES):
+    for kind in ("benign", "biopsied", *CANCERS):
         chances[kinds == kind] = _CHANCES[kind]
     # Tiny outlines are mostly the core of a larger red patch that the machine missed and a clinician tagged.
     small = is_small(frame["clin_size_long_diam_mm"].to_numpy())

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.tabular.fitted import Columns, FittedFamily
-from isic.tabular.hospital_groups import levels, require
+from isic.tabular.fitted import FittedColumns, FittedFamily
+from isic.tabular.hospital_groups import level_codes, require_columns
 from isic.tabular.registry import Feature
 
-#: Columns whose rate is learnt, and the weight of the overall rate in lesions (junaidaliop/isic2024-tbp: m = 50).
+#: FittedColumns whose rate is learnt, and the weight of the overall rate in lesions (junaidaliop/isic2024-tbp: m = 50).
 ENCODED = ("anatom_site_general", "sex", "tbp_lv_location", "tbp_lv_location_simple")
 PRIOR_WEIGHT = 50.0
 #: Groups of patients whose training rows get the rates of the others. A level has as many rates in training: more of
@@ -23,35 +23,35 @@ PARTS = 3
 
 def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
     """{"prior": overall rate, "rates": {column: {level: smoothed rate}}}."""
-    require(frame, ENCODED)
+    require_columns(frame, ENCODED)
     prior = float(target.mean())
     rates: dict[str, dict[str, float]] = {}
     for name in ENCODED:
-        labels, member = levels(frame, (name,))
+        labels, member = level_codes(frame, (name,))
         malignant, count = _tally(member, target, len(labels))
         rates[name] = dict(zip(labels, _smooth(malignant, count, prior).tolist(), strict=True))
     return {"prior": prior, "rates": rates}
 
 
-def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> Columns:
+def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     """Fitted rates of the rows' levels; the overall rate where unknown."""
-    made: Columns = {}
+    made: FittedColumns = {}
     for name, rates in state["rates"].items():
-        labels, member = levels(frame, (name,))
+        labels, member = level_codes(frame, (name,))
         made[_name(name)] = np.array([rates.get(label, state["prior"]) for label in labels], dtype=np.float32)[member]
     return made
 
 
-def training(frame: pd.DataFrame, target: NDArray[np.float64], patients: NDArray[np.int64]) -> Columns:
+def training(frame: pd.DataFrame, target: NDArray[np.float64], patients: NDArray[np.int64]) -> FittedColumns:
     """Rates of the training rows themselves, those of each part of the patients from the other parts.
 
     With its own target inside its rate, a rare level would give a training row away. Leaving out its patient alone
     gives it away too: of all rows of a level, the lowest rates would be those of malignant ones.
     """
     part = np.random.default_rng(0).permutation(int(patients.max()) + 1)[patients] % PARTS
-    made: Columns = {}
+    made: FittedColumns = {}
     for name in ENCODED:
-        labels, member = levels(frame, (name,))
+        labels, member = level_codes(frame, (name,))
         rates = np.array([_rates_of(part != number, member, target, len(labels)) for number in range(PARTS)])
         made[_name(name)] = rates[part, member].astype(np.float32)
     return made
@@ -87,7 +87,7 @@ def _name(column: str) -> str:
     return f"fitted_rate__{column}"
 
 
-KIND = FittedFamily(
+FAMILY = FittedFamily(
     name="encoding",
     meaning="Smoothed share of malignant training lesions by site, sex and location",
     features=tuple(

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.tabular.fitted import Columns, FittedFamily
-from isic.tabular.hospital_groups import GROUPINGS, by_level, core_values, known, mean_sd
+from isic.tabular.fitted import FittedColumns, FittedFamily
+from isic.tabular.hospital_groups import GROUPINGS, core_values, level_values, mean_sd, rows_by_level
 from isic.tabular.kernels import EPSILON
 from isic.tabular.names import MEANING
 from isic.tabular.registry import Feature
@@ -24,18 +24,19 @@ def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
     values = core_values(frame)
     return {
         name: {
-            level: [part.tolist() for part in mean_sd(values[rows])] for level, rows in by_level(frame, name).items()
+            level: [part.tolist() for part in mean_sd(values[rows])]
+            for level, rows in rows_by_level(frame, name).items()
         }
         for name in GROUPINGS
     }
 
 
-def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> Columns:
+def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     """z-scores against the fitted levels; a missing measurement stays missing."""
     values = core_values(frame)
-    made: Columns = {}
+    made: FittedColumns = {}
     for name in _Z:
-        level = known(state, name, frame)
+        level = level_values(state, name, frame)
         z = ((values - level[:, 0]) / (level[:, 1] + EPSILON)).astype(np.float32)
         made |= {_name(name, v): np.ascontiguousarray(z[:, place]) for place, v in enumerate(CORE)}
     return made
@@ -45,7 +46,7 @@ def _name(grouping: str, v: str) -> str:
     return f"fitted_{grouping}_z__{v}"
 
 
-KIND = FittedFamily(
+FAMILY = FittedFamily(
     name="hospital",
     meaning="z-score against training rows of the same hospital, place and lighting",
     features=tuple(

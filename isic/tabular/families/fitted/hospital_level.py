@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.tabular.fitted import Columns, FittedFamily
-from isic.tabular.hospital_groups import GROUPINGS, by_level, known, require
-from isic.tabular.kernels import SUMMARY, summary
+from isic.tabular.fitted import FittedColumns, FittedFamily
+from isic.tabular.hospital_groups import GROUPINGS, level_values, require_columns, rows_by_level
+from isic.tabular.kernels import SUMMARY, summarise
 from isic.tabular.names import MEANING, OFFICIAL
 from isic.tabular.registry import Feature
 from isic.tabular.relative import SUMMARISED
@@ -27,22 +27,23 @@ _STATISTICS = ("mean", "sd", "min", "max", "median", "skew")
 def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
     """{grouping: {level: (1 + measurements × statistics) values}}; the first is the level's share of training rows."""
     columns = [OFFICIAL[v] for v in SUMMARISED]
-    require(frame, columns)
+    require_columns(frame, columns)
     values = [np.ascontiguousarray(frame[name].to_numpy(dtype=np.float64)) for name in columns]
     return {
         name: {
-            level: [len(rows) / len(frame), *_statistics(values, rows)] for level, rows in by_level(frame, name).items()
+            level: [len(rows) / len(frame), *_statistics(values, rows)]
+            for level, rows in rows_by_level(frame, name).items()
         }
         for name in GROUPINGS
         if name != "hospital_location_tile"
     }
 
 
-def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> Columns:
+def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     """The fitted statistics of each row's level."""
-    made: Columns = {}
+    made: FittedColumns = {}
     for name in _OVER:
-        table = known(state, name, frame).astype(np.float32)
+        table = level_values(state, name, frame).astype(np.float32)
         made |= {column: np.ascontiguousarray(table[:, place]) for place, column in enumerate(_names(name))}
     return made
 
@@ -52,7 +53,7 @@ def _statistics(values: list[NDArray[np.float64]], rows: NDArray[np.int64]) -> l
     starts = np.array([0, len(rows)])
     for column in values:
         table = np.empty((1, len(SUMMARY)))
-        summary(column, rows, starts, table)
+        summarise(column, rows, starts, table)
         # A measurement no training row has: 0, like every state; JSON knows no NaN.
         found += [float(np.nan_to_num(table[0, SUMMARY.index(name)])) for name in _STATISTICS]
     return found
@@ -78,7 +79,7 @@ def _features(grouping: str) -> list[Feature]:
     return [Feature(name, *text) for name, text in zip(_names(grouping), texts, strict=True)]
 
 
-KIND = FittedFamily(
+FAMILY = FittedFamily(
     name="hospital_level",
     meaning="Statistics of training rows of the same hospital and place",
     features=tuple(feature for name in _OVER for feature in _features(name)),

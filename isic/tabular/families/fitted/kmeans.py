@@ -10,7 +10,7 @@ import pandas as pd
 from numba import njit
 from numpy.typing import NDArray
 
-from isic.tabular.fitted import Columns, FittedFamily
+from isic.tabular.fitted import FittedColumns, FittedFamily
 from isic.tabular.hospital_groups import RARE, core_values, mean_sd
 from isic.tabular.kernels import EPSILON
 from isic.tabular.names import MEANING
@@ -75,7 +75,7 @@ def _level(
     return np.where(rare, mean, own_mean), np.where(rare, sd, own_sd)
 
 
-def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> Columns:
+def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     """Distance to the nearest centre, and z-scores within that cluster's training rows (all rows if it is small)."""
     values = core_values(frame)
     centres = np.array(state["centres"])
@@ -110,7 +110,7 @@ def _points(values: NDArray[np.float64], mean: NDArray[np.float64], sd: NDArray[
 
 
 _WHERE = f"k-means with {CLUSTERS} clusters of training rows in {len(CORE)} standardised measurements"
-KIND = FittedFamily(
+FAMILY = FittedFamily(
     name="kmeans",
     meaning=f"z-score against training rows of the same kind, one of {CLUSTERS} by k-means",
     features=(

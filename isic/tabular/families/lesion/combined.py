@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from isic.tabular.canonical import codes
-from isic.tabular.parallel import each
+from isic.tabular.parallel import parallel_map
 from isic.tabular.registry import Family, Feature
 
 #: Word in the feature's name → official column.
@@ -35,7 +35,7 @@ _COMBINED: dict[str, tuple[str, ...]] = {
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
     """The combined texts as categories; missing where a part is."""
-    columns = each(lambda names: _combine(frame, names), list(_COMBINED.values()))
+    columns = parallel_map(lambda names: _combine(frame, names), list(_COMBINED.values()))
     return pd.DataFrame(dict(zip(_COMBINED, columns, strict=True)), copy=False)
 
 

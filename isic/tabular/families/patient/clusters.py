@@ -20,7 +20,7 @@ _SITE = "anatom_site_general"
 def build(frame: pd.DataFrame) -> pd.DataFrame:
     """Size of the cluster, its share of the group and the lesions outside it, in every space."""
     groups = Groups.of(frame, (PATIENT, _SITE))
-    whole = groups.spread(groups.sizes.astype(np.float64))
+    whole = groups.broadcast(groups.sizes.astype(np.float64))
     columns = {}
     for space, names in SPACES.items():
         size = _cluster_sizes(frame, names, groups)

@@ -9,12 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.kernels import SUMMARY, summary
+from isic.tabular.kernels import SUMMARY, summarise
 from isic.tabular.names import MEANING
-from isic.tabular.parallel import each
+from isic.tabular.parallel import parallel_map
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
-from isic.tabular.relative import SUMMARISED, column
+from isic.tabular.relative import SUMMARISED, official_column
 
 #: Those of `kernels.SUMMARY` but the count.
 _STATISTICS = ("mean", "sd", "min", "max", "sum", "median", "skew")
@@ -33,14 +33,14 @@ def _family(name: str, meaning: str, keys: Sequence[str], over: str) -> Family:
 
         def columns_of(v: str) -> dict[str, NDArray[np.float32]]:
             table = np.empty((len(groups.sizes), len(SUMMARY)))
-            summary(frame[column(v)].to_numpy(), groups.rows, groups.starts, table)
+            summarise(frame[official_column(v)].to_numpy(), groups.rows, groups.starts, table)
             return {
-                f"{name}__{v}_{statistic}": groups.spread(table[:, SUMMARY.index(statistic)]).astype(np.float32)
+                f"{name}__{v}_{statistic}": groups.broadcast(table[:, SUMMARY.index(statistic)]).astype(np.float32)
                 for statistic in _STATISTICS
             }
 
         columns: dict[str, NDArray[np.float32]] = {}
-        for part in each(columns_of, SUMMARISED):
+        for part in parallel_map(columns_of, SUMMARISED):
             columns |= part
         return pd.DataFrame(columns, copy=False)
 

@@ -10,7 +10,7 @@ from isic.core.schema import PATIENT
 from isic.tabular.names import MEANING
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
-from isic.tabular.relative import CORE, column, differences
+from isic.tabular.relative import CORE, differences, official_column
 
 #: Sizes, always positive: a ratio to another lesion's makes sense.
 SIZES = ("diam", "areaMM2", "minorAxisMM", "perimeterMM")
@@ -21,7 +21,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     """Differences and ratios to the lesion of largest and of smallest area in the patient (ties: the lower isic_id)."""
     groups = Groups.of(frame, (PATIENT,))
     # Stable, within contiguous patients: the first row of each is its smallest, or its largest by the negative area.
-    area = frame[column("areaMM2")].to_numpy()
+    area = frame[official_column("areaMM2")].to_numpy()
     patient = np.repeat(np.arange(len(groups.sizes)), groups.sizes)
     smallest = np.lexsort((area, patient))[groups.starts[:-1]]
     largest = np.lexsort((-area, patient))[groups.starts[:-1]]
@@ -30,7 +30,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
         of_row = np.repeat(rows, groups.sizes)
         columns |= {f"patient_{anchor}__{v}": values for v, values in differences(frame, CORE, of_row).items()}
         for v in SIZES:
-            values = frame[column(v)].to_numpy()
+            values = frame[official_column(v)].to_numpy()
             columns[f"patient_{anchor}_ratio__{v}"] = (values / (values[of_row] + 1e-5)).astype(np.float32)
     return pd.DataFrame(columns, copy=False)
 

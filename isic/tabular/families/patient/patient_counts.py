@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.kernels import rank
+from isic.tabular.kernels import percentile_rank
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 
@@ -65,26 +65,26 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _count(frame: pd.DataFrame, keys: Sequence[str]) -> NDArray[np.float64]:
     groups = Groups.of(frame, (PATIENT, *keys))
-    return groups.spread(groups.sizes.astype(np.float64))
+    return groups.broadcast(groups.sizes.astype(np.float64))
 
 
 def _total(frame: pd.DataFrame, keys: Sequence[str]) -> NDArray[np.float64]:
     groups = Groups.of(frame, (PATIENT, *keys))
-    return groups.spread(groups.sums(frame["tbp_lv_areaMM2"].to_numpy()))
+    return groups.broadcast(groups.sums(frame["tbp_lv_areaMM2"].to_numpy()))
 
 
 def _members(frame: pd.DataFrame, key: str, level: str) -> NDArray[np.float64]:
     """Lesions of the patient whose `key` is `level`."""
     groups = Groups.of(frame, (PATIENT,))
-    return groups.spread(groups.sums((frame[key] == level).to_numpy(dtype=np.float64)))
+    return groups.broadcast(groups.sums((frame[key] == level).to_numpy(dtype=np.float64)))
 
 
 def _smaller(frame: pd.DataFrame) -> NDArray[np.float64]:
     """(rank of the diameter - 1) / n within the patient."""
     groups, diameter = Groups.of(frame, (PATIENT,)), frame["clin_size_long_diam_mm"].to_numpy()
     share = np.empty(len(frame))
-    rank(diameter, groups.rows, groups.starts, share)
-    return share - 1 / np.maximum(groups.spread(groups.sums(np.isfinite(diameter).astype(np.float64))), 1)
+    percentile_rank(diameter, groups.rows, groups.starts, share)
+    return share - 1 / np.maximum(groups.broadcast(groups.sums(np.isfinite(diameter).astype(np.float64))), 1)
 
 
 def _pivot_name(kind: str, level: str) -> str:

@@ -7,11 +7,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.distances import spread
+from isic.tabular.distances import distance_statistics
 from isic.tabular.names import MEANING
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
-from isic.tabular.relative import column, differences
+from isic.tabular.relative import differences, official_column
 from isic.tabular.spaces import SPACES, by_group, raw_points, standardised
 
 _STATISTICS = ("mean", "median", "sd", "min", "max")
@@ -33,7 +33,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
             for end, other in (("closest", closest), ("farthest", farthest)):
                 compared = differences(frame, _COMPARED, other)
                 columns |= {f"similarity_{space}_{end}__{v}": values for v, values in compared.items()}
-                diameter = frame[column("diam")].to_numpy()
+                diameter = frame[official_column("diam")].to_numpy()
                 ratio = diameter / (diameter[other] + 1e-5)
                 columns[f"similarity_{space}_{end}_ratio__diam"] = ratio.astype(np.float32)
     return pd.DataFrame({feature.name: columns[feature.name] for feature in FAMILY.features}, copy=False)
@@ -47,7 +47,7 @@ def _distances(
     count = ordered.shape[1]
     found = np.empty((count, len(_STATISTICS)))
     near, far = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
-    by_group(groups, lambda first, last: spread(ordered, first, last, found, near, far))
+    by_group(groups, lambda first, last: distance_statistics(ordered, first, last, found, near, far))
     table = np.empty(found.shape, dtype=np.float32)
     closest, farthest = np.empty_like(near), np.empty_like(far)
     table[groups.rows] = found

@@ -16,7 +16,7 @@ from isic.core.schema import PATIENT
 from isic.tabular.names import MEANING
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
-from isic.tabular.relative import column
+from isic.tabular.relative import official_column
 
 CHANGING = ("H", "L", "B", "diam", "areaMM2", "deltaLBnorm", "norm_color", "norm_border", "nevi_confidence")
 _SITE, _LOCATION = "anatom_site_general", "tbp_lv_location"
@@ -28,14 +28,14 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     known = ~np.isnan(age)
     visit = frame[[PATIENT, _SITE, _LOCATION]].assign(visit=pd.Categorical(age))
     patients = Groups.of(visit, (PATIENT,))
-    first = patients.spread(_extreme(np.fmin, age, patients))
-    last = patients.spread(_extreme(np.fmax, age, patients))
+    first = patients.broadcast(_extreme(np.fmin, age, patients))
+    last = patients.broadcast(_extreme(np.fmax, age, patients))
     columns = {
         "visit_years_since_first": age - first,
         "visit_years_to_last": last - age,
         "visit_range": last - first,
         "visit_phase": (age - first) / (last - first + 1e-5),
-        "visit_count": patients.spread(_visits(visit, patients)),
+        "visit_count": patients.broadcast(_visits(visit, patients)),
         "visit_lesions": _sizes(visit, (PATIENT, "visit")),
         "visit_site_lesions": _sizes(visit, (PATIENT, _SITE, "visit")),
         "visit_location_lesions": _sizes(visit, (PATIENT, _LOCATION, "visit")),
@@ -44,7 +44,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
         columns[name] = np.where(known, columns[name], np.nan)
     earlier = Earlier(visit)
     for v in CHANGING:
-        values = frame[column(v)].to_numpy()
+        values = frame[official_column(v)].to_numpy()
         columns[f"visit_change__{v}"] = earlier.change(values, earlier.all_before)
         columns[f"visit_step__{v}"] = earlier.change(values, earlier.last_before)
     return pd.DataFrame({each.name: columns[each.name].astype(np.float32) for each in FAMILY.features}, copy=False)
@@ -66,7 +66,7 @@ def _visits(visit: pd.DataFrame, patients: Groups) -> NDArray[np.float64]:
 
 def _sizes(visit: pd.DataFrame, keys: tuple[str, ...]) -> NDArray[np.float64]:
     groups = Groups.of(visit, keys)
-    return groups.spread(groups.sizes.astype(np.float64))
+    return groups.broadcast(groups.sizes.astype(np.float64))
 
 
 class Earlier:
@@ -87,9 +87,9 @@ class Earlier:
     ) -> NDArray[np.float64]:
         """Value minus the mean over the visits that `before` takes together; 0 where there is none."""
         total, count = before(np.where(self.known, self.visits.sums(values), 0.0)), before(self.size)
-        mean = self.visits.spread(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+        mean = self.visits.broadcast(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
         change = np.where(np.isnan(mean), 0.0, values - mean)
-        return np.where(self.visits.spread(self.known.astype(np.float64)) > 0, change, np.nan)
+        return np.where(self.visits.broadcast(self.known.astype(np.float64)) > 0, change, np.nan)
 
     def all_before(self, amount: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of the visits before each one at the same site."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from isic.core.schema import PATIENT
-from isic.tabular.kernels import from_median, position, rank, ratio_to_max, ratio_to_mean, zscore
+from isic.tabular.kernels import from_median, percentile_rank, position, ratio_to_max, ratio_to_mean, zscore
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import (
     COMPARED,
@@ -53,10 +53,10 @@ _TABLE = (
     _Row("location_simple_formula_z", _SIMPLE, zscore, _REST, _FORMULAS),
     _Row("tile_formula_z", _TILE, zscore, _REST, _FORMULAS),
     _Row("location_tile_formula_z", _BOTH, zscore, _REST, _FORMULAS),
-    _Row("patient_rank", (), rank, COMPARED, "Percentile rank within {group}"),
-    _Row("site_rank", _SITE, rank, CORE, "Percentile rank within {group}"),
-    _Row("location_rank", _LOCATION, rank, CORE, "Percentile rank within {group}"),
-    _Row("location_simple_rank", _SIMPLE, rank, CORE, "Percentile rank within {group}"),
+    _Row("patient_rank", (), percentile_rank, COMPARED, "Percentile rank within {group}"),
+    _Row("site_rank", _SITE, percentile_rank, CORE, "Percentile rank within {group}"),
+    _Row("location_rank", _LOCATION, percentile_rank, CORE, "Percentile rank within {group}"),
+    _Row("location_simple_rank", _SIMPLE, percentile_rank, CORE, "Percentile rank within {group}"),
     _Row("patient_median", (), from_median, CORE, "Difference to the patient's median"),
     _Row("patient_position", (), position, CORE, "Position between the patient's extremes"),
     _Row("patient_ratio", (), ratio_to_max, _UNSIGNED, "Ratio to the patient's largest value"),
@@ -66,7 +66,7 @@ _TABLE = (
 #: Kernel → formula of `{v}` over the group, and what the value is.
 _TEXTS: dict[Kernel, tuple[str, str]] = {
     zscore: ("({v} - mean({v})) / (sd({v}) + 1e-5) over {over}", "sd from {mean}: {meaning}"),
-    rank: (
+    percentile_rank: (
         "rank({v}) / n over {over}, ties averaged",
         "share of {members} at or below, 0 to 1: {meaning}",
     ),

@@ -145,7 +145,7 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
     from isic.evaluate.learning import learning_records
     from isic.evaluate.results import read_results
     from isic.evaluate.theme import PAPER
-    from isic.report.build import ReportFiles, build_report
+    from isic.report.build import build_report
     from isic.report.reasons import score_reasons
     from isic.stack import Stack
     from isic.stack.inputs import read_inputs
@@ -164,14 +164,7 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
             draw(points, PAPER)
         judged = time.perf_counter()
         values = params.model_dump(mode="json", by_alias=True)
-        files = ReportFiles(
-            metrics=layout.evaluate_metrics,
-            plots=layout.plots,
-            robustness=layout.evaluate_metrics.with_name("robustness.json"),
-            families=layout.evaluate_metrics.with_name("features.json"),
-            tiles=layout.train_images,
-            models=layout.image_models(backbones, FOLDS),
-        )
+        files = layout.report_files(backbones, FOLDS)
         results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
         stack = Stack.load(layout.stack_model)
         inputs = read_inputs(layout.stack_files(stack.backbones, FOLDS), stack.uses_embeddings)

@@ -24,6 +24,21 @@ class StackFiles:
 
 
 @dataclass(frozen=True)
+class ReportFiles:
+    """The files that the report page reads; only `metrics` and `plots`, of the stage evaluate, are required.
+
+    plots: folder of points. families: ablation of the feature families. models: backbone -> fold -> network's folder.
+    """
+
+    metrics: Path
+    plots: Path
+    robustness: Path
+    families: Path
+    tiles: Path
+    models: dict[str, dict[int, Path]]
+
+
+@dataclass(frozen=True)
 class Layout:
     """Paths of one checkout, relative to the folder that holds dvc.yaml."""
 
@@ -126,6 +141,16 @@ class Layout:
     @property
     def report(self) -> Path:
         return self.root / "reports" / "index.html"
+
+    def report_files(self, backbones: Iterable[str], folds: Sequence[int]) -> ReportFiles:
+        return ReportFiles(
+            metrics=self.evaluate_metrics,
+            plots=self.plots,
+            robustness=self.evaluate_metrics.with_name("robustness.json"),
+            families=self.evaluate_metrics.with_name("features.json"),
+            tiles=self.train_images,
+            models=self.image_models(backbones, folds),
+        )
 
     @property
     def bundle(self) -> Path:

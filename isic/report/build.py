@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_file, read_json
+from isic.core.paths import ReportFiles
 from isic.data.tiles import TileStore
 from isic.evaluate.ablation import ablation_points
 from isic.evaluate.curves import Records
@@ -27,21 +27,6 @@ from isic.report.patients import patient_entries
 POINTS = ("roc", "roc_folds", "flagged", "calibration", "decision", "histogram", "slices", "ladder", "learning")
 #: Misses shown, and false alarms shown.
 CASES = 8
-
-
-@dataclass(frozen=True)
-class ReportFiles:
-    """Input files of the page; only `metrics` and `plots`, the outputs of the stage evaluate, are required.
-
-    plots: folder of points. families: result of the ablation. models: backbone -> fold -> folder of the network.
-    """
-
-    metrics: Path
-    plots: Path
-    robustness: Path
-    families: Path
-    tiles: Path
-    models: Mapping[str, Mapping[int, Path]]
 
 
 def read_points(plots: Path) -> dict[str, Records]:

@@ -15,7 +15,6 @@ from isic.core.io import write_parquet
 from isic.core.paths import Layout
 from isic.core.schema import NUMERIC, TRAIN_COLUMNS
 from isic.evaluate.results import RunResults, read_results
-from isic.report.build import ReportFiles
 
 FOLDS = (0, 1, 2)
 HOSPITALS = ("Memorial Sloan Kettering Cancer Center", "University Hospital of Basel", "ACEMID MIA")
@@ -112,18 +111,6 @@ def _write_image_fold(layout: Layout, backbone: str, fold: int, rows: pd.DataFra
 def results_of(layout: Layout, backbones: Iterable[str] = ()) -> RunResults:
     """The results of a made run, with the logits of `backbones`."""
     return read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
-
-
-def report_files(layout: Layout, backbones: Iterable[str] = ()) -> ReportFiles:
-    """The input files of a made run's page."""
-    return ReportFiles(
-        metrics=layout.evaluate_metrics,
-        plots=layout.plots,
-        robustness=layout.evaluate_metrics.with_name("robustness.json"),
-        families=layout.evaluate_metrics.with_name("features.json"),
-        tiles=layout.train_images,
-        models=layout.image_models(backbones, FOLDS),
-    )
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ from isic.stack import Stack, fit_stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
 
-from .conftest import FOLDS, HOSPITALS, make_run, report_files, results_of
+from .conftest import FOLDS, HOSPITALS, make_run, results_of
 from .test_page import judge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +141,7 @@ def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: 
     for nested in ({**found["nested"], "text": says["nested"]}, {"absent": says["absent"]}):
         hospitals = {**found["hospitals"], "refit_both": bool(nested["absent"])}
         write_json(whole.root / "metrics" / "robustness.json", {**found, "hospitals": hospitals, "nested": nested})
-        build_report(whole.report, results, report_files(whole, params.image.backbones), values, {}, reasons)
+        build_report(whole.report, results, whole.report_files(params.image.backbones, FOLDS), values, {}, reasons)
         html = whole.report.read_text(encoding="utf-8")
         head = html[html.index("Nested check") : html.index('id="champion"')]
         assert says["absent" if nested["absent"] else "nested"] in head

@@ -31,7 +31,7 @@ from isic.report.markdown import to_html
 from isic.report.page import MAX_PAGE_BYTES, SECTIONS, asset, figure_svgs, sample_evenly
 from isic.report.patients import MAX_DRAWN, patient_entries
 
-from .conftest import FOLDS, report_files, results_of
+from .conftest import FOLDS, results_of
 
 BACKBONES = ("vit", "convnext")
 PARAMS = {
@@ -57,7 +57,7 @@ def judge(layout: Layout) -> RunResults:
 
 def page(layout: Layout, **options) -> str:
     results = judge(layout)
-    files = report_files(layout, BACKBONES)
+    files = layout.report_files(BACKBONES, FOLDS)
     build_report(layout.report, results, files, PARAMS, {"git_commit": "abc"}, **options)
     return layout.report.read_text(encoding="utf-8")
 
@@ -236,7 +236,7 @@ def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> N
 def test_without_the_evaluation_there_is_one_clear_line(new_run: Callable[..., Layout]) -> None:
     layout = new_run()
     with pytest.raises(InputError, match=r"evaluate\.json"):
-        build_report(layout.report, results_of(layout, BACKBONES), report_files(layout, BACKBONES), PARAMS, {})
+        build_report(layout.report, results_of(layout, BACKBONES), layout.report_files(BACKBONES, FOLDS), PARAMS, {})
     assert not layout.report.exists()
 
 

@@ -31,7 +31,7 @@ def _squared(points, first, last, one, out):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def nearest_lesions(points, first, last, distance, index):  # type: ignore[no-untyped-def]
+def nearest_neighbours(points, first, last, distance, index):  # type: ignore[no-untyped-def]
     """The k nearest others of each lesion of a group, k = distance.shape[1]; nearest first.
 
     Fills distance and index (position in `points`) for rows first:last; where the group has fewer than k others the

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.distances import local_outlier_factor, nearest_lesions
+from isic.tabular.distances import local_outlier_factor, nearest_neighbours
 from isic.tabular.names import MEANING
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
@@ -40,7 +40,7 @@ def outliers(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float
     factor = np.empty(len(frame))
 
     def work(first: int, last: int) -> None:
-        nearest_lesions(points, first, last, distance, index)
+        nearest_neighbours(points, first, last, distance, index)
         local_outlier_factor(distance, index, first, last, factor)
 
     by_group(Groups.of(frame, (PATIENT,)), work)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from isic.core.schema import PATIENT
-from isic.tabular.distances import nearest_lesions
+from isic.tabular.distances import nearest_neighbours
 from isic.tabular.names import MEANING
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
@@ -21,7 +21,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     points = raw_points(frame, ("x", "y", "z"))
     distance = np.full((len(frame), _AROUND), np.nan)
     index = np.full((len(frame), _AROUND), -1, dtype=np.int32)
-    by_group(Groups.of(frame, (PATIENT,)), lambda first, last: nearest_lesions(points, first, last, distance, index))
+    by_group(Groups.of(frame, (PATIENT,)), lambda first, last: nearest_neighbours(points, first, last, distance, index))
     next_to = np.where(index[:, 0] < 0, np.arange(len(frame)), index[:, 0])
     around = np.nansum(distance, axis=1) / np.maximum(np.isfinite(distance).sum(axis=1), 1)
     columns = {

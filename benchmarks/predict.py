@@ -49,8 +49,6 @@ GOALS = {
     "three_rows_seconds": ("<=", 15.0),
     "gate_seconds": ("<=", 60.0),
 }
-#: Not judged by a quick run, whose start-up weighs too much or whose size is not the target's.
-_FULL_ONLY = ("end_to_end_to_parts", "gate_seconds")
 
 
 def main() -> int:
@@ -68,22 +66,16 @@ def main() -> int:
             "gate": lambda: measure_gate(Path(name) / "gate", 20_000 if chosen.quick else 401_059),
         }
         targets = {target: f"{sign} {bound:g}" for target, (sign, bound) in GOALS.items()}
-        judge = judge_quick if chosen.quick else judge_full
         return harness.run_parts("predict", parts, targets, judge, chosen.quick, chosen.only)
 
 
-def judge_full(measured: Mapping[str, float]) -> dict[str, bool | None]:
+def judge(measured: Mapping[str, float]) -> dict[str, bool | None]:
     """Whether each target is met; None where it has no number."""
     met: dict[str, bool | None] = dict.fromkeys(GOALS)
     for target, (sign, bound) in GOALS.items():
         if target in measured:
             met[target] = measured[target] >= bound if sign == ">=" else measured[target] <= bound
     return met
-
-
-def judge_quick(measured: Mapping[str, float]) -> dict[str, bool | None]:
-    """`judge_full`, without the targets that only a full run can judge."""
-    return judge_full(measured) | dict.fromkeys(_FULL_ONLY)
 
 
 def existing(bundle: Path) -> Path:

@@ -36,7 +36,7 @@ from isic.core.params import load_params, read_yaml
 from isic.core.schema import PATIENT, TARGET
 
 OFFICIAL = (1042, 401_059, 393)
-QUICK = (104, 40_000, 100)
+QUICK = (40, 6_000, 60)
 THREADS = 2
 #: Seconds after which the pruned search takes no further candidate, and candidates it takes at most: half of what
 #: `make tune` tries by default.
@@ -162,7 +162,7 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
 
     features, folds, logits = _inputs(folder)
     begin = time.perf_counter()
-    settings = _recipe_a(rounds=60 if quick else 300)
+    settings = _recipe_a(rounds=20 if quick else 300)
     data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
     TrialEvaluator(data, SEEDS)
     binned(data.pool)
@@ -201,7 +201,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     features, folds, logits = _inputs(folder)
-    settings = _recipe_a(rounds=40 if quick else 200)
+    settings = _recipe_a(rounds=10 if quick else 200)
     data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
     matrix = pd.DataFrame(data.columns)
     bench = TrialEvaluator(data, SEEDS)
@@ -210,7 +210,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     study.enqueue_trial(as_trial(settings, ()))
     ours, usual, best = _Clock(), _Clock(), 0.0
     speedups: dict[int, float] = {}
-    while len(study.trials) < (3 if quick else CANDIDATES) and ours.seconds + usual.seconds < LONGEST:
+    while len(study.trials) < (2 if quick else CANDIDATES) and ours.seconds + usual.seconds < LONGEST:
         trial = study.ask()
         candidate = suggest(trial, settings, ())
         with ours:
@@ -469,7 +469,7 @@ def _run(name: str, folder: str, quick: bool, samples: int) -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="some minutes, smaller inputs, numbers are not kept")
+    parser.add_argument("--quick", action="store_true", help="a few minutes, smaller inputs, numbers are not kept")
     parser.add_argument("--only", default="", help="parts to run, by name, separated by commas")
     parser.add_argument(
         "--samples", type=int, default=10, help="of the ensemble, for each fold: 10 make its 150 models"

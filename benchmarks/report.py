@@ -106,7 +106,7 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
     from isic.data.sample.write import write_tiles as render
     from isic.evaluate.results import read_results
     from isic.report.build import CASES
-    from isic.report.lesions import nearest_lesions, overview, worst_lesions
+    from isic.report.lesions import overview, similar_lesions, worst_lesions
 
     results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
     lesions = overview(results)
@@ -114,7 +114,7 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
     wanted = set(lesions.loc[ill & ((lesions["rank"] <= metric.TOP) | (lesions[TARGET] == 1)), ID])
     for position in (position for target in (1, 0) for position in worst_lesions(lesions, target, CASES)):
         wanted.add(lesions[ID].iloc[position])
-        wanted |= {near["lesion"]["id"] for near in nearest_lesions(lesions, position)}
+        wanted |= {near["lesion"]["id"] for near in similar_lesions(lesions, position)}
     frame = results.rows[results.rows[ID].isin(wanted)].reset_index(drop=True)
     render(layout.train_images, Sample(frame, pd.factorize(frame[PATIENT])[0]), (1, 1), 2)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from isic.report.lesions import TileGallery, lesion_values, nearest_lesions, worst_lesions
+from isic.report.lesions import TileGallery, lesion_values, similar_lesions, worst_lesions
 
 #: isic_id -> {"title": …, "alt": …, "uri": data URI of a JPEG} per network.
 Maps = Callable[[str], list[dict[str, str]]]
@@ -25,7 +25,7 @@ def lesion_card(
 ) -> dict[str, Any]:
     """Values, neighbours, maps and reasons of the lesion at `position` of the overview; its tiles go to `gallery`."""
     lesion = lesion_values(lesions.iloc[position])
-    neighbours = nearest_lesions(lesions, position)
+    neighbours = similar_lesions(lesions, position)
     for isic_id in (lesion["id"], *(neighbour["lesion"]["id"] for neighbour in neighbours)):
         gallery.add(isic_id)
     return {"lesion": lesion, "neighbours": neighbours, "maps": maps(lesion["id"]), "reasons": reasons(lesion["id"])}

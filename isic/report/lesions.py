@@ -92,7 +92,7 @@ def _diagnosis(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(diagnosis, index=rows.index).str.lower()
 
 
-def nearest_lesions(lesions: pd.DataFrame, position: int, count: int = 3) -> list[dict[str, Any]]:
+def similar_lesions(lesions: pd.DataFrame, position: int, count: int = 3) -> list[dict[str, Any]]:
     """The `count` lesions of the same patient nearest on the body, with the distance in the unit of the coordinates."""
     lesion = lesions.iloc[position]
     others = lesions[(lesions[PATIENT] == lesion[PATIENT]) & (lesions[ID] != lesion[ID])]

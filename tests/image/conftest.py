@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -12,10 +13,32 @@ import pandas as pd
 import pytest
 import torch
 
-from isic.core.params import ImageRecipe, load_params
+from isic.core.params import ImageRecipe, load_params, read_yaml
 from isic.data.tiles import TileStore
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+#: Small networks of the presets' two families.
+SMALL: dict[str, dict[str, Any]] = {
+    "eva02": {
+        "model": "eva02_tiny_patch14_224",
+        "model_args": {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 8},
+    },
+    "convnext": {
+        "model": "convnextv2_atto",
+        "model_args": {"depths": [1, 1, 1, 1], "dims": [8, 16, 32, 64]},
+    },
+}
+
+
+def preset_recipe(preset: str, backbone: str, **override: object) -> ImageRecipe:
+    """A preset's recipe, every value of it, on a small network and small tiles, from random weights."""
+    train = load_params(ROOT / "params.yaml").image.train.model_dump()
+    laid = read_yaml(ROOT / "pipelines" / "presets" / f"{preset}.yaml")["image"]
+    train |= laid["train"] | laid["backbones"]["__replace__"][backbone]
+    shrunk = {"size": 32, "weights": "none", "epochs": 2, "batch_size": 4, "validate_negatives": 10}
+    return ImageRecipe.model_validate(train | shrunk | SMALL[backbone] | override)
 
 
 @pytest.fixture(autouse=True)

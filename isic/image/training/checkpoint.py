@@ -42,6 +42,7 @@ class Progress:
     micro: int = 0  # micro-batches done of this epoch
     step: int = 0  # optimiser steps done in all
     chunks: int = 1  # parts a micro-batch is cut into since memory ran out
+    skipped: int = 0  # last steps in a row whose loss was not finite
     seconds: float = 0.0  # spent over all processes
     epoch_sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -133,10 +134,14 @@ def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `pack_optimiser`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimiser."):
-            _, number, name = key.split(".", 2)
-            state.setdefault(int(number), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    """Inverse of `pack_optimiser`, into the tensors that the optimiser has already.
+
+    Copied, not replaced: files hold values without strides, and fused kernels pair parameter, gradient
+    and moments by their place in memory. Under channels last a contiguous moment is an error on a GPU
+    and a wrong update on a CPU.
+    """
+    own = [optimiser.state[one] for group in optimiser.param_groups for one in group["params"]]
+    with torch.no_grad():
+        for number, state in enumerate(own):
+            for name, value in state.items():
+                value.copy_(tensors[f"optimiser.{number}.{name}"])

@@ -20,7 +20,25 @@ def make_optimiser(
         base = head_lr if group.pop("head") and head_lr is not None else lr
         group["peak"] = base * group.pop("scale")
         group["lr"] = group["peak"]
-    return torch.optim.AdamW(groups, lr=lr, fused=fused, foreach=not fused)
+    optimiser = torch.optim.AdamW(groups, lr=lr, fused=fused, foreach=not fused)
+    _allocate(optimiser, fused)
+    return optimiser
+
+
+def _allocate(optimiser: torch.optim.AdamW, fused: bool) -> None:
+    """Make both moments now, as AdamW would in its first step.
+
+    The first step must not be the one that runs out of memory: half-made moments cannot be repeated.
+    A moment has the strides of its parameter, which fused kernels rely on (channels last has its own).
+    """
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            place = parameter.device if fused else torch.device("cpu")
+            optimiser.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=place),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
 
 
 def rate(step: int, steps: int, schedule: str, warmup: float, floor: float) -> float:

@@ -1,14 +1,15 @@
 """From ragged uint8 tiles to one normalised batch: the only resize of the project.
 
-Training, embedding and prediction see the same pixels: antialiased bicubic or bilinear as in Pillow, rounded to whole
-levels. On the CPU torch's own uint8 kernel does it; on a GPU two matrix products per batch, whose matrices hold the
-filter of each tile (a tile of h rows is W(size, h) @ tile @ W(size, w).T), so that tiles of any size go in one call.
-Both agree with Pillow within a level or two (tested).
+Training, embedding and prediction see the same pixels on every device: antialiased bicubic or bilinear as in Pillow,
+with its whole-number arithmetic. On the CPU torch's own uint8 kernel does it. On a GPU two matrix products per axis
+do, whose matrices hold the filter of each tile (a tile of h rows is W(size, h) @ tile @ W(size, w).T), so that tiles
+of any size go in one call. Both give the same bits (tested): a model trained on a GPU sees the same pixels at home.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,6 +21,10 @@ Images = Sequence[NDArray[np.uint8]]
 
 #: Reach of each filter in source pixels at scale 1.
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
+#: Lengths whose filters are kept; tiles are 51 to 239 px wide.
+_TABLE = 256
+#: Most bits of a weight's fraction in torch's kernel.
+_MOST_BITS = 22
 
 
 def pack(images: Images) -> tuple[Tensor, Tensor]:
@@ -52,28 +57,74 @@ def _resize_each(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> Tensor:
 
 
 def resize_by_matrices(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> Tensor:
-    """The same for any device: one batched product per axis."""
+    """The same for any device, bit for bit: uint8 (n, 3, size, size) by batched products per axis."""
     side = canvas.shape[1]
-    sizes = sizes.to(canvas.device)
-    rows = _filters(sizes[:, 0], size, side, kind)
-    columns = _filters(sizes[:, 1], size, side, kind)
+    sizes = sizes.to(canvas.device, non_blocking=True)
     # Undefined canvas is multiplied by zero weights; as uint8 it cannot hold a NaN that would survive that.
     tiles = canvas.permute(0, 3, 1, 2).float()
-    # Columns first and whole levels after each axis, as Pillow does it.
-    narrow = torch.matmul(tiles, columns.transpose(1, 2)[:, None]).round_().clamp_(0, 255)
-    wide = torch.matmul(rows[:, None], narrow).round_().clamp_(0, 255)
+    # Columns first and whole levels after each axis, as Pillow and torch do it.
+    weights, bits = _chosen(sizes[:, 1], size, side, kind)
+    narrow = _levels(*(torch.matmul(tiles, part.transpose(1, 2)[:, None]) for part in _halves(weights)), bits)
+    weights, bits = _chosen(sizes[:, 0], size, side, kind)
+    wide = _levels(*(torch.matmul(part[:, None], narrow) for part in _halves(weights)), bits)
     return wide.to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
-def _filters(lengths: Tensor, size: int, side: int, kind: str) -> Tensor:
-    """Antialiasing filters (n, size, side) float32, rows sum to 1, zero beyond each length."""
-    scale = (lengths.float() / size)[:, None, None]
-    centre = (torch.arange(size, device=lengths.device)[None, :, None] + 0.5) * scale
-    source = torch.arange(side, device=lengths.device)[None, None, :]
-    distance = ((source + 0.5 - centre) / scale.clamp(min=1)).abs()
+def _chosen(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, Tensor]:
+    """`_filters`, looked up where all lengths are in the table."""
+    if side > _TABLE:
+        return _filters(lengths, size, side, kind)
+    weights, bits = _table(size, kind, lengths.device)
+    return weights[lengths - 1, :, :side], bits[lengths - 1]
+
+
+@lru_cache(maxsize=8)
+def _table(size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Filters int16 (256, size, 256) and bits (256,) of lengths 1 to 256: making them costs as much as using them."""
+    with torch.inference_mode(False):
+        weights, bits = _filters(torch.arange(1, _TABLE + 1, device=device), size, _TABLE, kind)
+        return weights.to(torch.int16), bits
+
+
+def _halves(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Upper part and lowest eight bits of whole-number weights, float32.
+
+    Neither needs more than nine bits and a level needs eight, so products and sums below 2**24 are exact in float32 and
+    in the ten bits of TF32 alike, in whatever order they are added.
+    """
+    whole = weights.to(torch.int16)
+    return (whole >> 8).float(), (whole & 255).float()
+
+
+def _levels(upper: Tensor, lower: Tensor, bits: Tensor) -> Tensor:
+    """Whole levels 0 to 255, float32, of sums of products whose weights are shares of 2**bits."""
+    bits = bits[:, None, None, None]
+    sums = upper.to(torch.int32) * 256 + lower.to(torch.int32) + (1 << bits) // 2
+    return (sums >> bits).clamp_(0, 255).float()
+
+
+def _filters(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, Tensor]:
+    """Antialiasing filters (n, size, side), zero beyond each length, as whole numbers in float64, and bits int32 (n,).
+
+    Rows sum to about 2**bits: as many as let the largest weight of a tile be a 16-bit number, as in torch's CPU kernel
+    for uint8, whose formulas these are.
+    """
+    scale = (lengths.double() / size)[:, None, None]
+    centre = (torch.arange(size, device=lengths.device, dtype=torch.float64)[None, :, None] + 0.5) * scale
+    source = torch.arange(side, device=lengths.device, dtype=torch.float64)[None, None, :]
+    stretch = scale.clamp(min=1)
+    reach = _SUPPORT[kind] * stretch
+    first = (centre - reach + 0.5).floor().clamp(min=0)
+    last = torch.minimum((centre + reach + 0.5).floor(), lengths[:, None, None].double())
+    distance = ((source - centre + 0.5) * (1 / stretch)).abs()
     weight = _bicubic(distance) if kind == "bicubic" else (1 - distance).clamp(min=0)
-    weight = weight * (source < lengths[:, None, None])
-    return weight / weight.sum(-1, keepdim=True)
+    weight = weight * ((source >= first) & (source < last))
+    weight = weight / weight.sum(-1, keepdim=True)
+    # Bits are counted up as long as the largest weight stays below 2**15.
+    doubled = torch.exp2(torch.arange(1, _MOST_BITS + 1, device=lengths.device, dtype=torch.float64))
+    bits = ((weight.amax((1, 2))[:, None] * doubled + 0.5).floor() < 2**15).sum(1, dtype=torch.int32)
+    whole = weight * torch.exp2(bits.double())[:, None, None]
+    return torch.where(whole < 0, (whole - 0.5).ceil(), (whole + 0.5).floor()), bits
 
 
 def _bicubic(x: Tensor) -> Tensor:
@@ -87,8 +138,7 @@ def normalise(
     pixels: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """(levels / 255 - mean) / std per channel, as `dtype`, from uint8 (n, 3, h, w)."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), pixels.device)
     # In place: fresh pages for a second copy of a batch cost as much as the arithmetic.
     if pixels.is_contiguous(memory_format=torch.channels_last):
         # As rows of pixels: to repeat three numbers along the innermost axis is the slow way for a CPU.
@@ -98,3 +148,11 @@ def normalise(
         return rows.view(count, height, width, 3).permute(0, 3, 1, 2).to(dtype)
     shape = (1, 3, 1, 1)
     return pixels.float().mul_(scale.view(shape)).add_(shift.view(shape)).to(dtype)
+
+
+@lru_cache(maxsize=32)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both (3,) float32 on the device. Kept, because making a tensor from numbers on a GPU waits for the GPU."""
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        return scale, torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)

@@ -60,7 +60,10 @@ def test_an_epoch_holds_all_positives_and_every_batch_its_share(
     shown = np.concatenate([slot.rows for slot in slots])
     counts = np.bincount(shown, minlength=len(target))
     assert (counts[target == 1] == repeats).all()
-    assert counts[target == 0].max() <= 1
+    # Negatives come again only where there are fewer than an epoch of equal micro-batches wants.
+    assert counts[target == 0].max() - counts[target == 0].min() <= 1
+    assert len({len(slot.rows) for slot in slots}) == 1
+    assert len(shown) - positives * repeats - min(negatives, max(1, round(positives * repeats * ratio))) < len(slots)
     share = target[shown].mean()
     for slot in slots:
         assert abs(target[slot.rows].sum() - share * len(slot.rows)) <= 1 + 1e-9
@@ -91,6 +94,22 @@ def test_processes_share_a_batch_without_overlap() -> None:
     for slot, left, right in zip(whole, *halves, strict=True):
         assert sorted([*left.rows, *right.rows]) == sorted(slot.rows)
         assert left.step_tiles == right.step_tiles == slot.step_tiles
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("ratio", [1.0, 3.0, 7.0])
+def test_every_process_is_dealt_its_share_of_the_positives_of_every_batch(processes: int, ratio: float) -> None:
+    """At a ratio of 7 every eighth tile is positive: dealt one by one, all would go to the same process."""
+    target = labels(40, 900)
+    plans = [
+        sampling(target, negatives_per_positive=ratio, batch_size=64 // processes, processes=processes, rank=rank)
+        for rank in range(processes)
+    ]
+    for dealt in zip(*(plan.slots(2) for plan in plans), strict=True):
+        counts = [int(target[slot.rows].sum()) for slot in dealt]
+        assert max(counts) - min(counts) <= 1
+        assert min(counts) >= 1
+        assert len({len(slot.rows) for slot in dealt}) == 1
 
 
 def test_validation_takes_all_positives_and_the_same_negatives() -> None:
@@ -289,6 +308,23 @@ def test_resize_agrees_with_pillow_on_both_ways(size: int, kind: str) -> None:
         difference = np.abs(result.permute(0, 2, 3, 1).numpy().astype(int) - truth)
         assert difference.max() <= 2
         assert difference.mean() < 0.1
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 300), st.integers(1, 300)), min_size=1, max_size=4),
+    size=st.integers(16, 256),
+    kind=st.sampled_from(["bicubic", "bilinear"]),
+    hard=st.booleans(),
+)
+def test_both_ways_of_resizing_give_the_same_bits(
+    shapes: list[tuple[int, int]], size: int, kind: str, hard: bool
+) -> None:
+    """That of a GPU against torch's own kernel, also for tiles of black and white pixels, which overshoot most."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 2 if hard else 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    canvas, sizes = pack([image * 255 if hard else image for image in images])
+    assert torch.equal(resize(canvas, sizes, size, kind), resize_by_matrices(canvas, sizes, size, kind))
 
 
 def test_resize_of_a_tile_does_not_depend_on_its_neighbours() -> None:

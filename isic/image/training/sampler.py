@@ -55,17 +55,25 @@ class Sampling:
 
     @property
     def negatives(self) -> int:
-        """Shown per epoch: the set ratio, as far as there are any."""
-        wanted = max(1, round(self.positives * self.negatives_per_positive))
-        return min(wanted, int((self.target == 0).sum()))
+        """Shown per epoch: the set ratio as far as there are any, and a few more that fill up the micro-batches."""
+        return self.tiles - self.positives
 
     @property
     def tiles(self) -> int:
-        return self.positives + self.negatives
+        """Shown per epoch over all processes: a multiple of the micro-batches."""
+        shares = self.micro_batches * self.processes
+        return -(-self._wanted // shares) * shares
+
+    @property
+    def _wanted(self) -> int:
+        """Tiles of an epoch before micro-batches are filled up."""
+        negatives = max(1, round(self.positives * self.negatives_per_positive))
+        return self.positives + min(negatives, int((self.target == 0).sum()))
 
     @property
     def micro_batches(self) -> int:
-        return -(-self.tiles // (self.batch_size * self.processes))
+        """Per epoch and process, all of one size: another would be compiled and tuned for anew on a GPU."""
+        return -(-self._wanted // (self.batch_size * self.processes))
 
     @property
     def steps(self) -> int:
@@ -78,7 +86,10 @@ class Sampling:
         positive = np.concatenate(
             [random.permutation(np.flatnonzero(self.target == 1)) for _ in range(self.positive_repeats)]
         )
-        negative = random.choice(np.flatnonzero(self.target == 0), self.negatives, replace=False)
+        # As many rounds of all negatives as the epoch needs: one, but where filling up takes more than there are.
+        benign = np.flatnonzero(self.target == 0)
+        rounds = [random.permutation(benign) for _ in range(-(-self.negatives // len(benign)))]
+        negative = np.concatenate(rounds)[: self.negatives]
         place = ((np.arange(len(positive)) + random.random()) * self.tiles / len(positive)).astype(np.int64)
         rows = np.empty(self.tiles, dtype=np.int64)
         is_positive = np.zeros(self.tiles, dtype=bool)
@@ -94,21 +105,30 @@ class Sampling:
 
     def _epoch_slots(self, epoch: int, first: int) -> Iterator[Slot]:
         rows = self.rows(epoch)
-        # Nearly equal parts: a last batch of one tile would make a noisy step and break batch norms.
-        edges = np.linspace(0, len(rows), self.micro_batches + 1).round().astype(np.int64)
+        size = len(rows) // self.micro_batches
         for micro in range(first, self.micro_batches):
             group = micro // self.accumulate * self.accumulate
             end = min(group + self.accumulate, self.micro_batches)
-            position = np.arange(edges[micro], edges[micro + 1])[self.rank :: self.processes]
+            position = self._dealt(rows, np.arange(micro * size, (micro + 1) * size), micro)
             yield Slot(
                 epoch=epoch,
                 micro=micro,
                 rows=rows[position],
                 position=position,
-                step_tiles=int(edges[end] - edges[group]),
+                step_tiles=(end - group) * size,
                 ends_step=micro + 1 == end,
                 ends_epoch=micro + 1 == self.micro_batches,
             )
+
+    def _dealt(self, rows: Rows, position: Rows, micro: int) -> Rows:
+        """This process' share of a micro-batch of all, ascending.
+
+        Positives are dealt before the others, as cards are: at their even distance, which may be a multiple of the
+        number of processes, one process would get all of them. Who is dealt the first changes with the micro-batch.
+        """
+        positive = self.target[rows[position]] == 1
+        dealt = np.concatenate([position[positive], position[~positive]])
+        return np.sort(dealt[(self.rank + micro) % self.processes :: self.processes])
 
 
 def validation_rows(target: NDArray[np.int64], negatives: int, seed: int) -> Rows:

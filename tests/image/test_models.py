@@ -234,6 +234,29 @@ def test_a_tile_is_scored_alike_to_the_last_bit_in_any_company(
     assert np.array_equal(whole.embeddings, np.concatenate([part.embeddings for part in parts]))
 
 
+def test_a_model_names_the_format_of_its_scores_and_one_from_before_is_scored_in_fp32(
+    trained: Path, tiles: TileStore, folds: pd.DataFrame, tmp_path: Path
+) -> None:
+    ids = folds["isic_id"].tolist()[:20]
+    usual = embed(trained, tiles, ids)
+    shutil.copytree(trained, tmp_path / "m")
+    config = json.loads((trained / "config.json").read_text())
+    del config["scoring_precision"]
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    assert load_model(tmp_path / "m").precision == "fp32"
+    for wanted in ("fp16", "bf16"):
+        (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "scoring_precision": wanted}))
+        assert load_model(tmp_path / "m").precision == wanted
+        said = embed(tmp_path / "m", tiles, ids)
+        # A CPU scores in fp32 whatever the model was made for, and says so.
+        if not torch.cuda.is_available():
+            assert (said.precision, said.device) == ("fp32", "CPU")
+            assert np.array_equal(said.logits, usual.logits)
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "scoring_precision": "int8"}))
+    with pytest.raises(InputError, match="scoring_precision"):
+        load_model(tmp_path / "m")
+
+
 def test_test_time_flips_make_the_score_independent_of_mirroring(
     trained: Path, tiles: TileStore, folds: pd.DataFrame, tmp_path: Path
 ) -> None:

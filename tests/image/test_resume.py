@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from isic.core.params import ImageRecipe
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
-from isic.image import run as runs
-from isic.image.optimise import make_optimiser
-from isic.image.train import Limits, OutOfTime, train_fold
+from isic.image.training import run as runs
+from isic.image.training.optimizer import make_optimiser
+from isic.image.training.train import Limits, OutOfTime, train_fold
 from tests.image.conftest import preset_recipe
 
 Recipe = Callable[..., ImageRecipe]

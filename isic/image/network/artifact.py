@@ -23,6 +23,8 @@ class _Prediction(BaseModel):
     """What config.json holds for prediction besides the network's Spec."""
 
     tta: Literal["none", "flips"]
+    #: Folds from before there was a choice were scored in fp32.
+    scoring_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
 
 
 class Model(NamedTuple):
@@ -31,6 +33,7 @@ class Model(NamedTuple):
     net: LesionNet
     spec: Spec
     tta: str
+    precision: str = "fp32"  # of its scores
 
 
 def save_model(
@@ -52,7 +55,7 @@ def load_model(folder: Path) -> Model:
     )
     weights = require(folder / WEIGHTS, "image weights", "run `dvc repro`, or `dvc pull` if it was made elsewhere")
     try:
-        spec, tta = _SPEC.validate_python(config), _Prediction.model_validate(config).tta
+        spec, how = _SPEC.validate_python(config), _Prediction.model_validate(config)
         net = rebuild(spec)
         net.load_state_dict(load_file(weights))
     except (InputError, MemoryError, OSError):
@@ -64,4 +67,4 @@ def load_model(folder: Path) -> Model:
         raise InputError(
             f"{folder} does not hold a complete image model ({reason}): rerun its training stage"
         ) from error
-    return Model(net.eval().requires_grad_(False), spec, tta)
+    return Model(net.eval().requires_grad_(False), spec, how.tta, how.scoring_precision)

@@ -59,12 +59,17 @@ class LesionNet(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
         """(logits (n,), group logits (n, groups) or None) of normalised pixels (n, 3, size, size)."""
         embedding = self.dropout(self.backbone(pixels))
-        return self.head(embedding)[:, 0], None if self.groups is None else self.groups(embedding)
+        return self._logits(embedding), None if self.groups is None else self.groups(embedding)
 
     def describe(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(logits (n,), embeddings (n, width)); dropout is the caller's business (`eval`)."""
         embedding = self.backbone(pixels)
-        return self.head(self.dropout(embedding))[:, 0], embedding
+        return self._logits(self.dropout(embedding)), embedding
+
+    def _logits(self, embedding: Tensor) -> Tensor:
+        """In float32 whatever the backbone's format: a logit in 16 bits has two or three digits, and ties."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            return self.head(embedding.float())[:, 0]
 
 
 def exists(model: str) -> bool:

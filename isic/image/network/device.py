@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isic.core.errors import InputError
+
+T = TypeVar("T")
 
 #: Number formats of training.
 PRECISIONS = ("bf16", "fp16", "fp32")
@@ -30,6 +37,11 @@ def has_precision(precision: str, device: torch.device) -> bool:
     return precision != "bf16" or device.type == "cpu" or torch.cuda.get_device_capability(device)[0] >= 8
 
 
+def scoring_precision(wanted: str, device: torch.device) -> str:
+    """Number format in which a model that wants `wanted` is scored here: a CPU has fp32 alone, at a useful pace."""
+    return wanted if device.type != "cpu" and has_precision(wanted, device) else "fp32"
+
+
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Context in which matrix products run in `precision`."""
     if precision == "fp32":
@@ -42,10 +54,91 @@ def scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """`values` (on the CPU) on the device, without waiting for a GPU's earlier work.
+
+    A GPU copies on its own from page-locked memory alone; for anything else the CPU waits.
+    """
+    if device.type == "cuda" and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+class Fetched:
+    """Values on their way from the device to the CPU, so that the CPU can wait for them alone.
+
+    `Tensor.cpu` would wait for everything that was queued after them as well.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._arrived: torch.cuda.Event | None = None
+        self._values = values
+        if values.device.type == "cuda":
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def numpy(self) -> NDArray[Any]:
+        """The values, waiting for them if need be."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._values.numpy()
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an allocation failed: torch says so by type on a GPU, by words on a CPU and inside NVIDIA's libraries."""
     words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def split_until_it_fits(forward: Callable[[Tensor], T], values: Tensor, most: int) -> tuple[list[T], int]:
+    """`forward` of consecutive parts of at most `most` rows, fewer where memory runs out.
+
+    Returns the results and the number of rows that fits. Raises InputError when one row does not.
+    """
+    done: list[T] = []
+    start = 0
+    while start < len(values):
+        try:
+            done.append(forward(values[start : start + most]))
+            start += most
+            continue
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if most == 1:
+                raise InputError(
+                    "one tile at a time does not fit in GPU memory: end what else runs on this GPU"
+                ) from error
+        # Outside the handler: the exception's traceback holds the tensors that have to go.
+        most = -(-most // 2)
+        if values.device.type == "cuda" or torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return done, most
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Context in which float32 products of a GPU keep all their bits.
+
+    TF32 keeps ten of them, which moves a logit by up to 2e-3. On a CPU nothing changes.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def tune(device: torch.device) -> None:
+    """Settings of training on a GPU: TF32 for products in float32, the fastest kernel of each convolution."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from isic.data.tiles import TileStore
 from isic.image.network import device as machine
 from isic.image.network.artifact import Model, load_model
 from isic.image.network.backbone import LesionNet
+from isic.image.network.device import Fetched
 from isic.image.network.loader import batches, default_workers
 from isic.image.network.pixels import normalise, resize
 from isic.image.training.augment import Augmenter
@@ -31,44 +33,82 @@ FEW = 16
 
 
 class Said(NamedTuple):
-    """Logits float32 (n,) and embeddings float16 (n, width), in the order of the ids."""
+    """Logits float32 (n,) and embeddings float16 (n, width), in the order of the ids; in which format, on what."""
 
     logits: NDArray[np.float32]
     embeddings: NDArray[np.float16]
+    precision: str = "fp32"
+    device: str = "CPU"
 
 
 def embed(model: Path | Model, tiles: TileStore, ids: Sequence[str], workers: int | None = None) -> Said:
     """Logits and embeddings of `ids` by one fold's network; memory does not grow with the tiles' pixels.
 
-    Always in float32 (on a GPU with TF32 products), so that scores of a bf16 training box and of an older GPU agree.
-    Embeddings beyond float16 are cut off at ±65504. Raises InputError naming the id of a tile that is missing or
-    broken, or whose score is not finite.
+    In the model's own number format on a GPU, in float32 on a CPU. A tile whose score is not finite in 16 bits gets
+    that of float32. Embeddings beyond float16 are cut off at ±65504. Raises InputError naming the id of a tile that is
+    missing or broken, or whose score is not finite.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     device = machine.pick()
     names = np.asarray(ids, dtype=str)
-    net = loaded.net.to(device)
-    logits = np.empty(len(names), dtype=np.float32)
-    embeddings = np.empty((len(names), loaded.spec.width), dtype=np.float16)
+    loaded.net.to(device)
     loaders = default_workers(device) if workers is None else workers
-    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
-    stream = batches(tiles, names, Augmenter("none", 0), _slots(len(names)), loaders, device.type == "cuda", memory=0)
-    with torch.inference_mode():
-        for batch in stream:
-            pixels = resize(
-                batch.canvas.to(device, non_blocking=True), batch.sizes, loaded.spec.size, loaded.spec.interpolation
-            )
-            count = len(pixels)
-            if len(names) > FEW:
-                pixels = torch.cat([pixels, pixels[-1:].expand(BATCH - count, -1, -1, -1)])
-            said, described = _flipped(net, normalise(pixels, loaded.spec.mean, loaded.spec.std), loaded.tta)
-            logits[batch.slot.rows] = said[:count].float().cpu().numpy()
-            # A larger value would become infinite and spoil every product of its row. Cut off it is as far out as one
-            # can be, and one odd tile stops no run; what is not finite here already gives no finite logit either.
-            embeddings[batch.slot.rows] = described[:count].clamp(-_LARGEST, _LARGEST).half().cpu().numpy()
+    precision = machine.scoring_precision(loaded.precision, device)
+    logits, embeddings = _described(loaded, tiles, names, loaders, device, precision, len(names) > FEW)
+    broken = np.flatnonzero(~np.isfinite(logits))
+    if len(broken) and precision != "fp32":
+        again = _described(loaded, tiles, names[broken], loaders, device, "fp32", len(names) > FEW)
+        logits[broken], embeddings[broken] = again
     if not np.isfinite(logits).all():
         raise InputError(f"the image model gives no finite score for {names[~np.isfinite(logits)][0]}: retrain it")
-    return Said(logits, embeddings)
+    return Said(logits, embeddings, precision, (machine.describe_devices() or ["CPU"])[0])
+
+
+def _described(
+    model: Model,
+    tiles: TileStore,
+    names: NDArray[np.str_],
+    loaders: int,
+    device: torch.device,
+    precision: str,
+    fill: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
+    """Logits and embeddings of `names` in one number format; `fill` fills every batch up."""
+    spec = model.spec
+    logits = np.empty(len(names), dtype=np.float32)
+    embeddings = np.empty((len(names), spec.width), dtype=np.float16)
+    most = BATCH
+    # The numbers of a batch are fetched when the next ones are queued, so that a GPU does not wait for the CPU.
+    coming: deque[tuple[NDArray[np.int64], Fetched, Fetched]] = deque()
+
+    def forward(levels: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = normalise(levels, spec.mean, spec.std)
+        with machine.autocast(precision, device):
+            return _flipped(model.net, pixels, model.tta)
+
+    def arrive() -> None:
+        rows, said, described = coming.popleft()
+        logits[rows], embeddings[rows] = said.numpy(), described.numpy()
+
+    stream = batches(tiles, names, Augmenter("none", 0), _slots(len(names)), loaders, device.type == "cuda", memory=0)
+    with torch.inference_mode(), machine.exact_products():
+        for batch in stream:
+            canvas, sizes = (machine.to_device(one, device) for one in (batch.canvas, batch.sizes))
+            levels = resize(canvas, sizes, spec.size, spec.interpolation)
+            count = len(levels)
+            if fill:
+                levels = torch.cat([levels, levels[-1:].expand(BATCH - count, -1, -1, -1)])
+            parts, most = machine.split_until_it_fits(forward, levels, most)
+            said, described = (torch.cat(values)[:count] for values in zip(*parts, strict=True))
+            # A larger value would become infinite and spoil every product of its row. Cut off it is as far out as one
+            # can be, and one odd tile stops no run; what is not finite here already gives no finite logit either.
+            halves = described.float().clamp(-_LARGEST, _LARGEST).half()
+            coming.append((batch.slot.rows, Fetched(said.float()), Fetched(halves)))
+            if len(coming) > 2:
+                arrive()
+        while coming:
+            arrive()
+    return logits, embeddings
 
 
 def _flipped(net: LesionNet, pixels: Tensor, tta: str) -> tuple[Tensor, Tensor]:

@@ -26,25 +26,46 @@ from isic.image.training.sampler import validation_rows
 
 #: A validation costs at most this share of the epochs it stands for; a forward pass is a third of a training step.
 SHARE = 0.1
+#: Tiles per forward pass.
+PART = 256
 
 
 class ValidationSet(NamedTuple):
-    """Held-out labels (n,) and their tiles as the network's size, uint8 (n, 3, size, size)."""
+    """Held-out labels (n,) and their tiles as the network's size, uint8 (n, 3, size, size) on the CPU.
+
+    The tiles lie in page-locked memory beside a GPU, which then fetches them itself.
+    """
 
     target: NDArray[np.int64]
     levels: Tensor
 
     def score(self, run: Run) -> dict[str, float]:
         """pAUC and AUC of the run's network as it stands."""
+        logits = self._logits(run, run.precision)
+        return {"pauc": pauc(self.target, logits), "auc": auc(self.target, logits)}
+
+    def scoring_precision(self, run: Run) -> str:
+        """Number format for the trained network's scores: fp16 where all of these tiles have a finite one.
+
+        bf16 has less than a tenth of its precision and goes where fp16 overflows; fp32 is a CPU's.
+        """
+        for precision in ("fp16", "bf16"):
+            usable = machine.scoring_precision(precision, run.device) == precision
+            if usable and np.isfinite(self._logits(run, precision)).all():
+                return precision
+        return "fp32"
+
+    def _logits(self, run: Run, precision: str) -> NDArray[np.float64]:
         net = run.scored
         net.eval()
-        said = []
-        with torch.inference_mode(), machine.autocast(run.precision, run.device):
-            for part in self.levels.split(256):
-                pixels = normalise(part.to(run.device, non_blocking=True), run.spec.mean, run.spec.std)
-                said.append(net(pixels)[0].float().cpu())
-        logits = torch.cat(said).double().numpy()
-        return {"pauc": pauc(self.target, logits), "auc": auc(self.target, logits)}
+
+        def forward(levels: Tensor) -> Tensor:
+            pixels = normalise(machine.to_device(levels, run.device), run.spec.mean, run.spec.std)
+            return net(pixels)[0]
+
+        with torch.inference_mode(), machine.autocast(precision, run.device):
+            said, _ = machine.split_until_it_fits(forward, self.levels, PART)
+        return torch.cat(said).double().cpu().numpy()
 
 
 class Exams(NamedTuple):
@@ -75,4 +96,5 @@ def make_exam(tiles: TileStore, held_out: pd.DataFrame, negatives: int, seed: in
         resize(*pack([tiles.image(name) for name in part]), spec.size, spec.interpolation)
         for part in np.array_split(ids, -(-len(ids) // 128))
     ]
-    return ValidationSet(target[rows], torch.cat(levels))
+    every = torch.cat(levels)
+    return ValidationSet(target[rows], every.pin_memory() if machine.pick().type == "cuda" else every)

@@ -87,7 +87,7 @@ class Console:
         sums = run.progress.epoch_sums
         if self.live and sums:
             where = f"epoch {slot.epoch + 1}/{self.epochs} {slot.micro + 1}/{run.sampling.micro_batches}"
-            line = f"{self.name} {where} loss {sums['loss'] / sums['tiles']:.4f}; {self._left(run, clock)}"
+            line = f"{self.name} {where} loss {sums['loss'] / max(1.0, sums['finite']):.4f}; {self._left(run, clock)}"
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
 

@@ -354,6 +354,37 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_tiles(
     assert not (tmp_path / "m").exists()
 
 
+@pytest.mark.parametrize("broken", [1, 100])
+def test_in_fp16_one_loss_that_is_not_finite_skips_a_step_and_a_run_of_them_stops(
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: int,
+) -> None:
+    """The scaler leaves the weights alone where a gradient is not finite; the epoch's loss leaves the step out."""
+    plain, left = steps.per_tile, [3, broken]
+
+    def overflows(*arguments: object) -> torch.Tensor:
+        loss = plain(*arguments)  # type: ignore[arg-type]
+        left[0] -= 1
+        if left[0] >= 0 or left[1] <= 0:
+            return loss
+        left[1] -= 1
+        return loss * torch.inf
+
+    monkeypatch.setattr(steps, "per_tile", overflows)
+    wanted = recipe(precision="fp16")
+    if broken == 1:
+        history = train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
+        assert all(np.isfinite(row["loss"]) for row in history)
+        assert all(torch.isfinite(one).all() for one in weights(tmp_path / "m").values())
+    else:
+        with pytest.raises(InputError, match=r"not finite in epoch 3 for .* or set precision to bf16"):
+            train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
+
+
 def test_a_second_process_on_the_same_state_is_refused(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -592,7 +623,7 @@ def test_every_group_of_micro_batches_steps_the_last_partial_one_too(
         group.append(batch)
         if batch.slot.ends_step:
             before = run.net.head.weight.detach().clone()
-            taken.append(len(take_step(run, group, print)))
+            taken.append(len(take_step(run, group, print).numpy()))
             assert not torch.equal(before, run.net.head.weight)
             group = []
     assert taken == [16, 16, 8]

@@ -28,15 +28,17 @@ _MEMORY = 512 << 20
 
 @dataclass
 class Batch:
-    """Packed tiles of one slot: see `pixels.pack`."""
+    """Packed tiles of one slot: see `pixels.pack`; `rows` int64 (n,) are those of the slot."""
 
     canvas: Tensor
     sizes: Tensor
+    rows: Tensor
     slot: Slot
 
     def pin_memory(self) -> Batch:
-        """Called by DataLoader where a GPU wants page-locked memory."""
-        return Batch(self.canvas.pin_memory(), self.sizes.pin_memory(), self.slot)
+        """Called by DataLoader where a GPU wants page-locked memory, from which copies do not wait."""
+        canvas, sizes, rows = (one.pin_memory() for one in (self.canvas, self.sizes, self.rows))
+        return Batch(canvas, sizes, rows, self.slot)
 
 
 class TileReader:
@@ -72,7 +74,7 @@ class _Batches(Dataset[Batch | InputError]):
         except InputError as error:
             # Raised here, it would leave DataLoader with a loader process's whole traceback for its one line.
             return error
-        return Batch(*pack(tiles), slot)
+        return Batch(*pack(tiles), torch.from_numpy(slot.rows), slot)
 
 
 def batches(

@@ -17,8 +17,10 @@ from isic.image.training.rng import STEP, number, stream
 from isic.image.training.run import Run
 
 
-def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> Tensor:
-    """Train on the micro-batches of one step; returns the losses of their tiles (n,), still on the device.
+def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> machine.Fetched:
+    """Train on the micro-batches of one step; returns the losses of their tiles, float32 (n,), on their way.
+
+    The CPU only queues work here and never waits for a GPU (tested), so the GPU has the next step before it needs it.
 
     Out of GPU memory halves the parts a micro-batch is computed in and starts the step again: the same gradient from
     more, smaller pieces, as if the batch size were halved and `accumulate` doubled.
@@ -29,7 +31,8 @@ def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> T
         # Several processes agreed at their start on whose gradients they average: there they are made and dropped.
         run.net.backbone.requires_grad_(not frozen)
     set_rate(run.optimiser, rate(progress.step, run.steps, recipe.schedule, recipe.warmup, recipe.min_lr))
-    losses = _gradients(run, group, say)
+    # Fetched before the optimiser's work is queued: they are there that much sooner.
+    losses = machine.Fetched(_gradients(run, group, say))
     if frozen:
         run.net.backbone.zero_grad(set_to_none=True)
     if recipe.clip_grad is not None:
@@ -86,13 +89,13 @@ def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
     # All randomness of this micro-batch follows from its place, so none needs saving.
     key = (STEP, run.sampling.seed, slot.epoch, slot.micro, run.world.rank)
     torch.manual_seed(number(*key))
-    rows = torch.from_numpy(slot.rows).to(run.device, non_blocking=True)
+    rows = machine.to_device(batch.rows, run.device)
     pixels, target = see(run, batch), run.target[rows]
     groups = torch.full_like(rows, -1) if run.groups is None else run.groups[rows]
     partners, share = groups, 1.0
     if recipe.mixup:
         other, share = mixing(len(rows), recipe.mixup, stream(*key))
-        other = other.to(run.device)
+        other = machine.to_device(other, run.device)
         pixels, target, partners = blend(pixels, other, share), blend(target, other, share), groups[other]
     run.net.train()
     if _frozen(run, batch):
@@ -116,7 +119,7 @@ def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
 
 def see(run: Run, batch: Batch) -> Tensor:
     """The normalised pixels of a batch on the device, float32 (n, 3, size, size)."""
-    canvas = batch.canvas.to(run.device, non_blocking=True)
-    pixels = normalise(resize(canvas, batch.sizes, run.spec.size, run.spec.interpolation), run.spec.mean, run.spec.std)
+    canvas, sizes = (machine.to_device(one, run.device) for one in (batch.canvas, batch.sizes))
+    pixels = normalise(resize(canvas, sizes, run.spec.size, run.spec.interpolation), run.spec.mean, run.spec.std)
     layout = torch.channels_last if run.recipe.channels_last else torch.contiguous_format
     return pixels.contiguous(memory_format=layout)

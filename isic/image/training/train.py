@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from isic.core.early_stopping import early_stopping_fold
 from isic.core.errors import InputError
@@ -36,6 +35,9 @@ from isic.image.training.parallel import ProcessGroup, SingleProcess, join, worl
 from isic.image.training.run import Run, prepare, restore, save
 from isic.image.training.step import take_step
 from isic.image.training.validation import Exams, make_exam
+
+#: Steps in a row without a finite loss that end a run in fp16, whose scaler skips such steps.
+_SKIPS = 8
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def train_fold(
         console = Console(name, recipe.epochs, outlook, quiet=helps)
         if note:
             console.say(note)
-        run = _train(job, own, NullTracker() if helps else tracker, console)
+        run, scoring = _train(job, own, NullTracker() if helps else tracker, console)
         if not helps:
             extra = {
                 "tta": recipe.tta,
@@ -129,6 +131,7 @@ def train_fold(
                 "watched_fold": job.watched,
                 "backbone": backbone or name,
                 "precision": precision,
+                "scoring_precision": scoring,
                 "recipe": recipe.model_dump(exclude={"tta"}),
             }
             save_model(out_dir, run.scored, run.spec, extra, run.progress.history)
@@ -175,7 +178,8 @@ def _watched(folds: pd.DataFrame, fold: int, recipe: ImageRecipe) -> int | None:
     return early_stopping_fold(folds["fold"], fold, recipe.seed, "image.train.early_stop")
 
 
-def _train(job: Job, world: ProcessGroup, tracker: Tracker, console: Console) -> Run:
+def _train(job: Job, world: ProcessGroup, tracker: Tracker, console: Console) -> tuple[Run, str]:
+    """The run at its end, and the number format for its scores."""
     training, recipe = job.training, job.recipe
     known = None if job.diagnoses is None else np.asarray(job.diagnoses)[training].tolist()
     run = prepare(job.folds.loc[training, TARGET].to_numpy(np.int64), recipe, job.fold, known, world)
@@ -189,7 +193,7 @@ def _train(job: Job, world: ProcessGroup, tracker: Tracker, console: Console) ->
     every, place = job.folds[ID].to_numpy(str), job.resume.parent.parent / "decoded"
     with decoded(job.tiles, every, job.limits.cache_gb, place, console.say) as tiles:
         _loop(run, job, tiles, exams, tracker, console)
-    return run
+    return run, exams.scored.scoring_precision(run)
 
 
 def _exams(job: Job, run: Run) -> Exams:
@@ -205,14 +209,14 @@ def _exams(job: Job, run: Run) -> Exams:
 
 def _loop(run: Run, job: Job, tiles: Tiles, exams: Exams, tracker: Tracker, console: Console) -> None:
     clock = Clock(run.progress.seconds, run.progress.step)
-    pending: tuple[Sequence[Batch], Tensor] | None = None
+    pending: tuple[Sequence[Batch], machine.Fetched] | None = None
     for group in _groups(run, job, tiles, clock):
         losses = take_step(run, group, console.say)
         # One step behind, so that a GPU has the next step queued while the CPU waits for the numbers of this one.
         verdict = _count(run, pending, job, clock) if pending else _GO_ON
         pending = (group, losses)
         slot = group[-1].slot
-        # Several processes learn from each other's counts that one wants to save; alone it is known at once.
+        # MultiProcess processes learn from each other's counts that one wants to save; alone it is known at once.
         if slot.ends_epoch or verdict != _GO_ON or (run.world.size == 1 and clock.save_due()):
             verdict = verdict.joined(_count(run, pending, job, clock))
             pending = None
@@ -260,27 +264,29 @@ def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Bat
             group = []
 
 
-def _count(run: Run, pending: tuple[Sequence[Batch], Tensor], job: Job, clock: Clock) -> _Verdict:
+def _count(run: Run, pending: tuple[Sequence[Batch], machine.Fetched], job: Job, clock: Clock) -> _Verdict:
     """Add a step to the epoch's sums.
 
-    A loss that is not finite ends the run and names the tiles.
+    A loss that is not finite ends the run and names the tiles; in fp16 only so many steps in a row do, for the scaler
+    leaves the weights of such a step as they are.
     """
     group, losses = pending
-    values = losses.double().cpu().numpy()
+    values = losses.numpy().astype(np.float64)
     rows = np.concatenate([batch.slot.rows for batch in group])
     positives = float((run.sampling.target[rows] == 1).sum())
     broken = ~np.isfinite(values)
     over = job.limits.max_hours is not None and clock.here() > job.limits.max_hours * 3600
     # Clocks differ between processes, and all must save and stop at the same step: what one wants, all do.
-    here = (values.sum(), len(values), positives, over, clock.save_due(), broken.sum())
-    sums = run.world.sum(torch.tensor(here, dtype=torch.float64)).tolist()
-    if sums[5]:
-        raise InputError(_not_finite(run, job, rows[broken], group[0].slot.epoch + 1))
+    here = (values[~broken].sum(), (~broken).sum(), positives, len(values), over, clock.save_due(), broken.sum())
+    *sums, over, due, failed = run.world.sum(torch.tensor(here, dtype=torch.float64)).tolist()
     progress, slot = run.progress, group[-1].slot
-    for name, value in zip(("loss", "tiles", "positives"), sums, strict=False):
+    progress.skipped = progress.skipped + 1 if failed else 0
+    if failed and progress.skipped >= (_SKIPS if run.scaler.is_enabled() else 1):
+        raise InputError(_not_finite(run, job, rows[broken], group[0].slot.epoch + 1))
+    for name, value in zip(("loss", "finite", "positives", "tiles"), sums, strict=True):
         progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
     progress.epoch, progress.micro = (slot.epoch + 1, 0) if slot.ends_epoch else (slot.epoch, slot.micro + 1)
-    return _Verdict(over=sums[3] > 0, due=sums[4] > 0)
+    return _Verdict(over=over > 0, due=due > 0)
 
 
 def _not_finite(run: Run, job: Job, rows: NDArray[np.int64], epoch: int) -> str:
@@ -291,8 +297,15 @@ def _not_finite(run: Run, job: Job, rows: NDArray[np.int64], epoch: int) -> str:
     named = ", ".join(guilty[:8]) + (f" and {len(guilty) - 8} more" if len(guilty) > 8 else "")
     return (
         f"{job.name}: the loss is not finite in epoch {epoch} for {named}: look at these tiles, lower image.train.lr "
-        "or set clip_grad, and use precision bf16 or fp32 instead of fp16"
+        f"or set clip_grad{_wider(run)}"
     )
+
+
+def _wider(run: Run) -> str:
+    """Advice to train in a format with larger numbers, where the device has one."""
+    if run.precision != "fp16":
+        return ""
+    return f", or set precision to {'bf16' if machine.has_precision('bf16', run.device) else 'fp32'}"
 
 
 def _end_epoch(run: Run, exams: Exams, tracker: Tracker, console: Console, clock: Clock) -> None:
@@ -316,7 +329,7 @@ def _row(run: Run, clock: Clock) -> dict[str, Any]:
     seconds, wait = clock.epoch()
     return {
         "epoch": run.progress.epoch,
-        "loss": sums["loss"] / sums["tiles"],
+        "loss": sums["loss"] / max(1.0, sums["finite"]),
         "pauc": None,
         "auc": None,
         "lr": max(group["lr"] for group in run.optimiser.param_groups),

@@ -1,7 +1,7 @@
 """Speed of the image side against its targets: loader, input path, step, embedding, formats, validation, compiling.
 
-Runs on the CPU always and on a GPU where there is one, in parts; each is reported when it is done, and one that fails
-takes no other with it. On a GPU the networks and the recipe are those of `pipelines/presets/full.yaml` from random
+Runs on the CPU always and on a GPU where there is one, in parts; every number is reported as soon as it is there, and
+a part that fails takes no other with it. On a GPU the networks and the recipe are those of the full preset, from random
 weights, on a CPU the demo's. Tiles are generated, or the real ones where they are at hand (ISIC_REAL_DATA). A rented
 GPU box needs torch, timm and what `benchmarks/gpu_wheels.py` lists, no tracker. Targets that only a GPU can answer
 stay unanswered without one.
@@ -9,6 +9,8 @@ stay unanswered without one.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import importlib.util
 import io
 import resource
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import cycle, islice
 from pathlib import Path
@@ -46,7 +48,7 @@ from isic.image.training.step import see, take_step
 from isic.image.training.validation import Exams, ValidationSet
 from isic.scale.estimate import memory_gb
 
-PARTS = ("input", "loader", "step", "validation", "embedding", "parity", "compile")
+PARTS = ("step", "loader", "parity", "embedding", "validation", "input", "compile")
 
 TARGETS = {
     "a_loader": "training / same step, resident batch >= 0.95 on a GPU (eva02_base, convnextv2_nano), 0.9 on CPU",
@@ -72,6 +74,7 @@ class Bench(NamedTuple):
     target: np.ndarray
     device: torch.device
     quick: bool
+    runs: dict[str, Run]  # made so far, by model; kept, since to draw the weights of a large one takes seconds
 
     @property
     def gpu(self) -> bool:
@@ -82,27 +85,44 @@ class Bench(NamedTuple):
         return GUIDE if self.gpu else ("demo_convnext", "demo_vit")
 
     def steps(self) -> int:
-        return 6 if self.quick else 20
+        return 6 if self.quick else 8 if self.gpu else 20
+
+    def run(self, model: str) -> Run:
+        """A run without an end, at the recipe's full learning rate from its first step."""
+        if model not in self.runs:
+            endless = {"epochs": 10**6, "warmup": 0.0, "schedule": "constant"}
+            self.runs[model] = prepare(self.target, self.recipe(model).model_copy(update=endless), 0)
+        return self.runs[model]
+
+    def model(self, name: str, precision: str) -> Model:
+        """The run's network as it stands, to be scored in one number format."""
+        run = self.run(name)
+        net = copy.deepcopy(run.net).eval().requires_grad_(False)
+        return Model(net, run.spec, "none", precision)
 
     def recipe(self, model: str) -> ImageRecipe:
         """The full preset's recipe for its backbones, from random weights; the demo's for a demo network."""
         image = load_params(harness.ROOT / "params.yaml").image
         if model.startswith("demo"):
             return image.recipe(model.removeprefix("demo_"))
+        if model not in GUIDE:
+            more = {"model": model, "model_args": {}, "size": 224}
+            return image.recipe("vit").model_copy(update=more)
         laid = read_yaml(harness.ROOT / "pipelines" / "presets" / "full.yaml")["image"]
         values = image.train.model_dump() | laid["train"] | laid["backbones"]["__replace__"][model]
         augment = values["augment"] if _albumentations() else "flips"
         return ImageRecipe.model_validate(values | {"weights": "none", "augment": augment})
 
 
-Found = tuple[dict[str, Any], dict[str, bool | None]]
+#: Numbers as they come, and what they say of targets.
+Found = Iterator[tuple[dict[str, Any], dict[str, bool | None]]]
 
 
 def _albumentations() -> bool:
     return importlib.util.find_spec("albumentations") is not None
 
 
-def compared(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def compared(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each side, in turn within every round; the first round warms up.
 
     On a GPU by the clock. On a CPU one thread does everything that is measured, and seconds are those of the processor:
@@ -158,11 +178,6 @@ def groups_of(run: Run, tiles: TileStore, ids: np.ndarray, workers: int) -> Iter
             group = []
 
 
-def endless(recipe: ImageRecipe, target: np.ndarray) -> Run:
-    """A run without an end, so that no schedule ends while it is measured."""
-    return prepare(target, recipe.model_copy(update={"epochs": 10**6}), 0)
-
-
 def train(run: Run, source: Iterator[list[Batch]], steps: int) -> None:
     """Some optimiser steps; the losses of each are looked at one step later, as training does."""
     losses = None
@@ -173,17 +188,14 @@ def train(run: Run, source: Iterator[list[Batch]], steps: int) -> None:
     _settle(run.device)
 
 
-def fed_and_resident(
-    recipe: ImageRecipe, tiles: TileStore, ids: np.ndarray, target: np.ndarray, steps: int
-) -> dict[str, float]:
-    """Seconds of `steps` optimiser steps fed by the loader, and on one step's batches that stay."""
-    run = endless(recipe, target)
-    fed = groups_of(run, tiles, ids, default_workers(run.device))
-    resident = cycle([next(fed)])
+def fed_and_resident(run: Run, bench: Bench) -> dict[str, float]:
+    """Seconds of some optimiser steps fed by the loader, and on one step's batches that stay."""
+    fed = groups_of(run, bench.tiles, bench.ids, default_workers(run.device))
+    resident, steps = cycle([next(fed)]), bench.steps()
     # The first epochs decode; the loader remembers tiles where it loads for itself.
-    train(run, fed, 20 if run.device.type == "cuda" else 2 * run.sampling.steps)
+    train(run, fed, 20 if bench.gpu else 2 * run.sampling.steps)
     sides = {"fed": lambda: train(run, fed, steps), "resident": lambda: train(run, resident, steps)}
-    return compared(sides, rounds=5)
+    return compared(sides, rounds=3 if bench.gpu else 5)
 
 
 def usual_path(jpeg: bytes, compose: object) -> np.ndarray:
@@ -248,63 +260,50 @@ def input_paths(tiles: TileStore, ids: np.ndarray, count: int, device: torch.dev
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return compared({"usual": theirs, "ours": mine, "loader": loader}, rounds=3)
+        return compared({"usual": theirs, "ours": mine, "loader": loader}, rounds=2 if device.type == "cuda" else 3)
     finally:
         torch.set_num_threads(threads)
 
 
-def step_sides(recipe: ImageRecipe, bench: Bench, steps: int, compiled: bool) -> dict[str, Callable[[], None]]:
+def step_sides(run: Run, bench: Bench, steps: int, compiled: bool) -> dict[str, Callable[[], None]]:
     """Some steps of ours, of a plain fp32 loop and of timm's settings, each on the same resident tiles.
 
     Ours has the whole recipe: resize and normalisation of raw tiles, mixup, accumulation, clipping, averaged weights.
     The others get normalised pixels and do forward, backward and AdamW on as many tiles.
     """
-    run = endless(recipe.model_copy(update={"compile": compiled}), bench.target)
-    group = next(groups_of(run, bench.tiles, bench.ids, 0))
-    pixels = [see(run, batch) for batch in group]
+    group = next(groups_of(run, bench.tiles, bench.ids, 8 if bench.gpu else 0))
     wanted = [run.target[torch.from_numpy(batch.slot.rows).to(run.device)] for batch in group]
-    pairs = list(zip(pixels, wanted, strict=True))
-    sides: dict[str, Callable[[], None]] = {"ours": lambda: train(run, cycle([group]), steps)}
+    pairs = list(zip([see(run, batch) for batch in group], wanted, strict=True))
+    ours = dataclasses.replace(run, forward=torch.compile(run.net)) if compiled else run
+    sides: dict[str, Callable[[], None]] = {"ours": lambda: train(ours, cycle([group]), steps)}
     if not compiled:
-        sides["plain"] = _loop_of(recipe, bench, pairs, steps, tuned=False, compiled=False)
+        sides["plain"] = _loop_of(run, pairs, steps, tuned=False, compiled=False)
     if bench.gpu:
-        sides["timm"] = _loop_of(recipe, bench, pairs, steps, tuned=True, compiled=compiled)
+        sides["timm"] = _loop_of(run, pairs, steps, tuned=True, compiled=compiled)
     return sides
 
 
 def _loop_of(
-    recipe: ImageRecipe,
-    bench: Bench,
-    pairs: list[tuple[torch.Tensor, torch.Tensor]],
-    steps: int,
-    tuned: bool,
-    compiled: bool,
+    run: Run, pairs: list[tuple[torch.Tensor, torch.Tensor]], steps: int, tuned: bool, compiled: bool
 ) -> Callable[[], None]:
     """Plain: float32 without TF32. Tuned: 16 bits, channels last, fused AdamW, cudnn.benchmark, TF32 for the rest."""
-    settings = {
-        "channels_last": tuned,
-        "compile": compiled,
-        "precision": "auto" if tuned else "fp32",
-        "ema": None,
-    }
-    run = prepare(bench.target, recipe.model_copy(update=settings), 0)
-    optimiser = torch.optim.AdamW(run.net.parameters(), lr=1e-4, fused=tuned and bench.gpu)
     layout = torch.channels_last if tuned else torch.contiguous_format
+    net = copy.deepcopy(run.net).to(memory_format=layout).train()
+    forward = torch.compile(net) if compiled else net
+    precision = machine.pick_precision("auto" if tuned else "fp32", run.device)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=tuned and run.device.type == "cuda")
     held = [(pixels.contiguous(memory_format=layout), wanted) for pixels, wanted in pairs]
 
     def one() -> None:
         for pixels, wanted in held:
             optimiser.zero_grad()
-            with machine.autocast(run.precision, run.device):
-                logits = run.forward(pixels)[0]
+            with machine.autocast(precision, run.device):
+                logits = forward(pixels)[0]
             torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), wanted).backward()
             optimiser.step()
 
     def repeat() -> None:
-        if tuned:
-            machine.tune(run.device)
-        else:
-            torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.benchmark = tuned
         with nullcontext() if tuned else machine.exact_products():
             for _ in range(steps):
                 one()
@@ -319,43 +318,41 @@ def _settle(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def embedding(recipe: ImageRecipe, bench: Bench, count: int, precision: str) -> dict[str, float]:
+def embedding(bench: Bench, name: str, count: int, precision: str) -> dict[str, float]:
     """Seconds to embed `count` tiles in one number format, and for the forward passes alone."""
-    run = prepare(bench.target, recipe, 0)
-    model = Model(run.net.eval().requires_grad_(False), run.spec, "none", precision)
+    model = bench.model(name, precision)
     names = list(islice(cycle(bench.ids.tolist()), count))
-    held = torch.randn(128, 3, run.spec.size, run.spec.size, device=run.device)
-    held = held.contiguous(memory_format=torch.channels_last)
+    side, device = model.spec.size, bench.device
+    held = torch.randn(128, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
 
     def forward() -> None:
         with torch.inference_mode(), machine.exact_products():
             for start in range(0, count, 128):
-                with machine.autocast(precision, run.device):
+                with machine.autocast(precision, device):
                     said = model.net.describe(held[: min(128, count - start)])[0]
             said.cpu()
 
-    return compared({"embed": lambda: embed(model, bench.tiles, names), "forward": forward}, rounds=3)
+    sides = {"embed": lambda: embed(model, bench.tiles, names), "forward": forward}
+    return compared(sides, rounds=1 if bench.gpu else 3)
 
 
-def memory_growth_mb(recipe: ImageRecipe, tiles: TileStore, ids: np.ndarray, target: np.ndarray, count: int) -> float:
+def memory_growth_mb(bench: Bench, name: str, count: int) -> float:
     """Growth of peak memory from embedding a quarter of `count` tiles to all of them, less what is returned."""
-    run = prepare(target, recipe, 0)
-    model = Model(run.net.eval().requires_grad_(False), run.spec, "none")
+    model = bench.model(name, "fp32")
     peaks = []
     for part in (count // 4, count):
-        said = embed(model, tiles, list(islice(cycle(ids.tolist()), part)))
+        said = embed(model, bench.tiles, list(islice(cycle(bench.ids.tolist()), part)))
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - said.embeddings.nbytes / 1e6)
     return peaks[1] - peaks[0]
 
 
-def validation_share(recipe: ImageRecipe, bench: Bench) -> float:
+def validation_share(run: Run, bench: Bench) -> float:
     """Seconds of a validation / seconds of the epochs it stands for.
 
     Half of the positives and, on a CPU, 200 negatives are held out, on a GPU as many as the recipe says.
     """
     target = bench.target
-    run = endless(recipe, target)
-    negatives = recipe.validate_negatives if bench.gpu else 200
+    negatives = run.recipe.validate_negatives if bench.gpu else 200
     positive = np.flatnonzero(target == 1)[: int(target.sum()) // 2]
     rows = np.concatenate([positive, np.flatnonzero(target == 0)[:negatives]])
     tiles = [bench.tiles.image(name) for name in bench.ids[rows]]
@@ -363,60 +360,57 @@ def validation_share(recipe: ImageRecipe, bench: Bench) -> float:
     exam = ValidationSet(target[rows], levels.pin_memory() if bench.gpu else levels)
     fed = groups_of(run, bench.tiles, bench.ids, default_workers(run.device))
     sides = {"epoch": lambda: train(run, fed, run.sampling.steps), "exam": lambda: exam.score(run)}
-    seconds = compared(sides, rounds=3)
+    seconds = compared(sides, rounds=2 if bench.gpu else 3)
     return seconds["exam"] / (seconds["epoch"] * Exams(exam, None).every(run.sampling.tiles))
 
 
-def waiting(recipe: ImageRecipe, bench: Bench, workers: int) -> float:
-    """Share of the time of `bench.steps()` optimiser steps that is spent waiting for tiles."""
-    run = endless(recipe, bench.target)
+def waiting(run: Run, bench: Bench, workers: int) -> float:
+    """Share of the time of some optimiser steps that is spent waiting for tiles."""
     clock = Clock(0.0, 0)
     fed = clock.waiting(groups_of(run, bench.tiles, bench.ids, workers))
-    train(run, fed, bench.steps())
+    train(run, fed, bench.steps() // 2)
     clock.restart_epoch()
     train(run, fed, 2 * bench.steps())
     seconds, wait = clock.epoch()
     return wait / seconds
 
 
-def formats_compared(recipe: ImageRecipe, bench: Bench, steps: int, count: int) -> dict[str, Any]:
-    """A network after some steps of training: its scores of `count` tiles in every number format.
+def formats_compared(bench: Bench, name: str, count: int) -> Iterator[dict[str, Any]]:
+    """Scores of `count` tiles by a network of some training, in every number format, one after the other.
 
     Differences are those to fp32 on the same GPU without TF32; `home` compares that with fp32 on the CPU.
     """
-    run = endless(recipe.model_copy(update={"warmup": 0.0, "schedule": "constant", "lr": 3e-4}), bench.target)
-    train(run, groups_of(run, bench.tiles, bench.ids, default_workers(run.device)), steps)
     names, target = bench.ids[:count].tolist(), bench.target[:count]
-    net = run.net.eval().requires_grad_(False)
 
     def scores(precision: str, some: list[str]) -> np.ndarray:
-        return embed(Model(net, run.spec, "none", precision), bench.tiles, some).logits
+        return embed(bench.model(name, precision), bench.tiles, some).logits
 
     exact = scores("fp32", names)
-    found: dict[str, Any] = {"tiles": count, "steps": steps, "sd": float(exact.std()), "pauc": pauc(target, exact)}
+    area = pauc(target, exact)
+    done = bench.run(name).optimiser.state_dict()["state"][0]["step"]
+    yield {"tiles": count, "steps": int(done), "sd": float(exact.std()), "pauc": area}
     for precision in ("fp16", "bf16"):
         other = scores(precision, names)
-        found[precision] = _difference(other, exact) | {"pauc": abs(pauc(target, other) - found["pauc"])}
-    found["tf32"] = _difference(_tf32(net, run, bench, names[:512]), exact[:512])
+        yield {precision: _difference(other, exact) | {"pauc": abs(pauc(target, other) - area)}}
+    yield {"tf32": _difference(_tf32(bench, name, names[:256]), exact[:256])}
     there = machine.pick
     machine.pick = lambda: torch.device("cpu")
     try:
-        found["home"] = _difference(scores("fp32", names[:128]), exact[:128])
+        yield {"home": _difference(scores("fp32", names[:64]), exact[:64])}
     finally:
         machine.pick = there
-        net.to(run.device)
-    return found
 
 
-def _tf32(net: Any, run: Run, bench: Bench, names: list[str]) -> np.ndarray:
+def _tf32(bench: Bench, name: str, names: list[str]) -> np.ndarray:
     """Logits in fp32 with TF32 products, on pixels that TF32 cannot move."""
-    spec, said = run.spec, []
-    machine.tune(run.device)
+    model, said = bench.model(name, "fp32"), []
+    spec = model.spec
+    machine.tune(bench.device)
     with torch.inference_mode():
         for start in range(0, len(names), 128):
             canvas, sizes = pack([bench.tiles.image(name) for name in names[start : start + 128]])
-            levels = resize(canvas.to(run.device), sizes.to(run.device), spec.size, spec.interpolation)
-            said.append(net.describe(normalise(levels, spec.mean, spec.std))[0].cpu())
+            levels = resize(canvas.to(bench.device), sizes.to(bench.device), spec.size, spec.interpolation)
+            said.append(model.net.describe(normalise(levels, spec.mean, spec.std))[0].cpu())
     return torch.cat(said).numpy()
 
 
@@ -426,115 +420,111 @@ def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
 
 
 def loader_part(bench: Bench) -> Found:
-    ratios, measured = {}, {}
+    ratios: dict[str, float] = {}
     for name in bench.models:
-        recipe = bench.recipe(name)
+        run = bench.run(name)
         machine.peak_memory_gb(bench.device)
-        seconds = fed_and_resident(recipe, bench.tiles, bench.ids, bench.target, bench.steps())
+        seconds = fed_and_resident(run, bench)
         ratios[name] = seconds["resident"] / seconds["fed"]
-        tiles = bench.steps() * recipe.batch_size * recipe.accumulate
-        measured[f"a_tiles_per_second_{name}"] = tiles / seconds["fed"]
+        tiles = bench.steps() * run.recipe.batch_size * run.recipe.accumulate
+        measured: dict[str, Any] = {f"a_tiles_per_second_{name}": tiles / seconds["fed"]}
         if bench.gpu:
             measured[f"a_memory_gb_{name}"] = machine.peak_memory_gb(bench.device)
-            measured[f"a_memory_gb_estimated_{name}"] = memory_gb(recipe, CATALOGUE[recipe.model])
+            measured[f"a_memory_gb_estimated_{name}"] = memory_gb(run.recipe, CATALOGUE[run.recipe.model])
+        yield measured | {"a_each": dict(ratios)}, {}
     worst = min(ratios.values()) if bench.gpu else ratios["demo_convnext"]
-    met: dict[str, bool | None] = {"a_loader": worst >= (0.95 if bench.gpu else 0.9)}
-    return measured | {"a_loader": worst, "a_each": ratios}, met
+    yield {"a_loader": worst}, {"a_loader": worst >= (0.95 if bench.gpu else 0.9)}
 
 
 def input_part(bench: Bench) -> Found:
     if not _albumentations():
-        return {"b_note": "albumentations is not installed"}, {}
+        yield {"b_note": "albumentations is not installed"}, {}
+        return
+    if bench.gpu:
+        wait = waiting(bench.run("eva02"), bench, 8)
+        yield {"b_wait": wait}, {"b_wait": wait <= 0.05}
+        yield {"b_wait_convnext": waiting(bench.run("convnext"), bench, 8)}, {}
     count = 128 if bench.quick or bench.gpu else 512
     paths = input_paths(bench.tiles, bench.ids, count, bench.device)
     measured: dict[str, Any] = {f"b_{name}_ms": 1e3 * paths[name] / count for name in ("usual", "ours", "loader")}
     # What a core does where a GPU resizes and normalises.
     measured["b_loader_alone"] = paths["usual"] / paths["loader"]
     measured["b_input_path"] = paths["usual"] / paths["ours"]
-    met: dict[str, bool | None] = {"b_input_path": measured["b_input_path"] >= 2.5}
-    if bench.gpu:
-        measured["b_wait"] = waiting(bench.recipe("eva02"), bench, 8)
-        measured["b_wait_convnext"] = waiting(bench.recipe("convnext"), bench, 8)
-        met["b_wait"] = measured["b_wait"] <= 0.05
-    return measured, met
+    yield measured, {"b_input_path": measured["b_input_path"] >= 2.5}
 
 
 def step_part(bench: Bench) -> Found:
-    measured: dict[str, Any] = {}
     plain, timm = [], []
-    steps = 6 if bench.gpu else bench.steps()
+    steps, rounds = (4, 3) if bench.gpu else (bench.steps(), 5)
     for name in bench.models if bench.gpu else bench.models[:1]:
-        seconds = compared(step_sides(bench.recipe(name), bench, steps, compiled=False), rounds=5)
-        measured |= {f"c_{side}_ms_{name}": 1e3 * value / steps for side, value in seconds.items()}
+        seconds = compared(step_sides(bench.run(name), bench, steps, compiled=False), rounds)
+        measured = {f"c_{side}_ms_{name}": 1e3 * value / steps for side, value in seconds.items()}
         plain.append(seconds["plain"] / seconds["ours"])
-        timm += [seconds["timm"] / seconds["ours"]] if bench.gpu else []
         measured[f"c_plain_{name}"] = plain[-1]
         if bench.gpu:
+            timm.append(seconds["timm"] / seconds["ours"])
             measured[f"c_recommended_{name}"] = timm[-1]
-    measured["c_plain"] = min(plain)
+        yield measured, {}
     if not bench.gpu:
         # fp32 on both sides: nothing to gain but what the step itself costs.
-        return measured, {}
-    measured["c_recommended"] = min(timm)
-    return measured, {"c_plain": min(plain) >= 3, "c_recommended": min(timm) >= 1}
+        yield {"c_plain": min(plain)}, {}
+        return
+    met = {"c_plain": min(plain) >= 3, "c_recommended": min(timm) >= 1}
+    yield {"c_plain": min(plain), "c_recommended": min(timm)}, met
 
 
 def compile_part(bench: Bench) -> Found:
     """Compiled steps of ours and of timm's settings; on a CPU compiling takes minutes and is left out."""
-    measured: dict[str, Any] = {}
-    if not bench.gpu:
-        return measured, {}
-    for name in reversed(bench.models):
-        started = time.perf_counter()
-        sides = step_sides(bench.recipe(name), bench, 6, compiled=True)
-        for side in sides.values():
-            side()
-        measured[f"g_compile_seconds_{name}"] = time.perf_counter() - started
-        seconds = compared(sides, rounds=5)
-        measured |= {f"g_{side}_compiled_ms_{name}": 1e3 * value / 6 for side, value in seconds.items()}
-        measured[f"g_recommended_compiled_{name}"] = seconds["timm"] / seconds["ours"]
-    return measured, {}
+    for name in reversed(bench.models) if bench.gpu else ():
+        sides = step_sides(bench.run(name), bench, 4, compiled=True)
+        for side, go in sides.items():
+            started = time.perf_counter()
+            go()
+            yield {f"g_compile_seconds_{name}_{side}": time.perf_counter() - started}, {}
+            seconds = compared({side: go}, rounds=3)
+            yield {f"g_compiled_ms_{name}_{side}": 1e3 * seconds[side] / 4}, {}
 
 
 def embedding_part(bench: Bench) -> Found:
-    measured: dict[str, Any] = {}
     shares = []
-    some = {"eva02": 12_800, "convnext": 25_600} if bench.gpu else {"vit_tiny": 128 if bench.quick else 256}
+    some = {"eva02": 6_400, "convnext": 19_200} if bench.gpu else {"vit_tiny": 128 if bench.quick else 256}
     for name, count in some.items():
-        recipe = bench.recipe(name) if bench.gpu else bench.recipe("eva02").model_copy(update={"model": name})
-        recipe = recipe.model_copy(update={"layer_decay": None, "ema": None})
         for precision in ("fp16", "bf16", "fp32") if bench.gpu else ("fp32",):
-            tiles = count // 4 if precision != "fp16" and bench.gpu else count
-            seconds = embedding(recipe, bench, tiles, precision)
-            measured[f"d_tiles_per_second_{name}_{precision}"] = tiles / seconds["embed"]
-            measured[f"d_embedding_{name}_{precision}"] = seconds["forward"] / seconds["embed"]
-        shares.append(measured[f"d_embedding_{name}_{'fp16' if bench.gpu else 'fp32'}"])
-    demo = bench.recipe("demo_convnext")
-    small = embedding(demo, bench, 400 if bench.quick else 4000, "fp32")
-    growth = memory_growth_mb(demo, bench.tiles, bench.ids, bench.target, 4000 if bench.quick else 50_000)
-    measured |= {
-        "d_embedding": min(shares),
-        "d_network": f"{', '.join(some)} at 224 px",
-        "d_embedding_demo": small["forward"] / small["embed"],
-        "d_memory": growth,
-    }
-    return measured, {"d_embedding": min(shares) >= 0.9, "d_memory": growth < 50}
+            tiles = count if precision != "fp32" or not bench.gpu else count // 4
+            seconds = embedding(bench, name, tiles, precision)
+            share = seconds["forward"] / seconds["embed"]
+            shares += [share] if precision == ("fp16" if bench.gpu else "fp32") else []
+            measured = {
+                f"d_tiles_per_second_{name}_{precision}": tiles / seconds["embed"],
+                f"d_forward_tiles_per_second_{name}_{precision}": tiles / seconds["forward"],
+                f"d_embedding_{name}_{precision}": share,
+            }
+            yield measured, {}
+    told = {"d_embedding": min(shares), "d_network": f"{', '.join(some)} at 224 px"}
+    yield told, {"d_embedding": min(shares) >= 0.9}
+    small = embedding(bench, "demo_convnext", 400 if bench.quick else 4000, "fp32")
+    yield {"d_embedding_demo": small["forward"] / small["embed"]}, {}
+    growth = memory_growth_mb(bench, "demo_convnext", 4000 if bench.quick or bench.gpu else 50_000)
+    yield {"d_memory": growth}, {"d_memory": growth < 50}
 
 
 def parity_part(bench: Bench) -> Found:
     """Number formats differ on a GPU alone: a CPU scores in fp32."""
-    if not bench.gpu:
-        return {}, {}
-    steps, count = (20, 600) if bench.quick else (120, 4000)
-    found = {name: formats_compared(bench.recipe(name), bench, steps, min(count, len(bench.ids))) for name in GUIDE}
-    worst = {key: max(one["fp16"][key] for one in found.values()) for key in ("median", "max", "pauc")}
-    met = worst["median"] <= 3e-3 and worst["max"] <= 2e-2 and worst["pauc"] <= 5e-4
-    return {"f_parity": worst["max"], "f_each": found}, {"f_parity": met}
+    found: dict[str, dict[str, Any]] = {}
+    for name in GUIDE if bench.gpu else ():
+        found[name] = {}
+        for part in formats_compared(bench, name, 600 if bench.quick else 2000):
+            found[name] |= part
+            yield {"f_each": found}, {}
+    if found:
+        worst = {key: max(one["fp16"][key] for one in found.values()) for key in ("median", "max", "pauc")}
+        met = worst["median"] <= 3e-3 and worst["max"] <= 2e-2 and worst["pauc"] <= 5e-4
+        yield {"f_parity": worst["max"]}, {"f_parity": met}
 
 
 def validation_part(bench: Bench) -> Found:
-    share = validation_share(bench.recipe("eva02" if bench.gpu else "demo_convnext"), bench)
-    return {"e_validation": share}, {"e_validation": share <= 0.1}
+    share = validation_share(bench.run("eva02" if bench.gpu else "demo_convnext"), bench)
+    yield {"e_validation": share}, {"e_validation": share <= 0.1}
 
 
 def main() -> int:
@@ -558,24 +548,22 @@ def main() -> int:
     }
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(
-            *tiles_in(Path(scratch), 400 if options.quick else 4000 if device.type == "cuda" else 1500),
-            device,
-            options.quick,
-        )
-        for number, part in enumerate([options.only] if options.only else PARTS):
+        count = 400 if options.quick else 4000 if device.type == "cuda" else 1500
+        bench = Bench(*tiles_in(Path(scratch), count), device, options.quick, {})
+        start = options.only is None
+        for part in [options.only] if options.only else PARTS:
             started = time.perf_counter()
-            met: dict[str, bool | None] = dict.fromkeys(TARGETS)
+            measured, met = dict(about), dict.fromkeys(TARGETS)
             try:
-                numbers, verdicts = parts[part](bench)
+                for numbers, verdicts in parts[part](bench):
+                    measured |= numbers | {f"seconds_{part}": round(time.perf_counter() - started, 1)}
+                    met |= verdicts
+                    harness.report("image", measured, TARGETS, met, options.quick, part, start)
+                    start = False
             except Exception:
                 # Whatever it was, the other parts' numbers are worth having.
                 traceback.print_exc()
                 failed.append(part)
-                numbers, verdicts = {}, {}
-            spent = {f"seconds_{part}": round(time.perf_counter() - started, 1)}
-            start = number == 0 and options.only is None
-            harness.report("image", about | numbers | spent, TARGETS, met | verdicts, options.quick, part, start)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

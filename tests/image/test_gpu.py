@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from isic.core.io import read_json
 from isic.core.params import ImageRecipe
@@ -24,7 +25,7 @@ from isic.image.network.pixels import pack, resize, resize_by_matrices
 from isic.image.training.augment import Augmenter
 from isic.image.training.run import Run, prepare
 from isic.image.training.step import take_step
-from isic.image.training.train import train_fold
+from isic.image.training.train import Limits, OutOfTime, train_fold
 from isic.image.training.validation import ValidationSet, make_exam
 from tests.image.conftest import preset_recipe
 
@@ -134,6 +135,27 @@ def test_a_network_trained_on_a_gpu_scores_alike_in_every_format_and_at_home(
         difference = np.abs(found[precision] - home.logits)
         assert np.median(difference) <= median, precision
         assert difference.max() <= most, precision
+
+
+@pytest.mark.parametrize(("preset", "backbone"), PRESETS)
+def test_a_preset_stopped_on_a_gpu_goes_on_to_the_same_weights(
+    tiles: TileStore, folds: pd.DataFrame, tmp_path: Path, preset: str, backbone: str
+) -> None:
+    """Fused AdamW under channels last, as the presets train; kernels that always add in the same order."""
+    wanted = preset_recipe(preset, backbone, batch_size=16)
+    limits = Limits(workers=0)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        short = Limits(workers=0, max_hours=1e-9)
+        with pytest.raises(OutOfTime):
+            train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker(), short)
+        for name, state in (("m", "r"), ("whole", "r0")):
+            folder = tmp_path / name
+            train_fold(tiles, folds, 0, wanted, folder, tmp_path / state, NullTracker(), limits)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("m", "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_memory_that_runs_out_halves_training_validation_and_embedding(

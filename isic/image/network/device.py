@@ -92,16 +92,16 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def split_until_it_fits(forward: Callable[[Tensor], T], values: Tensor, most: int) -> tuple[list[T], int]:
-    """`forward` of consecutive parts of at most `most` rows, fewer where memory runs out.
+def split_until_it_fits(forward: Callable[[int, int], T], count: int, most: int) -> tuple[list[T], int]:
+    """`forward(start, most)` of consecutive parts of `count` rows, smaller ones where memory runs out.
 
     Returns the results and the number of rows that fits. Raises InputError when one row does not.
     """
     done: list[T] = []
     start = 0
-    while start < len(values):
+    while start < count:
         try:
-            done.append(forward(values[start : start + most]))
+            done.append(forward(start, most))
             start += most
             continue
         except RuntimeError as error:
@@ -113,7 +113,7 @@ def split_until_it_fits(forward: Callable[[Tensor], T], values: Tensor, most: in
                 ) from error
         # Outside the handler: the exception's traceback holds the tensors that have to go.
         most = -(-most // 2)
-        if values.device.type == "cuda" or torch.cuda.is_available():
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return done, most
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from isic.image.network import device as machine
 from isic.image.network.artifact import Model, load_model
 from isic.image.network.backbone import LesionNet
 from isic.image.network.device import Fetched
-from isic.image.network.loader import batches, default_workers
+from isic.image.network.loader import Batch, batches, default_workers
 from isic.image.network.pixels import normalise, resize
 from isic.image.training.augment import Augmenter
 from isic.image.training.sampler import Slot
@@ -81,10 +82,16 @@ def _described(
     # The numbers of a batch are fetched when the next ones are queued, so that a GPU does not wait for the CPU.
     coming: deque[tuple[NDArray[np.int64], Fetched, Fetched]] = deque()
 
-    def forward(levels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(batch: Batch, start: int, most: int) -> tuple[Tensor, Tensor]:
+        canvas, sizes = (machine.to_device(one[start : start + most], device) for one in (batch.canvas, batch.sizes))
+        levels = resize(canvas, sizes, spec.size, spec.interpolation)
+        count = len(levels)
+        if fill:
+            levels = torch.cat([levels, levels[-1:].expand(most - count, -1, -1, -1)])
         pixels = normalise(levels, spec.mean, spec.std)
         with machine.autocast(precision, device):
-            return _flipped(model.net, pixels, model.tta)
+            said, described = _flipped(model.net, pixels, model.tta)
+        return said[:count], described[:count]
 
     def arrive() -> None:
         rows, said, described = coming.popleft()
@@ -93,13 +100,8 @@ def _described(
     stream = batches(tiles, names, Augmenter("none", 0), _slots(len(names)), loaders, device.type == "cuda", memory=0)
     with torch.inference_mode(), machine.exact_products():
         for batch in stream:
-            canvas, sizes = (machine.to_device(one, device) for one in (batch.canvas, batch.sizes))
-            levels = resize(canvas, sizes, spec.size, spec.interpolation)
-            count = len(levels)
-            if fill:
-                levels = torch.cat([levels, levels[-1:].expand(BATCH - count, -1, -1, -1)])
-            parts, most = machine.split_until_it_fits(forward, levels, most)
-            said, described = (torch.cat(values)[:count] for values in zip(*parts, strict=True))
+            parts, most = machine.split_until_it_fits(partial(forward, batch), len(batch.sizes), most)
+            said, described = (torch.cat(values) for values in zip(*parts, strict=True))
             # A larger value would become infinite and spoil every product of its row. Cut off it is as far out as one
             # can be, and one odd tile stops no run; what is not finite here already gives no finite logit either.
             halves = described.float().clamp(-_LARGEST, _LARGEST).half()

@@ -64,9 +64,11 @@ def resize_by_matrices(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> T
     tiles = canvas.permute(0, 3, 1, 2).float()
     # Columns first and whole levels after each axis, as Pillow and torch do it.
     weights, bits = _chosen(sizes[:, 1], size, side, kind)
-    narrow = _levels(*(torch.matmul(tiles, part.transpose(1, 2)[:, None]) for part in _halves(weights)), bits)
+    upper, lower = (torch.matmul(tiles, part.transpose(1, 2)[:, None]) for part in _halves(weights))
+    narrow = _levels(upper, lower, bits)
     weights, bits = _chosen(sizes[:, 0], size, side, kind)
-    wide = _levels(*(torch.matmul(part[:, None], narrow) for part in _halves(weights)), bits)
+    upper, lower = (torch.matmul(part[:, None], narrow) for part in _halves(weights))
+    wide = _levels(upper, lower, bits)
     return wide.to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 

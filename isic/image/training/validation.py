@@ -59,12 +59,12 @@ class ValidationSet(NamedTuple):
         net = run.scored
         net.eval()
 
-        def forward(levels: Tensor) -> Tensor:
-            pixels = normalise(machine.to_device(levels, run.device), run.spec.mean, run.spec.std)
-            return net(pixels)[0]
+        def forward(start: int, most: int) -> Tensor:
+            levels = machine.to_device(self.levels[start : start + most], run.device)
+            return net(normalise(levels, run.spec.mean, run.spec.std))[0]
 
         with torch.inference_mode(), machine.autocast(precision, run.device):
-            said, _ = machine.split_until_it_fits(forward, self.levels, PART)
+            said, _ = machine.split_until_it_fits(forward, len(self.levels), PART)
         return torch.cat(said).double().cpu().numpy()
 
 

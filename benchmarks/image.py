@@ -48,7 +48,7 @@ from isic.image.training.step import see, take_step
 from isic.image.training.validation import Exams, ValidationSet
 from isic.scale.estimate import memory_gb
 
-PARTS = ("step", "loader", "parity", "embedding", "validation", "input", "compile")
+PARTS = ("step", "loader", "parity", "embedding", "compile", "validation", "input")
 
 TARGETS = {
     "a_loader": "training / same step, resident batch >= 0.95 on a GPU (eva02_base, convnextv2_nano), 0.9 on CPU",
@@ -490,7 +490,7 @@ def embedding_part(bench: Bench) -> Found:
     some = {"eva02": 6_400, "convnext": 19_200} if bench.gpu else {"vit_tiny": 128 if bench.quick else 256}
     for name, count in some.items():
         for precision in ("fp16", "bf16", "fp32") if bench.gpu else ("fp32",):
-            tiles = count if precision != "fp32" or not bench.gpu else count // 4
+            tiles = count if precision == "fp16" or not bench.gpu else count // 4
             seconds = embedding(bench, name, tiles, precision)
             share = seconds["forward"] / seconds["embed"]
             shares += [share] if precision == ("fp16" if bench.gpu else "fp32") else []

@@ -129,10 +129,17 @@ def _installed(name: str) -> str | None:
 
 
 def _torch() -> Line:
-    from isic.image.network.device import describe_devices
+    from isic.image.network.device import describe_devices, pick, unseen_gpu
 
+    fault = unseen_gpu()
+    if fault:
+        return Line("torch", "fail", f"{version('torch')}, a GPU that cannot be used", fault)
     devices = describe_devices()
     if devices:
+        try:
+            pick()
+        except InputError as error:
+            return Line("torch", "fail", f"{version('torch')}, {'; '.join(devices)}", str(error))
         return Line("torch", "ok", f"{version('torch')}, {'; '.join(devices)}")
     return Line("torch", "note", f"{version('torch')}, no GPU: the demo runs on the CPU", "the full preset needs a GPU")
 

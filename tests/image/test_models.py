@@ -24,6 +24,7 @@ from isic.core.presets import apply_preset
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
 from isic.image.console import red_flags
+from isic.image.network import device as machine
 from isic.image.network.artifact import load_model, save_model
 from isic.image.network.backbone import create, parameter_groups
 from isic.image.network.catalogue import CATALOGUE, lines, resolve
@@ -255,6 +256,56 @@ def test_a_model_names_the_format_of_its_scores_and_one_from_before_is_scored_in
     (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "scoring_precision": "int8"}))
     with pytest.raises(InputError, match="scoring_precision"):
         load_model(tmp_path / "m")
+
+
+def test_embedding_that_runs_out_of_memory_goes_on_in_smaller_parts(
+    trained: Path, tiles: TileStore, folds: pd.DataFrame
+) -> None:
+    ids = folds["isic_id"].tolist()
+    usual, hungry, largest = embed(trained, tiles, ids), load_model(trained), []
+
+    def refuse(_module: object, arguments: tuple[torch.Tensor]) -> None:
+        if len(arguments[0]) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        largest.append(len(arguments[0]))
+
+    hungry.net.backbone.register_forward_pre_hook(refuse)
+    found = embed(hungry, tiles, ids)
+    assert max(largest) == 16
+    np.testing.assert_allclose(found.logits, usual.logits, atol=1e-5)
+    hungry.net.backbone.register_forward_pre_hook(lambda *_: refuse(None, (torch.empty(99),)))
+    with pytest.raises(InputError, match="one tile at a time does not fit"):
+        embed(hungry, tiles, ids)
+
+
+@pytest.mark.parametrize(
+    ("capability", "compiled", "runs"),
+    [
+        ((8, 0), ["sm_75", "sm_80", "sm_90"], True),
+        ((8, 6), ["sm_80", "sm_90"], True),
+        ((6, 0), ["sm_75", "sm_80"], False),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((12, 0), ["sm_90a"], False),
+        ((10, 0), ["sm_100", "sm_120"], True),
+        ((7, 0), ["sm_75"], False),
+    ],
+)
+def test_a_gpu_without_kernels_is_known_by_its_capability(
+    capability: tuple[int, int], compiled: list[str], runs: bool
+) -> None:
+    fault = machine.missing_kernels(capability, compiled)
+    assert (fault == "") is runs
+    assert runs or f"sm_{capability[0]}{capability[1]}" in fault
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a GPU that torch does not see")
+def test_a_gpu_that_torch_does_not_see_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.unseen_gpu(tmp_path) == ""
+    (tmp_path / "nvidia0").touch()
+    assert "install" in machine.unseen_gpu(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine.unseen_gpu(tmp_path) == ""
 
 
 def test_test_time_flips_make_the_score_independent_of_mirroring(

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -225,6 +226,42 @@ def test_budget_stops_at_a_saved_state_and_the_next_run_goes_on(
         train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), Limits(max_hours=1e-9))
     assert not (tmp_path / "m").exists()
     train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
+    train_fold(tiles, folds, 0, recipe(), tmp_path / "whole", tmp_path / "r0", NullTracker())
+    assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
+
+
+class Preempted(TileStore):
+    """A store whose reader is told to end at the n-th tile, as by a machine that is taken back."""
+
+    def __init__(self, path: Path, reads: int) -> None:
+        super().__init__(path)
+        self.reads = reads
+
+    def image(self, isic_id: str) -> np.ndarray:
+        self.reads -= 1
+        if self.reads == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().image(isic_id)
+
+
+def test_sigterm_saves_the_state_and_ends_like_ctrl_c(
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No state was due by the clock: what is there was written because of the signal."""
+    monkeypatch.setattr(clock, "SAVE_SECONDS", 1e6)
+    before = signal.getsignal(signal.SIGTERM)
+    ended = Preempted(tiles.path, 45)
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(ended, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "was told to end at step" in capsys.readouterr().err
+    train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
+    assert "goes on in epoch 1, step" in capsys.readouterr().err
     train_fold(tiles, folds, 0, recipe(), tmp_path / "whole", tmp_path / "r0", NullTracker())
     assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
 

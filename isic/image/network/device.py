@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -19,8 +22,48 @@ PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 def pick() -> torch.device:
-    """The GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one, else the CPU. Raises InputError for a GPU that this torch has no kernels for."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    fault = missing_kernels(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
+    if fault:
+        raise InputError(f"{torch.cuda.get_device_name()}: {fault}")
+    return torch.device("cuda")
+
+
+def missing_kernels(capability: tuple[int, int], compiled: Sequence[str]) -> str:
+    """What to do where torch's kernels, such as `sm_80` or `compute_90`, do not run on a GPU; "" where some do.
+
+    Machine code runs on its own major capability from its minor one on, intermediate code on any later GPU.
+    """
+    for name in compiled:
+        kind, _, digits = name.partition("_")
+        number = re.match(r"\d+", digits)
+        if number is None:
+            continue
+        major, minor = divmod(int(number[0]), 10)
+        if kind == "sm" and major == capability[0] and minor <= capability[1]:
+            return ""
+        if kind == "compute" and (major, minor) <= capability:
+            return ""
+    lowest = ", ".join(compiled) or "no GPU"
+    return (
+        f"this torch has kernels for {lowest} and not for sm_{capability[0]}{capability[1]}: choose another GPU, "
+        "install a torch built for it, or hide it (CUDA_VISIBLE_DEVICES=) to use the CPU"
+    )
+
+
+def unseen_gpu(devices: Path = Path("/dev")) -> str:
+    """What to do where the machine has an NVIDIA GPU that torch does not see; "" where all is well."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if hidden or torch.cuda.is_available() or not list(devices.glob("nvidia[0-9]*")):
+        return ""
+    if torch.version.cuda is None:
+        return "there is a GPU, and this torch is built for CPUs: install a build for CUDA"
+    return (
+        f"there is a GPU that torch does not see: its driver may be too old for CUDA {torch.version.cuda} "
+        "(nvidia-smi names its newest): renew the driver, or install a torch for an older CUDA"
+    )
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:

@@ -6,8 +6,10 @@ weights, bit for bit on a CPU.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,6 +113,7 @@ def train_fold(
     known = None if diagnoses is None else [str(one) for one in diagnoses]
     key = _key(tiles, folds, fold, recipe, known, limits)
     here = world or SingleProcess()
+    unseen = machine.unseen_gpu()
     precision, note = here.first(lambda: _precision(recipe.precision, here.device, resume_dir, key))
     folder = _state(resume_dir, key, precision)
     settled = recipe.model_copy(update={"precision": precision})
@@ -121,8 +124,9 @@ def train_fold(
             held.enter_context(checkpoint.locked(folder))
         own = world or held.enter_context(world_of(limits.devices, _help, (job,)))
         console = Console(name, recipe.epochs, outlook, quiet=helps)
-        if note:
-            console.say(note)
+        for line in (note, f"warning: {unseen}" if unseen else ""):
+            if line:
+                console.say(line)
         run, scoring = _train(job, own, NullTracker() if helps else tracker, console)
         if not helps:
             extra = {
@@ -208,17 +212,45 @@ def _exams(job: Job, run: Run) -> Exams:
 
 
 def _loop(run: Run, job: Job, tiles: Tiles, exams: Exams, tracker: Tracker, console: Console) -> None:
+    with _termination() as asked:
+        _steps(run, job, tiles, exams, tracker, console, asked)
+
+
+@contextmanager
+def _termination() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets instead of ending the process: a machine that is taken back sends it."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread may set handlers; elsewhere the signal ends the process as ever.
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _steps(
+    run: Run,
+    job: Job,
+    tiles: Tiles,
+    exams: Exams,
+    tracker: Tracker,
+    console: Console,
+    asked: threading.Event,
+) -> None:
     clock = Clock(run.progress.seconds, run.progress.step)
     pending: tuple[Sequence[Batch], machine.Fetched] | None = None
     for group in _groups(run, job, tiles, clock):
         losses = take_step(run, group, console.say)
         # One step behind, so that a GPU has the next step queued while the CPU waits for the numbers of this one.
-        verdict = _count(run, pending, job, clock) if pending else _GO_ON
+        verdict = _count(run, pending, job, clock, asked) if pending else _GO_ON
         pending = (group, losses)
         slot = group[-1].slot
         # MultiProcess processes learn from each other's counts that one wants to save; alone it is known at once.
-        if slot.ends_epoch or verdict != _GO_ON or (run.world.size == 1 and clock.save_due()):
-            verdict = verdict.joined(_count(run, pending, job, clock))
+        if slot.ends_epoch or verdict != _GO_ON or (run.world.size == 1 and (clock.save_due() or asked.is_set())):
+            verdict = verdict.joined(_count(run, pending, job, clock, asked))
             pending = None
         console.step(run, slot, clock)
         if slot.ends_epoch:
@@ -230,6 +262,9 @@ def _loop(run: Run, job: Job, tiles: Tiles, exams: Exams, tracker: Tracker, cons
         if pending is None and verdict != _GO_ON:
             run.progress.seconds = clock.total()
             clock.saving(lambda: save(run, job.resume))
+        if verdict.over and asked.is_set():
+            console.say(f"was told to end at step {run.progress.step} of {run.steps}; the state is saved")
+            raise KeyboardInterrupt
         if verdict.over:
             raise OutOfTime(
                 f"{job.name}: image.max_hours ({job.limits.max_hours}) is used up at step {run.progress.step} of "
@@ -264,7 +299,9 @@ def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Bat
             group = []
 
 
-def _count(run: Run, pending: tuple[Sequence[Batch], machine.Fetched], job: Job, clock: Clock) -> _Verdict:
+def _count(
+    run: Run, pending: tuple[Sequence[Batch], machine.Fetched], job: Job, clock: Clock, asked: threading.Event
+) -> _Verdict:
     """Add a step to the epoch's sums.
 
     A loss that is not finite ends the run and names the tiles; in fp16 only so many steps in a row do, for the scaler
@@ -275,7 +312,8 @@ def _count(run: Run, pending: tuple[Sequence[Batch], machine.Fetched], job: Job,
     rows = np.concatenate([batch.slot.rows for batch in group])
     positives = float((run.sampling.target[rows] == 1).sum())
     broken = ~np.isfinite(values)
-    over = job.limits.max_hours is not None and clock.here() > job.limits.max_hours * 3600
+    late = job.limits.max_hours is not None and clock.here() > job.limits.max_hours * 3600
+    over = late or asked.is_set()
     # Clocks differ between processes, and all must save and stop at the same step: what one wants, all do.
     here = (values[~broken].sum(), (~broken).sum(), positives, len(values), over, clock.save_due(), broken.sum())
     *sums, over, due, failed = run.world.sum(torch.tensor(here, dtype=torch.float64)).tolist()

@@ -36,7 +36,7 @@ def main() -> None:
     target = layout.embedding(options.backbone, options.fold)
     _save(target.with_suffix(".npy"), scores.embeddings)
     _save(layout.anchors(options.backbone, options.fold), anchors.embeddings)
-    write_parquet(target, rows.assign(logit=scores.logits))
+    write_parquet(target, rows.assign(logit=scores.logits), scores.origin)
 
 
 def _save(path: Path, values: NDArray[np.float16]) -> None:

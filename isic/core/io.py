@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,8 +110,11 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}): {_BROKEN}") from error
 
 
-def write_parquet(path: Path, frame: pd.DataFrame) -> None:
-    """Write a frame as zstd parquet without its index."""
+def write_parquet(path: Path, frame: pd.DataFrame, attributes: Mapping[str, str] | None = None) -> None:
+    """Write a frame as zstd parquet without its index; `attributes` come back as `attrs` of the frame read."""
+    if attributes is not None:
+        frame = frame.copy(deep=False)
+        frame.attrs = dict(attributes)
     with atomic_file(path) as temporary:
         frame.to_parquet(temporary, index=False, compression="zstd")
 

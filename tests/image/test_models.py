@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from isic.core.errors import InputError
+from isic.core.io import read_parquet, write_parquet
 from isic.core.params import ImageRecipe
 from isic.core.paths import Layout
 from isic.core.presets import apply_preset
@@ -256,6 +257,18 @@ def test_a_model_names_the_format_of_its_scores_and_one_from_before_is_scored_in
     (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "scoring_precision": "int8"}))
     with pytest.raises(InputError, match="scoring_precision"):
         load_model(tmp_path / "m")
+
+
+def test_format_and_device_stay_with_the_logits(
+    trained: Path, tiles: TileStore, folds: pd.DataFrame, tmp_path: Path
+) -> None:
+    said = embed(trained, tiles, folds["isic_id"].tolist()[:20])
+    frame = pd.DataFrame({"isic_id": folds["isic_id"][:20], "logit": said.logits})
+    write_parquet(tmp_path / "fold.parquet", frame, said.origin)
+    for columns in (None, ["logit"]):
+        assert read_parquet(tmp_path / "fold.parquet", columns).attrs == said.origin
+    assert not frame.attrs
+    assert set(said.origin) == {"precision", "device"}
 
 
 def test_embedding_that_runs_out_of_memory_goes_on_in_smaller_parts(

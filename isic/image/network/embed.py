@@ -41,6 +41,11 @@ class Said(NamedTuple):
     precision: str = "fp32"
     device: str = "CPU"
 
+    @property
+    def origin(self) -> dict[str, str]:
+        """Number format and device, to be kept with the logits: others agree with these only so far."""
+        return {"precision": self.precision, "device": self.device}
+
 
 def embed(model: Path | Model, tiles: TileStore, ids: Sequence[str], workers: int | None = None) -> Said:
     """Logits and embeddings of `ids` by one fold's network; memory does not grow with the tiles' pixels.

@@ -111,7 +111,7 @@ class Bench(NamedTuple):
         laid = read_yaml(harness.ROOT / "pipelines" / "presets" / "full.yaml")["image"]
         values = image.train.model_dump() | laid["train"] | laid["backbones"]["__replace__"][model]
         augment = values["augment"] if _albumentations() else "flips"
-        return ImageRecipe.model_validate(values | {"weights": "none", "augment": augment})
+        return ImageRecipe.model_validate(values | {"weights": "none", "augment": augment, "tta": "none"})
 
 
 #: Numbers as they come, and what they say of targets.

@@ -36,7 +36,7 @@ def preset_recipe(preset: str, backbone: str, **override: object) -> ImageRecipe
     """A preset's recipe, every value of it, on a small network and small tiles, from random weights."""
     train = load_params(ROOT / "params.yaml").image.train.model_dump()
     laid = read_yaml(ROOT / "pipelines" / "presets" / f"{preset}.yaml")["image"]
-    train |= laid["train"] | laid["backbones"]["__replace__"][backbone]
+    train |= laid["train"] | laid["backbones"]["__replace__"][backbone] | {"tta": laid["tta"]}
     shrunk = {"size": 32, "weights": "none", "epochs": 2, "batch_size": 4, "validate_negatives": 10}
     return ImageRecipe.model_validate(train | shrunk | SMALL[backbone] | override)
 

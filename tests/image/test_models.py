@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet, write_parquet
-from isic.core.params import ImageRecipe
-from isic.core.paths import Layout
+from isic.core.params import ImageRecipe, load_params
 from isic.core.presets import apply_preset
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
@@ -195,7 +194,8 @@ def test_the_guide_has_the_estimates_of_the_presets(preset: str, tmp_path: Path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     apply_preset(tmp_path / "params.yaml", ROOT / "pipelines" / "presets", preset)
     guide = (ROOT / "docs" / "training.md").read_text().split(f"P={preset}`")[1].split("\n\n")[1]
-    for line in list(estimate.lines(Layout(tmp_path)))[1:-1]:
+    params = load_params(tmp_path / "params.yaml")
+    for line in list(estimate.cost_table(params.image, len(params.folds), None))[1:-1]:
         name, model, size, batch, memory, *times = re.split(r"\s{2,}|(?<=\d)\s(?=\d+x)", line.strip())
         row = next(row for row in guide.splitlines() if f"`{name}`" in row)
         wanted = [f"`{model}`", size, batch.replace("x", " x "), f"{memory} GB", *times[-1:]]

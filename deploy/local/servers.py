@@ -1,4 +1,4 @@
-"""The three servers together: their ports and secrets, started in order, stopped in reverse."""
+"""The three servers: ports, secrets, start in order, stop in reverse order."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from isic.tracking.server import refuse_port
 
 BUCKET = "isic"
 ADMIN = "isic"
-#: Seconds a server may take to answer first; MLflow migrates its databases before.
-PATIENCE = 180.0
+#: Seconds until a server must respond; MLflow migrates its databases first.
+START_SECONDS = 180.0
 
 
 class Servers:
@@ -31,7 +31,7 @@ class Servers:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.port = folder, port
-        # Others may pass through (PostgreSQL's own user does, under root) but not look around.
+        # Other users may enter (under root, PostgreSQL's user needs to) but not list the folder.
         folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._secrets = _secrets(folder / "secrets.json")
         self.postgres = Postgres(folder / "postgres", port + 1, self._secrets["postgres"])
@@ -46,9 +46,9 @@ class Servers:
         return f"http://127.0.0.1:{self.port + 2}"
 
     def start(self, s3: str = "") -> None:
-        """Start all three; `s3` is the address under which MLflow reaches the store (default: the store's own).
+        """Start all three; `s3` is the store's address for MLflow (default: the store's own).
 
-        Raises InputError when a port is taken or a server does not come up; nothing stays running then.
+        Raises InputError when a port is taken or a server does not start; then all are stopped.
         """
         for port in range(self.port, self.port + 3):
             refuse_port(port)
@@ -65,7 +65,7 @@ class Servers:
             raise
 
     def start_mlflow(self, s3: str = "") -> None:
-        """Start the MLflow server alone, the others running."""
+        """Start only the MLflow server; the others must run."""
         script = Path(deploy.__file__).parent / "mlflow.sh"
         self._start(
             "mlflow",
@@ -83,14 +83,14 @@ class Servers:
                 "MLFLOW_HOST": "127.0.0.1",
                 "MLFLOW_PORT": str(self.port),
                 "MLFLOW_WORKERS": "1",
-                # Evaluations that the server would run by itself: unused here, and a process each.
+                # Disables the server's evaluation jobs: unused here, and one process each.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             },
         )
         _wait_for(f"{self.address}/health", self._processes[-1], self.folder / "mlflow.log")
 
     def stop_mlflow(self) -> None:
-        """Stop the MLflow server alone."""
+        """Stop only the MLflow server."""
         _end(self._processes.pop())
 
     def stop(self) -> None:
@@ -100,7 +100,7 @@ class Servers:
         self.postgres.stop()
 
     def environment(self) -> dict[str, str]:
-        """What a client exports: addresses and credentials of the three."""
+        """Environment variables of a client: addresses and credentials of the three servers."""
         return {
             "MLFLOW_TRACKING_URI": self.address,
             "MLFLOW_TRACKING_USERNAME": ADMIN,
@@ -113,39 +113,39 @@ class Servers:
         }
 
     def write_environment(self) -> Path:
-        """The same as a file to source in a shell, readable by its owner alone."""
+        """Write `environment` as a file to source in a shell, readable by its owner only."""
         path = self.folder / "env"
         lines = [f"export {name}='{value}'" for name, value in self.environment().items()]
         _write_private(path, "\n".join(lines) + "\n")
         return path
 
-    def ended(self) -> str:
-        """Name of a server that has ended by itself, "" while all run."""
-        if self.postgres.ended():
+    def exited(self) -> str:
+        """Name of a server that has exited, "" while all run."""
+        if self.postgres.exited():
             return "PostgreSQL"
-        dead = [
+        stopped = [
             name for name, process in zip(("S3", "MLflow"), self._processes, strict=True) if process.poll() is not None
         ]
-        return next(iter(dead), "")
+        return next(iter(stopped), "")
 
     def _start(self, name: str, command: list[str], extra: Mapping[str, str] | None = None) -> None:
         home = str(Path(isic.__file__).resolve().parent.parent)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
         environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": home, **self.environment(), **(extra or {})}
-        environment.pop("MLFLOW_TRACKING_URI")  # the server is no client of itself
+        environment.pop("MLFLOW_TRACKING_URI")  # the server must not use itself as a tracking server
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         self._processes.append(process)
 
 
 def _secrets(path: Path) -> dict[str, str]:
-    """Passwords of these servers, drawn once and kept."""
+    """Passwords of these servers, generated once and stored."""
     if path.is_file():
         return dict(json.loads(path.read_text()))
-    made = {name: secrets.token_urlsafe(24) for name in ("postgres", "mlflow", "flask", "s3_secret")}
-    made["s3_key"] = secrets.token_hex(10).upper()
-    _write_private(path, json.dumps(made))
-    return made
+    passwords = {name: secrets.token_urlsafe(24) for name in ("postgres", "mlflow", "flask", "s3_secret")}
+    passwords["s3_key"] = secrets.token_hex(10).upper()
+    _write_private(path, json.dumps(passwords))
+    return passwords
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -157,16 +157,16 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + START_SECONDS
     while True:
         with contextlib.suppress(OSError):
             try:
                 urllib.request.urlopen(address, timeout=5).close()
                 return
             except urllib.error.HTTPError:
-                return  # it speaks: that it wants credentials is what we asked for
+                return  # the server responds; without credentials an error is expected
         if process.poll() is not None or time.monotonic() > until:
-            raise InputError(f"the server at {address} did not start: {log} says why")
+            raise InputError(f"the server at {address} did not start: see {log}")
         time.sleep(0.3)
 
 

@@ -30,11 +30,11 @@ def test_everything_as_committed_passes() -> None:
         ("healthcheck:", "healthchek:", "healthchek"),
         ("image: postgres:18.4-bookworm", "image: postgres:latest", "has no exact version"),
         ("restart: unless-stopped", "restart: [always]", "services.postgres.restart"),
-        ("${POSTGRES_PASSWORD:?set it in deploy/.env}", "hunter2", "is written out"),
+        ("${POSTGRES_PASSWORD:?set it in deploy/.env}", "hunter2", "has a literal value"),
         (
             "${S3_ACCESS_KEY:?set it in deploy/.env}",
             "${S3_KEY:?set it in deploy/.env}",
-            "S3_KEY is not in .env.example",
+            "S3_KEY is missing in .env.example",
         ),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_compose_file_that_would_not_start_is_refused(good: str, bad: str, mes
         ("raycluster", '{num-cpus: "0",', "{num-cpus: 0,", "0 is not of type 'string'"),
         ("raycluster", "memory: 16Gi}", "memory: [16Gi]}", "resources"),
         ("raycluster", "image: isic-ray:1", "image: isic-ray", "has no exact version"),
-        ("secret.example", 'AWS_SECRET_ACCESS_KEY: ""', "AWS_SECRET_ACCESS_KEY: abc", "holds a secret"),
+        ("secret.example", 'AWS_SECRET_ACCESS_KEY: ""', "AWS_SECRET_ACCESS_KEY: abc", "contains a secret"),
         ("secret.example", "stringData:", "stringdata:", "stringdata"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What would be true without any file format or learner: metric, folds, schema, parameters, atomic files.
+"""Metric, folds, schema, parameters, atomic files: independent of file formats and learners.
 
-May be imported by every room; imports none of them.
+Every package may import it; it imports none of them.
 """

@@ -1,7 +1,7 @@
 """Probabilities from scores: a monotone map fitted on out-of-fold rows, stored as plain numbers.
 
-The ranking metric ignores calibration, so scores stay as they are; who needs a probability applies this map. Few
-malignant lesions do not carry the many steps of isotonic regression, hence Platt's two parameters below a limit.
+The ranking metric ignores calibration, so scores stay as they are and this map is applied where a probability is
+needed. Isotonic regression overfits few malignant lesions, hence Platt's two parameters below a limit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sklearn.isotonic import IsotonicRegression
 from isic.core.errors import InputError
 
 #: Isotonic regression overtakes Platt's sigmoid near a thousand points (Niculescu-Mizil & Caruana, ICML 2005); at
-#: this prevalence the malignant lesions are what counts.
+#: this prevalence the number of malignant lesions decides.
 ISOTONIC_FROM = 200
 
 
@@ -70,7 +70,7 @@ def fit_calibration(target: np.ndarray, score: np.ndarray, kind: str | None = No
     target, score = np.asarray(target), np.asarray(score, dtype=np.float64)
     positives = int(target.sum())
     if not 0 < positives < len(target):
-        raise InputError("calibration needs malignant and benign lesions: the rows at hand hold one class only")
+        raise InputError("calibration needs malignant and benign lesions: these rows hold one class only")
     kind = kind or ("isotonic" if positives >= ISOTONIC_FROM else "platt")
     if kind == "isotonic":
         return _isotonic(target, score)
@@ -125,11 +125,11 @@ def _platt(target: np.ndarray, score: np.ndarray) -> Calibration:
 def _isotonic(target: np.ndarray, score: np.ndarray) -> Calibration:
     """Isotonic regression with one malignant lesion more at the lowest score and one benign more at the highest.
 
-    Alone it says 0 below the lowest malignant lesion and 1 above the highest benign one, and one lesion on the wrong
-    side makes the log loss infinite. With k malignant of the n lesions at or below a score, the least probability is
-    the minimum over scores of (k + 1) / (n + 1), hence 1 / (n + 1) for n benign ones at the end; the greatest is, from
-    above, the maximum of k / (n + 1). These are the bounds that a Venn-Abers predictor (Vovk & Petej, UAI 2014,
-    arXiv:1211.0025) gives to a lesion beyond either end under the label that speaks against it.
+    Without them the map is 0 below the lowest malignant lesion and 1 above the highest benign one, and one lesion on
+    the wrong side makes the log loss infinite. With k malignant of the n lesions at or below a score, the least
+    probability is the minimum over scores of (k + 1) / (n + 1), hence 1 / (n + 1) for n benign ones at the end; the
+    greatest is, from above, the maximum of k / (n + 1). These are the bounds that a Venn-Abers predictor (Vovk &
+    Petej, UAI 2014, arXiv:1211.0025) gives to a lesion beyond either end under the opposite label.
     """
     score, target = np.append(score, [score.min(), score.max()]), np.append(target, [1, 0])
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(score, target)

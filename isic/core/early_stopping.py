@@ -1,4 +1,4 @@
-"""Which fold decides when training stops: one more that is kept out of it, so that the scored fold has no say.
+"""Choice of the early-stopping fold: a second fold kept out of training, never the scored one.
 
 Choosing an epoch or a number of trees on the scored fold inflates its score (FIELD section G).
 """
@@ -12,13 +12,14 @@ from isic.core.errors import InputError
 
 
 def early_stopping_fold(folds: ArrayLike, scored: int, turn: int, key: str) -> int:
-    """The fold that decides when training without the fold `scored` stops: each other one of `folds` (n,) in turn.
+    """The early-stopping fold of a training run without fold `scored`; `folds` (n,) is the fold of each row.
 
-    The first is the one after `scored`, so that of one turn every fold is watched once.
+    Turn 0 gives the fold after `scored`, turn 1 the one after that. Over all scored folds, one `turn` gives every
+    fold once.
     Raises InputError, naming the `key` of params.yaml, when no fold would be left to train on.
     """
     numbers = np.unique(np.asarray(folds)).tolist()
-    others = [one for one in numbers if one > scored] + [one for one in numbers if one < scored]
+    others = [fold for fold in numbers if fold > scored] + [fold for fold in numbers if fold < scored]
     if len(others) < 2:
-        raise InputError(f"{key} keeps a fold beside the scored one: set three `folds` or more")
+        raise InputError(f"{key} needs a second fold outside training: set three `folds` or more")
     return int(others[turn % len(others)])

@@ -1,4 +1,4 @@
-"""Errors a person can act on, and the wrapper that turns them into one line and an exit code."""
+"""Errors with a remedy, and the wrapper that prints them as one line and sets the exit code."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class InputError(Exception):
 
 
 def error_line(error: BaseException) -> str | None:
-    """The one line for an error a person caused or can mend, or None for a defect of the program.
+    """One line for an error that the user can mend; None for a defect of the program.
 
-    A full disk surfaces under many types (OSError, safetensors' own, C++ libraries' text), so it is recognised by
-    errno and by its words, anywhere in the chain of causes.
+    Libraries raise a full disk under many types (OSError, safetensors' own, C++ text), so it is recognised by errno
+    and message, anywhere in the chain of causes.
     """
     if isinstance(error, InputError):
         return " ".join(str(error).split())
@@ -36,13 +36,13 @@ def error_line(error: BaseException) -> str | None:
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or 'a file'}: check its owner and mode"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        # A folder where a file belongs, a read-only disk, a name too long: the system's words are the clear ones.
+        # For a folder in a file's position, a read-only disk or a long name the system's message is clear.
         return f"{error.filename}: {error.strerror.lower()}: check the path"
     return None
 
 
 def faulty_key(error: ValidationError) -> str:
-    """The first key that a model refused, dotted; "content" where it is all of it."""
+    """Dotted name of the first key that failed validation; "content" when the whole value failed."""
     return ".".join(map(str, error.errors()[0]["loc"])) or "content"
 
 
@@ -51,7 +51,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        # 130 = 128 + SIGINT, what shells and DVC expect of an interrupted command.
+        # 130 = 128 + SIGINT, the status of an interrupted command in shells and DVC.
         sys.stderr.write("isic: interrupted\n")
         sys.exit(130)
     except Exception as error:
@@ -63,10 +63,10 @@ def run(main: Callable[[], None]) -> None:
 
 
 def redact(text: str) -> str:
-    """`text` with the passwords of the addresses in it starred and their queries left out.
+    """`text` with the passwords of its URLs starred and their queries removed.
 
-    `postgresql://me:secret@host/db?password=secret` becomes `postgresql://me:***@host/db`. Works inside error messages
-    too: libraries quote the address they were given.
+    `postgresql://me:secret@host/db?password=secret` becomes `postgresql://me:***@host/db`. `text` may be an error
+    message that quotes a URL.
     """
     starred = _SECRET.sub(r"\1:***@", text)
     return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", starred)

@@ -1,7 +1,7 @@
-"""Patient-grouped, stratified folds: computed once, written down, and only read after that.
+"""Patient-grouped, stratified folds: computed once, stored, and read by later stages.
 
 Published cross-validation scores depend on the split, and scikit-learn's grouped stratification changed in 1.8
-(its issue #32540), so the file and not the code is the record.
+(its issue #32540), so the stored file is the record, not the code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from isic.core.schema import ID, PATIENT, TARGET
 
 
 def make_folds(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Deal the rows of `frame` (isic_id, patient_id, target) to `count` folds; a patient is in exactly one.
+    """Assign the rows of `frame` (isic_id, patient_id, target) to `count` folds, all rows of a patient to one.
 
     Returns isic_id, patient_id, target and fold (int64), in the rows' order.
     Raises InputError when some fold would have no malignant or no benign lesion.
@@ -47,7 +47,7 @@ def check_folds(folds: pd.DataFrame, count: int) -> None:
             f"data/folds.parquet holds folds {numbers}, params.yaml asks for 0 to {count - 1}: rerun `dvc repro folds`"
         )
     if (folds.groupby(PATIENT)["fold"].nunique() > 1).any():
-        raise InputError("data/folds.parquet deals one patient to several folds: delete it and rerun `dvc repro folds`")
+        raise InputError("data/folds.parquet has a patient in several folds: delete it and rerun `dvc repro folds`")
     counts = folds.groupby("fold")[TARGET].agg(["sum", "size"])
     for fold, row in counts.iterrows():
         if row["sum"] == 0:
@@ -59,7 +59,7 @@ def check_folds(folds: pd.DataFrame, count: int) -> None:
 
 
 def read_folds(path: Path, count: int) -> pd.DataFrame:
-    """The recorded folds, checked against the number params.yaml asks for."""
+    """The stored folds. Raises InputError unless they are folds 0 to `count` - 1 (see `check_folds`)."""
     folds = read_parquet(path, columns=[ID, PATIENT, TARGET, "fold"])
     check_folds(folds, count)
     return folds

@@ -1,7 +1,7 @@
-"""Files that are either the old version or the new one, never half of either.
+"""Atomic file writes, checked reads, hashes.
 
-Every writer goes through a temporary name in the same folder, fsync and rename. Readers turn what a person can cause
-(missing, empty, truncated) into `InputError`.
+Writers use a temporary name in the same folder, fsync and rename. Readers raise `InputError` for a missing, empty or
+truncated file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 
 from isic.core.errors import InputError
 
-#: What to do about a broken file, which may be a stage's or a person's own.
+#: Remedy for a broken file, which may be a stage's output or the user's own file.
 _BROKEN = "name another file, or, if `dvc repro` made it, delete it and run that again"
 
 
@@ -62,7 +62,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         for file in temporary.rglob("*"):
             _fsync(file)
-        # A folder cannot be renamed over a full one: the old one steps aside first.
+        # A folder cannot be renamed over a non-empty one: move the old one away first.
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
         if path.exists():
             path.replace(aside / path.name)
@@ -80,14 +80,14 @@ def _umask() -> int:
 
 
 def require(path: Path, what: str, hint: str) -> Path:
-    """Return `path` if it exists, else raise InputError saying what is missing and what makes it."""
+    """Return `path` if it exists, else raise InputError with its description `what` and the remedy `hint`."""
     if not Path(path).exists():
         raise InputError(f"{what} not found at {path}: {hint}")
     return Path(path)
 
 
 def refuse_output(path: Path, *inputs: Path | None) -> None:
-    """Raise InputError, before hours of work, when `path` is a folder or one of the files it is to be made from."""
+    """Raise InputError when the output `path` is a folder or one of its own inputs; call it before any work."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file to write")
     if any(other is not None and path.exists() and other.exists() and path.samefile(other) for other in inputs):

@@ -1,4 +1,4 @@
-"""Locks between the processes of a machine: files that the kernel unlocks when their holder ends, however it ends."""
+"""File locks between the processes of a machine; the kernel releases them when their process ends."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-#: What file systems without locks answer, some network and cloud drives among them.
+#: Errors of file systems without locks, such as some network and cloud drives.
 _WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
 def locked(path: Path, patience: float = math.inf, shared: bool = False) -> Iterator[bool]:
-    """Hold the lock file `path`, which is made if absent; with `shared`, together with others that hold it so.
+    """Lock the file `path`, which is created if absent; `shared` locks exclude only exclusive ones.
 
-    Yields whether it was had within `patience` seconds: 0 asks once, infinity waits for it. A file system without locks
-    lets everybody in: a single process, the usual case there, is not kept from its work.
+    Yields whether the lock was acquired within `patience` seconds (0: one attempt, infinity: no limit). On a file
+    system without locks it is always acquired: usually a single process works there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     with path.open("w") as stream:
         try:
-            mine = _take(stream, kind, patience)
+            acquired = _take(stream, kind, patience)
         except OSError as error:
             if error.errno not in _WITHOUT:
                 raise
-            mine = True
-        yield mine
+            acquired = True
+        yield acquired
 
 
 def _take(stream: IO[str], kind: int, patience: float) -> bool:

@@ -25,7 +25,7 @@ from isic.core.errors import InputError
 MIN_SENSITIVITY = 0.8
 #: Share of malignant lesions that decides pAUC; 0.19999999999999996 in floating point, as in the official code.
 MAX_MISSED = 1 - MIN_SENSITIVITY
-#: Highest scores looked at in each patient.
+#: Highest scores of each patient that count.
 TOP = 15
 #: Replicates per matrix product: bounds memory at 64 x (2 x malignant + 1) numbers.
 _BLOCK = 64
@@ -80,7 +80,7 @@ def pauc_interval(
 def paired_difference(
     target: ArrayLike, a: ArrayLike, b: ArrayLike, patient: ArrayLike, replicates: int = 1000, seed: int = 0
 ) -> Interval:
-    """pAUC of scores `a` minus pAUC of scores `b` on the same rows, both read from the same resamples of patients."""
+    """pAUC of scores `a` minus pAUC of scores `b` on the same rows and the same resamples of patients."""
     spread_a, spread_b = pauc_replicates(target, [a, b], patient, replicates, seed)
     return _interval(pauc(target, a) - pauc(target, b), spread_a - spread_b)
 
@@ -90,13 +90,13 @@ def pauc_replicates(
 ) -> Floats:
     """pAUC of each of `scores` under each resample of the patients, shape (len(scores), replicates).
 
-    All scores meet the same resamples. Results do not depend on the order of rows.
+    All scores use the same resamples. Results do not depend on the order of rows.
     """
     labels = _checked(target, scores[0])[0]
     codes, patients = _patient_codes(patient, len(labels))
     counts = [_Counts.of(labels, _checked(target, score)[1], codes, patients) for score in scores]
     blocks = patient_weights(labels, codes, replicates, seed)
-    return np.concatenate([np.stack([each.pauc(block) for each in counts]) for block in blocks], axis=1)
+    return np.concatenate([np.stack([table.pauc(block) for table in counts]) for block in blocks], axis=1)
 
 
 def patient_weights(target: ArrayLike, codes: ArrayLike, replicates: int, seed: int) -> Iterator[Floats]:

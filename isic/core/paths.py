@@ -1,4 +1,4 @@
-"""Where every stage's files are: the one place that spells their names."""
+"""Paths of all files of a checkout; no other module spells their names."""
 
 from __future__ import annotations
 

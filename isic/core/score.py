@@ -1,4 +1,4 @@
-"""Score a submission against a solution the way the competition does, but matched by isic_id instead of by position."""
+"""Score a submission against a solution by the competition's metrics, matched by isic_id instead of position."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def score_files(solution: Path, submission: Path) -> dict[str, float | int | Non
     """pAUC, AUC and top-15 sensitivity of `submission` (isic_id, target) against `solution` (isic_id, target, …).
 
     The top-15 sensitivity needs patient_id in the solution and is None without it.
-    Raises InputError for unreadable files, missing columns, repeated, missing or surplus ids, and scores that are no
-    finite numbers.
+    Raises InputError for unreadable files, missing columns, repeated, missing or surplus ids, and scores that are not
+    finite.
     """
     truth = _read(solution, "solution")
     guess = _read(submission, "submission")
@@ -28,7 +28,7 @@ def score_files(solution: Path, submission: Path) -> dict[str, float | int | Non
         )
     surplus = guess.index.difference(truth.index)
     if len(surplus):
-        raise InputError(f"{submission} has {len(surplus)} isic_ids the solution does not know (first {surplus[0]})")
+        raise InputError(f"{submission} has {len(surplus)} isic_ids that the solution lacks (first {surplus[0]})")
     target = truth[TARGET].to_numpy()
     if not np.isin(target, (0, 1)).all():
         raise InputError(f"{solution}: target must be 0 or 1 in every row")
@@ -47,7 +47,7 @@ def score_files(solution: Path, submission: Path) -> dict[str, float | int | Non
 
 def _read(path: Path, what: str) -> pd.DataFrame:
     if not Path(path).is_file():
-        raise InputError(f"{what} {path} is no file: name a CSV with isic_id and target")
+        raise InputError(f"{what} {path} is not a file: name a CSV with isic_id and target")
     try:
         frame = pd.read_csv(path, dtype={ID: "str", PATIENT: "str"}, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""What a learner may say about a run, whoever listens: MLflow in the pipeline, nobody on a bare GPU box."""
+"""Interface of run loggers: MLflow in the pipeline, none on a machine without a tracking server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class Tracker(Protocol):
-    """A run that takes notes. No method may raise because the listener is gone."""
+    """Run logger. Methods never raise when the tracking server is unavailable."""
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
 
@@ -23,7 +23,7 @@ class Tracker(Protocol):
 
 
 class NullTracker:
-    """Takes no notes."""
+    """Logs nothing."""
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         pass

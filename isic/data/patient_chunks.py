@@ -1,6 +1,6 @@
-"""A metadata table of any length in pieces of whole patients, on disk: memory holds one piece and few bytes a lesion.
+"""A metadata table of any length in chunks of whole patients, on disk: memory holds one chunk and few bytes a lesion.
 
-Two passes over the file: the first decides which piece each patient goes to, the second sorts its rows there.
+The first pass over the file assigns patients to chunks, the second writes their rows there.
 """
 
 from __future__ import annotations
@@ -22,77 +22,77 @@ from isic.data.tables import metadata_chunks, refuse_gaps
 
 #: The columns of test-metadata.csv.
 ROWS = pa.schema([(name, pa.string() if name in TEXT else pa.float64()) for name in TEST_COLUMNS])
-_PLACE = "place"
-_STORED = ROWS.append(pa.field(_PLACE, pa.int64()))
+_ROW = "row"
+_STORED = ROWS.append(pa.field(_ROW, pa.int64()))
 #: Rows of the table parsed at a time.
-_CHUNK = 8_192
+_PARSED_ROWS = 8_192
 
 
 @dataclass(frozen=True)
 class ChunkedTable:
-    """The rows of a metadata table by pieces of `sizes` lesions in files of `folder`; `ids` of all in file order."""
+    """Chunks of a metadata table: `sizes` lesions each, one file of `folder` each; `ids` (n,) in file order."""
 
     folder: Path
     ids: pd.Series
     sizes: tuple[int, ...]
 
     def __len__(self) -> int:
-        """Pieces."""
+        """Number of chunks."""
         return len(self.sizes)
 
     def chunk(self, index: int) -> pd.DataFrame:
-        """The 44 columns of test-metadata.csv of a piece's lesions; the index is their row in the file."""
-        pa.default_memory_pool().release_unused()  # or Arrow keeps what earlier pieces took
+        """The 44 columns of test-metadata.csv of a chunk's lesions; the index is their row in the file."""
+        pa.default_memory_pool().release_unused()  # or Arrow keeps the memory of earlier chunks
         rows = _read(self.folder / str(index)).to_pandas()
-        return rows.set_index(_PLACE).rename_axis(None)
+        return rows.set_index(_ROW).rename_axis(None)
 
     def chunk_ids(self, index: int) -> pd.Series:
         """Only the isic_ids of `chunk`."""
-        rows = _read(self.folder / str(index), [ID, _PLACE]).to_pandas()
-        return rows.set_index(_PLACE).rename_axis(None)[ID]
+        rows = _read(self.folder / str(index), [ID, _ROW]).to_pandas()
+        return rows.set_index(_ROW).rename_axis(None)[ID]
 
 
 @contextmanager
 def open_chunked(metadata: Path, limit: int) -> Iterator[ChunkedTable]:
-    """`write_chunks` in a temporary folder."""
+    """`write_chunks` in a temporary folder, removed at exit."""
     with tempfile.TemporaryDirectory(prefix="isic-rows-") as folder:
         yield write_chunks(metadata, Path(folder), limit)
 
 
 def write_chunks(metadata: Path, folder: Path, limit: int) -> ChunkedTable:
-    """Sort the rows of a metadata CSV, official test or training form, into pieces below `folder`.
+    """Sort the rows of a metadata CSV, official test or training form, into chunks below `folder`.
 
-    A piece holds at most `limit` lesions, unless one patient alone has more; the order of the file stays within it.
+    A chunk holds at most `limit` lesions, unless one patient alone has more; the order of the file stays within it.
     Raises InputError for anything wrong with the file: a lesion without patient, a repeated isic_id and a measurement
     that is missing or infinite included.
     """
-    owner, place, ids = _plan(Path(metadata), limit)
+    owner, chunk_of, ids = _plan(Path(metadata), limit)
     start = 0
-    for chunk in _chunks(Path(metadata)):
-        piece = place[owner[start : start + len(chunk)]]
-        start += len(chunk)
-        for number in np.unique(piece):
-            mine = chunk[piece == number]
-            table = pa.Table.from_pandas(mine.assign(**{_PLACE: mine.index}), schema=_STORED, preserve_index=False)
-            # A whole stream each time, so that no more than one file is ever open.
+    for rows in _frames(Path(metadata)):
+        target = chunk_of[owner[start : start + len(rows)]]
+        start += len(rows)
+        for number in np.unique(target):
+            part = rows[target == number]
+            table = pa.Table.from_pandas(part.assign(**{_ROW: part.index}), schema=_STORED, preserve_index=False)
+            # A complete stream each time, so that only one file is open at once.
             with (folder / str(number)).open("ab") as file, pa.ipc.new_stream(file, table.schema) as stream:
                 stream.write_table(table)
-    return ChunkedTable(folder, ids, tuple(np.bincount(place[owner]).tolist()))
+    return ChunkedTable(folder, ids, tuple(np.bincount(chunk_of[owner]).tolist()))
 
 
 def pack_patients(sizes: NDArray[np.int64], limit: int) -> NDArray[np.int32]:
-    """Piece of each patient (p,), given their lesions (p,): in order, as many to a piece as `limit` lesions allow."""
-    place, number, filled = np.empty(len(sizes), dtype=np.int32), 0, 0
+    """Chunk of each patient (p,) by their numbers of lesions (p,): in order, each filled up to `limit` lesions."""
+    chunk_of, number, filled = np.empty(len(sizes), dtype=np.int32), 0, 0
     for patient, count in enumerate(sizes.tolist()):
         if filled and filled + count > limit:
             number, filled = number + 1, 0
-        place[patient] = number
+        chunk_of[patient] = number
         filled += count
-    return place
+    return chunk_of
 
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """What was appended to a piece's file, memory-mapped."""
+    """All streams of a chunk's file, memory-mapped."""
     parts = []
     with pa.memory_map(str(path)) as source:
         while source.tell() < source.size():
@@ -101,8 +101,8 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
         return pa.concat_tables(parts)
 
 
-def _chunks(metadata: Path) -> Iterator[pd.DataFrame]:
-    for chunk in metadata_chunks(metadata, _has_target(metadata), _CHUNK):
+def _frames(metadata: Path) -> Iterator[pd.DataFrame]:
+    for chunk in metadata_chunks(metadata, _has_target(metadata), _PARSED_ROWS):
         yield chunk[list(TEST_COLUMNS)]
 
 
@@ -115,10 +115,10 @@ def _has_target(metadata: Path) -> bool:
 
 
 def _plan(metadata: Path, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int32], pd.Series]:
-    """Patient of each row (n,), by number in order of appearance, piece of each patient, and isic_id of each row."""
+    """Patient of each row (n,), numbered by appearance; chunk of each patient (p,); isic_id of each row (n,)."""
     known: dict[str, int] = {}
     owners, hashes, ids = [], [], []
-    for chunk in _chunks(metadata):
+    for chunk in _frames(metadata):
         if chunk[PATIENT].isna().any():
             line = int(chunk.index[chunk[PATIENT].isna()][0]) + 2
             raise InputError(f"{metadata} line {line}: patient_id is missing: give every lesion its patient")
@@ -126,7 +126,7 @@ def _plan(metadata: Path, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int
         owners.append(np.array([known.setdefault(name, len(known)) for name in chunk[PATIENT]], dtype=np.int32))
         hashes.append(pd.util.hash_array(chunk[ID].to_numpy(object), categorize=False))
         ids.append(chunk[ID].copy())
-    if not known:  # of a table without rows the reader gives one empty piece
+    if not known:  # the reader gives one empty frame for a table without rows
         raise InputError(f"{metadata} has a header and no rows: put the official file there")
     _refuse_repeated(metadata, np.concatenate(hashes))
     owner = np.concatenate(owners)
@@ -137,7 +137,7 @@ def _refuse_repeated(metadata: Path, hashes: NDArray[np.uint64]) -> None:
     hashes.sort()
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     seen: set[str] = set()
-    for chunk in _chunks(metadata) if suspects else ():
+    for chunk in _frames(metadata) if suspects else ():
         own = pd.util.hash_array(chunk[ID].to_numpy(object), categorize=False)
         for name in chunk[ID][[value in suspects for value in own.tolist()]]:
             if name in seen:

@@ -1,4 +1,4 @@
-"""The five official files, generated or taken from a folder, put where every stage expects them."""
+"""The five official files, generated or taken from a folder, written to data/raw."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from isic.core.errors import InputError
 from isic.core.io import atomic_dir
 
-#: The official names, whatever the source.
+#: The official names.
 FILES = (
     "train-metadata.csv",
     "train-image.hdf5",

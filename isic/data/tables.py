@@ -44,14 +44,14 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
 
 
 def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame]:
-    """`read_metadata` in pieces of at most `rows` rows, for tables larger than memory; the index counts on.
+    """`read_metadata` in chunks of at most `rows` rows, for tables larger than memory; the index counts on.
 
-    A repeated isic_id is found within a piece only.
+    A repeated isic_id is found within a chunk only.
     """
     path = Path(path)
-    with translate_csv_errors(path), pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as pieces:
-        for piece in pieces:
-            frame = _typed(piece, path, train)
+    with translate_csv_errors(path), pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as chunks:
+        for chunk in chunks:
+            frame = _typed(chunk, path, train)
             _check_ids(frame[ID], path)
             yield frame
 
@@ -59,7 +59,7 @@ def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame
 def refuse_gaps(rows: pd.DataFrame, where: str) -> None:
     """Raise InputError for a measurement that is infinite, or missing where no training row lacks it.
 
-    To a model that never saw one, a missing value is a zero: it would score the lesion as something else.
+    Where training rows lack no value, a model treats a missing one as zero and its score is wrong.
     """
     for column in NUMERIC:
         values = rows[column].to_numpy(dtype=np.float64)
@@ -75,12 +75,12 @@ def refuse_gaps(rows: pd.DataFrame, where: str) -> None:
 #: Numbers are parsed column by column, so that a stray word is reported with its row instead of turning the whole
 #: column into text.
 _CSV: dict[str, Any] = {"low_memory": False, "na_values": ["", "NA"], "keep_default_na": False}
-#: Text columns are text whatever they look like.
+#: Text columns are read as text even where their values look like numbers.
 _AS_TEXT = dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str")
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """The whole table. Asking for text doubles the time, so that only columns are that look like something else."""
+    """The whole table. Reading as text doubles the time, so only columns inferred as another type are read again."""
     frame = pd.read_csv(path, **_CSV)
     other = [name for name in _AS_TEXT if name in frame and frame[name].dtype != "str"]
     texts = {name: frame[name].astype("str") for name in other if frame[name].isna().all()}
@@ -91,6 +91,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 @contextmanager
 def translate_csv_errors(path: Path) -> Iterator[None]:
+    """Raise InputError in place of the errors of a missing, empty or malformed CSV file."""
     if not path.is_file():
         raise InputError(f"{path} not found: run `dvc repro data`, or set data.folder to the official files")
     try:

@@ -1,8 +1,8 @@
 """Lesion tiles from the one HDF5 file they come in.
 
-Each tile is a scalar dataset of JPEG bytes named by its isic_id (checked on the official file). Whatever would make
-HDF5 look elsewhere, in another file or at another name, is refused: a file of tiles may come from anyone. This is the
-only decoder of the project: training, embedding and submission must see the same pixels.
+Each tile is a scalar dataset of JPEG bytes named by its isic_id (checked on the official file). Links and external
+storage are refused: a file of tiles may come from an untrusted source. This is the only decoder of the project, so
+training, embedding and submission get the same pixels.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class TileStore:
         except (OSError, RuntimeError) as error:
             raise InputError(f"{self.path} is a damaged HDF5 file ({_short(error)}): fetch it again") from error
         if not all(isinstance(name, str) for name in names):
-            # h5py gives what is no text as bytes.
-            raise InputError(f"{self.path} is a damaged HDF5 file (a name is no text): fetch it again")
+            # h5py returns a name that is not text as bytes.
+            raise InputError(f"{self.path} is a damaged HDF5 file (a name is not text): fetch it again")
         return names
 
     def close(self) -> None:

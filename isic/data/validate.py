@@ -1,7 +1,7 @@
-"""The data contract: what must hold of the five files before anything is learnt from them.
+"""The data contract of the five files, checked before training.
 
-Column rules are a pandera schema; what spans columns or files (identities, images, the submission's rows) is checked
-here. All faults are collected, so that a person mends them in one go.
+Column rules are a pandera schema; rules across columns or files (identities, images, the submission's rows) are checked
+here. All faults are reported at once.
 """
 
 from __future__ import annotations

@@ -57,5 +57,5 @@ def test_recorded_folds_are_checked() -> None:
         check_folds(folds.assign(target=folds["target"].where(folds["fold"] != 2, 1)), 3)
     first = folds.index[folds["fold"] == 0][0]
     mixed = folds.assign(patient_id=folds["patient_id"].where(folds["fold"] != 1, folds.loc[first, "patient_id"]))
-    with pytest.raises(InputError, match="one patient to several folds"):
+    with pytest.raises(InputError, match="a patient in several folds"):
         check_folds(mixed, 3)

@@ -58,7 +58,7 @@ def test_bad_submissions_are_named(files: tuple[Path, Path], tmp_path: Path) -> 
     cases = {
         "lacks 1 of the solution's isic_ids": frame.iloc[1:],
         "occurs more than once": pd.concat([frame, frame.iloc[:1]]),
-        "the solution does not know": pd.concat([frame, pd.DataFrame({"isic_id": ["ISIC_9"], "target": [0.1]})]),
+        "isic_ids that the solution lacks": pd.concat([frame, pd.DataFrame({"isic_id": ["ISIC_9"], "target": [0.1]})]),
         "lacks column `target`": frame[["isic_id"]],
         "rows have no isic_id": pd.concat([frame, pd.DataFrame({"isic_id": [None, None], "target": [0.1, 0.2]})]),
         "finite number": frame.assign(target=[*frame["target"].iloc[:-1], np.inf]),
@@ -81,5 +81,5 @@ def test_bad_submissions_are_named(files: tuple[Path, Path], tmp_path: Path) -> 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "is no file" in done.stderr
+    assert "is not a file" in done.stderr
     assert done.stdout == ""

@@ -20,7 +20,7 @@ from isic.data.tables import read_metadata
 @pytest.fixture
 def table(sample_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A training table in the test form whose patients' lesions lie anywhere in it, parsed in small chunks."""
-    monkeypatch.setattr(home, "_CHUNK", 37)
+    monkeypatch.setattr(home, "_PARSED_ROWS", 37)
     rows = pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False).sample(frac=1.0, random_state=3)
     rows[list(TEST_COLUMNS)].assign(tbp_lv_x=7).to_csv(tmp_path / "rows.csv", index=False)
     return tmp_path / "rows.csv"

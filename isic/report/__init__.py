@@ -1,4 +1,1 @@
-"""What a run's results say: metrics with intervals, points to plot, one page to read, paired comparisons.
-
-Reads what the learners left on disk and never trains for the headline. Knows nothing of MLflow: a tracker is handed in.
-"""
+"""The report page of a run, its model and data cards, and explanations of single scores."""

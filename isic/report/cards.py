@@ -1,4 +1,4 @@
-"""Model card and data card from the run's own numbers, as Markdown with a Hugging Face header."""
+"""Model card and data card from the metrics of the run, as Markdown with a Hugging Face header."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from isic.evaluate.slices import SELECTED_MM
 
 USE = (
     "Research on triage of lesions in 3D total-body photography and the ISIC 2024 metric. Not a medical device: not "
-    "validated for, and not to be used in, the diagnosis or care of a person."
+    "validated for diagnosis or patient care and not to be used there."
 )
 LIMITS = (
-    f"Lesions under {SELECTED_MM} mm are present only because a clinician tagged them, so small size itself hints at "
-    f"malignancy in these data (selection artefact, not medicine); judge by the slice of {SELECTED_MM} mm and over.",
+    f"Lesions under {SELECTED_MM} mm are in the data only because a clinician tagged them, so small size predicts "
+    f"malignancy here (a selection artefact); evaluate on the slice of {SELECTED_MM} mm and over.",
     "Benign means not known to be malignant: most lesions were never biopsied.",
-    "Seven hospitals, one lighting type almost only in one of them; skin-tone groups are a proxy and unevenly filled.",
-    "Scores rank lesions; they are no probabilities unless the stored calibration is applied, and its prevalence is "
-    "that of these data.",
+    "Seven hospitals; one lighting type is almost only at one of them. Skin-tone groups are a proxy of uneven size.",
+    "Scores are ranks, not probabilities. The stored calibration gives probabilities at the prevalence of these data.",
 )
 
 
@@ -29,7 +28,7 @@ def model_card(
 ) -> str:
     """Markdown of the model card; `params` is params.yaml as plain values."""
     header = {
-        # Most of the official lesions are CC BY-NC; what learnt from them is shared alike.
+        # Most official lesions are CC BY-NC, so the model trained on them is too.
         "license": "mit" if generated else "cc-by-nc-4.0",
         "tags": "[skin-cancer, isic-2024, slice-3d, tabular-classification, image-classification]",
         "pipeline_tag": "tabular-classification",
@@ -53,12 +52,12 @@ def model_card(
         "",
         f"**Intended use.** {USE}",
         "",
-        f"**What it is.** Image networks ({backbones}) and "
-        "measurements relative to the patient's other lesions, joined by "
+        f"**Model.** Image networks ({backbones}) and "
+        "measurements relative to the patient's other lesions, combined by "
         f"a gradient-boosted stacker; {len(params['folds'])} folds, scores averaged over them.",
         "",
-        f"**Trained and judged on** {origin}: {metrics['n']:,} lesions, {metrics['positives']} malignant, "
-        f"{metrics['patients']:,} patients; every score out of fold, folds split by patient.",
+        f"**Trained and evaluated on** {origin}: {metrics['n']:,} lesions, {metrics['positives']} malignant, "
+        f"{metrics['patients']:,} patients; scores out of fold, folds by patient.",
         "",
         "## Results",
         "",
@@ -84,24 +83,24 @@ def model_card(
 
 
 def data_card(rows: pd.DataFrame, generated: bool) -> str:
-    """Markdown of the data card: counts, licences per hospital, what is missing, known biases."""
+    """Markdown of the data card: counts, licences per hospital, missing values, known biases."""
     small = rows["clin_size_long_diam_mm"] < SELECTED_MM
-    ill = rows[TARGET] == 1
+    malignant = rows[TARGET] == 1
     lines = [
         "# Data card",
         "",
         "**Provenance.** "
         + (
-            "Generated rows and tiles, drawn from published aggregates of SLICE-3D; they belong to no person. Hospital "
-            "names are labels of the imitated populations."
+            "Generated rows and tiles, sampled from published aggregates of SLICE-3D; no patient data. Hospital names "
+            "label the simulated populations."
             if generated
             else "SLICE-3D, the ISIC 2024 challenge (Kurtansky et al., Scientific Data 11, 884, 2024): 15 × 15 mm "
             "tiles of 3D total-body photographs with a row of measurements each."
         ),
         "",
-        f"{len(rows):,} lesions, {int(ill.sum())} malignant ({100 * ill.mean():.3g} %), "
+        f"{len(rows):,} lesions, {int(malignant.sum())} malignant ({100 * malignant.mean():.3g} %), "
         f"{rows[PATIENT].nunique():,} patients, "
-        f"{int(rows.loc[ill, PATIENT].nunique())} of them with a malignant lesion.",
+        f"{int(rows.loc[malignant, PATIENT].nunique())} of them with a malignant lesion.",
         "",
         "## Hospitals and licences",
         "",
@@ -115,18 +114,19 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
             .tolist(),
         ),
         "",
-        "CC-BY-NC rows may not be used commercially, nor may what is trained on them where that licence is held "
-        "to reach it.",
+        "CC-BY-NC rows may not be used commercially. Where the licence is held to cover trained models, neither may "
+        "models trained on them.",
         "",
         "## Known biases",
         "",
-        f"- Selection: {int(small.sum()):,} lesions are under {SELECTED_MM} mm, {int((small & ill).sum())} of them "
-        f"malignant ({_percent(small[ill].mean())} of the malignant, {_percent(small[~ill].mean())} of the benign). "
-        "Such lesions were kept only when a clinician tagged them.",
+        f"- Selection: {int(small.sum()):,} lesions are under {SELECTED_MM} mm, {int((small & malignant).sum())} of "
+        f"them malignant ({_percent(small[malignant].mean())} of the malignant, "
+        f"{_percent(small[~malignant].mean())} of the benign). "
+        "Such lesions are in the data only because a clinician tagged them.",
         f"- Missing: age {_percent(rows['age_approx'].isna().mean())}, sex {_percent(rows['sex'].isna().mean())}, "
         f"site {_percent(rows['anatom_site_general'].isna().mean())}.",
         f"- Sex: {_shares(rows['sex'])}. Lighting: {_shares(rows['tbp_tile_type'])}.",
-        "- The diagnosis columns and the network confidence are in the training file only and never reach a feature.",
+        "- The diagnosis columns and the network confidence are in the training file only and are never used as features.",
         "",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Where to look first: one sentence per question a reader has, with the numbers that answer it and the section."""
+"""Findings of a run: one sentence per question, with its numbers and the section that shows more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isic.evaluate.slices import MIN_POSITIVES
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence in two parts, the first in bold, and the id of the section that tells more."""
+    """A sentence in two parts, the first in bold, and the id of the section that shows more."""
 
     bold: str
     rest: str
@@ -26,13 +26,17 @@ class Finding:
 def findings(
     points: Mapping[str, Records], lesions: pd.DataFrame, robustness: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """What stands out in this run, in the order of the page; parts that were not measured are passed over.
+    """Findings in the order of the page; parts that were not measured are left out.
 
     `lesions` is `isic.report.lesions.overview`; `points["ladder"]` has the robustness stage's steps in front.
     """
-    found = [_images(points["ladder"]), _slices(points["slices"], points["ladder"][-1]["pauc"])]
-    found += list(_robustness(robustness)) if robustness else []
-    return [each for each in (*found, _missed(lesions)) if each is not None]
+    candidates = [
+        _images(points["ladder"]),
+        _slices(points["slices"], points["ladder"][-1]["pauc"]),
+        *(_robustness(robustness) if robustness else ()),
+        _missed(lesions),
+    ]
+    return [finding for finding in candidates if finding is not None]
 
 
 def _images(ladder: Records) -> Finding | None:
@@ -47,46 +51,48 @@ def _images(ladder: Records) -> Finding | None:
     return Finding("No evidence that images add to the features:", f"pAUC {numbers}.", "ladder")
 
 
-def _slices(slices: Records, whole: float) -> Finding | None:
+def _slices(slices: Records, overall: float) -> Finding | None:
     measured = [record for record in slices if record["pauc"] is not None]
     if not measured:
         return Finding(
             "No slice can be judged:", f"none of {len(slices)} holds {MIN_POSITIVES} malignant lesions.", "slices"
         )
     lowest = min(measured, key=lambda record: record["pauc"])
-    numbers = f"{lowest['pauc']:.3f} ({lowest['low']:.3f} to {lowest['high']:.3f}) against {whole:.3f} for all"
-    silent = len(slices) - len(measured)
-    about = f"{numbers}; {silent} of {len(slices)} slices are too small to say." if silent else f"{numbers}."
-    word = "Weakest" if lowest["high"] < whole else "Lowest, within the noise,"
-    return Finding(f"{word} in {lowest['family'].split(' (')[0]} {lowest['slice']}:", about, "slices")
+    numbers = f"{lowest['pauc']:.3f} ({lowest['low']:.3f} to {lowest['high']:.3f}) against {overall:.3f} for all"
+    small = len(slices) - len(measured)
+    text = f"{numbers}; {small} of {len(slices)} slices are too small to judge." if small else f"{numbers}."
+    word = "Weakest" if lowest["high"] < overall else "Lowest, within the noise,"
+    return Finding(f"{word} in {lowest['family'].split(' (')[0]} {lowest['slice']}:", text, "slices")
 
 
-def _robustness(found: Mapping[str, Any]) -> Iterator[Finding]:
-    pooled = [record for record in found["hospitals"]["records"] if record["hospital"] == "all pooled"]
+def _robustness(robustness: Mapping[str, Any]) -> Iterator[Finding]:
+    pooled = [record for record in robustness["hospitals"]["records"] if record["hospital"] == "all pooled"]
     if pooled and not pooled[0]["note"]:
-        one = pooled[0]
-        numbers = _change(one["change"], one["change_low"], one["change_high"])
-        worse = one["change_high"] < 0
-        head = "A hospital never seen is scored worse:" if worse else "A hospital never seen costs nothing measurable:"
-        yield Finding(head, f"pAUC {numbers}, the stacker refitted without it.", "robustness")
-    lost = [record for record in found["columns"]["records"] if record["high"] < 0]
+        record = pooled[0]
+        numbers = _change(record["change"], record["change_low"], record["change_high"])
+        worse = record["change_high"] < 0
+        bold = (
+            "An unseen hospital is scored worse:" if worse else "No evidence that an unseen hospital is scored worse:"
+        )
+        yield Finding(bold, f"pAUC {numbers}, with the stacker refitted without it.", "robustness")
+    lost = [record for record in robustness["columns"]["records"] if record["high"] < 0]
     if lost:
         worst = min(lost, key=lambda record: record["change"])
         numbers = _change(worst["change"], worst["low"], worst["high"])
-        yield Finding(f"It leans most on {worst['group']}:", f"without it pAUC {numbers}.", "robustness")
+        yield Finding(f"Most important measurement, {worst['group']}:", f"pAUC {numbers} without it.", "robustness")
 
 
 def _missed(lesions: pd.DataFrame) -> Finding | None:
-    ill = lesions[lesions[TARGET] == 1]
-    missed = ill[ill["rank"] > TOP]
-    if ill.empty:
+    malignant = lesions[lesions[TARGET] == 1]
+    missed = malignant[malignant["rank"] > TOP]
+    if malignant.empty:
         return None
     if missed.empty:
-        return Finding("Nothing missed:", f"every malignant lesion is among its patient's {TOP} highest.", "failures")
+        return Finding("No malignant lesion missed:", f"all are among their patient's {TOP} highest.", "failures")
     worst = missed.loc[missed["rank"].idxmax()]
     return Finding(
-        f"{len(missed)} of {len(ill)} malignant lesions are outside their patient's {TOP} highest:",
-        f"the furthest has rank {worst['rank']:,} of {worst['of']:,}.",
+        f"{len(missed)} of {len(malignant)} malignant lesions are outside their patient's {TOP} highest:",
+        f"the lowest has rank {worst['rank']:,} of {worst['of']:,}.",
         "failures",
     )
 

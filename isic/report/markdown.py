@@ -1,6 +1,6 @@
-"""The little Markdown our cards use, as HTML: headings, paragraphs, lists, tables, bold and code.
+"""HTML of the Markdown in the cards: headings, paragraphs, lists, tables, bold and code.
 
-Sixty lines instead of a dependency: the cards are made here, so no other Markdown can occur.
+No dependency, because the cards are generated here and use no other Markdown.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import groupby
 
 
 def to_html(text: str, level: int = 3) -> str:
-    """HTML of a card; a header between `---` lines is shown as it is, headings start at `level`."""
+    """HTML of a card; a header between `---` lines is shown verbatim, headings start at `level`."""
     header, body = _split_header(text)
     shown = (
         f"<details><summary>Metadata header</summary><pre><code>{escape(header)}</code></pre></details>"

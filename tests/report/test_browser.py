@@ -66,23 +66,23 @@ def test_the_roc_curve_answers_a_click(tab: Tab) -> None:
     box = point.bounding_box()
     tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    tab.page.wait_for_function("() => document.getElementById('roc-said').textContent.startsWith('Flagging')")
+    tab.page.wait_for_function("() => document.getElementById('roc-status').textContent.startsWith('Flagging')")
 
 
 def test_a_sensitivity_can_be_chosen_by_keyboard(tab: Tab) -> None:
     tab.page.locator("#roc-pick").select_option(index=2)
-    assert "finds" in tab.page.locator("#roc-said").inner_text()
+    assert "finds" in tab.page.locator("#roc-status").inner_text()
 
 
 def test_the_body_map_and_its_list_follow_the_chosen_patient(tab: Tab) -> None:
-    before = tab.page.locator("#patient-said").inner_text()
+    before = tab.page.locator("#patient-status").inner_text()
     tab.page.locator("#after").click()
-    assert tab.page.locator("#patient-said").inner_text() != before
+    assert tab.page.locator("#patient-status").inner_text() != before
     assert tab.page.locator("#map-live .point").count() > 5
     button = tab.page.locator("#tiles button").first
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
-    assert button.get_attribute("data-id") in tab.page.locator("#lesion-said").inner_text()
+    assert button.get_attribute("data-id") in tab.page.locator("#lesion-status").inner_text()
 
 
 def test_a_dot_of_the_body_map_answers_a_click(tab: Tab) -> None:
@@ -90,7 +90,7 @@ def test_a_dot_of_the_body_map_answers_a_click(tab: Tab) -> None:
     box = tab.page.locator("#map-live .point").last.bounding_box()
     tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    tab.page.wait_for_function("() => !document.getElementById('lesion-said').textContent.startsWith('Choose')")
+    tab.page.wait_for_function("() => !document.getElementById('lesion-status').textContent.startsWith('Choose')")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

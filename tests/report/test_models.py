@@ -145,9 +145,9 @@ def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: 
         html = whole.report.read_text(encoding="utf-8")
         head = html[html.index("Nested check") : html.index('id="champion"')]
         assert says["absent" if nested["absent"] else "nested"] in head
-        assert ("both without the embeddings" in html) is hospitals["refit_both"]
+        assert ("both without embeddings" in html) is hospitals["refit_both"]
     part = html[html.index('id="robustness"') : html.index('id="patients"')]
-    for title in ("A hospital never seen", "Something missing", "Worse pictures", "Do the parts look alike?"):
+    for title in ("An unseen hospital", "Missing measurements", "Degraded tiles", "Distribution shift"):
         assert title in part
     assert "odds" in html[html.index('id="failures"') : html.index('id="cards"')]
 

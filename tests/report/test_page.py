@@ -273,7 +273,7 @@ def slice_record(name: str, pauc: float | None, high: float = 0.2) -> dict:
 def found(ladder: dict, slices: list[dict], robustness: dict | None = None) -> list[str]:
     lesions = pd.DataFrame({"target": [1, 0], "rank": [1, 2], "of": [2, 2]})
     points = {"ladder": [ladder, {"step": "stack", "pauc": 0.15}], "slices": slices}
-    return [f"{each.bold} {each.rest}" for each in findings(points, lesions, robustness)]
+    return [f"{item.bold} {item.rest}" for item in findings(points, lesions, robustness)]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_the_weakest_slice_is_named_and_called_noise_when_its_interval_holds_the
     )
     assert "within the noise" in found(step, [slice_record("male", 0.1, 0.17), slice_record("female", None)])[0]
     assert "No slice can be judged" in found(step, [slice_record("male", None)])[0]
-    assert "Nothing missed" in found(step, [slice_record("male", None)])[-1]
+    assert "No malignant lesion missed" in found(step, [slice_record("male", None)])[-1]
 
 
 def test_a_lost_column_and_an_unseen_hospital_are_findings_only_with_evidence() -> None:
@@ -302,11 +302,14 @@ def test_a_lost_column_and_an_unseen_hospital_are_findings_only_with_evidence() 
         {"group": name, "change": c, "low": c - 0.01, "high": c + 0.01} for name, c in (("age", -0.02), ("sex", 0.0))
     ]
     robustness = {"hospitals": {"records": [change]}, "columns": {"records": columns}}
-    said = found(step, [], robustness)
-    assert said[1].startswith("A hospital never seen is scored worse: pAUC −0.020 (−0.030 to −0.010)")
-    assert said[2].startswith("It leans most on age")
+    lines = found(step, [], robustness)
+    assert lines[1].startswith("An unseen hospital is scored worse: pAUC −0.020 (−0.030 to −0.010)")
+    assert lines[2].startswith("Most important measurement, age")
     weak = {"hospitals": {"records": [{**change, "change_high": 0.01}]}, "columns": {"records": columns[1:]}}
-    assert ["costs nothing measurable" in line for line in found(step, [], weak)[1:]] == [True, False]
+    assert ["No evidence of a loss at an unseen hospital" in line for line in found(step, [], weak)[1:]] == [
+        True,
+        False,
+    ]
 
 
 def test_the_shaded_area_of_each_fold_is_its_pauc(run_dir: Layout) -> None:

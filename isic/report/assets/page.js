@@ -13,7 +13,7 @@
   let chosen = 0;
   let plotly = null;
 
-  // Theme: the system's until a person chooses; a page opened from disk may have no storage.
+  // Theme: the system's until one is chosen; a page opened from disk may have no storage.
   const stored = () => { try { return localStorage.getItem("isic-theme"); } catch { return null; } };
   const dark = () => {
     const set = document.documentElement.dataset.theme;
@@ -22,11 +22,11 @@
   if (stored()) document.documentElement.dataset.theme = stored();
   $("theme").addEventListener("click", () => {
     document.documentElement.dataset.theme = dark() ? "light" : "dark";
-    try { localStorage.setItem("isic-theme", document.documentElement.dataset.theme); } catch { /* nothing to keep it in */ }
+    try { localStorage.setItem("isic-theme", document.documentElement.dataset.theme); } catch { /* no storage */ }
     draw();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
-  // On paper the style sheet is light by itself, but the body map keeps the colours that it was drawn with.
+  // The style sheet is light on paper, but the body map must be drawn again.
   let onScreen;
   addEventListener("beforeprint", () => {
     onScreen = document.documentElement.dataset.theme;
@@ -40,28 +40,28 @@
   });
 
   // Operating points.
-  const sayPoint = (point) => {
+  const showPoint = (point) => {
     const threshold = point.threshold === null ? "below every score" : `score ${Number(point.threshold).toPrecision(3)} or higher`;
-    $("roc-said").textContent =
+    $("roc-status").textContent =
       `Flagging lesions with ${threshold} finds ${percent(point.tpr)} of the malignant ones and flags ${percent(point.fpr, 2)} of the benign, ` +
       `${Math.round(point.fpr * data.benign).toLocaleString("en")} of ${data.benign.toLocaleString("en")} lesions.`;
   };
-  $("roc-pick").addEventListener("change", (event) => sayPoint(data.operating[event.target.value]));
+  $("roc-pick").addEventListener("change", (event) => showPoint(data.operating[event.target.value]));
 
   // Patients.
-  const album = data.tiles;
+  const tiles = data.tiles;
   const tile = (lesion) => {
-    if (!album[lesion.id]) return element("span", "no tile", "tile absent");
+    if (!tiles[lesion.id]) return element("span", "no tile", "tile absent");
     const image = element("img", undefined, "tile");
-    image.src = album[lesion.id];
+    image.src = tiles[lesion.id];
     image.alt = "";
     return image;
   };
-  const sayLesion = (lesion) => {
-    const box = $("lesion-said");
+  const showLesion = (lesion) => {
+    const box = $("lesion-status");
     box.replaceChildren(
       element("p", `${lesion.id}: ${lesion.diagnosis}`),
-      element("p", `Rank ${lesion.rank} of ${lesion.of}, score ${lesion.score}; ${percent(lesion.top, 2)} of all lesions score as high.`),
+      element("p", `Rank ${lesion.rank} of ${lesion.of}, score ${lesion.score}; ${percent(lesion.top, 2)} of all lesions score at least as high.`),
       element("p", `${lesion.diameter ?? "?"} mm, ${lesion.site}, fold ${lesion.fold}.`),
     );
     for (const button of $("tiles").querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.dataset.id === lesion.id));
@@ -72,7 +72,7 @@
     const patient = data.patients[chosen];
     $("patient").value = String(chosen);
     const thinned = patient.drawn < patient.n ? ` ${patient.drawn} of them are drawn, the highest scored among them.` : "";
-    $("patient-said").textContent =
+    $("patient-status").textContent =
       `${patient.id}: ${patient.n} lesions, ${patient.sex}, ${patient.age ?? "age missing"}, ${patient.hospital}. ` +
       `${patient.found} of ${patient.ranks.length} malignant in the top 15.${thinned}`;
     const items = patient.lesions.map((lesion) => {
@@ -82,12 +82,12 @@
       button.dataset.id = lesion.id;
       button.setAttribute("aria-pressed", "false");
       button.append(tile(lesion), element("span", lesion.target ? `${lesion.rank}, malignant` : String(lesion.rank)));
-      button.addEventListener("click", () => sayLesion(lesion));
+      button.addEventListener("click", () => showLesion(lesion));
       item.append(button);
       return item;
     });
     $("tiles").replaceChildren(...items);
-    $("lesion-said").replaceChildren(element("p", "Choose a lesion, here or on the map.", "mute"));
+    $("lesion-status").replaceChildren(element("p", "Choose a lesion, here or on the map.", "mute"));
     drawMap();
   };
   if (data.patients.length) {
@@ -99,7 +99,7 @@
 
   // Interactive pictures.
   const options = { displayModeBar: false, responsive: true };
-  const look = (more) => ({
+  const plotLayout = (more) => ({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 58, r: 16, t: 12, b: 96 },
     font: { family: css("sans"), size: 13, color: css("ink") }, hoverlabel: { font: { family: css("sans") } },
     legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 }, ...more,
@@ -120,13 +120,13 @@
       { x, y, customdata: data.roc, mode: "lines+markers", marker: { size: 5 }, line: { color: css("blue"), width: 2.5 }, name: "pooled",
         hovertemplate: "finds %{y:.1%}<br>flags %{x:.2%} of benign<extra></extra>" },
     ];
-    const layout = look({
+    const layout = plotLayout({
       xaxis: axis("benign lesions flagged (share)", { range: [0, 1] }), yaxis: axis("malignant lesions found (share)", { range: [0, 1.01] }), hovermode: "closest",
     });
     plotly.react("roc-live", traces, layout, options);
     if (!$("roc-live").dataset.bound) {
       $("roc-live").dataset.bound = "yes";
-      $("roc-live").on("plotly_click", (event) => { const point = event.points.at(-1).customdata; if (point) sayPoint(point); });
+      $("roc-live").on("plotly_click", (event) => { const point = event.points.at(-1).customdata; if (point) showPoint(point); });
     }
   }
 
@@ -134,35 +134,35 @@
     if (!plotly || !data.patients.length) return;
     const patient = data.patients[chosen], map = patient.map;
     const { outline, width, bottom, top } = data.body;
-    const place = (name) => map[name].filter((value) => value !== null);
-    // The axes hold the whole body, and a raised arm or a tall person where there is one.
-    const wide = Math.max(width, ...place("x").map((value) => Math.abs(value) + 40));
-    const low = Math.min(bottom, ...place("y").map((value) => value - 40)), high = Math.max(top, ...place("y").map((value) => value + 40));
+    const known = (name) => map[name].filter((value) => value !== null);
+    // The axes include the outline and every lesion outside it.
+    const wide = Math.max(width, ...known("x").map((value) => Math.abs(value) + 40));
+    const low = Math.min(bottom, ...known("y").map((value) => value - 40)), high = Math.max(top, ...known("y").map((value) => value + 40));
     const closed = [...outline, outline[0]];
     const traces = [0, 1].map((side) => ({
       x: closed.map((point) => point[0]), y: closed.map((point) => point[1]), mode: "lines", fill: "toself", fillcolor: css("raised"), hoverinfo: "skip", showlegend: false,
       line: { color: css("edge"), width: 1.2, shape: "spline", smoothing: 0.6 }, xaxis: side ? "x2" : "x", yaxis: "y", type: "scatter",
     }));
     let scale = true;
-    for (const side of [0, 1]) for (const ill of [0, 1]) {
-      const members = map.x.map((_, i) => i).filter((i) => map.b[i] === side && map.t[i] === ill).sort((a, b) => map.v[b] - map.v[a]);
+    for (const side of [0, 1]) for (const malignant of [0, 1]) {
+      const members = map.x.map((_, i) => i).filter((i) => map.b[i] === side && map.t[i] === malignant).sort((a, b) => map.v[b] - map.v[a]);
       if (!members.length) continue;
       traces.push({
         x: members.map((i) => map.x[i]), y: members.map((i) => map.y[i]), customdata: members.map((i) => map.r[i]), mode: "markers", showlegend: false,
         xaxis: side ? "x2" : "x", yaxis: "y", type: "scatter",
         marker: {
-          size: members.map((i) => (ill ? 9 : 3) + 1.1 * Math.min(map.d[i], 9)), color: members.map((i) => -map.v[i]), cmin: 0, cmax: Math.max(2, data.deepest), opacity: 0.95,
+          size: members.map((i) => (malignant ? 9 : 3) + 1.1 * Math.min(map.d[i], 9)), color: members.map((i) => -map.v[i]), cmin: 0, cmax: Math.max(2, data.deepest), opacity: 0.95,
           colorscale: [[0, css("cool")], [0.35, "#d9a521"], [0.65, "#d1521c"], [1, css("hot")]],
-          line: { color: ill ? css("ink") : css("paper"), width: ill ? 2.5 : 0.6 }, showscale: scale,
-          colorbar: { orientation: "h", title: { text: "share of all lesions that score as high", side: "top", font: { size: 12 } }, tickvals: [0, 1, 2, 3, 4], ticktext: ["all", "10 %", "1 %", "0.1 %", "0.01 %"], thickness: 9, len: 0.8, y: -0.02, yanchor: "top", outlinewidth: 0 },
+          line: { color: malignant ? css("ink") : css("paper"), width: malignant ? 2.5 : 0.6 }, showscale: scale,
+          colorbar: { orientation: "h", title: { text: "share of all lesions that score at least as high", side: "top", font: { size: 12 } }, tickvals: [0, 1, 2, 3, 4], ticktext: ["all", "10 %", "1 %", "0.1 %", "0.01 %"], thickness: 9, len: 0.8, y: -0.02, yanchor: "top", outlinewidth: 0 },
         },
-        hovertemplate: `rank %{customdata} of ${patient.n}${ill ? ", malignant" : ""}<extra></extra>`,
+        hovertemplate: `rank %{customdata} of ${patient.n}${malignant ? ", malignant" : ""}<extra></extra>`,
       });
       scale = false;
     }
     const bare = { showgrid: false, zeroline: false, showticklabels: false, title: { text: "" } };
     const across = { ...bare, range: [-wide, wide], constrain: "domain", scaleanchor: "y" };
-    const layout = look({
+    const layout = plotLayout({
       margin: { l: 4, r: 4, t: 26, b: 70 }, hovermode: "closest",
       annotations: [["front", "x domain"], ["back", "x2 domain"]].map(([text, xref]) => ({
         text, x: 0.5, y: 1, xref, yref: "paper", yanchor: "bottom", showarrow: false, font: { color: css("muted"), size: 12 },
@@ -173,9 +173,9 @@
     if (!$("map-live").dataset.bound) {
       $("map-live").dataset.bound = "yes";
       $("map-live").on("plotly_click", (event) => {
-        const rank = event.points[0].customdata, lesion = new Map(data.patients[chosen].lesions.map((one) => [one.rank, one])).get(rank);
-        if (lesion) sayLesion(lesion);
-        else $("lesion-said").replaceChildren(element("p", `Rank ${rank} of ${data.patients[chosen].n}. Only the top 15 and the malignant lesions are described here; isic explain describes any.`));
+        const rank = event.points[0].customdata, lesion = new Map(data.patients[chosen].lesions.map((lesion) => [lesion.rank, lesion])).get(rank);
+        if (lesion) showLesion(lesion);
+        else $("lesion-status").replaceChildren(element("p", `Rank ${rank} of ${data.patients[chosen].n}. Only the top 15 and the malignant lesions have details here; isic explain has them for any lesion.`));
       });
     }
   }
@@ -186,7 +186,7 @@
     drawMap();
   }
 
-  // The library is kept compressed: five megabytes become less than two. Without it the still pictures stay.
+  // plotly.js is compressed from five megabytes to less than two. Without it the static figures stay.
   async function load() {
     const bytes = Uint8Array.from(atob($("plotly").textContent.trim()), (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -204,5 +204,5 @@
     document.documentElement.dataset.ready = "yes";
   }
   if ("DecompressionStream" in window) load();
-  else document.documentElement.dataset.ready = "still";
+  else document.documentElement.dataset.ready = "static";
 })();

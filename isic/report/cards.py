@@ -126,7 +126,7 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
         f"- Missing: age {_percent(rows['age_approx'].isna().mean())}, sex {_percent(rows['sex'].isna().mean())}, "
         f"site {_percent(rows['anatom_site_general'].isna().mean())}.",
         f"- Sex: {_shares(rows['sex'])}. Lighting: {_shares(rows['tbp_tile_type'])}.",
-        "- The diagnosis columns and the network confidence are in the training file only and are never used as features.",
+        "- The diagnosis columns and the network confidence are only in the training file and are never features.",
         "",
     ]
     return "\n".join(lines)

@@ -71,9 +71,8 @@ def _robustness(robustness: Mapping[str, Any]) -> Iterator[Finding]:
         record = pooled[0]
         numbers = _change(record["change"], record["change_low"], record["change_high"])
         worse = record["change_high"] < 0
-        bold = (
-            "An unseen hospital is scored worse:" if worse else "No evidence that an unseen hospital is scored worse:"
-        )
+        unproven = "No evidence of a loss at an unseen hospital:"
+        bold = "An unseen hospital is scored worse:" if worse else unproven
         yield Finding(bold, f"pAUC {numbers}, with the stacker refitted without it.", "robustness")
     lost = [record for record in robustness["columns"]["records"] if record["high"] < 0]
     if lost:

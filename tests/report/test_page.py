@@ -306,10 +306,8 @@ def test_a_lost_column_and_an_unseen_hospital_are_findings_only_with_evidence() 
     assert lines[1].startswith("An unseen hospital is scored worse: pAUC −0.020 (−0.030 to −0.010)")
     assert lines[2].startswith("Most important measurement, age")
     weak = {"hospitals": {"records": [{**change, "change_high": 0.01}]}, "columns": {"records": columns[1:]}}
-    assert ["No evidence of a loss at an unseen hospital" in line for line in found(step, [], weak)[1:]] == [
-        True,
-        False,
-    ]
+    weak_lines = found(step, [], weak)[1:]
+    assert ["No evidence of a loss at an unseen hospital" in line for line in weak_lines] == [True, False]
 
 
 def test_the_shaded_area_of_each_fold_is_its_pauc(run_dir: Layout) -> None:

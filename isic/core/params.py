@@ -1,8 +1,4 @@
-"""params.yaml as frozen values: one model per section, unknown keys refused.
-
-A typo is an error that names its key, never a silent default.
-Each stage passes on plain values from its own section; no room takes a section of another.
-"""
+"""params.yaml as frozen models, one per section. An unknown key is an error that names it."""
 
 from __future__ import annotations
 
@@ -21,14 +17,14 @@ _BACKBONE = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 _TAKEN = ("all", "rank", "ratio", "above")
 
 
-#: What numpy, scikit-learn, torch and LightGBM all take.
+#: The range that numpy, scikit-learn, torch and LightGBM all accept.
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 #: Keys of params.yaml that were renamed.
 _RENAMED = {"image.train.tta": "image.tta", "stack.evidence": "stack.images"}
-#: Keys of `image` that change how long training takes, and nothing of what comes of it.
-_TIME = {"max_hours", "workers", "cache_gb"}
+#: Keys of `image` that affect run time only.
+_RUN_TIME = {"max_hours", "workers", "cache_gb"}
 
 
 Tta = Literal["none", "flips"]
@@ -64,19 +60,19 @@ class Data(Section):
 
 
 class Split(Section):
-    """How patients are dealt to folds; their number is the length of `folds`."""
+    """How patients are assigned to folds; the number of folds is the length of `folds`."""
 
     seed: Seed
 
 
 class Features(Section):
-    """Feature families; the registry of `isic.tabular` says which exist."""
+    """Feature families, by their names in `isic.tabular.registry`."""
 
     families: tuple[str, ...] = Field(strict=False)
 
 
 class ImageTrain(Section):
-    """Recipe of an image network: every value that decides its weights. A backbone may override any of them."""
+    """Recipe of an image network: all values that decide its weights. A backbone may override each of them."""
 
     size: Annotated[int, Field(ge=16, le=1024)] | None  # px; null: the model's own
     model_args: dict[str, Any]  # passed to timm, such as {patch_size: 8}
@@ -127,12 +123,12 @@ class ImageRecipe(ImageTrain):
 
 
 class Image(Section):
-    """Image networks: the shared recipe, the backbones, GPUs that share one model, and what only costs time."""
+    """Image networks: the shared recipe, the backbones, GPUs that share one model, run-time settings."""
 
     train: ImageTrain
     backbones: dict[str, dict[str, Any]]
     tta: Tta | dict[str, Tta]  # at embedding and prediction; one value, or one by backbone
-    max_hours: Annotated[float, Field(gt=0)] | None  # per training process; the next `dvc repro` goes on
+    max_hours: Annotated[float, Field(gt=0)] | None  # per training process; the next `dvc repro` resumes
     workers: Annotated[int, Field(ge=0)] | None  # processes that load tiles; null: by machine
     devices: Annotated[int, Field(ge=1)]  # GPUs (or CPU processes) that share one model, each with its own batch
     cache_gb: Annotated[float, Field(ge=0)]  # decoded tiles kept on disk; 0: none
@@ -153,7 +149,7 @@ class Image(Section):
             if not _BACKBONE.fullmatch(name):
                 raise ValueError(f"backbones.{name}: use letters, digits and single - or _ between them in the name")
             if column.split("_")[-1] in _TAKEN:
-                raise ValueError(f"backbones.{name}: a column of the stacker ends so; choose another name")
+                raise ValueError(f"backbones.{name}: columns of the stacker end in this word; choose another name")
             if column in seen:
                 raise ValueError(f"backbones.{name} and {seen[column]} would share columns; rename one of them")
             seen[column] = name
@@ -236,8 +232,7 @@ class Stack(Section):
     seeds: Annotated[int, Field(ge=1)]
     negatives: Annotated[int, Field(ge=0)]
     drop: tuple[str, ...] = Field(strict=False)
-    #: Kinds of features learnt on each chain's training folds; the registry of `isic.tabular.fitted` says which exist.
-    #: A bundle from before they existed has none.
+    #: Families fitted on each chain's training folds, by their names in `isic.tabular.fitted`; absent in old bundles.
     fitted: tuple[str, ...] = Field((), strict=False)
     rounds: Annotated[int, Field(ge=1)]
     early_stop: Annotated[int, Field(ge=1)] | None  # trees without a better pAUC on a fold kept out of training
@@ -304,11 +299,13 @@ class Params(Section):
     gate: Gate
 
     def stack_config(self) -> dict[str, Any]:
-        """Every value the out-of-fold scores depend on: what tells one configuration from another among runs."""
-        return self.model_dump(mode="json", exclude={"evaluate": True, "register_": True, "gate": True, "image": _TIME})
+        """All values that the out-of-fold scores depend on; equal for runs of one configuration."""
+        return self.model_dump(
+            mode="json", exclude={"evaluate": True, "register_": True, "gate": True, "image": _RUN_TIME}
+        )
 
     def image_config(self, backbone: str) -> dict[str, Any]:
-        """Every value a backbone's weights depend on, as `scoring` for one image network."""
+        """All values that the weights of a backbone depend on, as `stack_config` for one image network."""
         return {
             **self.model_dump(mode="json", include={"data", "folds", "split"}),
             "devices": self.image.devices,
@@ -331,13 +328,13 @@ def load_params(path: Path) -> Params:
 
 
 class _Once(yaml.SafeLoader):
-    """The safe loader, which would let the last of two equal keys win, made to refuse them."""
+    """Safe loader that refuses a key given twice; yaml.SafeLoader keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is there twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -361,7 +358,7 @@ def check_params(values: Any, where: str) -> Params:
 
 def _first_fault(error: ValidationError) -> str:
     faults = error.errors(include_url=False)
-    # A misspelt key shows up twice, as unknown and as missing; the unknown one is what the person wrote.
+    # A misspelt key gives two faults, unknown and missing; the unknown one is in the file.
     faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
     key = ".".join(str(part) for part in fault["loc"]) or "the file"
@@ -371,5 +368,5 @@ def _first_fault(error: ValidationError) -> str:
         return f"unknown key `{key}`: check its spelling"
     if fault["type"] == "missing":
         return f"key `{key}` is missing: add it"
-    # Lists are tuples once they are read, which is not the reader's business.
+    # YAML lists become tuples.
     return f"`{key}`: {fault['msg'].removeprefix('Value error, ').replace('valid tuple', 'valid list')}"

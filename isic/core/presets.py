@@ -1,4 +1,4 @@
-"""Editing params.yaml the way a person would: values change, comments and order stay, the difference is shown."""
+"""Edits of params.yaml that keep comments and order, and return the difference."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _NULL = "tag:yaml.org,2002:null"
 def overlay(text: str, values: Mapping[str, Any]) -> str:
     """`text` (YAML) with `values` laid over it, comments kept.
 
-    Mappings merge key by key; anything else replaces. A mapping written `{__replace__: …}` replaces as a whole, which
-    is how a preset drops the demo's backbones.
+    Mappings merge key by key; anything else replaces. A mapping written `{__replace__: …}` replaces as a whole, for
+    a preset that replaces the demo's backbones.
     """
     from ruamel.yaml import YAML
 

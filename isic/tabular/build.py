@@ -18,7 +18,7 @@ from isic.tabular.registry import Family, choose, lesion_families
 def build_features(frame: pd.DataFrame, families: Sequence[str] | None = None) -> pd.DataFrame:
     """Features of every row of a metadata frame, in its order and with its index.
 
-    `frame` needs the columns of test-metadata.csv; others, the train-only ones above all, are not looked at. Returns
+    `frame` needs the columns of test-metadata.csv; others, such as the train-only ones, are ignored. Returns
     isic_id, then the columns of `families` (None: all) in registry order: float32, and categories as text with NaN for
     missing, combined ones as pandas categories. A row's values depend on its own patient's rows alone, to the last bit.
     Raises InputError for an unknown family, a missing column, repeated ids, or text among the numbers.
@@ -28,13 +28,13 @@ def build_features(frame: pd.DataFrame, families: Sequence[str] | None = None) -
     wide = _with_measured(lesions) if any(family.relative for family in chosen) else lesions
     finished: dict[str, object] = {ID: frame[ID].array}
     for family in chosen:
-        # Turned back one family at a time, so that two copies of the whole never stand side by side.
+        # One family at a time, so that two copies of all columns are never in memory.
         finished |= _in_input_order(_columns(family, wide), order)
     return pd.DataFrame(finished, index=frame.index, copy=False)
 
 
 def _with_measured(lesions: pd.DataFrame) -> pd.DataFrame:
-    """The canonical frame with the columns of the measured families beside it, none of them copied."""
+    """The canonical frame with the columns of the measured families added, without copies."""
     columns = dict(lesions.items())
     for family in lesion_families():
         if family.measured:
@@ -43,14 +43,14 @@ def _with_measured(lesions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _columns(family: Family, wide: pd.DataFrame) -> dict[str, pd.Series]:
-    """The columns of a family, in canonical order; those of a measured one may stand in the frame already."""
+    """The columns of a family, in canonical order; those of a measured one may be in the frame already."""
     names = [feature.name for feature in family.features]
     table = wide if family.measured and names[0] in wide else family.build(wide)
     return {name: table[name] for name in names}
 
 
 def _in_input_order(columns: dict[str, pd.Series], order: NDArray[np.int64]) -> dict[str, object]:
-    """The columns of a family in the input's order; each one given is let go as soon as it is turned."""
+    """The columns of a family in the input's order; each given column is released once it is reordered."""
     names = list(columns)
     return dict(zip(names, parallel_map(lambda name: _back(columns.pop(name), order), names), strict=True))
 

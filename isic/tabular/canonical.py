@@ -1,7 +1,7 @@
 """The one order in which features are computed.
 
-Rows are sorted by patient and isic_id before anything is summed, so a feature comes out the same to the last bit
-whatever the order of the input and whoever else is in it, and every patient is one contiguous slice.
+Rows are sorted by patient and isic_id before anything is summed, so features are equal to the last bit for any order
+of the input and any other patients in it. Each patient is one contiguous slice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.schema import CATEGORICAL, ID, NUMERIC, PATIENT
 
-#: Texts that features see. The licence is no category of its own, its combinations are.
+#: Text columns that features may use. The licence is used in combinations only.
 TEXTS = (*CATEGORICAL, "copyright_license")
 
 

@@ -1,6 +1,6 @@
 """Distances between the lesions of one group, as compiled loops.
 
-Every kernel looks at one group at a time and holds a few rows of its distances, never the square of them: the largest
+Each kernel works on one group at a time and holds a few rows of its distances, never the full matrix: the largest
 patient has 9,184 lesions, whose full matrix would take 675 MB. Points come as (dimensions, lesions), so that the inner
 loop runs over neighbouring lesions and the compiler vectorises it; plain differences are summed, not expanded squares,
 which would lose the small distances of near duplicates.

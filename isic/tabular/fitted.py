@@ -1,9 +1,9 @@
-"""What is learnt from training rows and only then applied: levels of hospitals and places, target rates, clusters.
+"""Families fitted on training rows: levels of hospitals and locations, target rates, clusters.
 
-Nothing here looks at the rows it scores. A kind is one module of `isic.tabular.families.fitted`; its state is plain
-values that go into a model's JSON, and it gives a row the same columns whichever rows come with it. An unknown
-hospital, place or sex is treated as the nearest thing known. `params.yaml: stack.fitted` switches kinds; the stacker
-fits them anew on the training folds of each of its chains and keeps them beside that chain's models.
+A family is one module of `isic.tabular.families.fitted`. Its state is plain values, stored in the model's JSON. The
+columns of a row depend on the state and that row alone; an unknown hospital, location or sex takes a coarser level.
+`params.yaml: stack.fitted` selects families; the stacker fits them on the training folds of each chain and stores them
+with that chain's models.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ FittedColumns = dict[str, NDArray[np.float32]]
 class FittedFamily:
     """Fitted features that are switched on and off together.
 
-    `fit(frame, target)` learns JSON-able values from training rows; `apply(state, frame)` gives one value per row and
-    feature. `frame` holds the official columns: a metadata frame, or features with family `raw`. A kind that reads the
-    target has `training(frame, target, patients)`: the columns of the training rows themselves, which must not tell
-    their own patient's labels, patients being numbered from 0.
+    `fit(frame, target)` returns JSON-able values of the training rows; `apply(state, frame)` gives one value per row
+    and feature. `frame` holds the official columns: a metadata frame, or features with family `raw`. A family that
+    uses the target has `training(frame, target, patients)`: the columns of the training rows themselves, which must not
+    depend on their own patient's labels; patients are numbered from 0.
     """
 
     name: str
@@ -46,7 +46,7 @@ class FittedFamily:
 
 @cache
 def fitted_families() -> dict[str, FittedFamily]:
-    """All kinds by name, in order of their names."""
+    """All fitted families by name, sorted."""
     from isic.tabular.families import fitted as package
 
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
@@ -56,13 +56,13 @@ def fitted_families() -> dict[str, FittedFamily]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Kinds and what each learnt from the training rows: {kind: state}, JSON-able."""
+    """The states of fitted families, {family: state}, JSON-able."""
 
     states: dict[str, dict[str, Any]]
 
     @classmethod
     def fit(cls, kinds: Sequence[str], frame: pd.DataFrame, target: ArrayLike) -> Fitted:
-        """Learn `kinds` from training rows. InputError for an unknown kind or a missing column."""
+        """Fit the families `kinds` on training rows. InputError for an unknown family or a missing column."""
         known, labels = fitted_families(), np.asarray(target, dtype=np.float64)
         unknown = [name for name in kinds if name not in known]
         if unknown:
@@ -71,7 +71,7 @@ class Fitted:
 
     @property
     def names(self) -> dict[str, str]:
-        """Column name → kind, in the order of `columns`."""
+        """Column name → family, in the order of `columns`."""
         return {feature.name: name for name in self.states for feature in fitted_families()[name].features}
 
     def columns(self, frame: pd.DataFrame) -> FittedColumns:
@@ -82,7 +82,7 @@ class Fitted:
         return made
 
     def training_columns(self, frame: pd.DataFrame, target: ArrayLike, patients: ArrayLike) -> FittedColumns:
-        """The columns of the very rows `fit` saw, none of which tells its own patient's labels."""
+        """The columns of the rows that `fit` got; none depends on its own patient's labels."""
         labels = np.asarray(target, dtype=np.float64)
         # In order of their names, so that a row's columns do not depend on the order of the rows.
         codes = pd.factorize(np.asarray(patients), sort=True)[0].astype(np.int64)

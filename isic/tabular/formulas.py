@@ -1,8 +1,7 @@
 """Families whose features are formulas of one lesion's own measurements.
 
-A formula is written once, as text: it is what `docs/features.md` prints and what is computed, so the two cannot
-drift apart. Texts come from this package only, never from parameters or data, and see measurements and the functions
-below, nothing else.
+A formula is written once, as text: `docs/features.md` prints this text and `build` evaluates it. Texts come from this
+package only, never from parameters or data; they can use the measurements and the functions below.
 """
 
 from __future__ import annotations

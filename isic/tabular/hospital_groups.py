@@ -1,4 +1,4 @@
-"""Hospitals and places as training rows know them, and what is taken for a combination they hardly know."""
+"""Groups of training rows by hospital and location, and the coarser group used for rare or unknown ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isic.core.errors import InputError
 from isic.tabular.names import OFFICIAL
 from isic.tabular.relative import CORE
 
-#: Grouping → its columns, and the grouping asked where a combination was too rare in training.
+#: Grouping → its columns, and the coarser grouping used where a combination was too rare in training.
 GROUPINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "all": ((), None),
     "hospital": (("attribution",), "all"),
@@ -21,23 +21,23 @@ GROUPINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "hospital_location": (("attribution", "tbp_lv_location"), "location"),
     "hospital_location_tile": (("attribution", "tbp_lv_location", "tbp_tile_type"), "hospital_location"),
 }
-#: Fewer training lesions say nothing about a hospital's level.
+#: Smallest number of training lesions of a level; rarer ones use the coarser grouping.
 RARE = 30
 
 _MISSING = "(missing)"
 
 
 def level_codes(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """Distinct combinations of `keys` as text, and the number of each row's combination."""
+    """Distinct combinations of `keys` as text (k,), and the index of each row's combination (n,)."""
     require_columns(frame, keys)
     if not keys:
         return ["all"], np.zeros(len(frame), dtype=np.int64)
     combined = np.zeros(len(frame), dtype=np.int64)
     columns = [pd.Categorical(frame[name].astype("str")) for name in keys]
-    for one in columns:
-        combined = combined * (len(one.categories) + 1) + one.codes.astype(np.int64) + 1
+    for column in columns:
+        combined = combined * (len(column.categories) + 1) + column.codes.astype(np.int64) + 1
     _, example, member = np.unique(combined, return_index=True, return_inverse=True)
-    texts = [[_MISSING if pd.isna(level) else str(level) for level in one[example]] for one in columns]
+    texts = [[_MISSING if pd.isna(level) else str(level) for level in column[example]] for column in columns]
     return [" × ".join(parts) for parts in zip(*texts, strict=True)], member.astype(np.int64)
 
 
@@ -50,9 +50,9 @@ def rows_by_level(frame: pd.DataFrame, name: str) -> dict[str, NDArray[np.int64]
 
 
 def level_values(tables: Mapping[str, Mapping[str, Any]], name: str, frame: pd.DataFrame) -> NDArray[np.float64]:
-    """What `tables[grouping][level]` (an array of any shape) holds for each row's level, (rows, *shape) float64.
+    """`tables[grouping][level]` (an array of any shape) of each row's level, (rows, *shape) float64.
 
-    Where a level is unknown, the next coarser grouping that `tables` has is asked.
+    An unknown level takes the value of the next coarser grouping.
     """
     keys, coarser = GROUPINGS[name]
     labels, member = level_codes(frame, keys)

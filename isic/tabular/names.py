@@ -1,4 +1,4 @@
-"""Short names: the official ones without their prefix, as formulas and derived columns spell them."""
+"""Short names of official columns, without their prefix, as in formulas and derived columns."""
 
 from __future__ import annotations
 

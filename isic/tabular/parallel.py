@@ -1,4 +1,4 @@
-"""Columns side by side on the cores at hand: numpy and the compiled kernels release the interpreter's lock."""
+"""Columns in parallel threads: numpy and the compiled kernels release the interpreter's lock."""
 
 from __future__ import annotations
 

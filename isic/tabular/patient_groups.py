@@ -1,4 +1,4 @@
-"""Lesions that are compared with each other: the rows of each patient, or of each patient and site."""
+"""Groups of lesions that are compared with each other: the rows of each patient, or of each patient and site."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Groups:
         return np.diff(self.starts)
 
     def broadcast(self, per_group: NDArray[np.float64]) -> NDArray[np.float64]:
-        """One value per group as one value per row."""
+        """One value per row (n,) from one value per group (g,)."""
         out = np.empty(len(self.rows), dtype=np.float64)
         out[self.rows] = np.repeat(per_group, self.sizes)
         return out

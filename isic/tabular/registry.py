@@ -22,7 +22,7 @@ REMOVED = {"restated": "0.1.0"}
 
 @dataclass(frozen=True)
 class Feature:
-    """One column: its name, how it is computed (official names without `tbp_lv_`), what it says, with its unit."""
+    """One column: its name, how it is computed (official names without `tbp_lv_`), its meaning with its unit."""
 
     name: str
     formula: str
@@ -34,7 +34,7 @@ class Family:
     """Features that are switched on and off together.
 
     `build` maps a canonical frame (see `isic.tabular.canonical`) to the family's columns, one row per row. A family
-    that is `relative` to other lesions finds the columns of every `measured` family in that frame too.
+    that is `relative` to other lesions gets the columns of every `measured` family in that frame too.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Family:
 
 @cache
 def feature_families() -> dict[str, Family]:
-    """All families by name: those of a lesion alone first, then the relative ones, each in order of their names."""
+    """All families by name: the lesion families, then the relative ones, each sorted by name."""
     from isic.tabular.families import patient
 
     found = [*lesion_families(), *_load(patient)]
@@ -59,7 +59,7 @@ def feature_families() -> dict[str, Family]:
 
 @cache
 def lesion_families() -> tuple[Family, ...]:
-    """The families of a lesion alone. Relative families ask for them while they are made."""
+    """The families computed from a lesion's own row. Relative families use them at import."""
     from isic.tabular.families import lesion
 
     return tuple(_load(lesion))

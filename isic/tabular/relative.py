@@ -17,12 +17,13 @@ from isic.tabular.registry import lesion_families
 #: kernel(values, rows, starts, out): one value per row from the row's group.
 Kernel = Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]], None]
 
-#: What clinicians and the published models look at: colour, contrast, size, border, texture of the lesion and its skin.
+#: Measurements that clinicians and the published models use: colour, contrast, size, border and texture of the lesion
+#: and its skin.
 CORE: tuple[str, ...] = tuple(
     short(column) for column in NUMERIC if short(column) not in {"age", "symm_2axis_angle", "x", "y", "z"}
 )
 
-#: What is compared within parts of the patient: the core, and the formulas the published models rank highest.
+#: Compared within parts of the patient: the core, and the formulas that the published models rank highest.
 COMPARED: tuple[str, ...] = (
     *CORE,
     "hue_contrast",
@@ -50,7 +51,7 @@ SUMMARISED: tuple[str, ...] = (
 
 
 def measured_features() -> dict[str, str]:
-    """Short name → meaning of all a relative family may compare: the measurements, then the measured formulas."""
+    """Short name → meaning of the columns of relative families: the measurements, then the measured formulas."""
     formulas = (feature for family in lesion_families() if family.measured for feature in family.features)
     return {**MEANING, **{feature.name: feature.meaning for feature in formulas}}
 

@@ -1,4 +1,4 @@
-"""In which sense two lesions are alike: sets of measurements, scaled, as points."""
+"""Spaces in which lesions are compared: sets of measurements as points, scaled."""
 
 from __future__ import annotations
 

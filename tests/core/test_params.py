@@ -97,7 +97,7 @@ def test_missing_and_malformed_file(tmp_path: Path) -> None:
 def test_a_key_that_is_there_twice_is_not_silently_the_last_one(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((root / "params.yaml").read_text() + "\nsplit:\n  seed: 99\n")
-    with pytest.raises(InputError, match="key `split` is there twice"):
+    with pytest.raises(InputError, match="key `split` is given twice"):
         load_params(path)
 
 
@@ -107,8 +107,8 @@ def test_a_key_that_is_there_twice_is_not_silently_the_last_one(root: Path, tmp_
         (["../../x"], "letters, digits"),
         (["a/b"], "letters, digits"),
         ([""], "letters, digits"),
-        (["all", "vit"], "ends so"),
-        (["vit", "vit_rank"], "ends so"),
+        (["all", "vit"], "end in this word"),
+        (["vit", "vit_rank"], "end in this word"),
         (["vit-b", "vit_b"], "would share columns"),
     ],
 )

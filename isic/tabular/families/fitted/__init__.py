@@ -1,1 +1,1 @@
-"""Kinds of features learnt from training rows; each file holds one `FAMILY`, found by `isic.tabular.fitted`."""
+"""Families fitted on training rows; each file holds one `FAMILY`, found by `isic.tabular.fitted`."""

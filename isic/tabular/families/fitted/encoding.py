@@ -45,8 +45,8 @@ def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
 def training(frame: pd.DataFrame, target: NDArray[np.float64], patients: NDArray[np.int64]) -> FittedColumns:
     """Rates of the training rows themselves, those of each part of the patients from the other parts.
 
-    With its own target inside its rate, a rare level would give a training row away. Leaving out its patient alone
-    gives it away too: of all rows of a level, the lowest rates would be those of malignant ones.
+    A rate that includes the row's own target leaks the label of a rare level. Leaving out its patient alone leaks it
+    too: of all rows of a level, the lowest rates would be those of malignant ones.
     """
     part = np.random.default_rng(0).permutation(int(patients.max()) + 1)[patients] % PARTS
     made: FittedColumns = {}
@@ -62,8 +62,7 @@ def _rates_of(
 ) -> NDArray[np.float64]:
     """Smoothed rate of each of `size` levels in the rows `seen`, brought to the overall rate of all rows.
 
-    The fewer malignant lesions these rows have, the more has the part that is not among them: as they are, all its
-    rates would be low.
+    The fewer malignant lesions these rows have, the more the left-out part has: unscaled, its rates would all be low.
     """
     prior, overall = float(target[seen].sum()) / max(int(seen.sum()), 1), float(target.mean())
     if prior == 0:

@@ -1,4 +1,4 @@
-"""How far a lesion is from what training rows of the same hospital and place look like."""
+"""z-scores against training rows of the same hospital and location."""
 
 from __future__ import annotations
 

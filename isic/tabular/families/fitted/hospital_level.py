@@ -1,6 +1,6 @@
-"""What training rows of the same hospital and place look like as a whole, joined back to the lesions.
+"""Statistics of training rows of the same hospital and location.
 
-No sums: the sum over training rows says how many folds trained.
+No sums: the sum over training rows depends on the number of training folds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from isic.tabular.names import MEANING, OFFICIAL
 from isic.tabular.registry import Feature
 from isic.tabular.relative import SUMMARISED
 
-#: Groupings of the published solution, besides the one asked where they know nothing.
+#: Groupings of the published solution.
 _OVER = ("hospital", "hospital_location")
 _STATISTICS = ("mean", "sd", "min", "max", "median", "skew")
 
@@ -54,7 +54,7 @@ def _statistics(values: list[NDArray[np.float64]], rows: NDArray[np.int64]) -> l
     for column in values:
         table = np.empty((1, len(SUMMARY)))
         summarise(column, rows, starts, table)
-        # A measurement no training row has: 0, like every state; JSON knows no NaN.
+        # 0 for a measurement that no training row has: JSON has no NaN.
         found += [float(np.nan_to_num(table[0, SUMMARY.index(name)])) for name in _STATISTICS]
     return found
 

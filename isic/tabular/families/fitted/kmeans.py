@@ -1,4 +1,4 @@
-"""Kinds of lesion among the training rows, and how far a lesion is from the middle of its own."""
+"""Clusters of training rows, and the distance of a lesion from the centre of its cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from isic.tabular.relative import CORE
 
 #: The winning solution's number.
 CLUSTERS = 29
-#: Training rows that k-means looks at: more do not move 29 centres.
+#: Training rows used by k-means: more do not move 29 centres.
 _SAMPLE = 50_000
 _ROUNDS = 60
 
@@ -68,7 +68,7 @@ def _level(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and sd of a cluster's measurements; `mean` and `sd` of all rows where fewer than RARE of its rows have one.
 
-    One row has an sd of nothing, and the next lesion of its kind would be a million of them away.
+    The sd of one row is 0, and the z-score of the next lesion of its cluster would be huge.
     """
     rare = np.isfinite(values).sum(axis=0) < RARE
     own_mean, own_sd = mean_sd(values)

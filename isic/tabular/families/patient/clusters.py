@@ -1,4 +1,4 @@
-"""How large the cluster of alike lesions is that a lesion belongs to: a duckling has few siblings."""
+"""Size of the cluster of similar lesions that a lesion belongs to; an ugly duckling's is small."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import differences
 from isic.tabular.spaces import DUCKLING, by_group, standardised
 
-#: Neighbours looked at; fewer in smaller patients.
+#: Neighbours; fewer in smaller patients.
 NEIGHBOURS = 30
 _STEPS = (1, 5, 10, 30)
-#: What is compared with the most similar lesion.
+#: Measurements compared with the most similar lesion.
 _TWIN = ("H", "diam", "deltaLBnorm", "norm_color", "norm_border")
 
 

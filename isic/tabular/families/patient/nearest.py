@@ -1,4 +1,4 @@
-"""Against the lesion next to it on the body, which has had the same sun."""
+"""Differences to the nearest lesion on the body, which had the same exposure to the sun."""
 
 from __future__ import annotations
 

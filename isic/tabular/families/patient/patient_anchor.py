@@ -1,4 +1,4 @@
-"""Against the patient's largest and smallest lesion: the two a clinician looks at first."""
+"""Differences and ratios to the patient's largest and smallest lesion."""
 
 from __future__ import annotations
 

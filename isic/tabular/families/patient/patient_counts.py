@@ -1,4 +1,4 @@
-"""How many lesions a patient has, and where: context in which one more means less."""
+"""Numbers of lesions of a patient, in all and by part of the body."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KEYS = {
 }
 _SITES = ("anterior torso", "head/neck", "lower extremity", "posterior torso", "upper extremity")
 _PARTS = ("Head & Neck", "Left Arm", "Left Leg", "Right Arm", "Right Leg", "Torso Back", "Torso Front", "Unknown")
-#: The other locations are parts of the body themselves. Those without a finer word are the camera's way out.
+#: The other locations are parts of the body themselves. The camera gave some lesions no finer part.
 _LOCATIONS = (
     "Left Arm",
     "Left Arm - Lower",

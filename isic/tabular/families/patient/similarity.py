@@ -1,4 +1,4 @@
-"""Distances to the patient's lesions of the same site, in five senses of alike."""
+"""Distances to the patient's lesions of the same site, in five spaces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from isic.tabular.relative import differences, official_column
 from isic.tabular.spaces import SPACES, by_group, raw_points, standardised
 
 _STATISTICS = ("mean", "median", "sd", "min", "max")
-#: What is compared with the most and the least similar lesion, and in which spaces.
+#: Measurements compared with the most and the least similar lesion, and the spaces of that similarity.
 _COMPARED = ("H", "diam", "deltaLBnorm", "norm_color")
 _ANCHORED = ("colour", "shape")
 _SITE = "anatom_site_general"

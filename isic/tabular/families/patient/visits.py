@@ -1,4 +1,4 @@
-"""When the photograph was taken: ages within a patient order the visits.
+"""Visits of a patient, ordered by age at imaging.
 
 Age is given in steps of five years, so visits closer than that fall together. A lesion without an age has none of
 these. Values of later visits are not used: at the time of a visit they are the future.

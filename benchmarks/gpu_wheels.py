@@ -12,6 +12,7 @@ and there: `pip install --no-index --no-deps --target site wheels/*.whl`, with `
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -37,4 +38,5 @@ def requirements(constraints: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("\n".join(requirements((Path(__file__).parents[1] / "constraints.txt").read_text())))

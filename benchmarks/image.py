@@ -308,7 +308,7 @@ def _loop_of(
             for _ in range(steps):
                 one()
             _settle(run.device)
-        machine.tune(run.device)
+        machine.configure_backends(run.device)
 
     return repeat
 
@@ -405,7 +405,7 @@ def _tf32(bench: Bench, name: str, names: list[str]) -> np.ndarray:
     """Logits in fp32 with TF32 products, on pixels that TF32 cannot move."""
     model, said = bench.model(name, "fp32"), []
     spec = model.spec
-    machine.tune(bench.device)
+    machine.configure_backends(bench.device)
     with torch.inference_mode():
         for start in range(0, len(names), 128):
             canvas, sizes = pack([bench.tiles.image(name) for name in names[start : start + 128]])

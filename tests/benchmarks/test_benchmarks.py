@@ -16,6 +16,7 @@ import pytest
 SCRIPTS = (
     "capacity",
     "features",
+    "gpu_wheels",
     "image",
     "predict",
     "readme",

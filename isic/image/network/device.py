@@ -15,7 +15,7 @@ from torch import Tensor
 
 from isic.core.errors import InputError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 #: Number formats of training.
 PRECISIONS = ("bf16", "fp16", "fp32")
@@ -135,12 +135,12 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def split_until_it_fits(forward: Callable[[int, int], T], count: int, most: int) -> tuple[list[T], int]:
+def split_until_it_fits(forward: Callable[[int, int], _T], count: int, most: int) -> tuple[list[_T], int]:
     """`forward(start, most)` of consecutive parts of `count` rows, smaller ones where memory runs out.
 
     Returns the results and the number of rows that fits. Raises InputError when one row does not.
     """
-    done: list[T] = []
+    done: list[_T] = []
     start = 0
     while start < count:
         try:
@@ -177,7 +177,7 @@ def exact_products() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def tune(device: torch.device) -> None:
+def configure_backends(device: torch.device) -> None:
     """Settings of training on a GPU: TF32 for products in float32, the fastest kernel of each convolution."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")

@@ -68,7 +68,7 @@ def prepare(
     """A run at its start: labels (n,) of the training rows and, where the recipe uses them, their `iddx_full` (n,)."""
     world = world or SingleProcess()
     device = world.device
-    machine.tune(device)
+    machine.configure_backends(device)
     precision = machine.pick_precision(recipe.precision, device)
     grouped = recipe.aux_weight > 0 and diagnoses is not None
     net, spec = _network(recipe, fold, len(GROUPS) if grouped else 0)

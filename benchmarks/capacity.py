@@ -1,11 +1,12 @@
 """What a number of lesions costs in time, machines and money, from the measured results alone.
 
-Reads benchmarks/results/scale.json (Ray, with and without images), else predict.json (one machine), and multiplies.
-Prices are the reader's: nothing is assumed about them. `--write` puts the table into docs/scale.md.
+Reads benchmarks/results/scale.json (Ray, with and without images), else predict.json (one machine),
+and multiplies. Prices are the reader's: nothing is assumed about them. `--write` puts the table
+into docs/scale.md.
 
-Two bounds are given for many cores, since two nodes are all that was measured. At best the efficiency of two nodes
-holds for any number (shards are independent of each other); at worst the share of time that two nodes did not save is
-a serial share, and Amdahl's law applies.
+Two bounds are given for many cores, since two nodes are all that was measured. At best the
+efficiency of two nodes holds for any number (shards are independent of each other); at worst the
+share of time that two nodes did not save is a serial share, and Amdahl's law applies.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def paces() -> list[Pace]:
 def table(asked: argparse.Namespace) -> str:
     """The model as a Markdown table, with what it rests on."""
     priced = asked.price_core_hour is not None
-    head = ["lesions", "work", "core-hours", f"on {asked.cores} cores", "tiles"] + ["price"] * priced
+    head = ["lesions", "work", "core-hours", f"on {asked.cores} cores", "tiles"] + [
+        "price"
+    ] * priced
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
     if not (known := paces()):
         return "Not measured yet: run `benchmarks/predict.py` or `benchmarks/scale.py`."
@@ -78,8 +81,15 @@ def table(asked: argparse.Namespace) -> str:
             time = span(best) if worst < 1.05 * best else f"{span(best)} to {span(worst)}"
             core_hours = lesions * pace.core_seconds / 3600
             size = lesions * asked.bytes_per_tile / 1e9 if pace.images else 0.0
-            cells = [f"{lesions:,}", pace.name, f"{core_hours:,.2f}" if core_hours < 10 else f"{core_hours:,.0f}", time]
-            cells.append(f"{size:,.1f} GB" if 0 < size < 1000 else f"{size / 1000:,.1f} TB" if size else "–")
+            cells = [
+                f"{lesions:,}",
+                pace.name,
+                f"{core_hours:,.2f}" if core_hours < 10 else f"{core_hours:,.0f}",
+                time,
+            ]
+            cells.append(
+                f"{size:,.1f} GB" if 0 < size < 1000 else f"{size / 1000:,.1f} TB" if size else "–"
+            )
             if priced:
                 kept = size * (asked.price_gb_month or 0) * asked.months
                 cells.append(f"{best * asked.cores * asked.price_core_hour + kept:,.0f}")
@@ -97,7 +107,11 @@ def span(hours: float) -> str:
     """A time as a person says it."""
     for unit, size in (("d", 24.0), ("h", 1.0), ("min", 1 / 60)):
         if hours >= 2 * size or (unit == "min" and hours >= size):
-            return f"{hours / size:,.0f} {unit}" if hours >= 10 * size else f"{hours / size:.1f} {unit}"
+            return (
+                f"{hours / size:,.0f} {unit}"
+                if hours >= 10 * size
+                else f"{hours / size:.1f} {unit}"
+            )
     return f"{3600 * hours:.0f} s"
 
 
@@ -108,14 +122,22 @@ def write(text: str) -> None:
     if not pattern.search(page):
         raise InputError(f"{_PAGE.name} lacks the marks {_MARKS[0]} and {_MARKS[1]}")
     with atomic_file(_PAGE) as temporary:
-        temporary.write_text(pattern.sub(lambda _: f"{_MARKS[0]}\n{text}\n{_MARKS[1]}", page), encoding="utf-8")
+        temporary.write_text(
+            pattern.sub(lambda _: f"{_MARKS[0]}\n{text}\n{_MARKS[1]}", page), encoding="utf-8"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cores", type=int, default=64, help="cores at work at once")
-    parser.add_argument("--bytes-per-tile", type=float, default=BYTES_PER_TILE, help="JPEG bytes (official: 2,992)")
-    parser.add_argument("--price-core-hour", type=float, help="what a core costs you an hour, in your currency")
+    parser.add_argument(
+        "--bytes-per-tile", type=float, default=BYTES_PER_TILE, help="JPEG bytes (official: 2,992)"
+    )
+    parser.add_argument(
+        "--price-core-hour", type=float, help="what a core costs you an hour, in your currency"
+    )
     parser.add_argument("--price-gb-month", type=float, help="what a stored GB costs you a month")
     parser.add_argument("--months", type=float, default=1.0, help="how long tiles are kept")
     parser.add_argument("--write", action="store_true", help="write the table into docs/scale.md")
@@ -135,7 +157,10 @@ def _result(name: str) -> dict[str, Any] | None:
 
 def _source(result: dict[str, Any]) -> str:
     machine = result["machine"]
-    return f"{result['name']}.json of {result['date'][:10]}, {machine['cores']} cores of {machine['processor']}"
+    return (
+        f"{result['name']}.json of {result['date'][:10]}, {machine['cores']} cores of"
+        f" {machine['processor']}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Features: speed and memory on an official-size table against the usual pandas way, and what the families are worth.
+"""Features: speed and memory on an official-size table against the usual pandas way, and what the
+families are worth.
 
-`python benchmarks/features.py [--quick] [--only PART]`. All sides read the CSV, in a process of their own, in turn.
-Seconds are the processor's, of all threads together: what one core would take. That is more than a quiet machine of two
-cores needs, and it does not grow with what else runs on a shared one; waiting on the wall is noted beside it.
+`python benchmarks/features.py [--quick] [--only PART]`. All sides read the CSV, in a process of
+their own, in turn. Seconds are the processor's, of all threads together: what one core would take.
+That is more than a quiet machine of two cores needs, and it does not grow with what else runs on a
+shared one; waiting on the wall is noted beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from isic.data.tables import read_metadata
 from isic.tabular import build_features, feature_families
 from pipelines.families import measure_families
 
-#: Official size: patients, lesions, malignant. The generator gives the largest patient its 9,184 lesions.
+#: Official size: patients, lesions, malignant. The generator gives the largest patient its 9,184
+#: lesions.
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (104, 40_000, 60)
 #: Both sides of every ratio run on as many threads as the targets' two cores.
@@ -61,7 +64,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(Path(folder), options.quick, params)
         parts = {name: partial(part, setting) for name, part in PARTS.items()}
-        return harness.run_parts("features", parts, TARGETS, setting.judge, options.quick, options.only)
+        return harness.run_parts(
+            "features", parts, TARGETS, setting.judge, options.quick, options.only
+        )
 
 
 @dataclass
@@ -93,7 +98,13 @@ class Setting:
         met: dict[str, bool | None] = {}
         for name, target in TARGETS.items():
             value = measured.get(name)
-            reached = None if value is None else value <= target if name.endswith(at_most) else value >= target
+            reached = (
+                None
+                if value is None
+                else value <= target
+                if name.endswith(at_most)
+                else value >= target
+            )
             met[name] = None if reached is None else bool(reached)
         return met
 
@@ -126,7 +137,9 @@ def _speed(setting: Setting) -> dict[str, Any]:
         },
     )
     pairs = (("default", "twice"), ("everything", "everything_twice"))
-    growth = [middle[two]["processor_seconds"] / middle[one]["processor_seconds"] for one, two in pairs]
+    growth = [
+        middle[two]["processor_seconds"] / middle[one]["processor_seconds"] for one, two in pairs
+    ]
     return {
         "rows": len(setting.frame),
         "default_families": setting.default,
@@ -143,7 +156,9 @@ def _speed(setting: Setting) -> dict[str, Any]:
 
 
 def _against_pandas(setting: Setting) -> dict[str, Any]:
-    """The usual pandas way as a whole: the same columns, the local outlier factor and the CSV read on both sides."""
+    """The usual pandas way as a whole: the same columns, the local outlier factor and the CSV read
+    on both sides.
+    """
     comparable = features_pandas.supported(setting.default)
     sides = ("pandas", "pandas-grouped-once")
     middle = _runs(
@@ -161,9 +176,13 @@ def _against_pandas(setting: Setting) -> dict[str, Any]:
         "same_families_wall_seconds": round(ours["total"], 2),
         # By the clock: both sides may use both cores, and scikit-learn is asked to.
         "whole_times_faster": round(usual["total"] / ours["total"], 1),
-        "whole_times_faster_by_processor": round(usual["processor_seconds"] / ours["processor_seconds"], 1),
+        "whole_times_faster_by_processor": round(
+            usual["processor_seconds"] / ours["processor_seconds"], 1
+        ),
         "grouped_once_times_faster": round(kind["total"] / ours["total"], 1),
-        "grouped_once_times_faster_by_processor": round(kind["processor_seconds"] / ours["processor_seconds"], 1),
+        "grouped_once_times_faster_by_processor": round(
+            kind["processor_seconds"] / ours["processor_seconds"], 1
+        ),
     }
 
 
@@ -179,22 +198,31 @@ def _runs(sides: Mapping[str, tuple[str, Path, Sequence[str]]]) -> dict[str, dic
 def _measure(side: str, csv: Path, families: Sequence[str]) -> dict[str, float]:
     script = Path(__file__).with_name("features_measure.py")
     command = [sys.executable, str(script), side, str(csv), ",".join(families)]
-    run = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **THREADS})
+    run = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **THREADS}
+    )
     found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
     return found
 
 
 def _agreement(setting: Setting) -> dict[str, Any]:
-    """Largest difference to the pandas way, relative to values above 1 (features are float32, pandas float64)."""
+    """Largest difference to the pandas way, relative to values above 1 (features are float32,
+    pandas float64).
+    """
     frame, families = setting.frame, features_pandas.supported(setting.default)
-    ours, theirs = build_features(frame, families), features_pandas.build(frame, families, regroup=False)
+    ours, theirs = (
+        build_features(frame, families),
+        features_pandas.build(frame, families, regroup=False),
+    )
     if list(ours.columns) != list(theirs.columns):
         raise ValueError("the two sides give different columns")
     worst, where = 0.0, ""
     for name in ours.columns[1:]:
         if ours[name].dtype == np.float32:
             expected = theirs[name].to_numpy(dtype=np.float64)
-            away = np.abs(ours[name].to_numpy(dtype=np.float64) - expected) / np.maximum(np.abs(expected), 1)
+            away = np.abs(ours[name].to_numpy(dtype=np.float64) - expected) / np.maximum(
+                np.abs(expected), 1
+            )
             both_missing = np.isnan(expected) & ours[name].isna().to_numpy()
             largest = float(np.where(both_missing, 0.0, np.nan_to_num(away, nan=np.inf)).max())
             worst, where = max((worst, where), (largest, name))
@@ -202,14 +230,18 @@ def _agreement(setting: Setting) -> dict[str, Any]:
 
 
 def _outlier_factor(setting: Setting) -> dict[str, Any]:
-    """The local outlier factor alone, in this process, in turn; both from the same columns in memory."""
+    """The local outlier factor alone, in this process, in turn; both from the same columns in
+    memory.
+    """
     from isic.tabular.families.patient import local_outlier as duckling
 
     frame = setting.frame
     prepared = _prepared(frame)
     sides: dict[str, Callable[[], np.ndarray]] = {
         "isic": lambda: duckling.outliers(prepared)[0],
-        "scikit-learn": lambda: features_pandas.outlier_factor(frame.loc[prepared.index]).to_numpy(),
+        "scikit-learn": (
+            lambda: features_pandas.outlier_factor(frame.loc[prepared.index]).to_numpy()
+        ),
     }
     seconds: dict[str, float] = {}
     values: dict[str, np.ndarray] = {}
@@ -233,13 +265,22 @@ def _prepared(frame: pd.DataFrame) -> pd.DataFrame:
     lesions, order = canonical(frame)
     lesions.index = frame.index[order]
     return pd.concat(
-        [lesions, *(family.build(lesions).set_axis(lesions.index) for family in lesion_families() if family.measured)],
+        [
+            lesions,
+            *(
+                family.build(lesions).set_axis(lesions.index)
+                for family in lesion_families()
+                if family.measured
+            ),
+        ],
         axis=1,
     )
 
 
 def _ladder(setting: Setting) -> dict[str, Any]:
-    """pAUC from raw columns to all families on the same folds, rows and seeds, each against the step before."""
+    """pAUC from raw columns to all families on the same folds, rows and seeds, each against the
+    step before.
+    """
     frame, default = setting.frame, setting.default
     folds = make_folds(frame, 5, seed=0)
     features = build_features(frame)
@@ -249,7 +290,8 @@ def _ladder(setting: Setting) -> dict[str, Any]:
         "per lesion": ["raw", *ladder.LESION],
         "patient-relative": ["raw", *ladder.LESION, "patient_z", "patient_rank"],
         "default": ["raw", *ladder.LESION, *relative],
-        # The one family outside the default set that gains beyond chance in `families`: once more, on other rows.
+        # The one family outside the default set that gains beyond chance in `families`: once more,
+        # on other rows.
         "default and counts": ["raw", *ladder.LESION, *relative, "patient_counts"],
         "all": list(feature_families()),
     }
@@ -269,9 +311,13 @@ def _worlds(setting: Setting) -> dict[str, Any]:
 
 
 def _families(setting: Setting) -> dict[str, Any]:
-    """Each family added to raw columns, left out of the default and put into it, by the stacker's LightGBM."""
+    """Each family added to raw columns, left out of the default and put into it, by the stacker's
+    LightGBM.
+    """
     patients, lesions, positives = (60, 3000, 60) if setting.quick else (400, 60_000, 393)
-    frame = read_metadata(_population(setting.folder / "families", (patients, lesions, positives)), train=True)
+    frame = read_metadata(
+        _population(setting.folder / "families", (patients, lesions, positives)), train=True
+    )
     stack = setting.params.stack.model_copy(update={"seeds": 1})
     params = setting.params.model_copy(update={"stack": stack})
     folds = make_folds(frame, 3, seed=0)
@@ -291,7 +337,9 @@ def _real_rows(setting: Setting) -> dict[str, Any]:
         folds = make_folds(frame, 5, seed=seed)
         for name, families in (("raw", ["raw"]), ("default", default)):
             total[name] += ladder.out_of_fold(features, folds, families, 1, negatives=None)
-    difference = ladder.auc_difference(frame[TARGET], total["default"], total["raw"], frame[PATIENT])
+    difference = ladder.auc_difference(
+        frame[TARGET], total["default"], total["raw"], frame[PATIENT]
+    )
     found = {
         "rows": len(frame),
         "malignant": int(frame[TARGET].sum()),

@@ -1,4 +1,6 @@
-"""What families of features are worth: a plain LightGBM on the same patient-grouped folds, rows and seeds each time."""
+"""What families of features are worth: a plain LightGBM on the same patient-grouped folds, rows and
+seeds each time.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from isic.core.schema import PATIENT, TARGET
 from isic.tabular import feature_families
 
 #: The published ladder to stand beside (junaidaliop/isic2024-tbp, real rows): pAUC out of fold.
-PUBLISHED = {"stopped at tree 1": 0.0994, "raw": 0.1183, "patient-relative": 0.1442, "patient and site": 0.1689}
+PUBLISHED = {
+    "stopped at tree 1": 0.0994,
+    "raw": 0.1183,
+    "patient-relative": 0.1442,
+    "patient and site": 0.1689,
+}
 
 LESION = ("age", "border", "colour", "composite", "location", "shape", "size", "texture")
 #: Benign rows per malignant one in training, as the published solutions undersample.
@@ -48,9 +55,15 @@ def as_matrix(features: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
 
 
 def out_of_fold(
-    features: pd.DataFrame, folds: pd.DataFrame, families: Sequence[str], seeds: int, negatives: int | None = NEGATIVES
+    features: pd.DataFrame,
+    folds: pd.DataFrame,
+    families: Sequence[str],
+    seeds: int,
+    negatives: int | None = NEGATIVES,
 ) -> np.ndarray:
-    """Mean over `seeds` of each row's score by the model that did not see its fold, as log-odds float64 (n,)."""
+    """Mean over `seeds` of each row's score by the model that did not see its fold, as log-odds
+    float64 (n,).
+    """
     names = columns(families)
     matrix = as_matrix(features, names)
     texts = [name for name in names if is_text(features[name])]
@@ -59,7 +72,9 @@ def out_of_fold(
 
     def one(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         rows = _training_rows(target, fold != number, negatives, [seed, number])
-        model = lightgbm.train(_parameters(seed), _dataset(matrix[rows], target[rows], names, texts), ROUNDS)
+        model = lightgbm.train(
+            _parameters(seed), _dataset(matrix[rows], target[rows], names, texts), ROUNDS
+        )
         held_out = np.flatnonzero(fold == number)
         return held_out, np.asarray(model.predict(matrix[held_out], raw_score=True, num_threads=1))
 
@@ -73,21 +88,32 @@ def out_of_fold(
 def step(
     name: str, folds: pd.DataFrame, score: np.ndarray, before: np.ndarray | None, replicates: int
 ) -> dict[str, object]:
-    """One rung: pAUC with interval, AUC, and the paired difference to the rung before on the same patients."""
+    """One rung: pAUC with interval, AUC, and the paired difference to the rung before on the same
+    patients.
+    """
     target, patient = folds[TARGET], folds[PATIENT]
     found: dict[str, object] = {
         "step": name,
         "pauc": [round(value, 4) for value in pauc_interval(target, score, patient, replicates)],
-        "pauc_fold_mean": round(float(np.mean([_fold_pauc(part, score) for _, part in _parts(folds)])), 4),
+        "pauc_fold_mean": round(
+            float(np.mean([_fold_pauc(part, score) for _, part in _parts(folds)])), 4
+        ),
         "auc": round(auc(target, score), 4),
     }
     if before is not None:
-        found["gain"] = [round(value, 4) for value in paired_difference(target, score, before, patient, replicates)]
+        found["gain"] = [
+            round(value, 4)
+            for value in paired_difference(target, score, before, patient, replicates)
+        ]
     return found
 
 
 def auc_difference(
-    target: pd.Series, one: np.ndarray, other: np.ndarray, patient: pd.Series, replicates: int = 1000
+    target: pd.Series,
+    one: np.ndarray,
+    other: np.ndarray,
+    patient: pd.Series,
+    replicates: int = 1000,
 ) -> list[float]:
     """AUC of `one` minus `other` with its 95 % interval over the same resamples of patients."""
     codes = pd.factorize(patient)[0]
@@ -110,15 +136,26 @@ def _fold_pauc(part: pd.DataFrame, score: np.ndarray) -> float:
     return pauc(part[TARGET], score[part.index.to_numpy()])
 
 
-def _training_rows(target: np.ndarray, allowed: np.ndarray, negatives: int | None, seed: list[int]) -> np.ndarray:
-    malignant, benign = np.flatnonzero(allowed & (target == 1)), np.flatnonzero(allowed & (target == 0))
+def _training_rows(
+    target: np.ndarray, allowed: np.ndarray, negatives: int | None, seed: list[int]
+) -> np.ndarray:
+    malignant, benign = (
+        np.flatnonzero(allowed & (target == 1)),
+        np.flatnonzero(allowed & (target == 0)),
+    )
     if negatives and len(benign) > negatives * len(malignant):
-        benign = np.random.default_rng(seed).choice(benign, negatives * len(malignant), replace=False)
+        benign = np.random.default_rng(seed).choice(
+            benign, negatives * len(malignant), replace=False
+        )
     return np.sort(np.concatenate([malignant, benign]))
 
 
-def _dataset(matrix: np.ndarray, target: np.ndarray, names: list[str], texts: list[str]) -> lightgbm.Dataset:
-    return lightgbm.Dataset(matrix, target, feature_name=names, categorical_feature=texts, free_raw_data=True)
+def _dataset(
+    matrix: np.ndarray, target: np.ndarray, names: list[str], texts: list[str]
+) -> lightgbm.Dataset:
+    return lightgbm.Dataset(
+        matrix, target, feature_name=names, categorical_feature=texts, free_raw_data=True
+    )
 
 
 def _parameters(seed: int) -> dict[str, object]:
@@ -136,7 +173,8 @@ def _parameters(seed: int) -> dict[str, object]:
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
-        # Folds run side by side instead: threads that wait for each other at every split lose on a busy machine.
+        # Folds run side by side instead: threads that wait for each other at every split lose on a
+        # busy machine.
         "num_threads": 1,
         "verbosity": -1,
     }

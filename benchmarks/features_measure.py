@@ -1,7 +1,9 @@
-"""One side of the features benchmark in a process of its own, so that its time and peak memory are its own.
+"""One side of the features benchmark in a process of its own, so that its time and peak memory are
+its own.
 
-`python benchmarks/features_measure.py SIDE CSV FAMILY,FAMILY…` prints one JSON line; imports are not counted. Sides:
-`isic`, `pandas`, and `pandas-grouped-once`, which groups once per family and not once per column.
+`python benchmarks/features_measure.py SIDE CSV FAMILY,FAMILY…` prints one JSON line; imports are
+not counted. Sides: `isic`, `pandas`, and `pandas-grouped-once`, which groups once per family and
+not once per column.
 """
 
 from __future__ import annotations
@@ -52,8 +54,14 @@ def main() -> None:
 
 
 def _peak_gb() -> float:
-    """Peak resident memory since this program began; `getrusage` would count what the parent held before."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    """Peak resident memory since this program began; `getrusage` would count what the parent held
+    before.
+    """
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024 / 1e9
 
 

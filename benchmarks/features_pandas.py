@@ -1,7 +1,8 @@
-"""The usual way of the public notebooks: one `groupby().transform` per column and statistic, scikit-learn per patient.
+"""The usual way of the public notebooks: one `groupby().transform` per column and statistic,
+scikit-learn per patient.
 
-The other side of the features benchmark. As in the notebooks every column and statistic groups the frame anew;
-`regroup=False` groups once per family instead, which is kinder than they are.
+The other side of the features benchmark. As in the notebooks every column and statistic groups the
+frame anew; `regroup=False` groups once per family instead, which is kinder than they are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ from isic.tabular import feature_families
 from isic.tabular.names import OFFICIAL
 from isic.tabular.spaces import DUCKLING
 
-LESION = ("age", "border", "colour", "composite", "location", "shape", "size", "texture", "colour_pairs")
+LESION = (
+    "age",
+    "border",
+    "colour",
+    "composite",
+    "location",
+    "shape",
+    "size",
+    "texture",
+    "colour_pairs",
+)
 KEYS = {
     "patient": [PATIENT],
     "site": [PATIENT, "anatom_site_general"],
@@ -67,7 +78,8 @@ def outlier_factor(frame: pd.DataFrame) -> pd.Series:
     out = pd.Series(1.0, index=frame.index)
     for _, rows in table.groupby(frame[PATIENT]):
         if len(rows) > 2:
-            # A column without any value (no age known) says nothing; elsewhere a gap becomes the patient's mean.
+            # A column without any value (no age known) says nothing; elsewhere a gap becomes the
+            # patient's mean.
             rows = rows.assign(**dict.fromkeys(rows.columns[rows.isna().all()], 0.0))
             scaled = np.nan_to_num(StandardScaler().fit_transform(rows))
             model = LocalOutlierFactor(n_neighbors=min(len(rows) - 1, 30), n_jobs=2).fit(scaled)
@@ -90,13 +102,21 @@ def _raw(frame: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def _formula(frame: pd.DataFrame, formula: str) -> pd.Series:
-    return eval(formula, {"__builtins__": {}, **_FUNCTIONS}, {name: frame[column] for name, column in OFFICIAL.items()})
+    return eval(
+        formula,
+        {"__builtins__": {}, **_FUNCTIONS},
+        {name: frame[column] for name, column in OFFICIAL.items()},
+    )
 
 
 def _column(frame: pd.DataFrame, name: str) -> pd.Series:
     if name in OFFICIAL or name in frame:
         return frame[OFFICIAL.get(name, name)]
-    features = {feature.name: feature for family in feature_families().values() for feature in family.features}
+    features = {
+        feature.name: feature
+        for family in feature_families().values()
+        for feature in family.features
+    }
     return _formula(frame, features[name].formula)
 
 
@@ -114,11 +134,16 @@ def _family(frame: pd.DataFrame, name: str, regroup: bool) -> dict[str, pd.Serie
 
     if way == "level":
         return {feature: _level(groups, feature) for feature in features}
-    return {feature: _WAYS[way](_column(frame, feature.split("__")[1]), groups) for feature in features}
+    return {
+        feature: _WAYS[way](_column(frame, feature.split("__")[1]), groups) for feature in features
+    }
 
 
 def _z(values: pd.Series, groups: Groups) -> pd.Series:
-    mean, sd = groups()[values.name].transform("mean"), groups()[values.name].transform("std", ddof=0)
+    mean, sd = (
+        groups()[values.name].transform("mean"),
+        groups()[values.name].transform("std", ddof=0),
+    )
     return (values - mean) / (sd + 1e-5)
 
 
@@ -174,13 +199,20 @@ def _counts(frame: pd.DataFrame) -> dict[str, pd.Series]:
     for name, key in keys.items():
         found[f"patient_{name}_count"] = frame.groupby(key, dropna=False)[ID].transform("size")
         found[f"patient_{name}_share"] = found[f"patient_{name}_count"] / found["patient_count"]
-    found["patient_site_area"] = frame.groupby(KEYS["site"], dropna=False)["tbp_lv_areaMM2"].transform("sum")
+    found["patient_site_area"] = frame.groupby(KEYS["site"], dropna=False)[
+        "tbp_lv_areaMM2"
+    ].transform("sum")
     found["patient_area_share"] = frame["tbp_lv_areaMM2"] / (area + 1e-5)
     smaller = patient["clin_size_long_diam_mm"].rank() - 1
     found["patient_size_rank"] = smaller / found["patient_count"]
     for feature in feature_families()["patient_counts"].features:
         if feature.formula.startswith("count("):
-            key, _, level = feature.formula.removeprefix("count(").partition(") over")[0].partition(" = ")
+            key, _, level = (
+                feature.formula.removeprefix("count(").partition(") over")[0].partition(" = ")
+            )
             own = frame[key if key in frame else f"tbp_lv_{key}"] == level
             found[feature.name] = own.groupby(frame[PATIENT]).transform("sum")
-    return {feature.name: found[feature.name] for feature in feature_families()["patient_counts"].features}
+    return {
+        feature.name: found[feature.name]
+        for feature in feature_families()["patient_counts"].features
+    }

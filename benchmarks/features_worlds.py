@@ -1,9 +1,9 @@
 """Two made-up populations that show what patient-relative features are for.
 
-In the `absolute` world all patients are alike and a malignant lesion is dark and large as such; patients have few
-lesions, so that their own mean says little. In the `relative` world patients differ in colour and size of all their
-lesions, and a malignant one differs from its own patient only: it looks like any lesion of another. Half of the
-patients have nothing malignant.
+In the `absolute` world all patients are alike and a malignant lesion is dark and large as such;
+patients have few lesions, so that their own mean says little. In the `relative` world patients
+differ in colour and size of all their lesions, and a malignant one differs from its own patient
+only: it looks like any lesion of another. Half of the patients have nothing malignant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from isic.tabular import build_features
 
 _LESION = ["raw", "colour", "size"]
 _RELATIVE = ["patient_z", "patient_rank", "patient_median"]
-#: World → patients, lesions of each, and how far patients' own levels lie apart in sd of lesions of one patient.
+#: World → patients, lesions of each, and how far patients' own levels lie apart in sd of lesions of
+#: one patient.
 _WORLDS = {"absolute": (2400, 5, 0.0), "relative": (120, 100, 3.0)}
 #: How far a malignant lesion lies off, in two measurements, in the same unit.
 _OFF = 2.5
@@ -34,7 +35,11 @@ def population(world: str, seed: int) -> pd.DataFrame:
     count = patients * lesions
     patient = np.repeat(np.arange(patients), lesions)
     target = (rng.random(count) < 0.02) & (patient % 2 == 0)
-    signs = apart * rng.normal(size=(patients, 2))[patient] + rng.normal(size=(count, 2)) + _OFF * target[:, None]
+    signs = (
+        apart * rng.normal(size=(patients, 2))[patient]
+        + rng.normal(size=(count, 2))
+        + _OFF * target[:, None]
+    )
     frame = pd.DataFrame({name: rng.normal(10, 1, count) for name in NUMERIC})
     frame = frame.assign(
         isic_id=[f"ISIC_{number:07d}" for number in range(count)],
@@ -56,7 +61,9 @@ def population(world: str, seed: int) -> pd.DataFrame:
 
 
 def compare(seeds: int) -> dict[str, Any]:
-    """pAUC of lesion and of patient-relative families in both worlds, and the paired gain of the rightful winner."""
+    """pAUC of lesion and of patient-relative families in both worlds, and the paired gain of the
+    rightful winner.
+    """
     found: dict[str, Any] = {}
     won: dict[str, list[float]] = {}
     for world, winner in (("absolute", "lesion"), ("relative", "relative")):
@@ -68,7 +75,9 @@ def compare(seeds: int) -> dict[str, Any]:
             "relative": ladder.out_of_fold(features, folds, _RELATIVE, seeds),
             "both": ladder.out_of_fold(features, folds, [*_LESION, *_RELATIVE], seeds),
         }
-        found[world] = {name: round(pauc(frame[TARGET], score), 4) for name, score in scores.items()}
+        found[world] = {
+            name: round(pauc(frame[TARGET], score), 4) for name, score in scores.items()
+        }
         loser = "relative" if winner == "lesion" else "lesion"
         gain = paired_difference(frame[TARGET], scores[winner], scores[loser], frame[PATIENT], 500)
         won[f"{winner}_families_win_in_the_{world}_world"] = [round(value, 4) for value in gain]

@@ -1,8 +1,8 @@
 """What every benchmark shares: arguments, a fair way to compare, the machine, and the result file.
 
-Benchmarks run as scripts (`python benchmarks/NAME.py [--quick]`), so they import this as `harness`. A full run writes
-`benchmarks/results/NAME.json`; a quick one goes to `benchmarks/results/quick/`, which git ignores, so that a minute's
-look never replaces kept numbers.
+Benchmarks run as scripts (`python benchmarks/NAME.py [--quick]`), so they import this as `harness`.
+A full run writes `benchmarks/results/NAME.json`; a quick one goes to `benchmarks/results/quick/`,
+which git ignores, so that a minute's look never replaces kept numbers.
 """
 
 from __future__ import annotations
@@ -47,16 +47,24 @@ PACKAGES = (
 
 
 def arguments(description: str, parts: Sequence[str] = ()) -> argparse.Namespace:
-    """The command line of a benchmark: `--quick` for a minute's version, `--only PART` where it has parts."""
+    """The command line of a benchmark: `--quick` for a minute's version, `--only PART` where it has
+    parts.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
+    parser.add_argument(
+        "--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept"
+    )
     if parts:
-        parser.add_argument("--only", choices=parts, help="measure this part; the kept numbers of the others stay")
+        parser.add_argument(
+            "--only", choices=parts, help="measure this part; the kept numbers of the others stay"
+        )
     return parser.parse_args()
 
 
 class NotMeasured(Exception):
-    """A part that cannot be measured here, with the reason: real data, a finished pipeline or a GPU is missing."""
+    """A part that cannot be measured here, with the reason: real data, a finished pipeline or a GPU
+    is missing.
+    """
 
 
 def run_parts(
@@ -67,11 +75,12 @@ def run_parts(
     quick: bool,
     only: str | None = None,
 ) -> int:
-    """Measure the parts in turn (`only`: these, separated by commas), report after each, return the exit status.
+    """Measure the parts in turn (`only`: these, separated by commas), report after each, return the
+    exit status.
 
-    `parts` return their numbers, `judge` compares numbers with the targets: None for a target without a number, and
-    for all of a quick run, whose inputs are smaller. A part
-    that raises leaves the others' numbers and makes the status 1; `NotMeasured` leaves them and the status.
+    `parts` return their numbers, `judge` compares numbers with the targets: None for a target
+    without a number, and for all of a quick run, whose inputs are smaller. A part that raises
+    leaves the others' numbers and makes the status 1; `NotMeasured` leaves them and the status.
     """
     failed = []
     start = not only
@@ -112,7 +121,9 @@ def processor_seconds() -> float:
 
 
 def real_data() -> Path | None:
-    """Folder of the real SLICE-3D part (`ISIC_REAL_DATA`, else ../shared/data/slice3d), or None where it is absent."""
+    """Folder of the real SLICE-3D part (`ISIC_REAL_DATA`, else ../shared/data/slice3d), or None
+    where it is absent.
+    """
     folder = Path(os.environ.get("ISIC_REAL_DATA") or ROOT.parent / "shared" / "data" / "slice3d")
     return folder if (folder / "README.md").is_file() else None
 
@@ -122,7 +133,9 @@ DRAWN = 4_000
 
 
 def official(lesions: int, images: bool) -> Path:
-    """The official files of so many generated lesions, made once in the temporary folder; tiles repeat."""
+    """The official files of so many generated lesions, made once in the temporary folder; tiles
+    repeat.
+    """
     import h5py
     import pandas as pd
 
@@ -134,7 +147,9 @@ def official(lesions: int, images: bool) -> Path:
     if home.is_dir():
         return home
     with atomic_dir(home) as folder:
-        write_sample(folder, max(10, lesions // 400), lesions, max(5, lesions // 1000), seed=17, images=False)
+        write_sample(
+            folder, max(10, lesions // 400), lesions, max(5, lesions // 1000), seed=17, images=False
+        )
         if images:
             names = pd.read_csv(folder / "train-metadata.csv", usecols=[ID])[ID].tolist()
             few = min(lesions, DRAWN)
@@ -148,10 +163,13 @@ def official(lesions: int, images: bool) -> Path:
     return home
 
 
-def alternating(sides: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1) -> dict[str, float]:
+def alternating(
+    sides: Mapping[str, Callable[[], Any]], rounds: int, warmup: int = 1
+) -> dict[str, float]:
     """Median seconds of each side, measured in turn within every round.
 
-    Turns, because clock speed and neighbours drift over minutes: a ratio of two blocks would measure the drift.
+    Turns, because clock speed and neighbours drift over minutes: a ratio of two blocks would
+    measure the drift.
     """
     for _ in range(warmup):
         for side in sides.values():
@@ -166,18 +184,27 @@ def alternating(sides: Mapping[str, Callable[[], Any]], rounds: int, warmup: int
 
 
 def peak_memory_gb() -> float:
-    """Peak resident memory in GB of this process, or of its largest finished child if that was larger."""
-    kilobytes = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """Peak resident memory in GB of this process, or of its largest finished child if that was
+    larger.
+    """
+    kilobytes = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return kilobytes * 1024 / 1e9
 
 
 def machine() -> dict[str, Any]:
-    """Processor, usable cores, memory, thread settings, and the GPU where torch was imported and sees one."""
+    """Processor, usable cores, memory, thread settings, and the GPU where torch was imported and
+    sees one.
+    """
     gpu = _gpu()
     return {
         **({"gpu": gpu} if gpu else {}),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -213,7 +240,8 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
     )
 
 
@@ -229,7 +257,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with `+` when tracked files differ from it; of a copy without git, ISIC_COMMIT."""
+    """The checkout's commit, with `+` when tracked files differ from it; of a copy without git,
+    ISIC_COMMIT.
+    """
     # A copy may lie inside another checkout, whose commit says nothing of it.
     own = _git("rev-parse", "--show-toplevel") == str(ROOT)
     found = _git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+") if own else ""
@@ -262,17 +292,24 @@ def report(
 ) -> None:
     """Write the result file and print the closing JSON line.
 
-    `targets` and `met` have the same keys, one per target of the benchmark's issue; `met` is None where the target
-    could not be measured (real data absent, no GPU, quick run). With `only`, the part that was measured, numbers of
-    other parts stay as they are in the file, and `parts` says when and at which commit this one was made. Numbers of
-    another machine or GPU never share a file; with `start` (the first part of a whole run) they are replaced. `spent`
-    (seconds of the part) goes into its stamp.
+    `targets` and `met` have the same keys, one per target of the benchmark's issue; `met` is None
+    where the target could not be measured (real data absent, no GPU, quick run). With `only`, the
+    part that was measured, numbers of other parts stay as they are in the file, and `parts` says
+    when and at which commit this one was made. Numbers of another machine or GPU never share a
+    file; with `start` (the first part of a whole run) they are replaced. `spent` (seconds of the
+    part) goes into its stamp.
     """
     if set(targets) != set(met):
         raise ValueError(f"targets and met differ: {sorted(set(targets) ^ set(met))}")
     stamp = made()
     path = _file(name, quick, stamp["machine"], only is None or start)
-    result = {"name": name, "measured": dict(measured), "targets": dict(targets), "met": dict(met), **stamp}
+    result = {
+        "name": name,
+        "measured": dict(measured),
+        "targets": dict(targets),
+        "met": dict(met),
+        **stamp,
+    }
     if only is not None:
         result["parts"] = {only: stamp | dict(spent or {})}
         if path.is_file() and _same_machine(read_json(path)["machine"], stamp["machine"]):
@@ -283,7 +320,9 @@ def report(
 
 
 def _merged(kept: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """A kept result with one part measured anew; machine, commit and date of the rest stay those of the kept one."""
+    """A kept result with one part measured anew; machine, commit and date of the rest stay those of
+    the kept one.
+    """
     found = {key: value for key, value in new["met"].items() if value is not None}
     met = {key: found.get(key, kept["met"].get(key)) for key in new["targets"]}
     return {

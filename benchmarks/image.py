@@ -1,10 +1,12 @@
-"""Speed of the image side against its targets: loader, input path, step, embedding, formats, validation, compiling.
+"""Speed of the image side against its targets: loader, input path, step, embedding, formats,
+validation, compiling.
 
-Runs on the CPU always and on a GPU where there is one, in parts; every number is reported as soon as it is there, and
-a part that fails takes no other with it. On a GPU the networks and the recipe are those of the full preset, from random
-weights, on a CPU the demo's. Tiles are generated, or the real ones where they are at hand (ISIC_REAL_DATA). A rented
-GPU box needs torch, timm and what `benchmarks/gpu_wheels.py` lists, no tracker. Targets that only a GPU can answer
-stay unanswered without one.
+Runs on the CPU always and on a GPU where there is one, in parts; every number is reported as soon
+as it is there, and a part that fails takes no other with it. On a GPU the networks and the recipe
+are those of the full preset, from random weights, on a CPU the demo's. Tiles are generated, or the
+real ones where they are at hand (ISIC_REAL_DATA). A rented GPU box needs torch, timm and what
+`benchmarks/gpu_wheels.py` lists, no tracker. Targets that only a GPU can answer stay unanswered
+without one.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ from isic.scale.estimate import memory_gb
 PARTS = ("step", "loader", "parity", "embedding", "compile", "validation", "input")
 
 TARGETS = {
-    "a_loader": "training / same step, resident batch >= 0.95 on a GPU (eva02_base, convnextv2_nano), 0.9 on CPU",
+    "a_loader": (
+        "training / same step, resident batch >= 0.95 on a GPU (eva02_base, convnextv2_nano), 0.9"
+        " on CPU"
+    ),
     "b_input_path": "images a second and core / the usual per-image path >= 2.5",
     "b_wait": "data wait of a GPU epoch of eva02_base with 8 workers <= 0.05",
     "c_plain": "the step / a plain fp32 loop >= 3 on a GPU",
@@ -59,7 +64,9 @@ TARGETS = {
     "d_embedding": "embedding / forward only >= 0.9",
     "d_memory": "memory grows by less than 50 MB from a quarter of the tiles to all",
     "e_validation": "validation / epoch <= 0.1",
-    "f_parity": "fp16 against fp32 on a GPU: median <= 3e-3, max <= 2e-2 of a logit, pAUC within 5e-4",
+    "f_parity": (
+        "fp16 against fp32 on a GPU: median <= 3e-3, max <= 2e-2 of a logit, pAUC within 5e-4"
+    ),
 }
 
 #: The presets' backbones by their names there.
@@ -74,7 +81,9 @@ class Bench(NamedTuple):
     target: np.ndarray
     device: torch.device
     quick: bool
-    runs: dict[str, Run]  # made so far, by model; kept, since to draw the weights of a large one takes seconds
+    runs: dict[
+        str, Run
+    ]  # made so far, by model; kept, since to draw the weights of a large one takes seconds
 
     @property
     def gpu(self) -> bool:
@@ -91,7 +100,9 @@ class Bench(NamedTuple):
         """A run without an end, at the recipe's full learning rate from its first step."""
         if model not in self.runs:
             endless = {"epochs": 10**6, "warmup": 0.0, "schedule": "constant"}
-            self.runs[model] = prepare(self.target, self.recipe(model).model_copy(update=endless), 0)
+            self.runs[model] = prepare(
+                self.target, self.recipe(model).model_copy(update=endless), 0
+            )
         return self.runs[model]
 
     def model(self, name: str, precision: str) -> Model:
@@ -101,7 +112,9 @@ class Bench(NamedTuple):
         return Model(net, run.spec, "none", precision)
 
     def recipe(self, model: str) -> ImageRecipe:
-        """The full preset's recipe for its backbones, from random weights; the demo's for a demo network."""
+        """The full preset's recipe for its backbones, from random weights; the demo's for a demo
+        network.
+        """
         image = load_params(harness.ROOT / "params.yaml").image
         if model.startswith("demo"):
             return image.recipe(model.removeprefix("demo_"))
@@ -111,7 +124,9 @@ class Bench(NamedTuple):
         laid = read_yaml(harness.ROOT / "pipelines" / "presets" / "full.yaml")["image"]
         values = image.train.model_dump() | laid["train"] | laid["backbones"]["__replace__"][model]
         augment = values["augment"] if _albumentations() else "flips"
-        return ImageRecipe.model_validate(values | {"weights": "none", "augment": augment, "tta": "none"})
+        return ImageRecipe.model_validate(
+            values | {"weights": "none", "augment": augment, "tta": "none"}
+        )
 
 
 #: Numbers as they come, and what they say of targets.
@@ -125,8 +140,8 @@ def _albumentations() -> bool:
 def compared(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each side, in turn within every round; the first round warms up.
 
-    On a GPU by the clock. On a CPU one thread does everything that is measured, and seconds are those of the processor:
-    the clock would count the neighbours.
+    On a GPU by the clock. On a CPU one thread does everything that is measured, and seconds are
+    those of the processor: the clock would count the neighbours.
     """
     now = time.perf_counter if machine.pick().type == "cuda" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -139,7 +154,9 @@ def compared(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str
 
 
 def tiles_in(folder: Path, count: int) -> tuple[TileStore, np.ndarray, np.ndarray]:
-    """Real tiles where they are at hand, else skin with a spot, sizes as in the real files; every eighth malignant."""
+    """Real tiles where they are at hand, else skin with a spot, sizes as in the real files; every
+    eighth malignant.
+    """
     real = harness.real_data()
     if real is not None:
         return _real_tiles(real, count)
@@ -149,7 +166,9 @@ def tiles_in(folder: Path, count: int) -> tuple[TileStore, np.ndarray, np.ndarra
         for name in ids:
             side = int(np.clip(random.normal(133, 18), 51, 239))
             tile = np.full((side, side, 3), random.integers(120, 220, 3), np.uint8)
-            cv2.circle(tile, (side // 2, side // 2), side // 4, random.integers(30, 120, 3).tolist(), -1)
+            cv2.circle(
+                tile, (side // 2, side // 2), side // 4, random.integers(30, 120, 3).tolist(), -1
+            )
             tile = np.clip(tile + random.normal(0, 6, tile.shape), 0, 255).astype(np.uint8)
             file[str(name)] = np.bytes_(cv2.imencode(".jpg", tile)[1].tobytes())
     return TileStore(folder / "tiles.hdf5"), ids, (np.arange(count) % 8 == 0).astype(np.int64)
@@ -200,7 +219,9 @@ def fed_and_resident(run: Run, bench: Bench) -> dict[str, float]:
 
 def usual_path(jpeg: bytes, compose: object) -> np.ndarray:
     """What most scripts do per image: Pillow, resize to 224, the heavy list there, normalise."""
-    image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
+    image = np.asarray(
+        Image.open(io.BytesIO(jpeg)).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+    )
     return compose(image=image)["image"]  # type: ignore[operator]
 
 
@@ -215,7 +236,9 @@ def _their_affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -
 
 
 def usual_compose() -> object:
-    """The same list as `heavy` with albumentations' own elastic and affine moves, flips, normalisation, for 224 px."""
+    """The same list as `heavy` with albumentations' own elastic and affine moves, flips,
+    normalisation, for 224 px.
+    """
     import albumentations as a
 
     from isic.image.training import augment
@@ -231,8 +254,12 @@ def usual_compose() -> object:
     return a.Compose([*flips, *inner, a.Normalize()])
 
 
-def input_paths(tiles: TileStore, ids: np.ndarray, count: int, device: torch.device) -> dict[str, float]:
-    """Seconds for `count` tiles on one core, by the usual path and by ours including resize and normalisation."""
+def input_paths(
+    tiles: TileStore, ids: np.ndarray, count: int, device: torch.device
+) -> dict[str, float]:
+    """Seconds for `count` tiles on one core, by the usual path and by ours including resize and
+    normalisation.
+    """
     usual, ours = usual_compose(), Augmenter("heavy", 0)
     names = list(islice(cycle(ids.tolist()), count))
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -260,16 +287,21 @@ def input_paths(tiles: TileStore, ids: np.ndarray, count: int, device: torch.dev
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return compared({"usual": theirs, "ours": mine, "loader": loader}, rounds=2 if device.type == "cuda" else 3)
+        return compared(
+            {"usual": theirs, "ours": mine, "loader": loader},
+            rounds=2 if device.type == "cuda" else 3,
+        )
     finally:
         torch.set_num_threads(threads)
 
 
 def step_sides(run: Run, bench: Bench, steps: int, compiled: bool) -> dict[str, Callable[[], None]]:
-    """Some steps of ours, of a plain fp32 loop and of timm's settings, each on the same resident tiles.
+    """Some steps of ours, of a plain fp32 loop and of timm's settings, each on the same resident
+    tiles.
 
-    Ours has the whole recipe: resize and normalisation of raw tiles, mixup, accumulation, clipping, averaged weights.
-    The others get normalised pixels and do forward, backward and AdamW on as many tiles.
+    Ours has the whole recipe: resize and normalisation of raw tiles, mixup, accumulation, clipping,
+    averaged weights. The others get normalised pixels and do forward, backward and AdamW on as many
+    tiles.
     """
     group = next(groups_of(run, bench.tiles, bench.ids, 8 if bench.gpu else 0))
     wanted = [run.target[torch.from_numpy(batch.slot.rows).to(run.device)] for batch in group]
@@ -284,14 +316,22 @@ def step_sides(run: Run, bench: Bench, steps: int, compiled: bool) -> dict[str, 
 
 
 def _loop_of(
-    run: Run, pairs: list[tuple[torch.Tensor, torch.Tensor]], steps: int, tuned: bool, compiled: bool
+    run: Run,
+    pairs: list[tuple[torch.Tensor, torch.Tensor]],
+    steps: int,
+    tuned: bool,
+    compiled: bool,
 ) -> Callable[[], None]:
-    """Plain: float32 without TF32. Tuned: 16 bits, channels last, fused AdamW, cudnn.benchmark, TF32 for the rest."""
+    """Plain: float32 without TF32. Tuned: 16 bits, channels last, fused AdamW, cudnn.benchmark,
+    TF32 for the rest.
+    """
     layout = torch.channels_last if tuned else torch.contiguous_format
     net = copy.deepcopy(run.net).to(memory_format=layout).train()
     forward = torch.compile(net) if compiled else net
     precision = machine.pick_precision("auto" if tuned else "fp32", run.device)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=tuned and run.device.type == "cuda")
+    optimiser = torch.optim.AdamW(
+        net.parameters(), lr=1e-4, fused=tuned and run.device.type == "cuda"
+    )
     held = [(pixels.contiguous(memory_format=layout), wanted) for pixels, wanted in pairs]
 
     def one() -> None:
@@ -323,7 +363,9 @@ def embedding(bench: Bench, name: str, count: int, precision: str) -> dict[str, 
     model = bench.model(name, precision)
     names = list(islice(cycle(bench.ids.tolist()), count))
     side, device = model.spec.size, bench.device
-    held = torch.randn(128, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    held = torch.randn(128, 3, side, side, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
 
     def forward() -> None:
         with torch.inference_mode(), machine.exact_products():
@@ -337,19 +379,24 @@ def embedding(bench: Bench, name: str, count: int, precision: str) -> dict[str, 
 
 
 def memory_growth_mb(bench: Bench, name: str, count: int) -> float:
-    """Growth of peak memory from embedding a quarter of `count` tiles to all of them, less what is returned."""
+    """Growth of peak memory from embedding a quarter of `count` tiles to all of them, less what is
+    returned.
+    """
     model = bench.model(name, "fp32")
     peaks = []
     for part in (count // 4, count):
         said = embed(model, bench.tiles, list(islice(cycle(bench.ids.tolist()), part)))
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - said.embeddings.nbytes / 1e6)
+        peaks.append(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - said.embeddings.nbytes / 1e6
+        )
     return peaks[1] - peaks[0]
 
 
 def validation_share(run: Run, bench: Bench) -> float:
     """Seconds of a validation / seconds of the epochs it stands for.
 
-    Half of the positives and, on a CPU, 200 negatives are held out, on a GPU as many as the recipe says.
+    Half of the positives and, on a CPU, 200 negatives are held out, on a GPU as many as the recipe
+    says.
     """
     target = bench.target
     negatives = run.recipe.validate_negatives if bench.gpu else 200
@@ -376,9 +423,11 @@ def waiting(run: Run, bench: Bench, workers: int) -> float:
 
 
 def formats_compared(bench: Bench, name: str, count: int) -> Iterator[dict[str, Any]]:
-    """Scores of `count` tiles by a network of some training, in every number format, one after the other.
+    """Scores of `count` tiles by a network of some training, in every number format, one after the
+    other.
 
-    Differences are those to fp32 on the same GPU without TF32; `home` compares that with fp32 on the CPU.
+    Differences are those to fp32 on the same GPU without TF32; `home` compares that with fp32 on
+    the CPU.
     """
     names, target = bench.ids[:count].tolist(), bench.target[:count]
 
@@ -409,7 +458,9 @@ def _tf32(bench: Bench, name: str, names: list[str]) -> np.ndarray:
     with torch.inference_mode():
         for start in range(0, len(names), 128):
             canvas, sizes = pack([bench.tiles.image(name) for name in names[start : start + 128]])
-            levels = resize(canvas.to(bench.device), sizes.to(bench.device), spec.size, spec.interpolation)
+            levels = resize(
+                canvas.to(bench.device), sizes.to(bench.device), spec.size, spec.interpolation
+            )
             said.append(model.net.describe(normalise(levels, spec.mean, spec.std))[0].cpu())
     return torch.cat(said).numpy()
 
@@ -430,7 +481,9 @@ def loader_part(bench: Bench) -> Found:
         measured: dict[str, Any] = {f"a_tiles_per_second_{name}": tiles / seconds["fed"]}
         if bench.gpu:
             measured[f"a_memory_gb_{name}"] = machine.peak_memory_gb(bench.device)
-            measured[f"a_memory_gb_estimated_{name}"] = memory_gb(run.recipe, CATALOGUE[run.recipe.model])
+            measured[f"a_memory_gb_estimated_{name}"] = memory_gb(
+                run.recipe, CATALOGUE[run.recipe.model]
+            )
         yield measured | {"a_each": dict(ratios)}, {}
     worst = min(ratios.values()) if bench.gpu else ratios["demo_convnext"]
     yield {"a_loader": worst}, {"a_loader": worst >= (0.95 if bench.gpu else 0.9)}
@@ -446,7 +499,9 @@ def input_part(bench: Bench) -> Found:
         yield {"b_wait_convnext": waiting(bench.run("convnext"), bench, 8)}, {}
     count = 128 if bench.quick or bench.gpu else 512
     paths = input_paths(bench.tiles, bench.ids, count, bench.device)
-    measured: dict[str, Any] = {f"b_{name}_ms": 1e3 * paths[name] / count for name in ("usual", "ours", "loader")}
+    measured: dict[str, Any] = {
+        f"b_{name}_ms": 1e3 * paths[name] / count for name in ("usual", "ours", "loader")
+    }
     # What a core does where a GPU resizes and normalises.
     measured["b_loader_alone"] = paths["usual"] / paths["loader"]
     measured["b_input_path"] = paths["usual"] / paths["ours"]
@@ -474,7 +529,9 @@ def step_part(bench: Bench) -> Found:
 
 
 def compile_part(bench: Bench) -> Found:
-    """Compiled steps of ours and of timm's settings; on a CPU compiling takes minutes and is left out."""
+    """Compiled steps of ours and of timm's settings; on a CPU compiling takes minutes and is left
+    out.
+    """
     for name in reversed(bench.models) if bench.gpu else ():
         sides = step_sides(bench.run(name), bench, 4, compiled=True)
         for side, go in sides.items():
@@ -487,7 +544,11 @@ def compile_part(bench: Bench) -> Found:
 
 def embedding_part(bench: Bench) -> Found:
     shares = []
-    some = {"eva02": 6_400, "convnext": 19_200} if bench.gpu else {"vit_tiny": 128 if bench.quick else 256}
+    some = (
+        {"eva02": 6_400, "convnext": 19_200}
+        if bench.gpu
+        else {"vit_tiny": 128 if bench.quick else 256}
+    )
     for name, count in some.items():
         for precision in ("fp16", "bf16", "fp32") if bench.gpu else ("fp32",):
             tiles = count if precision == "fp16" or not bench.gpu else count // 4
@@ -517,7 +578,10 @@ def parity_part(bench: Bench) -> Found:
             found[name] |= part
             yield {"f_each": found}, {}
     if found:
-        worst = {key: max(one["fp16"][key] for one in found.values()) for key in ("median", "max", "pauc")}
+        worst = {
+            key: max(one["fp16"][key] for one in found.values())
+            for key in ("median", "max", "pauc")
+        }
         met = worst["median"] <= 3e-3 and worst["max"] <= 2e-2 and worst["pauc"] <= 5e-4
         yield {"f_parity": worst["max"]}, {"f_parity": met}
 
@@ -556,7 +620,9 @@ def main() -> int:
             measured, met = dict(about), dict.fromkeys(TARGETS)
             try:
                 for numbers, verdicts in parts[part](bench):
-                    measured |= numbers | {f"seconds_{part}": round(time.perf_counter() - started, 1)}
+                    measured |= numbers | {
+                        f"seconds_{part}": round(time.perf_counter() - started, 1)
+                    }
                     met |= verdicts
                     harness.report("image", measured, TARGETS, met, options.quick, part, start)
                     start = False

@@ -1,9 +1,11 @@
-"""Prediction end to end against its parts run alone, memory against size, loading, three rows, and the gate.
+"""Prediction end to end against its parts run alone, memory against size, loading, three rows, and
+the gate.
 
-Needs a bundle: `dvc repro` makes models/bundle, `--bundle FOLDER` names another. 100,000 generated lesions are scored
-by the chain of the bundle's first fold (one image model a backbone): further folds repeat the same work; for memory
-10,000 and 500,000. Parts are decoding every tile once per model, forward passes, features and stacker; decoding and
-forward passes are measured on a tenth of the lesions and scaled, being linear in them.
+Needs a bundle: `dvc repro` makes models/bundle, `--bundle FOLDER` names another. 100,000 generated
+lesions are scored by the chain of the bundle's first fold (one image model a backbone): further
+folds repeat the same work; for memory 10,000 and 500,000. Parts are decoding every tile once per
+model, forward passes, features and stacker; decoding and forward passes are measured on a tenth of
+the lesions and scaled, being linear in them.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ def main() -> int:
     few, many = (500, 2_000) if chosen.quick else (10_000, 500_000)
     with tempfile.TemporaryDirectory() as name:
         parts: dict[str, Callable[[], dict[str, float]]] = {
-            "prediction": lambda: measure_prediction(existing(bundle), Path(name), lesions, chosen.data),
+            "prediction": lambda: measure_prediction(
+                existing(bundle), Path(name), lesions, chosen.data
+            ),
             "memory": lambda: measure_memory(existing(bundle), few, many),
             "gate": lambda: measure_gate(Path(name) / "gate", 20_000 if chosen.quick else 401_059),
         }
@@ -87,15 +91,25 @@ def existing(bundle: Path) -> Path:
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
-    parser.add_argument("--only", choices=PARTS, help="measure this part; the kept numbers of the others stay")
-    parser.add_argument("--bundle", type=Path, help="a bundle folder instead of this checkout's models/bundle")
-    parser.add_argument("--data", type=Path, help="where the generated lesions are, or are to be, kept")
+    parser.add_argument(
+        "--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept"
+    )
+    parser.add_argument(
+        "--only", choices=PARTS, help="measure this part; the kept numbers of the others stay"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, help="a bundle folder instead of this checkout's models/bundle"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="where the generated lesions are, or are to be, kept"
+    )
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def measure_prediction(folder: Path, work: Path, lesions: int, data: Path | None) -> dict[str, float]:
+def measure_prediction(
+    folder: Path, work: Path, lesions: int, data: Path | None
+) -> dict[str, float]:
     """Prediction of `lesions` generated lesions, whole and in parts, and its start."""
     raw = generated(work, lesions, data)
     three_rows = spent(lambda: three(folder, raw, work / "scores.csv"))
@@ -113,7 +127,9 @@ def measure_prediction(folder: Path, work: Path, lesions: int, data: Path | None
         **{f"{part}_seconds": each.wall for part, each in parts.items()},
         **{f"{part}_processor_seconds": each.processor for part, each in parts.items()},
         "end_to_end_to_parts": sum(each.wall for each in parts.values()) / large["wall"],
-        "end_to_end_to_parts_processor": sum(each.processor for each in parts.values()) / large["processor"],
+        "end_to_end_to_parts_processor": (
+            sum(each.processor for each in parts.values()) / large["processor"]
+        ),
         "images_per_second": models * lesions / large["wall"],
         "load_seconds": loading.wall,
         "load_processor_seconds": loading.processor,
@@ -123,8 +139,13 @@ def measure_prediction(folder: Path, work: Path, lesions: int, data: Path | None
 
 
 def measure_memory(folder: Path, few: int, many: int) -> dict[str, float]:
-    """Peak memory of predicting `few` and `many` lesions: what grows is a table's rows, not its tiles."""
-    low, high = (elsewhere(folder, harness.official(lesions, images=True))["peak_gb"] for lesions in (few, many))
+    """Peak memory of predicting `few` and `many` lesions: what grows is a table's rows, not its
+    tiles.
+    """
+    low, high = (
+        elsewhere(folder, harness.official(lesions, images=True))["peak_gb"]
+        for lesions in (few, many)
+    )
     return {
         "memory_lesions": many,
         "peak_memory_gb": high,
@@ -143,7 +164,9 @@ def generated(work: Path, lesions: int, data: Path | None) -> Path:
 
 
 class Spent(NamedTuple):
-    """Seconds by the clock, and of processors, children's included: the second do not grow with a busy neighbour."""
+    """Seconds by the clock, and of processors, children's included: the second do not grow with a
+    busy neighbour.
+    """
 
     wall: float
     processor: float
@@ -160,7 +183,9 @@ def spent(work: Callable[[], Any]) -> Spent:
 
 
 def whole(folder: Path, raw: Path) -> None:
-    """From files to a file, in this process; prints seconds, without those of importing libraries, and peak memory."""
+    """From files to a file, in this process; prints seconds, without those of importing libraries,
+    and peak memory.
+    """
     load(folder)
 
     def work() -> None:
@@ -174,8 +199,14 @@ def whole(folder: Path, raw: Path) -> None:
 
 
 def own_peak_gb() -> float:
-    """Peak resident memory of this program; `getrusage` would count what its parent held when it was started."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    """Peak resident memory of this program; `getrusage` would count what its parent held when it
+    was started.
+    """
+    (line,) = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    ]
     return int(line.split()[1]) * 1024 / 1e9
 
 
@@ -188,8 +219,17 @@ def elsewhere(folder: Path, raw: Path) -> dict[str, float]:
 
 def three(folder: Path, raw: Path, out: Path) -> None:
     """`isic predict` on the three official-form test rows, in a process of its own."""
-    files = ["--metadata", str(raw / "test-metadata.csv"), "--images", str(raw / "test-image.hdf5"), "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "isic.cli", "predict", "--model", str(folder), *files], check=True)
+    files = [
+        "--metadata",
+        str(raw / "test-metadata.csv"),
+        "--images",
+        str(raw / "test-image.hdf5"),
+        "--out",
+        str(out),
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "isic.cli", "predict", "--model", str(folder), *files], check=True
+    )
 
 
 def load(folder: Path) -> Bundle:
@@ -253,9 +293,13 @@ def forward(bundle: Bundle, fold: int, tiles: TileStore, ids: list[str]) -> Spen
 
 
 def measure_gate(folder: Path, count: int) -> dict[str, float]:
-    """Seconds of the gate's comparison of two stored sets of scores: from files to checks, by the committed params."""
+    """Seconds of the gate's comparison of two stored sets of scores: from files to checks, by the
+    committed params.
+    """
     layout = Layout(folder)
-    write_sample(layout.raw, max(10, count // 385), count, max(50, count // 1020), seed=5, images=False)
+    write_sample(
+        layout.raw, max(10, count // 385), count, max(50, count // 1020), seed=5, images=False
+    )
     rows = read_metadata(layout.train_metadata, train=True)
     rng = np.random.default_rng(0)
     fold = pd.factorize(rows[PATIENT])[0] % 5
@@ -273,7 +317,9 @@ def compare(layout: Layout, files: list[Path]) -> None:
     rows = gate.joined(*(pd.read_parquet(file) for file in files))
     gate._gain(settings, rows)
     gate._calibration(settings, rows)
-    list(compare_slices(gate.add_metadata(rows, layout.train_metadata), settings.min_slice_positives))
+    list(
+        compare_slices(gate.add_metadata(rows, layout.train_metadata), settings.min_slice_positives)
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Write the measured parts of README.md and docs/stacking.md from the files that hold them: `make docs`.
+"""Write the measured parts of README.md and docs/stacking.md from the files that hold them: `make
+docs`.
 
-Results come from metrics/evaluate.json, metrics/robustness.json and plots/ladder.json, speed from benchmarks/results,
-the graph from `dvc dag`.
+Results come from metrics/evaluate.json, metrics/robustness.json and plots/ladder.json, speed from
+benchmarks/results, the graph from `dvc dag`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ SECONDS = {
         "whole_times_faster": "clock",
         "outlier_factor_times_faster": "processor",
     },
-    "image": dict.fromkeys(("a_loader", "b_input_path", "c_plain", "d_embedding", "e_validation"), "processor"),
-    "predict": dict.fromkeys(("end_to_end_to_parts", "load_seconds", "three_rows_seconds", "gate_seconds"), "clock"),
+    "image": dict.fromkeys(
+        ("a_loader", "b_input_path", "c_plain", "d_embedding", "e_validation"), "processor"
+    ),
+    "predict": dict.fromkeys(
+        ("end_to_end_to_parts", "load_seconds", "three_rows_seconds", "gate_seconds"), "clock"
+    ),
     "report": {"seconds_beyond_bootstrap": "clock"},
     "sample": {"rows_seconds": "clock", "tiles_seconds": "clock"},
     "scale": {"one_node_to_plain": "clock", "two_nodes_speedup": "clock"},
@@ -43,7 +48,9 @@ SECONDS = {
 
 
 class Other(NamedTuple):
-    """The same ratio by the processor's seconds, shown below the clock's and held against the same target."""
+    """The same ratio by the processor's seconds, shown below the clock's and held against the same
+    target.
+    """
 
     name: str
     at_least: bool
@@ -61,7 +68,10 @@ def result_table(root: Path) -> str:
     """The demo's scores."""
     found = json.loads((root / "metrics" / "evaluate.json").read_text())
     rows = [
-        "| out of fold, generated demo data | pAUC (chance 0.02, best 0.2) | 95 % | AUC | top-15 sensitivity |",
+        (
+            "| out of fold, generated demo data | pAUC (chance 0.02, best 0.2) | 95 % | AUC |"
+            " top-15 sensitivity |"
+        ),
         "|---|---|---|---|---|",
         *_ladder_rows(root, found),
     ]
@@ -71,20 +81,25 @@ def result_table(root: Path) -> str:
 
 
 def features_ahead(steps: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
-    """A sentence where the features alone score higher than the stack, which a reader would ask about."""
+    """A sentence where the features alone score higher than the stack, which a reader would ask
+    about.
+    """
     alone = next((step for step in steps if step["step"] == "features alone"), None)
     if alone is None or alone["pauc"] <= found["pauc"]:
         return []
     overlap = ", though the intervals overlap" if alone["low"] <= found["pauc_high"] else ""
     return [
-        f"Here the features alone score higher than with the images{overlap}: the demo has {found['positives']} "
-        "malignant lesions, its images are generated and its networks of toy size."
+        f"Here the features alone score higher than with the images{overlap}: the demo has"
+        f" {found['positives']} malignant lesions, its images are generated and its networks of toy"
+        " size."
     ]
 
 
 def _steps(root: Path) -> list[dict[str, Any]]:
     ladder, refits = root / "plots" / "ladder.json", root / "metrics" / "robustness.json"
-    steps: list[dict[str, Any]] = json.loads(refits.read_text())["steps"] if refits.is_file() else []
+    steps: list[dict[str, Any]] = (
+        json.loads(refits.read_text())["steps"] if refits.is_file() else []
+    )
     return steps + (json.loads(ladder.read_text()) if ladder.is_file() else [])
 
 
@@ -95,22 +110,31 @@ def _ladder_rows(root: Path, found: dict[str, Any]) -> Iterator[str]:
             yield f"| {step['step']} | {step['pauc']:.4f} | {interval} | {step['auc']:.4f} | |"
     interval = f"{found['pauc_low']:.4f} to {found['pauc_high']:.4f}"
     yield (
-        f"| **features and images, stacked** | **{found['pauc']:.4f}** | {interval} | {found['auc']:.4f} "
-        f"| {found['top15_sensitivity']:.3f} |"
+        f"| **features and images, stacked** | **{found['pauc']:.4f}** | {interval} |"
+        f" {found['auc']:.4f} | {found['top15_sensitivity']:.3f} |"
     )
 
 
 def speed_table(root: Path) -> str:
-    """One row per target of each committed benchmark, and one more where a ratio was also measured by the processor."""
-    rows = ["| benchmark | measured | target | met | seconds | machine |", "|---|---|---|---|---|---|"]
+    """One row per target of each committed benchmark, and one more where a ratio was also measured
+    by the processor.
+    """
+    rows = [
+        "| benchmark | measured | target | met | seconds | machine |",
+        "|---|---|---|---|---|---|",
+    ]
     for path in sorted((root / "benchmarks" / "results").glob("*.json")):
         found = json.loads(path.read_text())
         machine = found["machine"]
-        where = f"{machine.get('cores', '?')} cores{', ' + machine['gpu'] if machine.get('gpu') else ''}"
+        where = (
+            f"{machine.get('cores', '?')}"
+            f" cores{', ' + machine['gpu'] if machine.get('gpu') else ''}"
+        )
         for name, target, value, met, seconds in _speed_rows(found):
             told = {True: "yes", False: "no", None: "not measured"}[met]
             rows.append(
-                f"| `{path.stem}` {name} | {_number(value)} | {_number(target)} | {told} | {seconds} | {where} |"
+                f"| `{path.stem}` {name} | {_number(value)} | {_number(target)} | {told} |"
+                f" {seconds} | {where} |"
             )
     return "\n".join(rows)
 
@@ -127,12 +151,22 @@ def _speed_rows(found: dict[str, Any]) -> Iterator[tuple[str, Any, Any, bool | N
         other = OTHERS.get(name)
         if other is not None and other.name in measured:
             value, bound = measured[other.name], float(re.findall(r"[\d.]+", str(target))[0])
-            yield other.name, target, value, value >= bound if other.at_least else value <= bound, "processor"
+            yield (
+                other.name,
+                target,
+                value,
+                value >= bound if other.at_least else value <= bound,
+                "processor",
+            )
 
 
 def families_table(root: Path) -> str:
-    """What each family of the default set gains, and those others whose gain or loss is beyond chance."""
-    measured = json.loads((root / "benchmarks" / "results" / "features.json").read_text())["measured"]
+    """What each family of the default set gains, and those others whose gain or loss is beyond
+    chance.
+    """
+    measured = json.loads((root / "benchmarks" / "results" / "features.json").read_text())[
+        "measured"
+    ]
     found = measured["families"]
     used = [row for row in found["families"] if row["used"]]
     others = [row for row in found["families"] if not row["used"]]
@@ -145,7 +179,10 @@ def families_table(root: Path) -> str:
         gains = " | ".join(format_gain(row, way) for way in WAYS)
         rows.append(f"| {row['family']} | {'yes' if row['used'] else 'no'} | {gains} |")
     base, whole = (f"{found[name]['pauc']:.4f}" for name in ("base", "used"))
-    told = f"{len(others) - len(clear)} of the {len(others)} families outside it move the pAUC by no more than chance."
+    told = (
+        f"{len(others) - len(clear)} of the {len(others)} families outside it move the pAUC by no"
+        " more than chance."
+    )
     size = f"{found['lesions']:,} generated lesions, {found['malignant']} malignant"
     return "\n".join(rows) + f"\n\n{size}: raw columns {base}, the default set {whole}; {told}"
 
@@ -176,7 +213,9 @@ def fill(text: str, name: str, content: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; a stale page is an error")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; a stale page is an error"
+    )
     check = parser.parse_args().check
     blocks = {
         "README.md": [("graph", graph()), ("speed", speed_table(ROOT))],

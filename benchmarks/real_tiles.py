@@ -1,8 +1,10 @@
-"""Do the image networks learn from real tiles? Against gradient boosting on the same tiles shrunk to 16 x 16.
+"""Do the image networks learn from real tiles? Against gradient boosting on the same tiles shrunk
+to 16 x 16.
 
-Both demo networks start from random weights, with the committed recipe but longer, on five folds of the 6,478 real
-tiles (164 malignant). Patients are known for 228 tiles only; those are kept together, the rest is split by tile, so
-both sides are a little optimistic, alike. Scores are pooled out of fold; intervals resample tiles.
+Both demo networks start from random weights, with the committed recipe but longer, on five folds of
+the 6,478 real tiles (164 malignant). Patients are known for 228 tiles only; those are kept
+together, the rest is split by tile, so both sides are a little optimistic, alike. Scores are pooled
+out of fold; intervals resample tiles.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def labelled(folder: Path, quick: bool) -> pd.DataFrame:
     from sklearn.model_selection import StratifiedGroupKFold
 
     frame = pd.read_csv(folder / "tiles" / "labels.csv")[["isic_id", "target"]]
-    known = pd.read_csv(folder / "competition" / "train-metadata.csv", low_memory=False)[["isic_id", "patient_id"]]
+    known = pd.read_csv(folder / "competition" / "train-metadata.csv", low_memory=False)[
+        ["isic_id", "patient_id"]
+    ]
     frame = frame.merge(known, on="isic_id", how="left")
     group = frame["patient_id"].fillna(frame["isic_id"])
     splitter = StratifiedGroupKFold(n_splits=FOLDS, shuffle=True, random_state=0)
@@ -53,8 +57,15 @@ def boosted(frame: pd.DataFrame, tiles: TileStore) -> Floats:
     """Out-of-fold scores of LightGBM on 16 x 16 pixels."""
     import lightgbm
 
-    small = [cv2.resize(tiles.image(name), (16, 16), interpolation=cv2.INTER_AREA).ravel() for name in frame["isic_id"]]
-    pixels, target, fold = np.array(small, dtype=np.float32), frame["target"].to_numpy(), frame["fold"].to_numpy()
+    small = [
+        cv2.resize(tiles.image(name), (16, 16), interpolation=cv2.INTER_AREA).ravel()
+        for name in frame["isic_id"]
+    ]
+    pixels, target, fold = (
+        np.array(small, dtype=np.float32),
+        frame["target"].to_numpy(),
+        frame["fold"].to_numpy(),
+    )
     params = {
         "objective": "binary",
         "learning_rate": 0.03,
@@ -88,17 +99,29 @@ def network(backbone: str, frame: pd.DataFrame, tiles: TileStore, quick: bool) -
         for fold in range(FOLDS):
             folder = Path(scratch) / str(fold)
             train_fold(
-                tiles, frame, fold, recipe, folder, Path(scratch) / "resume", NullTracker(), name=f"{backbone}-{fold}"
+                tiles,
+                frame,
+                fold,
+                recipe,
+                folder,
+                Path(scratch) / "resume",
+                NullTracker(),
+                name=f"{backbone}-{fold}",
             )
             held_out = (frame["fold"] == fold).to_numpy()
             said = embed(folder, tiles, frame.loc[held_out, "isic_id"].tolist()).logits
             # Folds have scales of their own; pooling needs one.
             score[held_out] = (said - said.mean()) / said.std()
-            print(f"{backbone} fold {fold}: AUC {auc(frame.loc[held_out, 'target'], said):.3f}", flush=True)
+            print(
+                f"{backbone} fold {fold}: AUC {auc(frame.loc[held_out, 'target'], said):.3f}",
+                flush=True,
+            )
     return score
 
 
-def interval(target: NDArray[np.int64], score: Floats, replicates: int = 500) -> tuple[float, float]:
+def interval(
+    target: NDArray[np.int64], score: Floats, replicates: int = 500
+) -> tuple[float, float]:
     """Central 95 % of the AUC over resampled tiles."""
     random = np.random.default_rng(0)
     drawn = [random.integers(0, len(target), len(target)) for _ in range(replicates)]
@@ -118,7 +141,9 @@ def main() -> int:
 
 
 def measure(quick: bool) -> dict[str, object]:
-    """AUC of boosting and of both networks on the real tiles. Raises NotMeasured where there are none."""
+    """AUC of boosting and of both networks on the real tiles. Raises NotMeasured where there are
+    none.
+    """
     folder = harness.real_data()
     if folder is None:
         raise harness.NotMeasured("no real data: set ISIC_REAL_DATA")
@@ -132,7 +157,12 @@ def measure(quick: bool) -> dict[str, object]:
     measured: dict[str, object] = {"tiles": len(frame), "malignant": int(target.sum())}
     for name, score in scores.items():
         low, high = interval(target, score)
-        measured[name] = {"auc": auc(target, score), "low": low, "high": high, "pauc": pauc(target, score)}
+        measured[name] = {
+            "auc": auc(target, score),
+            "low": low,
+            "high": high,
+            "pauc": pauc(target, score),
+        }
     measured["margin"] = auc(target, scores["networks"]) - auc(target, scores["boosting_16x16"])
     return measured
 

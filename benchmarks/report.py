@@ -1,10 +1,12 @@
-"""The report at full size: seconds and bytes of judging 401,059 generated lesions and building their page.
+"""The report at full size: seconds and bytes of judging 401,059 generated lesions and building
+their page.
 
-`python benchmarks/report.py [--quick]`. Rows are generated and scored out of fold by the committed stacker; the two
-image networks are a simulated logit each, with freshly made weights of the demo's size for the activation maps. Tiles
-are generated for the lesions that the page may show (each patient's highest and malignant ones), not for all: a page
-reads no others. Measured are the stages `evaluate` and `report`, each once as its main runs it but for tracking;
-"beyond the bootstrap" leaves out the time inside `pauc_replicates`, whose own speed `benchmarks/stack.py` measures.
+`python benchmarks/report.py [--quick]`. Rows are generated and scored out of fold by the committed
+stacker; the two image networks are a simulated logit each, with freshly made weights of the demo's
+size for the activation maps. Tiles are generated for the lesions that the page may show (each
+patient's highest and malignant ones), not for all: a page reads no others. Measured are the stages
+`evaluate` and `report`, each once as its main runs it but for tracking; "beyond the bootstrap"
+leaves out the time inside `pauc_replicates`, whose own speed `benchmarks/stack.py` measures.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from isic.core.schema import ID, PATIENT, TARGET
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (104, 40_000, 100)
 FOLDS = (0, 1, 2, 3, 4)
-#: d' of the simulated image logits; 2.13 gives pAUC near 0.158, the best single network of the competition.
+#: d' of the simulated image logits; 2.13 gives pAUC near 0.158, the best single network of the
+#: competition.
 APART = 2.0
 
 
@@ -72,7 +75,10 @@ def prepare(layout: Layout, params: Params, patients: int, lesions: int, positiv
     features = build_features(rows, list(params.features.families))
     folds = make_folds(rows, len(FOLDS), 0)
     rng = np.random.default_rng(0)
-    logits = {name: rng.normal(size=len(rows)) + APART * rows[TARGET].to_numpy() for name in params.image.backbones}
+    logits = {
+        name: rng.normal(size=len(rows)) + APART * rows[TARGET].to_numpy()
+        for name in params.image.backbones
+    }
     stack = fit_stack(features, logits, folds, params.stack)
     stack.save(layout.stack_model)
     write_parquet(layout.features, features)
@@ -88,7 +94,9 @@ def prepare(layout: Layout, params: Params, patients: int, lesions: int, positiv
 
 
 def write_network(params: Params, backbone: str, folder: Path) -> None:
-    """An untrained network of the demo's size: an activation map takes as long with it as with a trained one."""
+    """An untrained network of the demo's size: an activation map takes as long with it as with a
+    trained one.
+    """
     from isic.image.network.artifact import save_model
     from isic.image.network.backbone import create
     from isic.image.network.catalogue import resolve
@@ -112,7 +120,9 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
     lesions = overview(results)
     ill = lesions[PATIENT].isin(lesions.loc[lesions[TARGET] == 1, PATIENT])
     wanted = set(lesions.loc[ill & ((lesions["rank"] <= metric.TOP) | (lesions[TARGET] == 1)), ID])
-    for position in (position for target in (1, 0) for position in worst_lesions(lesions, target, CASES)):
+    for position in (
+        position for target in (1, 0) for position in worst_lesions(lesions, target, CASES)
+    ):
         wanted.add(lesions[ID].iloc[position])
         wanted |= {near["lesion"]["id"] for near in similar_lesions(lesions, position)}
     frame = results.rows[results.rows[ID].isin(wanted)].reset_index(drop=True)
@@ -154,9 +164,14 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
     backbones = tuple(params.image.backbones)
     with clock(metric, "pauc_replicates", spent):
         start = time.perf_counter()
-        results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
+        results = read_results(
+            layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS)
+        )
         evaluation = evaluate(results, params.evaluate.replicates, params.evaluate.seed)
-        points = {**evaluation.points, "learning": learning_records(layout.image_models(backbones, FOLDS))}
+        points = {
+            **evaluation.points,
+            "learning": learning_records(layout.image_models(backbones, FOLDS)),
+        }
         for name, records in points.items():
             write_json(layout.plots / f"{name}.json", records)
         write_json(layout.evaluate_metrics, evaluation.metrics)
@@ -165,7 +180,9 @@ def measure(layout: Layout, params: Params) -> dict[str, Any]:
         judged = time.perf_counter()
         values = params.model_dump(mode="json", by_alias=True)
         files = layout.report_files(backbones, FOLDS)
-        results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
+        results = read_results(
+            layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS)
+        )
         stack = Stack.load(layout.stack_model)
         inputs = read_inputs(layout.stack_files(stack.backbones, FOLDS), stack.uses_embeddings)
         build_report(layout.report, results, files, values, {}, score_reasons(stack, inputs))

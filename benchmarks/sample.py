@@ -1,8 +1,10 @@
-"""Generated data: speed at full size, transfer to the real part of SLICE-3D, how easily the two are told apart.
+"""Generated data: speed at full size, transfer to the real part of SLICE-3D, how easily the two are
+told apart.
 
-Real rows and tiles come from `ISIC_REAL_DATA` (default ../shared/data/slice3d); without them only speed is measured.
-Read the numbers with care: hospital offsets, body coordinates and tile colours of the generator are aggregates over
-the same openly licensed rows (314 benign, 164 malignant), so this is no blind test. Single rows were never fitted.
+Real rows and tiles come from `ISIC_REAL_DATA` (default ../shared/data/slice3d); without them only
+speed is measured. Read the numbers with care: hospital offsets, body coordinates and tile colours
+of the generator are aggregates over the same openly licensed rows (314 benign, 164 malignant), so
+this is no blind test. Single rows were never fitted.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ def main() -> int:
 def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
     """Whether each target is met; None where it has no number."""
     return {
-        name: None if measured.get(name) is None else reached(measured[name], *goal) for name, goal in GOALS.items()
+        name: None if measured.get(name) is None else reached(measured[name], *goal)
+        for name, goal in GOALS.items()
     }
 
 
@@ -81,7 +84,11 @@ def measure(part: str, folder: Path, quick: bool) -> dict[str, float | None]:
     real = harness.real_data()
     if real is None:
         raise harness.NotMeasured("no real data: set ISIC_REAL_DATA")
-    return rows_against(real, folder / "rows") if part == "rows_against" else tiles_against(real, folder / "t", quick)
+    return (
+        rows_against(real, folder / "rows")
+        if part == "rows_against"
+        else tiles_against(real, folder / "t", quick)
+    )
 
 
 def reached(value: float, sign: str, bound: float) -> bool:
@@ -96,7 +103,9 @@ def table_speed(out: Path, quick: bool) -> dict[str, float | None]:
 
 
 def tile_speed(out: Path, quick: bool) -> dict[str, float | None]:
-    """Seconds, processor seconds and peak memory of the full set with tiles (a hundredth of it, when quick)."""
+    """Seconds, processor seconds and peak memory of the full set with tiles (a hundredth of it,
+    when quick).
+    """
     size = (FULL[0] // 10, FULL[1] // 100, 40) if quick else FULL
     seconds, processor, memory = timed(out, size, images=True)
     return {
@@ -109,14 +118,17 @@ def tile_speed(out: Path, quick: bool) -> dict[str, float | None]:
 
 
 def timed(out: Path, size: tuple[int, int, int], images: bool) -> tuple[float, float, float]:
-    """Wall seconds, processor seconds and peak GB of `write_sample` in a process of its own, imports included.
+    """Wall seconds, processor seconds and peak GB of `write_sample` in a process of its own,
+    imports included.
 
     Processor seconds over the number of cores is what the wall clock would show on an idle machine.
     """
     call = f"write_sample({str(out)!r}, {size[0]}, {size[1]}, {size[2]}, seed=0, images={images})"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", f"from isic.data.sample import write_sample; {call}"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"from isic.data.sample import write_sample; {call}"], check=True
+    )
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -124,20 +136,30 @@ def timed(out: Path, size: tuple[int, int, int], images: bool) -> tuple[float, f
 
 
 def rows_against(real: Path, generated: Path) -> dict[str, float]:
-    """LightGBM from generated to real rows, and real against generated benign rows of the same hospitals."""
+    """LightGBM from generated to real rows, and real against generated benign rows of the same
+    hospitals.
+    """
     write_sample(generated, *FULL, seed=0, images=False)
     ours = read_metadata(generated / "train-metadata.csv", train=True)
     theirs = read_metadata(real / "tabular" / "train-metadata.csv", train=True)
     features = list(NUMERIC)
     score = np.zeros(len(theirs))
     for seed in range(5):
-        rows = pd.concat([ours[ours["target"] == 0].sample(20_000, random_state=seed), ours[ours["target"] == 1]])
-        score += booster(seed).fit(rows[features], rows["target"]).predict_proba(theirs[features], raw_score=True)
+        rows = pd.concat(
+            [ours[ours["target"] == 0].sample(20_000, random_state=seed), ours[ours["target"] == 1]]
+        )
+        score += (
+            booster(seed)
+            .fit(rows[features], rows["target"])
+            .predict_proba(theirs[features], raw_score=True)
+        )
     target = theirs["target"].to_numpy()
     tagged = theirs["clin_size_long_diam_mm"].to_numpy() >= 2.5
     return {
         "rows_to_real_auc": round(float(roc_auc_score(target, score)), 4),
-        "rows_to_real_auc_from_2.5mm": round(float(roc_auc_score(target[tagged], score[tagged])), 4),
+        "rows_to_real_auc_from_2.5mm": round(
+            float(roc_auc_score(target[tagged], score[tagged])), 4
+        ),
         "rows_to_real_pauc": round(float(pauc(target, score)), 4),
         "real_or_generated_auc": real_or_generated(theirs, ours, 0),
         "real_or_generated_auc_malignant": real_or_generated(theirs, ours, 1),
@@ -162,25 +184,36 @@ def booster(seed: int) -> lgb.LGBMClassifier:
 
 
 def real_or_generated(theirs: pd.DataFrame, ours: pd.DataFrame, target: int) -> float:
-    """Cross-validated AUC of telling real rows from generated ones of the same target and hospitals.
+    """Cross-validated AUC of telling real rows from generated ones of the same target and
+    hospitals.
 
-    Both sides have the same mix of hospitals (three generated rows per real one where there are so many), so that the
-    classifier cannot win by the hospitals that the real part lacks. Folds are by row: a real patient's rows may stand
-    on both sides, which can only help the classifier.
+    Both sides have the same mix of hospitals (three generated rows per real one where there are so
+    many), so that the classifier cannot win by the hospitals that the real part lacks. Folds are by
+    row: a real patient's rows may stand on both sides, which can only help the classifier.
     """
     real = theirs[theirs["target"] == target]
     pool = ours[ours["target"] == target]
     scores = []
     for seed in range(3):
         counts = real["attribution"].value_counts()
-        wanted = {name: min(3 * count, (pool["attribution"] == name).sum()) for name, count in counts.items()}
-        drawn = [pool[pool["attribution"] == name].sample(count, random_state=seed) for name, count in wanted.items()]
+        wanted = {
+            name: min(3 * count, (pool["attribution"] == name).sum())
+            for name, count in counts.items()
+        }
+        drawn = [
+            pool[pool["attribution"] == name].sample(count, random_state=seed)
+            for name, count in wanted.items()
+        ]
         values = pd.concat([real, *drawn])[list(NUMERIC)]
         label = np.r_[np.ones(len(real)), np.zeros(len(values) - len(real))]
         out = np.zeros(len(values))
         for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(values, label):
-            model = booster(seed).set_params(n_estimators=150, learning_rate=0.05, min_child_samples=10)
-            out[test] = model.fit(values.iloc[train], label[train]).predict_proba(values.iloc[test])[:, 1]
+            model = booster(seed).set_params(
+                n_estimators=150, learning_rate=0.05, min_child_samples=10
+            )
+            out[test] = model.fit(values.iloc[train], label[train]).predict_proba(
+                values.iloc[test]
+            )[:, 1]
         scores.append(roc_auc_score(label, out))
     return round(float(np.mean(scores)), 4)
 
@@ -212,7 +245,9 @@ def tiles_against(real: Path, generated: Path, quick: bool) -> dict[str, float]:
 
 def pictures(store: TileStore, ids: list[str]) -> torch.Tensor:
     """Tiles as float32 (n, 3, SIDE, SIDE), roughly centred and scaled."""
-    small = [cv2.resize(store.image(name), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for name in ids]
+    small = [
+        cv2.resize(store.image(name), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for name in ids
+    ]
     return (torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() - 150) / 45
 
 
@@ -222,7 +257,12 @@ def train(tiles: torch.Tensor, target: np.ndarray, seed: int, epochs: int) -> to
     rng = np.random.default_rng(seed)
     widths = [3, 16, 32, 64, 96]
     blocks = [block(*pair) for pair in itertools.pairwise(widths)]
-    head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Dropout(0.3), torch.nn.Linear(widths[-1], 1)]
+    head = [
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Dropout(0.3),
+        torch.nn.Linear(widths[-1], 1),
+    ]
     model = torch.nn.Sequential(*blocks, *head)
     positive, negative = np.flatnonzero(target == 1), np.flatnonzero(target == 0)
     steps = 2 * len(positive) // 64
@@ -246,7 +286,9 @@ def train(tiles: torch.Tensor, target: np.ndarray, seed: int, epochs: int) -> to
 def block(inputs: int, outputs: int) -> torch.nn.Sequential:
     """Convolution, normalisation, rectifier, halving."""
     convolution = torch.nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-    return torch.nn.Sequential(convolution, torch.nn.BatchNorm2d(outputs), torch.nn.ReLU(), torch.nn.MaxPool2d(2))
+    return torch.nn.Sequential(
+        convolution, torch.nn.BatchNorm2d(outputs), torch.nn.ReLU(), torch.nn.MaxPool2d(2)
+    )
 
 
 def augmented(batch: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,13 @@
-"""Prediction on Ray beside the plain path: one node, two nodes, a worker's memory, and a node killed half-way.
+"""Prediction on Ray beside the plain path: one node, two nodes, a worker's memory, and a node
+killed half-way.
 
-Uses models/bundle of this checkout (`dvc repro` makes it), all on this machine: nodes are Ray's own local cluster of
-one CPU each. Parts: `one_node` (100,000 lesions with images, whole commands with their start), `nodes` (by the
-features alone, on a cluster that stands already; 3,000,000 lesions are 100,000 thirty times under other ids), `killed`
-(200,000 by the features alone) and `killed_images` (fewer, with images). Tiles repeat from a few thousand drawn ones.
-Inputs stay in the temporary folder for the next part. `ISIC_SCALE_LESS=10` takes a tenth of the lesions; targets of
-speed and memory are then left open.
+Uses models/bundle of this checkout (`dvc repro` makes it), all on this machine: nodes are Ray's own
+local cluster of one CPU each. Parts: `one_node` (100,000 lesions with images, whole commands with
+their start), `nodes` (by the features alone, on a cluster that stands already; 3,000,000 lesions
+are 100,000 thirty times under other ids), `killed` (200,000 by the features alone) and
+`killed_images` (fewer, with images). Tiles repeat from a few thousand drawn ones. Inputs stay in
+the temporary folder for the next part. `ISIC_SCALE_LESS=10` takes a tenth of the lesions; targets
+of speed and memory are then left open.
 """
 
 from __future__ import annotations
@@ -54,14 +56,20 @@ def main() -> int:
     # Ray's own switch for machines without a cluster network: every address is 127.0.0.1.
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
     os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="5")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(harness.ROOT), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(harness.ROOT), os.environ.get("PYTHONPATH", "")]
+    )
     less = 50 if asked.quick else int(os.environ.get("ISIC_SCALE_LESS", "1"))
 
     def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
         met: dict[str, bool | None] = dict.fromkeys(TARGETS)
         for name, limit in TARGETS.items():
             if name in measured and (name.startswith("killed") or less == 1):
-                met[name] = measured[name] >= limit if name == "two_nodes_speedup" else measured[name] <= limit
+                met[name] = (
+                    measured[name] >= limit
+                    if name == "two_nodes_speedup"
+                    else measured[name] <= limit
+                )
         return met
 
     parts = {name: partial(measure, name, folder, less) for name in PARTS}
@@ -79,10 +87,17 @@ def measure(part: str, bundle: Path, less: int) -> dict[str, Any]:
 
 
 def measure_one_node(bundle: Path, less: int) -> dict[str, Any]:
-    """Whole commands, one after the other, on all cores of this machine; Ray's are one command with all its servers."""
+    """Whole commands, one after the other, on all cores of this machine; Ray's are one command with
+    all its servers.
+    """
     lesions = 100_000 // less
     raw, shards = harness.official(lesions, images=True), shards_of(lesions, images=True)
-    files = ["--metadata", str(raw / "train-metadata.csv"), "--images", str(raw / "train-image.hdf5")]
+    files = [
+        "--metadata",
+        str(raw / "train-metadata.csv"),
+        "--images",
+        str(raw / "train-image.hdf5"),
+    ]
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
         plain = command(bundle, *files, "--out", str(out / "plain.csv"))
@@ -110,7 +125,9 @@ def measure_nodes(bundle: Path, less: int) -> dict[str, Any]:
         with cluster(2):
             found["worker_gb_at_100000"] = timed(bundle, few, Path(name) / "few")[1].peak_gb
         with cluster(2):
-            found["two_nodes_seconds_for_a_million"], summary = timed(bundle, million, Path(name) / "million")
+            found["two_nodes_seconds_for_a_million"], summary = timed(
+                bundle, million, Path(name) / "million"
+            )
             found["worker_gb"] = summary.peak_gb
         with cluster(2):
             found["two_nodes_seconds"], summary = timed(bundle, many, Path(name) / "two")
@@ -134,12 +151,23 @@ def measure_killed_images(bundle: Path, less: int) -> dict[str, Any]:
 
 
 def killed(bundle: Path, lesions: int, images: bool, prefix: str) -> dict[str, Any]:
-    """Predict on two nodes, kill one when half of the shards are done, and compare with the plain path."""
-    raw, shards = harness.official(lesions, images), shards_of(lesions, images, rows=max(50, lesions // 40))
+    """Predict on two nodes, kill one when half of the shards are done, and compare with the plain
+    path.
+    """
+    raw, shards = (
+        harness.official(lesions, images),
+        shards_of(lesions, images, rows=max(50, lesions // 40)),
+    )
     with tempfile.TemporaryDirectory() as name:
         out, plain = Path(name) / "ray", Path(name) / "plain.csv"
         files = ["--metadata", str(raw / "train-metadata.csv"), "--missing-images", "impute"]
-        command(bundle, *files, *(["--images", str(raw / "train-image.hdf5")] if images else []), "--out", str(plain))
+        command(
+            bundle,
+            *files,
+            *(["--images", str(raw / "train-image.hdf5")] if images else []),
+            "--out",
+            str(plain),
+        )
         with cluster(2) as two:
             killer = threading.Thread(target=kill_half_way, args=(two, shards, out), daemon=True)
             killer.start()
@@ -195,9 +223,13 @@ class Seconds(NamedTuple):
 
 
 def command(bundle: Path, *words: str) -> Seconds:
-    """`isic predict`, in a process of its own; what its processes used of the processors is looked up as they run."""
+    """`isic predict`, in a process of its own; what its processes used of the processors is looked
+    up as they run.
+    """
     started = time.perf_counter()
-    process = psutil.Popen([sys.executable, "-m", "isic.cli", "predict", "--model", str(bundle), *words])
+    process = psutil.Popen(
+        [sys.executable, "-m", "isic.cli", "predict", "--model", str(bundle), *words]
+    )
     used: dict[tuple[int, float], float] = {}
     while process.poll() is None:
         for one in [process, *_below(process)]:
@@ -233,7 +265,12 @@ def shards_of(lesions: int, images: bool, rows: int = ROWS) -> Path:
     if not home.is_dir():
         with atomic_dir(home) as folder:
             tiles = raw / "train-image.hdf5" if images else None
-            make_shards(raw / "train-metadata.csv", tiles, Store(folder), rows=min(rows, max(50, lesions // 10)))
+            make_shards(
+                raw / "train-metadata.csv",
+                tiles,
+                Store(folder),
+                rows=min(rows, max(50, lesions // 10)),
+            )
     return home
 
 
@@ -251,7 +288,9 @@ def multiplied(lesions: int, times: int) -> Path:
                 for name in (ID, PATIENT):
                     rows[name] = rows[name] + f"_{number}"
                 data = pack_shard(rows, [None] * len(rows))
-                shards.append(shard_entry(f"part-{len(shards):05d}.parquet", data, len(rows), shard.patients))
+                shards.append(
+                    shard_entry(f"part-{len(shards):05d}.parquet", data, len(rows), shard.patients)
+                )
                 store.write(shards[-1].name, data)
         store.write("_manifest.json", ShardManifest(tuple(shards), False).to_json())
     return home

@@ -1,10 +1,12 @@
-"""Stacker and search: speed, memory and score against the usual way, and the exact metric's intervals.
+"""Stacker and search: speed, memory and score against the usual way, and the exact metric's
+intervals.
 
-`python benchmarks/stack.py [--quick] [--only PART,…] [--keep FOLDER]`. Every part runs in a process of its own, so that
-its peak memory is its own; sides of a ratio take turns inside one part. Parts may be run one by one: the result file
-keeps the others' numbers, and says of each part when, at which commit and on which machine it was measured. Population:
-generated rows, features of the committed families, and a simulated image logit of pAUC near 0.158, the best published
-single network.
+`python benchmarks/stack.py [--quick] [--only PART,…] [--keep FOLDER]`. Every part runs in a process
+of its own, so that its peak memory is its own; sides of a ratio take turns inside one part. Parts
+may be run one by one: the result file keeps the others' numbers, and says of each part when, at
+which commit and on which machine it was measured. Population: generated rows, features of the
+committed families, and a simulated image logit of pAUC near 0.158, the best published single
+network.
 """
 
 from __future__ import annotations
@@ -30,7 +32,13 @@ import pandas as pd
 
 from isic.core.folds import make_folds
 from isic.core.io import atomic_file, read_parquet, write_parquet
-from isic.core.metric import paired_difference, patient_weights, pauc, pauc_interval, pauc_replicates
+from isic.core.metric import (
+    paired_difference,
+    patient_weights,
+    pauc,
+    pauc_interval,
+    pauc_replicates,
+)
 from isic.core.params import Stack as Settings
 from isic.core.params import load_params, read_yaml
 from isic.core.schema import PATIENT, TARGET
@@ -38,15 +46,17 @@ from isic.core.schema import PATIENT, TARGET
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (40, 6_000, 60)
 THREADS = 2
-#: Seconds after which the pruned search takes no further candidate, and candidates it takes at most: half of what
-#: `make tune` tries by default.
+#: Seconds after which the pruned search takes no further candidate, and candidates it takes at
+#: most: half of what `make tune` tries by default.
 LONGEST, CANDIDATES = 5400, 100
 #: pAUC of the simulated image network.
 IMAGE = 0.158
 PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {}
 
 
-def part(function: Callable[[Path, bool], dict[str, Any]]) -> Callable[[Path, bool], dict[str, Any]]:
+def part(
+    function: Callable[[Path, bool], dict[str, Any]],
+) -> Callable[[Path, bool], dict[str, Any]]:
     """Register a part under its name without the underscore."""
     PARTS[function.__name__.strip("_")] = function
     return function
@@ -57,7 +67,11 @@ def main() -> int:
     if options.part:
         print(json.dumps(PARTS[options.part](Path(options.folder), options.quick)))
         return 0
-    chosen = options.only.split(",") if options.only else [name for name in PARTS if name != "population"]
+    chosen = (
+        options.only.split(",")
+        if options.only
+        else [name for name in PARTS if name != "population"]
+    )
     unknown = set(chosen) - set(PARTS)
     if unknown:
         raise SystemExit(f"no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
@@ -68,7 +82,10 @@ def main() -> int:
                 _run("population", folder, options.quick, options.samples)
             else:
                 chosen = ["population", *chosen]
-        parts = {name: functools.partial(_run, name, folder, options.quick, options.samples) for name in chosen}
+        parts = {
+            name: functools.partial(_run, name, folder, options.quick, options.samples)
+            for name in chosen
+        }
         return harness.run_parts("stack", parts, TARGETS, _judge, options.quick, options.only)
 
 
@@ -91,7 +108,11 @@ def _judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
     met: dict[str, bool | None] = {}
     for name, wanted in TARGETS.items():
         value = measured.get(name)
-        met[name] = None if value is None else bool(value >= wanted if name in at_least else value <= wanted)
+        met[name] = (
+            None
+            if value is None
+            else bool(value >= wanted if name in at_least else value <= wanted)
+        )
     return met
 
 
@@ -113,8 +134,14 @@ def _population(folder: Path, quick: bool) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     folds = make_folds(rows, 5, 0)
     write_parquet(folder / "features.parquet", features)
-    write_parquet(folder / "folds.parquet", folds.assign(logit=_image_logit(rows[TARGET].to_numpy(), rng)))
-    return {"rows": len(features), "positives": int(rows[TARGET].sum()), "columns": features.shape[1] - 1}
+    write_parquet(
+        folder / "folds.parquet", folds.assign(logit=_image_logit(rows[TARGET].to_numpy(), rng))
+    )
+    return {
+        "rows": len(features),
+        "positives": int(rows[TARGET].sum()),
+        "columns": features.shape[1] - 1,
+    }
 
 
 def _image_logit(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -123,14 +150,20 @@ def _image_logit(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     low, high = 0.0, 6.0
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if pauc(target, noise + middle * target) < IMAGE else (low, middle)
+        low, high = (
+            (middle, high) if pauc(target, noise + middle * target) < IMAGE else (low, middle)
+        )
     return noise + low * target
 
 
 @part
 def _interval(folder: Path, quick: bool) -> dict[str, Any]:
     folds = read_parquet(folder / "folds.parquet")
-    target, score, patient = folds[TARGET].to_numpy(), folds["logit"].to_numpy(), folds[PATIENT].to_numpy()
+    target, score, patient = (
+        folds[TARGET].to_numpy(),
+        folds["logit"].to_numpy(),
+        folds[PATIENT].to_numpy(),
+    )
     start = time.perf_counter()
     interval = pauc_interval(target, score, patient, 1000)
     seconds = time.perf_counter() - start
@@ -154,7 +187,9 @@ def _interval(folder: Path, quick: bool) -> dict[str, Any]:
 
 @part
 def _trials(folder: Path, quick: bool) -> dict[str, Any]:
-    """One trial of `make tune` both ways, in turn: the same parameters, folds, seeds, sizes of sample, rounds."""
+    """One trial of `make tune` both ways, in turn: the same parameters, folds, seeds, sizes of
+    sample, rounds.
+    """
     from isic.stack.members.lightgbm_ import binned
     from isic.stack.training_data import build_training_data
     from isic.tuning.search import TrialEvaluator
@@ -190,7 +225,9 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
 
 @part
 def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
-    """The same candidates both ways, in turn: pruned here, whole the usual way; the first one is the current values."""
+    """The same candidates both ways, in turn: pruned here, whole the usual way; the first one is
+    the current values.
+    """
     import optuna
 
     from isic.stack.members.lightgbm_ import binned
@@ -206,11 +243,15 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     matrix = pd.DataFrame(data.columns)
     bench = TrialEvaluator(data, SEEDS)
     binned(data.pool)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1), pruner=pruner())
+    study = optuna.create_study(
+        direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1), pruner=pruner()
+    )
     study.enqueue_trial(as_trial(settings, ()))
     ours, usual, best = _Clock(), _Clock(), 0.0
     speedups: dict[int, float] = {}
-    while len(study.trials) < (2 if quick else CANDIDATES) and ours.seconds + usual.seconds < LONGEST:
+    while (
+        len(study.trials) < (2 if quick else CANDIDATES) and ours.seconds + usual.seconds < LONGEST
+    ):
         trial = study.ask()
         candidate = suggest(trial, settings, ())
         with ours:
@@ -226,7 +267,9 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
         "pruned_speedup": usual.seconds / ours.seconds,
         "pruned_speedup_cpu": usual.cpu / ours.cpu,
         # The more candidates, the fewer of them are among the best so far and run to their end.
-        "pruned_speedup_by_trials": {count: found for count, found in speedups.items() if count % 12 == 0},
+        "pruned_speedup_by_trials": {
+            count: found for count, found in speedups.items() if count % 12 == 0
+        },
         "pruned_trials": len(states),
         "pruned_of_them": states.count("PRUNED"),
         "pruned_seconds": ours.seconds,
@@ -249,7 +292,8 @@ def _memory_wide(folder: Path, quick: bool) -> dict[str, Any]:
 
 @part
 def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
-    """The full preset's stacker against three published recipes: same columns, same folds, cost in processor seconds.
+    """The full preset's stacker against three published recipes: same columns, same folds, cost in
+    processor seconds.
 
     Finished pieces stay in the folder, so that a stopped comparison goes on (`--keep`).
     """
@@ -264,7 +308,9 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     prepared = time.process_time() - start
     scores: dict[str, np.ndarray] = {}
     seconds, models = _pieces(store, data, quick, scores)
-    scores["ours"], cost = _piece(store, "ours", lambda: fit_training_data(data, settings).oof["score"])
+    scores["ours"], cost = _piece(
+        store, "ours", lambda: fit_training_data(data, settings).oof["score"]
+    )
     seconds["ours"] = prepared + cost
     target, patients = data.target, data.folds[PATIENT]
     found = {name: pauc_interval(target, score, patients) for name, score in scores.items()}
@@ -272,7 +318,9 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     return {
         "recipe_pauc": found,
         "recipe_cpu_seconds": seconds,
-        "recipe_models": models | {"ours": settings.seeds * len(data.images) * len(settings.members)},
+        "recipe_models": (
+            models | {"ours": settings.seeds * len(data.images) * len(settings.members)}
+        ),
         "ours_minus": {
             name: paired_difference(target, scores["ours"], score, patients)
             for name, score in scores.items()
@@ -287,7 +335,9 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
 def _pieces(
     store: Path, data: Any, quick: bool, scores: dict[str, np.ndarray]
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Add every recipe's out-of-fold scores to `scores`; returns processor seconds and models of each."""
+    """Add every recipe's out-of-fold scores to `scores`; returns processor seconds and models of
+    each.
+    """
     import stack_recipes as recipes
 
     matrix = pd.DataFrame(data.columns, copy=False)
@@ -334,7 +384,10 @@ def _full_preset() -> Settings:
 
 
 def _laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    return under | {key: _laid(under[key], value) if isinstance(value, dict) else value for key, value in over.items()}
+    return under | {
+        key: _laid(under[key], value) if isinstance(value, dict) else value
+        for key, value in over.items()
+    }
 
 
 def _peak(folder: Path, extra: int) -> float:
@@ -344,15 +397,21 @@ def _peak(folder: Path, extra: int) -> float:
     from isic.stack.training_data import build_training_data
     from isic.tuning.search import TrialEvaluator
 
-    # Libraries are loaded before memory is watched, with what they load when they first read and train.
+    # Libraries are loaded before memory is watched, with what they load when they first read and
+    # train.
     read_parquet(folder / "folds.parquet")
     index = np.arange(100)
-    LIBRARY.train(MemberTask(Pool({"column": index.astype(np.float32)}, index % 2, 255), index, {}, 1, 0))
+    LIBRARY.train(
+        MemberTask(Pool({"column": index.astype(np.float32)}, index % 2, 255), index, {}, 1, 0)
+    )
     watch = _Watch()
     features, folds, logits = _inputs(folder)
     if extra:
         rng = np.random.default_rng(0)
-        noise = {f"dimension_{number}": rng.random(len(features), dtype=np.float32) for number in range(extra)}
+        noise = {
+            f"dimension_{number}": rng.random(len(features), dtype=np.float32)
+            for number in range(extra)
+        }
         features = pd.concat([features, pd.DataFrame(noise, copy=False)], axis=1, copy=False)
         del noise
     settings = _recipe_a(rounds=20)
@@ -403,7 +462,11 @@ def _inputs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndar
     from isic.stack.inputs import read_features
 
     folds = read_parquet(folder / "folds.parquet")
-    return read_features(folder / "features.parquet"), folds, {"vit": folds.pop("logit").to_numpy(np.float32)}
+    return (
+        read_features(folder / "features.parquet"),
+        folds,
+        {"vit": folds.pop("logit").to_numpy(np.float32)},
+    )
 
 
 def _recipe_a(rounds: int) -> Settings:
@@ -416,17 +479,31 @@ def _recipe_a(rounds: int) -> Settings:
     }  # fmt: skip
     images = committed["images"] | {"noise": 0.0, "relative": False}
     return Settings.model_validate(
-        committed | {"params": params, "rounds": rounds, "negatives": 100, "seeds": 1, "drop": (), "images": images}
+        committed
+        | {
+            "params": params,
+            "rounds": rounds,
+            "negatives": 100,
+            "seeds": 1,
+            "drop": (),
+            "images": images,
+        }
     )
 
 
 def _usual_trials(matrix: pd.DataFrame, data: Any, settings: Settings, seeds: range) -> float:
     """Mean pAUC over seeds."""
-    return float(np.mean([_usual_trial(matrix, data.target, data.fold, settings, seed) for seed in seeds]))
+    return float(
+        np.mean([_usual_trial(matrix, data.target, data.fold, settings, seed) for seed in seeds])
+    )
 
 
-def _usual_trial(matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, settings: Settings, seed: int) -> float:
-    """Per fold: undersample, fit the scikit-learn wrapper, predict; scikit-learn's partial AUC, converted."""
+def _usual_trial(
+    matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, settings: Settings, seed: int
+) -> float:
+    """Per fold: undersample, fit the scikit-learn wrapper, predict; scikit-learn's partial AUC,
+    converted.
+    """
     from lightgbm import LGBMClassifier
 
     from isic.stack.training_data import sample_rows
@@ -459,7 +536,16 @@ def _sklearn_pauc(target: np.ndarray, score: np.ndarray) -> float:
 
 
 def _run(name: str, folder: str, quick: bool, samples: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--part", name, "--folder", folder, "--samples", str(samples)]
+    command = [
+        sys.executable,
+        __file__,
+        "--part",
+        name,
+        "--folder",
+        folder,
+        "--samples",
+        str(samples),
+    ]
     command += ["--quick"] if quick else []
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": str(harness.ROOT)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -469,12 +555,21 @@ def _run(name: str, folder: str, quick: bool, samples: int) -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few minutes, smaller inputs, numbers are not kept")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few minutes, smaller inputs, numbers are not kept"
+    )
     parser.add_argument("--only", default="", help="parts to run, by name, separated by commas")
     parser.add_argument(
-        "--samples", type=int, default=10, help="of the ensemble, for each fold: 10 make its 150 models"
+        "--samples",
+        type=int,
+        default=10,
+        help="of the ensemble, for each fold: 10 make its 150 models",
     )
-    parser.add_argument("--keep", default="", help="folder for the population and finished pieces; a rerun uses them")
+    parser.add_argument(
+        "--keep",
+        default="",
+        help="folder for the population and finished pieces; a rerun uses them",
+    )
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
     return parser.parse_args()

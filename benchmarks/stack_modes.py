@@ -6,8 +6,8 @@
   share of that second part which survives the change of space from fold to fold.
 - a checkout in which `dvc repro` has finished: its own networks, features and folds, under the NAME given.
 
-Every number is the pooled out-of-fold pAUC (and AUC) of scores averaged over several sets of seeds; each mode is
-compared with `none` on the same resamples of the patients.
+Every number is the pooled out-of-fold pAUC (and AUC) of scores averaged over several sets of seeds;
+each mode is compared with `none` on the same resamples of the patients.
 """
 
 from __future__ import annotations
@@ -41,10 +41,16 @@ GOAL = "default_not_beaten"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept")
-    parser.add_argument("--checkout", action="append", default=[], metavar="NAME=FOLDER", help="a finished pipeline")
     parser.add_argument(
-        "--planted", action="store_true", help="also, and without a checkout by default: planted signal"
+        "--quick", action="store_true", help="about a minute, smaller inputs, numbers are not kept"
+    )
+    parser.add_argument(
+        "--checkout", action="append", default=[], metavar="NAME=FOLDER", help="a finished pipeline"
+    )
+    parser.add_argument(
+        "--planted",
+        action="store_true",
+        help="also, and without a checkout by default: planted signal",
     )
     options = parser.parse_args()
     repeats = 1 if options.quick else 3
@@ -57,13 +63,19 @@ def main() -> int:
 
     def measure(name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         found = {name: part() | harness.made()}
-        return found | {GOAL: None if options.quick else _largest_gain(harness.kept("stack_modes", False) | found)}
+        return found | {
+            GOAL: (
+                None if options.quick else _largest_gain(harness.kept("stack_modes", False) | found)
+            )
+        }
 
     def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
         return {GOAL: None if measured[GOAL] is None else measured[GOAL] <= 0}
 
     measured = {name: partial(measure, name, part) for name, part in parts.items()}
-    return harness.run_parts("stack_modes", measured, {GOAL: 0.0}, judge, options.quick, ",".join(parts))
+    return harness.run_parts(
+        "stack_modes", measured, {GOAL: 0.0}, judge, options.quick, ",".join(parts)
+    )
 
 
 def _planted_signal(quick: bool, repeats: int) -> dict[str, Any]:
@@ -78,19 +90,30 @@ def _checkout(layout: Layout, repeats: int) -> dict[str, Any]:
 
 
 def _largest_gain(measured: Mapping[str, Any]) -> float | None:
-    """The largest low end of a gain over `none` on a checkout: above zero, a mode is better beyond chance."""
+    """The largest low end of a gain over `none` on a checkout: above zero, a mode is better beyond
+    chance.
+    """
     real = [found for name, found in measured.items() if name not in ("planted", GOAL)]
-    return max((mode["gain"][1] for found in real for mode in found["modes"].values() if mode["gain"]), default=None)
+    return max(
+        (mode["gain"][1] for found in real for mode in found["modes"].values() if mode["gain"]),
+        default=None,
+    )
 
 
 def _measure(inputs: Inputs, anchors: Anchors, settings: Settings, repeats: int) -> dict[str, Any]:
-    """pAUC, AUC, gain over `none` and processor seconds of each mode; features alone and the networks' mean alone."""
+    """pAUC, AUC, gain over `none` and processor seconds of each mode; features alone and the
+    networks' mean alone.
+    """
     folds = inputs.folds
     plain = _scores(inputs._replace(logits={}, embeddings={}), {}, "none", settings, repeats)[0]
     image = np.zeros(len(folds))
     for values in inputs.logits.values():
         # Fold models speak their own scales, so each fold is standardised before they are pooled.
-        image += pd.Series(values).groupby(folds["fold"].to_numpy()).transform(lambda v: (v - v.mean()) / v.std())
+        image += (
+            pd.Series(values)
+            .groupby(folds["fold"].to_numpy())
+            .transform(lambda v: (v - v.mean()) / v.std())
+        )
     found: dict[str, Any] = {
         "lesions": len(folds),
         "positives": int(folds[TARGET].sum()),
@@ -105,24 +128,39 @@ def _measure(inputs: Inputs, anchors: Anchors, settings: Settings, repeats: int)
         scores[mode], seconds, columns = _scores(inputs, anchors, mode, settings, repeats)
         pair = (folds[TARGET], scores[mode], scores["none"], folds[PATIENT])
         gain = None if mode == "none" else paired_difference(*pair)
-        found["modes"][mode] = _judged(folds, scores[mode]) | {"gain": gain, "cpu_seconds": seconds, "columns": columns}
+        found["modes"][mode] = _judged(folds, scores[mode]) | {
+            "gain": gain,
+            "cpu_seconds": seconds,
+            "columns": columns,
+        }
         print(mode, found["modes"][mode], file=sys.stderr, flush=True)
-    found["both_minus_features"] = paired_difference(folds[TARGET], scores["none"], plain, folds[PATIENT])
-    found["both_minus_images"] = paired_difference(folds[TARGET], scores["none"], image, folds[PATIENT])
+    found["both_minus_features"] = paired_difference(
+        folds[TARGET], scores["none"], plain, folds[PATIENT]
+    )
+    found["both_minus_images"] = paired_difference(
+        folds[TARGET], scores["none"], image, folds[PATIENT]
+    )
     return found
 
 
 def _judged(folds: pd.DataFrame, score: np.ndarray) -> dict[str, Any]:
-    return {"pauc": pauc_interval(folds[TARGET], score, folds[PATIENT]), "auc": auc(folds[TARGET], score)}
+    return {
+        "pauc": pauc_interval(folds[TARGET], score, folds[PATIENT]),
+        "auc": auc(folds[TARGET], score),
+    }
 
 
 def _scores(
     inputs: Inputs, anchors: Anchors, mode: str, settings: Settings, repeats: int
 ) -> tuple[np.ndarray, float, int]:
-    """Out-of-fold log-odds averaged over `repeats` sets of seeds, processor seconds of one set, columns."""
+    """Out-of-fold log-odds averaged over `repeats` sets of seeds, processor seconds of one set,
+    columns.
+    """
     start = time.process_time()
     images = settings.images.model_copy(update={"embeddings": mode})
-    data = build_training_data(*inputs[:3], images, settings.params.max_bin, inputs.embeddings, anchors)
+    data = build_training_data(
+        *inputs[:3], images, settings.params.max_bin, inputs.embeddings, anchors
+    )
     total = np.zeros(len(inputs.folds))
     for number in range(repeats):
         oof = fit_training_data(data, settings, first_seed=number * settings.seeds).oof
@@ -131,30 +169,48 @@ def _scores(
 
 
 def _planted(quick: bool) -> tuple[Inputs, Anchors]:
-    """Latent pictures of 48 parts: eight tell measurements, one malignancy to the logit, one malignancy beside it."""
+    """Latent pictures of 48 parts: eight tell measurements, one malignancy to the logit, one
+    malignancy beside it.
+    """
     rng = np.random.default_rng(5)
     lesions, patients, positives, parts = (2000, 20, 40, 48) if quick else (8000, 40, 120, 48)
     owner = rng.integers(0, patients, lesions)
     target = np.zeros(lesions, dtype=np.int64)
     target[rng.choice(lesions, positives, replace=False)] = 1
-    measured = rng.normal(size=(lesions, 8)) + rng.normal(size=(patients, 8))[owner] + 0.5 * target[:, None]
+    measured = (
+        rng.normal(size=(lesions, 8))
+        + rng.normal(size=(patients, 8))[owner]
+        + 0.5 * target[:, None]
+    )
     latent = rng.normal(size=(lesions, parts))
     latent[:, :8] = measured + 0.3 * rng.normal(size=(lesions, 8))
     latent[:, 8:10] += 1.5 * target[:, None]
-    # Parts differ in how loudly networks speak of them, as trained spaces do; anchors are unlike the population.
+    # Parts differ in how loudly networks speak of them, as trained spaces do; anchors are unlike
+    # the population.
     loudness = np.exp(-np.arange(parts) / 16)
     unseen = 2 + 1.5 * rng.normal(size=(256, parts))
     fold = owner % 5
-    vectors, logits = np.empty((lesions, parts), dtype=np.float16), np.empty(lesions, dtype=np.float32)
+    vectors, logits = (
+        np.empty((lesions, parts), dtype=np.float16),
+        np.empty(lesions, dtype=np.float32),
+    )
     anchors = {}
     for number in range(5):
         mine = fold == number
         turn = np.linalg.qr(rng.normal(size=(parts, parts)))[0]
-        vectors[mine] = (latent[mine] * loudness) @ turn + 0.05 * rng.normal(size=(int(mine.sum()), parts))
-        anchors[number] = ((unseen * loudness) @ turn + 0.05 * rng.normal(size=unseen.shape)).astype(np.float16)
-        logits[mine] = (1 + number) * (latent[mine, 8] + 0.3 * rng.normal(size=int(mine.sum()))) - number
+        vectors[mine] = (latent[mine] * loudness) @ turn + 0.05 * rng.normal(
+            size=(int(mine.sum()), parts)
+        )
+        anchors[number] = (
+            (unseen * loudness) @ turn + 0.05 * rng.normal(size=unseen.shape)
+        ).astype(np.float16)
+        logits[mine] = (1 + number) * (
+            latent[mine, 8] + 0.3 * rng.normal(size=int(mine.sum()))
+        ) - number
     ids = [f"ISIC_{row:07d}" for row in range(lesions)]
-    features = pd.DataFrame({ID: ids, **{f"measure_{n}": measured[:, n].astype(np.float32) for n in range(8)}})
+    features = pd.DataFrame(
+        {ID: ids, **{f"measure_{n}": measured[:, n].astype(np.float32) for n in range(8)}}
+    )
     folds = pd.DataFrame({ID: ids, PATIENT: owner.astype(str), TARGET: target, "fold": fold})
     return Inputs(features, {"net": logits}, folds, {"net": vectors}), {"net": anchors}
 

@@ -1,8 +1,9 @@
-"""Three ways to stack that the competition's repositories describe, written anew from their description.
+"""Three ways to stack that the competition's repositories describe, written anew from their
+description.
 
-They are the other side of `benchmarks/stack.py`: plain library calls, a fit per fold and sample, no shared binning.
-Each recipe is a function of one task (a fold and a seed) and gives the scores of the fold's rows; scores of several
-seeds are added up.
+They are the other side of `benchmarks/stack.py`: plain library calls, a fit per fold and sample, no
+shared binning. Each recipe is a function of one task (a fold and a seed) and gives the scores of
+the fold's rows; scores of several seeds are added up.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from lightgbm import LGBMClassifier
 from scipy.stats import rankdata
 from xgboost import XGBClassifier
 
-#: Parameter set A ("greysky", the base of the 1st, 3rd, 4th and 10th places). num_leaves 103 at depth 4 means 16.
+#: Parameter set A ("greysky", the base of the 1st, 3rd, 4th and 10th places). num_leaves 103 at
+#: depth 4 means 16.
 LGB_A = {
     "learning_rate": 0.0323, "max_depth": 4, "num_leaves": 16, "colsample_bytree": 0.833, "subsample": 0.774,
     "subsample_freq": 4, "min_child_samples": 85, "reg_alpha": 0.0876, "reg_lambda": 0.004, "scale_pos_weight": 2.80,
@@ -42,21 +44,29 @@ def single(matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed:
 
 
 def bagged(matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
-    """LightGBM without images on 100 benign lesions per malignant one, its rank; see `with_image` (junaid)."""
+    """LightGBM without images on 100 benign lesions per malignant one, its rank; see `with_image`
+    (junaid).
+    """
     features = matrix.drop(columns=[name for name in matrix.columns if name.startswith("image_")])
     index = _undersample(target, ~held_out, 100, seed)
-    model = LGBMClassifier(**LGB_A, **_LGB, random_state=seed).fit(features.iloc[index], target[index])
+    model = LGBMClassifier(**LGB_A, **_LGB, random_state=seed).fit(
+        features.iloc[index], target[index]
+    )
     return np.asarray(rankdata(model.predict_proba(features[held_out])[:, 1]))
 
 
 def with_image(total: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Mean of the percentile ranks of the bagged models' summed ranks and of the image score, both (rows of a fold)."""
+    """Mean of the percentile ranks of the bagged models' summed ranks and of the image score, both
+    (rows of a fold).
+    """
     return np.asarray(rankdata(total) / len(total) + rankdata(image) / len(image))
 
 
-def ensemble(matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
-    """Three libraries on one sample (the 1st place): malignant rows repeated to 0.3 % of the benign ones, then 100
-    benign rows each; percentile ranks added up.
+def ensemble(
+    matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed: int
+) -> np.ndarray:
+    """Three libraries on one sample (the 1st place): malignant rows repeated to 0.3 % of the benign
+    ones, then 100 benign rows each; percentile ranks added up.
     """
     index = _oversample(target, ~held_out, seed)
     total = np.zeros(int(held_out.sum()))
@@ -75,14 +85,20 @@ RECIPES = {"single": (single, 1), "bagged": (bagged, 5), "ensemble": (ensemble, 
 
 
 def _undersample(target: np.ndarray, training: np.ndarray, ratio: int, seed: int) -> np.ndarray:
-    ill, healthy = np.flatnonzero(training & (target == 1)), np.flatnonzero(training & (target == 0))
+    ill, healthy = (
+        np.flatnonzero(training & (target == 1)),
+        np.flatnonzero(training & (target == 0)),
+    )
     wanted = min(ratio * len(ill), len(healthy))
     return np.r_[ill, np.random.default_rng(seed).choice(healthy, wanted, replace=False)]
 
 
 def _oversample(target: np.ndarray, training: np.ndarray, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    ill, healthy = np.flatnonzero(training & (target == 1)), np.flatnonzero(training & (target == 0))
+    ill, healthy = (
+        np.flatnonzero(training & (target == 1)),
+        np.flatnonzero(training & (target == 0)),
+    )
     repeated = rng.choice(ill, max(len(ill), int(0.003 * len(healthy))))
     wanted = min(100 * len(repeated), len(healthy))
     return np.r_[repeated, rng.choice(healthy, wanted, replace=False)]

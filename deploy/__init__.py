@@ -1,1 +1,3 @@
-"""A team's servers: compose and Kubernetes files, their checks, and the same servers without containers."""
+"""A team's servers: compose and Kubernetes files, their checks, and the same servers without
+containers.
+"""

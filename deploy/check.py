@@ -1,9 +1,10 @@
 """Check the files of this folder without containers or a cluster; called by `make check`.
 
-The compose file is checked against the Compose specification's schema, which the package check-jsonschema ships; core
-Kubernetes objects and the pod templates inside Ray's against Kubernetes' own strict schemas, from kubernetes-validate.
-No package ships the schemas of KubeRay's RayCluster and RayJob: `kuberay.schema.json` allows the fields documented in
-KubeRay's API v1 and no others.
+The compose file is checked against the Compose specification's schema, which the package
+check-jsonschema ships; core Kubernetes objects and the pod templates inside Ray's against
+Kubernetes' own strict schemas, from kubernetes-validate. No package ships the schemas of KubeRay's
+RayCluster and RayJob: `kuberay.schema.json` allows the fields documented in KubeRay's API v1 and no
+others.
 """
 
 from __future__ import annotations
@@ -33,9 +34,13 @@ def main() -> None:
 
 
 def check_compose(path: Path) -> None:
-    """Check the schema, exact image versions, secrets from the environment, and health checks of the servers."""
+    """Check the schema, exact image versions, secrets from the environment, and health checks of
+    the servers.
+    """
     document = _load(path)
-    schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text())
+    schema = json.loads(
+        (files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text()
+    )
     _validate(path, document, schema)
     for name, service in document["services"].items():
         _pinned(path, service["image"])
@@ -43,10 +48,15 @@ def check_compose(path: Path) -> None:
             raise InputError(f"{path.name}: service {name} has no healthcheck")
         for variable, value in service.get("environment", {}).items():
             if _SECRET_NAME.search(variable) and not str(value).startswith("${"):
-                raise InputError(f"{path.name}: {variable} of service {name} has a literal value: take it from .env")
+                raise InputError(
+                    f"{path.name}: {variable} of service {name} has a literal value: take it from"
+                    " .env"
+                )
         for required in re.findall(r"\$\{(\w+):\?", json.dumps(service)):
             if not re.search(rf"^{required}=$", (HERE / ".env.example").read_text(), re.MULTILINE):
-                raise InputError(f"{path.name}: {required} is missing in .env.example, or has a value there")
+                raise InputError(
+                    f"{path.name}: {required} is missing in .env.example, or has a value there"
+                )
 
 
 def check_kubernetes(path: Path) -> None:
@@ -55,7 +65,12 @@ def check_kubernetes(path: Path) -> None:
         if str(document.get("apiVersion", "")).startswith("ray.io/"):
             _validate(path, document, json.loads((HERE / "kuberay.schema.json").read_text()))
             for location, template in _templates(document):
-                pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
+                pod = {
+                    "apiVersion": "v1",
+                    "kind": "PodTemplate",
+                    "metadata": {"name": "pod"},
+                    "template": template,
+                }
                 _kubernetes(path, pod, location)
                 for container in template["spec"]["containers"]:
                     _pinned(path, container["image"])
@@ -94,7 +109,10 @@ def _validate(path: Path, document: Any, schema: dict[str, Any]) -> None:
     from jsonschema import validators
 
     validator = validators.validator_for(schema)
-    first = next(iter(sorted(validator(schema).iter_errors(document), key=lambda error: len(error.path))), None)
+    first = next(
+        iter(sorted(validator(schema).iter_errors(document), key=lambda error: len(error.path))),
+        None,
+    )
     if first is not None:
         where = ".".join(str(part) for part in first.path) or "top level"
         raise InputError(f"{path.name}: {where}: {first.message[:200]}")

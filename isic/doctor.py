@@ -22,8 +22,8 @@ from isic.core.paths import Layout
 
 State = Literal["ok", "note", "fail"]
 
-#: Bytes of a checkout with the full data: 1.2 GB of tiles in data/official, data/raw and the cache, and models and
-#: embeddings of ten folds.
+#: Bytes of a checkout with the full data: 1.2 GB of tiles in data/official, data/raw and the cache,
+#: and models and embeddings of ten folds.
 _BYTES_NEEDED = 12 << 30
 
 
@@ -72,8 +72,14 @@ def _guard(name: str, check: Callable[[], Line]) -> Line:
         return check()
     except InputError as error:
         return Line(name, "fail", " ".join(str(error).split()))
-    except Exception as error:  # a broken installation may raise anything; the other checks still run
-        return Line(name, "fail", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", "make setup")
+    except Exception as error:
+        # A broken installation may raise anything; the other checks still run.
+        return Line(
+            name,
+            "fail",
+            f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",
+            "make setup",
+        )
 
 
 def _python() -> Line:
@@ -94,7 +100,11 @@ def _packages() -> Line:
     failed = [entry for entry in wrong if entry.split()[0] in _DIRECT]
     if failed:
         return Line("packages", "fail", ", ".join(failed), "make setup")
-    return Line("packages", "ok", f"{len(pinned) - len(wrong)} of {len(pinned)} pinned packages installed as pinned")
+    return Line(
+        "packages",
+        "ok",
+        f"{len(pinned) - len(wrong)} of {len(pinned)} pinned packages installed as pinned",
+    )
 
 
 _DIRECT = (
@@ -141,7 +151,12 @@ def _torch() -> Line:
         except InputError as error:
             return Line("torch", "fail", f"{version('torch')}, {'; '.join(devices)}", str(error))
         return Line("torch", "ok", f"{version('torch')}, {'; '.join(devices)}")
-    return Line("torch", "note", f"{version('torch')}, no GPU: the demo runs on the CPU", "the full preset needs a GPU")
+    return Line(
+        "torch",
+        "note",
+        f"{version('torch')}, no GPU: the demo runs on the CPU",
+        "the full preset needs a GPU",
+    )
 
 
 def _disk(layout: Layout) -> Line:
@@ -150,7 +165,12 @@ def _disk(layout: Layout) -> Line:
     if free < 1 << 30:
         return Line("disk", "fail", finding, "the demo needs 1 GiB: free disk space")
     if free < _BYTES_NEEDED:
-        return Line("disk", "note", finding, f"enough for the demo; the full data needs {_BYTES_NEEDED >> 30} GiB")
+        return Line(
+            "disk",
+            "note",
+            finding,
+            f"enough for the demo; the full data needs {_BYTES_NEEDED >> 30} GiB",
+        )
     return Line("disk", "ok", finding)
 
 
@@ -158,13 +178,20 @@ def _params(layout: Layout) -> Line:
     params = load_params(layout.params)
     unknown = list(_unknown_names(params))
     if unknown:
-        return Line("params", "fail", f"unknown {', '.join(unknown)}", "check the spelling; isic features list")
+        return Line(
+            "params",
+            "fail",
+            f"unknown {', '.join(unknown)}",
+            "check the spelling; isic features list",
+        )
     if params.data.source == "sample":
         from isic.data.sample.patients import check_request
 
         sample = params.data.sample
         check_request(sample.patients, sample.lesions, sample.positives, sample.seed)
-    return Line("params", "ok", f"{len(params.image.backbones)} backbones x {len(params.folds)} folds")
+    return Line(
+        "params", "ok", f"{len(params.image.backbones)} backbones x {len(params.folds)} folds"
+    )
 
 
 def _unknown_names(params: Params) -> Iterator[str]:
@@ -201,13 +228,26 @@ def _data(layout: Layout) -> Line:
         )
     missing = [name for name in FILES if data.source == "folder" and not (folder / name).is_file()]
     if missing:
-        return Line("data", "fail", f"{data.folder} lacks {', '.join(missing)}", "make data, or set data.folder")
-    if not layout.validate_metrics.is_file() or not all((layout.raw / name).is_file() for name in FILES):
         return Line(
-            "data", "note", f"source {data.source}, data/raw not written or not validated", "dvc repro validate"
+            "data",
+            "fail",
+            f"{data.folder} lacks {', '.join(missing)}",
+            "make data, or set data.folder",
+        )
+    if not layout.validate_metrics.is_file() or not all(
+        (layout.raw / name).is_file() for name in FILES
+    ):
+        return Line(
+            "data",
+            "note",
+            f"source {data.source}, data/raw not written or not validated",
+            "dvc repro validate",
         )
     counts = read_json(layout.validate_metrics)
-    text = f"valid: {counts['rows']:,} rows, {counts['positives']} malignant, {counts['patients']:,} patients"
+    text = (
+        f"valid: {counts['rows']:,} rows, {counts['positives']} malignant, {counts['patients']:,}"
+        " patients"
+    )
     return Line("data", "ok", f"source {data.source}, {text}")
 
 
@@ -249,15 +289,24 @@ def _dvc(layout: Layout) -> Line:
     if done.returncode == 0:
         return Line("dvc", "ok", "everything up to date")
     if done.returncode == 1:
-        return Line("dvc", "note", "some stages changed or never ran", "dvc repro (dvc status lists them)")
+        return Line(
+            "dvc", "note", "some stages changed or never ran", "dvc repro (dvc status lists them)"
+        )
     # --quiet hides the error message too: run again without it.
     errors = _dvc_status(layout).stderr.strip().splitlines() or ["dvc status failed"]
-    return Line("dvc", "fail", errors[0].removeprefix("ERROR: "), "make the folder a git clone with its .dvc")
+    return Line(
+        "dvc",
+        "fail",
+        errors[0].removeprefix("ERROR: "),
+        "make the folder a git clone with its .dvc",
+    )
 
 
 def _dvc_status(layout: Layout, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dvc", "status", *options]
-    return subprocess.run(command, cwd=layout.root, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=layout.root, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def _kaggle() -> Line:
@@ -267,7 +316,10 @@ def _kaggle() -> Line:
         require_token()
     except InputError:
         return Line(
-            "kaggle", "note", "no token", "only `make data` and `isic submission push` need one: set KAGGLE_API_TOKEN"
+            "kaggle",
+            "note",
+            "no token",
+            "only `make data` and `isic submission push` need one: set KAGGLE_API_TOKEN",
         )
     return Line("kaggle", "ok", "token present (not shown)")
 

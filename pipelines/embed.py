@@ -1,4 +1,4 @@
-"""Stage `embed@B-F`: logits and embeddings of fold F's lesions, embeddings of the anchors, by the network of fold F."""
+"""Stage `embed@B-F`: logits and embeddings of fold F's lesions, embeddings of the anchors."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Stage `evaluate`: metrics and plot points of the out-of-fold scores; scalar metrics on the stack's run."""
+"""Stage `evaluate`: metrics and plot points of the out-of-fold scores; scalar metrics on the
+stack's run.
+"""
 
 from isic.core.errors import run
 from isic.core.io import write_json
@@ -16,9 +18,14 @@ def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
     backbones = tuple(params.image.backbones)
-    results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, params.folds))
+    results = read_results(
+        layout.oof, layout.train_metadata, layout.embeddings(backbones, params.folds)
+    )
     evaluation = evaluate(results, params.evaluate.replicates, params.evaluate.seed)
-    points = {**evaluation.points, "learning": learning_records(layout.image_models(backbones, params.folds))}
+    points = {
+        **evaluation.points,
+        "learning": learning_records(layout.image_models(backbones, params.folds)),
+    }
     # Results first: figures and tracking may fail.
     for name, records in points.items():
         write_json(layout.plots / f"{name}.json", records)

@@ -1,4 +1,6 @@
-"""`isic features measure`: the gain of each feature family on this checkout's rows and folds, without images."""
+"""`isic features measure`: the gain of each feature family on this checkout's rows and folds,
+without images.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,7 +32,10 @@ def main() -> None:
     write_json(layout.evaluate_metrics.with_name("features.json"), ablation)
     figure = layout.report.with_name("features.svg")
     save_figure(draw_families({"families": ablation_points(ablation)}), figure)
-    log(f"metrics/features.json, {figure.relative_to(layout.root)}; `dvc repro -s -f report` adds them to the page")
+    log(
+        f"metrics/features.json, {figure.relative_to(layout.root)}; `dvc repro -s -f report` adds"
+        " them to the page"
+    )
 
 
 def measure_families(
@@ -39,7 +44,9 @@ def measure_families(
     """The ablation of the feature families with the stacker's LightGBM members, without images."""
     stack, fitted_names = params.stack, tuple(fitted_families())
     no_images = stack.images.model_copy(update={"embeddings": "none"})
-    data = build_training_data(build_features(frame), {}, folds, no_images, stack.params.max_bin, fitted=fitted_names)
+    data = build_training_data(
+        build_features(frame), {}, folds, no_images, stack.params.max_bin, fitted=fitted_names
+    )
     evaluator = TrialEvaluator(data, stack.seeds)
     families = [*feature_families(), *(f"{FITTED} {name}" for name in fitted_names)]
     used = [name for name in params.features.families if name not in stack.drop]

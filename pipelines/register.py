@@ -22,14 +22,23 @@ def main() -> None:
         version, reused = register(layout.root, bundle, name, text)
         version_number = version.number
         register_backbones(layout.root, bundle)
-        print(f"register: {version} {'is this bundle already' if reused else 'added'}, now the challenger")
+        print(
+            f"register: {version} {'is this bundle already' if reused else 'added'}, now the"
+            " challenger"
+        )
     except InputError as error:
-        # The bundle is on disk and scores without MLflow: a store that is down does not fail the stage.
+        # The bundle is on disk and scores without MLflow: a store that is down does not fail the
+        # stage.
         sys.stderr.write(f"isic: not registered: {error}; then `dvc repro -f -s register`\n")
     manifest = bundle.manifest
     write_json(
         layout.register_metrics,
-        {"model": name, "version": version_number, "bundle_hash": manifest.hash, "pauc": manifest.metrics["pauc"]},
+        {
+            "model": name,
+            "version": version_number,
+            "bundle_hash": manifest.hash,
+            "pauc": manifest.metrics["pauc"],
+        },
     )
 
 

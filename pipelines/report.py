@@ -32,7 +32,9 @@ def main() -> None:
     if bundle:
         manifest = bundle.manifest
         hashes = {"data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
-        champion = Champion(f"{model}@champion ({manifest.hash[:8]})", bundle.oof(), manifest.params, hashes)
+        champion = Champion(
+            f"{model}@champion ({manifest.hash[:8]})", bundle.oof(), manifest.params, hashes
+        )
     build_report(layout.report, results, files, values, run_tags(layout), reasons, champion)
 
     with parent("stack", params.stack_config()) as tracker:

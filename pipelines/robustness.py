@@ -16,11 +16,17 @@ from isic.tracking import parent
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    results = read_results(layout.oof, layout.train_metadata, layout.embeddings(params.image.backbones, params.folds))
+    results = read_results(
+        layout.oof, layout.train_metadata, layout.embeddings(params.image.backbones, params.folds)
+    )
     stack = Stack.load(layout.stack_model)
-    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), stack.uses_embeddings)
+    inputs = read_inputs(
+        layout.stack_files(params.image.backbones, params.folds), stack.uses_embeddings
+    )
     networks = layout.image_models(params.image.backbones, params.folds)
-    test = read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
+    test = (
+        read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
+    )
     found = conditions(results, inputs, stack, networks, layout.train_images, test, params)
     path = layout.root / "metrics" / "robustness.json"
     write_json(path, found)

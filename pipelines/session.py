@@ -1,4 +1,5 @@
-"""`make fold` and `make backbone`: train and embed one fold, or all folds, of one backbone, and run no other stage.
+"""`make fold` and `make backbone`: train and embed one fold, or all folds, of one backbone, and run
+no other stage.
 
 Names are checked first, because `dvc repro` succeeds when a pattern matches no stage.
 """
@@ -16,7 +17,9 @@ from isic.core.paths import Layout
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", required=True, help="a key of image.backbones in params.yaml")
-    parser.add_argument("--fold", help="one of folds in params.yaml; default: all, one after the other")
+    parser.add_argument(
+        "--fold", help="one of folds in params.yaml; default: all, one after the other"
+    )
     options = parser.parse_args()
     params = load_params(Layout.find().params)
     stages = stages_of(params.image, params.folds, options.backbone, options.fold)
@@ -35,7 +38,11 @@ def stages_of(image: Image, folds: Sequence[int], backbone: str, fold: str | Non
     image.recipe(backbone)
     known_folds = [str(known) for known in folds]
     if fold is not None and fold not in known_folds:
-        problem = f"no fold `{fold}` in params.yaml:" if fold else "F is missing: add F=NUMBER; in params.yaml"
+        problem = (
+            f"no fold `{fold}` in params.yaml:"
+            if fold
+            else "F is missing: add F=NUMBER; in params.yaml"
+        )
         raise InputError(f"{problem} folds has {', '.join(known_folds)}")
     # Fold by fold: an interruption leaves one fold unfinished.
     chosen = known_folds if fold is None else [fold]

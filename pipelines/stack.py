@@ -1,4 +1,6 @@
-"""Stage `stack`: fit the stacker on features and out-of-fold image logits; write model and scores, log fold runs."""
+"""Stage `stack`: fit the stacker on features and out-of-fold image logits; write model and scores,
+log fold runs.
+"""
 
 import sys
 
@@ -15,7 +17,9 @@ from isic.tracking import open_run, parent
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    data = read_training_data(layout.stack_files(params.image.backbones, params.folds), params.stack)
+    data = read_training_data(
+        layout.stack_files(params.image.backbones, params.folds), params.stack
+    )
     leaks = screen_leaks(data)
     if leaks:
         print(f"warning: {describe_leaks(leaks)}", file=sys.stderr)
@@ -31,7 +35,10 @@ def main() -> None:
             tracker.metrics({name: fold[name] for name in ("pauc", "auc")})
     with parent("stack", config) as tracker:
         tracker.metrics({f"oof_{name}": value for name, value in pooled.items()})
-    print(f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over {len(stack.oof)} lesions")
+    print(
+        f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over"
+        f" {len(stack.oof)} lesions"
+    )
 
 
 if __name__ == "__main__":

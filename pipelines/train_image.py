@@ -1,4 +1,6 @@
-"""Stage `train_image@B-F`: train one backbone on all folds except F and, with `early_stop`, its validation fold."""
+"""Stage `train_image@B-F`: train one backbone on all folds except F and, with `early_stop`, its
+validation fold.
+"""
 
 import argparse
 

@@ -1,4 +1,6 @@
-"""`make tune`: search the stacker's parameters. Any number of processes may work on one study at once."""
+"""`make tune`: search the stacker's parameters. Any number of processes may work on one study at
+once.
+"""
 
 import argparse
 from typing import Any
@@ -16,15 +18,22 @@ from isic.tuning.tune import tune
 
 
 def study_name(config: dict[str, Any]) -> str:
-    """The study of this configuration. `stack.images` counts as `stack.evidence`, so that older studies continue."""
-    stack = {("evidence" if key == "images" else key): value for key, value in config["stack"].items()}
+    """The study of this configuration. `stack.images` counts as `stack.evidence`, so that older
+    studies continue.
+    """
+    stack = {
+        ("evidence" if key == "images" else key): value for key, value in config["stack"].items()
+    }
     return f"stack-{sha256_json([config | {'stack': stack}, HALFWAY_REPORTS])[:8]}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--trials", type=int, default=200, help="finished trials of the study, of all processes together"
+        "--trials",
+        type=int,
+        default=200,
+        help="finished trials of the study, of all processes together",
     )
     trials = parser.parse_args().trials
     if trials < 1:
@@ -34,16 +43,25 @@ def main() -> None:
     current = params.stack
     files = layout.stack_files(params.image.backbones, params.folds)
     data = read_training_data(files, current)
-    # Trials with other inputs, current values or pruning steps are not comparable: they form another study.
+    # Trials with other inputs, current values or pruning steps are not comparable: they form
+    # another study.
     inputs = fingerprint(files, current.images)
     config = {"stack": current.model_dump(mode="json"), "inputs": inputs}
     name, folder = study_name(config), layout.root / "optuna"
     print(
-        f"study {name}: up to {trials} trials; Ctrl-C keeps the finished trials, the same command resumes", flush=True
+        f"study {name}: up to {trials} trials; Ctrl-C keeps the finished trials, the same command"
+        " resumes",
+        flush=True,
     )
     try:
         result = tune(
-            data, current, name, folder, trials, lambda n: open_run("tune", config, f"trial{n}", fold=n), print
+            data,
+            current,
+            name,
+            folder,
+            trials,
+            lambda n: open_run("tune", config, f"trial{n}", fold=n),
+            print,
         )
     except KeyboardInterrupt:
         with parent("tune", config) as tracker:
@@ -53,7 +71,9 @@ def main() -> None:
         record_study(tracker, name, folder, result)
     if result is not None:
         print(result.line)
-        print(write_overlay(layout.params, {"stack": result.change}) if result.change else "", end="")
+        print(
+            write_overlay(layout.params, {"stack": result.change}) if result.change else "", end=""
+        )
 
 
 if __name__ == "__main__":

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 #: A Chromium of the system; playwright's own download is not used.
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium (Debian: apt-get install chromium)")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs a Chromium (Debian: apt-get install chromium)"
+)
 
 
 @contextmanager

@@ -1,4 +1,6 @@
-"""What all tests share: a small generated data set, a checkout around it, and a way to run one stage."""
+"""What all tests share: a small generated data set, a checkout around it, and a way to run one
+stage.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
     """Run a stage main in this process as `python -m pipelines.NAME ARGS` would."""
     from isic.core.errors import run
 
@@ -95,7 +99,9 @@ def stage(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real rows and tiles, from ISIC_REAL_DATA or the folder beside the checkout; skips where there are none."""
+    """Real rows and tiles, from ISIC_REAL_DATA or the folder beside the checkout; skips where there
+    are none.
+    """
     folder = Path(os.environ.get("ISIC_REAL_DATA") or ROOT.parent / "shared" / "data" / "slice3d")
     if not (folder / "competition" / "train-metadata.csv").is_file():
         pytest.skip("no real data: set ISIC_REAL_DATA to a folder with competition/ and tiles/")

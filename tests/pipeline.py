@@ -1,4 +1,6 @@
-"""The real pipeline, shrunk: a checkout of its own, and `dvc` run in it as a person would, without a network."""
+"""The real pipeline, shrunk: a checkout of its own, and `dvc` run in it as a person would, without
+a network.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ from isic.core.presets import write_overlay
 SHRUNK: dict[str, Any] = {
     "data": {"sample": {"patients": 40, "lesions": 600, "positives": 30, "seed": 3}},
     "folds": [0, 1],
-    "image": {"train": {"epochs": 8}, "backbones": {"__replace__": {"convnext": {"model": "demo_convnext"}}}},
+    "image": {
+        "train": {"epochs": 8},
+        "backbones": {"__replace__": {"convnext": {"model": "demo_convnext"}}},
+    },
 }
 
 _CODE = ("dvc.yaml", "params.yaml", ".dvcignore", "isic", "pipelines")
 #: Stages depend on these folders; where there are no image networks nothing else would make them.
 _KEPT = ("data/embeddings/.gitkeep", "models/image/.gitkeep")
 
-#: Any attempt to reach another machine is refused and written down, also when a library swallows the refusal.
+#: Any attempt to reach another machine is refused and written down, also when a library swallows
+#: the refusal.
 _DENY = """
 import os, socket
 _connect = socket.socket.connect
@@ -58,7 +64,9 @@ if "DVC_STAGE" in os.environ:
 
 
 def make_checkout(root: Path, folder: Path, changes: dict[str, Any]) -> Path:
-    """Copy the code of `root` to `folder`, make it a git and DVC repository, lay `changes` over its params.yaml."""
+    """Copy the code of `root` to `folder`, make it a git and DVC repository, lay `changes` over its
+    params.yaml.
+    """
     folder.mkdir(parents=True)
     for name in _CODE:
         source = root / name
@@ -74,14 +82,18 @@ def make_checkout(root: Path, folder: Path, changes: dict[str, Any]) -> Path:
     shutil.copy(root / ".dvc" / "config", folder / ".dvc" / "config")
     write_overlay(folder / "params.yaml", changes)
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "start"]):
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True)
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=folder, check=True
+        )
     (folder / ".deny").mkdir()
     (folder / ".deny" / "sitecustomize.py").write_text(_DENY + _NOTE_MODULES)
     return folder
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables of a process in the checkout `folder`: its own code first, no network, one thread a library."""
+    """Variables of a process in the checkout `folder`: its own code first, no network, one thread a
+    library.
+    """
     own = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{folder / '.deny'}{os.pathsep}{folder}",
@@ -92,7 +104,8 @@ def environment(folder: Path) -> dict[str, str]:
         "GIT_CONFIG_KEY_1": "user.email",
         "GIT_CONFIG_VALUE_1": "tester@example.org",
     }
-    # What `make` or a developer's shell sets to keep libraries quiet is dropped too: `dvc repro` alone must be quiet.
+    # What `make` or a developer's shell sets to keep libraries quiet is dropped too: `dvc repro`
+    # alone must be quiet.
     dropped = ("MLFLOW_", "DVC_", "OPTUNA_", "NO_ALBUMENTATIONS_UPDATE", "DO_NOT_TRACK")
     return {key: value for key, value in os.environ.items() if not key.startswith(dropped)} | own
 
@@ -100,7 +113,9 @@ def environment(folder: Path) -> dict[str, str]:
 def call(
     folder: Path, *command: str, check: bool = True, timeout: int = 600, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the checkout with networking denied; on failure the test shows what it printed."""
+    """Run a command in the checkout with networking denied; on failure the test shows what it
+    printed.
+    """
     full = ["unshare", "-rn", *command] if _can_unshare() else list(command)
     done = subprocess.run(
         full,
@@ -113,7 +128,8 @@ def call(
     )
     if check and done.returncode:
         raise AssertionError(
-            f"{' '.join(command)} exited {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            f"{' '.join(command)} exited"
+            f" {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         )
     return done
 
@@ -125,7 +141,9 @@ def network_attempts(folder: Path) -> str:
 
 
 def loaded_modules(folder: Path) -> dict[str, set[str]]:
-    """Modules of this project by stage (one name for all items of a matrix) that its processes loaded."""
+    """Modules of this project by stage (one name for all items of a matrix) that its processes
+    loaded.
+    """
     loaded: dict[str, set[str]] = {}
     for file in (folder / ".deny" / "modules").iterdir():
         stage = file.name.rsplit("-", 1)[0].split("@")[0]
@@ -136,4 +154,6 @@ def loaded_modules(folder: Path) -> dict[str, set[str]]:
 def _can_unshare() -> bool:
     if shutil.which("unshare") is None:
         return False
-    return subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
+    )

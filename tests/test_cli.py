@@ -1,4 +1,6 @@
-"""The verbs as typed: quick help, and one clear line with exit 2 for whatever a person may get wrong."""
+"""The verbs as typed: quick help, and one clear line with exit 2 for whatever a person may get
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,12 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
     # Processor seconds: the wall clock of a busy machine says nothing about the program.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
     script = (
-        "import sys, isic.cli; print(*sorted({'numpy', 'pandas', 'torch', 'mlflow', 'pydantic'} & set(sys.modules)))"
+        "import sys, isic.cli; print(*sorted({'numpy', 'pandas', 'torch', 'mlflow', 'pydantic'} &"
+        " set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
     assert done.stdout.strip() == ""
 
 
@@ -29,15 +34,30 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
     ("arguments", "said"),
     [
         ("sample --out sample --patients 10 --lesions 5 --positives 1", "10 patients"),
-        ("sample --out table.csv --patients 3 --lesions 5 --positives 1 --no-images", "table.csv: file exists"),
-        ("sample --out held --patients 3 --lesions 5 --positives 1", "held already holds train-metadata.csv"),
-        ("sample --out sample --patients 3 --lesions 5 --positives 1 --seed -1", "seed -1 is negative"),
+        (
+            "sample --out table.csv --patients 3 --lesions 5 --positives 1 --no-images",
+            "table.csv: file exists",
+        ),
+        (
+            "sample --out held --patients 3 --lesions 5 --positives 1",
+            "held already holds train-metadata.csv",
+        ),
+        (
+            "sample --out sample --patients 3 --lesions 5 --positives 1 --seed -1",
+            "seed -1 is negative",
+        ),
         ("score --solution . --submission table.csv", "solution . is not a file"),
         ("score --solution table.csv --submission none.csv", "submission none.csv is not a file"),
         ("predict --model . --metadata . --out scores.csv", ".: is a directory"),
         ("predict --model . --metadata none.csv --out scores.csv", "none.csv not found"),
-        ("predict --model . --metadata table.csv --out scores.csv", "table.csv lacks columns `patient_id`"),
-        ("predict --model . --metadata table.csv --out scores.csv --missing-images no", "use error or impute"),
+        (
+            "predict --model . --metadata table.csv --out scores.csv",
+            "table.csv lacks columns `patient_id`",
+        ),
+        (
+            "predict --model . --metadata table.csv --out scores.csv --missing-images no",
+            "use error or impute",
+        ),
         ("predict --model . --metadata table.csv --out table.csv", "written over its own input"),
         ("predict --model . --metadata table.csv --images held/x --out held", "held is a folder"),
         ("compare a b", "a not found"),

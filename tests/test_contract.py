@@ -1,6 +1,7 @@
 """The frozen surfaces: graph, parameters, stage mains, Makefile and verbs agree with each other.
 
-A failure here means that a promise to users changed: change the promise in the documentation first, then this file.
+A failure here means that a promise to users changed: change the promise in the documentation first,
+then this file.
 """
 
 from __future__ import annotations
@@ -38,7 +39,17 @@ STAGES = (
     "register",
 )
 
-VERBS = ("sample", "doctor", "preset", "compare", "promote", "rollback", "predict", "score", "submission")
+VERBS = (
+    "sample",
+    "doctor",
+    "preset",
+    "compare",
+    "promote",
+    "rollback",
+    "predict",
+    "score",
+    "submission",
+)
 
 
 @pytest.fixture
@@ -103,7 +114,9 @@ def _is_plumbing(root: Path, name: str) -> bool:
     path = _file_of(root, name)
     assert path is not None, name
     file = path.relative_to(root)
-    if file.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body):
+    if file.name == "__init__.py" and all(
+        isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body
+    ):
         return True
     return any(file == Path(listed) or Path(listed) in file.parents for listed in NOT_DEPENDENCIES)
 
@@ -141,7 +154,9 @@ def test_deps_cover_the_imports(root: Path, stages: dict[str, Any]) -> None:
 def test_code_deps_are_imported(root: Path, stages: dict[str, Any]) -> None:
     for name, stage in stages.items():
         files = {
-            path.relative_to(root) for module in _closure(root, _module_of(stage)) if (path := _file_of(root, module))
+            path.relative_to(root)
+            for module in _closure(root, _module_of(stage))
+            if (path := _file_of(root, module))
         }
         for dep in map(str, stage.get("deps", ())):
             if dep.startswith(("isic/", "pipelines/")):
@@ -160,7 +175,9 @@ def test_params_of_stages_exist(stages: dict[str, Any]) -> None:
 
 def test_test_time_augmentation_retrains_nothing(stages: dict[str, Any]) -> None:
     reads = {
-        name for name, stage in stages.items() if any("image.tta".startswith(key) for key in stage.get("params", ()))
+        name
+        for name, stage in stages.items()
+        if any("image.tta".startswith(key) for key in stage.get("params", ()))
     }
     assert reads == {"embed", "robustness", "report", "register"}
 
@@ -218,14 +235,25 @@ def test_every_mlproject_entry_point_calls_a_pipeline(root: Path) -> None:
     for project in projects:
         for entry in yaml.safe_load(project.read_text())["entry_points"].values():
             modules = re.findall(r"-m (pipelines\.\w+)", entry["command"])
-            assert modules or "dvc repro" in entry["command"] or "isic.cli " in entry["command"], entry["command"]
+            assert modules or "dvc repro" in entry["command"] or "isic.cli " in entry["command"], (
+                entry["command"]
+            )
             for module in modules:
                 assert importlib.util.find_spec(module), module
 
 
 def make(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """A target of the Makefile, with the environment that runs the tests in place of the checkout's own."""
-    command = ["make", "--silent", "-o", ".venv/.ready", f"BIN={Path(sys.executable).parent}", *words]
+    """A target of the Makefile, with the environment that runs the tests in place of the checkout's
+    own.
+    """
+    command = [
+        "make",
+        "--silent",
+        "-o",
+        ".venv/.ready",
+        f"BIN={Path(sys.executable).parent}",
+        *words,
+    ]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
 
@@ -235,13 +263,18 @@ def make(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
         (["fold"], "B is missing: add B=NAME; in params.yaml image.backbones has vit, convnext"),
         (["fold", "B=vit"], "F is missing: add F=NUMBER; in params.yaml folds has 0, 1, 2"),
         (["fold", "B=vit", "F=7"], "no fold `7` in params.yaml: folds has 0, 1, 2"),
-        (["fold", "B=vti", "F=0"], "no backbone `vti` in params.yaml: image.backbones has vit, convnext"),
+        (
+            ["fold", "B=vti", "F=0"],
+            "no backbone `vti` in params.yaml: image.backbones has vit, convnext",
+        ),
         (["backbone"], "B is missing"),
         (["backbone", "B=vti"], "no backbone `vti`"),
         (["backbone", "B=v*"], "no backbone `v*`"),
     ],
 )
-def test_a_session_for_what_params_do_not_name_is_one_line(root: Path, words: list[str], said: str) -> None:
+def test_a_session_for_what_params_do_not_name_is_one_line(
+    root: Path, words: list[str], said: str
+) -> None:
     done = make(root, *words)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -260,8 +293,12 @@ def test_a_session_is_the_stages_of_its_folds(root: Path, stages: dict[str, Any]
         assert stages[stage]["matrix"] == {"backbone": "${image.backbones}", "fold": "${folds}"}
 
 
-def test_a_baseline_holds_all_that_stages_write_and_git_keeps(root: Path, stages: dict[str, Any]) -> None:
-    """What the README and `isic summary` tell to commit, so that `dvc metrics diff` has something to compare with."""
+def test_a_baseline_holds_all_that_stages_write_and_git_keeps(
+    root: Path, stages: dict[str, Any]
+) -> None:
+    """What the README and `isic summary` tell to commit, so that `dvc metrics diff` has something
+    to compare with.
+    """
     written = {"dvc.lock"}
     for stage in stages.values():
         for entry in (*stage.get("outs", ()), *stage.get("metrics", ()), *stage.get("plots", ())):
@@ -280,7 +317,9 @@ def test_the_speed_table_is_made_of_the_kept_results(root: Path, readme: Any) ->
         assert judged <= set(kept["measured"]), f"{path.name}: a target is judged without a number"
 
 
-def test_a_ratio_measured_both_ways_is_held_against_its_target_both_ways(readme: Any, tmp_path: Path) -> None:
+def test_a_ratio_measured_both_ways_is_held_against_its_target_both_ways(
+    readme: Any, tmp_path: Path
+) -> None:
     kept = {
         "name": "predict",
         "measured": {"end_to_end_to_parts": 0.9, "end_to_end_to_parts_processor": 0.8},
@@ -309,7 +348,11 @@ def test_help_writes_nothing(root: Path) -> None:
     page = root / "README.md"
     before = page.stat().st_mtime_ns
     done = subprocess.run(
-        [sys.executable, "benchmarks/readme.py", "--help"], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "benchmarks/readme.py", "--help"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "--check" in done.stdout
     assert page.stat().st_mtime_ns == before
@@ -317,17 +360,28 @@ def test_help_writes_nothing(root: Path) -> None:
 
 def test_clean_leaves_the_folders_that_git_keeps(root: Path, tmp_path: Path) -> None:
     kept = ("data/embeddings/.gitkeep", "models/image/.gitkeep")
-    made = ("data/embeddings/vit/fold0.npy", "models/image/vit/fold0/config.json", "models/stack/stack.json")
+    made = (
+        "data/embeddings/vit/fold0.npy",
+        "models/image/vit/fold0/config.json",
+        "models/stack/stack.json",
+    )
     for name in (*kept, *made, "submission/kaggle/notebook.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    subprocess.run(["make", "-f", str(root / "Makefile"), "clean"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        ["make", "-f", str(root / "Makefile"), "clean"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {*kept, "submission/kaggle/notebook.ipynb"}
 
 
 def test_hooks_and_workflow_run_what_make_runs(root: Path) -> None:
-    (target,) = re.findall(r"^check: .*\n((?:\t.*\n)+)", (root / "Makefile").read_text(), re.MULTILINE)
+    (target,) = re.findall(
+        r"^check: .*\n((?:\t.*\n)+)", (root / "Makefile").read_text(), re.MULTILINE
+    )
     commands = [line.strip().removeprefix("@") for line in target.splitlines()]
     (repo,) = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"]
     assert [hook["entry"].removeprefix(".venv/bin/") for hook in repo["hooks"]] == commands
@@ -338,7 +392,9 @@ def test_hooks_and_workflow_run_what_make_runs(root: Path) -> None:
 
 
 def test_folders_of_the_contributing_table_exist(root: Path) -> None:
-    rows = re.findall(r"^\|.*\| `(isic/[\w/]+)`", (root / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\|.*\| `(isic/[\w/]+)`", (root / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
     assert len(rows) > 10
     for folder in rows:
         assert (root / folder).exists() or (root / f"{folder}.py").is_file(), folder

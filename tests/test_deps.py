@@ -1,4 +1,6 @@
-"""Stages, resume keys and code hashes depend on the code that decides their results, and on nothing else."""
+"""Stages, resume keys and code hashes depend on the code that decides their results, and on nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ from tests.pipeline import call, loaded_modules
 #: Stages that only judge and show: an edit of a module in NOT_DEPENDENCIES may rerun these.
 _JUDGES = {"robustness", "report", "register"}
 
-#: Edits files one after the other and asks `dvc status` of each, all in one process: starting DVC takes seconds.
+#: Edits files one after the other and asks `dvc status` of each, all in one process: starting DVC
+#: takes seconds.
 _STATUS = """
 import json, sys
 from pathlib import Path
@@ -46,7 +49,9 @@ def _file(root: Path, module: str) -> str:
 
 
 def _only_docstring(path: Path) -> bool:
-    return path.name == "__init__.py" and all(isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+    return path.name == "__init__.py" and all(
+        isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body
+    )
 
 
 def _files(root: Path, paths: Iterable[str]) -> list[str]:
@@ -56,7 +61,9 @@ def _files(root: Path, paths: Iterable[str]) -> list[str]:
         for path in paths
         for file in (root.joinpath(path).rglob("*.py") if (root / path).is_dir() else [root / path])
     ]
-    return sorted({file.relative_to(root).as_posix() for file in found if not _only_docstring(file)})
+    return sorted(
+        {file.relative_to(root).as_posix() for file in found if not _only_docstring(file)}
+    )
 
 
 def _example(root: Path, path: str) -> str:
@@ -71,21 +78,34 @@ def test_every_loaded_module_is_a_dep(root: Path, done: Path) -> None:
     for stage, modules in loaded.items():
         files = {_file(root, module) for module in modules if module.startswith("isic")}
         decided = (*STAGE_CODE[stage], *NOT_DEPENDENCIES)
-        missing = [file for file in files if not _covered(file, decided) and not _only_docstring(root / file)]
-        assert missing == [], f"stage {stage} loads them: name them in STAGE_CODE and dvc.yaml, or in NOT_DEPENDENCIES"
+        missing = [
+            file
+            for file in files
+            if not _covered(file, decided) and not _only_docstring(root / file)
+        ]
+        assert missing == [], (
+            f"stage {stage} loads them: name them in STAGE_CODE and dvc.yaml, or in NOT_DEPENDENCIES"
+        )
 
 
 @pytest.mark.slow
 def test_no_entry_of_the_list_is_idle(root: Path, done: Path) -> None:
     files = {_file(root, module) for modules in loaded_modules(done).values() for module in modules}
-    assert [entry for entry in NOT_DEPENDENCIES if not any(_covered(file, [entry]) for file in files)] == []
+    assert [
+        entry for entry in NOT_DEPENDENCIES if not any(_covered(file, [entry]) for file in files)
+    ] == []
 
 
 @pytest.mark.slow
-def test_an_edit_makes_exactly_the_named_stages_stale(root: Path, done: Path, tmp_path: Path) -> None:
+def test_an_edit_makes_exactly_the_named_stages_stale(
+    root: Path, done: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(done, folder, symlinks=True)
-    examples = [_example(root, path) for path in sorted({path for paths in STAGE_CODE.values() for path in paths})]
+    examples = [
+        _example(root, path)
+        for path in sorted({path for paths in STAGE_CODE.values() for path in paths})
+    ]
     shown = [
         "isic/image/console.py",
         "isic/registry/actions.py",
@@ -96,17 +116,24 @@ def test_an_edit_makes_exactly_the_named_stages_stale(root: Path, done: Path, tm
     ]
     listed = _files(root, NOT_DEPENDENCIES)
     # One edit of all files that no stage names proves the same for each of them.
-    unnamed = [file for file in _files(root, ["isic"]) if not any(_covered(file, p) for p in STAGE_CODE.values())]
+    unnamed = [
+        file
+        for file in _files(root, ["isic"])
+        if not any(_covered(file, p) for p in STAGE_CODE.values())
+    ]
     edits = [[file] for file in (*examples, *shown, *listed)] + [unnamed]
 
     lines = call(folder, "python", "-c", _STATUS, json.dumps(edits)).stdout.splitlines()
     stale = [json.loads(line) for line in lines if line]
     found = {
-        tuple(files): {stage.split("@")[0] for stage in stages} for files, stages in zip(edits, stale, strict=True)
+        tuple(files): {stage.split("@")[0] for stage in stages}
+        for files, stages in zip(edits, stale, strict=True)
     }
 
     for (file,) in edits[:-1]:
-        assert found[file,] == {stage for stage, paths in STAGE_CODE.items() if _covered(file, paths)}, file
+        assert found[file,] == {
+            stage for stage, paths in STAGE_CODE.items() if _covered(file, paths)
+        }, file
     assert found[tuple(unnamed)] == set()
     for file in listed:
         assert found[file,] <= _JUDGES, file
@@ -133,7 +160,9 @@ def _resume_key(package: Path) -> str:
     [(_resume_key, STAGE_CODE["train_image"]), (lambda package: code_hash(), SCORING_CODE)],
     ids=["resume key", "code hash of a bundle"],
 )
-def test_a_key_changes_for_exactly_its_code(package: Path, key: Callable[[Path], str], paths: tuple[str, ...]) -> None:
+def test_a_key_changes_for_exactly_its_code(
+    package: Path, key: Callable[[Path], str], paths: tuple[str, ...]
+) -> None:
     before = key(package)
     everything = _files(package, ["isic"])
     for file in everything:
@@ -153,13 +182,16 @@ def test_a_key_changes_for_exactly_its_code(package: Path, key: Callable[[Path],
 @pytest.mark.slow
 def test_scoring_loads_only_hashed_code(root: Path, done: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from isic.data.tables import read_metadata; "
-        "from isic.data.tiles import TileStore; from isic.predict.bundle import load_bundle; "
-        "rows = read_metadata(Path('data/raw/test-metadata.csv'), train=False); "
-        "load_bundle(Path('models/bundle')).predict(rows, TileStore(Path('data/raw/test-image.hdf5'))); "
-        "print(*(name for name in sys.modules if name.split('.')[0] == 'isic'))"
+        "import sys; from pathlib import Path; from isic.data.tables import read_metadata; from"
+        " isic.data.tiles import TileStore; from isic.predict.bundle import load_bundle; rows ="
+        " read_metadata(Path('data/raw/test-metadata.csv'), train=False);"
+        " load_bundle(Path('models/bundle')).predict(rows,"
+        " TileStore(Path('data/raw/test-image.hdf5'))); print(*(name for name in sys.modules if"
+        " name.split('.')[0] == 'isic'))"
     )
     modules = call(done, "python", "-c", script).stdout.split()
     files = {_file(root, module) for module in modules}
     decided = (*SCORING_CODE, *NOT_DEPENDENCIES)
-    assert [file for file in files if not _covered(file, decided) and not _only_docstring(root / file)] == []
+    assert [
+        file for file in files if not _covered(file, decided) and not _only_docstring(root / file)
+    ] == []

@@ -26,11 +26,15 @@ def _of_pages(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _of_messages(root: Path) -> Iterator[tuple[str, str]]:
-    files = [path for suffix in ("py", "html") for path in sorted((root / "isic").rglob(f"*.{suffix}"))]
+    files = [
+        path for suffix in ("py", "html") for path in sorted((root / "isic").rglob(f"*.{suffix}"))
+    ]
     for path in [*files, root / "params.yaml"]:
         commands = _SPAN.findall(path.read_text())
         # A verb that the code fills in cannot be checked here.
-        yield from ((path.name, command) for command in commands if not command.startswith("isic {"))
+        yield from (
+            (path.name, command) for command in commands if not command.startswith("isic {")
+        )
 
 
 def _words(command: str) -> list[str]:

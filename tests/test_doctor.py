@@ -1,4 +1,6 @@
-"""`isic doctor`: every promised check is there, says what to do where something is to do, and none fails itself."""
+"""`isic doctor`: every promised check is there, says what to do where something is to do, and none
+fails itself.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,19 @@ from isic.doctor import Line, checks
 from tests.conftest import Outcome
 
 #: "artifacts" is checked where MLFLOW_TRACKING_URI names a server.
-PROMISED = ("python", "packages", "torch", "disk", "params", "data", "mlflow", "artifacts", "dvc", "kaggle", "time")
+PROMISED = (
+    "python",
+    "packages",
+    "torch",
+    "disk",
+    "params",
+    "data",
+    "mlflow",
+    "artifacts",
+    "dvc",
+    "kaggle",
+    "time",
+)
 
 
 @pytest.fixture
@@ -29,14 +43,18 @@ def clone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _found(server: bool = False) -> dict[str, Line]:
     lines = list(checks())
-    assert [line.name for line in lines] == [name for name in PROMISED if server or name != "artifacts"]
+    assert [line.name for line in lines] == [
+        name for name in PROMISED if server or name != "artifacts"
+    ]
     for line in lines:
         assert "\n" not in line.text()
         assert line.state == "ok" or line.remedy or ": " in line.finding, "a remedy is missing"
     return {line.name: line for line in lines}
 
 
-def test_a_fresh_clone_has_notes_and_no_failures(clone: Path, stage: Callable[..., Outcome]) -> None:
+def test_a_fresh_clone_has_notes_and_no_failures(
+    clone: Path, stage: Callable[..., Outcome]
+) -> None:
     found = _found()
     assert not [line.text() for line in found.values() if line.state == "fail"]
     assert found["data"].remedy == "dvc repro validate"
@@ -46,13 +64,20 @@ def test_a_fresh_clone_has_notes_and_no_failures(clone: Path, stage: Callable[..
     assert "valid: 600 rows, 24 malignant, 60 patients" in _found()["data"].finding
 
 
-def test_what_is_broken_is_named_and_the_rest_still_checked(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_broken_is_named_and_the_rest_still_checked(
+    clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (clone / "params.yaml").write_text("data: [")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("KAGGLE_API_TOKEN", "secret")
     (clone / ".git").rename(clone / "git")
     found = _found(server=True)
-    assert {name for name, line in found.items() if line.state == "fail"} == {"params", "mlflow", "artifacts", "dvc"}
+    assert {name for name, line in found.items() if line.state == "fail"} == {
+        "params",
+        "mlflow",
+        "artifacts",
+        "dvc",
+    }
     assert "is not valid YAML" in found["params"].finding
     assert "unset MLFLOW_TRACKING_URI" in found["mlflow"].finding
     assert "not a git repository" in found["dvc"].finding

@@ -1,4 +1,6 @@
-"""`make data` takes five files from whatever Kaggle's client leaves, or says in one line what it left instead."""
+"""`make data` takes five files from whatever Kaggle's client leaves, or says in one line what it
+left instead.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from isic.core.errors import InputError
 from isic.data.source import FILES
 from pipelines import download
 
-#: Stands in for the client: copies what the test laid out, as `competitions download -c NAME -p FOLDER` would.
+#: Stands in for the client: copies what the test laid out, as `competitions download -c NAME -p
+#: FOLDER` would.
 CLIENT = """#!/bin/sh
 [ -f "$SENT" ] && cp "$SENT" "$6/$4.zip"
 exit 0
@@ -45,7 +48,9 @@ def archive(path: Path, *, without: str = "", more: tuple[str, ...] = ()) -> Non
 
 
 def refused(match: str) -> None:
-    """`make data` ends with one line that says `match`, names no folder of its own, and leaves nothing behind."""
+    """`make data` ends with one line that says `match`, names no folder of its own, and leaves
+    nothing behind.
+    """
     with pytest.raises(InputError, match=match) as error:
         download.main()
     assert "data/.official" not in str(error.value)
@@ -75,25 +80,38 @@ def test_what_is_no_whole_archive_is_said(sent: Path, fault: str) -> None:
     archive(sent)
     data = bytearray(sent.read_bytes())
     if fault == "encrypted":
-        for place in (6, data.index(b"PK\x01\x02") + 8):  # flags of the first file, in both of its headers
+        for place in (
+            6,
+            data.index(b"PK\x01\x02") + 8,
+        ):  # flags of the first file, in both of its headers
             data[place] |= 1
     if fault == "damaged":
         data[50:60] = bytes(10)
-    made = {"page": b"<!doctype html><title>Sign in</title>", "empty": b"", "cut short": data[: len(data) // 2]}
+    made = {
+        "page": b"<!doctype html><title>Sign in</title>",
+        "empty": b"",
+        "cut short": data[: len(data) // 2],
+    }
     sent.write_bytes(made.get(fault, data))
     refused("is not a complete zip archive")
 
 
-def test_a_file_too_large_to_be_official_is_not_unpacked(sent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_too_large_to_be_official_is_not_unpacked(
+    sent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive(sent)
     monkeypatch.setattr(download, "MAX_BYTES", 100)
     refused("train-metadata.csv in isic-2024-challenge.zip claims 950 bytes, at most 100")
 
 
-def test_the_command_itself_ends_with_one_line(sent: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_itself_ends_with_one_line(
+    sent: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent.write_bytes(b"<!doctype html>")
     monkeypatch.setenv("PYTHONPATH", str(root))
-    done = subprocess.run([sys.executable, "-m", "pipelines.download"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.download"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("isic: error: the isic-2024-challenge.zip that Kaggle sent")
     assert len(done.stderr.splitlines()) == 1

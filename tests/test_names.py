@@ -1,4 +1,6 @@
-"""A public name is defined in one module of the package. The list of those that are not may only shrink."""
+"""A public name is defined in one module of the package. The list of those that are not may only
+shrink.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,19 @@ def _defined(path: Path) -> set[str]:
             names.add(node.name)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+            names |= {
+                name.id
+                for target in targets
+                for name in ast.walk(target)
+                if isinstance(name, ast.Name)
+            }
     return {name for name in names if not name.startswith("_")}
 
 
 def _duplicates(root: Path) -> set[str]:
-    """Public names that several modules define. A verb may have the name of the function that it calls, and `main` is
-    what a process starts."""
+    """Public names that several modules define. A verb may have the name of the function that it
+    calls, and `main` is what a process starts.
+    """
     names: dict[str, set[str]] = {}
     for path in (root / "isic").rglob("*.py"):
         module = path.relative_to(root).as_posix()
@@ -42,5 +50,7 @@ def test_a_public_name_has_one_definition(root: Path) -> None:
     listed = LIST.read_text().split()
 
     assert listed == sorted(set(listed))
-    assert duplicates - set(listed) == set(), "defined twice: choose a name that no other module defines"
+    assert duplicates - set(listed) == set(), (
+        "defined twice: choose a name that no other module defines"
+    )
     assert set(listed) - duplicates == set(), f"defined once now: delete these lines of {LIST.name}"

@@ -1,4 +1,6 @@
-"""The whole way through, as DVC runs it: official files in, a submission from the promoted model out."""
+"""The whole way through, as DVC runs it: official files in, a submission from the promoted model
+out.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,16 @@ def _metrics(folder: Path) -> dict[str, object]:
 
 def test_metrics_hold_what_is_promised(done: Path) -> None:
     found = _metrics(done)
-    promised = {"pauc", "pauc_low", "pauc_high", "pauc_fold_mean", "pauc_fold_sd", "auc", "top15_sensitivity", "n"}
+    promised = {
+        "pauc",
+        "pauc_low",
+        "pauc_high",
+        "pauc_fold_mean",
+        "pauc_fold_sd",
+        "auc",
+        "top15_sensitivity",
+        "n",
+    }
     assert promised | {"positives", "patients", "folds"} <= set(found)
     assert (found["n"], found["positives"], found["patients"]) == (600, 30, 40)
     assert len(found["folds"]) == 2  # type: ignore[arg-type]
@@ -133,7 +144,9 @@ def test_change_of_stacker_parameters_reruns_from_stack(root: Path, done: Path) 
     assert "stack" in dry.stdout
     text = (done / "params.yaml").read_text()
     try:
-        (done / "params.yaml").write_text(text.replace("learning_rate: ", "learning_rate: 0.0123 # ", 1))
+        (done / "params.yaml").write_text(
+            text.replace("learning_rate: ", "learning_rate: 0.0123 # ", 1)
+        )
         status = call(done, "dvc", "status")
     finally:
         (done / "params.yaml").write_text(text)
@@ -147,7 +160,9 @@ def test_killed_repro_ends_with_the_same_metrics(root: Path, done: Path, tmp_pat
         _kill_repro_in(folder, stage)
         assert not (folder / "metrics" / "evaluate.json").exists()
     call(folder, "dvc", "repro", timeout=1800)
-    assert (folder / "metrics" / "evaluate.json").read_bytes() == (done / "metrics" / "evaluate.json").read_bytes()
+    assert (folder / "metrics" / "evaluate.json").read_bytes() == (
+        done / "metrics" / "evaluate.json"
+    ).read_bytes()
 
 
 def _kill_repro_in(folder: Path, stage: str) -> None:
@@ -186,7 +201,9 @@ def test_a_dead_tracking_server_costs_only_lines(done: Path, tmp_path: Path) -> 
     folder = tmp_path / "deaf"
     shutil.copytree(done, folder, symlinks=True)
     for stage in ("train_image@convnext-0", "stack", "register"):
-        heard = call(folder, "dvc", "repro", "-f", "-s", stage, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+        heard = call(
+            folder, "dvc", "repro", "-f", "-s", stage, MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+        )
         assert "http://127.0.0.1:9" in heard.stderr
         assert "Traceback" not in heard.stdout + heard.stderr
     for name in ("data/oof/stack.parquet", "models/image/convnext/fold0/model.safetensors"):
@@ -205,7 +222,8 @@ def test_real_files_run_to_a_submission(root: Path, real_data: Path, tmp_path: P
     assert checked["test_hospitals_unseen"] == ["FNQH Cairns"]
     found = _metrics(folder)
     assert found["n"] == rows_of(real_data)[0]
-    # Too few benign rows to judge the model by; enough to see that it learns from real rows and tiles.
+    # Too few benign rows to judge the model by; enough to see that it learns from real rows and
+    # tiles.
     assert found["auc"] > 0.7  # type: ignore[operator]
     call(folder, "isic", "promote")
     call(folder, "isic", "submission")
@@ -218,7 +236,9 @@ def test_real_files_run_to_a_submission(root: Path, real_data: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_without_image_networks_everything_else_runs(root: Path, tmp_path: Path) -> None:
-    folder = make_checkout(root, tmp_path / "blind", {**SHRUNK, "image": {"backbones": {"__replace__": {}}}})
+    folder = make_checkout(
+        root, tmp_path / "blind", {**SHRUNK, "image": {"backbones": {"__replace__": {}}}}
+    )
     call(folder, "dvc", "repro")
     assert _metrics(folder)["n"] == 600
     assert "the run has no images" in (folder / "reports" / "index.html").read_text()

@@ -1,1 +1,3 @@
-"""PostgreSQL, an S3-compatible store and an MLflow server with basic auth, on the loopback of this machine."""
+"""PostgreSQL, an S3-compatible store and an MLflow server with basic auth, on the loopback of this
+machine.
+"""

@@ -12,10 +12,16 @@ from isic.core.errors import InputError, run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m deploy.local")
-    parser.add_argument("--folder", type=Path, default=Path(".server"), help="data, logs and secrets")
-    parser.add_argument("--port", type=int, default=5050, help="port of MLflow; PostgreSQL and S3 use the next two")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(".server"), help="data, logs and secrets"
+    )
+    parser.add_argument(
+        "--port", type=int, default=5050, help="port of MLflow; PostgreSQL and S3 use the next two"
+    )
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM of a service manager stops as cleanly as Ctrl-C
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # SIGTERM of a service manager stops as cleanly as Ctrl-C
     servers = Servers(arguments.folder.resolve(), arguments.port)
     print_line("starting PostgreSQL, S3 and MLflow …")
     servers.start()

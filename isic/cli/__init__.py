@@ -1,7 +1,7 @@
 """The `isic` command. One file per group of verbs; each verb parses, calls one wing and prints.
 
-Heavy imports happen inside the verbs, so that `isic --help` stays fast. Exit status: 0 on success, 2 with one line on
-bad input, 130 when interrupted.
+Heavy imports happen inside the verbs, so that `isic --help` stays fast. Exit status: 0 on success,
+2 with one line on bad input, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from isic.core.errors import InputError, run
 
 app = typer.Typer(
     name="isic",
-    help="Find skin cancer among hundreds of lesions per patient: data, runs, models and submissions for ISIC 2024.",
+    help=(
+        "Find skin cancer among hundreds of lesions per patient: data, runs, models and submissions"
+        " for ISIC 2024."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

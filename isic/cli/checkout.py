@@ -11,7 +11,9 @@ tracking_app = typer.Typer(help="The MLflow store: its runs and models.", no_arg
 
 
 @app.command()
-def preset(name: Annotated[str, typer.Argument(help="full, kaggle_t4, …; see pipelines/presets.")]) -> None:
+def preset(
+    name: Annotated[str, typer.Argument(help="full, kaggle_t4, …; see pipelines/presets.")],
+) -> None:
     """Apply a preset to params.yaml and show the difference."""
     from isic.core.paths import Layout
     from isic.core.presets import apply_preset
@@ -50,7 +52,9 @@ def ui(port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000) 
 @tracking_app.command("copy")
 def copy_tracking(
     to: Annotated[str, typer.Option("--to", help="Address of the MLflow server.")],
-    source: Annotated[str | None, typer.Option("--from", help="Store to copy; default: this checkout's file.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Store to copy; default: this checkout's file.")
+    ] = None,
 ) -> None:
     """Copy runs, models and aliases to a server; a rerun sends only what is missing there."""
     from isic.core.paths import Layout

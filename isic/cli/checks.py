@@ -39,7 +39,12 @@ def check_stack() -> None:
     path = layout.evaluate_metrics.with_name("nested.json")
     write_json(path, result)
 
-    typer.echo(f"out-of-fold pAUC {result['headline']:.4f}; {result['text']}: about {result['pauc']:.4f}")
-    typer.echo(f"{path.relative_to(layout.root)} written; the stage robustness does the same for the report")
+    typer.echo(
+        f"out-of-fold pAUC {result['headline']:.4f}; {result['text']}: about {result['pauc']:.4f}"
+    )
+    typer.echo(
+        f"{path.relative_to(layout.root)} written; the stage robustness does the same for the"
+        " report"
+    )
     refuse_leaks([Leak(**leak) for leak in result["leaks"]])
     typer.echo("no column looks like a leak")

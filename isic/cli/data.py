@@ -28,7 +28,9 @@ def sample(
 
     existing = [name for name in FILES if (out / name).exists()]
     if existing:
-        raise InputError(f"{out} already holds {existing[0]}: name another folder, or remove its files first")
+        raise InputError(
+            f"{out} already holds {existing[0]}: name another folder, or remove its files first"
+        )
 
     write_sample(out, patients, lesions, positives, seed, images=not no_images)
     typer.echo(f"{lesions:,} lesions of {patients:,} patients, {positives} malignant: {out}")
@@ -37,15 +39,20 @@ def sample(
 @app.command()
 def shard(
     out: Annotated[str | None, typer.Option(help="Folder or URI (s3://…) for the shards.")] = None,
-    metadata: Annotated[Path | None, typer.Option(help="CSV, official test or training form.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="CSV, official test or training form.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
     rows: Annotated[
         int, typer.Option(help="Most lesions in a shard; a patient with more gets a larger shard.")
     ] = 20_000,
     megabytes: Annotated[float, typer.Option(help="Approximate size of a shard.")] = 64,
-    missing_images: Annotated[str, typer.Option(help="error, or impute: keep lesions without a tile.")] = "error",
+    missing_images: Annotated[
+        str, typer.Option(help="error, or impute: keep lesions without a tile.")
+    ] = "error",
     index: Annotated[
-        str | None, typer.Option(help="Only write the manifest of existing shards in this folder or URI.")
+        str | None,
+        typer.Option(help="Only write the manifest of existing shards in this folder or URI."),
     ] = None,
 ) -> None:
     """Write the official files as parquet shards of whole patients, for --on ray."""
@@ -54,7 +61,9 @@ def shard(
 
     if index is not None:
         if (out, metadata, images) != (None, None, None):
-            raise InputError("--index takes no other option: it only writes the manifest of existing shards")
+            raise InputError(
+                "--index takes no other option: it only writes the manifest of existing shards"
+            )
         manifest, uri = index_shards(Store(index)), index
     elif metadata is None or out is None:
         raise InputError("give --metadata (and --images) and --out, or --index alone")

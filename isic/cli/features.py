@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
-app = typer.Typer(help="The features: their table, and the gain of each family.", no_args_is_help=True)
+app = typer.Typer(
+    help="The features: their table, and the gain of each family.", no_args_is_help=True
+)
 
 
 @app.command("list")

@@ -44,11 +44,15 @@ def _print_costs() -> None:
 
 @app.command("import")
 def import_models(
-    folder: Annotated[Path, typer.Argument(help="A bundle, a checkout, or BACKBONE/foldN folders.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A bundle, a checkout, or BACKBONE/foldN folders.")
+    ],
 ) -> None:
     """Import image models that were trained elsewhere into models/image."""
     from isic.core.paths import Layout
     from isic.predict.import_models import import_models as copy_models
 
     stages = copy_models(Layout.find(), folder)
-    typer.echo(f"{len(stages)} models imported; next: dvc commit -f {' '.join(stages)}, then dvc repro")
+    typer.echo(
+        f"{len(stages)} models imported; next: dvc commit -f {' '.join(stages)}, then dvc repro"
+    )

@@ -10,7 +10,10 @@ from isic.core.errors import InputError
 
 MissingImages = Annotated[str, typer.Option(help="error, or impute the training mean.")]
 Fallback = Annotated[
-    bool, typer.Option("--fallback", help="If all image models fail, score by the features alone, with a warning.")
+    bool,
+    typer.Option(
+        "--fallback", help="If all image models fail, score by the features alone, with a warning."
+    ),
 ]
 
 

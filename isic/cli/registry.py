@@ -13,7 +13,9 @@ Reason = Annotated[str, typer.Option(help="The reason, for registry/promotions.j
 
 @app.command()
 def promote(
-    force: Annotated[bool, typer.Option("--force", help="Promote although the gate refuses; needs --reason.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote although the gate refuses; needs --reason.")
+    ] = False,
     reason: Reason = "",
 ) -> None:
     """Make the challenger the champion if the gate allows it."""
@@ -34,7 +36,9 @@ def rollback(reason: Reason = "") -> None:
     from isic.registry.actions import rollback as restore_previous
 
     move = restore_previous(Layout.find(), reason)
-    typer.echo(f"{move.model} version {move.after} is the champion again (was {move.before or 'none'})")
+    typer.echo(
+        f"{move.model} version {move.after} is the champion again (was {move.before or 'none'})"
+    )
 
 
 @app.command()
@@ -49,4 +53,7 @@ def history() -> None:
     for move in moves:
         forced = " forced" if move.forced else ""
         reason = f"  {move.reason}" if move.reason else ""
-        typer.echo(f"{move.at}  {move.act:<8}  {move.before or '-'} -> {move.after}{forced}  {move.who}{reason}")
+        typer.echo(
+            f"{move.at}  {move.act:<8}  {move.before or '-'} -> {move.after}{forced} "
+            f" {move.who}{reason}"
+        )

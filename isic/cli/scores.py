@@ -17,45 +17,74 @@ app = typer.Typer()
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle folder.")],
+    model: Annotated[
+        str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION or a bundle folder.")
+    ],
     out: Annotated[
         str,
-        typer.Option(help="CSV to write: isic_id, target. With --on ray: folder or URI, a parquet file per shard."),
+        typer.Option(
+            help=(
+                "CSV to write: isic_id, target. With --on ray: folder or URI, a parquet file per"
+                " shard."
+            )
+        ),
     ],
-    metadata: Annotated[Path | None, typer.Option(help="CSV with the columns of test-metadata.csv.")] = None,
+    metadata: Annotated[
+        Path | None, typer.Option(help="CSV with the columns of test-metadata.csv.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
     missing_images: MissingImages = "error",
     fallback: Fallback = False,
     on: Annotated[
-        str, typer.Option(help="here, or ray: the cluster at RAY_ADDRESS, else one started on this machine.")
+        str,
+        typer.Option(
+            help="here, or ray: the cluster at RAY_ADDRESS, else one started on this machine."
+        ),
     ] = "here",
     source: Annotated[
-        str | None, typer.Option("--input", help="With --on ray: folder or URI of shards (isic shard makes them).")
+        str | None,
+        typer.Option(
+            "--input", help="With --on ray: folder or URI of shards (isic shard makes them)."
+        ),
     ] = None,
     cpus: Annotated[float, typer.Option(help="With --on ray: CPU cores of a worker.")] = 1,
     gpus: Annotated[float, typer.Option(help="With --on ray: GPUs of a worker.")] = 0,
-    memory_gb: Annotated[float | None, typer.Option(help="With --on ray: memory to reserve for a worker.")] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="With --on ray: memory to reserve for a worker.")
+    ] = None,
 ) -> None:
     """Score any lesions with a registered model or a bundle folder, here or on a cluster."""
     if on == "ray":
         if source is None or metadata is not None or images is not None or fallback:
-            raise InputError("--on ray takes --input (shards), not --metadata, --images or --fallback: see isic shard")
+            raise InputError(
+                "--on ray takes --input (shards), not --metadata, --images or --fallback: see isic"
+                " shard"
+            )
         _predict_on_ray(model, source, out, missing_images, (cpus, gpus, memory_gb))
         return
 
     if on != "here":
         raise InputError(f"--on is {on!r}: use here or ray")
     if metadata is None or source is not None:
-        raise InputError("--metadata is needed: a CSV with the columns of test-metadata.csv; --input is for --on ray")
+        raise InputError(
+            "--metadata is needed: a CSV with the columns of test-metadata.csv; --input is for"
+            " --on ray"
+        )
     from isic.predict.files import predict as score_rows
     from isic.registry.versions import resolve
 
-    scores = score_rows(resolve(model), metadata, images, Path(out), parse_missing(missing_images), fallback)
+    scores = score_rows(
+        resolve(model), metadata, images, Path(out), parse_missing(missing_images), fallback
+    )
     typer.echo(f"{len(scores):,} lesions scored: {out}")
 
 
 def _predict_on_ray(
-    model: str, source: str, out: str, missing_images: str, resources: tuple[float, float, float | None]
+    model: str,
+    source: str,
+    out: str,
+    missing_images: str,
+    resources: tuple[float, float, float | None],
 ) -> None:
     from isic.scale.predict import predict_shards
     from isic.scale.resources import Resources
@@ -65,15 +94,16 @@ def _predict_on_ray(
     result = predict_shards(model, Store(source), Store(out), impute, Resources(*resources))
     memory = f", peak memory of a worker {result.peak_gb:.1f} GB" if result.scored else ""
     typer.echo(
-        f"{result.rows:,} lesions scored ({result.scored:,} shards now, {result.retried:,} of them retried{memory}): "
-        f"{redact(out)}"
+        f"{result.rows:,} lesions scored ({result.scored:,} shards now, {result.retried:,} of them"
+        f" retried{memory}): {redact(out)}"
     )
 
 
 @app.command()
 def score(
     solution: Annotated[
-        Path, typer.Option(help="CSV with isic_id, target and, for the top-15 sensitivity, patient_id.")
+        Path,
+        typer.Option(help="CSV with isic_id, target and, for the top-15 sensitivity, patient_id."),
     ],
     submission: Annotated[Path, typer.Option(help="CSV with isic_id and target (the score).")],
 ) -> None:
@@ -86,11 +116,15 @@ def score(
 @app.command()
 def compare(
     a: Annotated[
-        str, typer.Argument(help="A run (id or name), version (models:/NAME@ALIAS), bundle, checkout or score file.")
+        str,
+        typer.Argument(
+            help="A run (id or name), version (models:/NAME@ALIAS), bundle, checkout or score file."
+        ),
     ],
     b: Annotated[str, typer.Argument(help="The other one, scored on the same lesions.")],
     out: Annotated[
-        Path | None, typer.Option(help="JSON to write; default: reports/compare.json of the checkout, if any.")
+        Path | None,
+        typer.Option(help="JSON to write; default: reports/compare.json of the checkout, if any."),
     ] = None,
 ) -> None:
     """Compare two sets of out-of-fold scores: print and write the paired interval over patients."""
@@ -99,7 +133,9 @@ def compare(
 
     for name, side in (("A", a), ("B", b)):
         if not side:
-            raise InputError(f"{name} is empty: name a run, a version, a bundle, a checkout or a score file")
+            raise InputError(
+                f"{name} is empty: name a run, a version, a bundle, a checkout or a score file"
+            )
     target = out or _comparison_file()
     files = [_oof_source(name) for name in (a, b)]
     if target is not None:
@@ -124,7 +160,9 @@ def _comparison_file() -> Path | None:
 
 
 def _oof_source(name: str) -> Path:
-    """File or folder with the out-of-fold scores of a version, a path, or a run of this checkout's store."""
+    """File or folder with the out-of-fold scores of a version, a path, or a run of this checkout's
+    store.
+    """
     from isic.core.paths import Layout
     from isic.registry.versions import resolve
     from isic.tracking.lookup import run_scores
@@ -136,7 +174,9 @@ def _oof_source(name: str) -> Path:
     try:
         root = Layout.find().root
     except InputError as error:
-        raise InputError(f"{name} not found: no such file or folder, and runs are found in a checkout only") from error
+        raise InputError(
+            f"{name} not found: no such file or folder, and runs are found in a checkout only"
+        ) from error
     return run_scores(root, name)
 
 
@@ -162,5 +202,7 @@ def explain(isic_id: Annotated[str, typer.Argument(help="A training lesion, ISIC
     results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, folds))
     page = layout.report.with_name(f"{isic_id}.html")
     models = layout.image_models(backbones, folds)
-    write_lesion_page(page, results, isic_id, layout.train_images, models, score_reasons(stack, inputs))
+    write_lesion_page(
+        page, results, isic_id, layout.train_images, models, score_reasons(stack, inputs)
+    )
     typer.echo(f"page: {page.relative_to(layout.root)}")

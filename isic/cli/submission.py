@@ -13,7 +13,9 @@ app = typer.Typer(help="The competition's submission by the champion.", invoke_w
 
 
 @app.callback()
-def submission(context: typer.Context, missing_images: MissingImages = "error", fallback: Fallback = False) -> None:
+def submission(
+    context: typer.Context, missing_images: MissingImages = "error", fallback: Fallback = False
+) -> None:
     """Score the test files with the champion into submission/submission.csv."""
     if context.invoked_subcommand is not None:
         return
@@ -27,11 +29,16 @@ def submission(context: typer.Context, missing_images: MissingImages = "error", 
 
 @app.command()
 def build(
-    model: Annotated[str | None, typer.Option(help="A version or bundle folder (default: the champion).")] = None,
-    user: Annotated[str | None, typer.Option(help="Kaggle name (default: KAGGLE_USERNAME).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A version or bundle folder (default: the champion).")
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Kaggle name (default: KAGGLE_USERNAME).")
+    ] = None,
     image: Annotated[str | None, typer.Option(help="Docker image to pin.")] = None,
     wheel: Annotated[
-        list[str] | None, typer.Option(help="Additional package for Kaggle's Python; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Additional package for Kaggle's Python; may be repeated."),
     ] = None,
 ) -> None:
     """Write submission/kaggle: notebook, metadata, bundle and wheels."""
@@ -45,9 +52,13 @@ def build(
 
 @app.command("dry-run")
 def dry_run(
-    rows: Annotated[int, typer.Option(help="Rows of the generated hidden test set; 0 skips it.")] = 500_000,
+    rows: Annotated[
+        int, typer.Option(help="Rows of the generated hidden test set; 0 skips it.")
+    ] = 500_000,
 ) -> None:
-    """Run the built notebook offline on the test files and a generated hidden set; estimate its run time."""
+    """Run the built notebook offline on the test files and a generated hidden set; estimate its run
+    time.
+    """
     from isic.core.paths import Layout
     from isic.submit.dryrun import dry_run as run_notebook
 
@@ -60,7 +71,9 @@ def dry_run(
 @app.command()
 def push(
     message: Annotated[str, typer.Option(help="What is new, for Kaggle's list of versions.")],
-    submit_version: Annotated[int | None, typer.Option(help="Submit this version of the pushed notebook.")] = None,
+    submit_version: Annotated[
+        int | None, typer.Option(help="Submit this version of the pushed notebook.")
+    ] = None,
 ) -> None:
     """Upload dataset and notebook with the Kaggle client, or submit a version that has run."""
     from isic.core.paths import Layout

@@ -1,7 +1,8 @@
 """Probabilities from scores: a monotone map fitted on out-of-fold rows, stored as plain numbers.
 
-The ranking metric ignores calibration, so scores stay as they are and this map is applied where a probability is
-needed. Isotonic regression overfits few malignant lesions, hence Platt's two parameters below a limit.
+The ranking metric ignores calibration, so scores stay as they are and this map is applied where a
+probability is needed. Isotonic regression overfits few malignant lesions, hence Platt's two
+parameters below a limit.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from sklearn.isotonic import IsotonicRegression
 
 from isic.core.errors import InputError
 
-#: Isotonic regression overtakes Platt's sigmoid near a thousand points (Niculescu-Mizil & Caruana, ICML 2005); at
-#: this prevalence the number of malignant lesions decides.
+#: Isotonic regression overtakes Platt's sigmoid near a thousand points (Niculescu-Mizil & Caruana,
+#: ICML 2005); at this prevalence the number of malignant lesions decides.
 ISOTONIC_FROM = 200
 
 
@@ -25,8 +26,9 @@ ISOTONIC_FROM = 200
 class Calibration:
     """A non-decreasing map from score to probability.
 
-    kind "platt": sigmoid(slope · z(score) + offset), z the log-odds of scores in (0, 1) or else the score itself.
-    kind "isotonic": linear interpolation between (xs, ys), constant outside; a map fitted here is never 0 or 1.
+    kind "platt": sigmoid(slope · z(score) + offset), z the log-odds of scores in (0, 1) or else the
+    score itself. kind "isotonic": linear interpolation between (xs, ys), constant outside; a map
+    fitted here is never 0 or 1.
     """
 
     kind: str
@@ -59,25 +61,32 @@ class Calibration:
         try:
             return cls(**{**values, "xs": tuple(values["xs"]), "ys": tuple(values["ys"])})
         except (KeyError, TypeError) as error:
-            raise InputError(f"the stored calibration is not readable ({error}): rerun `dvc repro evaluate`") from error
+            raise InputError(
+                f"the stored calibration is not readable ({error}): rerun `dvc repro evaluate`"
+            ) from error
 
 
 def fit_calibration(target: np.ndarray, score: np.ndarray, kind: str | None = None) -> Calibration:
-    """Fit the map on out-of-fold rows; `kind` is chosen by the number of malignant lesions unless given.
+    """Fit the map on out-of-fold rows; `kind` is chosen by the number of malignant lesions unless
+    given.
 
     Raises InputError when one class is absent.
     """
     target, score = np.asarray(target), np.asarray(score, dtype=np.float64)
     positives = int(target.sum())
     if not 0 < positives < len(target):
-        raise InputError("calibration needs malignant and benign lesions: these rows hold one class only")
+        raise InputError(
+            "calibration needs malignant and benign lesions: these rows hold one class only"
+        )
     kind = kind or ("isotonic" if positives >= ISOTONIC_FROM else "platt")
     if kind == "isotonic":
         return _isotonic(target, score)
     return _platt(target, score)
 
 
-def calibrate_out_of_fold(target: np.ndarray, score: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, str] | None:
+def calibrate_out_of_fold(
+    target: np.ndarray, score: np.ndarray, fold: np.ndarray
+) -> tuple[np.ndarray, str] | None:
     """Probabilities where each fold's map was fitted on the other folds, and the kind of map.
 
     None when there is one fold only, or some fold's complement holds one class.
@@ -106,7 +115,9 @@ def _platt(target: np.ndarray, score: np.ndarray) -> Calibration:
     centre, spread = float(axis.mean()), float(axis.std()) or 1.0
     positives = int(target.sum())
     # Platt's smoothed targets keep the slope finite when the classes separate.
-    smooth = np.where(target == 1, (positives + 1) / (positives + 2), 1 / (len(target) - positives + 2))
+    smooth = np.where(
+        target == 1, (positives + 1) / (positives + 2), 1 / (len(target) - positives + 2)
+    )
     z = (axis - centre) / spread
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -118,18 +129,23 @@ def _platt(target: np.ndarray, score: np.ndarray) -> Calibration:
     start = np.array([1.0, np.log(positives / (len(target) - positives))])
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]).x
     return Calibration(
-        "platt", odds, slope=float(found[0] / spread), offset=float(found[1] - found[0] * centre / spread)
+        "platt",
+        odds,
+        slope=float(found[0] / spread),
+        offset=float(found[1] - found[0] * centre / spread),
     )
 
 
 def _isotonic(target: np.ndarray, score: np.ndarray) -> Calibration:
-    """Isotonic regression with one malignant lesion more at the lowest score and one benign more at the highest.
+    """Isotonic regression with one malignant lesion more at the lowest score and one benign more at
+    the highest.
 
-    Without them the map is 0 below the lowest malignant lesion and 1 above the highest benign one, and one lesion on
-    the wrong side makes the log loss infinite. With k malignant of the n lesions at or below a score, the least
-    probability is the minimum over scores of (k + 1) / (n + 1), hence 1 / (n + 1) for n benign ones at the end; the
-    greatest is, from above, the maximum of k / (n + 1). These are the bounds that a Venn-Abers predictor (Vovk &
-    Petej, UAI 2014, arXiv:1211.0025) gives to a lesion beyond either end under the opposite label.
+    Without them the map is 0 below the lowest malignant lesion and 1 above the highest benign one,
+    and one lesion on the wrong side makes the log loss infinite. With k malignant of the n lesions
+    at or below a score, the least probability is the minimum over scores of (k + 1) / (n + 1),
+    hence 1 / (n + 1) for n benign ones at the end; the greatest is, from above, the maximum of k /
+    (n + 1). These are the bounds that a Venn-Abers predictor (Vovk & Petej, UAI 2014,
+    arXiv:1211.0025) gives to a lesion beyond either end under the opposite label.
     """
     score, target = np.append(score, [score.min(), score.max()]), np.append(target, [1, 0])
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(score, target)

@@ -1,4 +1,6 @@
-"""Code that decides results: one list for the deps of dvc.yaml, the resume key and a bundle's code hash."""
+"""Code that decides results: one list for the deps of dvc.yaml, the resume key and a bundle's code
+hash.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ _EMBED = (
     "isic/image/training/rng.py",
     "isic/image/training/sampler.py",
 )
-_STACK = ("isic/core/early_stopping.py", "isic/core/folds.py", "isic/core/metric.py", "isic/stack", "isic/tabular")
+_STACK = (
+    "isic/core/early_stopping.py",
+    "isic/core/folds.py",
+    "isic/core/metric.py",
+    "isic/stack",
+    "isic/tabular",
+)
 
 #: Code that turns rows and tiles into scores: the code hash of a bundle.
 SCORING_CODE = (
@@ -42,17 +50,25 @@ _STAGES: dict[str, tuple[str, ...]] = {
     ),
     "embed": ("isic/data/anchors", *_EMBED),
     "stack": _STACK,
-    "evaluate": ("isic/core/calibration.py", "isic/core/metric.py", "isic/data/tables.py", "isic/evaluate"),
+    "evaluate": (
+        "isic/core/calibration.py",
+        "isic/core/metric.py",
+        "isic/data/tables.py",
+        "isic/evaluate",
+    ),
     "robustness": (*_STACK, *_EMBED, "isic/data/tables.py", "isic/evaluate", "isic/robustness"),
     "report": (*SCORING_CODE, "isic/evaluate", "isic/image/cam.py", "isic/registry", "isic/report"),
     "register": (*SCORING_CODE, "isic/data/anchors", "isic/registry"),
 }
 
-#: Folders and files by stage: an edit of one of them reruns the stage. `dvc.yaml` repeats them as deps.
-STAGE_CODE = {stage: tuple(sorted({"isic/core/schema.py", *paths})) for stage, paths in _STAGES.items()}
+#: Folders and files by stage: an edit of one of them reruns the stage. `dvc.yaml` repeats them as
+#: deps.
+STAGE_CODE = {
+    stage: tuple(sorted({"isic/core/schema.py", *paths})) for stage, paths in _STAGES.items()
+}
 
-#: Modules that only print, search, start, log, draw or parse: no stage that trains or fits depends on them. A package's
-#: `__init__.py` that is empty but for its docstring needs no entry.
+#: Modules that only print, search, start, log, draw or parse: no stage that trains or fits depends
+#: on them. A package's `__init__.py` that is empty but for its docstring needs no entry.
 NOT_DEPENDENCIES = (
     "isic/__init__.py",
     "isic/core/code.py",
@@ -84,4 +100,6 @@ def code_files(paths: Iterable[str]) -> list[Path]:
 def hash_code(paths: Iterable[str]) -> str:
     """SHA-256 over names and contents of `code_files(paths)`."""
     root = Path(isic.__file__).parent.parent
-    return sha256_json({file.relative_to(root).as_posix(): sha256(file) for file in code_files(paths)})
+    return sha256_json(
+        {file.relative_to(root).as_posix(): sha256(file) for file in code_files(paths)}
+    )

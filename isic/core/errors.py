@@ -22,21 +22,25 @@ class InputError(Exception):
 def error_line(error: BaseException) -> str | None:
     """One line for an error that the user can mend; None for a defect of the program.
 
-    Libraries raise a full disk under many types (OSError, safetensors' own, C++ text), so it is recognised by errno
-    and message, anywhere in the chain of causes.
+    Libraries raise a full disk under many types (OSError, safetensors' own, C++ text), so it is
+    recognised by errno and message, anywhere in the chain of causes.
     """
     if isinstance(error, InputError):
         return " ".join(str(error).split())
     cause: BaseException | None = error
     while cause is not None:
-        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
+        if getattr(cause, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ) or "No space left on device" in str(cause):
             where = getattr(cause, "filename", None) or "the results"
             return f"no disk space left for {where}: free some and run the same command again"
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or 'a file'}: check its owner and mode"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        # For a folder in a file's position, a read-only disk or a long name the system's message is clear.
+        # For a folder in a file's position, a read-only disk or a long name the system's message is
+        # clear.
         return f"{error.filename}: {error.strerror.lower()}: check the path"
     return None
 
@@ -65,8 +69,8 @@ def run(main: Callable[[], None]) -> None:
 def redact(text: str) -> str:
     """`text` with the passwords of its URLs starred and their queries removed.
 
-    `postgresql://me:secret@host/db?password=secret` becomes `postgresql://me:***@host/db`. `text` may be an error
-    message that quotes a URL.
+    `postgresql://me:secret@host/db?password=secret` becomes `postgresql://me:***@host/db`. `text`
+    may be an error message that quotes a URL.
     """
     starred = _SECRET.sub(r"\1:***@", text)
     return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", starred)

@@ -1,7 +1,7 @@
 """Patient-grouped, stratified folds: computed once, stored, and read by later stages.
 
-Published cross-validation scores depend on the split, and scikit-learn's grouped stratification changed in 1.8
-(its issue #32540), so the stored file is the record, not the code.
+Published cross-validation scores depend on the split, and scikit-learn's grouped stratification
+changed in 1.8 (its issue #32540), so the stored file is the record, not the code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from isic.core.schema import ID, PATIENT, TARGET
 
 
 def make_folds(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """Assign the rows of `frame` (isic_id, patient_id, target) to `count` folds, all rows of a patient to one.
+    """Assign the rows of `frame` (isic_id, patient_id, target) to `count` folds, all rows of a
+    patient to one.
 
     Returns isic_id, patient_id, target and fold (int64), in the rows' order.
     Raises InputError when some fold would have no malignant or no benign lesion.
@@ -44,22 +45,32 @@ def check_folds(folds: pd.DataFrame, count: int) -> None:
     numbers = sorted(folds["fold"].unique())
     if numbers != list(range(count)):
         raise InputError(
-            f"data/folds.parquet holds folds {numbers}, params.yaml asks for 0 to {count - 1}: rerun `dvc repro folds`"
+            f"data/folds.parquet holds folds {numbers}, params.yaml asks for 0 to {count - 1}:"
+            " rerun `dvc repro folds`"
         )
     if (folds.groupby(PATIENT)["fold"].nunique() > 1).any():
-        raise InputError("data/folds.parquet has a patient in several folds: delete it and rerun `dvc repro folds`")
+        raise InputError(
+            "data/folds.parquet has a patient in several folds: delete it and rerun `dvc repro"
+            " folds`"
+        )
     counts = folds.groupby("fold")[TARGET].agg(["sum", "size"])
     for fold, row in counts.iterrows():
         if row["sum"] == 0:
             raise InputError(
-                f"fold {fold} has no malignant lesion: shorten `folds` or change split.seed in params.yaml"
+                f"fold {fold} has no malignant lesion: shorten `folds` or change split.seed in"
+                " params.yaml"
             )
         if row["sum"] == row["size"]:
-            raise InputError(f"fold {fold} has no benign lesion: shorten `folds` or change split.seed in params.yaml")
+            raise InputError(
+                f"fold {fold} has no benign lesion: shorten `folds` or change split.seed in"
+                " params.yaml"
+            )
 
 
 def read_folds(path: Path, count: int) -> pd.DataFrame:
-    """The stored folds. Raises InputError unless they are folds 0 to `count` - 1 (see `check_folds`)."""
+    """The stored folds. Raises InputError unless they are folds 0 to `count` - 1 (see
+    `check_folds`).
+    """
     folds = read_parquet(path, columns=[ID, PATIENT, TARGET, "fold"])
     check_folds(folds, count)
     return folds

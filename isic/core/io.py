@@ -1,7 +1,7 @@
 """Atomic file writes, checked reads, hashes.
 
-Writers use a temporary name in the same folder, fsync and rename. Readers raise `InputError` for a missing, empty or
-truncated file.
+Writers use a temporary name in the same folder, fsync and rename. Readers raise `InputError` for a
+missing, empty or truncated file.
 """
 
 from __future__ import annotations
@@ -34,10 +34,14 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure it is removed."""
+    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure it
+    is removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+    )
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -53,7 +57,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on failure it is removed."""
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on failure
+    it is removed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -80,17 +86,24 @@ def _umask() -> int:
 
 
 def require(path: Path, what: str, hint: str) -> Path:
-    """Return `path` if it exists, else raise InputError with its description `what` and the remedy `hint`."""
+    """Return `path` if it exists, else raise InputError with its description `what` and the remedy
+    `hint`.
+    """
     if not Path(path).exists():
         raise InputError(f"{what} not found at {path}: {hint}")
     return Path(path)
 
 
 def refuse_output(path: Path, *inputs: Path | None) -> None:
-    """Raise InputError when the output `path` is a folder or one of its own inputs; call it before any work."""
+    """Raise InputError when the output `path` is a folder or one of its own inputs; call it before
+    any work.
+    """
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file to write")
-    if any(other is not None and path.exists() and other.exists() and path.samefile(other) for other in inputs):
+    if any(
+        other is not None and path.exists() and other.exists() and path.samefile(other)
+        for other in inputs
+    ):
         raise InputError(f"{path} would be written over its own input: name another file")
 
 
@@ -110,8 +123,12 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON ({error}): {_BROKEN}") from error
 
 
-def write_parquet(path: Path, frame: pd.DataFrame, attributes: Mapping[str, str] | None = None) -> None:
-    """Write a frame as zstd parquet without its index; `attributes` come back as `attrs` of the frame read."""
+def write_parquet(
+    path: Path, frame: pd.DataFrame, attributes: Mapping[str, str] | None = None
+) -> None:
+    """Write a frame as zstd parquet without its index; `attributes` come back as `attrs` of the
+    frame read.
+    """
     if attributes is not None:
         frame = frame.copy(deep=False)
         frame.attrs = dict(attributes)

@@ -19,8 +19,9 @@ _WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 def locked(path: Path, patience: float = math.inf, shared: bool = False) -> Iterator[bool]:
     """Lock the file `path`, which is created if absent; `shared` locks exclude only exclusive ones.
 
-    Yields whether the lock was acquired within `patience` seconds (0: one attempt, infinity: no limit). On a file
-    system without locks it is always acquired: usually a single process works there.
+    Yields whether the lock was acquired within `patience` seconds (0: one attempt, infinity: no
+    limit). On a file system without locks it is always acquired: usually a single process works
+    there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX

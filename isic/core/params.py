@@ -55,7 +55,10 @@ class Data(Section):
     @model_validator(mode="after")
     def _folder_is_named(self) -> Data:
         if self.source == "folder" and not self.folder:
-            raise ValueError("source is `folder` but data.folder is empty: set it to the folder of the official files")
+            raise ValueError(
+                "source is `folder` but data.folder is empty: set it to the folder of the official"
+                " files"
+            )
         return self
 
 
@@ -72,14 +75,18 @@ class Features(Section):
 
 
 class ImageTrain(Section):
-    """Recipe of an image network: all values that decide its weights. A backbone may override each of them."""
+    """Recipe of an image network: all values that decide its weights. A backbone may override each
+    of them.
+    """
 
     size: Annotated[int, Field(ge=16, le=1024)] | None  # px; null: the model's own
     model_args: dict[str, Any]  # passed to timm, such as {patch_size: 8}
     weights: str  # hub | none | path of a safetensors file
     seed: Seed
     epochs: Annotated[int, Field(ge=1)]
-    early_stop: Annotated[int, Field(ge=1)] | None  # validations without a better pAUC; null: fixed epochs
+    early_stop: (
+        Annotated[int, Field(ge=1)] | None
+    )  # validations without a better pAUC; null: fixed epochs
     batch_size: Annotated[int, Field(ge=2)]  # tiles per micro-batch and process
     accumulate: Annotated[int, Field(ge=1)]  # micro-batches per optimiser step
     negatives_per_positive: Annotated[float, Field(gt=0)]  # fresh ones in every epoch
@@ -89,12 +96,16 @@ class ImageTrain(Section):
     loss: Literal["bce", "focal"]
     focal_gamma: Annotated[float, Field(ge=0)]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    indeterminate: Annotated[float, Field(ge=0, le=1)]  # target of a lesion whose diagnosis is indeterminate
+    indeterminate: Annotated[
+        float, Field(ge=0, le=1)
+    ]  # target of a lesion whose diagnosis is indeterminate
     mixup: Annotated[float, Field(ge=0)]  # alpha of the Beta distribution; 0: none
     aux_weight: Annotated[float, Field(ge=0)]  # of the second head on diagnosis groups; 0: none
     lr: Annotated[float, Field(gt=0)]
     head_lr: Annotated[float, Field(gt=0)] | None  # null: lr
-    layer_decay: Annotated[float, Field(gt=0, le=1)] | None  # lr factor per layer towards the input; null: none
+    layer_decay: (
+        Annotated[float, Field(gt=0, le=1)] | None
+    )  # lr factor per layer towards the input; null: none
     weight_decay: Annotated[float, Field(ge=0)]  # weights only, not norms and biases
     schedule: Literal["cosine", "onecycle", "constant"]
     warmup: Annotated[float, Field(ge=0, lt=1)]  # share of all steps
@@ -123,23 +134,33 @@ class ImageRecipe(ImageTrain):
 
 
 class Image(Section):
-    """Image networks: the shared recipe, the backbones, GPUs that share one model, run-time settings."""
+    """Image networks: the shared recipe, the backbones, GPUs that share one model, run-time
+    settings.
+    """
 
     train: ImageTrain
     backbones: dict[str, dict[str, Any]]
     tta: Tta | dict[str, Tta]  # at embedding and prediction; one value, or one by backbone
-    max_hours: Annotated[float, Field(gt=0)] | None  # per training process; the next `dvc repro` resumes
+    max_hours: (
+        Annotated[float, Field(gt=0)] | None
+    )  # per training process; the next `dvc repro` resumes
     workers: Annotated[int, Field(ge=0)] | None  # processes that load tiles; null: by machine
-    devices: Annotated[int, Field(ge=1)]  # GPUs (or CPU processes) that share one model, each with its own batch
+    devices: Annotated[
+        int, Field(ge=1)
+    ]  # GPUs (or CPU processes) that share one model, each with its own batch
     cache_gb: Annotated[float, Field(ge=0)]  # decoded tiles kept on disk; 0: none
 
     def recipe(self, backbone: str) -> ImageRecipe:
         """The recipe of a backbone; InputError when params.yaml does not name it."""
         if backbone not in self.backbones:
             known = ", ".join(self.backbones)
-            raise InputError(f"no backbone `{backbone}` in params.yaml: image.backbones has {known}")
+            raise InputError(
+                f"no backbone `{backbone}` in params.yaml: image.backbones has {known}"
+            )
         tta = self.tta if isinstance(self.tta, str) else self.tta[backbone]
-        return ImageRecipe.model_validate({**self.train.model_dump(), **self.backbones[backbone], "tta": tta})
+        return ImageRecipe.model_validate(
+            {**self.train.model_dump(), **self.backbones[backbone], "tta": tta}
+        )
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Image:
@@ -147,11 +168,19 @@ class Image(Section):
         for name in self.backbones:
             column = name.replace("-", "_")
             if not _BACKBONE.fullmatch(name):
-                raise ValueError(f"backbones.{name}: use letters, digits and single - or _ between them in the name")
+                raise ValueError(
+                    f"backbones.{name}: use letters, digits and single - or _ between them in the"
+                    " name"
+                )
             if column.split("_")[-1] in _TAKEN:
-                raise ValueError(f"backbones.{name}: columns of the stacker end in this word; choose another name")
+                raise ValueError(
+                    f"backbones.{name}: columns of the stacker end in this word; choose another"
+                    " name"
+                )
             if column in seen:
-                raise ValueError(f"backbones.{name} and {seen[column]} would share columns; rename one of them")
+                raise ValueError(
+                    f"backbones.{name} and {seen[column]} would share columns; rename one of them"
+                )
             seen[column] = name
         return self
 
@@ -161,7 +190,9 @@ class Image(Section):
             raise ValueError(f"tta: give one value, or one for each of {', '.join(self.backbones)}")
         for name, values in self.backbones.items():
             if "tta" in values:
-                raise ValueError(f"backbones.{name}: `tta` moved to `image.tta`: one value, or one by backbone")
+                raise ValueError(
+                    f"backbones.{name}: `tta` moved to `image.tta`: one value, or one by backbone"
+                )
             try:
                 self.recipe(name)
             except ValidationError as error:
@@ -227,22 +258,29 @@ class CatBoost(Section):
 class Stack(Section):
     """The gradient-boosted stacker."""
 
-    members: tuple[Literal["lightgbm", "xgboost", "catboost"], ...] = Field(strict=False, min_length=1)
+    members: tuple[Literal["lightgbm", "xgboost", "catboost"], ...] = Field(
+        strict=False, min_length=1
+    )
     blend: Literal["rank", "weights"]
     seeds: Annotated[int, Field(ge=1)]
     negatives: Annotated[int, Field(ge=0)]
     drop: tuple[str, ...] = Field(strict=False)
-    #: Families fitted on each chain's training folds, by their names in `isic.tabular.fitted`; absent in old bundles.
+    #: Families fitted on each chain's training folds, by their names in `isic.tabular.fitted`;
+    #: absent in old bundles.
     fitted: tuple[str, ...] = Field((), strict=False)
     rounds: Annotated[int, Field(ge=1)]
-    early_stop: Annotated[int, Field(ge=1)] | None  # trees without a better pAUC on a fold kept out of training
+    early_stop: (
+        Annotated[int, Field(ge=1)] | None
+    )  # trees without a better pAUC on a fold kept out of training
     params: LightGBM
     xgboost: XGBoost
     catboost: CatBoost
     images: ImageColumns
 
     def library(self, name: str) -> dict[str, Any]:
-        """{"rounds", "params"} of a member library; LightGBM's are `rounds` and `params` themselves."""
+        """{"rounds", "params"} of a member library; LightGBM's are `rounds` and `params`
+        themselves.
+        """
         if name == "lightgbm":
             return {"rounds": self.rounds, "params": self.params.model_dump(exclude={"max_bin"})}
         chosen = self.xgboost if name == "xgboost" else self.catboost
@@ -252,7 +290,10 @@ class Stack(Section):
     def _leaves_fit_depth(self) -> Stack:
         if self.params.num_leaves > 2**self.params.max_depth:
             most = 2**self.params.max_depth
-            raise ValueError(f"num_leaves {self.params.num_leaves} has no effect above 2^max_depth = {most}: lower it")
+            raise ValueError(
+                f"num_leaves {self.params.num_leaves} has no effect above 2^max_depth = {most}:"
+                " lower it"
+            )
         return self
 
 
@@ -270,7 +311,9 @@ class Register(Section):
 
 
 class Gate(Section):
-    """When a challenger may become champion. Differences are challenger minus champion, on the same rows."""
+    """When a challenger may become champion. Differences are challenger minus champion, on the same
+    rows.
+    """
 
     replicates: Annotated[int, Field(ge=10)]
     seed: Seed
@@ -301,11 +344,14 @@ class Params(Section):
     def stack_config(self) -> dict[str, Any]:
         """All values that the out-of-fold scores depend on; equal for runs of one configuration."""
         return self.model_dump(
-            mode="json", exclude={"evaluate": True, "register_": True, "gate": True, "image": _RUN_TIME}
+            mode="json",
+            exclude={"evaluate": True, "register_": True, "gate": True, "image": _RUN_TIME},
         )
 
     def image_config(self, backbone: str) -> dict[str, Any]:
-        """All values that the weights of a backbone depend on, as `stack_config` for one image network."""
+        """All values that the weights of a backbone depend on, as `stack_config` for one image
+        network.
+        """
         return {
             **self.model_dump(mode="json", include={"data", "folds", "split"}),
             "devices": self.image.devices,
@@ -315,7 +361,9 @@ class Params(Section):
     @model_validator(mode="after")
     def _folds_count_from_zero(self) -> Params:
         if len(self.folds) < 2 or self.folds != tuple(range(len(self.folds))):
-            raise ValueError(f"folds must be [0, 1, …] with at least two of them, not {list(self.folds)}")
+            raise ValueError(
+                f"folds must be [0, 1, …] with at least two of them, not {list(self.folds)}"
+            )
         return self
 
 
@@ -334,12 +382,16 @@ class _Once(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is given twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key `{key}` is given twice", node.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
-    """Parse a YAML file safely; InputError when it is missing, not YAML, or has a key twice in one mapping."""
+    """Parse a YAML file safely; InputError when it is missing, not YAML, or has a key twice in one
+    mapping.
+    """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), _Once)
     except FileNotFoundError as error:
@@ -369,4 +421,7 @@ def _first_fault(error: ValidationError) -> str:
     if fault["type"] == "missing":
         return f"key `{key}` is missing: add it"
     # YAML lists become tuples.
-    return f"`{key}`: {fault['msg'].removeprefix('Value error, ').replace('valid tuple', 'valid list')}"
+    return (
+        f"`{key}`:"
+        f" {fault['msg'].removeprefix('Value error, ').replace('valid tuple', 'valid list')}"
+    )

@@ -11,7 +11,9 @@ from isic.core.errors import InputError
 
 @dataclass(frozen=True)
 class StackFiles:
-    """The files that the stacker reads: features, recorded folds, and backbone -> fold -> `Layout.embedding`."""
+    """The files that the stacker reads: features, recorded folds, and backbone -> fold ->
+    `Layout.embedding`.
+    """
 
     features: Path
     folds: Path
@@ -25,9 +27,11 @@ class StackFiles:
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """The files that the report page reads; only `metrics` and `plots`, of the stage evaluate, are required.
+    """The files that the report page reads; only `metrics` and `plots`, of the stage evaluate, are
+    required.
 
-    plots: folder of points. families: ablation of the feature families. models: backbone -> fold -> network's folder.
+    plots: folder of points. families: ablation of the feature families. models: backbone -> fold ->
+    network's folder.
     """
 
     metrics: Path
@@ -54,7 +58,9 @@ class Layout:
         for folder in (start, *start.parents):
             if (folder / "dvc.yaml").is_file():
                 return cls(folder)
-        raise InputError(f"no dvc.yaml in {start} or above it: run this inside a checkout of the project")
+        raise InputError(
+            f"no dvc.yaml in {start} or above it: run this inside a checkout of the project"
+        )
 
     @property
     def params(self) -> Path:
@@ -93,14 +99,18 @@ class Layout:
         return self.root / "data" / "features" / "train.parquet"
 
     def embedding(self, backbone: str, fold: int) -> Path:
-        """Parquet of (isic_id, logit); the float16 embeddings lie beside it with suffix .npy, same row order."""
+        """Parquet of (isic_id, logit); the float16 embeddings lie beside it with suffix .npy, same
+        row order.
+        """
         return self.root / "data" / "embeddings" / backbone / f"fold{fold}.parquet"
 
     def anchors(self, backbone: str, fold: int) -> Path:
         """Float16 embeddings of the anchors (see `isic.data.anchors`) by this fold's network."""
         return self.embedding(backbone, fold).with_suffix(".anchors.npy")
 
-    def embeddings(self, backbones: Iterable[str], folds: Sequence[int]) -> dict[str, dict[int, Path]]:
+    def embeddings(
+        self, backbones: Iterable[str], folds: Sequence[int]
+    ) -> dict[str, dict[int, Path]]:
         """backbone -> fold -> its `embedding` file."""
         return {name: {fold: self.embedding(name, fold) for fold in folds} for name in backbones}
 
@@ -110,7 +120,9 @@ class Layout:
     def image_model(self, backbone: str, fold: int) -> Path:
         return self.root / "models" / "image" / backbone / f"fold{fold}"
 
-    def image_models(self, backbones: Iterable[str], folds: Sequence[int]) -> dict[str, dict[int, Path]]:
+    def image_models(
+        self, backbones: Iterable[str], folds: Sequence[int]
+    ) -> dict[str, dict[int, Path]]:
         """backbone -> fold -> its `image_model` folder."""
         return {name: {fold: self.image_model(name, fold) for fold in folds} for name in backbones}
 
@@ -165,5 +177,7 @@ class Layout:
         return self.root / "registry" / "promotions.jsonl"
 
     def resume(self, stage: str, key: str) -> Path:
-        """Folder of resume state, ignored by git and DVC; `key` is a hash of the stage's parameters and inputs."""
+        """Folder of resume state, ignored by git and DVC; `key` is a hash of the stage's parameters
+        and inputs.
+        """
         return self.root / ".resume" / stage / key

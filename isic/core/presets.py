@@ -18,8 +18,8 @@ _NULL = "tag:yaml.org,2002:null"
 def overlay(text: str, values: Mapping[str, Any]) -> str:
     """`text` (YAML) with `values` laid over it, comments kept.
 
-    Mappings merge key by key; anything else replaces. A mapping written `{__replace__: …}` replaces as a whole, for
-    a preset that replaces the demo's backbones.
+    Mappings merge key by key; anything else replaces. A mapping written `{__replace__: …}` replaces
+    as a whole, for a preset that replaces the demo's backbones.
     """
     from ruamel.yaml import YAML
 
@@ -27,7 +27,9 @@ def overlay(text: str, values: Mapping[str, Any]) -> str:
     yaml.preserve_quotes = True
     yaml.width = 4096
     # The committed file writes null in full and indents lists under their key by two.
-    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_NULL, "null"))
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar(_NULL, "null")
+    )
     yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(text)
     _merge(document, values)
@@ -56,21 +58,27 @@ def _flow(values: Sequence[Any]) -> Any:
 
 
 def write_overlay(path: Path, values: Mapping[str, Any]) -> str:
-    """Lay `values` over the params file at `path` and return the unified diff ("" if nothing changed).
+    """Lay `values` over the params file at `path` and return the unified diff ("" if nothing
+    changed).
 
-    The result is checked before it is written: InputError, and the old file untouched, when it is not valid.
+    The result is checked before it is written: InputError, and the old file untouched, when it is
+    not valid.
     """
     import yaml
 
     if not isinstance(read_yaml(path), dict):
-        raise InputError(f"{path} holds no keys: take the committed file back (git checkout {path.name})")
+        raise InputError(
+            f"{path} holds no keys: take the committed file back (git checkout {path.name})"
+        )
     before = path.read_text(encoding="utf-8")
     after = overlay(before, values)
     check_params(yaml.safe_load(after), f"{path} with the new values")
     if after != before:
         with atomic_file(path) as temporary:
             temporary.write_text(after, encoding="utf-8")
-    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), str(path.name), str(path.name), n=1)
+    lines = difflib.unified_diff(
+        before.splitlines(True), after.splitlines(True), str(path.name), str(path.name), n=1
+    )
     return "".join(lines)
 
 

@@ -1,7 +1,8 @@
-"""The official columns of SLICE-3D: order, types, meaning of the train-only ones, and the identities between them.
+"""The official columns of SLICE-3D: order, types, meaning of the train-only ones, and the
+identities between them.
 
-Source: the competition's files (55 training columns, 44 test columns); identities checked on real rows, residuals
-below 3e-5 (Kurtansky et al., Scientific Data 11, 884, 2024, describes the columns).
+Source: the competition's files (55 training columns, 44 test columns); identities checked on real
+rows, residuals below 3e-5 (Kurtansky et al., Scientific Data 11, 884, 2024, describes the columns).
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ TEST_COLUMNS: tuple[str, ...] = (
     "copyright_license",
 )
 
-#: Columns of train-metadata.csv that the test file lacks: they leak the diagnosis and never reach a feature.
+#: Columns of train-metadata.csv that the test file lacks: they leak the diagnosis and never reach a
+#: feature.
 TRAIN_ONLY: tuple[str, ...] = (
     "target",
     "lesion_id",
@@ -78,7 +80,8 @@ TRAIN_ONLY: tuple[str, ...] = (
     "tbp_lv_dnn_lesion_confidence",
 )
 
-#: The 55 columns of train-metadata.csv, in file order: the target comes second, the other train-only ones last.
+#: The 55 columns of train-metadata.csv, in file order: the target comes second, the other
+#: train-only ones last.
 TRAIN_COLUMNS: tuple[str, ...] = ("isic_id", "target", *TEST_COLUMNS[1:], *TRAIN_ONLY[1:])
 
 #: Text columns of the 44.
@@ -107,7 +110,8 @@ TRAIN_ONLY_TEXT: tuple[str, ...] = (
     "mel_mitotic_index",
 )
 
-#: Categories a model may use. `image_type` is constant and `copyright_license` a function of `attribution`.
+#: Categories a model may use. `image_type` is constant and `copyright_license` a function of
+#: `attribution`.
 CATEGORICAL: tuple[str, ...] = (
     "sex",
     "anatom_site_general",
@@ -123,10 +127,12 @@ NUMERIC: tuple[str, ...] = tuple(column for column in TEST_COLUMNS if column not
 #: Columns of the 44 that may be missing; every other one is complete in the official files.
 MAY_BE_MISSING: tuple[str, ...] = ("age_approx", "sex", "anatom_site_general")
 
-#: Largest absolute residual of the exact identities. Relative tolerances fail where deltas pass through zero.
+#: Largest absolute residual of the exact identities. Relative tolerances fail where deltas pass
+#: through zero.
 IDENTITY_TOLERANCE = 5e-5
 
-#: Exact up to the rounding stored, for the tolerance above: column, and how it follows from the others.
+#: Exact up to the rounding stored, for the tolerance above: column, and how it follows from the
+#: others.
 IDENTITIES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "tbp_lv_C": lambda rows: np.hypot(rows["tbp_lv_A"], rows["tbp_lv_B"]),
     "tbp_lv_Cext": lambda rows: np.hypot(rows["tbp_lv_Aext"], rows["tbp_lv_Bext"]),
@@ -135,5 +141,7 @@ IDENTITIES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "tbp_lv_deltaA": lambda rows: rows["tbp_lv_A"] - rows["tbp_lv_Aext"],
     "tbp_lv_deltaB": lambda rows: rows["tbp_lv_B"] - rows["tbp_lv_Bext"],
     "tbp_lv_deltaL": lambda rows: rows["tbp_lv_L"] - rows["tbp_lv_Lext"],
-    "tbp_lv_area_perim_ratio": lambda rows: rows["tbp_lv_perimeterMM"] ** 2 / rows["tbp_lv_areaMM2"],
+    "tbp_lv_area_perim_ratio": lambda rows: (
+        rows["tbp_lv_perimeterMM"] ** 2 / rows["tbp_lv_areaMM2"]
+    ),
 }

@@ -1,4 +1,6 @@
-"""Score a submission against a solution by the competition's metrics, matched by isic_id instead of position."""
+"""Score a submission against a solution by the competition's metrics, matched by isic_id instead of
+position.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,26 @@ from isic.core.schema import ID, PATIENT, TARGET
 
 
 def score_files(solution: Path, submission: Path) -> dict[str, float | int | None]:
-    """pAUC, AUC and top-15 sensitivity of `submission` (isic_id, target) against `solution` (isic_id, target, …).
+    """pAUC, AUC and top-15 sensitivity of `submission` (isic_id, target) against `solution`
+    (isic_id, target, …).
 
-    The top-15 sensitivity needs patient_id in the solution and is None without it.
-    Raises InputError for unreadable files, missing columns, repeated, missing or surplus ids, and scores that are not
-    finite.
+    The top-15 sensitivity needs patient_id in the solution and is None without it. Raises
+    InputError for unreadable files, missing columns, repeated, missing or surplus ids, and scores
+    that are not finite.
     """
     truth = _read(solution, "solution")
     guess = _read(submission, "submission")
     missing = truth.index.difference(guess.index)
     if len(missing):
         raise InputError(
-            f"{submission} lacks {len(missing)} of the solution's isic_ids (first {missing[0]}): add their rows"
+            f"{submission} lacks {len(missing)} of the solution's isic_ids (first {missing[0]}):"
+            " add their rows"
         )
     surplus = guess.index.difference(truth.index)
     if len(surplus):
-        raise InputError(f"{submission} has {len(surplus)} isic_ids that the solution lacks (first {surplus[0]})")
+        raise InputError(
+            f"{submission} has {len(surplus)} isic_ids that the solution lacks (first {surplus[0]})"
+        )
     target = truth[TARGET].to_numpy()
     if not np.isin(target, (0, 1)).all():
         raise InputError(f"{solution}: target must be 0 or 1 in every row")
@@ -51,7 +57,9 @@ def _read(path: Path, what: str) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype={ID: "str", PATIENT: "str"}, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} {path} is not a readable CSV ({' '.join(str(error).split())})") from error
+        raise InputError(
+            f"{what} {path} is not a readable CSV ({' '.join(str(error).split())})"
+        ) from error
     for column in (ID, TARGET):
         if column not in frame:
             raise InputError(f"{what} {path} lacks column `{column}`")
@@ -61,11 +69,14 @@ def _read(path: Path, what: str) -> pd.DataFrame:
         raise InputError(f"{what} {path}: {int(frame[ID].isna().sum())} rows have no isic_id")
     if frame[ID].duplicated().any():
         raise InputError(
-            f"{what} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more than once"
+            f"{what} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more"
+            " than once"
         )
     values = pd.to_numeric(frame[TARGET], errors="coerce")
     wrong = ~np.isfinite(values)
     if wrong.any():
         first = frame.loc[wrong].iloc[0]
-        raise InputError(f"{what} {path}: target of {first[ID]} is {first[TARGET]}, a finite number is needed")
+        raise InputError(
+            f"{what} {path}: target of {first[ID]} is {first[TARGET]}, a finite number is needed"
+        )
     return frame.assign(target=values.astype(float)).set_index(ID)

@@ -1,4 +1,5 @@
-"""A metadata table of any length in chunks of whole patients, on disk: memory holds one chunk and few bytes a lesion.
+"""A metadata table of any length in chunks of whole patients, on disk: memory holds one chunk and
+few bytes a lesion.
 
 The first pass over the file assigns patients to chunks, the second writes their rows there.
 """
@@ -30,7 +31,9 @@ _PARSED_ROWS = 8_192
 
 @dataclass(frozen=True)
 class ChunkedTable:
-    """Chunks of a metadata table: `sizes` lesions each, one file of `folder` each; `ids` (n,) in file order."""
+    """Chunks of a metadata table: `sizes` lesions each, one file of `folder` each; `ids` (n,) in
+    file order.
+    """
 
     folder: Path
     ids: pd.Series
@@ -41,7 +44,9 @@ class ChunkedTable:
         return len(self.sizes)
 
     def chunk(self, index: int) -> pd.DataFrame:
-        """The 44 columns of test-metadata.csv of a chunk's lesions; the index is their row in the file."""
+        """The 44 columns of test-metadata.csv of a chunk's lesions; the index is their row in the
+        file.
+        """
         pa.default_memory_pool().release_unused()  # or Arrow keeps the memory of earlier chunks
         rows = _read(self.folder / str(index)).to_pandas()
         return rows.set_index(_ROW).rename_axis(None)
@@ -62,9 +67,9 @@ def open_chunked(metadata: Path, limit: int) -> Iterator[ChunkedTable]:
 def write_chunks(metadata: Path, folder: Path, limit: int) -> ChunkedTable:
     """Sort the rows of a metadata CSV, official test or training form, into chunks below `folder`.
 
-    A chunk holds at most `limit` lesions, unless one patient alone has more; the order of the file stays within it.
-    Raises InputError for anything wrong with the file: a lesion without patient, a repeated isic_id and a measurement
-    that is missing or infinite included.
+    A chunk holds at most `limit` lesions, unless one patient alone has more; the order of the file
+    stays within it. Raises InputError for anything wrong with the file: a lesion without patient, a
+    repeated isic_id and a measurement that is missing or infinite included.
     """
     owner, chunk_of, ids = _plan(Path(metadata), limit)
     start = 0
@@ -73,15 +78,22 @@ def write_chunks(metadata: Path, folder: Path, limit: int) -> ChunkedTable:
         start += len(rows)
         for number in np.unique(target):
             part = rows[target == number]
-            table = pa.Table.from_pandas(part.assign(**{_ROW: part.index}), schema=_STORED, preserve_index=False)
+            table = pa.Table.from_pandas(
+                part.assign(**{_ROW: part.index}), schema=_STORED, preserve_index=False
+            )
             # A complete stream each time, so that only one file is open at once.
-            with (folder / str(number)).open("ab") as file, pa.ipc.new_stream(file, table.schema) as stream:
+            with (
+                (folder / str(number)).open("ab") as file,
+                pa.ipc.new_stream(file, table.schema) as stream,
+            ):
                 stream.write_table(table)
     return ChunkedTable(folder, ids, tuple(np.bincount(chunk_of[owner]).tolist()))
 
 
 def pack_patients(sizes: NDArray[np.int64], limit: int) -> NDArray[np.int32]:
-    """Chunk of each patient (p,) by their numbers of lesions (p,): in order, each filled up to `limit` lesions."""
+    """Chunk of each patient (p,) by their numbers of lesions (p,): in order, each filled up to
+    `limit` lesions.
+    """
     chunk_of, number, filled = np.empty(len(sizes), dtype=np.int32), 0, 0
     for patient, count in enumerate(sizes.tolist()):
         if filled and filled + count > limit:
@@ -111,19 +123,29 @@ def _has_target(metadata: Path) -> bool:
         with metadata.open(encoding="utf-8", errors="replace") as stream:
             return TARGET in stream.readline().strip().split(",")
     except FileNotFoundError as error:
-        raise InputError(f"{metadata} not found: name a CSV with the columns of test-metadata.csv") from error
+        raise InputError(
+            f"{metadata} not found: name a CSV with the columns of test-metadata.csv"
+        ) from error
 
 
 def _plan(metadata: Path, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int32], pd.Series]:
-    """Patient of each row (n,), numbered by appearance; chunk of each patient (p,); isic_id of each row (n,)."""
+    """Patient of each row (n,), numbered by appearance; chunk of each patient (p,); isic_id of each
+    row (n,).
+    """
     known: dict[str, int] = {}
     owners, hashes, ids = [], [], []
     for chunk in _frames(metadata):
         if chunk[PATIENT].isna().any():
             line = int(chunk.index[chunk[PATIENT].isna()][0]) + 2
-            raise InputError(f"{metadata} line {line}: patient_id is missing: give every lesion its patient")
+            raise InputError(
+                f"{metadata} line {line}: patient_id is missing: give every lesion its patient"
+            )
         refuse_gaps(chunk, str(metadata))
-        owners.append(np.array([known.setdefault(name, len(known)) for name in chunk[PATIENT]], dtype=np.int32))
+        owners.append(
+            np.array(
+                [known.setdefault(name, len(known)) for name in chunk[PATIENT]], dtype=np.int32
+            )
+        )
         hashes.append(pd.util.hash_array(chunk[ID].to_numpy(object), categorize=False))
         ids.append(chunk[ID].copy())
     if not known:  # the reader gives one empty frame for a table without rows

@@ -21,17 +21,26 @@ FILES = (
 def take_folder(folder: Path, raw: Path) -> None:
     """Copy the five official files from `folder` to `raw`; `folder` is read, never written.
 
-    Raises InputError when the folder or one of the files is missing, or the folder is `raw` itself. Nothing is left
-    behind on failure.
+    Raises InputError when the folder or one of the files is missing, or the folder is `raw` itself.
+    Nothing is left behind on failure.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"data.folder {folder} is not a folder: set it in params.yaml to where the official files are")
+        raise InputError(
+            f"data.folder {folder} is not a folder: set it in params.yaml to where the official"
+            " files are"
+        )
     if folder.resolve().is_relative_to(Path(raw).resolve()):
-        raise InputError(f"data.folder {folder} is {raw} itself, which DVC empties and fills: keep the files elsewhere")
+        raise InputError(
+            f"data.folder {folder} is {raw} itself, which DVC empties and fills: keep the files"
+            " elsewhere"
+        )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise InputError(f"data.folder {folder} lacks {', '.join(missing)}: download the competition's files there")
+        raise InputError(
+            f"data.folder {folder} lacks {', '.join(missing)}: download the competition's files"
+            " there"
+        )
     with atomic_dir(raw) as temporary:
         for name in FILES:
             shutil.copyfile(folder / name, temporary / name)

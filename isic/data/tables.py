@@ -23,16 +23,18 @@ from isic.core.schema import (
     TRAIN_ONLY_TEXT,
 )
 
-_TRAIN_ONLY_NUMERIC = tuple(column for column in TRAIN_ONLY if column not in TRAIN_ONLY_TEXT and column != TARGET)
+_TRAIN_ONLY_NUMERIC = tuple(
+    column for column in TRAIN_ONLY if column not in TRAIN_ONLY_TEXT and column != TARGET
+)
 
 
 def read_metadata(path: Path, train: bool) -> pd.DataFrame:
     """Read train-metadata.csv (55 columns) or test-metadata.csv (44 columns), in file order.
 
-    Text columns come as pandas `str` with NaN for missing, measurements as float64, the target as int64. Extra
-    columns are refused for both, so that a leaking one cannot slip into the test path.
-    Raises InputError for a missing or empty file, missing or unknown columns, text where a number belongs, a target
-    other than 0 or 1, a missing or repeated isic_id.
+    Text columns come as pandas `str` with NaN for missing, measurements as float64, the target as
+    int64. Extra columns are refused for both, so that a leaking one cannot slip into the test path.
+    Raises InputError for a missing or empty file, missing or unknown columns, text where a number
+    belongs, a target other than 0 or 1, a missing or repeated isic_id.
     """
     path = Path(path)
     with translate_csv_errors(path):
@@ -44,12 +46,16 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
 
 
 def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame]:
-    """`read_metadata` in chunks of at most `rows` rows, for tables larger than memory; the index counts on.
+    """`read_metadata` in chunks of at most `rows` rows, for tables larger than memory; the index
+    counts on.
 
     A repeated isic_id is found within a chunk only.
     """
     path = Path(path)
-    with translate_csv_errors(path), pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as chunks:
+    with (
+        translate_csv_errors(path),
+        pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as chunks,
+    ):
         for chunk in chunks:
             frame = _typed(chunk, path, train)
             _check_ids(frame[ID], path)
@@ -57,7 +63,8 @@ def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame
 
 
 def refuse_gaps(rows: pd.DataFrame, where: str) -> None:
-    """Raise InputError for a measurement that is infinite, or missing where no training row lacks it.
+    """Raise InputError for a measurement that is infinite, or missing where no training row lacks
+    it.
 
     Where training rows lack no value, a model treats a missing one as zero and its score is wrong.
     """
@@ -67,20 +74,22 @@ def refuse_gaps(rows: pd.DataFrame, where: str) -> None:
         if wrong.any():
             first = int(np.flatnonzero(wrong)[0])
             raise InputError(
-                f"{where}: `{column}` of {rows[ID].iloc[first]} is {values[first]}, a finite number is needed "
-                f"({int(wrong.sum())} of {len(rows)} rows are wrong)"
+                f"{where}: `{column}` of {rows[ID].iloc[first]} is {values[first]}, a finite number"
+                f" is needed ({int(wrong.sum())} of {len(rows)} rows are wrong)"
             )
 
 
-#: Numbers are parsed column by column, so that a stray word is reported with its row instead of turning the whole
-#: column into text.
+#: Numbers are parsed column by column, so that a stray word is reported with its row instead of
+#: turning the whole column into text.
 _CSV: dict[str, Any] = {"low_memory": False, "na_values": ["", "NA"], "keep_default_na": False}
 #: Text columns are read as text even where their values look like numbers.
 _AS_TEXT = dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str")
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """The whole table. Reading as text doubles the time, so only columns inferred as another type are read again."""
+    """The whole table. Reading as text doubles the time, so only columns inferred as another type
+    are read again.
+    """
     frame = pd.read_csv(path, **_CSV)
     other = [name for name in _AS_TEXT if name in frame and frame[name].dtype != "str"]
     texts = {name: frame[name].astype("str") for name in other if frame[name].isna().all()}
@@ -93,20 +102,27 @@ def _read(path: Path) -> pd.DataFrame:
 def translate_csv_errors(path: Path) -> Iterator[None]:
     """Raise InputError in place of the errors of a missing, empty or malformed CSV file."""
     if not path.is_file():
-        raise InputError(f"{path} not found: run `dvc repro data`, or set data.folder to the official files")
+        raise InputError(
+            f"{path} not found: run `dvc repro data`, or set data.folder to the official files"
+        )
     try:
         yield
     except pd.errors.EmptyDataError as error:
         raise InputError(f"{path} is empty: put the official file there") from error
     except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path} is not a readable CSV ({' '.join(str(error).split())}): fetch it again") from error
+        raise InputError(
+            f"{path} is not a readable CSV ({' '.join(str(error).split())}): fetch it again"
+        ) from error
 
 
 def _typed(frame: pd.DataFrame, path: Path, train: bool) -> pd.DataFrame:
     expected = TRAIN_COLUMNS if train else TEST_COLUMNS
     _check_columns(frame, expected, path)
     frame = frame[list(expected)]
-    numbers = {column: _numeric(frame[column], path) for column in (*NUMERIC, *(_TRAIN_ONLY_NUMERIC if train else ()))}
+    numbers = {
+        column: _numeric(frame[column], path)
+        for column in (*NUMERIC, *(_TRAIN_ONLY_NUMERIC if train else ()))
+    }
     frame = frame.assign(**numbers)
     return frame.assign(target=_target(frame[TARGET], path)) if train else frame
 
@@ -114,10 +130,15 @@ def _typed(frame: pd.DataFrame, path: Path, train: bool) -> pd.DataFrame:
 def _check_columns(frame: pd.DataFrame, expected: tuple[str, ...], path: Path) -> None:
     missing = [column for column in expected if column not in frame.columns]
     if missing:
-        raise InputError(f"{path} lacks {_quoted(missing)}: use the official file with all {len(expected)} columns")
+        raise InputError(
+            f"{path} lacks {_quoted(missing)}: use the official file with all {len(expected)}"
+            " columns"
+        )
     extra = [str(column) for column in frame.columns if column not in expected]
     if extra:
-        raise InputError(f"{path} has unknown {_quoted(extra)}: keep only the {len(expected)} official columns")
+        raise InputError(
+            f"{path} has unknown {_quoted(extra)}: keep only the {len(expected)} official columns"
+        )
 
 
 def _quoted(names: list[str]) -> str:
@@ -135,7 +156,8 @@ def _numeric(column: pd.Series, path: Path) -> pd.Series:
         # +2: one for the header, one because people count lines from 1.
         line = int(column.index[wrong][0]) + 2
         raise InputError(
-            f"{path} line {line}: column `{column.name}` holds {column[wrong].iloc[0]!r}, a number is needed"
+            f"{path} line {line}: column `{column.name}` holds {column[wrong].iloc[0]!r}, a number"
+            " is needed"
         )
     return values.astype(np.float64)
 
@@ -145,7 +167,9 @@ def _target(column: pd.Series, path: Path) -> pd.Series:
     wrong = ~values.isin([0.0, 1.0])
     if wrong.any():
         line = int(column.index[wrong][0]) + 2
-        raise InputError(f"{path} line {line}: target is {values[wrong].iloc[0]}, it must be 0 or 1")
+        raise InputError(
+            f"{path} line {line}: target is {values[wrong].iloc[0]}, it must be 0 or 1"
+        )
     return values.astype(np.int64)
 
 
@@ -155,5 +179,6 @@ def _check_ids(ids: pd.Series, path: Path) -> None:
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise InputError(
-            f"{path}: isic_id {repeated.iloc[0]} occurs more than once ({len(repeated)} repeated rows): keep one"
+            f"{path}: isic_id {repeated.iloc[0]} occurs more than once ({len(repeated)} repeated"
+            " rows): keep one"
         )

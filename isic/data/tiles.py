@@ -1,8 +1,8 @@
 """Lesion tiles from the one HDF5 file they come in.
 
-Each tile is a scalar dataset of JPEG bytes named by its isic_id (checked on the official file). Links and external
-storage are refused: a file of tiles may come from an untrusted source. This is the only decoder of the project, so
-training, embedding and submission get the same pixels.
+Each tile is a scalar dataset of JPEG bytes named by its isic_id (checked on the official file).
+Links and external storage are refused: a file of tiles may come from an untrusted source. This is
+the only decoder of the project, so training, embedding and submission get the same pixels.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from isic.core.errors import InputError
 
-#: Real tiles are 51 to 239 px wide. A file is not trusted beyond this side: a few kilobytes of JPEG can claim
-#: 65,535 × 65,535 pixels and 12 GB of memory.
+#: Real tiles are 51 to 239 px wide. A file is not trusted beyond this side: a few kilobytes of JPEG
+#: can claim 65,535 × 65,535 pixels and 12 GB of memory.
 MAX_SIDE = 4096
 #: Real tiles are about 2.75 KB.
 MAX_JPEG_BYTES = 8 << 20
@@ -27,7 +27,8 @@ MAX_JPEG_BYTES = 8 << 20
 class TileStore:
     """Tiles of one HDF5 file by isic_id.
 
-    Picklable, and safe across fork: HDF5 handles do not survive a fork, so each process opens its own at first use.
+    Picklable, and safe across fork: HDF5 handles do not survive a fork, so each process opens its
+    own at first use.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -35,7 +36,10 @@ class TileStore:
         self._file: h5py.File | None = None
         self._pid = -1
         if not self.path.is_file():
-            raise InputError(f"{self.path} not found: run `dvc repro data`, or set data.folder to the official files")
+            raise InputError(
+                f"{self.path} not found: run `dvc repro data`, or set data.folder to the official"
+                " files"
+            )
 
     def _open(self) -> h5py.File:
         if self._file is None or self._pid != os.getpid():
@@ -55,7 +59,8 @@ class TileStore:
         return len(self.ids())
 
     def __contains__(self, isic_id: str) -> bool:
-        # Paths ("a/b", ".", "") are HDF5's own names and no ids: they would lead through links of any kind.
+        # Paths ("a/b", ".", "") are HDF5's own names and no ids: they would lead through links of
+        # any kind.
         is_path = isic_id in ("", ".") or "/" in isic_id or "\0" in isic_id
         return not is_path and bool(self._open().id.links.exists(isic_id.encode()))
 
@@ -64,10 +69,14 @@ class TileStore:
         try:
             names = list(self._open())
         except (OSError, RuntimeError) as error:
-            raise InputError(f"{self.path} is a damaged HDF5 file ({_short(error)}): fetch it again") from error
+            raise InputError(
+                f"{self.path} is a damaged HDF5 file ({_short(error)}): fetch it again"
+            ) from error
         if not all(isinstance(name, str) for name in names):
             # h5py returns a name that is not text as bytes.
-            raise InputError(f"{self.path} is a damaged HDF5 file (a name is not text): fetch it again")
+            raise InputError(
+                f"{self.path} is a damaged HDF5 file (a name is not text): fetch it again"
+            )
         return names
 
     def close(self) -> None:
@@ -77,29 +86,46 @@ class TileStore:
         self._file = None
 
     def jpeg(self, isic_id: str) -> bytes:
-        """The stored bytes of one tile. Raises InputError when the tile is missing, not a scalar, or huge."""
+        """The stored bytes of one tile. Raises InputError when the tile is missing, not a scalar,
+        or huge.
+        """
         try:
             return self._read(isic_id)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise InputError(
-                f"{self.path}: tile {isic_id} cannot be read ({_short(error)}): fetch the file again"
+                f"{self.path}: tile {isic_id} cannot be read ({_short(error)}): fetch the file"
+                " again"
             ) from error
 
     def _read(self, isic_id: str) -> bytes:
-        # The low-level calls: h5py's indexing takes two and a half times as long, and follows every link.
+        # The low-level calls: h5py's indexing takes two and a half times as long, and follows every
+        # link.
         if isic_id not in self:
-            raise InputError(f"{self.path} has no image for {isic_id}: add it or drop its metadata row")
+            raise InputError(
+                f"{self.path} has no image for {isic_id}: add it or drop its metadata row"
+            )
         file, name = self._open().id, isic_id.encode()
         if file.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-            raise InputError(f"{self.path}: {isic_id} is a link to elsewhere: use a file that holds its tiles itself")
+            raise InputError(
+                f"{self.path}: {isic_id} is a link to elsewhere: use a file that holds its tiles"
+                " itself"
+            )
         found = h5py.h5o.open(file, name)
         if not isinstance(found, h5py.h5d.DatasetID) or not _is_scalar_bytes(found):
-            raise InputError(f"{self.path}: {isic_id} is not a scalar of JPEG bytes: use the official file's form")
+            raise InputError(
+                f"{self.path}: {isic_id} is not a scalar of JPEG bytes: use the official file's"
+                " form"
+            )
         if not _lies_here(found):
-            raise InputError(f"{self.path}: the bytes of {isic_id} lie in another file: use one that holds its tiles")
+            raise InputError(
+                f"{self.path}: the bytes of {isic_id} lie in another file: use one that holds its"
+                " tiles"
+            )
         size = found.get_type().get_size()
         if size > MAX_JPEG_BYTES:
-            raise InputError(f"{self.path}: tile {isic_id} holds {size} bytes, at most {MAX_JPEG_BYTES} are read")
+            raise InputError(
+                f"{self.path}: tile {isic_id} holds {size} bytes, at most {MAX_JPEG_BYTES} are read"
+            )
         data = np.empty((), dtype=f"S{size}")
         found.read(h5py.h5s.ALL, h5py.h5s.ALL, data)
         return bytes(data.item())
@@ -112,15 +138,17 @@ class TileStore:
 def decode(data: bytes, name: str) -> np.ndarray:
     """Decode JPEG bytes to uint8 RGB (height, width, 3).
 
-    Raises InputError naming `name` when the bytes are no JPEG, do not decode, claim more than MAX_SIDE pixels, or
-    decode to another size than they claim.
+    Raises InputError naming `name` when the bytes are no JPEG, do not decode, claim more than
+    MAX_SIDE pixels, or decode to another size than they claim.
     """
     height, width = jpeg_size(data, name)
     if max(height, width) > MAX_SIDE:
         raise InputError(
-            f"tile {name} claims {width} x {height} pixels, at most {MAX_SIDE} a side are decoded: replace it"
+            f"tile {name} claims {width} x {height} pixels, at most {MAX_SIDE} a side are decoded:"
+            " replace it"
         )
-    # The orientation tag is ignored: tiles have none, and a flip hidden in metadata would differ between decoders.
+    # The orientation tag is ignored: tiles have none, and a flip hidden in metadata would differ
+    # between decoders.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
@@ -130,8 +158,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
         raise InputError(f"tile {name} does not decode as JPEG: replace it")
     if image.shape[:2] != (height, width):
         raise InputError(
-            f"tile {name} claims {width} x {height} pixels and decodes to {image.shape[1]} x {image.shape[0]}: "
-            "replace it"
+            f"tile {name} claims {width} x {height} pixels and decodes to {image.shape[1]} x"
+            f" {image.shape[0]}: replace it"
         )
     return np.asarray(image, dtype=np.uint8)
 
@@ -139,8 +167,8 @@ def decode(data: bytes, name: str) -> np.ndarray:
 def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
     """(height, width) from the JPEG's frame header, without decoding.
 
-    Walks the marker segments of ITU-T T.81 annex B up to the first SOFn. Raises InputError when there is none, or
-    something before it that libjpeg would read otherwise.
+    Walks the marker segments of ITU-T T.81 annex B up to the first SOFn. Raises InputError when
+    there is none, or something before it that libjpeg would read otherwise.
     """
     position = 2
     if data[:2] != b"\xff\xd8":
@@ -152,8 +180,9 @@ def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
         if marker == 0xFF:
             position += 1
             continue
-        # No length follows these (libjpeg skips 00, TEM and RSTn alone; SOI, EOI and SOS end what it accepts): read
-        # on as if one did, and the walk could be led past the header that libjpeg decodes.
+        # No length follows these (libjpeg skips 00, TEM and RSTn alone; SOI, EOI and SOS end what
+        # it accepts): read on as if one did, and the walk could be led past the header that libjpeg
+        # decodes.
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xDA:
             break
         # SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
@@ -174,10 +203,14 @@ def _is_scalar_bytes(dataset: h5py.h5d.DatasetID) -> bool:
 
 
 def _lies_here(dataset: h5py.h5d.DatasetID) -> bool:
-    """Whether the bytes are in this file: HDF5 can take them from any other one ("external" and "virtual" storage)."""
+    """Whether the bytes are in this file: HDF5 can take them from any other one ("external" and
+    "virtual" storage).
+    """
     properties = dataset.get_create_plist()
     layout = properties.get_layout()
-    return layout in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS) and properties.get_external_count() == 0
+    return (
+        layout in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS) and properties.get_external_count() == 0
+    )
 
 
 def _short(error: Exception) -> str:

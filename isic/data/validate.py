@@ -1,7 +1,7 @@
 """The data contract of the five files, checked before training.
 
-Column rules are a pandera schema; rules across columns or files (identities, images, the submission's rows) are checked
-here. All faults are reported at once.
+Column rules are a pandera schema; rules across columns or files (identities, images, the
+submission's rows) are checked here. All faults are reported at once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from isic.core.schema import (
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 
-#: Physical limits, not observed ones: a hospital outside the training set may lie beyond every observed range.
+#: Physical limits, not observed ones: a hospital outside the training set may lie beyond every
+#: observed range.
 _RANGES: dict[str, tuple[float, float]] = {
     "age_approx": (0, 120),
     "clin_size_long_diam_mm": (0.01, 300),
@@ -64,7 +65,10 @@ def validate(raw: Path) -> dict[str, Any]:
         *(f"train-metadata.csv: {fault}" for fault in table_faults(train)),
         *(f"test-metadata.csv: {fault}" for fault in table_faults(test)),
         *_label_faults(train),
-        *(f"train-image.hdf5: {fault}" for fault in tile_faults(raw / "train-image.hdf5", train[ID])),
+        *(
+            f"train-image.hdf5: {fault}"
+            for fault in tile_faults(raw / "train-image.hdf5", train[ID])
+        ),
         *(f"test-image.hdf5: {fault}" for fault in tile_faults(raw / "test-image.hdf5", test[ID])),
         *_submission_faults(raw / "sample_submission.csv", test),
     ]
@@ -75,7 +79,9 @@ def validate(raw: Path) -> dict[str, Any]:
 
 
 def table_faults(frame: pd.DataFrame) -> Iterator[str]:
-    """Broken rules of one metadata table: missing values, infinities, ranges, identities, functional columns."""
+    """Broken rules of one metadata table: missing values, infinities, ranges, identities,
+    functional columns.
+    """
     yield from _column_faults(frame)
     yield from _identity_faults(frame)
     for source, target in _FUNCTIONAL:
@@ -114,8 +120,8 @@ def _identity_faults(frame: pd.DataFrame) -> Iterator[str]:
         wrong = np.flatnonzero(residual > IDENTITY_TOLERANCE)
         if len(wrong):
             yield (
-                f"`{name}` differs from its formula in {len(wrong)} rows by up to {residual.max():.3g} "
-                f"(first {_row(frame, int(wrong[0]))})"
+                f"`{name}` differs from its formula in {len(wrong)} rows by up to"
+                f" {residual.max():.3g} (first {_row(frame, int(wrong[0]))})"
             )
 
 
@@ -126,7 +132,9 @@ def _label_faults(train: pd.DataFrame) -> Iterator[str]:
         yield "train-metadata.csv: no benign row (target 0)"
     hospitals = train.groupby(PATIENT)["attribution"].nunique()
     if (hospitals > 1).any():
-        yield f"train-metadata.csv: patient {hospitals.idxmax()} has several values of `attribution`"
+        yield (
+            f"train-metadata.csv: patient {hospitals.idxmax()} has several values of `attribution`"
+        )
 
 
 def tile_faults(path: Path, ids: pd.Series) -> Iterator[str]:
@@ -180,8 +188,14 @@ def _summary(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
         "patients": int(train[PATIENT].nunique()),
         "positive_patients": int(train.loc[train[TARGET] == 1, PATIENT].nunique()),
         "prevalence": float(train[TARGET].mean()),
-        "hospitals": {str(name): int(count) for name, count in train["attribution"].value_counts().items()},
-        "missing": {name: int(count) for name, count in train[list(TEST_COLUMNS)].isna().sum().items() if count},
+        "hospitals": {
+            str(name): int(count) for name, count in train["attribution"].value_counts().items()
+        },
+        "missing": {
+            name: int(count)
+            for name, count in train[list(TEST_COLUMNS)].isna().sum().items()
+            if count
+        },
         "test_rows": len(test),
         "test_patients": int(test[PATIENT].nunique()),
         # Not a fault: the hidden test set is expected to hold hospitals that training never saw.

@@ -1,8 +1,8 @@
-"""Ablation of feature families: pAUC gained by adding each to a base, and by removing it from or adding it to the
-families in use, on the same folds, seeds and patients.
+"""Ablation of feature families: pAUC gained by adding each to a base, and by removing it from or
+adding it to the families in use, on the same folds, seeds and patients.
 
-The learner is a function from family names to out-of-fold scores, called once per set. Differences under about 0.005
-pAUC are noise on the official data, hence the intervals.
+The learner is a function from family names to out-of-fold scores, called once per set. Differences
+under about 0.005 pAUC are noise on the official data, hence the intervals.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from isic.core.errors import InputError
 from isic.core.metric import Interval, auc, paired_difference, pauc_interval
 from isic.core.schema import PATIENT, TARGET
 
-#: Family names -> out-of-fold scores (n,), aligned with the folds, of a model of these families only.
+#: Family names -> out-of-fold scores (n,), aligned with the folds, of a model of these families
+#: only.
 Scorer = Callable[[Sequence[str]], ArrayLike]
-#: Ways of ablation: a family is added to the base, left out of the families in use, or put into them.
+#: Ways of ablation: a family is added to the base, left out of the families in use, or put into
+#: them.
 WAYS = ("added", "left_out", "put_in")
 
 
@@ -34,18 +36,25 @@ def family_ablation(
     seed: int,
     echo: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """pAUC of the `base` and of the `used` families, and the gain of each of `families` against both.
+    """pAUC of the `base` and of the `used` families, and the gain of each of `families` against
+    both.
 
-    folds: patient_id and target in row order. Returns JSON-able values: {lesions, malignant, "base", "used":
-    {families, pauc, low, high, auc}, "families": [{family, used, added, added_low, added_high, left_out, …, put_in,
-    …}]}. Gains are differences of pAUC with the 95 % interval over patients: `added` to the base, `left_out` of the
-    used families (negative: the family helps), `put_in` with them; None without a comparison. `echo` receives a line
-    of progress after every family.
-    Raises InputError when `base` is empty or not part of `used`, or `used` not part of `families`.
+    folds: patient_id and target in row order. Returns JSON-able values: {lesions, malignant,
+    "base", "used": {families, pauc, low, high, auc}, "families": [{family, used, added, added_low,
+    added_high, left_out, …, put_in, …}]}. Gains are differences of pAUC with the 95 % interval over
+    patients: `added` to the base, `left_out` of the used families (negative: the family helps),
+    `put_in` with them; None without a comparison. `echo` receives a line of progress after every
+    family. Raises InputError when `base` is empty or not part of `used`, or `used` not part of
+    `families`.
     """
-    unknown = [name for name in base if name not in used] + [name for name in used if name not in families]
+    unknown = [name for name in base if name not in used] + [
+        name for name in used if name not in families
+    ]
     if unknown or not base:
-        raise InputError(f"base families {unknown or list(base)} must be some of features.families: change one of them")
+        raise InputError(
+            f"base families {unknown or list(base)} must be some of features.families: change one"
+            " of them"
+        )
 
     cache: dict[frozenset[str], ArrayLike] = {}
 
@@ -106,7 +115,13 @@ def format_gain(row: dict[str, Any], way: str) -> str:
 def ablation_points(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Points of the report: one per family and way, with its interval."""
     return [
-        {"family": row["family"], "way": way, "gain": row[way], "low": row[f"{way}_low"], "high": row[f"{way}_high"]}
+        {
+            "family": row["family"],
+            "way": way,
+            "gain": row[way],
+            "low": row[f"{way}_low"],
+            "high": row[f"{way}_high"],
+        }
         for row in report["families"]
         for way in WAYS
         if row[way] is not None

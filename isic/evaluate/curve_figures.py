@@ -1,4 +1,6 @@
-"""Figures of curves: ROC, sensitivity by lesions flagged, calibration, net benefit, scores and learning curves."""
+"""Figures of curves: ROC, sensitivity by lesions flagged, calibration, net benefit, scores and
+learning curves.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,34 @@ def draw_roc(points: dict[str, Records], theme: Theme = PAPER) -> Figure | None:
 
     figure, axes = canvas(theme, 5.2, 5.0)
     for records in group_by(points["roc_folds"], "fold").values():
-        axes.plot(column_of(records, "fpr"), column_of(records, "tpr"), color=theme["muted"], linewidth=0.8, alpha=0.7)
+        axes.plot(
+            column_of(records, "fpr"),
+            column_of(records, "tpr"),
+            color=theme["muted"],
+            linewidth=0.8,
+            alpha=0.7,
+        )
 
     fpr, tpr = column_of(points["roc"], "fpr"), column_of(points["roc"], "tpr")
     axes.fill_between(
-        fpr, MIN_SENSITIVITY, np.maximum(tpr, MIN_SENSITIVITY), color=theme["blue"], alpha=0.25, linewidth=0
+        fpr,
+        MIN_SENSITIVITY,
+        np.maximum(tpr, MIN_SENSITIVITY),
+        color=theme["blue"],
+        alpha=0.25,
+        linewidth=0,
     )
     axes.plot(fpr, tpr, color=theme["blue"], linewidth=2, label="all folds pooled")
 
     axes.plot([], [], color=theme["muted"], linewidth=0.8, label="each fold")
-    axes.axhline(MIN_SENSITIVITY, color=theme["red"], linewidth=1, linestyle="--", label="80 % sensitivity")
+    axes.axhline(
+        MIN_SENSITIVITY, color=theme["red"], linewidth=1, linestyle="--", label="80 % sensitivity"
+    )
     axes.set(
-        xlabel="benign lesions flagged (share)", ylabel="malignant lesions found (share)", xlim=(0, 1), ylim=(0, 1.01)
+        xlabel="benign lesions flagged (share)",
+        ylabel="malignant lesions found (share)",
+        xlim=(0, 1),
+        ylim=(0, 1.01),
     )
     legend(axes, theme, loc="lower right")
 
@@ -57,14 +75,27 @@ def draw_roc_folds(points: dict[str, Records], theme: Theme = PAPER) -> Figure |
     for index, (fold, records) in enumerate(folds.items()):
         axes = style_axes(figure.add_subplot(down, across, index + 1), theme)
         fpr, tpr = column_of(records, "fpr"), column_of(records, "tpr")
-        axes.plot(column_of(pooled, "fpr"), column_of(pooled, "tpr"), color=theme["muted"], linewidth=0.8, alpha=0.7)
+        axes.plot(
+            column_of(pooled, "fpr"),
+            column_of(pooled, "tpr"),
+            color=theme["muted"],
+            linewidth=0.8,
+            alpha=0.7,
+        )
         axes.fill_between(
-            fpr, MIN_SENSITIVITY, np.maximum(tpr, MIN_SENSITIVITY), color=theme["blue"], alpha=0.25, linewidth=0
+            fpr,
+            MIN_SENSITIVITY,
+            np.maximum(tpr, MIN_SENSITIVITY),
+            color=theme["blue"],
+            alpha=0.25,
+            linewidth=0,
         )
         axes.plot(fpr, tpr, color=theme["blue"], linewidth=1.6)
         axes.axhline(MIN_SENSITIVITY, color=theme["red"], linewidth=0.8, linestyle="--")
 
-        axes.text(0.97, 0.06, f"{area_above(fpr, tpr):.3f}", ha="right", fontsize=13, color=theme["ink"])
+        axes.text(
+            0.97, 0.06, f"{area_above(fpr, tpr):.3f}", ha="right", fontsize=13, color=theme["ink"]
+        )
         axes.set_title(f"fold {fold}", fontsize=10, color=theme["ink"], loc="left")
         axes.set(xlim=(0, 1), ylim=(0, 1.01), xticks=(0, 0.5, 1), yticks=(0, 0.8, 1))
         axes.tick_params(labelsize=8)
@@ -75,7 +106,9 @@ def draw_roc_folds(points: dict[str, Records], theme: Theme = PAPER) -> Figure |
 
 
 def area_above(fpr: np.ndarray, tpr: np.ndarray) -> float:
-    """Area between a ROC curve and 80 % sensitivity by trapezoids; the pAUC if no corner was left out."""
+    """Area between a ROC curve and 80 % sensitivity by trapezoids; the pAUC if no corner was left
+    out.
+    """
     last = int(np.flatnonzero(tpr <= MIN_SENSITIVITY)[-1])
     if last == len(tpr) - 1:
         return 0.0
@@ -107,9 +140,14 @@ def draw_flagged(points: dict[str, Records], theme: Theme = PAPER) -> Figure | N
         label="over all malignant lesions",
     )
 
-    axes.axvline(15, color=theme["muted"], linewidth=1, linestyle="--", label="15, the official count")
+    axes.axvline(
+        15, color=theme["muted"], linewidth=1, linestyle="--", label="15, the official count"
+    )
     axes.set(
-        xlabel="lesions flagged per patient", ylabel="malignant lesions found (share)", xscale="log", ylim=(0, 1.01)
+        xlabel="lesions flagged per patient",
+        ylabel="malignant lesions found (share)",
+        xscale="log",
+        ylim=(0, 1.01),
     )
     _plain_log(axes.xaxis)
     legend(axes, theme, loc="lower right")
@@ -118,7 +156,9 @@ def draw_flagged(points: dict[str, Records], theme: Theme = PAPER) -> Figure | N
 
 
 def draw_calibration(points: dict[str, Records], theme: Theme = PAPER) -> Figure | None:
-    """Observed against predicted share on log axes; a bin without a malignant lesion shows the top of its interval."""
+    """Observed against predicted share on log axes; a bin without a malignant lesion shows the top
+    of its interval.
+    """
     if not points["calibration"]:
         return None
 
@@ -132,7 +172,15 @@ def draw_calibration(points: dict[str, Records], theme: Theme = PAPER) -> Figure
 
         colour = theme.cycle(1 - index if index < 2 else index)
         axes.errorbar(
-            x, y, yerr=spread, color=colour, fmt="o-", markersize=4, linewidth=1.2, elinewidth=0.8, label=kind
+            x,
+            y,
+            yerr=spread,
+            color=colour,
+            fmt="o-",
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=0.8,
+            label=kind,
         )
         axes.plot(
             column_of(empty, "predicted"),
@@ -145,8 +193,12 @@ def draw_calibration(points: dict[str, Records], theme: Theme = PAPER) -> Figure
         lowest = min([lowest, *x, *column_of(filled, "low")])
 
     lowest = max(lowest, 1e-6)
-    axes.plot([lowest, 1], [lowest, 1], color=theme["muted"], linewidth=1, linestyle="--", label="perfect")
-    axes.set(xlabel="predicted probability", ylabel="share found malignant", xscale="log", yscale="log")
+    axes.plot(
+        [lowest, 1], [lowest, 1], color=theme["muted"], linewidth=1, linestyle="--", label="perfect"
+    )
+    axes.set(
+        xlabel="predicted probability", ylabel="share found malignant", xscale="log", yscale="log"
+    )
     legend(axes, theme, loc="upper left")
 
     return figure
@@ -196,10 +248,21 @@ def draw_histogram(points: dict[str, Records], theme: Theme = PAPER) -> Figure |
             return None
 
         edges = np.append(column_of(records, "low"), records[-1]["high"])
-        axes.stairs(column_of(records, "count"), edges, baseline=0.7, color=theme[colour], fill=True, alpha=0.3)
-        axes.stairs(column_of(records, "count"), edges, color=theme[colour], linewidth=1.4, label=name)
+        axes.stairs(
+            column_of(records, "count"),
+            edges,
+            baseline=0.7,
+            color=theme[colour],
+            fill=True,
+            alpha=0.3,
+        )
+        axes.stairs(
+            column_of(records, "count"), edges, color=theme[colour], linewidth=1.4, label=name
+        )
 
-    axes.set(xlabel="score", ylabel="lesions", xscale="log" if lowest > 0 else "linear", yscale="log")
+    axes.set(
+        xlabel="score", ylabel="lesions", xscale="log" if lowest > 0 else "linear", yscale="log"
+    )
     axes.set_ylim(bottom=0.7)
     legend(axes, theme, loc="upper right")
 
@@ -207,7 +270,9 @@ def draw_histogram(points: dict[str, Records], theme: Theme = PAPER) -> Figure |
 
 
 def draw_learning(points: dict[str, Records], theme: Theme = PAPER) -> Figure | None:
-    """Validation pAUC by epoch: a line per fold, a colour per backbone, and the published final range."""
+    """Validation pAUC by epoch: a line per fold, a colour per backbone, and the published final
+    range.
+    """
     records = [record for record in points.get("learning", []) if record["name"].endswith("pauc")]
     if not records:
         return None

@@ -55,16 +55,23 @@ def _spaced_indices(count: int) -> np.ndarray:
 
 
 def rank_in_patient(patient: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Rank (n,) within the patient, 1 for the highest score; ties in row order, as in the official top-15 metric."""
+    """Rank (n,) within the patient, 1 for the highest score; ties in row order, as in the official
+    top-15 metric.
+    """
     frame = pd.DataFrame({"patient": patient, "score": score})
-    return frame.groupby("patient", sort=False)["score"].rank(method="first", ascending=False).to_numpy().astype(int)
+    return (
+        frame.groupby("patient", sort=False)["score"]
+        .rank(method="first", ascending=False)
+        .to_numpy()
+        .astype(int)
+    )
 
 
 def flagged_points(patient: np.ndarray, target: np.ndarray, score: np.ndarray) -> Records:
     """Sensitivity when the k highest lesions of each patient are flagged.
 
-    `sensitivity` is the mean over patients with a malignant lesion (the official secondary metric at k = 15),
-    `pooled` counts lesions; `share` is the share of all lesions that would be flagged.
+    `sensitivity` is the mean over patients with a malignant lesion (the official secondary metric
+    at k = 15), `pooled` counts lesions; `share` is the share of all lesions that would be flagged.
     """
     rank = rank_in_patient(patient, score)
     malignant = pd.DataFrame({"patient": patient, "rank": rank})[target == 1]
@@ -93,7 +100,9 @@ def _flag_counts(most: int) -> list[int]:
 
 
 def histogram_points(target: np.ndarray, score: np.ndarray, bins: int = 40) -> Records:
-    """Counts of each class per score bin; bins are even in log10(score) when every score is positive."""
+    """Counts of each class per score bin; bins are even in log10(score) when every score is
+    positive.
+    """
     low, high = float(score.min()), float(score.max())
     if not low < high:
         low, high = low - 0.5, high + 0.5
@@ -101,18 +110,28 @@ def histogram_points(target: np.ndarray, score: np.ndarray, bins: int = 40) -> R
     # geomspace may round its ends inward, which would drop the extreme rows.
     edges[0], edges[-1] = low, high
 
-    counts = {name: np.histogram(score[target == value], edges)[0] for name, value in (("benign", 0), ("malignant", 1))}
+    counts = {
+        name: np.histogram(score[target == value], edges)[0]
+        for name, value in (("benign", 0), ("malignant", 1))
+    }
     return [
-        {"class": name, "low": float(edges[i]), "high": float(edges[i + 1]), "count": int(values[i])}
+        {
+            "class": name,
+            "low": float(edges[i]),
+            "high": float(edges[i + 1]),
+            "count": int(values[i]),
+        }
         for name, values in counts.items()
         for i in range(bins)
     ]
 
 
 def decision_points(target: np.ndarray, probability: np.ndarray, points: int = 60) -> Records:
-    """Net benefit per lesion of acting above a probability threshold (Vickers & Elkin, Med Decis Making 2006).
+    """Net benefit per lesion of acting above a probability threshold (Vickers & Elkin, Med Decis
+    Making 2006).
 
-    Compared with acting on every lesion and on none, over thresholds from a tenth of the prevalence to one half.
+    Compared with acting on every lesion and on none, over thresholds from a tenth of the prevalence
+    to one half.
     """
     if not both_classes(target):
         return []
@@ -124,7 +143,9 @@ def decision_points(target: np.ndarray, probability: np.ndarray, points: int = 6
     above = np.concatenate([np.cumsum(target[order][::-1])[::-1], [0]])
 
     records = []
-    for threshold in np.geomspace(max(prevalence / 10, 1e-5), max(0.5, min(0.9, 2 * prevalence)), points):
+    for threshold in np.geomspace(
+        max(prevalence / 10, 1e-5), max(0.5, min(0.9, 2 * prevalence)), points
+    ):
         start = int(np.searchsorted(ascending, threshold, side="left"))
         true = above[start] / len(target)
         false = (len(target) - start) / len(target) - true

@@ -112,10 +112,12 @@ def describe_result(metrics: dict[str, Any]) -> str:
     """The result in two sentences, for the note of the MLflow run."""
     low, high = metrics["pauc_low"], metrics["pauc_high"]
     return (
-        f"pAUC above 80 % sensitivity **{metrics['pauc']:.4f}** (95 % over patients {low:.4f} to {high:.4f}), AUC "
-        f"{metrics['auc']:.4f}, top-15 sensitivity {metrics['top15_sensitivity']:.3f}: out of fold over "
-        f"{metrics['n']:,} lesions of {metrics['patients']:,} patients, {metrics['positives']:,} malignant, "
-        f"{len(metrics['folds'])} folds. The whole report is among the artifacts: `report/index.html`."
+        f"pAUC above 80 % sensitivity **{metrics['pauc']:.4f}** (95 % over patients {low:.4f} to"
+        f" {high:.4f}), AUC {metrics['auc']:.4f}, top-15 sensitivity"
+        f" {metrics['top15_sensitivity']:.3f}: out of fold over {metrics['n']:,} lesions of"
+        f" {metrics['patients']:,} patients, {metrics['positives']:,} malignant,"
+        f" {len(metrics['folds'])} folds. The whole report is among the artifacts:"
+        " `report/index.html`."
     )
 
 

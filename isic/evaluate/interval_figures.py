@@ -21,7 +21,15 @@ def draw_ladder(points: dict[str, Records], theme: Theme = PAPER) -> Figure | No
     x, spread = _intervals(records, "pauc")
     colours = [theme["blue"]] * (len(records) - 1) + [theme["red"]]
     for i, colour in enumerate(colours):
-        axes.errorbar(x[i], y[i], xerr=spread[:, i : i + 1], fmt="o", color=colour, markersize=6, elinewidth=1.6)
+        axes.errorbar(
+            x[i],
+            y[i],
+            xerr=spread[:, i : i + 1],
+            fmt="o",
+            color=colour,
+            markersize=6,
+            elinewidth=1.6,
+        )
 
     axes.axvline(0.02, color=theme["muted"], linewidth=1, linestyle=":", label="chance")
     label_rows(axes, y, [record["step"] for record in records])
@@ -41,9 +49,17 @@ def draw_slices(points: dict[str, Records], theme: Theme = PAPER) -> Figure | No
     y = np.arange(len(records))[::-1]
     x, spread = _intervals(records, "pauc")
     axes.errorbar(x, y, xerr=spread, fmt="o", color=theme["blue"], markersize=5, elinewidth=1.4)
-    axes.axvline(points["ladder"][-1]["pauc"], color=theme["red"], linewidth=1, linestyle="--", label="all lesions")
+    axes.axvline(
+        points["ladder"][-1]["pauc"],
+        color=theme["red"],
+        linewidth=1,
+        linestyle="--",
+        label="all lesions",
+    )
 
-    label_rows(axes, y, [f"{_shorten(record['slice'])} ({record['positives']})" for record in records])
+    label_rows(
+        axes, y, [f"{_shorten(record['slice'])} ({record['positives']})" for record in records]
+    )
     axes.set(xlabel="pAUC (malignant lesions in brackets)", xlim=(0, 0.2))
     legend(axes, theme, loc="lower left")
 
@@ -59,14 +75,22 @@ def draw_families(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
     names = list(dict.fromkeys(record["family"] for record in records))
     figure, axes = canvas(theme, 7.2, 1.1 + 0.26 * len(names))
 
-    ways = {"added": "added to raw columns", "left_out": "left out of the set in use", "put_in": "put into it"}
+    ways = {
+        "added": "added to raw columns",
+        "left_out": "left out of the set in use",
+        "put_in": "put into it",
+    }
     for index, (way, label) in enumerate(ways.items()):
         gains = [record for record in records if record["way"] == way]
         if gains:
             x, spread = _intervals(gains, "gain")
-            y = np.array([len(names) - 1 - names.index(record["family"]) for record in gains]) + 0.22 * (1 - index)
+            y = np.array(
+                [len(names) - 1 - names.index(record["family"]) for record in gains]
+            ) + 0.22 * (1 - index)
             colour = theme.cycle(index)
-            axes.errorbar(x, y, xerr=spread, fmt="o", color=colour, markersize=4, elinewidth=1.2, label=label)
+            axes.errorbar(
+                x, y, xerr=spread, fmt="o", color=colour, markersize=4, elinewidth=1.2, label=label
+            )
 
     axes.axvline(0, color=theme["muted"], linewidth=1)
     label_rows(axes, np.arange(len(names))[::-1], names)
@@ -79,7 +103,9 @@ def draw_families(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
 def _intervals(records: Records, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Values (n,) and distances (2, n) to their `low` and `high`."""
     x = column_of(records, name)
-    return x, np.maximum(0, np.array([x - column_of(records, "low"), column_of(records, "high") - x]))
+    return x, np.maximum(
+        0, np.array([x - column_of(records, "low"), column_of(records, "high") - x])
+    )
 
 
 def _shorten(name: str, length: int = 34) -> str:

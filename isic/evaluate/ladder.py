@@ -1,4 +1,6 @@
-"""pAUC of each step (each network, all networks, the stack), compared on the same resamples of patients."""
+"""pAUC of each step (each network, all networks, the stack), compared on the same resamples of
+patients.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,18 @@ def ladder_steps(results: RunResults) -> dict[str, np.ndarray]:
     steps = {f"image {name}": values for name, values in results.logits.items()}
     if len(results.logits) > 1:
         steps["images, mean"] = np.mean(list(results.logits.values()), axis=0)
-    named = {name.replace("_", " "): values for name, values in results.steps.items() if np.isfinite(values).all()}
+    named = {
+        name.replace("_", " "): values
+        for name, values in results.steps.items()
+        if np.isfinite(values).all()
+    }
     return {**steps, **named, "stack": results.score}
 
 
 def ladder_records(results: RunResults, replicates: int, seed: int) -> Records:
-    """One record per step: pAUC with interval, AUC, and the gain of the final score over it (paired interval)."""
+    """One record per step: pAUC with interval, AUC, and the gain of the final score over it (paired
+    interval).
+    """
     final = results.score
     records: Records = []
     for name, score in ladder_steps(results).items():
@@ -31,7 +39,9 @@ def ladder_records(results: RunResults, replicates: int, seed: int) -> Records:
         if score is final or np.array_equal(score, final):
             record |= {"gain": None, "gain_low": None, "gain_high": None}
         else:
-            gain = paired_difference(results.target, final, score, results.patient, replicates, seed)
+            gain = paired_difference(
+                results.target, final, score, results.patient, replicates, seed
+            )
             record |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high}
         records.append(record)
     return records

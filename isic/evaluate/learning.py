@@ -11,8 +11,9 @@ import pandas as pd
 from isic.core.io import read_json
 from isic.evaluate.curves import Records
 
-#: Final out-of-fold pAUC of single networks on the full 401,059 rows. Claims of the public guide (no stored output)
-#: and, where it was measured elsewhere, the range over published runs. Not valid for generated data.
+#: Final out-of-fold pAUC of single networks on the full 401,059 rows. Claims of the public guide
+#: (no stored output) and, where it was measured elsewhere, the range over published runs. Not valid
+#: for generated data.
 PUBLISHED_PAUC = (
     ("eva02_base", 0.14, 0.16),
     ("convnextv2_tiny", 0.15, 0.16),
@@ -23,12 +24,18 @@ PUBLISHED_PAUC = (
 
 def expected_band(backbone: str, model: str = "") -> tuple[float, float] | None:
     """Published range of the final pAUC of a timm model, else of the backbone's name, or None."""
-    bands = [(low, high) for text in (model, backbone) for name, low, high in PUBLISHED_PAUC if text.startswith(name)]
+    bands = [
+        (low, high)
+        for text in (model, backbone)
+        for name, low, high in PUBLISHED_PAUC
+        if text.startswith(name)
+    ]
     return bands[0] if bands else None
 
 
 def learning_records(models: Mapping[str, Mapping[int, Path]]) -> Records:
-    """Every logged value of every epoch: {backbone, model, fold, epoch, name, value}; empty without history files.
+    """Every logged value of every epoch: {backbone, model, fold, epoch, name, value}; empty without
+    history files.
 
     models: backbone -> fold -> folder of the trained network.
     """
@@ -37,7 +44,11 @@ def learning_records(models: Mapping[str, Mapping[int, Path]]) -> Records:
         for fold, folder in folders.items():
             path = folder / "history.csv"
             if path.is_file():
-                network = {"backbone": backbone, "model": _model(folder / "config.json"), "fold": int(fold)}
+                network = {
+                    "backbone": backbone,
+                    "model": _model(folder / "config.json"),
+                    "fold": int(fold),
+                }
                 records += [{**network, **row} for row in _long(pd.read_csv(path))]
     return records
 

@@ -11,10 +11,11 @@ _BINS = 10
 
 
 def reliability(target: np.ndarray, probability: np.ndarray, kind: str) -> Records:
-    """Log-spaced bins of predicted probability: at a prevalence of 0.1 %, the first of even bins would hold nearly all.
+    """Log-spaced bins of predicted probability: at a prevalence of 0.1 %, the first of even bins
+    would hold nearly all.
 
-    Each record gives the mean prediction, the observed share of malignant lesions and its 95 % Clopper-Pearson
-    interval. Empty bins are left out; scores outside [0, 1] give an empty list.
+    Each record gives the mean prediction, the observed share of malignant lesions and its 95 %
+    Clopper-Pearson interval. Empty bins are left out; scores outside [0, 1] give an empty list.
     """
     if probability.min() < 0 or probability.max() > 1:
         return []
@@ -48,4 +49,7 @@ def calibration_error(records: Records) -> float | None:
     total = sum(record["n"] for record in records)
     if not total:
         return None
-    return float(sum(abs(record["predicted"] - record["observed"]) * record["n"] for record in records) / total)
+    return float(
+        sum(abs(record["predicted"] - record["observed"]) * record["n"] for record in records)
+        / total
+    )

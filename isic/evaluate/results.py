@@ -22,11 +22,11 @@ OOF_COLUMNS = (ID, PATIENT, TARGET, "fold", "score")
 class RunResults:
     """Out-of-fold scores, the metadata of their rows, and the scores of earlier steps.
 
-    oof: isic_id, patient_id, target, fold, score; one row per lesion.
-    rows: the metadata of the same lesions in the same order (with train-only columns, for description only).
-    steps: earlier steps of the ladder, name -> score per row (NaN where a step has none).
-    logits: backbone -> out-of-fold logit per row, standardised within each fold.
-    missing: what could not be read, in words.
+    oof: isic_id, patient_id, target, fold, score; one row per lesion. rows: the metadata of the
+    same lesions in the same order (with train-only columns, for description only). steps: earlier
+    steps of the ladder, name -> score per row (NaN where a step has none). logits: backbone ->
+    out-of-fold logit per row, standardised within each fold. missing: what could not be read, in
+    words.
     """
 
     oof: pd.DataFrame
@@ -52,16 +52,20 @@ class RunResults:
         return self.oof["fold"].to_numpy()
 
 
-def read_results(oof_path: Path, metadata_path: Path, logit_paths: Mapping[str, Mapping[int, Path]]) -> RunResults:
+def read_results(
+    oof_path: Path, metadata_path: Path, logit_paths: Mapping[str, Mapping[int, Path]]
+) -> RunResults:
     """Read the out-of-fold scores, the training metadata and, where complete, the image logits.
 
-    logit_paths: backbone -> fold -> parquet of (isic_id, logit).
-    Raises InputError when the scores are missing, hold NaN, or name a lesion that the metadata lacks.
+    logit_paths: backbone -> fold -> parquet of (isic_id, logit). Raises InputError when the scores
+    are missing, hold NaN, or name a lesion that the metadata lacks.
     """
     oof = check_oof(read_parquet(oof_path), str(oof_path))
     rows = align_rows(read_metadata(metadata_path, train=True), oof[ID], str(metadata_path))
     steps = {
-        name.removeprefix("score_"): oof[name].to_numpy(dtype=np.float64) for name in oof if name.startswith("score_")
+        name.removeprefix("score_"): oof[name].to_numpy(dtype=np.float64)
+        for name in oof
+        if name.startswith("score_")
     }
 
     logits, missing = {}, []
@@ -86,11 +90,13 @@ def check_oof(oof: pd.DataFrame, source: str) -> pd.DataFrame:
     broken = oof.loc[~np.isfinite(oof["score"].to_numpy(dtype=np.float64)), ID]
     if len(broken):
         raise InputError(
-            f"{source}: {len(broken)} scores are not finite, the first of {broken.iloc[0]}: rerun `dvc repro stack`"
+            f"{source}: {len(broken)} scores are not finite, the first of {broken.iloc[0]}: rerun"
+            " `dvc repro stack`"
         )
     if oof[ID].duplicated().any():
         raise InputError(
-            f"{source}: {oof.loc[oof[ID].duplicated(), ID].iloc[0]} occurs more than once: rerun `dvc repro stack`"
+            f"{source}: {oof.loc[oof[ID].duplicated(), ID].iloc[0]} occurs more than once: rerun"
+            " `dvc repro stack`"
         )
     return oof
 
@@ -99,12 +105,15 @@ def align_rows(frame: pd.DataFrame, ids: pd.Series, source: str) -> pd.DataFrame
     """The rows of `frame` in the order of `ids`; InputError naming the first id that `frame` lacks."""
     position = pd.Index(frame[ID]).get_indexer(pd.Index(ids))
     if (position < 0).any():
-        raise InputError(f"{source} has no row for {ids.iloc[int(np.argmax(position < 0))]}: rerun `dvc repro`")
+        raise InputError(
+            f"{source} has no row for {ids.iloc[int(np.argmax(position < 0))]}: rerun `dvc repro`"
+        )
     return frame.iloc[position].reset_index(drop=True)
 
 
 def image_logits(paths: Mapping[int, Path], oof: pd.DataFrame) -> np.ndarray | None:
-    """Out-of-fold logits of one backbone in the order of `oof`, or None when a fold or a row is missing.
+    """Out-of-fold logits of one backbone in the order of `oof`, or None when a fold or a row is
+    missing.
 
     The scale differs between fold models, so each fold is standardised before the folds are pooled.
     """

@@ -1,4 +1,5 @@
-"""Slices: groups of lesions on which a model is evaluated separately, the same for the report and the gate.
+"""Slices: groups of lesions on which a model is evaluated separately, the same for the report and
+the gate.
 
 They depend on how lesions were collected and lit as much as on the patients.
 """
@@ -14,8 +15,8 @@ from isic.core.metric import auc, pauc_interval
 from isic.core.schema import PATIENT
 from isic.evaluate.curves import Records, both_classes
 
-#: Automatically selected lesions are at least this wide. Smaller ones are in the data only because a clinician tagged
-#: them, which hints at malignancy.
+#: Automatically selected lesions are at least this wide. Smaller ones are in the data only because
+#: a clinician tagged them, which hints at malignancy.
 SELECTED_MM = 2.5
 
 #: Level of a lesion whose value is missing.
@@ -26,25 +27,30 @@ MIN_POSITIVES = 15
 
 _AGES = {"under 40": 40, "40 to 59": 60, "60 to 74": 75, "75 and over": np.inf}
 
-#: Bands of the individual typology angle by their upper bound, degrees, darkest first (Chardon et al., Int. J. Cosmet.
-#: Sci. 13, 191, 1991; Del Bino & Bernerd, Br. J. Dermatol. 169 suppl. 3, 33, 2013).
+#: Bands of the individual typology angle by their upper bound, degrees, darkest first (Chardon et
+#: al., Int. J. Cosmet. Sci. 13, 191, 1991; Del Bino & Bernerd, Br. J. Dermatol. 169 suppl. 3, 33,
+#: 2013).
 TONES = {"dark": -30, "brown": 10, "tan": 28, "intermediate": 41, "light": 55, "very light": np.inf}
 
 #: Explanation of the skin-tone slices on the report page.
 TONE_METHOD = (
-    "Individual typology angle of the skin around each lesion, atan2(L* − 50, b*) in degrees from tbp_lv_Lext and "
-    "tbp_lv_Bext, median over the patient's lesions, cut at 55, 41, 28, 10 and −30 degrees. It is a proxy: no patient "
-    "reported a skin tone. Sun and redness change the angle, and the two tile types differ in L*, so compare patients "
-    "within a hospital rather than hospitals."
+    "Individual typology angle of the skin around each lesion, atan2(L* − 50, b*) in degrees from"
+    " tbp_lv_Lext and tbp_lv_Bext, median over the patient's lesions, cut at 55, 41, 28, 10 and −30"
+    " degrees. It is a proxy: no patient reported a skin tone. Sun and redness change the angle,"
+    " and the two tile types differ in L*, so compare patients within a hospital rather than"
+    " hospitals."
 )
 
 
 def skin_tone(rows: pd.DataFrame) -> pd.Series:
-    """Skin-tone proxy per lesion: the band of the median angle of the skin around the patient's lesions.
+    """Skin-tone proxy per lesion: the band of the median angle of the skin around the patient's
+    lesions.
 
     The median gives each patient one band; single angles vary with body site, tan and lighting.
     """
-    angle = pd.Series(np.degrees(np.arctan2(rows["tbp_lv_Lext"] - 50, rows["tbp_lv_Bext"])), index=rows.index)
+    angle = pd.Series(
+        np.degrees(np.arctan2(rows["tbp_lv_Lext"] - 50, rows["tbp_lv_Bext"])), index=rows.index
+    )
     return _band(angle.groupby(rows[PATIENT]).transform("median"), TONES, right=True)
 
 
@@ -74,9 +80,14 @@ SLICE_GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 
 
 def slice_levels(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Group -> level of each lesion as text, MISSING where the value is missing. `rows`: metadata with patient_id."""
+    """Group -> level of each lesion as text, MISSING where the value is missing. `rows`: metadata
+    with patient_id.
+    """
     levels = {name: level_of(rows) for name, level_of in SLICE_GROUPS.items()}
-    return {name: values.fillna(MISSING).replace("nan", MISSING).astype("str") for name, values in levels.items()}
+    return {
+        name: values.fillna(MISSING).replace("nan", MISSING).astype("str")
+        for name, values in levels.items()
+    }
 
 
 def diagnosis_group(rows: pd.DataFrame) -> pd.Series:
@@ -107,13 +118,24 @@ def slice_masks(rows: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def slice_records(
-    rows: pd.DataFrame, target: np.ndarray, score: np.ndarray, patient: np.ndarray, replicates: int, seed: int
+    rows: pd.DataFrame,
+    target: np.ndarray,
+    score: np.ndarray,
+    patient: np.ndarray,
+    replicates: int,
+    seed: int,
 ) -> Records:
-    """One record per slice: counts, and pAUC with interval and AUC where it has MIN_POSITIVES malignant lesions."""
+    """One record per slice: counts, and pAUC with interval and AUC where it has MIN_POSITIVES
+    malignant lesions.
+    """
     # Integer codes sort faster than patient ids in the bootstrap.
     codes = pd.factorize(patient)[0]
     return [
-        {"family": family, "slice": name, **_record(target[mask], score[mask], codes[mask], replicates, seed)}
+        {
+            "family": family,
+            "slice": name,
+            **_record(target[mask], score[mask], codes[mask], replicates, seed),
+        }
         for family, name, mask in slice_masks(rows)
     ]
 
@@ -135,7 +157,10 @@ def _record(
     }
 
     if positives < MIN_POSITIVES:
-        return {**record, "note": f"too few malignant lesions ({positives}, {MIN_POSITIVES} needed)"}
+        return {
+            **record,
+            "note": f"too few malignant lesions ({positives}, {MIN_POSITIVES} needed)",
+        }
     if not both_classes(target):
         return {**record, "note": "no benign lesion to rank against"}
 

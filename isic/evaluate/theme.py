@@ -1,4 +1,6 @@
-"""Common style of all figures: real colours on paper and in MLflow, CSS variables in the page for dark mode."""
+"""Common style of all figures: real colours on paper and in MLflow, CSS variables in the page for
+dark mode.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Role -> (colour on paper, stand-in written into the SVG and then replaced by the page's CSS variable). Blue and
-#: vermilion stay apart for every common colour blindness (Wong, Nature Methods 2011).
+#: Role -> (colour on paper, stand-in written into the SVG and then replaced by the page's CSS
+#: variable). Blue and vermilion stay apart for every common colour blindness (Wong, Nature Methods
+#: 2011).
 ROLES = {
     "ink": ("#1b1f24", "#010101"),
     "muted": ("#5b6470", "#010102"),
@@ -77,7 +80,8 @@ def legend(axes: Any, theme: Theme, **options: Any) -> None:
 
 
 def label_rows(axes: Any, y: np.ndarray, names: Sequence[str]) -> None:
-    """Put a name on the vertical axis at each y. Metadata are free text, so a `$` is drawn literally.
+    """Put a name on the vertical axis at each y. Metadata are free text, so a `$` is drawn
+    literally.
 
     `text.parse_math` stays on for other texts: powers of ten on log axes need it.
     """
@@ -85,11 +89,14 @@ def label_rows(axes: Any, y: np.ndarray, names: Sequence[str]) -> None:
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """Inline SVG of a figure drawn with PAGE. Text stays text, colours become CSS variables, ids differ by `name`."""
+    """Inline SVG of a figure drawn with PAGE. Text stays text, colours become CSS variables, ids
+    differ by `name`.
+    """
     import matplotlib
 
     buffer = io.StringIO()
-    # A fixed salt makes the file reproducible; salting by name makes the clip ids of two figures differ.
+    # A fixed salt makes the file reproducible; salting by name makes the clip ids of two figures
+    # differ.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
 
@@ -104,7 +111,9 @@ def to_svg(figure: Figure, name: str) -> str:
         text,
     )
     # A style element inside an inline SVG would apply to the whole page.
-    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL
+    )
     text = re.sub(r"font(?:-family)?: ([^;\"']*)(?:'[^']*'[^;\"]*)?", _page_font, text)
 
     # The figure scales with its column; its description is the caption beside it.

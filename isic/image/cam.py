@@ -1,7 +1,8 @@
 """Where a network looked: Grad-CAM over one tile, for plain and for token networks.
 
-Gradient-weighted class activation mapping (Selvaraju et al., ICCV 2017) by the grad-cam library. A map shows which
-regions the last layer's activation would change the logit through; it is a hint for a person, not an explanation.
+Gradient-weighted class activation mapping (Selvaraju et al., ICCV 2017) by the grad-cam library. A
+map shows which regions the last layer's activation would change the logit through; it is a hint for
+a person, not an explanation.
 """
 
 from __future__ import annotations
@@ -28,14 +29,17 @@ SIDE = 160
 
 
 class Look(NamedTuple):
-    """JPEG of a tile under a network's map; `silent` when no place raised the logit, so that the map is empty."""
+    """JPEG of a tile under a network's map; `silent` when no place raised the logit, so that the
+    map is empty.
+    """
 
     jpeg: bytes
     silent: bool
 
 
 def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[str, Look]:
-    """isic_id -> the tile with the network's map laid over it; tiles that cannot be read are left out.
+    """isic_id -> the tile with the network's map laid over it; tiles that cannot be read are left
+    out.
 
     `model` is a fold's folder; give lesions of that fold, so that the network never saw them.
     """
@@ -45,7 +49,9 @@ def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[
         return {}
     canvas, sizes = pack(list(images.values()))
     pixels = resize(canvas, sizes, loaded.spec.size, loaded.spec.interpolation)
-    heat = activation_maps(loaded.net, loaded.spec, normalise(pixels, loaded.spec.mean, loaded.spec.std))
+    heat = activation_maps(
+        loaded.net, loaded.spec, normalise(pixels, loaded.spec.mean, loaded.spec.std)
+    )
     return {
         isic_id: Look(_overlay(image, heat[number]), not heat[number].any())
         for number, (isic_id, image) in enumerate(images.items())
@@ -67,24 +73,29 @@ def activation_maps(net: LesionNet, spec: Spec, pixels: Tensor) -> NDArray[np.fl
 def target_layer(
     backbone: nn.Module, spec: Spec, pixels: Tensor
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
-    """The last layer that still knows places, and how its output becomes (n, channels, height, width).
+    """The last layer that still knows places, and how its output becomes (n, channels, height,
+    width).
 
-    Found by running the network once, because every family names its layers differently: the last module with a
-    spatial output, or for token networks the norm before the last attention.
-    Raises InputError for a network without either.
+    Found by running the network once, because every family names its layers differently: the last
+    module with a spatial output, or for token networks the norm before the last attention. Raises
+    InputError for a network without either.
     """
     blocks = getattr(backbone, "blocks", None)
     if hasattr(backbone, "patch_embed") and blocks is not None:
         return blocks[-1].norm1, _tokens_to_map(backbone)
     found = _spatial_modules(backbone, pixels)
     if not found:
-        raise InputError(f"{spec.model} has no layer with a place in it: no class-activation map for it")
+        raise InputError(
+            f"{spec.model} has no layer with a place in it: no class-activation map for it"
+        )
     module, channels_last = found[-1]
     return module, _channels_first if channels_last else None
 
 
 def _spatial_modules(backbone: nn.Module, pixels: Tensor) -> list[tuple[nn.Module, bool]]:
-    """Modules in order of their output that give (n, c, h, w) or (n, h, w, c) with more than one place."""
+    """Modules in order of their output that give (n, c, h, w) or (n, h, w, c) with more than one
+    place.
+    """
     found: list[tuple[nn.Module, bool]] = []
 
     def note(module: nn.Module, _: object, output: object) -> None:
@@ -96,7 +107,11 @@ def _spatial_modules(backbone: nn.Module, pixels: Tensor) -> list[tuple[nn.Modul
             elif a == b > 1:
                 found.append((module, True))
 
-    hooks = [module.register_forward_hook(note) for module in backbone.modules() if module is not backbone]
+    hooks = [
+        module.register_forward_hook(note)
+        for module in backbone.modules()
+        if module is not backbone
+    ]
     with torch.inference_mode():
         backbone(pixels)
     for hook in hooks:
@@ -142,9 +157,13 @@ def _overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> bytes:
     base = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     grey = base.mean(axis=2, keepdims=True).repeat(3, axis=2)
     level = cv2.resize(heat, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-    colour = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, :, ::-1].astype(np.float32)
+    colour = cv2.applyColorMap((255 * level).astype(np.uint8), cv2.COLORMAP_INFERNO)[
+        :, :, ::-1
+    ].astype(np.float32)
     strength = 0.6 * level[:, :, None]
     mixed = (1 - strength) * grey + strength * colour
-    ok, data = cv2.imencode(".jpg", mixed[:, :, ::-1].astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    ok, data = cv2.imencode(
+        ".jpg", mixed[:, :, ::-1].astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 82]
+    )
     assert ok
     return bytes(data)

@@ -1,4 +1,6 @@
-"""Time of a training run: of this process, of its epoch, of waiting for tiles, and since the last saved state."""
+"""Time of a training run: of this process, of its epoch, of waiting for tiles, and since the last
+saved state.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds between saved states, and how many times longer than saving them training must have run since.
+#: Seconds between saved states, and how many times longer than saving them training must have run
+#: since.
 SAVE_SECONDS = 5.0
 SAVE_FACTOR = 20.0
 

@@ -1,4 +1,6 @@
-"""What a person sees of a run: a live line on a terminal, lines that stay, warnings that mean something."""
+"""What a person sees of a run: a live line on a terminal, lines that stay, warnings that mean
+something.
+"""
 
 from __future__ import annotations
 
@@ -26,24 +28,34 @@ _FALL = 0.02
 def red_flags(history: Sequence[Mapping[str, Any]], set_share: float) -> dict[str, str]:
     """Warnings by name for what usually means a broken run; empty when all is well.
 
-    `history` has one row per epoch as in history.csv, `set_share` is the share of positives the recipe asks for.
+    `history` has one row per epoch as in history.csv, `set_share` is the share of positives the
+    recipe asks for.
     """
     last = history[-1]
     scored = [row["pauc"] for row in history if row["pauc"] is not None]
     best = max(scored, default=0.0)
     flags = {}
     if len(history) >= _LEARNT_AFTER and scored and scored[-1] < _LEARNT:
-        flags["pauc_low"] = f"pAUC {scored[-1]:.3f} after {last['epoch']} epochs: try another lr or longer warm-up"
+        flags["pauc_low"] = (
+            f"pAUC {scored[-1]:.3f} after {last['epoch']} epochs: try another lr or longer warm-up"
+        )
     if len(history) >= 4 and last["loss"] >= 0.995 * history[0]["loss"]:
         fall = f"{history[0]['loss']:.4f} to {last['loss']:.4f}"
         flags["loss_flat"] = f"training loss goes from {fall}: it does not fall, try another lr"
     if len(scored) >= 4 and max(scored[-3:]) < best - _FALL:
-        flags["validation_falling"] = f"pAUC was {best:.3f} and is {scored[-1]:.3f}: fewer epochs or more augmentation"
+        flags["validation_falling"] = (
+            f"pAUC was {best:.3f} and is {scored[-1]:.3f}: fewer epochs or more augmentation"
+        )
     if abs(last["positive_share"] - set_share) > _SHARE * set_share:
-        shares = f"{last['positive_share']:.3f} of the tiles shown are positive, {set_share:.3f} were asked for"
+        shares = (
+            f"{last['positive_share']:.3f} of the tiles shown are positive, {set_share:.3f} were"
+            " asked for"
+        )
         flags["share_off"] = f"{shares}: lower negatives_per_positive or use more data"
     if last["data_wait"] > _WAIT:
-        flags["data_wait"] = f"{last['data_wait']:.0%} of the epoch waited for tiles: set image.workers or cache_gb"
+        flags["data_wait"] = (
+            f"{last['data_wait']:.0%} of the epoch waited for tiles: set image.workers or cache_gb"
+        )
     return flags
 
 
@@ -55,7 +67,9 @@ class TimeEstimate(NamedTuple):
     number: int
 
     def all_left(self, mine: float, whole: float) -> str:
-        """All that is left, others corrected by how this fold goes: `mine` seconds to go of `whole`."""
+        """All that is left, others corrected by how this fold goes: `mine` seconds to go of
+        `whole`.
+        """
         pace = whole / self.fold if self.fold else 1.0
         return f"{duration(mine + self.others * pace)} for the {self.number + 1} left"
 
@@ -65,9 +79,13 @@ _SAY_SECONDS = 60.0
 
 
 class Console:
-    """Progress on stderr: one line kept current on a terminal; in a pipe only what a log should hold."""
+    """Progress on stderr: one line kept current on a terminal; in a pipe only what a log should
+    hold.
+    """
 
-    def __init__(self, name: str, epochs: int, outlook: TimeEstimate | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self, name: str, epochs: int, outlook: TimeEstimate | None = None, quiet: bool = False
+    ) -> None:
         self.name = name
         self.epochs = epochs
         self.outlook = outlook
@@ -80,14 +98,23 @@ class Console:
         """The estimates before the first step, `share` of which was done by earlier processes."""
         if self.outlook:
             mine = self.outlook.fold * (1 - share)
-            self.say(f"about {duration(mine)} for this fold, {self.outlook.all_left(mine, self.outlook.fold)}")
+            self.say(
+                f"about {duration(mine)} for this fold,"
+                f" {self.outlook.all_left(mine, self.outlook.fold)}"
+            )
 
     def step(self, run: Run, slot: Slot, clock: Clock) -> None:
         """Refresh the live line."""
         sums = run.progress.epoch_sums
         if self.live and sums:
-            where = f"epoch {slot.epoch + 1}/{self.epochs} {slot.micro + 1}/{run.sampling.micro_batches}"
-            line = f"{self.name} {where} loss {sums['loss'] / max(1.0, sums['finite']):.4f}; {self._left(run, clock)}"
+            where = (
+                f"epoch {slot.epoch + 1}/{self.epochs}"
+                f" {slot.micro + 1}/{run.sampling.micro_batches}"
+            )
+            line = (
+                f"{self.name} {where} loss {sums['loss'] / max(1.0, sums['finite']):.4f};"
+                f" {self._left(run, clock)}"
+            )
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
 
@@ -99,7 +126,8 @@ class Console:
         scores = "" if row["pauc"] is None else f" pAUC {row['pauc']:.4f} AUC {row['auc']:.4f}"
         speed = f"lr {row['lr']:.1e}, {row['images_per_second']:.0f} tiles/s"
         self.say(
-            f"epoch {row['epoch']}/{self.epochs} loss {row['loss']:.4f}{scores}, {speed}; {self._left(run, clock)}"
+            f"epoch {row['epoch']}/{self.epochs} loss {row['loss']:.4f}{scores}, {speed};"
+            f" {self._left(run, clock)}"
         )
 
     def _left(self, run: Run, clock: Clock) -> str:

@@ -51,37 +51,51 @@ LIBRARIES = (
 #: Further packages by stacker member.
 _MEMBER_LIBRARIES = {"catboost": ("catboost",), "xgboost": ("xgboost-cpu", "xgboost")}
 _LICENCE = (
-    "Code: MIT. Weights: SLICE-3D images are CC BY, CC BY-NC or CC0 by hospital; trained on any CC BY-NC ones, "
-    "they are for non-commercial use."
+    "Code: MIT. Weights: SLICE-3D images are CC BY, CC BY-NC or CC0 by hospital; trained on any CC"
+    " BY-NC ones, they are for non-commercial use."
 )
 _LOAD = "isic.predict.bundle.load_bundle(FOLDER).predict(rows, isic.data.tiles.TileStore(HDF5))"
 
 
 def build_bundle(layout: Layout, params: Params) -> Bundle:
-    """Gather the models of this checkout into models/bundle and return it. The same models give the same hash.
+    """Gather the models of this checkout into models/bundle and return it. The same models give the
+    same hash.
 
     Raises InputError when a stage's output is missing.
     """
     with atomic_dir(layout.bundle) as folder:
         for backbone in params.image.backbones:
             for fold in params.folds:
-                source, target = layout.image_model(backbone, fold), folder / "image" / backbone / f"fold{fold}"
+                source, target = (
+                    layout.image_model(backbone, fold),
+                    folder / "image" / backbone / f"fold{fold}",
+                )
                 _copy_image_model(source, target, params.image.recipe(backbone).tta)
         require(layout.stack_model, "stacker", "run `dvc repro stack`")
         shutil.copytree(layout.stack_model, folder / "stack")
         _fit_features_only(layout, params).save(folder / "features_only")
-        shutil.copy(require(layout.oof, "out-of-fold scores", "run `dvc repro stack`"), folder / "oof.parquet")
+        shutil.copy(
+            require(layout.oof, "out-of-fold scores", "run `dvc repro stack`"),
+            folder / "oof.parquet",
+        )
         # Scores only rank; this map, fitted on out-of-fold scores, converts them to probabilities.
-        calibration = require(layout.root / "models" / "calibration.json", "calibration", "run `dvc repro evaluate`")
+        calibration = require(
+            layout.root / "models" / "calibration.json", "calibration", "run `dvc repro evaluate`"
+        )
         shutil.copy(calibration, folder / "calibration.json")
         write_json(folder / FILE, _manifest(layout, params, folder))
     return Bundle(layout.bundle, read_manifest(layout.bundle))
 
 
 def library_versions(members: Iterable[str]) -> dict[str, str]:
-    """Installed versions of the packages that score with these members, without build tags such as +cpu."""
+    """Installed versions of the packages that score with these members, without build tags such as
+    +cpu.
+    """
     versions = {}
-    for package in (*LIBRARIES, *(package for member in members for package in _MEMBER_LIBRARIES.get(member, ()))):
+    for package in (
+        *LIBRARIES,
+        *(package for member in members for package in _MEMBER_LIBRARIES.get(member, ())),
+    ):
         try:
             versions[package] = version(package).split("+")[0]
         except PackageNotFoundError:
@@ -96,7 +110,9 @@ def _image_model(folder: Path, backbone: str, fold: int) -> dict[str, Any]:
 
 def _copy_image_model(source: Path, target: Path, tta: str) -> None:
     target.mkdir(parents=True)
-    weights, config = (require(source / name, "image model", "run `dvc repro`") for name in _IMAGE_FILES)
+    weights, config = (
+        require(source / name, "image model", "run `dvc repro`") for name in _IMAGE_FILES
+    )
     shutil.copy(weights, target / weights.name)
     # Of the parameters, not of the time of training: a change of `image.tta` trains nothing again.
     write_json(target / config.name, read_json(config) | {"tta": tta})
@@ -122,7 +138,10 @@ def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
         "backbones": list(params.image.backbones),
         "families": list(params.features.families),
         "models": {
-            "image": {backbone: _image_model(folder, backbone, params.folds[0]) for backbone in params.image.backbones},
+            "image": {
+                backbone: _image_model(folder, backbone, params.folds[0])
+                for backbone in params.image.backbones
+            },
             "stack": {"members": members, "chains": len(params.folds)},
         },
         "features": list(stack["columns"]),

@@ -1,7 +1,8 @@
-"""One folder that scores lesions: all folds of all backbones, the stacker, and a manifest of their inputs.
+"""One folder that scores lesions: all folds of all backbones, the stacker, and a manifest of their
+inputs.
 
-No pickle: safetensors, LightGBM text, JSON and parquet. `load_bundle(folder).predict(rows, tiles)` scores; neither
-mlflow nor dvc is needed.
+No pickle: safetensors, LightGBM text, JSON and parquet. `load_bundle(folder).predict(rows, tiles)`
+scores; neither mlflow nor dvc is needed.
 """
 
 from __future__ import annotations
@@ -41,15 +42,16 @@ class Bundle(BundleModels):
         work: Path | None = None,
         fallback: bool = False,
     ) -> pd.Series:
-        """Score of every row, float64 between 0 and 1 by isic_id, in the rows' order; higher is more malignant.
+        """Score of every row, float64 between 0 and 1 by isic_id, in the rows' order; higher is
+        more malignant.
 
-        `rows` has the 44 columns of test-metadata.csv and holds all lesions of each patient, since a lesion is
-        compared with its patient's others. The score is the mean over the chains of `folds` (None: all); with one
-        fold, the rows of that fold get their out-of-fold score. Image scores are cached in `work`, from which the same
-        call resumes after a kill. With `fallback`, the features-only stacker scores everything, with a warning, when
-        an image model fails as a whole.
-        Raises InputError naming the isic_id of a tile that is missing or does not decode, unless missing tiles are
-        imputed: such a lesion gets average image scores.
+        `rows` has the 44 columns of test-metadata.csv and holds all lesions of each patient, since
+        a lesion is compared with its patient's others. The score is the mean over the chains of
+        `folds` (None: all); with one fold, the rows of that fold get their out-of-fold score. Image
+        scores are cached in `work`, from which the same call resumes after a kill. With `fallback`,
+        the features-only stacker scores everything, with a warning, when an image model fails as a
+        whole. Raises InputError naming the isic_id of a tile that is missing or does not decode,
+        unless missing tiles are imputed: such a lesion gets average image scores.
         """
         options = ScoringOptions(missing_images, work, fallback)
         scores = self.predict_chunks(InMemoryRows(rows), tiles, options, folds)
@@ -66,15 +68,18 @@ class Bundle(BundleModels):
         chosen = self.manifest.folds if folds is None else tuple(folds)
         unknown = [fold for fold in chosen if fold not in self.manifest.folds]
         if unknown or not chosen:
-            raise InputError(f"{self.folder} has folds {list(self.manifest.folds)}, not {unknown}: choose among them")
+            raise InputError(
+                f"{self.folder} has folds {list(self.manifest.folds)}, not {unknown}: choose among"
+                " them"
+            )
         return score_chunks(self, chunks, tiles, chosen, options)
 
 
 def load_bundle(folder: Path) -> Bundle:
     """Open a bundle folder after checking every file against its recorded hash.
 
-    Raises InputError when the folder is no bundle, has a newer format, needs a removed feature family or embedding
-    mode, or a file is missing or changed.
+    Raises InputError when the folder is no bundle, has a newer format, needs a removed feature
+    family or embedding mode, or a file is missing or changed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -82,8 +87,9 @@ def load_bundle(folder: Path) -> Bundle:
     refuse_removed(folder, manifest)
     if manifest.code_hash != code_hash():
         sys.stderr.write(
-            f"isic: note: {folder} was made by other scoring code (commit {manifest.git_commit[:8] or 'unknown'}); "
-            "its scores may differ slightly from its stored out-of-fold scores\n"
+            f"isic: note: {folder} was made by other scoring code (commit"
+            f" {manifest.git_commit[:8] or 'unknown'}); its scores may differ slightly from its"
+            " stored out-of-fold scores\n"
         )
     return Bundle(folder, manifest)
 

@@ -34,11 +34,12 @@ def predict(
     missing_images: MissingImages = "error",
     fallback: bool = False,
 ) -> pd.DataFrame:
-    """Score the lesions of a metadata CSV with tiles of an HDF5 file and write isic_id, target to `out`.
+    """Score the lesions of a metadata CSV with tiles of an HDF5 file and write isic_id, target to
+    `out`.
 
-    The columns of a training table that the test table lacks are not read. A long run that was killed resumes when
-    called again. `missing_images` and `fallback` as in `Bundle.predict`.
-    Raises InputError on anything wrong with the files; then nothing is written.
+    The columns of a training table that the test table lacks are not read. A long run that was
+    killed resumes when called again. `missing_images` and `fallback` as in `Bundle.predict`. Raises
+    InputError on anything wrong with the files; then nothing is written.
     """
     started = time.perf_counter()
     refuse_output(Path(out), metadata, images)
@@ -62,10 +63,11 @@ def score(
     fallback: bool = False,
     folds: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """isic_id, target of a table's lesions in the order of the file; the caller writes them to `out`.
+    """isic_id, target of a table's lesions in the order of the file; the caller writes them to
+    `out`.
 
-    Memory holds one chunk and a few bytes for each further lesion. Image scores are cached beside `out` until
-    `drop_work`.
+    Memory holds one chunk and a few bytes for each further lesion. Image scores are cached beside
+    `out` until `drop_work`.
     """
     from isic.data.tiles import TileStore
 
@@ -73,7 +75,9 @@ def score(
     if missing_images == "impute" and tiles is not None and bundle.manifest.backbones:
         _note_missing(rows, tiles)
     work = _work(out) if len(rows.ids) >= LONG else None
-    scores = bundle.predict_chunks(rows, tiles, ScoringOptions(missing_images, work, fallback), folds)
+    scores = bundle.predict_chunks(
+        rows, tiles, ScoringOptions(missing_images, work, fallback), folds
+    )
     return pd.DataFrame({ID: rows.ids, TARGET: scores})
 
 
@@ -81,7 +85,8 @@ def _note_missing(rows: ChunkedTable, tiles: TileStore) -> None:
     missing = sum(isic_id not in tiles for isic_id in rows.ids)
     if missing:
         sys.stderr.write(
-            f"isic: note: {missing:,} of {len(rows.ids):,} lesions have no tile: they get average image scores\n"
+            f"isic: note: {missing:,} of {len(rows.ids):,} lesions have no tile: they get average"
+            " image scores\n"
         )
 
 
@@ -101,4 +106,6 @@ def _log_run(bundle: Bundle, files: dict[str, str], scores: pd.Series, seconds: 
     config = {"bundle": bundle.manifest.hash, **files}
     with open_run("predict", config, f"predict-{bundle.manifest.hash[:8]}") as run:
         run.params(config)
-        run.metrics({"lesions": len(scores), "seconds": seconds, "mean_score": float(scores.mean())})
+        run.metrics(
+            {"lesions": len(scores), "seconds": seconds, "mean_score": float(scores.mean())}
+        )

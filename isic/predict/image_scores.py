@@ -1,7 +1,8 @@
 """Image scores of a bundle's models, chunk by chunk: memory stays flat and a killed run resumes.
 
-The scores of one model for one chunk are one small file in the work folder. With several GPUs, one process per GPU
-writes these files and the caller reads them. `_on_every_gpu` runs `python -m isic.predict.image_scores`.
+The scores of one model for one chunk are one small file in the work folder. With several GPUs, one
+process per GPU writes these files and the caller reads them. `_on_every_gpu` runs `python -m
+isic.predict.image_scores`.
 """
 
 from __future__ import annotations
@@ -48,10 +49,11 @@ class ImageScores(NamedTuple):
 
 @dataclass
 class ImageScoringJob:
-    """Image-scoring job: the bundle in `folder`, the tiles `chunk_ids(index)` of `chunks` chunks, a cache.
+    """Image-scoring job: the bundle in `folder`, the tiles `chunk_ids(index)` of `chunks` chunks, a
+    cache.
 
-    Scores are cached in files below `work` if given, else in memory. With `impute_broken`, a tile that does not decode
-    gets NaN instead of an error; such tiles are added to `broken`.
+    Scores are cached in files below `work` if given, else in memory. With `impute_broken`, a tile
+    that does not decode gets NaN instead of an error; such tiles are added to `broken`.
     """
 
     folder: Path
@@ -65,12 +67,20 @@ class ImageScoringJob:
     in_memory: dict[tuple[ModelKey, int], ImageScores] = field(default_factory=dict)
 
     def identity(self, bundle_hash: str) -> str:
-        """Hash of the bundle, tiles, lesions, chunks and the treatment of broken tiles: the name of the cache."""
+        """Hash of the bundle, tiles, lesions, chunks and the treatment of broken tiles: the name of
+        the cache.
+        """
         state = self.tiles.path.stat()
         lesions = hashlib.sha256()
         for index in range(self.chunks):
             lesions.update("\n".join([*self.chunk_ids(index), ""]).encode())
-        inputs = [bundle_hash, str(self.tiles.path.resolve()), state.st_size, state.st_mtime_ns, lesions.hexdigest()]
+        inputs = [
+            bundle_hash,
+            str(self.tiles.path.resolve()),
+            state.st_size,
+            state.st_mtime_ns,
+            lesions.hexdigest(),
+        ]
         return sha256_json([*inputs, self.chunks, self.impute_broken])[:24]
 
     def intact(self, ids: list[str]) -> list[str]:
@@ -82,7 +92,9 @@ class ImageScoringJob:
 
     def is_cached(self, key: ModelKey, index: int) -> bool:
         """Whether chunk `index` has scores by this model."""
-        return (key, index) in self.in_memory if self.work is None else self._file(key, index).exists()
+        return (
+            (key, index) in self.in_memory if self.work is None else self._file(key, index).exists()
+        )
 
     def load(self, key: ModelKey, index: int) -> ImageScores:
         """Cached scores of chunk `index`."""
@@ -101,7 +113,9 @@ class ImageScoringJob:
 
 
 def score_images(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
-    """Score every chunk, `tiles` tiles in all, by every model of `keys`. Raises what the models raise."""
+    """Score every chunk, `tiles` tiles in all, by every model of `keys`. Raises what the models
+    raise.
+    """
     if job.work is not None and isinstance(job.tiles.path, Path):
         _on_every_gpu(job, keys, tiles)
     _score(job, keys, tiles)
@@ -128,7 +142,8 @@ class ScoringProgress:
         left = (self.total - self.done) * (now - self.started) / max(self.fresh, 1)
         share = self.done / self.total
         sys.stderr.write(
-            f"isic: {self.done:,} of {self.total:,} tiles by model ({share:.0%}), {left / 60:.0f} min left\n"
+            f"isic: {self.done:,} of {self.total:,} tiles by model ({share:.0%}), {left / 60:.0f}"
+            " min left\n"
         )
 
 
@@ -159,9 +174,13 @@ def _score_chunk(job: ImageScoringJob, model: Model, ids: list[str]) -> ImageSco
         isic_id, reason = next(iter(broken.items()))
         if not job.impute_broken:
             raise TileError(
-                f"{reason}, or use --missing-images impute ({len(broken)} of {len(ids):,} tiles are broken)"
+                f"{reason}, or use --missing-images impute ({len(broken)} of {len(ids):,} tiles are"
+                " broken)"
             ) from error
-        sys.stderr.write(f"isic: note: {len(broken)} of {len(ids):,} tiles are imputed, first {isic_id}: {reason}\n")
+        sys.stderr.write(
+            f"isic: note: {len(broken)} of {len(ids):,} tiles are imputed, first {isic_id}:"
+            f" {reason}\n"
+        )
         job.broken.update(broken)
         scores = embed(model, job.tiles, job.intact(ids))
     return _with_broken(job, ids, scores)
@@ -206,7 +225,9 @@ def _read(file: Path) -> ImageScores:
 
 
 def _on_every_gpu(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
-    """With two GPUs or more, fill the cache by one process per GPU; a failed process only leaves gaps in it."""
+    """With two GPUs or more, fill the cache by one process per GPU; a failed process only leaves
+    gaps in it.
+    """
     from isic.image.network.device import describe_devices
 
     count = len(describe_devices())
@@ -216,12 +237,28 @@ def _on_every_gpu(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) ->
     for index in range(job.chunks):
         write_json(job.work / _ids_file(index), job.chunk_ids(index))
     task = job.work / "task.json"
-    write_json(task, [str(job.folder), str(job.tiles.path), job.chunks, job.embeddings, job.impute_broken, tiles])
+    write_json(
+        task,
+        [
+            str(job.folder),
+            str(job.tiles.path),
+            job.chunks,
+            job.embeddings,
+            job.impute_broken,
+            tiles,
+        ],
+    )
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "isic.predict.image_scores", str(task), json.dumps(keys[gpu::count])],
+            [
+                sys.executable,
+                "-m",
+                "isic.predict.image_scores",
+                str(task),
+                json.dumps(keys[gpu::count]),
+            ],
             env=os.environ | {"CUDA_VISIBLE_DEVICES": visible[gpu]},
         )
         for gpu in range(count)
@@ -244,7 +281,9 @@ def main() -> None:
         ids: list[str] = json.loads((task.parent / _ids_file(index)).read_text())
         return ids
 
-    job = ImageScoringJob(Path(folder), TileStore(path), chunk_ids, chunks, embeddings, impute_broken, task.parent)
+    job = ImageScoringJob(
+        Path(folder), TileStore(path), chunk_ids, chunks, embeddings, impute_broken, task.parent
+    )
     _score(job, keys, tiles)
 
 

@@ -1,4 +1,6 @@
-"""Import image models trained elsewhere into models/image, as the outputs of this checkout's stages."""
+"""Import image models trained elsewhere into models/image, as the outputs of this checkout's
+stages.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,13 @@ _FILES = ("model.safetensors", "config.json", "history.csv")
 
 
 def import_models(layout: Layout, source: Path) -> list[str]:
-    """Take image models from `source` into models/image; returns the stages to commit, such as train_image@vit-0.
+    """Take image models from `source` into models/image; returns the stages to commit, such as
+    train_image@vit-0.
 
-    `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones missing in params.yaml are skipped.
-    Raises InputError when there is no model to import, a model does not load or is of another fold or timm model than
-    params.yaml has, or its folds table differs. A bundle and a checkout record their folds; a bare folder does not.
+    `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones missing in
+    params.yaml are skipped. Raises InputError when there is no model to import, a model does not
+    load or is of another fold or timm model than params.yaml has, or its folds table differs. A
+    bundle and a checkout record their folds; a bare folder does not.
     """
     params = load_params(layout.params)
     if not params.image.backbones:
@@ -29,12 +33,20 @@ def import_models(layout: Layout, source: Path) -> list[str]:
     source = Path(source)
     folds = _folds_of(source)
     # A model trained on lesions of its own fold would bias every out-of-fold score upwards.
-    if folds is not None and folds != sha256(require(layout.folds, "folds", "run `dvc repro folds`")):
-        raise InputError(f"{source} was made on other folds than data/folds.parquet: retrain, or take its folds too")
+    if folds is not None and folds != sha256(
+        require(layout.folds, "folds", "run `dvc repro folds`")
+    ):
+        raise InputError(
+            f"{source} was made on other folds than data/folds.parquet: retrain, or take its"
+            " folds too"
+        )
     folders = find_models(source, list(params.image.backbones), params.folds)
     if not folders:
         wanted = ", ".join(params.image.backbones)
-        raise InputError(f"{source} has no image models of {wanted} for folds {list(params.folds)}: see params.yaml")
+        raise InputError(
+            f"{source} has no image models of {wanted} for folds {list(params.folds)}: see"
+            " params.yaml"
+        )
     for (backbone, fold), folder in folders.items():
         _check(folder, params.image.recipe(backbone), fold)
     for (backbone, fold), folder in folders.items():
@@ -55,24 +67,40 @@ def _folds_of(source: Path) -> str | None:
     return sha256(folds) if folds.is_file() else None
 
 
-def find_models(source: Path, backbones: Sequence[str], folds: Sequence[int]) -> dict[tuple[str, int], Path]:
+def find_models(
+    source: Path, backbones: Sequence[str], folds: Sequence[int]
+) -> dict[tuple[str, int], Path]:
     """Folders of image models below `source` by (backbone, fold)."""
     roots = [source / "models" / "image", source / "image", source]
-    root = next((root for root in roots if any((root / backbone).is_dir() for backbone in backbones)), source)
-    paths = {(backbone, fold): root / backbone / f"fold{fold}" for backbone in backbones for fold in folds}
+    root = next(
+        (root for root in roots if any((root / backbone).is_dir() for backbone in backbones)),
+        source,
+    )
+    paths = {
+        (backbone, fold): root / backbone / f"fold{fold}"
+        for backbone in backbones
+        for fold in folds
+    }
     return {key: folder for key, folder in paths.items() if folder.is_dir()}
 
 
 def _check(folder: Path, recipe: ImageRecipe, fold: int) -> None:
-    """Raise InputError unless `folder` holds a network of the recipe's timm model trained without `fold`."""
+    """Raise InputError unless `folder` holds a network of the recipe's timm model trained without
+    `fold`.
+    """
     from isic.image.network.artifact import CONFIG, load_model
     from isic.image.network.catalogue import resolve
 
     model = load_model(folder).spec.model
     wanted, _ = resolve(recipe.model, recipe.model_args)
     if model != wanted:
-        raise InputError(f"{folder} is a `{model}`, params.yaml has `{wanted}` in its place: change one of them")
+        raise InputError(
+            f"{folder} is a `{model}`, params.yaml has `{wanted}` in its place: change one of them"
+        )
     # Configs from elsewhere may lack the key; then the fold of the folder's name is used.
     without = read_json(folder / CONFIG).get("fold", fold)
     if without != fold:
-        raise InputError(f"{folder} was trained without fold {without}, so it saw fold {fold}: put it in fold{without}")
+        raise InputError(
+            f"{folder} was trained without fold {without}, so it saw fold {fold}: put it in"
+            f" fold{without}"
+        )

@@ -18,7 +18,17 @@ FILE = "bundle.json"
 KINDS = frozenset({".safetensors", ".txt", ".cbm", ".npz", ".json", ".parquet"})
 
 #: Keys covered by `hash`, by format; code, commit, libraries and licence are not.
-_PARTS_1 = ("format", "folds", "backbones", "families", "params", "metrics", "data_hash", "folds_hash", "files")
+_PARTS_1 = (
+    "format",
+    "folds",
+    "backbones",
+    "families",
+    "params",
+    "metrics",
+    "data_hash",
+    "folds_hash",
+    "files",
+)
 _PARTS = {1: _PARTS_1, 2: (*_PARTS_1, "models", "features", "fitted")}
 
 #: Removed embedding modes and the last version of isic that reads a bundle with one.
@@ -28,8 +38,8 @@ _LAST_READER = {"distance": "0.1.0", "reduced": "0.1.0"}
 class Manifest(BaseModel):
     """bundle.json. `hash` identifies the models, parameters, metrics, data and folds.
 
-    `models`: description of each learner; `features`: columns of the stacker; `fitted`: files of fitted values;
-    `libraries`: package versions the bundle was made with.
+    `models`: description of each learner; `features`: columns of the stacker; `fitted`: files of
+    fitted values; `libraries`: package versions the bundle was made with.
     """
 
     # Later code may add keys within a format.
@@ -76,57 +86,92 @@ def read_manifest(folder: Path) -> Manifest:
     """
     folder = Path(folder)
     if not (folder / FILE).is_file():
-        raise InputError(f"{folder} is not a bundle (no {FILE}): run `dvc repro register` or name another folder")
+        raise InputError(
+            f"{folder} is not a bundle (no {FILE}): run `dvc repro register` or name another folder"
+        )
     content = read_json(folder / FILE)
-    if not isinstance(content, dict) or not isinstance(content.get("format"), int) or content["format"] < 1:
-        raise InputError(f"{folder / FILE} is not a bundle's manifest: run `dvc repro register` again")
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("format"), int)
+        or content["format"] < 1
+    ):
+        raise InputError(
+            f"{folder / FILE} is not a bundle's manifest: run `dvc repro register` again"
+        )
     if content["format"] > FORMAT:
-        raise InputError(f"{folder} has bundle format {content['format']}, this code reads up to {FORMAT}: update isic")
+        raise InputError(
+            f"{folder} has bundle format {content['format']}, this code reads up to {FORMAT}:"
+            " update isic"
+        )
     try:
         unchanged = identity(content) == content["hash"]
         manifest = Manifest.model_validate(_upgraded(content))
     except KeyError as error:
         raise InputError(f"{folder / FILE} has no {error}: build the bundle again") from error
     except ValidationError as error:
-        raise InputError(f"{folder / FILE} has no usable `{faulty_key(error)}`: build the bundle again") from error
-    except (TypeError, ValueError) as error:  # a key of another type in an older format; NaN, which has no hash
-        raise InputError(f"{folder / FILE} is not a bundle's manifest ({error}): build the bundle again") from error
+        raise InputError(
+            f"{folder / FILE} has no usable `{faulty_key(error)}`: build the bundle again"
+        ) from error
+    except (
+        TypeError,
+        ValueError,
+    ) as error:  # a key of another type in an older format; NaN, which has no hash
+        raise InputError(
+            f"{folder / FILE} is not a bundle's manifest ({error}): build the bundle again"
+        ) from error
     if not unchanged:
-        raise InputError(f"{folder / FILE} was changed after it was written: fetch or build the bundle again")
+        raise InputError(
+            f"{folder / FILE} was changed after it was written: fetch or build the bundle again"
+        )
     _check_names(folder, manifest)
     return manifest
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Raise InputError unless the folder holds the files of the manifest, with the recorded bytes, and no others."""
+    """Raise InputError unless the folder holds the files of the manifest, with the recorded bytes,
+    and no others.
+    """
     for name, expected in manifest.files.items():
         file = folder / name
         if not file.is_file():
             raise InputError(f"{folder} lacks {name}: fetch or build the bundle again")
         if not file.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{file} is a link to a file outside the bundle: do not use this bundle")
+            raise InputError(
+                f"{file} is a link to a file outside the bundle: do not use this bundle"
+            )
         if sha256(file) != expected:
-            raise InputError(f"{file} is not the file the bundle was made with (its hash differs): fetch it again")
+            raise InputError(
+                f"{file} is not the file the bundle was made with (its hash differs): fetch it"
+                " again"
+            )
     for file in folder.rglob("*"):
         name = file.relative_to(folder).as_posix()
         if not file.is_dir() and name != FILE and name not in manifest.files:
-            raise InputError(f"{file} is not part of the bundle: remove it, or fetch or build the bundle again")
+            raise InputError(
+                f"{file} is not part of the bundle: remove it, or fetch or build the bundle again"
+            )
 
 
 def refuse_removed(folder: Path, manifest: Manifest) -> None:
-    """Raise InputError when the bundle needs a feature family or an embedding mode that was removed."""
+    """Raise InputError when the bundle needs a feature family or an embedding mode that was
+    removed.
+    """
     from isic.tabular.registry import REMOVED, feature_families
 
     for family in manifest.families:
         if family not in feature_families():
             last = REMOVED.get(family, manifest.isic_version)
-            raise InputError(f"{folder} uses the removed feature family `{family}`: isic {last} is the last to read it")
+            raise InputError(
+                f"{folder} uses the removed feature family `{family}`: isic {last} is the last to"
+                " read it"
+            )
     stack = manifest.params.get("stack")
     images = stack.get("images", stack.get("evidence")) if isinstance(stack, dict) else None
     mode = images.get("embeddings") if isinstance(images, dict) else None
     if isinstance(mode, str) and mode in _LAST_READER:
         raise InputError(
-            f"{folder} uses the removed embedding mode `{mode}`: isic {_LAST_READER[mode]} is the last to read it"
+            f"{folder} uses the removed embedding mode `{mode}`: isic {_LAST_READER[mode]} is the"
+            " last to read it"
         )
 
 
@@ -140,13 +185,23 @@ def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_names(folder: Path, manifest: Manifest) -> None:
-    """Names become paths when models are loaded: refuse paths outside the bundle and other file types."""
+    """Names become paths when models are loaded: refuse paths outside the bundle and other file
+    types.
+    """
     for name in manifest.files:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise InputError(f"{folder / FILE} names a file outside the bundle ({name}): do not use this bundle")
+            raise InputError(
+                f"{folder / FILE} names a file outside the bundle ({name}): do not use this bundle"
+            )
         if path.suffix not in KINDS:
-            raise InputError(f"{folder / FILE} names {name}, a kind of file no bundle has: do not use this bundle")
+            raise InputError(
+                f"{folder / FILE} names {name}, a kind of file no bundle has: do not use this"
+                " bundle"
+            )
     for name in manifest.backbones:
         if PurePosixPath(name).parts != (name,) or name == ".." or "\\" in name:
-            raise InputError(f"{folder / FILE} names a backbone that is no plain name ({name}): do not use this bundle")
+            raise InputError(
+                f"{folder / FILE} names a backbone that is no plain name ({name}): do not use this"
+                " bundle"
+            )

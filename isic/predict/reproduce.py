@@ -22,7 +22,9 @@ from isic.predict.bundle import load_bundle
 
 
 class Reload(NamedTuple):
-    """Rows scored again, the largest difference from their stored scores, and seconds per row after loading."""
+    """Rows scored again, the largest difference from their stored scores, and seconds per row after
+    loading.
+    """
 
     rows: int
     largest: float
@@ -32,28 +34,42 @@ class Reload(NamedTuple):
 def reload_elsewhere(folder: Path, metadata: Path, images: Path, rows: int) -> Reload:
     """Score about `rows` out-of-fold rows of the bundle in `folder` again in a fresh process.
 
-    `metadata` and `images` are the official training files. Raises InputError with the error line of the process when
-    it fails.
+    `metadata` and `images` are the official training files. Raises InputError with the error line
+    of the process when it fails.
     """
-    command = [sys.executable, "-m", "isic.predict.reproduce", str(folder), str(metadata), str(images), str(rows)]
+    command = [
+        sys.executable,
+        "-m",
+        "isic.predict.reproduce",
+        str(folder),
+        str(metadata),
+        str(images),
+        str(rows),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("isic: error: ")
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix(
+            "isic: error: "
+        )
         raise InputError(f"{folder} cannot be used in a fresh process: {reason}")
     return Reload(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def choose_patients(oof: pd.DataFrame, rows: int) -> pd.DataFrame:
-    """Rows of whole patients of every fold, at least `rows` if there are as many, without very large patients.
+    """Rows of whole patients of every fold, at least `rows` if there are as many, without very
+    large patients.
 
-    Whole patients, because a lesion is scored in comparison with its patient's others; small ones for speed.
+    Whole patients, because a lesion is scored in comparison with its patient's others; small ones
+    for speed.
     """
     sizes = oof.groupby(PATIENT).agg(fold=("fold", "first"), size=(ID, "size")).reset_index()
     order = sizes.assign(
         large=sizes["size"] > rows, key=[sha256_json(patient) for patient in sizes[PATIENT]]
     ).sort_values(["large", "key"])
     # One patient of each fold in turn.
-    order = order.assign(turn=order.groupby("fold").cumcount()).sort_values(["turn", "large", "key"], kind="stable")
+    order = order.assign(turn=order.groupby("fold").cumcount()).sort_values(
+        ["turn", "large", "key"], kind="stable"
+    )
     before = order["size"].cumsum() - order["size"]
     needed = (before < rows) | (order["turn"] == 0)
     return oof[oof[PATIENT].isin(order.loc[needed, PATIENT])]

@@ -47,17 +47,21 @@ class InMemoryTiles(TileStore):
 def score_request(bundle: Bundle, request: pd.DataFrame) -> pd.DataFrame:
     """isic_id and target of the rows of `request`, in order; lesions without an image are imputed.
 
-    Raises InputError on missing columns, repeated ids, a lesion without patient, or an image that is not base64 of a
-    JPEG.
+    Raises InputError on missing columns, repeated ids, a lesion without patient, or an image that
+    is not base64 of a JPEG.
     """
     rows = _typed(request)
-    return bundle.predict(rows, InMemoryTiles(_images(request)), missing_images="impute").reset_index()
+    return bundle.predict(
+        rows, InMemoryTiles(_images(request)), missing_images="impute"
+    ).reset_index()
 
 
 def _typed(request: pd.DataFrame) -> pd.DataFrame:
     missing = [column for column in TEST_COLUMNS if column not in request.columns]
     if missing:
-        raise InputError(f"the request lacks {', '.join(missing[:5])}: give all columns of test-metadata.csv")
+        raise InputError(
+            f"the request lacks {', '.join(missing[:5])}: give all columns of test-metadata.csv"
+        )
     # JSON has one number type, and null for missing values.
     types = {**dict.fromkeys(NUMERIC, "float64"), **dict.fromkeys(TEXT, "str")}
     return request[list(TEST_COLUMNS)].astype(types)
@@ -67,14 +71,19 @@ def _images(request: pd.DataFrame) -> dict[str, bytes]:
     if IMAGE not in request.columns:
         return {}
     sent = request[request[IMAGE].notna() & (request[IMAGE] != "")]
-    return {str(isic_id): _decoded(str(isic_id), image) for isic_id, image in zip(sent[ID], sent[IMAGE], strict=True)}
+    return {
+        str(isic_id): _decoded(str(isic_id), image)
+        for isic_id, image in zip(sent[ID], sent[IMAGE], strict=True)
+    }
 
 
 def _decoded(isic_id: str, image: str) -> bytes:
     try:
         data = base64.b64decode(image, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
-        raise InputError(f"image of {isic_id} is not base64: send the JPEG's bytes in base64") from error
+        raise InputError(
+            f"image of {isic_id} is not base64: send the JPEG's bytes in base64"
+        ) from error
     # An image that was sent must be valid: a broken one is an error, not imputed.
     decode(data, isic_id)
     return data

@@ -1,4 +1,6 @@
-"""Rows to score in chunks of whole patients: the protocol, and its implementation for a frame in memory."""
+"""Rows to score in chunks of whole patients: the protocol, and its implementation for a frame in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from isic.core.schema import ID, PATIENT, TEST_COLUMNS
 from isic.data.patient_chunks import pack_patients
 from isic.data.tables import refuse_gaps
 
-#: Lesions of a chunk: half a minute of a T4 for one image model, so that a kill loses little and the start of the tile
-#: loaders costs little.
+#: Lesions of a chunk: half a minute of a T4 for one image model, so that a kill loses little and
+#: the start of the tile loaders costs little.
 CHUNK_ROWS = 16_384
 
 
@@ -55,26 +57,36 @@ class InMemoryRows:
 
 
 def patient_blocks(patients: pd.Series, size: int) -> list[NDArray[np.intp]]:
-    """Row positions of blocks of whole patients, each of at most `size` rows unless one patient alone has more."""
+    """Row positions of blocks of whole patients, each of at most `size` rows unless one patient
+    alone has more.
+    """
     codes, patient_ids = pd.factorize(patients, use_na_sentinel=False)
     block = pack_patients(np.bincount(codes, minlength=len(patient_ids)), size)[codes]
     return [np.flatnonzero(block == index) for index in np.unique(block)]
 
 
 def check_rows(rows: pd.DataFrame) -> None:
-    """Raise InputError for an empty frame, missing columns, a missing or repeated id, a lesion without patient, or a
-    measurement that is missing or infinite.
+    """Raise InputError for an empty frame, missing columns, a missing or repeated id, a lesion
+    without patient, or a measurement that is missing or infinite.
     """
     missing = [column for column in TEST_COLUMNS if column not in rows.columns]
     if missing:
-        raise InputError(f"the metadata lacks {', '.join(missing[:5])}: give all columns of test-metadata.csv")
+        raise InputError(
+            f"the metadata lacks {', '.join(missing[:5])}: give all columns of test-metadata.csv"
+        )
     if rows.empty:
         raise InputError("the metadata has no rows: give at least one lesion")
     if rows[ID].isna().any() or rows[ID].duplicated().any():
         repeated = rows[ID][rows[ID].duplicated() | rows[ID].isna()].iloc[0]
-        raise InputError(f"isic_id {repeated} is missing or repeated in the metadata: keep one row of each")
-    # Lesions are compared with their patient's others: rows without patient_id would count as one patient.
+        raise InputError(
+            f"isic_id {repeated} is missing or repeated in the metadata: keep one row of each"
+        )
+    # Lesions are compared with their patient's others: rows without patient_id would count as one
+    # patient.
     orphaned = rows[PATIENT].isna() | (rows[PATIENT] == "")
     if orphaned.any():
-        raise InputError(f"lesion {rows[ID][orphaned].iloc[0]}: patient_id is missing: give every lesion its patient")
+        raise InputError(
+            f"lesion {rows[ID][orphaned].iloc[0]}: patient_id is missing: give every lesion its"
+            " patient"
+        )
     refuse_gaps(rows, "the metadata")

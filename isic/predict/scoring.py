@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 MissingImages = Literal["error", "impute"]
 
-#: Rows, in whole patients, whose features are in memory at a time: building some 300 columns takes 9 KB a lesion.
+#: Rows, in whole patients, whose features are in memory at a time: building some 300 columns takes
+#: 9 KB a lesion.
 BLOCK = 8_192
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Scoring options. `work`: folder of the image-score cache, for resuming; `fallback`: see `Bundle.predict`."""
+    """Scoring options. `work`: folder of the image-score cache, for resuming; `fallback`: see
+    `Bundle.predict`.
+    """
 
     missing_images: MissingImages = "error"
     work: Path | None = None
@@ -45,7 +48,9 @@ def score_chunks(
     folds: Sequence[int],
     options: ScoringOptions,
 ) -> NDArray[np.float64]:
-    """Scores (n,) by row; see `Bundle.predict`. Memory holds one chunk and, without a work folder, all image scores."""
+    """Scores (n,) by row; see `Bundle.predict`. Memory holds one chunk and, without a work folder,
+    all image scores.
+    """
     if not bundle.manifest.backbones:
         # Without image models no tile is read, so none can be missing.
         tiles, options = None, replace(options, missing_images="impute")
@@ -64,25 +69,37 @@ def score_chunks(
                 raise
             stack = _without_images(bundle, error)
             total[:] = 0.0
-            _add_scores(total, bundle, chunks, has_tile, partial(_Block.without_images, stack=stack, folds=folds))
+            _add_scores(
+                total,
+                bundle,
+                chunks,
+                has_tile,
+                partial(_Block.without_images, stack=stack, folds=folds),
+            )
             break
-        _add_scores(total, bundle, chunks, has_tile, partial(_Block.with_images, folds=group, job=job))
+        _add_scores(
+            total, bundle, chunks, has_tile, partial(_Block.with_images, folds=group, job=job)
+        )
 
     return total / len(folds)
 
 
-def find_tiles(chunks: PatientChunks, tiles: TileStore | None, missing_images: MissingImages) -> NDArray[np.bool_]:
+def find_tiles(
+    chunks: PatientChunks, tiles: TileStore | None, missing_images: MissingImages
+) -> NDArray[np.bool_]:
     """Which lesions have a tile, (n,) by row.
 
     Raises InputError naming the first lesion without one, unless missing tiles are imputed.
     """
-    has_tile = np.fromiter((tiles is not None and isic_id in tiles for isic_id in chunks.ids), bool, len(chunks.ids))
+    has_tile = np.fromiter(
+        (tiles is not None and isic_id in tiles for isic_id in chunks.ids), bool, len(chunks.ids)
+    )
     if missing_images == "error" and not has_tile.all():
         isic_id = chunks.ids[~has_tile].iloc[0]
         where = "no image file was given" if tiles is None else f"{tiles.path} has no image for it"
         raise InputError(
-            f"lesion {isic_id}: {where} ({int((~has_tile).sum())} of {len(has_tile)} lesions have none); "
-            "add the images or use --missing-images impute"
+            f"lesion {isic_id}: {where} ({int((~has_tile).sum())} of {len(has_tile)} lesions have"
+            " none); add the images or use --missing-images impute"
         )
     return has_tile
 
@@ -135,13 +152,17 @@ def _add_scores(
         for block in patient_blocks(rows[PATIENT], BLOCK):
             patients = rows.iloc[block]
             features = build_features(patients, list(bundle.manifest.families))
-            total[row[block]] += score(_Block(bundle, index, patients[PATIENT], features, tile[block]))
+            total[row[block]] += score(
+                _Block(bundle, index, patients[PATIENT], features, tile[block])
+            )
             del features  # or the next block's are built beside them
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Whole patients of a chunk: by lesion (n,) patient, features, and index among the chunk's tiles (-1: none)."""
+    """Whole patients of a chunk: by lesion (n,) patient, features, and index among the chunk's
+    tiles (-1: none).
+    """
 
     bundle: BundleModels
     chunk: int
@@ -155,7 +176,9 @@ class _Block:
 
     def without_images(self, stack: Stack, folds: Sequence[int]) -> NDArray[np.float64]:
         """Sum of the scores (n,) of the folds' chains of a features-only stacker."""
-        return np.sum([stack.score(self.features, {}, fold, self.patients) for fold in folds], axis=0)
+        return np.sum(
+            [stack.score(self.features, {}, fold, self.patients) for fold in folds], axis=0
+        )
 
     def _chain(self, job: ImageScoringJob | None, fold: int) -> NDArray[np.float64]:
         """Scores (n,) of one fold's chain; image scores are NaN where there is no tile."""
@@ -181,10 +204,12 @@ def _without_images(bundle: BundleModels, error: Exception) -> Stack:
     """The features-only stacker, after a warning; InputError where the bundle has none."""
     stack = bundle.features_only
     if stack is None:
-        raise InputError(f"{bundle.folder} has no features-only stacker to fall back on: build it again") from error
+        raise InputError(
+            f"{bundle.folder} has no features-only stacker to fall back on: build it again"
+        ) from error
     reason = " ".join(str(error).split())[:200]
     sys.stderr.write(
-        "isic: WARNING: AN IMAGE MODEL FAILED AND NO IMAGE WAS USED. Every score comes from the features-only stacker, "
-        f"which is worse ({type(error).__name__}: {reason})\n"
+        "isic: WARNING: AN IMAGE MODEL FAILED AND NO IMAGE WAS USED. Every score comes from the"
+        f" features-only stacker, which is worse ({type(error).__name__}: {reason})\n"
     )
     return stack

@@ -1,1 +1,3 @@
-"""MLflow's model registry: versions, the gate and the journal of promotions. Scoring is in `isic.predict`."""
+"""MLflow's model registry: versions, the gate and the journal of promotions. Scoring is in
+`isic.predict`.
+"""

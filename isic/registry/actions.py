@@ -15,7 +15,14 @@ from isic.predict.bundle import load_bundle
 from isic.predict.manifest import FILE, read_manifest
 from isic.registry.description import with_gate
 from isic.registry.gate import Verdict, judge
-from isic.registry.journal import PromotionRecord, apply, make_record, pending_file, read_promotions, recover
+from isic.registry.journal import (
+    PromotionRecord,
+    apply,
+    make_record,
+    pending_file,
+    read_promotions,
+    recover,
+)
 from isic.registry.register import LOCK, make_challenger
 from isic.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from isic.tracking import open_run
@@ -25,7 +32,9 @@ from isic.tracking.store import locked
 
 @dataclass(frozen=True)
 class Promotion:
-    """Result of `promote`: the champion now, the gate's verdict, and the record, None when no alias moved."""
+    """Result of `promote`: the champion now, the gate's verdict, and the record, None when no alias
+    moved.
+    """
 
     champion: Version
     verdict: Verdict | None
@@ -33,11 +42,12 @@ class Promotion:
 
 
 def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
-    """Make the challenger the champion if it passes the gate; a forced promotion is recorded with its reason.
+    """Make the challenger the champion if it passes the gate; a forced promotion is recorded with
+    its reason.
 
-    If models/bundle is not the challenger, it becomes the challenger first. The verdict is always written to
-    metrics/gate.json. Raises InputError when there is neither bundle nor challenger, the gate refuses, or `force` has
-    no reason.
+    If models/bundle is not the challenger, it becomes the challenger first. The verdict is always
+    written to metrics/gate.json. Raises InputError when there is neither bundle nor challenger, the
+    gate refuses, or `force` has no reason.
     """
     if force and not reason.strip():
         raise InputError('--force needs --reason "…": it is recorded in registry/promotions.jsonl')
@@ -47,7 +57,9 @@ def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
 
     with locked(layout.root, LOCK):
         _recover(registry, layout.promotions)
-        challenger = _challenger(registry, model, layout.bundle, layout.report.with_name("model_card.md"))
+        challenger = _challenger(
+            registry, model, layout.bundle, layout.report.with_name("model_card.md")
+        )
         champion = registry.find_alias(model, CHAMPION)
         if challenger is None:
             raise InputError(f"{model} has no challenger: run `dvc repro`, which registers one")
@@ -63,10 +75,13 @@ def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
             images=layout.train_images,
             folds=layout.folds,
         )
-        _write_verdict(registry, challenger, verdict, layout.register_metrics.with_name("gate.json"))
+        _write_verdict(
+            registry, challenger, verdict, layout.register_metrics.with_name("gate.json")
+        )
         if not verdict.passed and not force:
             raise InputError(
-                f'the gate refuses {challenger}: {verdict.summary()} (`--force --reason "…"` overrules it)'
+                f'the gate refuses {challenger}: {verdict.summary()} (`--force --reason "…"`'
+                " overrules it)"
             )
 
         record = make_record(
@@ -95,9 +110,15 @@ def rollback(layout: Layout, reason: str = "") -> PromotionRecord:
     with locked(layout.root, LOCK):
         _recover(registry, layout.promotions)
         # Deleting a version in MLflow's UI also deletes its alias, so the champion may be None.
-        before, previous = _number(registry.find_alias(model, CHAMPION)), registry.find_alias(model, PREVIOUS)
+        before, previous = (
+            _number(registry.find_alias(model, CHAMPION)),
+            registry.find_alias(model, PREVIOUS),
+        )
         if previous is None:
-            raise InputError(f"{model} has no previous champion to go back to: `isic history` lists past champions")
+            raise InputError(
+                f"{model} has no previous champion to go back to: `isic history` lists past"
+                " champions"
+            )
         registry.folder(previous)
         user, number = _git_user(layout.root), previous.number
         record = make_record("rollback", model, user, before, number, number, reason=reason)
@@ -115,10 +136,12 @@ def list_moves(layout: Layout) -> list[PromotionRecord]:
 
 
 def _challenger(registry: Registry, model: str, bundle: Path, card: Path) -> Version | None:
-    """The challenger: the bundle in folder `bundle` if there is one, else the version with that alias.
+    """The challenger: the bundle in folder `bundle` if there is one, else the version with that
+    alias.
 
-    DVC does not track versions and aliases. Its cache may restore models/bundle without running the stage `register`:
-    after a return to older parameters, in a new clone, or after mlflow.db was lost.
+    DVC does not track versions and aliases. Its cache may restore models/bundle without running the
+    stage `register`: after a return to older parameters, in a new clone, or after mlflow.db was
+    lost.
     """
     challenger = registry.find_alias(model, CHALLENGER)
     if not (bundle / FILE).is_file():
@@ -130,7 +153,10 @@ def _challenger(registry: Registry, model: str, bundle: Path, card: Path) -> Ver
     version, reused = make_challenger(registry, load_bundle(bundle), model, text)
     before = challenger or "there was none"
     state = "was registered before" if reused else "is registered now"
-    sys.stderr.write(f"isic: note: models/bundle was not the challenger ({before}): it {state} and is, as {version}\n")
+    sys.stderr.write(
+        f"isic: note: models/bundle was not the challenger ({before}): it {state} and is, as"
+        f" {version}\n"
+    )
     return version
 
 
@@ -139,11 +165,15 @@ def _write_verdict(registry: Registry, challenger: Version, verdict: Verdict, pa
     write_json(path, verdict.to_json())
     outcome = "passed" if verdict.passed else "refused"
     registry.tag(challenger, {"gate": outcome, "gate_reason": verdict.summary()})
-    registry.set_description(challenger, with_gate(registry.description(challenger), verdict.markdown()))
+    registry.set_description(
+        challenger, with_gate(registry.description(challenger), verdict.markdown())
+    )
     config = {"challenger": challenger.number, "champion": verdict.champion}
     with open_run("gate", config, f"gate-{challenger.number}", root=registry.root) as run:
         run.tags({"gate": outcome})
-        run.metrics({f"passed.{_metric_name(check.name)}": float(check.passed) for check in verdict.checks})
+        run.metrics(
+            {f"passed.{_metric_name(check.name)}": float(check.passed) for check in verdict.checks}
+        )
         run.artifact(path)
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def read_champion(root: Path, promotions: Path, model: str) -> Bundle | None:
-    """The champion of the registered `model`; None if there is none or it cannot be read (then with a note on stderr).
+    """The champion of the registered `model`; None if there is none or it cannot be read (then with
+    a note on stderr).
 
     root: folder of the checkout. promotions: its journal of promotions.
     """

@@ -10,11 +10,16 @@ _GATE = "\n\n## Gate\n\n"
 
 
 def from_card(card: str) -> str:
-    """Markdown of a model card without its metadata header, cut at the end of a line if too long for MLflow."""
+    """Markdown of a model card without its metadata header, cut at the end of a line if too long
+    for MLflow.
+    """
     text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()
     if len(text) <= _MAX_CARD:
         return text
-    return text[: text.rindex("\n", 0, _MAX_CARD)] + "\n\n… (whole: report/model_card.md of the stack's run)"
+    return (
+        text[: text.rindex("\n", 0, _MAX_CARD)]
+        + "\n\n… (whole: report/model_card.md of the stack's run)"
+    )
 
 
 def with_gate(description: str, verdict: str) -> str:

@@ -1,7 +1,7 @@
 """The gate: a list of checks that decides whether a challenger may become champion.
 
-Both models are compared on the same out-of-fold rows, stored in their bundles. Intervals come from resampling
-patients for both models at once, because the lesions of a patient are not independent.
+Both models are compared on the same out-of-fold rows, stored in their bundles. Intervals come from
+resampling patients for both models at once, because the lesions of a patient are not independent.
 """
 
 from __future__ import annotations
@@ -50,27 +50,43 @@ class Verdict:
 
     def summary(self) -> str:
         """The failed checks, or that all passed, in one line."""
-        failed = [f"{check.name}: {check.found}, needed {check.needed}" for check in self.checks if not check.passed]
+        failed = [
+            f"{check.name}: {check.found}, needed {check.needed}"
+            for check in self.checks
+            if not check.passed
+        ]
         return "; ".join(failed) or f"all {len(self.checks)} checks passed"
 
     def table(self) -> str:
         """The checks as aligned lines of text."""
         rows = [("check", "", "found", "needed")]
-        rows += [(check.name, "ok" if check.passed else "NO", check.found, check.needed) for check in self.checks]
+        rows += [
+            (check.name, "ok" if check.passed else "NO", check.found, check.needed)
+            for check in self.checks
+        ]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
         )
 
     def markdown(self) -> str:
         """The outcome, and the checks as a Markdown table."""
         word = "passed" if self.passed else "refused"
-        against = "no champion to beat" if self.champion is None else f"against version {self.champion}"
+        against = (
+            "no champion to beat" if self.champion is None else f"against version {self.champion}"
+        )
         rows = [
-            f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.found} | {check.needed} |"
+            f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.found} |"
+            f" {check.needed} |"
             for check in self.checks
         ]
-        head = [f"**{word}**, {against}.", "", "| check | passed | found | needed |", "|---|---|---|---|"]
+        head = [
+            f"**{word}**, {against}.",
+            "",
+            "| check | passed | found | needed |",
+            "|---|---|---|---|",
+        ]
         return "\n".join([*head, *rows])
 
     def to_json(self) -> dict[str, Any]:
@@ -101,23 +117,38 @@ def judge(
     new = load_bundle(registry.folder(challenger))
     checks = [_same_data(new, metadata, images, folds)]
     slices: tuple[SliceGain, ...] = ()
-    reloaded = reload_elsewhere(new.folder, metadata, images, settings.reload_rows) if checks[0].passed else None
+    reloaded = (
+        reload_elsewhere(new.folder, metadata, images, settings.reload_rows)
+        if checks[0].passed
+        else None
+    )
     if reloaded is not None:
         checks.append(_reproduced(settings, reloaded))
     if champion is not None:
         try:
             old = load_bundle(registry.folder(champion))
         except InputError as error:
-            checks.append(Check("champion can be loaded", False, str(error), "files as they were registered"))
+            checks.append(
+                Check("champion can be loaded", False, str(error), "files as they were registered")
+            )
             return Verdict(challenger.number, champion.number, tuple(checks))
-        same = (new.manifest.data_hash, new.manifest.folds_hash) == (old.manifest.data_hash, old.manifest.folds_hash)
+        same = (new.manifest.data_hash, new.manifest.folds_hash) == (
+            old.manifest.data_hash,
+            old.manifest.folds_hash,
+        )
         found = "the same rows" if same else "other data or folds"
         checks.append(Check("champion was judged on", same, found, "the same rows"))
         if same:
             rows = joined(new.oof(), old.oof())
-            checks += [*_gain(settings, rows), _calibration(settings, rows), _size(settings, new, old)]
+            checks += [
+                *_gain(settings, rows),
+                _calibration(settings, rows),
+                _size(settings, new, old),
+            ]
         if same and reloaded is not None:
-            slices = tuple(compare_slices(add_metadata(rows, metadata), settings.min_slice_positives))
+            slices = tuple(
+                compare_slices(add_metadata(rows, metadata), settings.min_slice_positives)
+            )
             checks.append(_slices(settings, slices))
             checks.append(_speed(settings, reloaded, old, metadata, images))
     return Verdict(challenger.number, champion.number if champion else None, tuple(checks), slices)
@@ -127,7 +158,9 @@ def _same_data(bundle: Bundle, metadata: Path, images: Path, folds: Path) -> Che
     here = (data_hash(metadata, images), file_hash(folds))
     same = here == (bundle.manifest.data_hash, bundle.manifest.folds_hash)
     found = "the files here" if same else "other files"
-    return Check("challenger was made from", same, found, "the data and folds of this checkout (`dvc repro`)")
+    return Check(
+        "challenger was made from", same, found, "the data and folds of this checkout (`dvc repro`)"
+    )
 
 
 def _reproduced(settings: Gate, reloaded: Reload) -> Check:
@@ -141,11 +174,21 @@ def _reproduced(settings: Gate, reloaded: Reload) -> Check:
 
 def _gain(settings: Gate, rows: pd.DataFrame) -> list[Check]:
     gain = paired_difference(
-        rows[TARGET], rows["score"], rows["score_champion"], rows[PATIENT], settings.replicates, settings.seed
+        rows[TARGET],
+        rows["score"],
+        rows["score_champion"],
+        rows[PATIENT],
+        settings.replicates,
+        settings.seed,
     )
     interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
     return [
-        Check("pAUC gain", gain.value >= settings.min_gain, f"{gain.value:+.4f}", f"at least {settings.min_gain:+.4f}"),
+        Check(
+            "pAUC gain",
+            gain.value >= settings.min_gain,
+            f"{gain.value:+.4f}",
+            f"at least {settings.min_gain:+.4f}",
+        ),
         Check(
             "pAUC gain, 95 % over patients",
             gain.low >= settings.min_gain_low,
@@ -156,39 +199,54 @@ def _gain(settings: Gate, rows: pd.DataFrame) -> list[Check]:
 
 
 def _calibration(settings: Gate, rows: pd.DataFrame) -> Check:
-    new, old = (log_loss(rows[TARGET], probability(rows, name)) for name in ("score", "score_champion"))
+    new, old = (
+        log_loss(rows[TARGET], probability(rows, name)) for name in ("score", "score_champion")
+    )
     limit = old * (1 + settings.max_log_loss_rise)
-    return Check("calibration (log loss)", new <= limit, f"{new:.5f} after {old:.5f}", f"at most {limit:.5f}")
+    return Check(
+        "calibration (log loss)", new <= limit, f"{new:.5f} after {old:.5f}", f"at most {limit:.5f}"
+    )
 
 
 def probability(rows: pd.DataFrame, name: str) -> np.ndarray:
-    """Probabilities (n,) from the scores in column `name`: each fold's by a calibration map fitted on the other folds.
+    """Probabilities (n,) from the scores in column `name`: each fold's by a calibration map fitted
+    on the other folds.
 
-    Scores only rank, and their scale depends on the sampling of benign lesions, so the calibrated score is compared.
-    The raw scores are returned where the other folds hold one class only.
+    Scores only rank, and their scale depends on the sampling of benign lesions, so the calibrated
+    score is compared. The raw scores are returned where the other folds hold one class only.
     """
-    mapped = calibrate_out_of_fold(rows[TARGET].to_numpy(), rows[name].to_numpy(), rows["fold"].to_numpy())
+    mapped = calibrate_out_of_fold(
+        rows[TARGET].to_numpy(), rows[name].to_numpy(), rows["fold"].to_numpy()
+    )
     return rows[name].to_numpy(np.float64) if mapped is None else mapped[0]
 
 
 def log_loss(target: pd.Series, probability: np.ndarray) -> float:
-    """Mean negative log likelihood of 0/1 targets (n,); probabilities are clipped to [1e-7, 1 - 1e-7]."""
+    """Mean negative log likelihood of 0/1 targets (n,); probabilities are clipped to [1e-7, 1 -
+    1e-7].
+    """
     clipped = np.clip(probability, 1e-7, 1 - 1e-7)
     return float(-np.where(target.to_numpy() == 1, np.log(clipped), np.log1p(-clipped)).mean())
 
 
 def _size(settings: Gate, new: Bundle, old: Bundle) -> Check:
-    sizes = [sum(file.stat().st_size for file in bundle.folder.rglob("*") if file.is_file()) for bundle in (new, old)]
+    sizes = [
+        sum(file.stat().st_size for file in bundle.folder.rglob("*") if file.is_file())
+        for bundle in (new, old)
+    ]
     ratio = sizes[0] / sizes[1]
     found = f"{sizes[0] / 2**20:.1f} MB after {sizes[1] / 2**20:.1f}"
-    return Check("size", ratio <= settings.max_growth, found, f"at most {settings.max_growth:g} times")
+    return Check(
+        "size", ratio <= settings.max_growth, found, f"at most {settings.max_growth:g} times"
+    )
 
 
 def _speed(settings: Gate, new: Reload, champion: Bundle, metadata: Path, images: Path) -> Check:
     needed = f"at most {settings.max_slowdown:g} times"
     try:
         old = reload_elsewhere(champion.folder, metadata, images, settings.reload_rows)
-    except InputError as error:  # the files are complete, but this code no longer reads their format
+    except InputError as error:
+        # The files are complete, but this code no longer reads their format.
         return Check("time", False, str(error), needed)
     ratio = new.seconds_per_row / old.seconds_per_row
     found = f"{1e3 * new.seconds_per_row:.1f} ms a lesion after {1e3 * old.seconds_per_row:.1f}"
@@ -202,7 +260,10 @@ def _slices(settings: Gate, slices: tuple[SliceGain, ...]) -> Check:
         found = f"none with {settings.min_slice_positives} malignant lesions"
         return Check("pAUC gain by slice", True, found, needed)
     gain, worst = min(judged, key=lambda pair: pair[0])
-    found = f"worst {gain:+.4f} in {worst.group} {worst.level} ({worst.positives} malignant of {worst.n})"
+    found = (
+        f"worst {gain:+.4f} in {worst.group} {worst.level} ({worst.positives} malignant of"
+        f" {worst.n})"
+    )
     return Check("pAUC gain by slice", gain >= -settings.max_slice_loss, found, needed)
 
 
@@ -215,8 +276,13 @@ def add_metadata(rows: pd.DataFrame, metadata: Path) -> pd.DataFrame:
 
 
 def joined(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
-    """The challenger's out-of-fold rows with `score_champion` beside `score`; InputError unless the lesions agree."""
+    """The challenger's out-of-fold rows with `score_champion` beside `score`; InputError unless the
+    lesions agree.
+    """
     rows = new.merge(old[[ID, "score"]], on=ID, suffixes=("", "_champion"), validate="one_to_one")
     if len(rows) != len(new) or len(new) != len(old):
-        raise InputError("challenger and champion were scored on different lesions: run `dvc repro` on the same data")
+        raise InputError(
+            "challenger and champion were scored on different lesions: run `dvc repro` on the same"
+            " data"
+        )
     return rows

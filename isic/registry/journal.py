@@ -1,9 +1,10 @@
-"""Moving the champion alias with a write-ahead record, so that an interrupted promotion is finished or undone.
+"""Moving the champion alias with a write-ahead record, so that an interrupted promotion is finished
+or undone.
 
-Readers use one alias, `champion`, which MLflow moves atomically; the bookkeeping around it takes several steps. `apply`
-writes the record to .pending.json, sets `previous`, sets `champion`, appends the record to promotions.jsonl, and
-removes .pending.json. If a later call finds .pending.json, it checks `champion`: if the alias has moved, it does the
-remaining steps, else it restores `previous`.
+Readers use one alias, `champion`, which MLflow moves atomically; the bookkeeping around it takes
+several steps. `apply` writes the record to .pending.json, sets `previous`, sets `champion`, appends
+the record to promotions.jsonl, and removes .pending.json. If a later call finds .pending.json, it
+checks `champion`: if the alias has moved, it does the remaining steps, else it restores `previous`.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def apply(registry: Registry, promotions: Path, record: PromotionRecord) -> None
 def recover(registry: Registry, promotions: Path) -> str | None:
     """Finish or undo an interrupted `apply`; returns a message, or None when no record is pending.
 
-    Raises InputError when `promotions` cannot be read: no alias is moved that could not be recorded.
+    Raises InputError when `promotions` cannot be read: no alias is moved that could not be
+    recorded.
     """
     read_promotions(promotions)
     pending = pending_file(promotions)
@@ -111,7 +113,10 @@ def append(promotions: Path, record: PromotionRecord) -> None:
     if any(known.id == record.id for known in records):
         return
 
-    lines = [json.dumps(known.model_dump(), ensure_ascii=False).translate(_LINE_ENDS) for known in (*records, record)]
+    lines = [
+        json.dumps(known.model_dump(), ensure_ascii=False).translate(_LINE_ENDS)
+        for known in (*records, record)
+    ]
     with atomic_file(promotions) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -122,12 +127,15 @@ def read_promotions(promotions: Path) -> list[PromotionRecord]:
         return []
 
     records = []
-    # Bytes are split at \n, \r and \r\n only; text would also be split at U+2028 and the like within a reason.
+    # Bytes are split at \n, \r and \r\n only; text would also be split at U+2028 and the like
+    # within a reason.
     for number, line in enumerate(promotions.read_bytes().splitlines(), start=1):
         try:
             records.append(PromotionRecord.model_validate_json(line))
         except ValueError as error:
-            raise InputError(f"{promotions} line {number} is not a promotion: restore the file from git") from error
+            raise InputError(
+                f"{promotions} line {number} is not a promotion: restore the file from git"
+            ) from error
     return records
 
 

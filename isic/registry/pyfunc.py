@@ -1,7 +1,8 @@
-"""The bundle as an MLflow model from code: MLflow copies this file beside the bundle and runs it to load the model.
+"""The bundle as an MLflow model from code: MLflow copies this file beside the bundle and runs it to
+load the model.
 
-Not imported by the package. Input: the columns of test-metadata.csv and, optionally, `image`: the tile's JPEG in
-base64. Output: isic_id and target, in the input's order.
+Not imported by the package. Input: the columns of test-metadata.csv and, optionally, `image`: the
+tile's JPEG in base64. Output: isic_id and target, in the input's order.
 """
 
 from pathlib import Path
@@ -24,7 +25,10 @@ class LesionModel(PythonModel):
         self.bundle = load_bundle(Path(context.artifacts["bundle"]))
 
     def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self,
+        context: PythonModelContext,
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
         return score_request(self.bundle, model_input)
 

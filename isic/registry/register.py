@@ -1,4 +1,6 @@
-"""Register a bundle as a version of the model with alias `challenger`; a bundle is registered only once."""
+"""Register a bundle as a version of the model with alias `challenger`; a bundle is registered only
+once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from isic.predict.bundle import Bundle
 from isic.predict.manifest import FILE
 from isic.predict.requests import IMAGE
 from isic.registry.description import from_card
-from isic.registry.versions import BUNDLE, CHALLENGER, HASH_TAG, Registry, Version, translate_mlflow_errors
+from isic.registry.versions import (
+    BUNDLE,
+    CHALLENGER,
+    HASH_TAG,
+    Registry,
+    Version,
+    translate_mlflow_errors,
+)
 from isic.tracking.context import run_tags
 from isic.tracking.runs import RunSpec, finish, start
 from isic.tracking.store import locked
@@ -41,7 +50,8 @@ class Registration(NamedTuple):
 
 
 def register(root: Path, bundle: Bundle, name: str, card: str = "") -> Registration:
-    """Make `bundle` a version of model `name` described by `card` (Markdown), with alias `challenger`.
+    """Make `bundle` a version of model `name` described by `card` (Markdown), with alias
+    `challenger`.
 
     `root` is the checkout whose MLflow store is used.
 
@@ -54,7 +64,9 @@ def register(root: Path, bundle: Bundle, name: str, card: str = "") -> Registrat
 
 def make_challenger(registry: Registry, bundle: Bundle, name: str, card: str = "") -> Registration:
     """`register` without its lock: call with the registry's lock held."""
-    existing = _find_complete(registry, name, bundle.manifest.hash, [FILE, *bundle.manifest.files], BUNDLE)
+    existing = _find_complete(
+        registry, name, bundle.manifest.hash, [FILE, *bundle.manifest.files], BUNDLE
+    )
     challenger = existing or _add(registry, bundle, name)
     if card and not registry.description(challenger):
         registry.set_description(challenger, from_card(card))
@@ -63,13 +75,16 @@ def make_challenger(registry: Registry, bundle: Bundle, name: str, card: str = "
 
 
 def register_backbones(root: Path, bundle: Bundle) -> list[Version]:
-    """Make each backbone's folds a version of `isic-image-BACKBONE`, unless the same weights already are one.
+    """Make each backbone's folds a version of `isic-image-BACKBONE`, unless the same weights
+    already are one.
 
     Raises InputError when the MLflow store cannot be reached.
     """
     registry = Registry(root)
     with locked(root, LOCK):
-        return [_register_backbone(registry, bundle, backbone) for backbone in bundle.manifest.backbones]
+        return [
+            _register_backbone(registry, bundle, backbone) for backbone in bundle.manifest.backbones
+        ]
 
 
 def requirements(bundle: Bundle) -> list[str]:
@@ -89,11 +104,19 @@ def _find_complete(
 
 
 def _register_backbone(registry: Registry, bundle: Bundle, backbone: str) -> Version:
-    """Register the folder of all folds: files for inspection and import, not a model that scores lesions."""
+    """Register the folder of all folds: files for inspection and import, not a model that scores
+    lesions.
+    """
     name, client, folder = f"isic-image-{backbone}", registry.client, f"image/{backbone}"
-    weights = {file: digest for file, digest in bundle.manifest.files.items() if file.startswith(f"{folder}/")}
+    weights = {
+        file: digest
+        for file, digest in bundle.manifest.files.items()
+        if file.startswith(f"{folder}/")
+    }
     digest = sha256_json(weights)
-    existing = _find_complete(registry, name, digest, [file.removeprefix(f"{folder}/") for file in weights])
+    existing = _find_complete(
+        registry, name, digest, [file.removeprefix(f"{folder}/") for file in weights]
+    )
     if existing is not None:
         return existing
     with _open_run(registry, f"register-{backbone}", digest) as run:
@@ -109,7 +132,9 @@ def _register_backbone(registry: Registry, bundle: Bundle, backbone: str) -> Ver
 def _open_run(registry: Registry, name: str, digest: str) -> Iterator[str]:
     """The run that owns the files: FINISHED at the end, FAILED after an exception."""
     client, root = registry.client, registry.root
-    spec = RunSpec("register", digest, f"{name}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID"))
+    spec = RunSpec(
+        "register", digest, f"{name}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID")
+    )
     with translate_mlflow_errors(client.tracking_uri):
         run = start(client, root, spec, run_tags(Layout(root)))
         try:
@@ -127,7 +152,11 @@ def _ensure_model(client: MlflowClient, name: str, description: str) -> None:
 
 def _add(registry: Registry, bundle: Bundle, name: str) -> Version:
     client, manifest = registry.client, bundle.manifest
-    tags = {HASH_TAG: manifest.hash, "data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
+    tags = {
+        HASH_TAG: manifest.hash,
+        "data_hash": manifest.data_hash,
+        "folds_hash": manifest.folds_hash,
+    }
     with _open_run(registry, "register", manifest.hash) as run:
         uri, model_id = _log(client.tracking_uri, run, bundle)
         _ensure_model(client, name, "SLICE-3D lesion scores; see the bundle's bundle.json")
@@ -135,7 +164,11 @@ def _add(registry: Registry, bundle: Bundle, name: str) -> Version:
             name,
             uri,
             run,
-            tags=tags | {"git_commit": manifest.git_commit, "pauc": f"{manifest.metrics['pauc']:.5f}"},
+            tags=tags
+            | {
+                "git_commit": manifest.git_commit,
+                "pauc": f"{manifest.metrics['pauc']:.5f}",
+            },
             model_id=model_id,  # a server with authentication needs the owner of the files
         )
     return Version(name, int(created.version), manifest.hash)
@@ -166,7 +199,11 @@ def _signature() -> Any:
     from mlflow.types import ColSpec, Schema
 
     columns = [
-        ColSpec("double" if column in NUMERIC else "string", column, required=column not in MAY_BE_MISSING)
+        ColSpec(
+            "double" if column in NUMERIC else "string",
+            column,
+            required=column not in MAY_BE_MISSING,
+        )
         for column in TEST_COLUMNS
     ]
     scores = Schema([ColSpec("string", ID), ColSpec("double", "target")])
@@ -175,5 +212,7 @@ def _signature() -> Any:
 
 def _example() -> pd.DataFrame:
     """An example request of one lesion, with made-up values."""
-    row: dict[str, object] = {column: 1.0 if column in NUMERIC else "unknown" for column in TEST_COLUMNS}
+    row: dict[str, object] = {
+        column: 1.0 if column in NUMERIC else "unknown" for column in TEST_COLUMNS
+    }
     return pd.DataFrame([row | {ID: "ISIC_0000000", IMAGE: ""}])

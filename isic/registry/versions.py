@@ -92,7 +92,9 @@ class Registry:
     def description(self, version: Version) -> str:
         """The description (Markdown) of a version, "" when there is none."""
         with translate_mlflow_errors(self.client.tracking_uri):
-            return self.client.get_model_version(version.name, str(version.number)).description or ""
+            return (
+                self.client.get_model_version(version.name, str(version.number)).description or ""
+            )
 
     def set_description(self, version: Version, text: str) -> None:
         """Replace the description (Markdown) of a version."""
@@ -102,7 +104,8 @@ class Registry:
     def folder(self, version: Version) -> Path:
         """The bundle folder of a version; downloaded into a cache when the store is remote.
 
-        Raises InputError when the version's files are gone, or a downloaded bundle has another hash than its tag.
+        Raises InputError when the version's files are gone, or a downloaded bundle has another hash
+        than its tag.
         """
         files = self._files(version, BUNDLE)
         uri = urlparse(files.artifact_uri)
@@ -121,7 +124,8 @@ class Registry:
 
     def _files(self, version: Version, inside: str) -> ArtifactRepository:
         with translate_mlflow_errors(self.client.tracking_uri):
-            # Not by a models:/ URI: MLflow would look it up in the registry that this process used last.
+            # Not by a models:/ URI: MLflow would look it up in the registry that this process used
+            # last.
             uri = self.client.get_model_version_download_uri(version.name, str(version.number))
             location = f"{uri}/{inside}" if inside else uri
             return repository(location, self.client.tracking_uri, artifact_root(self.root))
@@ -130,7 +134,8 @@ class Registry:
         # Tags can be edited by anyone, and this one becomes the name of a folder.
         if not _HASH.fullmatch(version.bundle_hash):
             raise InputError(
-                f"{version} has the tag {HASH_TAG} {version.bundle_hash!r}, which is no hash: register its bundle again"
+                f"{version} has the tag {HASH_TAG} {version.bundle_hash!r}, which is no hash:"
+                " register its bundle again"
             )
         cache = home(self.root) / ".resume" / "models" / version.bundle_hash
         if not _is_bundle_of(cache, version):
@@ -138,12 +143,14 @@ class Registry:
 
             with translate_mlflow_errors(self.client.tracking_uri), atomic_dir(cache) as temporary:
                 files.download_artifacts("", dst_path=str(temporary))
-                if not (temporary / FILE).is_file():  # for deleted files a server sends nothing, and no error
+                if not (
+                    temporary / FILE
+                ).is_file():  # for deleted files a server sends nothing, and no error
                     raise _gone(version, redact(files.artifact_uri))
                 if read_manifest(temporary).hash != version.bundle_hash:
                     raise InputError(
-                        f"{version} has other files at {redact(files.artifact_uri)} than its tag {HASH_TAG}: "
-                        "register its bundle again"
+                        f"{version} has other files at {redact(files.artifact_uri)} than its tag"
+                        f" {HASH_TAG}: register its bundle again"
                     )
         return cache
 
@@ -151,7 +158,10 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         try:
-            return {alias: int(number) for alias, number in self.client.get_registered_model(name).aliases.items()}
+            return {
+                alias: int(number)
+                for alias, number in self.client.get_registered_model(name).aliases.items()
+            }
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return {}
@@ -159,22 +169,28 @@ class Registry:
 
 
 def resolve(model: str, root: Path | None = None) -> Path:
-    """The bundle folder of `model`: `models:/NAME@ALIAS`, `models:/NAME/VERSION` (of the checkout `root`), or a folder.
+    """The bundle folder of `model`: `models:/NAME@ALIAS`, `models:/NAME/VERSION` (of the checkout
+    `root`), or a folder.
 
-    A folder needs neither mlflow nor a checkout. Raises InputError when there is no such version or folder.
+    A folder needs neither mlflow nor a checkout. Raises InputError when there is no such version or
+    folder.
     """
     if not model.startswith("models:"):
         return Path(model)
     parts = _MODEL_URI.fullmatch(model)
     if parts is None:
-        raise InputError(f"{model} is no model: write models:/NAME@champion, models:/NAME/3, or a bundle folder")
+        raise InputError(
+            f"{model} is no model: write models:/NAME@champion, models:/NAME/3, or a bundle folder"
+        )
     registry = Registry(root or Layout.find().root)
     name, alias = parts["name"], parts["alias"]
     if alias is None:
         return registry.folder(registry.version(name, int(parts["version"])))
     version = registry.find_alias(name, alias)
     if version is None:
-        hint = {CHAMPION: "run `make promote`", CHALLENGER: "run `dvc repro`"}.get(alias, "see `isic history`")
+        hint = {CHAMPION: "run `make promote`", CHALLENGER: "run `dvc repro`"}.get(
+            alias, "see `isic history`"
+        )
         raise InputError(f"no version of {name} is {alias} yet: {hint}")
     return registry.folder(version)
 
@@ -187,11 +203,16 @@ def translate_mlflow_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
+        if error.error_code in (
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_PARAMETER_VALUE",
+            "RESOURCE_ALREADY_EXISTS",
+        ):
             raise
         reason = redact((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
         raise InputError(
-            f"the MLflow store at {redact(uri)} does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+            f"the MLflow store at {redact(uri)} does not answer ({reason}): start it, or unset"
+            " MLFLOW_TRACKING_URI"
         ) from error
 
 
@@ -205,8 +226,8 @@ def _is_bundle_of(folder: Path, version: Version) -> bool:
 
 def _gone(version: Version, location: str) -> InputError:
     return InputError(
-        f"{version} is registered, but its files are gone from {location}: restore them, or move its alias with "
-        "`isic rollback` or `isic promote --force`"
+        f"{version} is registered, but its files are gone from {location}: restore them, or move"
+        " its alias with `isic rollback` or `isic promote --force`"
     )
 
 

@@ -1,7 +1,9 @@
-"""Outline of a typical body in the coordinates tbp_lv_x and tbp_lv_y, millimetres, behind the lesions of a body map.
+"""Outline of a typical body in the coordinates tbp_lv_x and tbp_lv_y, millimetres, behind the
+lesions of a body map.
 
-Origin between the feet, y upwards, arms and legs apart as in the scanner. Drawn through the median coordinates of the
-published locations (Head & Neck, Torso, arms and legs, upper and lower); for orientation only, not to scale.
+Origin between the feet, y upwards, arms and legs apart as in the scanner. Drawn through the median
+coordinates of the published locations (Head & Neck, Torso, arms and legs, upper and lower); for
+orientation only, not to scale.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ HALF_WIDTH, BODY_BOTTOM, BODY_TOP = 560, -60, 1850
 
 
 def body_map(patient: Mapping[str, Any], marked: int) -> str:
-    """Front and back as inline SVG for one lesion's page; `marked` is the rank of the lesion to circle.
+    """Front and back as inline SVG for one lesion's page; `marked` is the rank of the lesion to
+    circle.
 
     `patient` is an entry of `isic.report.patients`.
     """
@@ -68,14 +71,21 @@ def body_map(patient: Mapping[str, Any], marked: int) -> str:
     order = sorted(range(len(dots["x"])), key=lambda i: (dots["t"][i], -dots["v"][i]))
     parts = []
     for back, centre in ((0, HALF_WIDTH), (1, 3 * HALF_WIDTH)):
-        circles = [_dot(dots, i, centre, marked) for i in order if dots["b"][i] == back and _has_position(dots, i)]
+        circles = [
+            _dot(dots, i, centre, marked)
+            for i in order
+            if dots["b"][i] == back and _has_position(dots, i)
+        ]
         corners = " ".join(f"{centre + x},{BODY_TOP - y}" for x, y in OUTLINE)
         height, side = BODY_TOP - BODY_BOTTOM + 70, "back" if back else "front"
         title = f'<text x="{centre}" y="{height}" text-anchor="middle">{side}</text>'
         parts.append(f'<polygon class="body" points="{corners}"/>{"".join(circles)}{title}')
     size = f"0 0 {4 * HALF_WIDTH} {BODY_TOP - BODY_BOTTOM + 90}"
     label = f"Body map: {len(dots['x'])} lesions, front and back"
-    return f'<svg class="bodymap" viewBox="{size}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return (
+        f'<svg class="bodymap" viewBox="{size}" role="img"'
+        f' aria-label="{label}">{"".join(parts)}</svg>'
+    )
 
 
 def _has_position(dots: Mapping[str, Sequence[Any]], i: int) -> bool:

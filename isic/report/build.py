@@ -1,4 +1,6 @@
-"""Build the report page and the cards from the outputs of a run; missing inputs are listed on the page."""
+"""Build the report page and the cards from the outputs of a run; missing inputs are listed on the
+page.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +22,41 @@ from isic.report.findings import findings
 from isic.report.lesions import TileGallery, overview, worst_lesions
 from isic.report.maps import lesion_maps
 from isic.report.markdown import to_html
-from isic.report.page import MAX_PAGE_BYTES, MAX_TILE_BYTES, Contents, headline_warnings, render_page
+from isic.report.page import (
+    MAX_PAGE_BYTES,
+    MAX_TILE_BYTES,
+    Contents,
+    headline_warnings,
+    render_page,
+)
 from isic.report.patients import patient_entries
 
 #: Files of points that the stage evaluate writes.
-POINTS = ("roc", "roc_folds", "flagged", "calibration", "decision", "histogram", "slices", "ladder", "learning")
+POINTS = (
+    "roc",
+    "roc_folds",
+    "flagged",
+    "calibration",
+    "decision",
+    "histogram",
+    "slices",
+    "ladder",
+    "learning",
+)
 #: Misses shown, and false alarms shown.
 CASES = 8
 
 
 def read_points(plots: Path) -> dict[str, Records]:
-    """Points by name from the folder `plots`. Raises InputError when a file is missing or is not a list."""
+    """Points by name from the folder `plots`. Raises InputError when a file is missing or is not a
+    list.
+    """
     points = {name: read_json(plots / f"{name}.json") for name in POINTS}
     for name, records in points.items():
         if not isinstance(records, list):
-            raise InputError(f"plots/{name}.json is not a list of points: rerun `dvc repro evaluate`")
+            raise InputError(
+                f"plots/{name}.json is not a list of points: rerun `dvc repro evaluate`"
+            )
     return points
 
 
@@ -65,7 +87,10 @@ def build_report(
     metrics, points = read_json(files.metrics), read_points(files.plots)
     robustness, families = _read_optional(files.robustness), _read_optional(files.families)
     # An ablation on other lesions is left out.
-    if families and (families["lesions"], families["malignant"]) == (metrics["n"], metrics["positives"]):
+    if families and (families["lesions"], families["malignant"]) == (
+        metrics["n"],
+        metrics["positives"],
+    ):
         points["families"] = ablation_points(families)
     nested = robustness.get("nested") if robustness else None
     points["ladder"] = [*(robustness["steps"] if robustness else []), *points["ladder"]]
@@ -73,16 +98,30 @@ def build_report(
     tiles, tiles_absent = open_tiles(files.tiles)
     gallery = TileGallery(tiles, MAX_TILE_BYTES)
     lesions = overview(results)
-    shown = [lesions["isic_id"].iloc[index] for target in (1, 0) for index in worst_lesions(lesions, target, CASES)]
+    shown = [
+        lesions["isic_id"].iloc[index]
+        for target in (1, 0)
+        for index in worst_lesions(lesions, target, CASES)
+    ]
     maps, maps_note = lesion_maps(files.models, lesions, tiles, shown)
 
     generated = params["data"]["source"] == "sample"
-    model, data = model_card(metrics, params, provenance, generated), data_card(results.rows, generated)
-    extra = ("The lesions are generated: the metrics show that the pipeline works, not how good the model is.",)
+    model, data = (
+        model_card(metrics, params, provenance, generated),
+        data_card(results.rows, generated),
+    )
+    extra = (
+        (
+            "The lesions are generated: the metrics show that the pipeline works, not how good the"
+            " model is."
+        ),
+    )
     contents = Contents(
         metrics=metrics,
         points=points,
-        failures=failure_cards(lesions, gallery, CASES, maps, reasons(shown) if reasons else no_output),
+        failures=failure_cards(
+            lesions, gallery, CASES, maps, reasons(shown) if reasons else no_output
+        ),
         patients=patient_entries(lesions, gallery),
         gallery=gallery,
         cards=to_html(model) + to_html(data),
@@ -101,7 +140,10 @@ def build_report(
 
     html = render_page(contents)
     if len(html.encode()) > MAX_PAGE_BYTES:
-        raise InputError(f"the page would have {len(html.encode()):,} bytes, at most {MAX_PAGE_BYTES:,} are allowed")
+        raise InputError(
+            f"the page would have {len(html.encode()):,} bytes, at most {MAX_PAGE_BYTES:,} are"
+            " allowed"
+        )
     for path, text in (
         (out, html),
         (out.with_name("model_card.md"), model),

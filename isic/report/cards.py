@@ -11,20 +11,32 @@ from isic.core.schema import PATIENT, TARGET
 from isic.evaluate.slices import SELECTED_MM
 
 USE = (
-    "Research on triage of lesions in 3D total-body photography and the ISIC 2024 metric. Not a medical device: not "
-    "validated for diagnosis or patient care and not to be used there."
+    "Research on triage of lesions in 3D total-body photography and the ISIC 2024 metric. Not a"
+    " medical device: not validated for diagnosis or patient care and not to be used there."
 )
 LIMITS = (
-    f"Lesions under {SELECTED_MM} mm are in the data only because a clinician tagged them, so small size predicts "
-    f"malignancy here (a selection artefact); evaluate on the slice of {SELECTED_MM} mm and over.",
+    (
+        f"Lesions under {SELECTED_MM} mm are in the data only because a clinician tagged them, so"
+        " small size predicts malignancy here (a selection artefact); evaluate on the slice of"
+        f" {SELECTED_MM} mm and over."
+    ),
     "Benign means not known to be malignant: most lesions were never biopsied.",
-    "Seven hospitals; one lighting type is almost only at one of them. Skin-tone groups are a proxy of uneven size.",
-    "Scores are ranks, not probabilities. The stored calibration gives probabilities at the prevalence of these data.",
+    (
+        "Seven hospitals; one lighting type is almost only at one of them. Skin-tone groups are a"
+        " proxy of uneven size."
+    ),
+    (
+        "Scores are ranks, not probabilities. The stored calibration gives probabilities at the"
+        " prevalence of these data."
+    ),
 )
 
 
 def model_card(
-    metrics: Mapping[str, Any], params: Mapping[str, Any], provenance: Mapping[str, str], generated: bool
+    metrics: Mapping[str, Any],
+    params: Mapping[str, Any],
+    provenance: Mapping[str, str],
+    generated: bool,
 ) -> str:
     """Markdown of the model card; `params` is params.yaml as plain values."""
     header = {
@@ -52,19 +64,26 @@ def model_card(
         "",
         f"**Intended use.** {USE}",
         "",
-        f"**Model.** Image networks ({backbones}) and "
-        "measurements relative to the patient's other lesions, combined by "
-        f"a gradient-boosted stacker; {len(params['folds'])} folds, scores averaged over them.",
+        (
+            f"**Model.** Image networks ({backbones}) and "
+            "measurements relative to the patient's other lesions, combined by "
+            f"a gradient-boosted stacker; {len(params['folds'])} folds, scores averaged over them."
+        ),
         "",
-        f"**Trained and evaluated on** {origin}: {metrics['n']:,} lesions, {metrics['positives']} malignant, "
-        f"{metrics['patients']:,} patients; scores out of fold, folds by patient.",
+        (
+            f"**Trained and evaluated on** {origin}: {metrics['n']:,} lesions,"
+            f" {metrics['positives']} malignant, {metrics['patients']:,} patients; scores out of"
+            " fold, folds by patient."
+        ),
         "",
         "## Results",
         "",
         "| metric | value |",
         "|---|---|",
-        f"| pAUC above 80 % sensitivity (0 to 0.2) | {metrics['pauc']:.4f} "
-        f"({metrics['pauc_low']:.4f} to {metrics['pauc_high']:.4f}) |",
+        (
+            f"| pAUC above 80 % sensitivity (0 to 0.2) | {metrics['pauc']:.4f} "
+            f"({metrics['pauc_low']:.4f} to {metrics['pauc_high']:.4f}) |"
+        ),
         f"| pAUC, fold mean | {_or_dash(metrics['pauc_fold_mean'])} |",
         f"| pAUC, fold sd | {_or_dash(metrics['pauc_fold_sd'])} |",
         f"| AUC | {metrics['auc']:.4f} |",
@@ -91,16 +110,21 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
         "",
         "**Provenance.** "
         + (
-            "Generated rows and tiles, sampled from published aggregates of SLICE-3D; no patient data. Hospital names "
-            "label the simulated populations."
+            "Generated rows and tiles, sampled from published aggregates of SLICE-3D; no patient"
+            " data. Hospital names label the simulated populations."
             if generated
-            else "SLICE-3D, the ISIC 2024 challenge (Kurtansky et al., Scientific Data 11, 884, 2024): 15 × 15 mm "
-            "tiles of 3D total-body photographs with a row of measurements each."
+            else (
+                "SLICE-3D, the ISIC 2024 challenge (Kurtansky et al., Scientific Data 11, 884,"
+                " 2024): 15 × 15 mm tiles of 3D total-body photographs with a row of measurements"
+                " each."
+            )
         ),
         "",
-        f"{len(rows):,} lesions, {int(malignant.sum())} malignant ({100 * malignant.mean():.3g} %), "
-        f"{rows[PATIENT].nunique():,} patients, "
-        f"{int(rows.loc[malignant, PATIENT].nunique())} of them with a malignant lesion.",
+        (
+            f"{len(rows):,} lesions, {int(malignant.sum())} malignant ({100 * malignant.mean():.3g}"
+            f" %), {rows[PATIENT].nunique():,} patients,"
+            f" {int(rows.loc[malignant, PATIENT].nunique())} of them with a malignant lesion."
+        ),
         "",
         "## Hospitals and licences",
         "",
@@ -114,26 +138,40 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
             .tolist(),
         ),
         "",
-        "CC-BY-NC rows may not be used commercially. Where the licence is held to cover trained models, neither may "
-        "models trained on them.",
+        (
+            "CC-BY-NC rows may not be used commercially. Where the licence is held to cover trained"
+            " models, neither may models trained on them."
+        ),
         "",
         "## Known biases",
         "",
-        f"- Selection: {int(small.sum()):,} lesions are under {SELECTED_MM} mm, {int((small & malignant).sum())} of "
-        f"them malignant ({_percent(small[malignant].mean())} of the malignant, "
-        f"{_percent(small[~malignant].mean())} of the benign). "
-        "Such lesions are in the data only because a clinician tagged them.",
-        f"- Missing: age {_percent(rows['age_approx'].isna().mean())}, sex {_percent(rows['sex'].isna().mean())}, "
-        f"site {_percent(rows['anatom_site_general'].isna().mean())}.",
+        (
+            f"- Selection: {int(small.sum()):,} lesions are under {SELECTED_MM} mm,"
+            f" {int((small & malignant).sum())} of them malignant"
+            f" ({_percent(small[malignant].mean())} of the malignant,"
+            f" {_percent(small[~malignant].mean())} of the benign). Such lesions are in the data"
+            " only because a clinician tagged them."
+        ),
+        (
+            f"- Missing: age {_percent(rows['age_approx'].isna().mean())}, sex"
+            f" {_percent(rows['sex'].isna().mean())}, site"
+            f" {_percent(rows['anatom_site_general'].isna().mean())}."
+        ),
         f"- Sex: {_shares(rows['sex'])}. Lighting: {_shares(rows['tbp_tile_type'])}.",
-        "- The diagnosis columns and the network confidence are only in the training file and are never features.",
+        (
+            "- The diagnosis columns and the network confidence are only in the training file and"
+            " are never features."
+        ),
         "",
     ]
     return "\n".join(lines)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    body = [" | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in row) for row in rows]
+    body = [
+        " | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in row)
+        for row in rows
+    ]
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {line} |" for line in body)]
 
 

@@ -24,9 +24,14 @@ class Champion:
 
 
 def compare_with_champion(
-    champion: Champion, results: RunResults, params: Mapping[str, Any], provenance: Mapping[str, str]
+    champion: Champion,
+    results: RunResults,
+    params: Mapping[str, Any],
+    provenance: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Difference to the champion for the page; with other data only name, changes and the reason in `absent`."""
+    """Difference to the champion for the page; with other data only name, changes and the reason in
+    `absent`.
+    """
     current = {section: params.get(section) for section in champion.params}
     hashes = {name: champion.provenance.get(name) for name in ("data_hash", "folds_hash")}
     changes = [
@@ -36,7 +41,11 @@ def compare_with_champion(
     settings = params["evaluate"]
     try:
         comparison = compare_oof(
-            champion.oof, results.oof, (champion.name, "this run"), int(settings["replicates"]), int(settings["seed"])
+            champion.oof,
+            results.oof,
+            (champion.name, "this run"),
+            int(settings["replicates"]),
+            int(settings["seed"]),
         )
     except InputError as error:
         return {"name": champion.name, "absent": str(error), "changes": changes}
@@ -58,15 +67,23 @@ def flatten_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     flattened: dict[str, Any] = {}
     for key, value in values.items():
         flattened |= (
-            flatten_params(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+            flatten_params(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
         )
     return flattened
 
 
-def changed_values(before: Mapping[str, Any], after: Mapping[str, Any], set_only: bool = False) -> list[dict[str, str]]:
-    """key, before, after of the values that differ; with `set_only`, only keys with a value in `before`."""
+def changed_values(
+    before: Mapping[str, Any], after: Mapping[str, Any], set_only: bool = False
+) -> list[dict[str, str]]:
+    """key, before, after of the values that differ; with `set_only`, only keys with a value in
+    `before`.
+    """
     keys = (
-        [key for key in before if before[key]] if set_only else [*before, *(key for key in after if key not in before)]
+        [key for key in before if before[key]]
+        if set_only
+        else [*before, *(key for key in after if key not in before)]
     )
     return [
         {"key": key, "before": _format(before.get(key)), "after": _format(after.get(key))}

@@ -21,21 +21,39 @@ def no_output(_: str) -> list[Any]:
 
 
 def lesion_card(
-    lesions: pd.DataFrame, position: int, gallery: TileGallery, maps: Maps = no_output, reasons: Reasons = no_output
+    lesions: pd.DataFrame,
+    position: int,
+    gallery: TileGallery,
+    maps: Maps = no_output,
+    reasons: Reasons = no_output,
 ) -> dict[str, Any]:
-    """Values, neighbours, maps and reasons of the lesion at `position` of the overview; its tiles go to `gallery`."""
+    """Values, neighbours, maps and reasons of the lesion at `position` of the overview; its tiles
+    go to `gallery`.
+    """
     lesion = lesion_values(lesions.iloc[position])
     neighbours = similar_lesions(lesions, position)
     for isic_id in (lesion["id"], *(neighbour["lesion"]["id"] for neighbour in neighbours)):
         gallery.add(isic_id)
-    return {"lesion": lesion, "neighbours": neighbours, "maps": maps(lesion["id"]), "reasons": reasons(lesion["id"])}
+    return {
+        "lesion": lesion,
+        "neighbours": neighbours,
+        "maps": maps(lesion["id"]),
+        "reasons": reasons(lesion["id"]),
+    }
 
 
 def failure_cards(
-    lesions: pd.DataFrame, gallery: TileGallery, count: int, maps: Maps = no_output, reasons: Reasons = no_output
+    lesions: pd.DataFrame,
+    gallery: TileGallery,
+    count: int,
+    maps: Maps = no_output,
+    reasons: Reasons = no_output,
 ) -> dict[str, list[dict[str, Any]]]:
     """Cards of the `count` worst misses and worst false alarms."""
     return {
-        name: [lesion_card(lesions, index, gallery, maps, reasons) for index in worst_lesions(lesions, target, count)]
+        name: [
+            lesion_card(lesions, index, gallery, maps, reasons)
+            for index in worst_lesions(lesions, target, count)
+        ]
         for name, target in (("misses", 1), ("alarms", 0))
     }

@@ -28,7 +28,8 @@ def findings(
 ) -> list[Finding]:
     """Findings in the order of the page; parts that were not measured are left out.
 
-    `lesions` is `isic.report.lesions.overview`; `points["ladder"]` has the robustness stage's steps in front.
+    `lesions` is `isic.report.lesions.overview`; `points["ladder"]` has the robustness stage's steps
+    in front.
     """
     candidates = [
         _images(points["ladder"]),
@@ -55,18 +56,33 @@ def _slices(slices: Records, overall: float) -> Finding | None:
     measured = [record for record in slices if record["pauc"] is not None]
     if not measured:
         return Finding(
-            "No slice can be judged:", f"none of {len(slices)} holds {MIN_POSITIVES} malignant lesions.", "slices"
+            "No slice can be judged:",
+            f"none of {len(slices)} holds {MIN_POSITIVES} malignant lesions.",
+            "slices",
         )
     lowest = min(measured, key=lambda record: record["pauc"])
-    numbers = f"{lowest['pauc']:.3f} ({lowest['low']:.3f} to {lowest['high']:.3f}) against {overall:.3f} for all"
+    numbers = (
+        f"{lowest['pauc']:.3f} ({lowest['low']:.3f} to {lowest['high']:.3f}) against {overall:.3f}"
+        " for all"
+    )
     small = len(slices) - len(measured)
-    text = f"{numbers}; {small} of {len(slices)} slices are too small to judge." if small else f"{numbers}."
+    text = (
+        f"{numbers}; {small} of {len(slices)} slices are too small to judge."
+        if small
+        else f"{numbers}."
+    )
     word = "Weakest" if lowest["high"] < overall else "Lowest, within the noise,"
-    return Finding(f"{word} in {lowest['family'].split(' (')[0]} {lowest['slice']}:", text, "slices")
+    return Finding(
+        f"{word} in {lowest['family'].split(' (')[0]} {lowest['slice']}:", text, "slices"
+    )
 
 
 def _robustness(robustness: Mapping[str, Any]) -> Iterator[Finding]:
-    pooled = [record for record in robustness["hospitals"]["records"] if record["hospital"] == "all pooled"]
+    pooled = [
+        record
+        for record in robustness["hospitals"]["records"]
+        if record["hospital"] == "all pooled"
+    ]
     if pooled and not pooled[0]["note"]:
         record = pooled[0]
         numbers = _change(record["change"], record["change_low"], record["change_high"])
@@ -78,7 +94,11 @@ def _robustness(robustness: Mapping[str, Any]) -> Iterator[Finding]:
     if lost:
         worst = min(lost, key=lambda record: record["change"])
         numbers = _change(worst["change"], worst["low"], worst["high"])
-        yield Finding(f"Most important measurement, {worst['group']}:", f"pAUC {numbers} without it.", "robustness")
+        yield Finding(
+            f"Most important measurement, {worst['group']}:",
+            f"pAUC {numbers} without it.",
+            "robustness",
+        )
 
 
 def _missed(lesions: pd.DataFrame) -> Finding | None:
@@ -87,10 +107,15 @@ def _missed(lesions: pd.DataFrame) -> Finding | None:
     if malignant.empty:
         return None
     if missed.empty:
-        return Finding("No malignant lesion missed:", f"all are among their patient's {TOP} highest.", "failures")
+        return Finding(
+            "No malignant lesion missed:",
+            f"all are among their patient's {TOP} highest.",
+            "failures",
+        )
     worst = missed.loc[missed["rank"].idxmax()]
     return Finding(
-        f"{len(missed)} of {len(malignant)} malignant lesions are outside their patient's {TOP} highest:",
+        f"{len(missed)} of {len(malignant)} malignant lesions are outside their patient's {TOP}"
+        " highest:",
         f"the lowest has rank {worst['rank']:,} of {worst['of']:,}.",
         "failures",
     )

@@ -1,4 +1,6 @@
-"""Page of one lesion: tile and class-activation maps, position on the body, the patient's lesions, reasons."""
+"""Page of one lesion: tile and class-activation maps, position on the body, the patient's lesions,
+reasons.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,15 @@ def write_lesion_page(
 ) -> None:
     """Write the page of one training lesion to `out`.
 
-    models: backbone -> fold -> folder of the trained network. reasons: isic_ids -> lookup of their reasons.
-    Raises InputError when the lesion is unknown.
+    models: backbone -> fold -> folder of the trained network. reasons: isic_ids -> lookup of their
+    reasons. Raises InputError when the lesion is unknown.
     """
     lesions = overview(results)
     position = find_lesion(lesions, isic_id)
     if position < 0:
-        raise InputError(f"no lesion {isic_id} has an out-of-fold score: give an isic_id of the training data")
+        raise InputError(
+            f"no lesion {isic_id} has an out-of-fold score: give an isic_id of the training data"
+        )
 
     tiles, absent = open_tiles(tiles_path)
     gallery = TileGallery(tiles, MAX_TILE_BYTES)

@@ -22,7 +22,8 @@ COORDINATES = ["tbp_lv_x", "tbp_lv_y", "tbp_lv_z"]
 
 @dataclass
 class TileGallery:
-    """Tiles as data URIs within a budget of bytes, each stored once; tiles over the budget are counted.
+    """Tiles as data URIs within a budget of bytes, each stored once; tiles over the budget are
+    counted.
 
     The JPEG bytes are the original ones, which the network was given.
     """
@@ -35,7 +36,9 @@ class TileGallery:
     spent: int = 0
 
     def add(self, isic_id: str) -> bool:
-        """Add a tile; False without images, for a missing or broken tile, or when the budget is spent."""
+        """Add a tile; False without images, for a missing or broken tile, or when the budget is
+        spent.
+        """
         if self.tiles is None:
             return False
         if isic_id in self.shown:
@@ -58,7 +61,8 @@ class TileGallery:
 def overview(results: RunResults) -> pd.DataFrame:
     """Values shown for each lesion, in row order.
 
-    `top`: share of all lesions that score at least as high. `rank`: 1 is the patient's highest score, of `of` lesions.
+    `top`: share of all lesions that score at least as high. `rank`: 1 is the patient's highest
+    score, of `of` lesions.
     """
     rows, oof = results.rows, results.oof
     return pd.DataFrame(
@@ -87,13 +91,17 @@ def _diagnosis(rows: pd.DataFrame) -> pd.Series:
     """The most specific diagnosis for malignant lesions, benign or indeterminate for the others."""
     text = rows["iddx_full"].str.split("::").str[-1]
     diagnosis = np.where(
-        rows[TARGET] == 1, text.fillna(diagnosis_group(rows)).fillna("malignant"), rows["iddx_1"].fillna("benign")
+        rows[TARGET] == 1,
+        text.fillna(diagnosis_group(rows)).fillna("malignant"),
+        rows["iddx_1"].fillna("benign"),
     )
     return pd.Series(diagnosis, index=rows.index).str.lower()
 
 
 def similar_lesions(lesions: pd.DataFrame, position: int, count: int = 3) -> list[dict[str, Any]]:
-    """The `count` lesions of the same patient nearest on the body, with the distance in the unit of the coordinates."""
+    """The `count` lesions of the same patient nearest on the body, with the distance in the unit of
+    the coordinates.
+    """
     lesion = lesions.iloc[position]
     others = lesions[(lesions[PATIENT] == lesion[PATIENT]) & (lesions[ID] != lesion[ID])]
     distance = np.sqrt(sum((others[axis] - lesion[axis]) ** 2 for axis in ("x", "y", "z")))
@@ -118,7 +126,10 @@ def lesion_values(lesion: pd.Series) -> dict[str, Any]:
         "of": int(lesion["of"]),
         "diameter": _round(lesion["diameter"]),
         "age": None if pd.isna(lesion["age"]) else int(lesion["age"]),
-        **{name: str(lesion[name]) for name in ("site", "hospital", "sex", "tile_type", "diagnosis")},
+        **{
+            name: str(lesion[name])
+            for name in ("site", "hospital", "sex", "tile_type", "diagnosis")
+        },
     }
 
 
@@ -132,7 +143,9 @@ def find_lesion(lesions: pd.DataFrame, isic_id: str) -> int:
 
 
 def worst_lesions(lesions: pd.DataFrame, target: int, count: int) -> Sequence[int]:
-    """Positions of the lowest-scored malignant (target 1) or highest-scored benign (target 0) lesions."""
+    """Positions of the lowest-scored malignant (target 1) or highest-scored benign (target 0)
+    lesions.
+    """
     scores = lesions["score"].to_numpy()
     members = np.flatnonzero(lesions[TARGET].to_numpy() == target)
     order = np.argsort(scores[members] if target else -scores[members], kind="stable")

@@ -1,4 +1,6 @@
-"""Class-activation maps for the pages, by the networks of the lesion's own fold, which were not trained on it."""
+"""Class-activation maps for the pages, by the networks of the lesion's own fold, which were not
+trained on it.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,23 @@ from isic.data.tiles import TileStore
 from isic.report.failures import Maps, no_output
 
 _METHOD = (
-    "Maps are Grad-CAM: bright where the activations raise the network's logit. No network was trained on the patient. "
-    "They show where a network responds, not why. Grey: no region raised the logit."
+    "Maps are Grad-CAM: bright where the activations raise the network's logit. No network was"
+    " trained on the patient. They show where a network responds, not why. Grey: no region raised"
+    " the logit."
 )
 
 
 def lesion_maps(
-    models: Mapping[str, Mapping[int, Path]], lesions: pd.DataFrame, tiles: TileStore | None, ids: Sequence[str]
+    models: Mapping[str, Mapping[int, Path]],
+    lesions: pd.DataFrame,
+    tiles: TileStore | None,
+    ids: Sequence[str],
 ) -> tuple[Maps, tuple[str, ...]]:
-    """Maps of `ids` by every backbone, and notes for the page: the method, and the maps that are missing.
+    """Maps of `ids` by every backbone, and notes for the page: the method, and the maps that are
+    missing.
 
-    models: backbone -> fold -> folder of the trained network. Without tiles or models there are no maps and a note.
+    models: backbone -> fold -> folder of the trained network. Without tiles or models there are no
+    maps and a note.
     """
     if tiles is None or not models:
         return no_output, ("No class-activation maps: the run has no images.",)
@@ -43,11 +51,16 @@ def lesion_maps(
             for isic_id, picture in pictures.items():
                 shown.setdefault(isic_id, []).append(picture)
 
-    notes = tuple(f"No class-activation maps of {', '.join(names)}: {reason}." for reason, names in absent.items())
+    notes = tuple(
+        f"No class-activation maps of {', '.join(names)}: {reason}."
+        for reason, names in absent.items()
+    )
     return (lambda isic_id: shown.get(isic_id, [])), ((_METHOD, *notes) if shown else notes)
 
 
-def _pictures(backbone: str, folder: Path | None, tiles: TileStore, ids: Sequence[str]) -> Mapping[str, dict[str, str]]:
+def _pictures(
+    backbone: str, folder: Path | None, tiles: TileStore, ids: Sequence[str]
+) -> Mapping[str, dict[str, str]]:
     if folder is None or not (folder / "model.safetensors").is_file():
         raise InputError("the model is missing")
 

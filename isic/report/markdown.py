@@ -14,14 +14,17 @@ def to_html(text: str, level: int = 3) -> str:
     """HTML of a card; a header between `---` lines is shown verbatim, headings start at `level`."""
     header, body = _split_header(text)
     shown = (
-        f"<details><summary>Metadata header</summary><pre><code>{escape(header)}</code></pre></details>"
+        "<details><summary>Metadata"
+        f" header</summary><pre><code>{escape(header)}</code></pre></details>"
         if header
         else ""
     )
     title = re.search(r"^# (.*)", body, flags=re.MULTILINE)
     label = f"Table of the {title.group(1).lower()}" if title else "Table"
     blocks = [
-        _block(list(lines), level, label) for kind, lines in groupby(body.splitlines(), key=_kind) if kind != "blank"
+        _block(list(lines), level, label)
+        for kind, lines in groupby(body.splitlines(), key=_kind)
+        if kind != "blank"
     ]
     return _after_first_heading("\n".join(blocks), shown)
 
@@ -32,7 +35,11 @@ def _split_header(text: str) -> tuple[str, str]:
 
 
 def _after_first_heading(html: str, addition: str) -> str:
-    return re.sub(r"(</h\d>)", lambda match: match.group(1) + addition, html, count=1) if addition else html
+    return (
+        re.sub(r"(</h\d>)", lambda match: match.group(1) + addition, html, count=1)
+        if addition
+        else html
+    )
 
 
 def _kind(line: str) -> str:
@@ -61,9 +68,15 @@ def _heading(line: str, level: int) -> str:
 
 
 def _table(lines: list[str], label: str) -> str:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|- ")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if not set(line) <= set("|- ")
+    ]
     head = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>" for row in rows[1:])
+    body = "".join(
+        f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>" for row in rows[1:]
+    )
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"

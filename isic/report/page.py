@@ -24,7 +24,8 @@ from isic.report.lesions import TileGallery
 
 #: Largest page, tiles included.
 MAX_PAGE_BYTES = 10_000_000
-#: Largest share of the tiles; script, figures, points and the maps of 260 patients take about five megabytes.
+#: Largest share of the tiles; script, figures, points and the maps of 260 patients take about five
+#: megabytes.
 MAX_TILE_BYTES = 4_000_000
 
 SECTIONS = (
@@ -40,8 +41,8 @@ SECTIONS = (
 )
 
 LEARNING_TEXT = (
-    "pAUC on the held-out fold after each epoch. Shaded: final pAUC of published networks of the same kind on all "
-    "401,059 lesions; not valid for generated or partial data."
+    "pAUC on the held-out fold after each epoch. Shaded: final pAUC of published networks of the"
+    " same kind on all 401,059 lesions; not valid for generated or partial data."
 )
 
 
@@ -82,7 +83,9 @@ def render_page(contents: Contents) -> str:
             slice_groups=list(group_by(contents.points["slices"], "family").items()),
             operating=operating_points(contents.points["roc"]),
             learning_text=LEARNING_TEXT,
-            learning_records=[row for row in contents.points.get("learning", []) if row["name"].endswith("pauc")],
+            learning_records=[
+                row for row in contents.points.get("learning", []) if row["name"].endswith("pauc")
+            ],
             has_images=contents.gallery.tiles is not None,
             min_positives=MIN_POSITIVES,
             tone_method=TONE_METHOD,
@@ -97,13 +100,17 @@ def render_page(contents: Contents) -> str:
 def figure_svgs(points: dict[str, Records]) -> dict[str, str | None]:
     """Inline SVG of every figure, None where the points are missing."""
     drawn = {name: draw(points, PAGE) for name, draw in FIGURES.items()}
-    return {name: None if figure is None else to_svg(figure, name) for name, figure in drawn.items()}
+    return {
+        name: None if figure is None else to_svg(figure, name) for name, figure in drawn.items()
+    }
 
 
 def operating_points(roc: Records) -> Records:
     """The first point of the curve at or above each of a few sensitivities."""
     levels = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
-    points = [next((point for point in roc if point["tpr"] >= level - 1e-12), None) for level in levels]
+    points = [
+        next((point for point in roc if point["tpr"] >= level - 1e-12), None) for level in levels
+    ]
     return list({point["tpr"]: point for point in points if point}.values())
 
 
@@ -126,13 +133,18 @@ def _data(contents: Contents) -> dict[str, Any]:
         "patients": contents.patients,
         "tiles": contents.gallery.shown,
         "body": {"outline": OUTLINE, "width": HALF_WIDTH, "bottom": BODY_BOTTOM, "top": BODY_TOP},
-        "deepest": max((-value for patient in contents.patients for value in patient["map"]["v"]), default=1.0),
+        "deepest": max(
+            (-value for patient in contents.patients for value in patient["map"]["v"]), default=1.0
+        ),
     }
 
 
 def _round_rates(rows: Records) -> Records:
     """fpr and tpr with five digits, finer than a screen."""
-    return [{name: round(value, 5) if name in ("fpr", "tpr") else value for name, value in row.items()} for row in rows]
+    return [
+        {name: round(value, 5) if name in ("fpr", "tpr") else value for name, value in row.items()}
+        for row in rows
+    ]
 
 
 def environment() -> Environment:
@@ -206,9 +218,12 @@ def headline_warnings(metrics: Mapping[str, Any], extra: Iterable[str] = ()) -> 
     warnings = []
     if metrics["positives"] < MIN_POSITIVES:
         warnings.append(
-            f"Only {metrics['positives']} malignant lesions are too few for a reliable pAUC. The worst-ranked fifth of "
-            "them decides it, and random scores can give far more than 0.02."
+            f"Only {metrics['positives']} malignant lesions are too few for a reliable pAUC. The"
+            " worst-ranked fifth of them decides it, and random scores can give far more than"
+            " 0.02."
         )
     if len(metrics["folds"]) == 1:
-        warnings.append("One fold only: no standard deviation over folds and no out-of-fold calibration.")
+        warnings.append(
+            "One fold only: no standard deviation over folds and no out-of-fold calibration."
+        )
     return (*warnings, *extra)

@@ -1,4 +1,6 @@
-"""Entries of the body map: lesions of a patient by position on the body, the fifteen highest with tiles."""
+"""Entries of the body map: lesions of a patient by position on the body, the fifteen highest with
+tiles.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +13,39 @@ from isic.core.metric import TOP
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.report.lesions import TileGallery, lesion_values
 
-#: Lesions drawn per patient: the highest scores, the malignant lesions and a random sample of the rest. All of them
-#: would overlap and add two megabytes to the page of the full data.
+#: Lesions drawn per patient: the highest scores, the malignant lesions and a random sample of the
+#: rest. All of them would overlap and add two megabytes to the page of the full data.
 MAX_DRAWN = 250
 
 
-def patient_entries(lesions: pd.DataFrame, gallery: TileGallery, seed: int = 0) -> list[dict[str, Any]]:
-    """One entry per patient with a malignant lesion, sorted by the worst rank of a malignant lesion.
+def patient_entries(
+    lesions: pd.DataFrame, gallery: TileGallery, seed: int = 0
+) -> list[dict[str, Any]]:
+    """One entry per patient with a malignant lesion, sorted by the worst rank of a malignant
+    lesion.
 
-    `lesions` is `isic.report.lesions.overview`. Tiles of the top fifteen and of the malignant lesions are added to
-    `gallery` in this order until its budget is spent.
+    `lesions` is `isic.report.lesions.overview`. Tiles of the top fifteen and of the malignant
+    lesions are added to `gallery` in this order until its budget is spent.
     """
     malignant = lesions[lesions[TARGET] == 1]
     worst = malignant.groupby(PATIENT)["rank"].max().sort_values(ascending=False, kind="stable")
-    of_patient = dict(iter(lesions[lesions[PATIENT].isin(worst.index)].groupby(PATIENT, sort=False)))
+    of_patient = dict(
+        iter(lesions[lesions[PATIENT].isin(worst.index)].groupby(PATIENT, sort=False))
+    )
     rng = np.random.default_rng(seed)
     return [_entry(of_patient[name], gallery, rng) for name in worst.index]
 
 
-def patient_entry(lesions: pd.DataFrame, gallery: TileGallery, keep: str, seed: int = 0) -> dict[str, Any]:
+def patient_entry(
+    lesions: pd.DataFrame, gallery: TileGallery, keep: str, seed: int = 0
+) -> dict[str, Any]:
     """The entry of one patient; lesion `keep` is always drawn."""
     return _entry(lesions, gallery, np.random.default_rng(seed), keep)
 
 
-def _entry(lesions: pd.DataFrame, gallery: TileGallery, rng: np.random.Generator, keep: str = "") -> dict[str, Any]:
+def _entry(
+    lesions: pd.DataFrame, gallery: TileGallery, rng: np.random.Generator, keep: str = ""
+) -> dict[str, Any]:
     lesions = lesions.sort_values("rank", kind="stable")
     drawn = _sample(lesions, rng, keep)
     listed = lesions[(lesions["rank"] <= TOP) | (lesions[TARGET] == 1)]
@@ -58,9 +69,15 @@ def _entry(lesions: pd.DataFrame, gallery: TileGallery, rng: np.random.Generator
 
 
 def _own_values(lesion: pd.Series) -> dict[str, Any]:
-    """The lesion's values without those of its patient, which the entry has once (a page has some 4,000 lesions)."""
+    """The lesion's values without those of its patient, which the entry has once (a page has some
+    4,000 lesions).
+    """
     values = lesion_values(lesion)
-    return {name: values[name] for name in values if name not in ("patient", "hospital", "sex", "age", "tile_type")}
+    return {
+        name: values[name]
+        for name in values
+        if name not in ("patient", "hospital", "sex", "age", "tile_type")
+    }
 
 
 def _sample(lesions: pd.DataFrame, rng: np.random.Generator, keep: str) -> pd.DataFrame:
@@ -75,9 +92,12 @@ def _sample(lesions: pd.DataFrame, rng: np.random.Generator, keep: str) -> pd.Da
 
 
 def _map(drawn: pd.DataFrame, lesions: pd.DataFrame) -> dict[str, list[Any]]:
-    """Parallel lists, short keys: x, y as plotted, b 1 for the back, v log10 of `top`, d diameter, t target, r rank."""
+    """Parallel lists, short keys: x, y as plotted, b 1 for the back, v log10 of `top`, d diameter,
+    t target, r rank.
+    """
     back = _back(drawn, float(lesions["z"].median()))
-    # The file has left negative. In the front view a person's left is on the right, in the back view on the left.
+    # The file has left negative. In the front view a person's left is on the right, in the back
+    # view on the left.
     x = np.where(back, drawn["x"], -drawn["x"])
     return {
         "x": _round_all(x),
@@ -91,7 +111,9 @@ def _map(drawn: pd.DataFrame, lesions: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _back(lesions: pd.DataFrame, middle: float) -> np.ndarray:
-    """Mask (n,) of lesions drawn on the back: by location if it names a side, else by depth (back is positive z)."""
+    """Mask (n,) of lesions drawn on the back: by location if it names a side, else by depth (back
+    is positive z).
+    """
     site = lesions["site"]
     back, front = site.str.startswith("Torso Back"), site.str.startswith("Torso Front")
     return np.asarray(back | (~front & (lesions["z"] > middle)))

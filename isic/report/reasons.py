@@ -23,7 +23,9 @@ _SMALL = 0.02
 
 
 def score_reasons(stack: Stack, inputs: Inputs) -> Callable[[Sequence[str]], Reasons]:
-    """A function from isic_ids to a lookup of their reasons, each by the chain that gave the out-of-fold score."""
+    """A function from isic_ids to a lookup of their reasons, each by the chain that gave the
+    out-of-fold score.
+    """
 
     def explain_ids(isic_ids: Sequence[str]) -> Reasons:
         reasons: dict[str, list[str]] = {}
@@ -43,7 +45,9 @@ def explain_score(stack: Stack, inputs: Inputs, oof: pd.DataFrame, isic_id: str)
     """
     row = np.flatnonzero(inputs.features[ID] == isic_id)
     if not len(row):
-        raise InputError(f"no lesion {isic_id} in the feature table: give an isic_id of the training data")
+        raise InputError(
+            f"no lesion {isic_id} in the feature table: give an isic_id of the training data"
+        )
     fold = int(inputs.folds["fold"].iloc[row[0]])
 
     shap = explain_lesions(stack, inputs, fold, [isic_id])[isic_id]
@@ -63,9 +67,9 @@ def _rank_line(isic_id: str, oof: pd.DataFrame) -> str:
     score, patient = float(oof["score"][isic_id]), oof[PATIENT][isic_id]
     everyone, own = oof["score"], oof.loc[oof[PATIENT] == patient, "score"]
     return (
-        f"{isic_id} of patient {patient}: score {score:.4f}, rank {int((everyone > score).sum()) + 1:,} of all "
-        f"{len(everyone):,} lesions and {int((own > score).sum()) + 1} of the patient's {len(own)} "
-        "(1 is the most suspicious)"
+        f"{isic_id} of patient {patient}: score {score:.4f}, rank"
+        f" {int((everyone > score).sum()) + 1:,} of all {len(everyone):,} lesions and"
+        f" {int((own > score).sum()) + 1} of the patient's {len(own)} (1 is the most suspicious)"
     )
 
 
@@ -76,13 +80,19 @@ def _raised_and_lowered(groups: list[ShapGroup]) -> list[str]:
         ("Lowered by", [group for group in groups if group.log_odds < -_SMALL]),
     ):
         lines += (
-            [f"{title}:", *(f"  {group}" for group in part)] if part else [f"{title}: nothing above 2 % of the odds"]
+            [f"{title}:", *(f"  {group}" for group in part)]
+            if part
+            else [f"{title}: nothing above 2 % of the odds"]
         )
     return lines
 
 
 def _family_line(families: pd.Series) -> list[str]:
-    large = [f"{family} × {np.exp(change):.2f}" for family, change in families.items() if abs(change) > _SMALL]
+    large = [
+        f"{family} × {np.exp(change):.2f}"
+        for family, change in families.items()
+        if abs(change) > _SMALL
+    ]
     return [f"By family of columns, odds: {', '.join(large)}"] if large else []
 
 

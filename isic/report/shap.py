@@ -1,7 +1,8 @@
-"""Feature importance of the stacker: gain in training, and SHAP values by column and by feature family.
+"""Feature importance of the stacker: gain in training, and SHAP values by column and by feature
+family.
 
-SHAP values are log-odds that add up to the score. With several libraries, their values are averaged with the weights of
-the blend; the blend ranks first, so the sum is then approximate.
+SHAP values are log-odds that add up to the score. With several libraries, their values are averaged
+with the weights of the blend; the blend ranks first, so the sum is then approximate.
 """
 
 from __future__ import annotations
@@ -32,7 +33,11 @@ def gain_importance(stack: Stack) -> pd.DataFrame:
                 shares.append(gain / max(gain.sum(), 1e-12))
 
     table = pd.DataFrame(
-        {"column": stack.names, "family": list(stack.families.values()), "gain": np.mean(shares, axis=0)}
+        {
+            "column": stack.names,
+            "family": list(stack.families.values()),
+            "gain": np.mean(shares, axis=0),
+        }
     )
     return table.sort_values("gain", ascending=False, ignore_index=True)
 
@@ -46,12 +51,16 @@ def shap_values(
     embeddings: Embeddings | None = None,
     keep: NDArray[np.int64] | None = None,
 ) -> pd.DataFrame:
-    """SHAP values in log-odds, one row per lesion of `keep` (all), one column per stacker column; arguments as `score`.
+    """SHAP values in log-odds, one row per lesion of `keep` (all), one column per stacker column;
+    arguments as `score`.
 
-    Attribute `attrs["average"]` is the log-odds of the average lesion, to which each row's values add.
+    Attribute `attrs["average"]` is the log-odds of the average lesion, to which each row's values
+    add.
     """
     columns = stack.columns(features, logits, fold, patients, embeddings)
-    return _shap_of_columns(stack, columns, fold, features[ID], np.arange(len(features)) if keep is None else keep)
+    return _shap_of_columns(
+        stack, columns, fold, features[ID], np.arange(len(features)) if keep is None else keep
+    )
 
 
 def _shap_of_columns(
@@ -78,15 +87,21 @@ def shap_by_family(stack: Stack, values: pd.DataFrame) -> pd.DataFrame:
 
 
 class LesionShap(NamedTuple):
-    """SHAP values of one lesion by column, its groups in words, and the log-odds of the average lesion."""
+    """SHAP values of one lesion by column, its groups in words, and the log-odds of the average
+    lesion.
+    """
 
     values: pd.Series
     groups: list[ShapGroup]
     average: float
 
 
-def explain_lesions(stack: Stack, inputs: Inputs, fold: int, isic_ids: list[str]) -> dict[str, LesionShap]:
-    """isic_id -> explanation of its out-of-fold score by the chain of `fold`, the fold of all `isic_ids`."""
+def explain_lesions(
+    stack: Stack, inputs: Inputs, fold: int, isic_ids: list[str]
+) -> dict[str, LesionShap]:
+    """isic_id -> explanation of its out-of-fold score by the chain of `fold`, the fold of all
+    `isic_ids`.
+    """
     # Ranks within the patient need the patient's other lesions, percentiles the whole fold.
     index = np.flatnonzero(inputs.folds["fold"] == fold)
     features, patients = inputs.features.iloc[index], inputs.folds[PATIENT].iloc[index]

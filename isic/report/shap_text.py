@@ -1,8 +1,8 @@
 """SHAP values in words, grouped by clinical sign.
 
-Hundreds of columns measure a dozen signs in several ways (raw, against the patient's other lesions, in products). A
-group sums the SHAP values of all columns of a sign. Its text names the measurements with the largest share, with their
-percentile among all lesions and their rank among the patient's.
+Hundreds of columns measure a dozen signs in several ways (raw, against the patient's other lesions,
+in products). A group sums the SHAP values of all columns of a sign. Its text names the measurements
+with the largest share, with their percentile among all lesions and their rank among the patient's.
 """
 
 from __future__ import annotations
@@ -103,14 +103,18 @@ _CLINICAL_NAMES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class ShapGroup:
-    """SHAP values of one clinical sign: their sum in log-odds, and the leading measurements in words."""
+    """SHAP values of one clinical sign: their sum in log-odds, and the leading measurements in
+    words.
+    """
 
     name: str
     log_odds: float
     facts: tuple[str, ...]
 
     def __str__(self) -> str:
-        strength = next((word for least, word in _STRENGTHS if abs(self.log_odds) >= least), "slightly")
+        strength = next(
+            (word for least, word in _STRENGTHS if abs(self.log_odds) >= least), "slightly"
+        )
         facts = f": {'; '.join(self.facts)}" if self.facts else ""
         return f"{self.name}, {strength} (odds × {np.exp(self.log_odds):.2f}){facts}"
 
@@ -124,8 +128,8 @@ def group_shap(
 ) -> list[ShapGroup]:
     """Groups of the lesion at `row`, the largest magnitude first.
 
-    values: SHAP values of the lesion by column. columns (each (n,)) and patients (n,): stacker columns and patients
-    of the lesions to compare with.
+    values: SHAP values of the lesion by column. columns (each (n,)) and patients (n,): stacker
+    columns and patients of the lesions to compare with.
     """
     own = np.asarray(patients) == np.asarray(patients)[row]
     pairs = [_group_and_measurement(stack, name) for name in map(str, values.index)]
@@ -134,8 +138,12 @@ def group_shap(
     groups = []
     for name, part in table.groupby("group", sort=False):
         total = float(part["value"].sum())
-        shares = (part.groupby("measurement")["value"].sum() * np.sign(total)).sort_values(ascending=False)
-        named = shares[[item in _CLINICAL_NAMES or item.startswith("image_") for item in shares.index]]
+        shares = (part.groupby("measurement")["value"].sum() * np.sign(total)).sort_values(
+            ascending=False
+        )
+        named = shares[
+            [item in _CLINICAL_NAMES or item.startswith("image_") for item in shares.index]
+        ]
         chosen = named[named >= _SHARE * named.iloc[0]].index[:_NAMED] if len(named) else []
         facts = (_fact(stack, str(item), columns, own, row) for item in chosen)
         groups.append(ShapGroup(str(name), total, tuple(fact for fact in facts if fact)))
@@ -143,7 +151,9 @@ def group_shap(
 
 
 def _group_and_measurement(stack: Stack, column: str) -> tuple[str, str]:
-    """(group, measurement) of a stacker column; a comparison of a measurement belongs to that measurement."""
+    """(group, measurement) of a stacker column; a comparison of a measurement belongs to that
+    measurement.
+    """
     if stack.families[column] == IMAGE_FAMILY:
         return _IMAGE, _network(stack, column)
 
@@ -170,9 +180,15 @@ def _fitted_source(stack: Stack, column: str) -> str:
 
 
 def _fact(
-    stack: Stack, measurement: str, columns: Mapping[str, NDArray[np.float32]], own: NDArray[np.bool_], row: int
+    stack: Stack,
+    measurement: str,
+    columns: Mapping[str, NDArray[np.float32]],
+    own: NDArray[np.bool_],
+    row: int,
 ) -> str:
-    """A measurement's value, percentile among all lesions and rank among the patient's (`own`); "" if unknown."""
+    """A measurement's value, percentile among all lesions and rank among the patient's (`own`); ""
+    if unknown.
+    """
     if measurement.startswith("image_"):
         network = measurement.removeprefix("image_")
         subject = "all networks together" if network == "all" else network
@@ -190,9 +206,13 @@ def _fact(
     return f"{name} {text}{unit}, {_comparison(column, own, row)}"
 
 
-def _level(stack: Stack, measurement: str, columns: Mapping[str, NDArray[np.float32]], row: int) -> str | None:
+def _level(
+    stack: Stack, measurement: str, columns: Mapping[str, NDArray[np.float32]], row: int
+) -> str | None:
     """The lesion's level of a category."""
-    encoded = (name for name, source in stack.encoder.sources().items() if short(source) == measurement)
+    encoded = (
+        name for name, source in stack.encoder.sources().items() if short(source) == measurement
+    )
     return next((stack.encoder.level(name) for name in encoded if columns[name][row]), None)
 
 
@@ -210,7 +230,9 @@ def _comparison(column: NDArray[np.float32], own: NDArray[np.bool_], row: int) -
 
 
 def _larger_side(column: NDArray[np.float32], row: int) -> tuple[int, str]:
-    """Number of lesions on the larger side of the value at `row`, and whether the value is above or below them."""
+    """Number of lesions on the larger side of the value at `row`, and whether the value is above or
+    below them.
+    """
     below, above = int((column < column[row]).sum()), int((column > column[row]).sum())
     return (below, "above") if below >= above else (above, "below")
 
@@ -219,13 +241,20 @@ def _percentile(column: NDArray[np.float32], row: int) -> str:
     count, side = _larger_side(column, row)
     share = 100 * count / max(1, len(column) - 1)
     # "100 %" would be wrong for all but one.
-    return f"{side} {f'{int(share)}' if share < 99 else f'{np.floor(10 * min(share, 99.9)) / 10:g}'} % of all lesions"
+    return (
+        f"{side} {f'{int(share)}' if share < 99 else f'{np.floor(10 * min(share, 99.9)) / 10:g}'} %"
+        " of all lesions"
+    )
 
 
 def _network(stack: Stack, column: str) -> str:
     """The logit column of an image column's network."""
     stems = [f"image_{plain(name)}" for name in (*stack.backbones, "all")]
-    return max((stem for stem in stems if column == stem or column.startswith(f"{stem}_")), key=len, default=column)
+    return max(
+        (stem for stem in stems if column == stem or column.startswith(f"{stem}_")),
+        key=len,
+        default=column,
+    )
 
 
 def _absolute_families() -> dict[str, str]:

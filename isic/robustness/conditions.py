@@ -17,14 +17,21 @@ from isic.core.schema import ID, PATIENT
 from isic.evaluate.results import RunResults, align_rows
 from isic.robustness.nested import check_optimism
 from isic.robustness.perturb import image_noise, missing_columns
-from isic.robustness.robustness import distribution_shift, ladder_step, largest_fold, leave_hospital_out, sample_tiles
+from isic.robustness.robustness import (
+    distribution_shift,
+    ladder_step,
+    largest_fold,
+    leave_hospital_out,
+    sample_tiles,
+)
 from isic.stack import Stack
 from isic.stack.fit import fit_training_data
 from isic.stack.inputs import Inputs
 from isic.stack.training_data import build_training_data, with_groups
 from isic.tabular import build_features
 
-#: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what takes time.
+#: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what
+#: takes time.
 RESCORED = 60_000
 
 
@@ -37,24 +44,36 @@ def conditions(
     test: pd.DataFrame | None,
     params: Params,
 ) -> dict[str, Any]:
-    """Everything in metrics/robustness.json; parts that cannot be computed have the reason in their `absent`.
+    """Everything in metrics/robustness.json; parts that cannot be computed have the reason in their
+    `absent`.
 
-    `inputs` are those of `stack`, with embeddings if it uses them; `networks` is backbone -> fold -> model folder,
-    `tiles` the HDF5 file of the training tiles, `test` the metadata of the test lesions if there are any.
+    `inputs` are those of `stack`, with embeddings if it uses them; `networks` is backbone -> fold
+    -> model folder, `tiles` the HDF5 file of the training tiles, `test` the metadata of the test
+    lesions if there are any.
     """
     settings, replicates, seed = params.stack, params.evaluate.replicates, params.evaluate.seed
 
     def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-        """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of their networks."""
+        """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of
+        their networks.
+        """
         plain = _plain(settings)
-        ordinary = build_training_data(inputs.features, logits, inputs.folds, plain.images, plain.params.max_bin)
+        ordinary = build_training_data(
+            inputs.features, logits, inputs.folds, plain.images, plain.params.max_bin
+        )
         groups = align_rows(folds, inputs.features[ID], "the groups")["fold"].to_numpy(np.int64)
-        oof = fit_training_data(with_groups(ordinary, groups, inputs.features, plain.fitted), plain).oof
+        oof = fit_training_data(
+            with_groups(ordinary, groups, inputs.features, plain.fitted), plain
+        ).oof
         return align_rows(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
 
     alone = refit(results.oof.drop(columns="score"), {})
     return {
-        "steps": [ladder_step("features alone", results, alone, replicates, seed)] if results.logits else [],
+        "steps": (
+            [ladder_step("features alone", results, alone, replicates, seed)]
+            if results.logits
+            else []
+        ),
         "hospitals": _hospitals(results, lambda folds: refit(folds, inputs.logits), params),
         "sameness": distribution_shift(results.rows, results.fold, test),
         "columns": _columns(results, params, inputs, stack),
@@ -66,18 +85,27 @@ def conditions(
 def _hospitals(
     results: RunResults, refit: Callable[[pd.DataFrame], NDArray[np.float64]], params: Params
 ) -> dict[str, Any]:
-    """Each hospital by a stacker that saw none of it, or why not (early stopping wants three groups)."""
+    """Each hospital by a stacker that saw none of it, or why not (early stopping wants three
+    groups).
+    """
     embeddings = params.stack.images.embeddings != "none"
     try:
-        return leave_hospital_out(results, refit, params.evaluate.replicates, params.evaluate.seed, embeddings)
+        return leave_hospital_out(
+            results, refit, params.evaluate.replicates, params.evaluate.seed, embeddings
+        )
     except InputError as error:
         return {"absent": str(error), "records": []}
 
 
 def _nested(inputs: Inputs, results: RunResults, params: Params) -> dict[str, Any]:
-    """How much shared folds flatter the score (`isic check-stack`), or the reason why it cannot be estimated."""
+    """How much shared folds flatter the score (`isic check-stack`), or the reason why it cannot be
+    estimated.
+    """
     try:
-        return {"absent": "", **check_optimism(inputs, results.oof, params.stack, params.evaluate.replicates)}
+        return {
+            "absent": "",
+            **check_optimism(inputs, results.oof, params.stack, params.evaluate.replicates),
+        }
     except InputError as error:
         return {"absent": str(error)}
 
@@ -109,7 +137,9 @@ def _columns(results: RunResults, params: Params, inputs: Inputs, stack: Stack) 
         return scores
 
     target, base = results.target[chosen], results.score[chosen]
-    records = missing_columns(rows, target, base, score, params.evaluate.replicates, params.evaluate.seed)
+    records = missing_columns(
+        rows, target, base, score, params.evaluate.replicates, params.evaluate.seed
+    )
     return {"folds": folds, "records": records}
 
 
@@ -134,4 +164,8 @@ def _images(
             return {"absent": str(error), "records": records}
         records += [{"backbone": backbone, **record} for record in found]
     about = {"fold": fold, "n": len(ids), "positives": int(target.sum())}
-    return {"absent": "" if records else "the run has no image networks", "records": records, **about}
+    return {
+        "absent": "" if records else "the run has no image networks",
+        "records": records,
+        **about,
+    }

@@ -1,4 +1,6 @@
-"""Distribution shift between two sets of lesions: by column (PSI, KS) and by a classifier that separates them."""
+"""Distribution shift between two sets of lesions: by column (PSI, KS) and by a classifier that
+separates them.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ BINS = 10
 
 
 def drift(reference: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:
-    """Per column: population stability index and, for numbers, the Kolmogorov-Smirnov distance; largest PSI first.
+    """Per column: population stability index and, for numbers, the Kolmogorov-Smirnov distance;
+    largest PSI first.
 
-    By the usual reading a PSI below 0.1 is stable, above 0.25 a shift worth a look. `shift` is the difference of the
-    means in standard deviations of the reference.
+    By the usual reading a PSI below 0.1 is stable, above 0.25 a shift worth a look. `shift` is the
+    difference of the means in standard deviations of the reference.
     """
     records = [_numeric(name, reference[name], other[name]) for name in NUMERIC]
     records += [_category(name, reference[name], other[name]) for name in CATEGORICAL]
@@ -32,9 +35,14 @@ def drift(reference: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:
 def _numeric(name: str, reference: pd.Series, other: pd.Series) -> dict[str, Any]:
     a, b = reference.dropna().to_numpy(float), other.dropna().to_numpy(float)
     edges = np.unique(np.quantile(a, np.linspace(0, 1, BINS + 1)[1:-1])) if len(a) else np.array([])
-    counts = [np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (a, b)]
+    counts = [
+        np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (a, b)
+    ]
     # Missing values are a bin of their own: a column that vanishes is the worst drift.
-    shares = [np.append(count, column.isna().sum()) for count, column in zip(counts, (reference, other), strict=True)]
+    shares = [
+        np.append(count, column.isna().sum())
+        for count, column in zip(counts, (reference, other), strict=True)
+    ]
     spread = float(a.std()) if len(a) else 0.0
     return {
         "column": name,
@@ -52,7 +60,9 @@ def _category(name: str, reference: pd.Series, other: pd.Series) -> dict[str, An
 
 
 def psi(a: np.ndarray, b: np.ndarray) -> float:
-    """Population stability index of two vectors of counts over the same bins; half a count smooths empty bins."""
+    """Population stability index of two vectors of counts over the same bins; half a count smooths
+    empty bins.
+    """
     p, q = ((counts + 0.5) / (counts + 0.5).sum() for counts in (a.astype(float), b.astype(float)))
     return float(np.sum((p - q) * np.log(p / q)))
 
@@ -62,13 +72,15 @@ def too_few(frame: pd.DataFrame) -> str:
     patients = frame[PATIENT].nunique()
     if len(frame) < FEWEST_ROWS or patients < FEWEST_PATIENTS:
         return (
-            f"too few to say ({len(frame)} lesions of {patients} patients; {FEWEST_ROWS} of {FEWEST_PATIENTS} needed)"
+            f"too few to say ({len(frame)} lesions of {patients} patients; {FEWEST_ROWS} of"
+            f" {FEWEST_PATIENTS} needed)"
         )
     return ""
 
 
 def adversarial(a: pd.DataFrame, b: pd.DataFrame, columns: list[str], seed: int = 0) -> float:
-    """AUC of telling rows of `a` from rows of `b`, on patients the classifier did not see; 0.5: alike.
+    """AUC of telling rows of `a` from rows of `b`, on patients the classifier did not see; 0.5:
+    alike.
 
     Gradient boosting on `columns`, two halves of the patients in turn.
     """
@@ -79,8 +91,12 @@ def adversarial(a: pd.DataFrame, b: pd.DataFrame, columns: list[str], seed: int 
     label = np.repeat([0, 1], [min(len(a), MOST_ROWS), min(len(b), MOST_ROWS)])
     table = _encode(both[columns])
     score = np.zeros(len(both))
-    for train, held in StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(table, label, both[PATIENT]):
-        model = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=15, early_stopping=False, random_state=seed)
+    for train, held in StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(
+        table, label, both[PATIENT]
+    ):
+        model = HistGradientBoostingClassifier(
+            max_iter=40, max_leaf_nodes=15, early_stopping=False, random_state=seed
+        )
         score[held] = model.fit(table[train], label[train]).predict_proba(table[held])[:, 1]
     return auc(label, score)
 

@@ -1,8 +1,10 @@
-"""Screen for columns that leak the target: too strong alone, or strong in one fold and not in the others.
+"""Screen for columns that leak the target: too strong alone, or strong in one fold and not in the
+others.
 
-A column made from a fold's own labels is strong in that fold and weak elsewhere; an honest one differs between folds by
-sampling error only. Patients, not lesions, are what was sampled (a patient's lesions share age and hospital), so a gap
-between folds is judged by an error that takes whole patients as its units.
+A column made from a fold's own labels is strong in that fold and weak elsewhere; an honest one
+differs between folds by sampling error only. Patients, not lesions, are what was sampled (a
+patient's lesions share age and hospital), so a gap between folds is judged by an error that takes
+whole patients as its units.
 """
 
 from __future__ import annotations
@@ -20,14 +22,16 @@ from isic.core.parallel import workers
 from isic.core.schema import PATIENT
 from isic.stack.training_data import TrainingData
 
-#: The strongest measurement of real lesions has AUC 0.81, the strongest single image network stays below 0.97.
+#: The strongest measurement of real lesions has AUC 0.81, the strongest single image network stays
+#: below 0.97.
 _TOO_GOOD = 0.97
 #: Chance, over all columns and folds together, that an honest column is called inconsistent.
 _FALSE_ALARM = 0.001
-#: Gap between folds below which a column is no leak worth the name, however sure the gap is: in a fold of two patients
-#: their shares of the error cancel, and any gap looks sure.
+#: Gap between folds below which a column is no leak worth the name, however sure the gap is: in a
+#: fold of two patients their shares of the error cancel, and any gap looks sure.
 _GAP = 0.05
-#: Benign rows looked at: their share of the error is already far below that of a few hundred malignant ones.
+#: Benign rows looked at: their share of the error is already far below that of a few hundred
+#: malignant ones.
 _BENIGN = 50_000
 
 
@@ -42,18 +46,25 @@ class Leak:
 
 
 def find_leaks(
-    columns: Mapping[str, NDArray[np.float32]], target: NDArray[np.int64], fold: NDArray[np.int64], patients: ArrayLike
+    columns: Mapping[str, NDArray[np.float32]],
+    target: NDArray[np.int64],
+    fold: NDArray[np.int64],
+    patients: ArrayLike,
 ) -> list[Leak]:
-    """Columns that separate malignant lesions too well, or in one fold unlike in the others, worst first.
+    """Columns that separate malignant lesions too well, or in one fold unlike in the others, worst
+    first.
 
-    All arrays are (n,); a missing value ties below all others. Gaps are held against the error for lesions clustered in
-    patients, on as many degrees of freedom as the fold has patients with a malignant lesion, Bonferroni-corrected over
-    columns and folds. Folds without both classes are passed over.
+    All arrays are (n,); a missing value ties below all others. Gaps are held against the error for
+    lesions clustered in patients, on as many degrees of freedom as the fold has patients with a
+    malignant lesion, Bonferroni-corrected over columns and folds. Folds without both classes are
+    passed over.
     """
     kept = _sample(target)
     labels, place = target[kept], fold[kept]
     codes = np.unique(np.asarray(patients)[kept].astype(str), return_inverse=True)[1]
-    numbers = [number for number in np.unique(place).tolist() if set(labels[place == number]) == {0, 1}]
+    numbers = [
+        number for number in np.unique(place).tolist() if set(labels[place == number]) == {0, 1}
+    ]
     share = _FALSE_ALARM / 2 / max(1, len(columns) * len(numbers))
 
     def judge(item: tuple[str, NDArray[np.float32]]) -> list[Leak]:
@@ -73,7 +84,10 @@ def find_leaks(
                 apart = f"{gap / spread:.1f} standard errors apart"
                 found.append(
                     Leak(
-                        name, number, inside, f"AUC {inside:.3f} in fold {number}, {outside:.3f} in the others, {apart}"
+                        name,
+                        number,
+                        inside,
+                        f"AUC {inside:.3f} in fold {number}, {outside:.3f} in the others, {apart}",
                     )
                 )
         return found
@@ -86,19 +100,24 @@ def find_leaks(
 def screen_leaks(data: TrainingData) -> list[Leak]:
     """`find_leaks` in all that the chains read, each chain's fitted columns among them.
 
-    In those, the fold that a chain scores is beside its training rows: a column that knows the labels of the rows it
-    was learnt from is strong in the others and weak in that fold.
+    In those, the fold that a chain scores is beside its training rows: a column that knows the
+    labels of the rows it was learnt from is strong in the others and weak in that fold.
     """
     judged = dict(data.columns)
     for number in data.pools:
-        judged |= {f"{name} of chain {number}": made for name, made in data.fitted_columns(number).items()}
+        judged |= {
+            f"{name} of chain {number}": made for name, made in data.fitted_columns(number).items()
+        }
     return find_leaks(judged, data.target, data.fold, data.folds[PATIENT])
 
 
 def describe_leaks(leaks: list[Leak]) -> str:
     """One line that names the worst of `leaks`."""
     more = f"; and {len(leaks) - 1} more" if len(leaks) > 1 else ""
-    return f"column {leaks[0].column} leaks the target ({leaks[0].reason}{more}): build it without labels"
+    return (
+        f"column {leaks[0].column} leaks the target ({leaks[0].reason}{more}): build it without"
+        " labels"
+    )
 
 
 def refuse_leaks(leaks: list[Leak]) -> None:
@@ -120,8 +139,8 @@ def _area(
 ) -> tuple[float, float, int]:
     """AUC, its standard error over patients, and how many patients have a malignant lesion.
 
-    The error is Obuchowski's (Biometrics 53, 1997): each lesion's share of the other class that it beats, summed over
-    its patient.
+    The error is Obuchowski's (Biometrics 53, 1997): each lesion's share of the other class that it
+    beats, summed over its patient.
     """
     malignant, benign = np.sort(values[labels == 1]), np.sort(values[labels == 0])
     above = _below(benign, values[labels == 1]) / len(benign)
@@ -136,4 +155,6 @@ def _area(
 
 def _below(ordered: NDArray[np.floating], values: NDArray[np.floating]) -> NDArray[np.float64]:
     """How many of `ordered` lie below each of `values`, ties counted half."""
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+    return (
+        np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    ) / 2

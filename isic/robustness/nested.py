@@ -1,9 +1,10 @@
 """Nested estimate of the optimism that stacking on shared folds adds to the out-of-fold score.
 
-The stacker of fold F learns from image logits of the other folds, whose networks were trained on fold F's labels.
-Rebuilding every network without fold F would cost K times the training, so a quick learner on half of the columns
-stands for a network. For it both kinds of logits are affordable: from learners trained with fold F, and from learners
-trained on as many rows without it. The difference of the two stacks, paired by patient, is the expected optimism.
+The stacker of fold F learns from image logits of the other folds, whose networks were trained on
+fold F's labels. Rebuilding every network without fold F would cost K times the training, so a quick
+learner on half of the columns stands for a network. For it both kinds of logits are affordable:
+from learners trained with fold F, and from learners trained on as many rows without it. The
+difference of the two stacks, paired by patient, is the expected optimism.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ from isic.stack.encoder import rows
 from isic.stack.fit import out_of_fold
 from isic.stack.inputs import Inputs
 from isic.stack.members import MemberTask, Pool, library
-from isic.stack.training_data import TrainingData, build_training_data, drop_families, sample_rows, with_fitted
+from isic.stack.training_data import (
+    TrainingData,
+    build_training_data,
+    drop_families,
+    sample_rows,
+    with_fitted,
+)
 
 Floats = NDArray[np.float64]
 _PROXY_SEED = 50
@@ -36,8 +43,9 @@ _PROXY_SEED = 50
 
 @dataclass(frozen=True)
 class NestedEstimate:
-    """pAUC of features with a proxy network's logits: from shared folds, as the stage does; rebuilt without the scored
-    fold; what the first kind of logits gains at equal training size; and the proxy alone.
+    """pAUC of features with a proxy network's logits: from shared folds, as the stage does; rebuilt
+    without the scored fold; what the first kind of logits gains at equal training size; and the
+    proxy alone.
     """
 
     shared: float
@@ -55,44 +63,66 @@ def estimate_optimism(
     """Estimate the optimism of shared folds on these features and folds; see the module."""
     quiet = settings.model_copy(update={"members": ("lightgbm",)})
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
-    plain = build_training_data(features, {}, folds, image_settings, settings.params.max_bin, fitted=settings.fitted)
+    plain = build_training_data(
+        features, {}, folds, image_settings, settings.params.max_bin, fitted=settings.fitted
+    )
     numbers = sorted(plain.images)
     if len(numbers) < 3:
-        raise InputError("the nested check leaves two folds out at a time: set three `folds` or more in params.yaml")
+        raise InputError(
+            "the nested check leaves two folds out at a time: set three `folds` or more in"
+            " params.yaml"
+        )
     view = _half(plain)
     logits = _proxy_logits(plain, view, quiet)
-    shared_logits = _by_own_fold(logits, plain.fold, {number: frozenset({number}) for number in numbers})
+    shared_logits = _by_own_fold(
+        logits, plain.fold, {number: frozenset({number}) for number in numbers}
+    )
     sources = plain.encoder.sources()
     kept = features.drop(columns=[sources[name] for name in view])
     shared = _stack(plain, kept, shared_logits, quiet, None)
     matched, nested = np.empty(len(features)), np.empty(len(features))
     for outer in numbers:
         mine = plain.fold == outer
-        # Both leave two folds out of every rebuilt learner, so that they differ in what it saw, not in how much.
-        for scores, extra in ((matched, _other_than(outer, numbers)), (nested, dict.fromkeys(numbers, outer))):
+        # Both leave two folds out of every rebuilt learner, so that they differ in what it saw, not
+        # in how much.
+        for scores, extra in (
+            (matched, _other_than(outer, numbers)),
+            (nested, dict.fromkeys(numbers, outer)),
+        ):
             left_out = {
-                number: frozenset({number} if number == outer else {number, extra[number]}) for number in numbers
+                number: frozenset({number} if number == outer else {number, extra[number]})
+                for number in numbers
             }
-            scores[mine] = _stack(plain, kept, _by_own_fold(logits, plain.fold, left_out), quiet, outer)[mine]
+            scores[mine] = _stack(
+                plain, kept, _by_own_fold(logits, plain.fold, left_out), quiet, outer
+            )[mine]
     target, patients = plain.target, plain.folds[PATIENT]
     optimism = paired_difference(target, matched, nested, patients, replicates)
-    return NestedEstimate(pauc(target, shared), pauc(target, nested), optimism, pauc(target, shared_logits))
+    return NestedEstimate(
+        pauc(target, shared), pauc(target, nested), optimism, pauc(target, shared_logits)
+    )
 
 
 def _other_than(outer: int, numbers: list[int]) -> dict[int, int]:
     """For every fold, the next one in turn that is neither itself nor `outer`."""
-    turned = {number: numbers[place + 1 :] + numbers[:place] for place, number in enumerate(numbers)}
+    turned = {
+        number: numbers[place + 1 :] + numbers[:place] for place, number in enumerate(numbers)
+    }
     return {number: next(other for other in turned[number] if other != outer) for number in numbers}
 
 
 def _half(data: TrainingData) -> list[str]:
-    """The numeric columns that the proxy network sees; the stacker sees the others beside its logit."""
+    """The numeric columns that the proxy network sees; the stacker sees the others beside its
+    logit.
+    """
     numbers = [name for name in data.columns if data.encoder.level(name) is None]
     order = np.random.default_rng(_PROXY_SEED).permutation(len(numbers))
     return [numbers[place] for place in sorted(order[: len(numbers) // 2])]
 
 
-def _proxy_logits(data: TrainingData, view: list[str], settings: Settings) -> dict[frozenset[int], Floats]:
+def _proxy_logits(
+    data: TrainingData, view: list[str], settings: Settings
+) -> dict[frozenset[int], Floats]:
     """{folds left out: logits of all rows}, for every fold and every pair of folds."""
     from isic.stack.members.lightgbm_ import binned
 
@@ -104,9 +134,13 @@ def _proxy_logits(data: TrainingData, view: list[str], settings: Settings) -> di
     chosen = settings.library("lightgbm")
 
     def one(left: frozenset[int]) -> Floats:
-        index = sample_rows(data.target, ~np.isin(data.fold, list(left)), settings.negatives, [_PROXY_SEED])
+        index = sample_rows(
+            data.target, ~np.isin(data.fold, list(left)), settings.negatives, [_PROXY_SEED]
+        )
         implementation = library("lightgbm")
-        model = implementation.train(MemberTask(pool, index, chosen["params"], chosen["rounds"], _PROXY_SEED))
+        model = implementation.train(
+            MemberTask(pool, index, chosen["params"], chosen["rounds"], _PROXY_SEED)
+        )
         needed = np.flatnonzero(np.isin(data.fold, list(left)))
         scores = np.full(len(data.fold), np.nan)
         scores[needed] = implementation.log_odds(model, rows(columns, needed))
@@ -117,7 +151,9 @@ def _proxy_logits(data: TrainingData, view: list[str], settings: Settings) -> di
 
 
 def _by_own_fold(
-    logits: Mapping[frozenset[int], Floats], fold: NDArray[np.int64], left_out: Mapping[int, frozenset[int]]
+    logits: Mapping[frozenset[int], Floats],
+    fold: NDArray[np.int64],
+    left_out: Mapping[int, frozenset[int]],
 ) -> Floats:
     """Each row's logit from the model that left out `left_out[its fold]`."""
     chosen = np.empty(len(fold))
@@ -126,12 +162,20 @@ def _by_own_fold(
     return chosen
 
 
-def _stack(plain: TrainingData, features: pd.DataFrame, logits: Floats, settings: Settings, only: int | None) -> Floats:
-    """Out-of-fold scores of features, proxy logits and what is fitted in `plain`, of fold `only` alone if given (others
-    NaN).
+def _stack(
+    plain: TrainingData,
+    features: pd.DataFrame,
+    logits: Floats,
+    settings: Settings,
+    only: int | None,
+) -> Floats:
+    """Out-of-fold scores of features, proxy logits and what is fitted in `plain`, of fold `only`
+    alone if given (others NaN).
     """
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
-    bare = build_training_data(features, {"proxy": logits}, plain.folds, image_settings, settings.params.max_bin)
+    bare = build_training_data(
+        features, {"proxy": logits}, plain.folds, image_settings, settings.params.max_bin
+    )
     # Learnt once: it reads no logit, and needs columns that went to the proxy.
     data = drop_families(with_fitted(bare, plain), settings.drop)
     if only is not None:
@@ -139,12 +183,15 @@ def _stack(plain: TrainingData, features: pd.DataFrame, logits: Floats, settings
     return out_of_fold(data, settings)[1]
 
 
-def check_optimism(inputs: Inputs, oof: pd.DataFrame, settings: Settings, replicates: int) -> dict[str, Any]:
+def check_optimism(
+    inputs: Inputs, oof: pd.DataFrame, settings: Settings, replicates: int
+) -> dict[str, Any]:
     """Leaks and the optimism of shared folds, as JSON-able values (`isic check-stack`).
 
-    `inputs` are the stage's, `oof` its target and score by row. In the result, `headline` is the stage's own pooled
-    pAUC and `pauc` the headline minus the estimated optimism; a negative estimate is chance and is not added. `text` is
-    a sentence about it, `leaks` the result of `screen_leaks`.
+    `inputs` are the stage's, `oof` its target and score by row. In the result, `headline` is the
+    stage's own pooled pAUC and `pauc` the headline minus the estimated optimism; a negative
+    estimate is chance and is not added. `text` is a sentence about it, `leaks` the result of
+    `screen_leaks`.
     """
     headline = pauc(oof[TARGET], oof["score"])
     images = settings.images.model_copy(update={"embeddings": "none"})

@@ -15,7 +15,8 @@ from isic.core.metric import auc, paired_difference
 from isic.core.schema import NUMERIC, PATIENT
 from isic.data.tiles import TileStore
 
-#: Raw columns that would go missing together: one instrument, one questionnaire line, one step of the software.
+#: Raw columns that would go missing together: one instrument, one questionnaire line, one step of
+#: the software.
 GROUPS: dict[str, tuple[str, ...]] = {
     "age": ("age_approx",),
     "sex": ("sex",),
@@ -23,10 +24,27 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "tile type": ("tbp_tile_type",),
     "site and location": ("anatom_site_general", "tbp_lv_location", "tbp_lv_location_simple"),
     "position": ("tbp_lv_x", "tbp_lv_y", "tbp_lv_z"),
-    "size": ("clin_size_long_diam_mm", "tbp_lv_areaMM2", "tbp_lv_minorAxisMM", "tbp_lv_perimeterMM"),
+    "size": (
+        "clin_size_long_diam_mm",
+        "tbp_lv_areaMM2",
+        "tbp_lv_minorAxisMM",
+        "tbp_lv_perimeterMM",
+    ),
     "colour inside": ("tbp_lv_A", "tbp_lv_B", "tbp_lv_C", "tbp_lv_H", "tbp_lv_L"),
-    "colour of the skin around": ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_Cext", "tbp_lv_Hext", "tbp_lv_Lext"),
-    "contrast": ("tbp_lv_deltaA", "tbp_lv_deltaB", "tbp_lv_deltaL", "tbp_lv_deltaLB", "tbp_lv_deltaLBnorm"),
+    "colour of the skin around": (
+        "tbp_lv_Aext",
+        "tbp_lv_Bext",
+        "tbp_lv_Cext",
+        "tbp_lv_Hext",
+        "tbp_lv_Lext",
+    ),
+    "contrast": (
+        "tbp_lv_deltaA",
+        "tbp_lv_deltaB",
+        "tbp_lv_deltaL",
+        "tbp_lv_deltaLB",
+        "tbp_lv_deltaLBnorm",
+    ),
     "shape and border": (
         "tbp_lv_area_perim_ratio",
         "tbp_lv_eccentricity",
@@ -51,11 +69,12 @@ Score = Callable[[pd.DataFrame], NDArray[np.float64]]
 def mask_columns(rows: pd.DataFrame, columns: Sequence[str], typical: pd.DataFrame) -> pd.DataFrame:
     """`rows` with numbers of `columns` set to the median of `typical` and texts set to missing.
 
-    Measurements are never missing in the official files, so the pipeline has no way for that: the median is what a
-    person would fill in.
+    Measurements are never missing in the official files, so the pipeline has no way for that: the
+    median is what a person would fill in.
     """
     gone: dict[str, Any] = {
-        name: float(typical[name].median()) if name in NUMERIC and name != "age_approx" else np.nan for name in columns
+        name: float(typical[name].median()) if name in NUMERIC and name != "age_approx" else np.nan
+        for name in columns
     }
     return rows.assign(**{name: _filled(rows[name], value) for name, value in gone.items()})
 
@@ -65,16 +84,29 @@ def _filled(column: pd.Series, value: float) -> pd.Series:
 
 
 def missing_columns(
-    rows: pd.DataFrame, target: np.ndarray, base: np.ndarray, score: Score, replicates: int, seed: int
+    rows: pd.DataFrame,
+    target: np.ndarray,
+    base: np.ndarray,
+    score: Score,
+    replicates: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
-    """Per group of columns: pAUC lost when it is gone, with its paired interval, the largest loss first."""
+    """Per group of columns: pAUC lost when it is gone, with its paired interval, the largest loss
+    first.
+    """
     patient = pd.factorize(rows[PATIENT])[0]
     records = []
     for name, columns in GROUPS.items():
         changed = score(mask_columns(rows, columns, rows))
         lost = paired_difference(target, changed, base, patient, replicates, seed)
         records.append(
-            {"group": name, "columns": list(columns), "change": lost.value, "low": lost.low, "high": lost.high}
+            {
+                "group": name,
+                "columns": list(columns),
+                "change": lost.value,
+                "low": lost.low,
+                "high": lost.high,
+            }
         )
     return sorted(records, key=lambda record: record["change"])
 
@@ -82,7 +114,9 @@ def missing_columns(
 class ChangedTiles(TileStore):
     """Tiles as a worse camera would have given them; `change` maps uint8 RGB to uint8 RGB."""
 
-    def __init__(self, path: Path, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> None:
+    def __init__(
+        self, path: Path, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    ) -> None:
         super().__init__(path)
         self.change = change
 
@@ -126,7 +160,9 @@ CHANGES = {
 def image_noise(
     folder: Path, tta: str, tiles: Path, ids: Sequence[str], target: np.ndarray, workers: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Per change of the tiles: AUC of one network's logit before and after, and how far logits moved in their sd."""
+    """Per change of the tiles: AUC of one network's logit before and after, and how far logits
+    moved in their sd.
+    """
     from isic.image.network.artifact import load_model
     from isic.image.network.embed import embed
 

@@ -1,4 +1,6 @@
-"""Would the result hold elsewhere? Refits and rescoring under conditions that the headline does not test."""
+"""Would the result hold elsewhere? Refits and rescoring under conditions that the headline does not
+test.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +20,29 @@ from isic.robustness.drift import adversarial, drift, too_few
 #: folds frame -> out-of-fold scores in its row order, by a refit of the stacker on those folds.
 Refit = Callable[[pd.DataFrame], NDArray[np.float64]]
 
-#: Columns that name the hospital almost by themselves; adversarial validation is also run without them.
+#: Columns that name the hospital almost by themselves; adversarial validation is also run without
+#: them.
 HOSPITAL_PROXIES = ("attribution", "tbp_tile_type", "tbp_lv_x", "tbp_lv_y", "tbp_lv_z")
-#: A held-out hospital needs both classes; one with fewer malignant lesions joins the others of its kind.
+#: A held-out hospital needs both classes; one with fewer malignant lesions joins the others of its
+#: kind.
 MIN_MALIGNANT = 3
 
 
 def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None:
-    """Group of each row for leave-hospital-out: its hospital, or "the others" pooled when it has too few malignant.
+    """Group of each row for leave-hospital-out: its hospital, or "the others" pooled when it has
+    too few malignant.
 
     None when fewer than two groups remain: then nothing can be left out.
     """
     names = hospital.fillna("missing")
     malignant = pd.Series(target, index=names.index).groupby(names).sum().sort_values(kind="stable")
     benign = pd.Series(1 - target, index=names.index).groupby(names).sum()
-    small = [name for name in malignant.index if malignant[name] < MIN_MALIGNANT or not benign[name]]
+    small = [
+        name for name in malignant.index if malignant[name] < MIN_MALIGNANT or not benign[name]
+    ]
     rest = [name for name in malignant.index if name not in small]
-    # The pooled rest must be testable itself: if it is not, the smallest hospital that is takes it in.
+    # The pooled rest must be testable itself: if it is not, the smallest hospital that is takes it
+    # in.
     if small and malignant[small].sum() < MIN_MALIGNANT and rest:
         small.append(rest.pop(0))
     label = "the others" if len(small) > 1 else (small or ["the others"])[0]
@@ -45,11 +53,12 @@ def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None
 def leave_hospital_out(
     results: RunResults, refit: Refit, replicates: int, seed: int, refit_both: bool = False
 ) -> dict[str, Any]:
-    """Score each hospital by a stacker that saw none of it; compare with the ordinary out-of-fold score.
+    """Score each hospital by a stacker that saw none of it; compare with the ordinary out-of-fold
+    score.
 
-    `refit_both` is for a `refit` that lacks a part of the run's stacker: it then also makes the score on the ordinary
-    folds, so that only the hospital differs. Image logits stay those of the ordinary folds: only the stacker is
-    refitted, so this is the milder half of the question.
+    `refit_both` is for a `refit` that lacks a part of the run's stacker: it then also makes the
+    score on the ordinary folds, so that only the hospital differs. Image logits stay those of the
+    ordinary folds: only the stacker is refitted, so this is the milder half of the question.
     """
     target, patient = results.target, pd.factorize(results.patient)[0]
     groups = hospital_groups(results.rows["attribution"], target)
@@ -59,7 +68,10 @@ def leave_hospital_out(
     codes = pd.factorize(groups, sort=True)[0]
     left_out = refit(results.oof.assign(fold=codes.astype(np.int64)))
     whole = np.ones(len(target), dtype=bool)
-    parts = [("all pooled", whole), *((str(name), (groups == name).to_numpy()) for name in sorted(groups.unique()))]
+    parts = [
+        ("all pooled", whole),
+        *((str(name), (groups == name).to_numpy()) for name in sorted(groups.unique())),
+    ]
     records = [
         {
             "hospital": name,
@@ -71,15 +83,27 @@ def leave_hospital_out(
 
 
 def _pair(
-    target: np.ndarray, usual: np.ndarray, left_out: np.ndarray, patient: np.ndarray, replicates: int, seed: int
+    target: np.ndarray,
+    usual: np.ndarray,
+    left_out: np.ndarray,
+    patient: np.ndarray,
+    replicates: int,
+    seed: int,
 ) -> dict[str, Any]:
     positives = int(target.sum())
-    record: dict[str, Any] = {"n": len(target), "positives": positives, "auc": None, "auc_left_out": None}
+    record: dict[str, Any] = {
+        "n": len(target),
+        "positives": positives,
+        "auc": None,
+        "auc_left_out": None,
+    }
     if 0 < positives < len(target):
         record |= {"auc": auc(target, usual), "auc_left_out": auc(target, left_out)}
     if positives < MIN_POSITIVES:
         return {**record, "note": f"too few to say ({positives} malignant, {MIN_POSITIVES} needed)"}
-    before, after = (pauc_interval(target, score, patient, replicates, seed) for score in (usual, left_out))
+    before, after = (
+        pauc_interval(target, score, patient, replicates, seed) for score in (usual, left_out)
+    )
     change = paired_difference(target, left_out, usual, patient, replicates, seed)
     return {
         **record,
@@ -94,10 +118,14 @@ def _pair(
     }
 
 
-def ladder_step(name: str, results: RunResults, score: np.ndarray, replicates: int, seed: int) -> dict[str, Any]:
+def ladder_step(
+    name: str, results: RunResults, score: np.ndarray, replicates: int, seed: int
+) -> dict[str, Any]:
     """A rung of the ladder: one more score on the same rows, in the form of `isic.evaluate.ladder`."""
     value, low, high = pauc_interval(results.target, score, results.patient, replicates, seed)
-    gain = paired_difference(results.target, results.score, score, results.patient, replicates, seed)
+    gain = paired_difference(
+        results.target, results.score, score, results.patient, replicates, seed
+    )
     return {
         "step": name,
         "pauc": value,
@@ -110,22 +138,38 @@ def ladder_step(name: str, results: RunResults, score: np.ndarray, replicates: i
     }
 
 
-def distribution_shift(rows: pd.DataFrame, fold: np.ndarray, test: pd.DataFrame | None) -> dict[str, Any]:
-    """Adversarial validation and drift: training against test rows, and each fold against the others."""
+def distribution_shift(
+    rows: pd.DataFrame, fold: np.ndarray, test: pd.DataFrame | None
+) -> dict[str, Any]:
+    """Adversarial validation and drift: training against test rows, and each fold against the
+    others.
+    """
     every = [*NUMERIC, *CATEGORICAL]
     columns = {
         "all columns": every,
         "without hospital, lighting, position": [c for c in every if c not in HOSPITAL_PROXIES],
     }
     why = "there are no test rows here" if test is None else too_few(test)
-    found: dict[str, Any] = {"test_absent": why, "test": [], "drift": [], "drift_of": "", "folds": []}
+    found: dict[str, Any] = {
+        "test_absent": why,
+        "test": [],
+        "drift": [],
+        "drift_of": "",
+        "folds": [],
+    }
     if test is not None and not why:
-        found["test"] = [{"columns": name, "auc": adversarial(rows, test, names)} for name, names in columns.items()]
+        found["test"] = [
+            {"columns": name, "auc": adversarial(rows, test, names)}
+            for name, names in columns.items()
+        ]
     numbers = np.unique(fold)
     if len(numbers) > 1:
         honest = columns["without hospital, lighting, position"]
         found["folds"] = [
-            {"fold": int(number), "auc": adversarial(rows[fold != number], rows[fold == number], honest)}
+            {
+                "fold": int(number),
+                "auc": adversarial(rows[fold != number], rows[fold == number], honest),
+            }
             for number in numbers
             if not too_few(rows[fold == number])
         ]
@@ -161,7 +205,9 @@ def largest_fold(results: RunResults) -> int:
 def pooled_metrics(found: Mapping[str, Any]) -> dict[str, float]:
     """The single numbers worth a tracker's line."""
     numbers: dict[str, float] = {}
-    pooled = [record for record in found["hospitals"]["records"] if record["hospital"] == "all pooled"]
+    pooled = [
+        record for record in found["hospitals"]["records"] if record["hospital"] == "all pooled"
+    ]
     if pooled and "pauc_left_out" in pooled[0]:
         numbers["robustness_pauc_left_out"] = pooled[0]["pauc_left_out"]
     for record in found["steps"]:

@@ -1,4 +1,6 @@
-"""Connection to Ray: the cluster at RAY_ADDRESS, else one started on this machine for the duration of the call."""
+"""Connection to Ray: the cluster at RAY_ADDRESS, else one started on this machine for the duration
+of the call.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ from typing import Any
 from isic.core.errors import InputError, redact
 from isic.core.parallel import cores
 
-#: Bytes, for a Ray started here. It can be small: shards are read from shared storage, and a result is one row.
+#: Bytes, for a Ray started here. It can be small: shards are read from shared storage, and a result
+#: is one row.
 _OBJECT_STORE_BYTES = 256 << 20
 
 
 @contextmanager
 def connected() -> Iterator[Any]:
-    """The ray module, connected, and disconnected afterwards. An existing connection is reused and stays open.
+    """The ray module, connected, and disconnected afterwards. An existing connection is reused and
+    stays open.
 
     Raises InputError when ray is not installed or no cluster answers at RAY_ADDRESS.
     """
@@ -38,7 +42,9 @@ def _import() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise InputError("ray is not installed: `make setup-scale`, or pip install 'isic[ray]'") from error
+        raise InputError(
+            "ray is not installed: `make setup-scale`, or pip install 'isic[ray]'"
+        ) from error
     return ray
 
 
@@ -59,12 +65,15 @@ def _connect(ray: Any, address: str | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = redact(" ".join(str(error).split()))[:160]
         raise InputError(
-            f"no Ray cluster answers at RAY_ADDRESS={redact(address)} ({reason}): check it, or unset it"
+            f"no Ray cluster answers at RAY_ADDRESS={redact(address)} ({reason}): check it, or"
+            " unset it"
         ) from error
 
 
 def driver_node(ray: Any) -> Any:
-    """Scheduling strategy that keeps an actor on the driver's node, so that it lives as long as the run."""
+    """Scheduling strategy that keeps an actor on the driver's node, so that it lives as long as the
+    run.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

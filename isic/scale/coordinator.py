@@ -1,7 +1,8 @@
-"""Coordinator actor of a prediction run: distributes the bundle and records the attempts at each shard.
+"""Coordinator actor of a prediction run: distributes the bundle and records the attempts at each
+shard.
 
-Ray retries the task of a lost worker silently and, when memory is short, without limit. Workers therefore report every
-attempt here, so that retries are logged and bounded.
+Ray retries the task of a lost worker silently and, when memory is short, without limit. Workers
+therefore report every attempt here, so that retries are logged and bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from isic.predict.bundle import Bundle, code_hash, load_bundle
 
 
 class Coordinator:
-    """An actor on the driver's node. `files` are references to the bundle's files by their relative path."""
+    """An actor on the driver's node. `files` are references to the bundle's files by their relative
+    path.
+    """
 
     def __init__(self, files: dict[str, Any], bundle_hash: str) -> None:
         self._files = files
@@ -51,8 +54,8 @@ def receive_bundle(ray: Any, coordinator: Any) -> Bundle:
     files, bundle_hash, driver_code = ray.get(coordinator.bundle.remote())
     if code_hash() != driver_code:
         raise InputError(
-            f"node {ray.util.get_node_ip_address()} has other scoring code than the machine the run was started on: "
-            "install the same version of isic everywhere"
+            f"node {ray.util.get_node_ip_address()} has other scoring code than the machine the run"
+            " was started on: install the same version of isic everywhere"
         )
 
     home = Path(tempfile.gettempdir()) / f"isic-bundles-{os.getuid()}"
@@ -65,7 +68,9 @@ def receive_bundle(ray: Any, coordinator: Any) -> Bundle:
     # Every file is checked against the bundle's hashes, so a damaged copy is never used.
     bundle = load_bundle(folder)
     if bundle.manifest.hash != bundle_hash:
-        raise InputError(f"{folder} holds a bundle of another hash: remove it and run the same command again")
+        raise InputError(
+            f"{folder} holds a bundle of another hash: remove it and run the same command again"
+        )
     return bundle
 
 

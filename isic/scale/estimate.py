@@ -1,4 +1,6 @@
-"""Estimated time and memory of the configured image training: from the speed of trained folds, else computed."""
+"""Estimated time and memory of the configured image training: from the speed of trained folds, else
+computed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from isic.image.network.catalogue import CATALOGUE, MOVED, Entry
 _OVERHEAD = 10.0
 #: Tera-operations a second of the two GPUs most often rented or lent (`device.effective_tflops`).
 _A100, _T4 = 100.0, 18.0
-#: Gradient checkpointing: share of a batch's activations kept in memory, and factor of training time.
+#: Gradient checkpointing: share of a batch's activations kept in memory, and factor of training
+#: time.
 _CHECKPOINTED_MEMORY, _CHECKPOINTED_TIME = 0.3, 4 / 3
 #: Weights, gradients and two moments in 4 bytes each, MB per million parameters.
 _STATE_MB = 16.0
@@ -27,7 +30,9 @@ _OFFICIAL_POSITIVES = 393
 
 
 class Speed(NamedTuple):
-    """Tera-operations a second, operations per moved value (`catalogue.MOVED`), further seconds per tile."""
+    """Tera-operations a second, operations per moved value (`catalogue.MOVED`), further seconds per
+    tile.
+    """
 
     tflops: float
     moved: float = MOVED
@@ -52,12 +57,19 @@ def remaining_time(image: Image, models: Models, positives: int | None) -> str:
     if not missing:
         return f"all {total} image folds are trained; the rest takes minutes"
     if positives is None:
-        return f"{len(missing)} of {total} image folds to train; run `dvc repro folds` for an estimate"
+        return (
+            f"{len(missing)} of {total} image folds to train; run `dvc repro folds` for an estimate"
+        )
     seconds = sum(_times(image, models, missing, positives))
-    return f"{len(missing)} of {total} image folds to train: about {duration(seconds)}, one after the other"
+    return (
+        f"{len(missing)} of {total} image folds to train: about {duration(seconds)}, one after the"
+        " other"
+    )
 
 
-def estimate_time(image: Image, models: Models, positives: int | None, backbone: str, fold: int) -> TimeEstimate:
+def estimate_time(
+    image: Image, models: Models, positives: int | None, backbone: str, fold: int
+) -> TimeEstimate:
     """Estimated seconds of one fold and of all other folds that are not trained yet."""
     others = [pair for pair in _missing(models) if pair != (backbone, fold)]
     pairs = [(backbone, fold), *others]
@@ -66,10 +78,14 @@ def estimate_time(image: Image, models: Models, positives: int | None, backbone:
 
 
 def cost_table(image: Image, folds: int, positives: int | None) -> Iterator[str]:
-    """Estimated memory and time of the backbones of params.yaml for this number of folds, as lines of a table."""
+    """Estimated memory and time of the backbones of params.yaml for this number of folds, as lines
+    of a table.
+    """
     positives = positives or _OFFICIAL_POSITIVES
     training_positives = positives * (1 - 1 / folds)
-    yield f"{'params.yaml':<17}{'model':<18}{'px':>4}{'batch':>7}{'GB':>7}{'A100 a fold':>13}{'T4 a fold':>12}"
+    yield (
+        f"{'params.yaml':<17}{'model':<18}{'px':>4}{'batch':>7}{'GB':>7}{'A100 a fold':>13}{'T4 a fold':>12}"
+    )
     for name in image.backbones:
         recipe = image.recipe(name)
         entry = CATALOGUE.get(recipe.model)
@@ -77,7 +93,10 @@ def cost_table(image: Image, folds: int, positives: int | None) -> Iterator[str]
             yield f"{name:<17}{recipe.model:<18}not in the catalogue: no estimate"
             continue
         tiles = tiles_shown(recipe, training_positives)
-        hours = [duration(tiles * _per_tile(recipe, Speed(tflops)) + _OVERHEAD) for tflops in (_A100, _T4)]
+        hours = [
+            duration(tiles * _per_tile(recipe, Speed(tflops)) + _OVERHEAD)
+            for tflops in (_A100, _T4)
+        ]
         batch = f"{recipe.batch_size}x{recipe.accumulate}"
         yield (
             f"{name:<17}{recipe.model:<18}{recipe.size or entry.size:>4}{batch:>7}{memory_gb(recipe, entry):>7.1f}"
@@ -90,7 +109,9 @@ def cost_table(image: Image, folds: int, positives: int | None) -> Iterator[str]
 
 
 def count_positives(folds: Path, data: Data) -> int | None:
-    """Malignant lesions of all folds, from the folds file or the generator's parameters; None if neither exists."""
+    """Malignant lesions of all folds, from the folds file or the generator's parameters; None if
+    neither exists.
+    """
     if folds.is_file():
         return int(read_parquet(folds, columns=[TARGET])[TARGET].sum())
     return data.sample.positives if data.source == "sample" else None
@@ -99,7 +120,12 @@ def count_positives(folds: Path, data: Data) -> int | None:
 def memory_gb(recipe: ImageRecipe, entry: Entry) -> float:
     """Estimated GPU memory of training, GB."""
     area = ((recipe.size or entry.size) / entry.size) ** 2
-    kept = entry.memory_mb * area * recipe.batch_size * (_CHECKPOINTED_MEMORY if recipe.checkpoint_gradients else 1)
+    kept = (
+        entry.memory_mb
+        * area
+        * recipe.batch_size
+        * (_CHECKPOINTED_MEMORY if recipe.checkpoint_gradients else 1)
+    )
     return (kept + entry.parameters_m * (_STATE_MB + (4.0 if recipe.ema else 0.0))) / 1e3
 
 
@@ -110,11 +136,17 @@ def tiles_shown(recipe: ImageRecipe, positives: float) -> float:
 
 def _missing(models: Models) -> list[tuple[str, int]]:
     pairs = [(name, fold) for name, folds in models.items() for fold in folds]
-    return [(name, fold) for name, fold in pairs if not (models[name][fold] / "config.json").is_file()]
+    return [
+        (name, fold) for name, fold in pairs if not (models[name][fold] / "config.json").is_file()
+    ]
 
 
-def _times(image: Image, models: Models, pairs: list[tuple[str, int]], positives: int) -> list[float]:
-    """Estimated seconds of each (backbone, fold) on this machine; `positives` counts those of all folds."""
+def _times(
+    image: Image, models: Models, pairs: list[tuple[str, int]], positives: int
+) -> list[float]:
+    """Estimated seconds of each (backbone, fold) on this machine; `positives` counts those of all
+    folds.
+    """
     from isic.image.network.device import gpu_tflops
 
     tflops = gpu_tflops()
@@ -133,7 +165,10 @@ def _seconds(recipe: ImageRecipe, folds: Mapping[int, Path], positives: int, spe
 def _per_tile(recipe: ImageRecipe, speed: Speed) -> float:
     entry = CATALOGUE.get(recipe.model, CATALOGUE["vit_small"])
     factor = _CHECKPOINTED_TIME if recipe.checkpoint_gradients else 1.0
-    return entry.seconds_per_tile(recipe.size or entry.size, speed.tflops, speed.moved) * factor + speed.seconds
+    return (
+        entry.seconds_per_tile(recipe.size or entry.size, speed.tflops, speed.moved) * factor
+        + speed.seconds
+    )
 
 
 def _measured_speeds(folds: Mapping[int, Path]) -> Iterator[float]:

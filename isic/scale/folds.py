@@ -1,9 +1,10 @@
 """Every missing fold of every image network as tasks of a Ray cluster: `make folds ON=ray`.
 
-The checkout is on storage that all nodes mount at the same path. A task runs the stage mains there, so resume states,
-models and embeddings are at the paths of dvc.yaml; only the driver calls DVC, to record finished stages. `dvc repro`
-afterwards does not rerun them. With `image.devices` above 1 each network is trained by that many workers together, one
-network after the other (`isic.scale.multi_node_training`).
+The checkout is on storage that all nodes mount at the same path. A task runs the stage mains there,
+so resume states, models and embeddings are at the paths of dvc.yaml; only the driver calls DVC, to
+record finished stages. `dvc repro` afterwards does not rerun them. With `image.devices` above 1
+each network is trained by that many workers together, one network after the other
+(`isic.scale.multi_node_training`).
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class FoldTask:
 def run_folds(layout: Layout, resources: Resources) -> list[str]:
     """Train and embed the missing folds and record them with DVC; returns the recorded stages.
 
-    Raises InputError when an input of the stages is missing or changes during training, and, after all others are
-    done, for folds that failed.
+    Raises InputError when an input of the stages is missing or changes during training, and, after
+    all others are done, for folds that failed.
     """
     require(layout.folds, "folds", "run `dvc repro folds` first")
     require(layout.train_images, "training tiles", "run `dvc repro data` first")
@@ -66,7 +67,9 @@ def run_folds(layout: Layout, resources: Resources) -> list[str]:
         _log("every fold is done")
         return []
     before = input_fingerprint(layout)
-    _log(f"{len(tasks)} folds to do: {', '.join(task.name for task in tasks)}; logs in .resume/ray/")
+    _log(
+        f"{len(tasks)} folds to do: {', '.join(task.name for task in tasks)}; logs in .resume/ray/"
+    )
     done: list[str] = []
     failed: dict[str, str] = {}
     devices = load_params(layout.params).image.devices
@@ -76,7 +79,10 @@ def run_folds(layout: Layout, resources: Resources) -> list[str]:
                 failed[task.name] = error
                 continue
             if input_fingerprint(layout) != before:
-                raise InputError("code, parameters or data changed while folds were trained: run the command again")
+                raise InputError(
+                    "code, parameters or data changed while folds were trained: run the command"
+                    " again"
+                )
             _dvc(layout, "commit", "--force", "--quiet", *task.targets)
             done += task.targets
             _log(f"{task.name} is done ({len(done)} stages recorded)")
@@ -93,16 +99,28 @@ def missing_folds(layout: Layout) -> list[FoldTask]:
     targets = [f"{stage}@{backbone}-{fold}" for backbone, fold in pairs for stage in STAGES]
     changed = json.loads(_dvc(layout, "status", "--json", *targets))
     tasks = [
-        FoldTask(name, fold, tuple(stage for stage in STAGES if f"{stage}@{name}-{fold}" in changed))
+        FoldTask(
+            name, fold, tuple(stage for stage in STAGES if f"{stage}@{name}-{fold}" in changed)
+        )
         for name, fold in pairs
     ]
     return [task for task in tasks if task.stages]
 
 
 def input_fingerprint(layout: Layout) -> str:
-    """Hash over sizes and times of the files that DVC records as the stages' inputs: code, parameters, folds, tiles."""
-    code = [path for folder in ("isic", "pipelines") for path in (layout.root / folder).rglob("*.py")]
-    files = [*sorted(code), layout.params, layout.root / "dvc.yaml", layout.folds, layout.train_images]
+    """Hash over sizes and times of the files that DVC records as the stages' inputs: code,
+    parameters, folds, tiles.
+    """
+    code = [
+        path for folder in ("isic", "pipelines") for path in (layout.root / folder).rglob("*.py")
+    ]
+    files = [
+        *sorted(code),
+        layout.params,
+        layout.root / "dvc.yaml",
+        layout.folds,
+        layout.train_images,
+    ]
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return sha256_json(states)
 
@@ -110,7 +128,9 @@ def input_fingerprint(layout: Layout) -> str:
 def _run_all(
     ray: Any, layout: Layout, tasks: Sequence[FoldTask], resources: Resources, devices: int
 ) -> Iterator[tuple[FoldTask, str]]:
-    """Folds as they end, each with its error or ""; a fold of a lost worker or node is restarted on another one."""
+    """Folds as they end, each with its error or ""; a fold of a lost worker or node is restarted on
+    another one.
+    """
     left = {task: task.stages for task in tasks}
     for task in tasks if devices > 1 else ():
         if "train_image" in task.stages:
@@ -136,17 +156,28 @@ def _run_all(
             if lost[task] >= MAX_LOST_TASKS:
                 yield (
                     task,
-                    f"lost {lost[task]} times, the last by {reason}: out of memory? request more with --memory-gb",
+                    (
+                        f"lost {lost[task]} times, the last by {reason}: out of memory? request"
+                        " more with --memory-gb"
+                    ),
                 )
                 continue
-            _log(f"{task.name} was lost ({reason}) and resumes from its last saved state on another node")
+            _log(
+                f"{task.name} was lost ({reason}) and resumes from its last saved state on another"
+                " node"
+            )
             running[remote.remote(str(layout.root), task, left[task])] = task
 
 
 def run_fold(root: str, task: FoldTask, stages: Sequence[str]) -> str:
-    """Run these stages of a fold in the checkout at `root`, on a node; returns "" or a one-line error."""
+    """Run these stages of a fold in the checkout at `root`, on a node; returns "" or a one-line
+    error.
+    """
     if not (Path(root) / "dvc.yaml").is_file():
-        return f"node {os.uname().nodename} has no {root}: mount the checkout at the same path on every node"
+        return (
+            f"node {os.uname().nodename} has no {root}: mount the checkout at the same path on"
+            " every node"
+        )
     logs = Path(root) / ".resume" / "ray"
     with locked(logs / f"{task.name}.lock", _LOCK_SECONDS) as free:
         if not free:
@@ -166,12 +197,20 @@ def _run(command: list[str], root: str, log: Any) -> int:
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path}
     return subprocess.run(
-        command, cwd=root, env=environment, stdout=log, stderr=log, preexec_fn=_end_with_parent, check=False
+        command,
+        cwd=root,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        preexec_fn=_end_with_parent,
+        check=False,
     ).returncode
 
 
 def _end_with_parent() -> None:
-    """End this process with its parent (Linux): a training process that outlives its worker holds the model's lock."""
+    """End this process with its parent (Linux): a training process that outlives its worker holds
+    the model's lock.
+    """
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -184,11 +223,17 @@ def _last_line(log: Path) -> str:
 
 def _dvc(layout: Layout, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=layout.root, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=layout.root,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         message = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        raise InputError(f"dvc {arguments[0]} failed ({message}): run `dvc {arguments[0]}` to see why")
+        raise InputError(
+            f"dvc {arguments[0]} failed ({message}): run `dvc {arguments[0]}` to see why"
+        )
     return done.stdout
 
 
@@ -199,10 +244,12 @@ def _log(text: str) -> None:
 def fold_resources(
     cluster: Mapping[str, float], workers: int | None, cpus: float | None, gpus: float | None
 ) -> Resources:
-    """Resources that a fold requests from a cluster with `cluster` resources; None selects the default.
+    """Resources that a fold requests from a cluster with `cluster` resources; None selects the
+    default.
 
-    Defaults: a GPU if the cluster has any. A core for the training loop and one for each of the `workers` that load
-    tiles, or a GPU's share of the cores. Two gigabytes for the loop and one for each worker.
+    Defaults: a GPU if the cluster has any. A core for the training loop and one for each of the
+    `workers` that load tiles, or a GPU's share of the cores. Two gigabytes for the loop and one for
+    each worker.
     """
     gpus = float(cluster.get("GPU", 0) > 0) if gpus is None else gpus
     if cpus is None and workers is not None:
@@ -214,9 +261,15 @@ def fold_resources(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cpus", type=float, help="CPU cores of a fold (default: image.workers + 1)")
-    parser.add_argument("--gpus", type=float, help="GPUs of a fold (default: 1 if the cluster has any)")
-    parser.add_argument("--memory-gb", type=float, help="memory of a fold (default: 2, and 1 for each worker)")
+    parser.add_argument(
+        "--cpus", type=float, help="CPU cores of a fold (default: image.workers + 1)"
+    )
+    parser.add_argument(
+        "--gpus", type=float, help="GPUs of a fold (default: 1 if the cluster has any)"
+    )
+    parser.add_argument(
+        "--memory-gb", type=float, help="memory of a fold (default: 2, and 1 for each worker)"
+    )
     options = parser.parse_args()
     layout = Layout.find()
     workers = load_params(layout.params).image.workers

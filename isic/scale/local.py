@@ -1,7 +1,8 @@
-"""Train and embed every missing fold on this machine, one fold per GPU at a time: `make folds GPUS=4`.
+"""Train and embed every missing fold on this machine, one fold per GPU at a time: `make folds
+GPUS=4`.
 
-Each fold runs as its own `dvc repro`; DVC locks outputs by path, so several may run at once. `dvc repro` afterwards
-runs the stages that follow. Without a GPU the processes share the cores.
+Each fold runs as its own `dvc repro`; DVC locks outputs by path, so several may run at once. `dvc
+repro` afterwards runs the stages that follow. Without a GPU the processes share the cores.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from isic.core.paths import Layout
 
 
 class DeviceSlot(NamedTuple):
-    """Devices of one process at a time: a GPU, as named in CUDA_VISIBLE_DEVICES ("" for none), and processor cores."""
+    """Devices of one process at a time: a GPU, as named in CUDA_VISIBLE_DEVICES ("" for none), and
+    processor cores.
+    """
 
     gpu: str
     cores: frozenset[int]
@@ -48,10 +51,14 @@ def run_jobs(jobs: Sequence[str], slots: Sequence[DeviceSlot], run_job: RunJob) 
         return [job for job, done in zip(jobs, pool.map(work, jobs), strict=True) if not done]
 
 
-def share_machine(count: int, gpus: int, visible: str | None, cores: Sequence[int]) -> list[DeviceSlot]:
-    """`count` slots of a machine with `gpus` GPUs and these `cores`; `visible` is the value of CUDA_VISIBLE_DEVICES.
+def share_machine(
+    count: int, gpus: int, visible: str | None, cores: Sequence[int]
+) -> list[DeviceSlot]:
+    """`count` slots of a machine with `gpus` GPUs and these `cores`; `visible` is the value of
+    CUDA_VISIBLE_DEVICES.
 
-    Raises InputError when there are GPUs but fewer than `count`: a process without one would train on the CPU.
+    Raises InputError when there are GPUs but fewer than `count`: a process without one would train
+    on the CPU.
     """
     if gpus and count > gpus:
         raise InputError(f"GPUS={count}, but this machine has {gpus}: use GPUS={gpus}")
@@ -65,27 +72,40 @@ def share_machine(count: int, gpus: int, visible: str | None, cores: Sequence[in
 def repro(job: str, slot: DeviceSlot) -> int:
     """Run `dvc repro` of one stage, without its upstream stages, on the slot's GPU and cores."""
     if hasattr(os, "sched_setaffinity"):
-        # Applies to this thread and its child processes, whose thread pools and loaders count their cores by it.
+        # Applies to this thread and its child processes, whose thread pools and loaders count their
+        # cores by it.
         os.sched_setaffinity(0, slot.cores)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu}
     command = _dvc("repro", "--single-item", job)
     with subprocess.Popen(
-        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        env=environment,
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     ) as process:
-        # Forwarded line by line: progress lines of several processes would overwrite each other on a terminal.
+        # Forwarded line by line: progress lines of several processes would overwrite each other on
+        # a terminal.
         for line in process.stdout or ():
             sys.stderr.write(line)
     return process.returncode
 
 
 def _dvc(*arguments: str) -> list[str]:
-    # Several processes start at once, and each holds the repository's lock while it reads the graph.
+    # Several processes start at once, and each holds the repository's lock while it reads the
+    # graph.
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gpus", type=int, required=True, help="number of processes at a time, each with its own GPU")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        required=True,
+        help="number of processes at a time, each with its own GPU",
+    )
     count = parser.parse_args().gpus
     if count < 1:
         raise InputError(f"--gpus is {count}: give 1 or more")
@@ -94,8 +114,14 @@ def main() -> None:
     from isic.image.network.device import describe_devices
     from isic.scale.estimate import count_positives, remaining_time
 
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    slots = share_machine(count, len(describe_devices()), os.environ.get("CUDA_VISIBLE_DEVICES"), cores)
+    cores = (
+        sorted(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else list(range(os.cpu_count() or 1))
+    )
+    slots = share_machine(
+        count, len(describe_devices()), os.environ.get("CUDA_VISIBLE_DEVICES"), cores
+    )
     ready = layout.folds.is_file() and layout.train_images.is_file()
     if not ready and subprocess.run(_dvc("repro", "folds"), check=False).returncode:
         raise InputError("`dvc repro folds` failed: see above")
@@ -105,7 +131,9 @@ def main() -> None:
     pairs = [f"{backbone}-{fold}" for backbone in params.image.backbones for fold in params.folds]
     for stage in ("train_image", "embed"):
         if failed := run_jobs([f"{stage}@{pair}" for pair in pairs], slots, repro):
-            raise InputError(f"{', '.join(failed)} failed (see above): run the same command again to resume")
+            raise InputError(
+                f"{', '.join(failed)} failed (see above): run the same command again to resume"
+            )
 
 
 if __name__ == "__main__":

@@ -16,34 +16,55 @@ from isic.scale.store import Store
 
 
 def make_shards(
-    metadata: Path, images: Path | None, out: Store, rows: int = 20_000, megabytes: float = 64, impute: bool = False
+    metadata: Path,
+    images: Path | None,
+    out: Store,
+    rows: int = 20_000,
+    megabytes: float = 64,
+    impute: bool = False,
 ) -> ShardManifest:
-    """Write the lesions of a metadata CSV and the tiles of an HDF5 file as shards, and return their manifest.
+    """Write the lesions of a metadata CSV and the tiles of an HDF5 file as shards, and return their
+    manifest.
 
-    A shard holds at most `rows` lesions or about `megabytes`, whichever is less, unless one patient alone has more. A
-    lesion without a tile is an error, or with `impute` is written without one. The same files give the same bytes.
-    Raises InputError for invalid files, and when `out` already holds shards.
+    A shard holds at most `rows` lesions or about `megabytes`, whichever is less, unless one patient
+    alone has more. A lesion without a tile is an error, or with `impute` is written without one.
+    The same files give the same bytes. Raises InputError for invalid files, and when `out` already
+    holds shards.
     """
     if rows < 1 or not 0 < megabytes < np.inf:
         raise InputError(f"shards of {rows} rows or {megabytes} MB: give positive numbers")
     if MANIFEST in out.sizes():
-        raise InputError(f"{redact(out.uri)} already holds shards: name another folder, or remove it first")
+        raise InputError(
+            f"{redact(out.uri)} already holds shards: name another folder, or remove it first"
+        )
     tiles = None if images is None else TileStore(images)
     if tiles is not None:
         # From the file's mean tile size: reading each tile's size would take a pass over the file.
-        rows = max(1, min(rows, int(megabytes * 1e6 / (tiles.path.stat().st_size / max(len(tiles), 1)))))
+        rows = max(
+            1, min(rows, int(megabytes * 1e6 / (tiles.path.stat().st_size / max(len(tiles), 1))))
+        )
     with open_chunked(metadata, rows) as chunks:
-        shards = tuple(_write(out, chunks.chunk(index), index, tiles, impute) for index in range(len(chunks)))
+        shards = tuple(
+            _write(out, chunks.chunk(index), index, tiles, impute) for index in range(len(chunks))
+        )
     manifest = ShardManifest(shards, tiles is not None)
     out.write(MANIFEST, manifest.to_json())
     return manifest
 
 
 def index_shards(store: Store) -> ShardManifest:
-    """Write the manifest of existing shards, reading each. Raises InputError for a file that is not a shard."""
-    names = sorted(name for name in store.sizes() if name.endswith(".parquet") and not name.startswith((".", "_")))
+    """Write the manifest of existing shards, reading each. Raises InputError for a file that is not
+    a shard.
+    """
+    names = sorted(
+        name
+        for name in store.sizes()
+        if name.endswith(".parquet") and not name.startswith((".", "_"))
+    )
     if not names:
-        raise InputError(f"{redact(store.uri)} holds no .parquet file: name the folder of the shards")
+        raise InputError(
+            f"{redact(store.uri)} holds no .parquet file: name the folder of the shards"
+        )
     shards, images = [], False
     for name in names:
         data = store.read(name)
@@ -55,9 +76,14 @@ def index_shards(store: Store) -> ShardManifest:
     return manifest
 
 
-def _write(out: Store, rows: pd.DataFrame, index: int, tiles: TileStore | None, impute: bool) -> Shard:
-    # Lesions of one patient are compared with each other: keep them adjacent, patients in order of appearance.
-    rows = rows.iloc[np.argsort(pd.factorize(rows[PATIENT])[0], kind="stable")].reset_index(drop=True)
+def _write(
+    out: Store, rows: pd.DataFrame, index: int, tiles: TileStore | None, impute: bool
+) -> Shard:
+    # Lesions of one patient are compared with each other: keep them adjacent, patients in order of
+    # appearance.
+    rows = rows.iloc[np.argsort(pd.factorize(rows[PATIENT])[0], kind="stable")].reset_index(
+        drop=True
+    )
     jpegs = [_jpeg(tiles, name, impute) for name in rows[ID]]
     data = pack_shard(rows, jpegs)
     shard = shard_entry(f"part-{index:05d}.parquet", data, len(rows), rows[PATIENT].nunique())

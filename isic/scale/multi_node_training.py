@@ -1,4 +1,5 @@
-"""Train one network on the GPUs of several nodes: Ray Train starts the processes, the training loop is the usual one.
+"""Train one network on the GPUs of several nodes: Ray Train starts the processes, the training loop
+is the usual one.
 
 For networks or batches that do not fit one machine; otherwise one fold per GPU is faster.
 """
@@ -16,8 +17,11 @@ from isic.scale.resources import Resources
 _MAX_RESTARTS = 3
 
 
-def train_multi_node(root: Path, backbone: str, fold: int, processes: int, resources: Resources) -> str:
-    """Train one fold in the checkout at `root` with `processes` processes; returns "" or a one-line error.
+def train_multi_node(
+    root: Path, backbone: str, fold: int, processes: int, resources: Resources
+) -> str:
+    """Train one fold in the checkout at `root` with `processes` processes; returns "" or a one-line
+    error.
 
     Expects a connection to Ray, and the checkout at the same path on all nodes.
     """
@@ -58,7 +62,11 @@ def _train_process(config: dict[str, Any]) -> None:
     from isic.tracking import open_run
 
     rank, size = get_context().get_world_rank(), get_context().get_world_size()
-    layout, backbone, fold = Layout(Path(config["root"])), str(config["backbone"]), int(config["fold"])
+    layout, backbone, fold = (
+        Layout(Path(config["root"])),
+        str(config["backbone"]),
+        int(config["fold"]),
+    )
     params = load_params(layout.params)
     world = enter(rank, size)
     if rank > 0:
@@ -68,5 +76,7 @@ def _train_process(config: dict[str, Any]) -> None:
     positives = count_positives(layout.folds, params.data)
     estimate = estimate_time(params.image, models, positives, backbone, fold)
     config = params.image_config(backbone)
-    with open_run(f"train_image-{backbone}", config, f"{backbone}-{fold}", fold, layout.root) as tracker:
+    with open_run(
+        f"train_image-{backbone}", config, f"{backbone}-{fold}", fold, layout.root
+    ) as tracker:
         train_in(layout, params, backbone, fold, tracker, world, estimate)

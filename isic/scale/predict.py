@@ -1,7 +1,9 @@
-"""Score millions of lesions: Ray Data maps the one-machine prediction over shards of whole patients.
+"""Score millions of lesions: Ray Data maps the one-machine prediction over shards of whole
+patients.
 
-Ray Data distributes whole shards, not rows: its own parquet reader splits files into blocks by memory, which can split
-a patient. Each shard's scores are a file of their own, so an interrupted run resumes with the missing shards.
+Ray Data distributes whole shards, not rows: its own parquet reader splits files into blocks by
+memory, which can split a patient. Each shard's scores are a file of their own, so an interrupted
+run resumes with the missing shards.
 """
 
 from __future__ import annotations
@@ -32,16 +34,18 @@ from isic.scale.worker import Outcome, ScoringTask, read_stamp, score_batch
 
 #: Seconds between progress lines.
 PROGRESS_SECONDS = 20.0
-#: For shards without images, which take a second each: tasks per processor, and the most shards of a task.
+#: For shards without images, which take a second each: tasks per processor, and the most shards of
+#: a task.
 TASKS_PER_PROCESSOR, SHARDS_PER_TASK = 16, 8
-#: Written last and removed before any score changes: where it exists, all scores exist and have one origin.
+#: Written last and removed before any score changes: where it exists, all scores exist and have one
+#: origin.
 COMPLETION_FILE = "_scores.json"
 
 
 @dataclass(frozen=True)
 class PredictionSummary:
-    """A finished run: lesions in total, shards scored by this run, how many of them were retried, processor seconds of
-    all workers, peak memory of one worker in GB.
+    """A finished run: lesions in total, shards scored by this run, how many of them were retried,
+    processor seconds of all workers, peak memory of one worker in GB.
     """
 
     rows: int
@@ -60,16 +64,17 @@ def predict_shards(
 ) -> PredictionSummary:
     """Score every shard of `source` that `target` lacks, one parquet file of isic_id, target each.
 
-    `model` is as for one machine, and the scores are equal. Raises InputError when a patient or lesion is in two shards
-    (then nothing is scored), when `target` holds scores of another run, and, after all others are scored, for shards
-    that failed.
+    `model` is as for one machine, and the scores are equal. Raises InputError when a patient or
+    lesion is in two shards (then nothing is scored), when `target` holds scores of another run,
+    and, after all others are scored, for shards that failed.
     """
     folder = resolve(model)
     bundle = load_bundle(folder).manifest
     manifest = read_shard_manifest(source)
     if missing_images == "error" and bundle.backbones and not manifest.images:
         raise InputError(
-            f"{redact(source.uri)} holds no images: use --missing-images impute to score by the features alone"
+            f"{redact(source.uri)} holds no images: use --missing-images impute to score by the"
+            " features alone"
         )
     task = ScoringTask(source, target, bundle.hash, missing_images, f"isic-{uuid.uuid4().hex}")
     missing = _missing(task, manifest)
@@ -83,20 +88,34 @@ def predict_shards(
         uniqueness.check_unique(ray, source, manifest.shards)
         if missing and COMPLETION_FILE in target:
             target.remove(COMPLETION_FILE)
-        actor = ray.remote(num_cpus=0)(Coordinator).options(name=task.coordinator, scheduling_strategy=driver_node(ray))
+        actor = ray.remote(num_cpus=0)(Coordinator).options(
+            name=task.coordinator, scheduling_strategy=driver_node(ray)
+        )
         coordinator = actor.remote(put_files(ray, folder), bundle.hash)
-        tasks = len(missing) if manifest.images else _tasks(len(missing), ray.cluster_resources().get("CPU", 1))
+        tasks = (
+            len(missing)
+            if manifest.images
+            else _tasks(len(missing), ray.cluster_resources().get("CPU", 1))
+        )
         outcomes = _run(task, missing, tasks, options) if missing else []
         ray.kill(coordinator)
     _finish(task, manifest, missing, outcomes)
     peak = max((outcome.peak_gb for outcome in outcomes), default=0.0)
     retried = sum(bool(outcome.lost) for outcome in outcomes)
-    return PredictionSummary(manifest.rows, len(outcomes), retried, sum(outcome.seconds for outcome in outcomes), peak)
+    return PredictionSummary(
+        manifest.rows, len(outcomes), retried, sum(outcome.seconds for outcome in outcomes), peak
+    )
 
 
 def _missing(task: ScoringTask, manifest: ShardManifest) -> list[Shard]:
-    """Shards whose scores are not in the target. Raises InputError for scores of other shards or of another model."""
-    existing = {name for name in task.target.sizes() if name.endswith(".parquet") and not name.startswith((".", "_"))}
+    """Shards whose scores are not in the target. Raises InputError for scores of other shards or of
+    another model.
+    """
+    existing = {
+        name
+        for name in task.target.sizes()
+        if name.endswith(".parquet") and not name.startswith((".", "_"))
+    }
     if unknown := sorted(existing - {shard.name for shard in manifest.shards}):
         raise InputError(
             f"{task.target.where(unknown[0])} belongs to no shard of {redact(task.source.uri)}: "
@@ -114,26 +133,35 @@ def _missing(task: ScoringTask, manifest: ShardManifest) -> list[Shard]:
     for name, stamp in stamps.items():
         if stamp is None or json.loads(stamp)["bundle"] != task.bundle_hash:
             raise InputError(
-                f"{task.target.where(name)} is not of this model: name another folder for --out, or remove that file"
+                f"{task.target.where(name)} is not of this model: name another folder for --out, or"
+                " remove that file"
             )
     return [shard for shard in manifest.shards if stamps.get(shard.name) != task.stamp(shard)]
 
 
 def _tasks(shards: int, processors: float) -> int:
-    """Number of Ray tasks for quick shards: starting a task leaves its worker idle for a tenth of a second.
+    """Number of Ray tasks for quick shards: starting a task leaves its worker idle for a tenth of a
+    second.
 
-    Enough tasks that no worker waits long for the last, and few enough shards in each for regular progress lines.
+    Enough tasks that no worker waits long for the last, and few enough shards in each for regular
+    progress lines.
     """
-    return min(shards, max(math.ceil(shards / SHARDS_PER_TASK), math.ceil(TASKS_PER_PROCESSOR * processors)))
+    return min(
+        shards,
+        max(math.ceil(shards / SHARDS_PER_TASK), math.ceil(TASKS_PER_PROCESSOR * processors)),
+    )
 
 
-def _run(task: ScoringTask, shards: Sequence[Shard], tasks: int, options: dict[str, Any]) -> list[Outcome]:
+def _run(
+    task: ScoringTask, shards: Sequence[Shard], tasks: int, options: dict[str, Any]
+) -> list[Outcome]:
     from ray import data
 
     _silence_ray_data()
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
-    # An outcome is one line. By default Ray Data reserves 128 MB for a block and starts fewer workers.
+    # An outcome is one line. By default Ray Data reserves 128 MB for a block and starts fewer
+    # workers.
     context.target_max_block_size = 1 << 20
     items = [{"shard": json.dumps(asdict(shard))} for shard in shards]
     dataset = data.from_items(items, override_num_blocks=tasks).map_batches(
@@ -167,33 +195,51 @@ class ShardProgress:
         self.shards_done += 1
         self.rows_done += outcome.rows
         if outcome.lost and not outcome.error:
-            _log(f"{outcome.shard} was lost with {', '.join(outcome.lost)} and retried by {outcome.worker}")
+            _log(
+                f"{outcome.shard} was lost with {', '.join(outcome.lost)} and retried by"
+                f" {outcome.worker}"
+            )
         now = time.monotonic()
         if now - self.printed >= PROGRESS_SECONDS:
             self.printed = now
             left = (self.rows - self.rows_done) * (now - self.started) / max(self.rows_done, 1)
             share = self.rows_done / self.rows
             _log(
-                f"{self.shards_done:,} of {self.shards:,} shards, {self.rows_done:,} of {self.rows:,} lesions "
-                f"({share:.0%}), {left / 60:.0f} min left"
+                f"{self.shards_done:,} of {self.shards:,} shards, {self.rows_done:,} of"
+                f" {self.rows:,} lesions ({share:.0%}), {left / 60:.0f} min left"
             )
 
 
-def _finish(task: ScoringTask, manifest: ShardManifest, missing: Sequence[Shard], outcomes: Sequence[Outcome]) -> None:
-    """Raise InputError for failed shards; else check that no shard is missing and write the completion file."""
+def _finish(
+    task: ScoringTask,
+    manifest: ShardManifest,
+    missing: Sequence[Shard],
+    outcomes: Sequence[Outcome],
+) -> None:
+    """Raise InputError for failed shards; else check that no shard is missing and write the
+    completion file.
+    """
     failed = [outcome for outcome in outcomes if outcome.error]
     lost = {shard.name for shard in missing} - {outcome.shard for outcome in outcomes}
     if failed or lost:
         # Report identical errors once.
-        lines = list(dict.fromkeys([outcome.error for outcome in failed] + [f"{name}: no result" for name in lost]))
+        lines = list(
+            dict.fromkeys(
+                [outcome.error for outcome in failed] + [f"{name}: no result" for name in lost]
+            )
+        )
         more = f"; and {len(lines) - 3} more" if len(lines) > 3 else ""
         count = len(failed) + len(lost)
         raise InputError(
-            f"{count} of {len(manifest.shards)} shards are not scored, all others are: {'; '.join(lines[:3])}{more}; "
-            "then run the same command again, which scores only these"
+            f"{count} of {len(manifest.shards)} shards are not scored, all others are:"
+            f" {'; '.join(lines[:3])}{more}; then run the same command again, which scores only"
+            " these"
         )
     if left := _missing(task, manifest):
-        raise InputError(f"{task.target.where(left[0].name)} is missing although it was written: check the storage")
+        raise InputError(
+            f"{task.target.where(left[0].name)} is missing although it was written: check the"
+            " storage"
+        )
     done = {
         "bundle": task.bundle_hash,
         "missing_images": task.missing_images,

@@ -1,7 +1,8 @@
-"""Shards: parquet files of whole patients, metadata beside JPEG bytes, and the manifest that names them.
+"""Shards: parquet files of whole patients, metadata beside JPEG bytes, and the manifest that names
+them.
 
-Features compare a lesion with the others of its patient, so a patient never spans two files, and a worker needs one
-shard only. The manifest is written last: a folder without one is unfinished.
+Features compare a lesion with the others of its patient, so a patient never spans two files, and a
+worker needs one shard only. The manifest is written last: a folder without one is unfinished.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ class ShardManifest:
         return sum(shard.rows for shard in self.shards)
 
     def to_json(self) -> bytes:
-        content = {"format": FORMAT, "images": self.images, "shards": [asdict(shard) for shard in self.shards]}
+        content = {
+            "format": FORMAT,
+            "images": self.images,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
         return json.dumps(content, indent=1).encode()
 
 
@@ -66,10 +71,17 @@ def read_shard_manifest(store: Store) -> ShardManifest:
     try:
         content = json.loads(store.read(MANIFEST))
         if content["format"] != FORMAT:
-            raise InputError(f"{store.where(MANIFEST)} has format {content['format']}, this version reads {FORMAT}")
-        manifest = ShardManifest(tuple(Shard(**entry) for entry in content["shards"]), bool(content["images"]))
+            raise InputError(
+                f"{store.where(MANIFEST)} has format {content['format']}, this version reads"
+                f" {FORMAT}"
+            )
+        manifest = ShardManifest(
+            tuple(Shard(**entry) for entry in content["shards"]), bool(content["images"])
+        )
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{store.where(MANIFEST)} is not a manifest of shards: make it again") from error
+        raise InputError(
+            f"{store.where(MANIFEST)} is not a manifest of shards: make it again"
+        ) from error
     _check(manifest, store)
     return manifest
 
@@ -80,21 +92,35 @@ def _check(manifest: ShardManifest, store: Store) -> None:
         raise InputError(f"{store.where(MANIFEST)} names no shard: make it again")
     for name in names:
         # The name is used as a path, for reading and for the scores.
-        if "/" in name or "\\" in name or name.startswith((".", "_")) or not name.endswith(".parquet"):
-            raise InputError(f"{store.where(MANIFEST)} names {name!r}: a shard is a .parquet file in the same folder")
+        if (
+            "/" in name
+            or "\\" in name
+            or name.startswith((".", "_"))
+            or not name.endswith(".parquet")
+        ):
+            raise InputError(
+                f"{store.where(MANIFEST)} names {name!r}: a shard is a .parquet file in the same"
+                " folder"
+            )
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{store.where(MANIFEST)} names {repeated} more than once: keep one entry of each shard")
+        raise InputError(
+            f"{store.where(MANIFEST)} names {repeated} more than once: keep one entry of each shard"
+        )
 
 
 def pack_shard(rows: pd.DataFrame, jpegs: list[bytes | None]) -> bytes:
     """A shard file of these lesions; `jpegs` in the rows' order, None where there is no tile."""
-    columns = [pa.array(rows[name], SCHEMA.field(name).type, from_pandas=True) for name in TEST_COLUMNS]
+    columns = [
+        pa.array(rows[name], SCHEMA.field(name).type, from_pandas=True) for name in TEST_COLUMNS
+    ]
     table = pa.Table.from_arrays([*columns, pa.array(jpegs, pa.binary())], schema=SCHEMA)
     sink = pa.BufferOutputStream()
     # JPEG bytes are already compressed.
     compression: Any = {name: "NONE" if name == JPEG else "ZSTD" for name in SCHEMA.names}
-    pq.write_table(table, sink, compression=compression, use_dictionary=[name for name in TEXT if name != ID])
+    pq.write_table(
+        table, sink, compression=compression, use_dictionary=[name for name in TEXT if name != ID]
+    )
     return sink.getvalue().to_pybytes()
 
 
@@ -110,7 +136,9 @@ class ShardContents:
         self.rows = _rows(table, where)
         column = table.column(JPEG).combine_chunks() if JPEG in table.column_names else None
         self.tiles = (
-            None if column is None or column.null_count == len(column) else ShardTiles(where, self.rows, column)
+            None
+            if column is None or column.null_count == len(column)
+            else ShardTiles(where, self.rows, column)
         )
 
 
@@ -136,10 +164,15 @@ class ShardTiles:
     def jpeg(self, isic_id: str) -> bytes:
         """The stored bytes of one tile. Raises InputError when it is missing or huge."""
         if isic_id not in self._row:
-            raise InputError(f"{self.path} has no image for {isic_id}: add it or drop its metadata row")
+            raise InputError(
+                f"{self.path} has no image for {isic_id}: add it or drop its metadata row"
+            )
         data: bytes = self._column[self._row[isic_id]].as_py()
         if len(data) > MAX_JPEG_BYTES:
-            raise InputError(f"{self.path}: tile {isic_id} holds {len(data)} bytes, at most {MAX_JPEG_BYTES} are read")
+            raise InputError(
+                f"{self.path}: tile {isic_id} holds {len(data)} bytes, at most {MAX_JPEG_BYTES} are"
+                " read"
+            )
         return data
 
     def image(self, isic_id: str) -> NDArray[np.uint8]:
@@ -150,8 +183,8 @@ class ShardTiles:
 def read_shard(store: Store, shard: Shard) -> ShardContents:
     """A shard's lesions, its bytes checked against the manifest.
 
-    Raises InputError for a shard that is truncated or differs from the manifest, and for columns that are missing or
-    of another type.
+    Raises InputError for a shard that is truncated or differs from the manifest, and for columns
+    that are missing or of another type.
     """
     data = store.read(shard.name)
     if not _matches(data, shard):
@@ -159,8 +192,9 @@ def read_shard(store: Store, shard: Shard) -> ShardContents:
         data = store.read(shard.name)
     if not _matches(data, shard):
         raise InputError(
-            f"{store.where(shard.name)} is truncated or changed ({len(data):,} bytes, {shard.bytes:,} in "
-            "the manifest): make it again, or run `isic shard --index` if the change is intended"
+            f"{store.where(shard.name)} is truncated or changed ({len(data):,} bytes,"
+            f" {shard.bytes:,} in the manifest): make it again, or run `isic shard --index` if the"
+            " change is intended"
         )
     return unpack_shard(data, store.where(shard.name))
 
@@ -174,13 +208,17 @@ def unpack_shard(data: bytes, where: str) -> ShardContents:
     try:
         return ShardContents(pq.read_table(pa.BufferReader(data)), where)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{where} cannot be read as parquet ({' '.join(str(error).split())[:120]})") from error
+        raise InputError(
+            f"{where} cannot be read as parquet ({' '.join(str(error).split())[:120]})"
+        ) from error
 
 
 def _rows(table: pa.Table, where: str) -> pd.DataFrame:
     missing = [name for name in TEST_COLUMNS if name not in table.column_names]
     if missing:
-        raise InputError(f"{where} lacks column `{missing[0]}`: a shard has all columns of test-metadata.csv")
+        raise InputError(
+            f"{where} lacks column `{missing[0]}`: a shard has all columns of test-metadata.csv"
+        )
     rows = table.select(list(TEST_COLUMNS)).to_pandas()
     for name in TEST_COLUMNS:
         numeric = rows[name].dtype.kind in "fiu" or not rows[name].notna().any()

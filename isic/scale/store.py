@@ -1,7 +1,7 @@
 """Files of one folder on any file system that pyarrow or fsspec supports, with retries.
 
-Files fit into memory (a shard is tens of megabytes) and are written atomically: by rename on a disk, by a single upload
-to object storage.
+Files fit into memory (a shard is tens of megabytes) and are written atomically: by rename on a
+disk, by a single upload to object storage.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from isic.core.io import atomic_file
 
 _Result = TypeVar("_Result")
 
-#: Attempts at one file, and seconds before the second; each further wait is twice as long (25 s in total).
+#: Attempts at one file, and seconds before the second; each further wait is twice as long (25 s in
+#: total).
 ATTEMPTS, WAIT = 8, 0.2
 #: Errors that are not retried.
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -33,7 +34,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Store:
     """A folder by path or URI (`s3://bucket/folder`, `gs://…`, any fsspec protocol); picklable.
 
-    Raises InputError for a URI that no installed library supports, and when ATTEMPTS at a file have failed.
+    Raises InputError for a URI that no installed library supports, and when ATTEMPTS at a file have
+    failed.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -121,10 +123,13 @@ class Store:
                 reason = _reason(error)
                 if attempts == ATTEMPTS:
                     raise InputError(
-                        f"{self.where(name)} cannot be {action} after {ATTEMPTS} attempts ({reason}): "
-                        "check the storage and run the same command again"
+                        f"{self.where(name)} cannot be {action} after {ATTEMPTS} attempts"
+                        f" ({reason}): check the storage and run the same command again"
                     ) from error
-                sys.stderr.write(f"isic: note: {self.where(name)}: {reason}; attempt {attempts + 1} of {ATTEMPTS}\n")
+                sys.stderr.write(
+                    f"isic: note: {self.where(name)}: {reason}; attempt {attempts + 1} of"
+                    f" {ATTEMPTS}\n"
+                )
                 # Jitter, so that the workers of a cluster do not all retry at once.
                 time.sleep(WAIT * 2 ** (attempts - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable")
@@ -155,12 +160,14 @@ def _by_fsspec(uri: str) -> tuple[Any, str]:
         fs, root = fsspec.core.url_to_fs(uri)
     except (ImportError, ValueError) as error:
         raise InputError(
-            f"{redact(uri)} cannot be opened ({_reason(error)}): use a path, s3://, gs:// or a protocol that an "
-            "installed fsspec library serves"
+            f"{redact(uri)} cannot be opened ({_reason(error)}): use a path, s3://, gs:// or a"
+            " protocol that an installed fsspec library serves"
         ) from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
 
 
 def _reason(error: Exception) -> str:
-    """A library's message, shortened; passwords are masked first, because a truncated address would not match."""
+    """A library's message, shortened; passwords are masked first, because a truncated address would
+    not match.
+    """
     return redact(" ".join(str(error).split()))[:160]

@@ -1,7 +1,7 @@
 """Check before scoring that every patient is in one shard only and every lesion occurs once.
 
-Tasks read two columns of each shard and send hashes, by range, to tasks that search for equal ones; no machine holds
-all of them. Equal hashes are compared by name before an error is raised.
+Tasks read two columns of each shard and send hashes, by range, to tasks that search for equal ones;
+no machine holds all of them. Equal hashes are compared by name before an error is raised.
 """
 
 from __future__ import annotations
@@ -51,20 +51,27 @@ def check_unique(ray: Any, source: Store, shards: tuple[Shard, ...]) -> None:
 
 
 def hashes_of(source: Store, shards: list[tuple[int, Shard]], ranges: int) -> Any:
-    """Hashes of (index, shard) pairs: a tuple of one `Hashes` per range, or the `Hashes` if there is one range."""
+    """Hashes of (index, shard) pairs: a tuple of one `Hashes` per range, or the `Hashes` if there
+    is one range.
+    """
     columns: list[list[Any]] = [[], [], [], []]
     for index, shard in shards:
         try:
             names = source.read_with(shard.name, _names)
         except (InputError, pa.ArrowException):
             continue
-        for slot, (column, values) in enumerate(((ID, names[ID]), (PATIENT, names[PATIENT].drop_duplicates()))):
-            hashes = pd.util.hash_array(values.to_numpy(object), hash_key=f"{column:0<16}"[:16], categorize=False)
+        for slot, (column, values) in enumerate(
+            ((ID, names[ID]), (PATIENT, names[PATIENT].drop_duplicates()))
+        ):
+            hashes = pd.util.hash_array(
+                values.to_numpy(object), hash_key=f"{column:0<16}"[:16], categorize=False
+            )
             columns[2 * slot].append(hashes)
             columns[2 * slot + 1].append(np.full(len(hashes), index, dtype=np.int32))
     dtypes = (np.uint64, np.int32, np.uint64, np.int32)
     joined = [
-        np.concatenate([np.empty(0, dtype), *parts]).astype(dtype) for dtype, parts in zip(dtypes, columns, strict=True)
+        np.concatenate([np.empty(0, dtype), *parts]).astype(dtype)
+        for dtype, parts in zip(dtypes, columns, strict=True)
     ]
     if ranges == 1:
         return Hashes(*joined)
@@ -81,7 +88,9 @@ def _select_range(joined: list[Any], remainder: int, ranges: int) -> Hashes:
 
 
 def equal_hashes(*parts: Hashes) -> list[tuple[str, int, int]]:
-    """Column and two shard indices for every pair of equal hashes of one range, at most 100 pairs of each column."""
+    """Column and two shard indices for every pair of equal hashes of one range, at most 100 pairs
+    of each column.
+    """
     pairs = []
     for column, field in ((PATIENT, 2), (ID, 0)):
         values = np.concatenate([part[field] for part in parts])
@@ -102,6 +111,16 @@ def _raise_duplicate(source: Store, column: str, first: str, second: str) -> Non
     if not shared:
         return
     kind = "patient" if column == PATIENT else "lesion"
-    where = f"twice in {source.where(first)}" if first == second else f"in {source.where(first)} and in {second}"
-    rule = "all lesions of a patient belong in one shard" if column == PATIENT else "a lesion may occur once only"
-    raise InputError(f"{kind} {shared[0]} is {where} ({len(shared)} such): {rule}; nothing was scored")
+    where = (
+        f"twice in {source.where(first)}"
+        if first == second
+        else f"in {source.where(first)} and in {second}"
+    )
+    rule = (
+        "all lesions of a patient belong in one shard"
+        if column == PATIENT
+        else "a lesion may occur once only"
+    )
+    raise InputError(
+        f"{kind} {shared[0]} is {where} ({len(shared)} such): {rule}; nothing was scored"
+    )

@@ -35,7 +35,9 @@ _STAMP = b"isic"
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """Settings of the run, the same in every worker. `coordinator` is the name of the coordinator's actor."""
+    """Settings of the run, the same in every worker. `coordinator` is the name of the coordinator's
+    actor.
+    """
 
     source: Store
     target: Store
@@ -45,13 +47,18 @@ class ScoringTask:
 
     def stamp(self, shard: Shard) -> str:
         """Hashes and settings that determine a shard's scores, as JSON."""
-        content = {"bundle": self.bundle_hash, "missing_images": self.missing_images, "shard": shard.sha256}
+        content = {
+            "bundle": self.bundle_hash,
+            "missing_images": self.missing_images,
+            "shard": shard.sha256,
+        }
         return json.dumps(content, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a shard: lesions scored, or a one-line error. `lost` names workers lost in earlier attempts.
+    """Outcome of a shard: lesions scored, or a one-line error. `lost` names workers lost in earlier
+    attempts.
 
     `seconds` is processor time; `peak_gb` is the peak memory of the worker's process so far.
     """
@@ -66,16 +73,25 @@ class Outcome:
 
 
 def score_batch(batch: Mapping[str, Any], task: ScoringTask) -> dict[str, Any]:
-    """The function that Ray Data maps: shards as JSON in column `shard` to one outcome as JSON each."""
+    """The function that Ray Data maps: shards as JSON in column `shard` to one outcome as JSON
+    each.
+    """
     outcomes = [score_shard(Shard(**json.loads(text)), task) for text in batch["shard"]]
-    return {"outcome": np.array([json.dumps(outcome.__dict__) for outcome in outcomes], dtype=object)}
+    return {
+        "outcome": np.array([json.dumps(outcome.__dict__) for outcome in outcomes], dtype=object)
+    }
 
 
 def score_shard(shard: Shard, task: ScoringTask) -> Outcome:
-    """Score one shard into one file, unless it is already scored. Errors a user can fix are returned as a line."""
+    """Score one shard into one file, unless it is already scored. Errors a user can fix are
+    returned as a line.
+    """
     import ray
 
-    worker = f"{ray.util.get_node_ip_address()} node {ray.get_runtime_context().get_node_id()[:8]} pid {os.getpid()}"
+    worker = (
+        f"{ray.util.get_node_ip_address()} node {ray.get_runtime_context().get_node_id()[:8]} pid"
+        f" {os.getpid()}"
+    )
     coordinator, started = ray.get_actor(task.coordinator), time.process_time()
     lost: list[str] = []
     try:
@@ -107,10 +123,15 @@ def _bundle(coordinator: str) -> Bundle:
 def _score(bundle: Bundle, shard: Shard, task: ScoringTask) -> None:
     contents = read_shard(task.source, shard)
     if len(contents.rows) != shard.rows:
-        raise InputError(f"{task.source.where(shard.name)} has {len(contents.rows)} rows, {shard.rows} in its manifest")
+        raise InputError(
+            f"{task.source.where(shard.name)} has {len(contents.rows)} rows, {shard.rows} in its"
+            " manifest"
+        )
     try:
         # ShardTiles has the interface of TileStore.
-        scores = bundle.predict(contents.rows, cast("TileStore | None", contents.tiles), task.missing_images)
+        scores = bundle.predict(
+            contents.rows, cast("TileStore | None", contents.tiles), task.missing_images
+        )
     except InputError as error:
         raise InputError(f"{shard.name}: {error}") from error
     task.target.write(shard.name, pack_scores(scores, task.stamp(shard)))
@@ -139,6 +160,7 @@ def read_stamp(store: Store, name: str) -> str | None:
 
 def _crash_error(shard: Shard, times: int) -> str:
     return (
-        f"{shard.name} ({shard.rows:,} lesions, {shard.bytes / 1e6:.0f} MB) crashed its worker {times} times, "
-        "probably out of memory: give workers more (--memory-gb) or make smaller shards (isic shard --rows)"
+        f"{shard.name} ({shard.rows:,} lesions, {shard.bytes / 1e6:.0f} MB) crashed its worker"
+        f" {times} times, probably out of memory: give workers more (--memory-gb) or make smaller"
+        " shards (isic shard --rows)"
     )

@@ -1,8 +1,10 @@
-"""Joining libraries: each library's log-odds become a rank among the fold's held-out rows, ranks are averaged.
+"""Joining libraries: each library's log-odds become a rank among the fold's held-out rows, ranks
+are averaged.
 
-The ranks' reference is stored with the chain, so that a lesion's score does not depend on which others are scored with
-it. With `weights`, chain F uses weights found on the other folds' out-of-fold scores, never on fold F's own, and what
-the same search reaches when it may look at every fold says how much such weights flatter.
+The ranks' reference is stored with the chain, so that a lesion's score does not depend on which
+others are scored with it. With `weights`, chain F uses weights found on the other folds'
+out-of-fold scores, never on fold F's own, and what the same search reaches when it may look at
+every fold says how much such weights flatter.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ STEPS = 10
 
 @dataclass(frozen=True)
 class Blend:
-    """Weights of the libraries and, where there are several, the reference that ranks each one's log-odds."""
+    """Weights of the libraries and, where there are several, the reference that ranks each one's
+    log-odds.
+    """
 
     weights: dict[str, float]
     references: dict[str, tuple[float, ...]]
@@ -34,13 +38,19 @@ class Blend:
         """Blended log-odds (n,) of {library: mean log-odds of its models (n,)}."""
         if len(self.weights) == 1:
             return next(iter(log_odds.values()))
-        share = sum(weight * rank(log_odds[name], self.references[name]) for name, weight in self.weights.items())
+        share = sum(
+            weight * rank(log_odds[name], self.references[name])
+            for name, weight in self.weights.items()
+        )
         # Back to a scale of log-odds: that of the first library at the same rank.
         reference = np.asarray(next(iter(self.references.values())))
         return np.interp(share, np.linspace(0, 1, KNOTS), reference) + 1e-6 * np.asarray(share)
 
     def to_json(self) -> dict[str, Any]:
-        return {"weights": self.weights, "references": {name: list(knots) for name, knots in self.references.items()}}
+        return {
+            "weights": self.weights,
+            "references": {name: list(knots) for name, knots in self.references.items()},
+        }
 
 
 def make_reference(log_odds: Floats) -> tuple[float, ...]:
@@ -49,7 +59,9 @@ def make_reference(log_odds: Floats) -> tuple[float, ...]:
 
 
 def rank(log_odds: Floats, reference: tuple[float, ...]) -> Floats:
-    """Rank among the reference, 0 to 1; a sliver of the value itself keeps order beyond its ends and inside ties."""
+    """Rank among the reference, 0 to 1; a sliver of the value itself keeps order beyond its ends
+    and inside ties.
+    """
     share = np.interp(log_odds, reference, np.linspace(0, 1, KNOTS))
     return share + 1e-6 * np.tanh(log_odds / 20)
 
@@ -61,4 +73,6 @@ def find_weights(target: NDArray[np.int64], ranks: Mapping[str, Floats]) -> dict
     grid = [point for point in product(range(STEPS + 1), repeat=len(names)) if sum(point) == STEPS]
     grid.sort(key=lambda point: sum((share - STEPS / len(names)) ** 2 for share in point))
     scores = [pauc(target, np.asarray(point) / STEPS @ stacked) for point in grid]
-    return {name: share / STEPS for name, share in zip(names, grid[int(np.argmax(scores))], strict=True)}
+    return {
+        name: share / STEPS for name, share in zip(names, grid[int(np.argmax(scores))], strict=True)
+    }

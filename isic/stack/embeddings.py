@@ -1,9 +1,9 @@
 """Embeddings as columns of the stacker, beyond what the logit holds.
 
-Embeddings of different fold models live in different spaces. `aligned` keeps the main directions of each space, signed
-so that they rise with the logit, and rotates them by orthogonal Procrustes onto the first fold's space, using the
-embeddings of the anchors: lesions that no network was trained on. `full` takes every dimension as it is. No label is
-read here.
+Embeddings of different fold models live in different spaces. `aligned` keeps the main directions of
+each space, signed so that they rise with the logit, and rotates them by orthogonal Procrustes onto
+the first fold's space, using the embeddings of the anchors: lesions that no network was trained on.
+`full` takes every dimension as it is. No label is read here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Space:
     directions: Floats
 
     @classmethod
-    def fit(cls, embeddings: NDArray[np.float16], logits: Floats, mode: Mode, components: int) -> Space:
+    def fit(
+        cls, embeddings: NDArray[np.float16], logits: Floats, mode: Mode, components: int
+    ) -> Space:
         """Fit on the held-out rows of one fold: embeddings (n, d), logits (n,)."""
         values = embeddings.astype(np.float64)
         centre = values.mean(axis=0)
@@ -50,16 +52,20 @@ class Space:
     def aligned_to(self, own: NDArray[np.float16], other: Floats) -> Space:
         """Rotated so that the projections of `own` (m, d) come close to `other` (m, k).
 
-        `own` are this model's embeddings of some lesions, `other` the projections of the same lesions in another
-        space. Both are centred first, because these lesions may be unlike the population.
+        `own` are this model's embeddings of some lesions, `other` the projections of the same
+        lesions in another space. Both are centred first, because these lesions may be unlike the
+        population.
         """
         projected = self.project(own)
         size = max(projected.shape[1], other.shape[1])
         padded = [
-            np.pad(values - values.mean(axis=0), ((0, 0), (0, size - values.shape[1]))) for values in (projected, other)
+            np.pad(values - values.mean(axis=0), ((0, 0), (0, size - values.shape[1])))
+            for values in (projected, other)
         ]
         rotation, _ = orthogonal_procrustes(*padded)
-        return replace(self, directions=self.directions @ rotation[: projected.shape[1], : other.shape[1]])
+        return replace(
+            self, directions=self.directions @ rotation[: projected.shape[1], : other.shape[1]]
+        )
 
 
 def space_columns(stem: str, space: Space, embeddings: NDArray[np.float16]) -> Columns:
@@ -69,7 +75,9 @@ def space_columns(stem: str, space: Space, embeddings: NDArray[np.float16]) -> C
 
 
 def _main_directions(centred: Floats, logits: Floats, components: int) -> Floats:
-    """Principal directions (d, k) of centred embeddings (n, d), scaled to unit variance and rising with the logit."""
+    """Principal directions (d, k) of centred embeddings (n, d), scaled to unit variance and rising
+    with the logit.
+    """
     count, dimensions = centred.shape
     variance, vectors = np.linalg.eigh(centred.T @ centred / count)
     main = np.argsort(variance)[::-1][: min(components, dimensions, count)]

@@ -1,7 +1,8 @@
 """From a feature frame to named float32 columns, the same for every gradient-boosting library.
 
-Categories become one column per level seen in training: an unknown hospital or site is then simply none of the known
-ones, which is a valid value everywhere, and no library's own idea of categories has to be stored or reproduced.
+Categories become one column per level seen in training: an unknown hospital or site is then simply
+none of the known ones, which is a valid value everywhere, and no library's own idea of categories
+has to be stored or reproduced.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TRAIN_ONLY
 
-#: Columns by name, each (n,) float32. Not one block: features stay where the frame holds them, without a copy.
+#: Columns by name, each (n,) float32. Not one block: features stay where the frame holds them,
+#: without a copy.
 Columns = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Which columns a stacker reads: numbers in frame order, then one 0/1 column per level of each category."""
+    """Which columns a stacker reads: numbers in frame order, then one 0/1 column per level of each
+    category.
+    """
 
     numeric: tuple[str, ...]
     levels: dict[str, tuple[str, ...]]
@@ -38,10 +42,16 @@ class Encoder:
         used = [column for column in features.columns if column != ID]
         leaking = sorted(set(used) & {*TRAIN_ONLY, PATIENT, "fold"})
         if leaking:
-            raise InputError(f"features hold {', '.join(leaking)}, which would leak or identify: leave it out of them")
+            raise InputError(
+                f"features hold {', '.join(leaking)}, which would leak or identify: leave it out of"
+                " them"
+            )
         numeric = tuple(column for column in used if _is_number(features[column]))
         texts = [column for column in used if column not in numeric]
-        levels = {column: tuple(sorted(str(level) for level in features[column].dropna().unique())) for column in texts}
+        levels = {
+            column: tuple(sorted(str(level) for level in features[column].dropna().unique()))
+            for column in texts
+        }
         return cls(numeric, levels)
 
     def drop_families(self, features: set[str]) -> Encoder:
@@ -53,13 +63,20 @@ class Encoder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Column names in order, plain ASCII words because LightGBM refuses punctuation in feature names."""
-        return (*map(plain, self.numeric), *(name for names in self._level_names().values() for name in names))
+        """Column names in order, plain ASCII words because LightGBM refuses punctuation in feature
+        names.
+        """
+        return (
+            *map(plain, self.numeric),
+            *(name for names in self._level_names().values() for name in names),
+        )
 
     def sources(self) -> dict[str, str]:
         """Column name -> feature it was made from."""
         made = {plain(column): column for column in self.numeric}
-        return made | {name: column for column, names in self._level_names().items() for name in names}
+        return made | {
+            name: column for column, names in self._level_names().items() for name in names
+        }
 
     def level(self, name: str) -> str | None:
         """The category level that column `name` stands for, None for a number."""
@@ -69,14 +86,24 @@ class Encoder:
         return None
 
     def columns(self, features: pd.DataFrame) -> Columns:
-        """The columns of `features` (n rows). Raises InputError naming a missing or non-numeric feature."""
-        missing = [column for column in (*self.numeric, *self.levels) if column not in features.columns]
+        """The columns of `features` (n rows). Raises InputError naming a missing or non-numeric
+        feature.
+        """
+        missing = [
+            column for column in (*self.numeric, *self.levels) if column not in features.columns
+        ]
         if missing:
-            raise InputError(f"features lack {', '.join(missing[:5])}: build them with the training run's families")
+            raise InputError(
+                f"features lack {', '.join(missing[:5])}: build them with the training run's"
+                " families"
+            )
         made: Columns = {}
         for column in self.numeric:
             if not _is_number(features[column]):
-                raise InputError(f"feature {column} is not numeric, as it was in training: check the input's types")
+                raise InputError(
+                    f"feature {column} is not numeric, as it was in training: check the input's"
+                    " types"
+                )
             made[plain(column)] = features[column].to_numpy(dtype=np.float32)
         for column, names in self._level_names().items():
             for level, name in zip(self.levels[column], names, strict=True):
@@ -86,7 +113,10 @@ class Encoder:
     def _level_names(self) -> dict[str, list[str]]:
         # The number keeps two levels apart that differ only in punctuation.
         return {
-            column: [f"{plain(column)}_{number}_{plain(level)[:40]}" for number, level in enumerate(levels)]
+            column: [
+                f"{plain(column)}_{number}_{plain(level)[:40]}"
+                for number, level in enumerate(levels)
+            ]
             for column, levels in self.levels.items()
         }
 
@@ -96,9 +126,11 @@ def plain(text: str) -> str:
     return re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")
 
 
-def rows(columns: Columns, index: NDArray[np.int64] | slice, names: Sequence[str] | None = None) -> NDArray[np.float32]:
+def rows(
+    columns: Columns, index: NDArray[np.int64] | slice, names: Sequence[str] | None = None
+) -> NDArray[np.float32]:
     """The chosen rows as one C-ordered float32 matrix (rows, columns)."""
-    chosen = [columns[name] for name in (names or columns)]
+    chosen = [columns[name] for name in names or columns]
     some = chosen[0][index]
     matrix = np.empty((len(some), len(chosen)), dtype=np.float32)
     for number, column in enumerate(chosen):

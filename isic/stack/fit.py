@@ -1,4 +1,6 @@
-"""Fitting the stacker: members over libraries, seeds and samples of benign rows, for each fold on the other folds."""
+"""Fitting the stacker: members over libraries, seeds and samples of benign rows, for each fold on
+the other folds.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from isic.stack.blend import Blend, find_weights, make_reference, rank
 from isic.stack.image_columns import Embeddings
 from isic.stack.members import EarlyStopping, MemberTask, library, log_odds
 from isic.stack.model import Chain, Stack, probabilities
-from isic.stack.training_data import Anchors, TrainingData, build_training_data, drop_families, sample_rows
+from isic.stack.training_data import (
+    Anchors,
+    TrainingData,
+    build_training_data,
+    drop_families,
+    sample_rows,
+)
 from isic.tabular.fitted import Fitted
 
 Floats = NDArray[np.float64]
@@ -39,19 +47,29 @@ def fit_stack(
 ) -> Stack:
     """Fit one chain per fold and score every row out of fold.
 
-    features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits (n,)}, and embeddings
-    {backbone: (n, d)} where `settings.images.embeddings` asks for them, in the same order; `anchors` where it is
-    "aligned". folds: isic_id, patient_id, target, fold of the same lesions in any order. The same input gives the same
-    bytes. Raises InputError when the frames do not hold the same lesions, or a logit is missing.
+    features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits
+    (n,)}, and embeddings {backbone: (n, d)} where `settings.images.embeddings` asks for them, in
+    the same order; `anchors` where it is "aligned". folds: isic_id, patient_id, target, fold of the
+    same lesions in any order. The same input gives the same bytes. Raises InputError when the
+    frames do not hold the same lesions, or a logit is missing.
     """
     data = build_training_data(
-        features, logits, folds, settings.images, settings.params.max_bin, embeddings, anchors, settings.fitted
+        features,
+        logits,
+        folds,
+        settings.images,
+        settings.params.max_bin,
+        embeddings,
+        anchors,
+        settings.fitted,
     )
     return fit_training_data(data, settings)
 
 
 def fit_training_data(data: TrainingData, settings: Settings, first_seed: int = 0) -> Stack:
-    """`fit_stack` on prepared inputs, of which `settings.drop` is left out; members have seeds from `first_seed` on."""
+    """`fit_stack` on prepared inputs, of which `settings.drop` is left out; members have seeds from
+    `first_seed` on.
+    """
     data = drop_families(data, settings.drop)
     chains, score, optimism = out_of_fold(data, settings, first_seed)
     oof = data.folds.assign(score=score)
@@ -62,7 +80,9 @@ def fit_training_data(data: TrainingData, settings: Settings, first_seed: int = 
 def out_of_fold(
     data: TrainingData, settings: Settings, first_seed: int = 0
 ) -> tuple[dict[int, Chain], Floats, float | None]:
-    """Chains of the folds in `problem.images`, the scores of these folds' rows (others NaN), the blend's optimism."""
+    """Chains of the folds in `problem.images`, the scores of these folds' rows (others NaN), the
+    blend's optimism.
+    """
     members = _train_all(data, settings, first_seed)
     held_out = {number: np.flatnonzero(data.fold == number) for number in data.images}
     margins = _held_out_margins(data, members, held_out)
@@ -79,7 +99,9 @@ def out_of_fold(
     }
     score = np.full(len(data.fold), np.nan)
     for number, index in held_out.items():
-        score[index] = probabilities(chains[number], {name: values[index] for name, values in margins.items()})
+        score[index] = probabilities(
+            chains[number], {name: values[index] for name, values in margins.items()}
+        )
     return chains, score, optimism
 
 
@@ -90,11 +112,23 @@ def offset(data: TrainingData, number: int, settings: Settings) -> float:
 
 
 def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
-    """pAUC and AUC pooled and per fold, with the folds' mean and standard deviation (pAUC is not additive)."""
+    """pAUC and AUC pooled and per fold, with the folds' mean and standard deviation (pAUC is not
+    additive).
+    """
     each = []
     for number, part in oof.groupby("fold"):
-        values = {"pauc": pauc(part[TARGET], part["score"]), "auc": auc(part[TARGET], part["score"])}
-        each.append({"fold": int(str(number)), **values, "positives": int(part[TARGET].sum()), "n": len(part)})
+        values = {
+            "pauc": pauc(part[TARGET], part["score"]),
+            "auc": auc(part[TARGET], part["score"]),
+        }
+        each.append(
+            {
+                "fold": int(str(number)),
+                **values,
+                "positives": int(part[TARGET].sum()),
+                "n": len(part),
+            }
+        )
     of_folds = [values["pauc"] for values in each]
     return {
         "pauc": pauc(oof[TARGET], oof["score"]),
@@ -105,7 +139,9 @@ def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _train_all(data: TrainingData, settings: Settings, first_seed: int) -> dict[int, dict[str, list[Any]]]:
+def _train_all(
+    data: TrainingData, settings: Settings, first_seed: int
+) -> dict[int, dict[str, list[Any]]]:
     """{fold: {library: its models}}, all models side by side."""
     if "lightgbm" in settings.members:
         from isic.stack.members.lightgbm_ import binned
@@ -130,13 +166,18 @@ def _train_all(data: TrainingData, settings: Settings, first_seed: int) -> dict[
             seen = sample_rows(data.target, data.fold == watched, _WATCHED, [seed, number])
             watch = EarlyStopping(seen, data.target[seen], settings.early_stop)
         pool = data.pool_of(number)
-        return library(name).train(MemberTask(pool, index, chosen["params"], chosen["rounds"], seed, watch))
+        return library(name).train(
+            MemberTask(pool, index, chosen["params"], chosen["rounds"], seed, watch)
+        )
 
     with ThreadPoolExecutor(workers()) as pool:
         trained = dict(zip(tasks, pool.map(one, tasks), strict=True))
     return {
         number: {
-            name: [trained[number, name, seed] for seed in range(first_seed, first_seed + settings.seeds)]
+            name: [
+                trained[number, name, seed]
+                for seed in range(first_seed, first_seed + settings.seeds)
+            ]
             for name in settings.members
         }
         for number in data.images
@@ -144,7 +185,9 @@ def _train_all(data: TrainingData, settings: Settings, first_seed: int) -> dict[
 
 
 def _held_out_margins(
-    data: TrainingData, members: dict[int, dict[str, list[Any]]], held_out: dict[int, NDArray[np.int64]]
+    data: TrainingData,
+    members: dict[int, dict[str, list[Any]]],
+    held_out: dict[int, NDArray[np.int64]],
 ) -> ByLibrary:
     margins = {name: np.empty(len(data.fold)) for name in next(iter(members.values()))}
     for number, index in held_out.items():
@@ -157,9 +200,14 @@ def _held_out_margins(
 
 
 def _blends(
-    data: TrainingData, margins: ByLibrary, held_out: dict[int, NDArray[np.int64]], settings: Settings
+    data: TrainingData,
+    margins: ByLibrary,
+    held_out: dict[int, NDArray[np.int64]],
+    settings: Settings,
 ) -> tuple[dict[int, Blend], float | None]:
-    """Each fold's blend, and by how much pAUC weights found on all folds at once would flatter (None: equal ones)."""
+    """Each fold's blend, and by how much pAUC weights found on all folds at once would flatter
+    (None: equal ones).
+    """
     if len(margins) == 1:
         return {number: Blend(dict.fromkeys(margins, 1.0), {}) for number in held_out}, None
     references = {
@@ -167,7 +215,9 @@ def _blends(
         for number, index in held_out.items()
     }
     even = dict.fromkeys(margins, 1 / len(margins))
-    if settings.blend == "rank" or len(held_out) == 1:  # weights of a fold are found on others' scores
+    if (
+        settings.blend == "rank" or len(held_out) == 1
+    ):  # weights of a fold are found on others' scores
         return {number: Blend(even, references[number]) for number in held_out}, None
     ranks = {name: np.empty(len(data.fold)) for name in margins}
     for number, index in held_out.items():
@@ -176,7 +226,9 @@ def _blends(
     blends, honest = {}, np.empty(len(data.fold))
     for number, index in held_out.items():
         others = data.fold != number
-        weights = find_weights(data.target[others], {name: values[others] for name, values in ranks.items()})
+        weights = find_weights(
+            data.target[others], {name: values[others] for name, values in ranks.items()}
+        )
         blends[number] = Blend(weights, references[number])
         honest[index] = sum(weight * ranks[name][index] for name, weight in weights.items())
     best = find_weights(data.target, ranks)

@@ -1,7 +1,8 @@
 """Image logits as columns: each fold's image models on one scale, alone and within the patient.
 
-Every fold's image models have a scale of their own, so each fold's logits are standardised (or ranked) by that fold's
-held-out rows, and the same numbers are used at test time for the same models. No label is read here.
+Every fold's image models have a scale of their own, so each fold's logits are standardised (or
+ranked) by that fold's held-out rows, and the same numbers are used at test time for the same
+models. No label is read here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ KNOTS = 1025
 
 @dataclass(frozen=True)
 class Scale:
-    """How raw logits of one image model become comparable to those of other folds: (x - mean) / sd, or a rank."""
+    """How raw logits of one image model become comparable to those of other folds: (x - mean) / sd,
+    or a rank.
+    """
 
     mean: float
     sd: float
@@ -40,7 +43,9 @@ class Scale:
         values = np.asarray(logits, dtype=np.float64)
         knots: tuple[float, ...] = ()
         if how == "ranked":
-            knots = tuple(np.maximum.accumulate(np.quantile(values, np.linspace(0, 1, KNOTS))).tolist())
+            knots = tuple(
+                np.maximum.accumulate(np.quantile(values, np.linspace(0, 1, KNOTS))).tolist()
+            )
         return cls(float(values.mean()), float(values.std()), knots)
 
     def __call__(self, logits: ArrayLike) -> Floats:
@@ -57,15 +62,21 @@ class Scale:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """The image columns of one chain: scales of one fold's image models, and their spaces if embeddings are used."""
+    """The image columns of one chain: scales of one fold's image models, and their spaces if
+    embeddings are used.
+    """
 
     settings: ImageColumns
     scales: dict[str, Scale]
     spaces: dict[str, Space]
 
     @classmethod
-    def fit(cls, logits: Mapping[str, ArrayLike], embeddings: Embeddings, settings: ImageColumns) -> ImageEncoder:
-        """Fit on the held-out rows of one fold: logits {backbone: (n,)}, embeddings {backbone: (n, d)} or {}."""
+    def fit(
+        cls, logits: Mapping[str, ArrayLike], embeddings: Embeddings, settings: ImageColumns
+    ) -> ImageEncoder:
+        """Fit on the held-out rows of one fold: logits {backbone: (n,)}, embeddings {backbone: (n,
+        d)} or {}.
+        """
         scales = {name: Scale.fit(values, settings.scale) for name, values in logits.items()}
         spaces: dict[str, Space] = {}
         if settings.embeddings != "none":
@@ -87,7 +98,10 @@ class ImageEncoder:
         """
         scaled = {name: scale(logits[name]) for name, scale in self.scales.items()}
         if rng is not None and self.settings.noise:
-            scaled = {name: values + rng.normal(0, self.settings.noise, len(values)) for name, values in scaled.items()}
+            scaled = {
+                name: values + rng.normal(0, self.settings.noise, len(values))
+                for name, values in scaled.items()
+            }
         group = pd.Series(np.asarray(patients).astype(str))
         made = _logit_columns(scaled, group, self.settings.relative)
         for name, space in self.spaces.items():
@@ -97,7 +111,9 @@ class ImageEncoder:
 
 
 def _logit_columns(scaled: Mapping[str, Floats], group: pd.Series, relative: bool) -> Columns:
-    """Each backbone's scaled logits and their mean, with rank, ratio and height above the mean in the patient."""
+    """Each backbone's scaled logits and their mean, with rank, ratio and height above the mean in
+    the patient.
+    """
     sources = dict(scaled)
     if len(sources) > 1:
         sources["all"] = np.mean(list(scaled.values()), axis=0)
@@ -124,13 +140,21 @@ def _within_patient(stem: str, values: Floats, group: pd.Series) -> Columns:
 
 
 def check_images(
-    logits: Mapping[str, ArrayLike], embeddings: Embeddings, backbones: tuple[str, ...], length: int, uses: bool
+    logits: Mapping[str, ArrayLike],
+    embeddings: Embeddings,
+    backbones: tuple[str, ...],
+    length: int,
+    uses: bool,
 ) -> None:
-    """Raise InputError unless `logits` (and `embeddings` if the stacker uses them) are of these backbones and rows.
+    """Raise InputError unless `logits` (and `embeddings` if the stacker uses them) are of these
+    backbones and rows.
 
-    Where every logit is missing no network has looked at anything, so there is no embedding to ask for.
+    Where every logit is missing no network has looked at anything, so there is no embedding to ask
+    for.
     """
-    unseen = not embeddings and all(np.isnan(np.asarray(values, np.float64)).all() for values in logits.values())
+    unseen = not embeddings and all(
+        np.isnan(np.asarray(values, np.float64)).all() for values in logits.values()
+    )
     for what, given in (("logits", logits), ("embeddings", embeddings)):
         wanted = set(backbones) if what == "logits" or (uses and not unseen) else set(given)
         if set(given) != wanted:
@@ -140,4 +164,7 @@ def check_images(
             )
         for backbone, values in given.items():
             if len(np.asarray(values)) != length:
-                raise InputError(f"{backbone} has {len(np.asarray(values))} {what} for {length} rows: give one per row")
+                raise InputError(
+                    f"{backbone} has {len(np.asarray(values))} {what} for {length} rows: give one"
+                    " per row"
+                )

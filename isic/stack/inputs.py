@@ -1,4 +1,6 @@
-"""Reading what the stack stage reads: features, recorded folds, and every backbone's out-of-fold logits."""
+"""Reading what the stack stage reads: features, recorded folds, and every backbone's out-of-fold
+logits.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from isic.stack.training_data import Anchors, TrainingData, align, build_trainin
 
 
 class Inputs(NamedTuple):
-    """Features, {backbone: out-of-fold logits (n,)}, folds, {backbone: embeddings (n, d)}; n rows in one order."""
+    """Features, {backbone: out-of-fold logits (n,)}, folds, {backbone: embeddings (n, d)}; n rows
+    in one order.
+    """
 
     features: pd.DataFrame
     logits: dict[str, NDArray[np.float32]]
@@ -60,32 +64,41 @@ def read_inputs(files: StackFiles, embeddings: bool) -> Inputs:
 
 
 def read_anchors(embeddings: Mapping[str, Mapping[int, Path]]) -> Anchors:
-    """Embeddings of the anchors by every fold's network; `embeddings`: backbone -> fold -> `Layout.embedding`.
+    """Embeddings of the anchors by every fold's network; `embeddings`: backbone -> fold ->
+    `Layout.embedding`.
 
     Raises InputError when a file is missing or of another shape.
     """
     anchors: dict[str, dict[int, NDArray[np.float16]]] = {}
     for backbone, paths in embeddings.items():
         anchors[backbone] = {
-            fold: _vectors(path.with_suffix(".anchors.npy"), backbone, fold) for fold, path in paths.items()
+            fold: _vectors(path.with_suffix(".anchors.npy"), backbone, fold)
+            for fold, path in paths.items()
         }
         if len({values.shape for values in anchors[backbone].values()}) > 1:
-            raise InputError(f"anchors of {backbone} differ in shape from fold to fold: rerun `dvc repro` for it")
+            raise InputError(
+                f"anchors of {backbone} differ in shape from fold to fold: rerun `dvc repro` for it"
+            )
     return anchors
 
 
 def read_features(path: Path) -> pd.DataFrame:
-    """The feature table, texts as categories, read by column: reading it whole takes four times its memory.
+    """The feature table, texts as categories, read by column: reading it whole takes four times its
+    memory.
 
     Raises InputError when the file is missing or broken.
     """
-    require(path, "feature table", "run `dvc repro features`, or `dvc pull` if it was made elsewhere")
+    require(
+        path, "feature table", "run `dvc repro features`, or `dvc pull` if it was made elsewhere"
+    )
     try:
         with pq.ParquetFile(path) as file:
             columns = {field.name: _column(file, field) for field in file.schema_arrow}
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read as parquet ({reason}): delete it and run `dvc repro`") from error
+        raise InputError(
+            f"{path} cannot be read as parquet ({reason}): delete it and run `dvc repro`"
+        ) from error
     pa.default_memory_pool().release_unused()
     return pd.DataFrame(columns, copy=False)
 
@@ -104,7 +117,11 @@ def fingerprint(files: StackFiles, images: ImageColumns) -> str:
     """Hash of everything `read_training_data` reads."""
     logits = [path for paths in files.embeddings.values() for path in paths.values()]
     vectors = [path.with_suffix(".npy") for path in logits] if images.embeddings != "none" else []
-    anchors = [path.with_suffix(".anchors.npy") for path in logits] if images.embeddings == "aligned" else []
+    anchors = (
+        [path.with_suffix(".anchors.npy") for path in logits]
+        if images.embeddings == "aligned"
+        else []
+    )
     paths = [files.folds, files.features, *logits, *vectors, *anchors]
     return sha256_json([sha256(path) for path in paths])
 
@@ -116,13 +133,16 @@ def _logits(paths: Mapping[int, Path], table: pd.DataFrame, backbone: str) -> ND
         expected = table.loc[table["fold"] == fold, ID]
         if len(part) != len(expected) or set(part[ID]) != set(expected):
             raise InputError(
-                f"{paths[fold]} does not hold the lesions of fold {fold}: rerun `dvc repro embed@{backbone}-{fold}`"
+                f"{paths[fold]} does not hold the lesions of fold {fold}: rerun `dvc repro"
+                f" embed@{backbone}-{fold}`"
             )
     logits = pd.concat(parts).set_index(ID)["logit"]
     return logits.loc[table[ID]].to_numpy(np.float32)
 
 
-def _embeddings(paths: Mapping[int, Path], table: pd.DataFrame, backbone: str) -> NDArray[np.float16]:
+def _embeddings(
+    paths: Mapping[int, Path], table: pd.DataFrame, backbone: str
+) -> NDArray[np.float16]:
     vectors: NDArray[np.float16] | None = None
     for fold in sorted(table["fold"].unique()):
         path = paths[fold]
@@ -140,4 +160,6 @@ def _vectors(path: Path, backbone: str, fold: int) -> NDArray[np.float16]:
     try:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is missing or broken: rerun `dvc repro embed@{backbone}-{fold}`") from error
+        raise InputError(
+            f"{path} is missing or broken: rerun `dvc repro embed@{backbone}-{fold}`"
+        ) from error

@@ -1,7 +1,9 @@
-"""The stacker: one chain per fold from features and image logits to a score, saved as portable models and stack.json.
+"""The stacker: one chain per fold from features and image logits to a score, saved as portable
+models and stack.json.
 
-Chain F is what scored fold F out of fold: logits of fold F's image models, on fold F's scale, through the members
-trained on the other folds. At test time every chain scores every lesion and the mean of the chains is the score.
+Chain F is what scored fold F out of fold: logits of fold F's image models, on fold F's scale,
+through the members trained on the other folds. At test time every chain scores every lesion and the
+mean of the chains is the score.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class _Stored(BaseModel):
 
 @dataclass(frozen=True)
 class Chain:
-    """What scores one fold: its image side, {library: models}, their blend, log-odds that undo the sampling, and what
-    its fitted features learnt from the training folds.
+    """What scores one fold: its image side, {library: models}, their blend, log-odds that undo the
+    sampling, and what its fitted features learnt from the training folds.
     """
 
     images: ImageEncoder
@@ -72,7 +74,8 @@ class Chain:
 class Stack:
     """A fitted stacker. `oof` (isic_id, patient_id, target, fold, score) exists only after fitting.
 
-    `families` maps every column, in the order the members read them, to its feature family ("image" for evidence).
+    `families` maps every column, in the order the members read them, to its feature family ("image"
+    for evidence).
     """
 
     encoder: Encoder
@@ -97,7 +100,10 @@ class Stack:
     @property
     def uses_embeddings(self) -> bool:
         """Whether `score` needs embeddings besides logits."""
-        return bool(self.backbones) and next(iter(self.chains.values())).images.settings.embeddings != "none"
+        return (
+            bool(self.backbones)
+            and next(iter(self.chains.values())).images.settings.embeddings != "none"
+        )
 
     def score(
         self,
@@ -109,16 +115,18 @@ class Stack:
     ) -> NDArray[np.float64]:
         """Score of chain `fold` for each row, (n,) between 0 and 1, higher = more malignant.
 
-        `logits` are the raw ones of fold `fold`'s image models, NaN where an image is missing; `patients` (n,) names
-        each row's patient, because a lesion's rank among its patient's others is evidence. `embeddings` are needed
-        only if `uses_embeddings`.
-        Raises InputError on a missing feature, another set of backbones or an unknown fold.
+        `logits` are the raw ones of fold `fold`'s image models, NaN where an image is missing;
+        `patients` (n,) names each row's patient, because a lesion's rank among its patient's others
+        is evidence. `embeddings` are needed only if `uses_embeddings`. Raises InputError on a
+        missing feature, another set of backbones or an unknown fold.
         """
         chain = self.chain(fold)
         columns = self.columns(features, logits, fold, patients, embeddings)
         index = np.arange(len(features))
         margins = {
-            name: log_odds([(library(name), model) for model in models], columns, index).mean(axis=0)
+            name: (
+                log_odds([(library(name), model) for model in models], columns, index).mean(axis=0)
+            )
             for name, models in chain.members.items()
         }
         return probabilities(chain, margins)
@@ -137,19 +145,28 @@ class Stack:
         chain, made = self.chain(fold), self.encoder.columns(features)
         if self.backbones:
             made |= chain.images.columns(logits, vectors, patients)
-        return made | {plain(name): values for name, values in chain.fitted.columns(features).items()}
+        return made | {
+            plain(name): values for name, values in chain.fitted.columns(features).items()
+        }
 
     def chain(self, fold: int) -> Chain:
         """The chain of a fold; InputError when there is none."""
         if fold not in self.chains:
-            raise InputError(f"the stacker has no fold {fold}, only {list(self.folds)}: use one of these")
+            raise InputError(
+                f"the stacker has no fold {fold}, only {list(self.folds)}: use one of these"
+            )
         return self.chains[fold]
 
     def save(self, folder: Path) -> None:
-        """Write `stack.json`, one file per member and `spaces.npz`; the folder appears whole or not at all."""
+        """Write `stack.json`, one file per member and `spaces.npz`; the folder appears whole or not
+        at all.
+        """
         with atomic_dir(Path(folder)) as temporary:
             arrays: dict[str, NDArray] = {}
-            chains = {str(fold): _write_chain(temporary, fold, chain, arrays) for fold, chain in self.chains.items()}
+            chains = {
+                str(fold): _write_chain(temporary, fold, chain, arrays)
+                for fold, chain in self.chains.items()
+            }
             if arrays:
                 np.savez(temporary / _SPACES, **arrays)  # type: ignore[arg-type]
             write_json(
@@ -158,7 +175,9 @@ class Stack:
                     "format": FORMAT,
                     "columns": self.families,
                     "numeric": list(self.encoder.numeric),
-                    "levels": {column: list(levels) for column, levels in self.encoder.levels.items()},
+                    "levels": {
+                        column: list(levels) for column, levels in self.encoder.levels.items()
+                    },
                     "images": next(iter(self.chains.values())).images.settings.model_dump(),
                     "chains": chains,
                     "metrics": self.metrics,
@@ -175,26 +194,40 @@ class Stack:
         stored = _read_stored(folder / _FILE)
         encoder, names = Encoder(stored.numeric, stored.levels), list(stored.columns)
         if list(encoder.names) != names[: len(encoder.names)]:
-            raise InputError(f"{folder}/{_FILE} names columns that this code would not build: refit the stacker")
+            raise InputError(
+                f"{folder}/{_FILE} names columns that this code would not build: refit the stacker"
+            )
         how = stored.images
-        chains = {fold: _read_chain(folder, fold, chain, how, names) for fold, chain in stored.chains.items()}
+        chains = {
+            fold: _read_chain(folder, fold, chain, how, names)
+            for fold, chain in stored.chains.items()
+        }
         return cls(encoder, chains, stored.columns, metrics=stored.metrics)
 
 
 def probabilities(chain: Chain, margins: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Probability of malignancy at the population's prevalence from each library's mean log-odds (n,)."""
+    """Probability of malignancy at the population's prevalence from each library's mean log-odds
+    (n,).
+    """
     return np.asarray(expit(chain.blend(margins) + chain.offset), dtype=np.float64)
 
 
-def _write_chain(folder: Path, fold: int, chain: Chain, arrays: dict[str, NDArray]) -> dict[str, Any]:
+def _write_chain(
+    folder: Path, fold: int, chain: Chain, arrays: dict[str, NDArray]
+) -> dict[str, Any]:
     files: dict[str, list[str]] = {}
     for name, models in chain.members.items():
         implementation = library(name)
-        files[name] = [f"fold{fold}-{name}-{number}{implementation.suffix}" for number in range(len(models))]
+        files[name] = [
+            f"fold{fold}-{name}-{number}{implementation.suffix}" for number in range(len(models))
+        ]
         for file, model in zip(files[name], models, strict=True):
             implementation.save(model, folder / file)
     for backbone, space in chain.images.spaces.items():
-        arrays[f"{fold}/{backbone}/centre"], arrays[f"{fold}/{backbone}/directions"] = space.centre, space.directions
+        arrays[f"{fold}/{backbone}/centre"], arrays[f"{fold}/{backbone}/directions"] = (
+            space.centre,
+            space.directions,
+        )
     return {
         "scales": {backbone: scale.to_json() for backbone, scale in chain.images.scales.items()},
         "members": files,
@@ -208,7 +241,8 @@ def _read_stored(file: Path) -> _Stored:
     content = read_json(file)
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise InputError(
-            f"{file.parent} has stacker format {content.get('format')}, this code reads {FORMAT}: {_REFIT}"
+            f"{file.parent} has stacker format {content.get('format')}, this code reads {FORMAT}:"
+            f" {_REFIT}"
         )
     try:
         return _Stored.model_validate(content)
@@ -216,7 +250,9 @@ def _read_stored(file: Path) -> _Stored:
         raise InputError(f"{file} has no usable `{faulty_key(error)}`: {_REFIT}") from error
 
 
-def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: ImageColumns, names: list[str]) -> Chain:
+def _read_chain(
+    folder: Path, fold: int, stored: _StoredChain, how: ImageColumns, names: list[str]
+) -> Chain:
     members: dict[str, list[Any]] = {}
     for name, files in stored.members.items():
         for file in files:
@@ -225,7 +261,10 @@ def _read_chain(folder: Path, fold: int, stored: _StoredChain, how: ImageColumns
         members[name] = [library(name).load(folder / file, names) for file in files]
     strange = stored.fitted.keys() - fitted_families().keys()
     if strange:
-        raise InputError(f"{folder / _FILE} has fitted features `{min(strange)}`, which this code lacks: {_REFIT}")
+        raise InputError(
+            f"{folder / _FILE} has fitted features `{min(strange)}`, which this code lacks:"
+            f" {_REFIT}"
+        )
     backbones = list(stored.scales) if how.embeddings != "none" else []
     images = ImageEncoder(how, stored.scales, _read_spaces(folder, fold, backbones))
     return Chain(images, members, stored.blend, stored.offset, Fitted(stored.fitted))
@@ -237,7 +276,8 @@ def _read_spaces(folder: Path, fold: int, backbones: list[str]) -> dict[str, Spa
     try:
         with np.load(folder / _SPACES, allow_pickle=False) as arrays:
             return {
-                name: Space(arrays[f"{fold}/{name}/centre"], arrays[f"{fold}/{name}/directions"]) for name in backbones
+                name: Space(arrays[f"{fold}/{name}/centre"], arrays[f"{fold}/{name}/directions"])
+                for name in backbones
             }
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder / _SPACES} is missing or broken: {_REFIT}") from error

@@ -1,7 +1,9 @@
-"""Everything a fit needs and many fits can share: columns, folds, sampled rows. Built once, read by all.
+"""Everything a fit needs and many fits can share: columns, folds, sampled rows. Built once, read by
+all.
 
-A training row carries the image evidence of its own fold's models, so one set of columns serves every chain. Fitted
-features are the exception: what chain F learns from its training rows is a column of its own for every row.
+A training row carries the image evidence of its own fold's models, so one set of columns serves
+every chain. Fitted features are the exception: what chain F learns from its training rows is a
+column of its own for every row.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ FITTED = "fitted"
 class TrainingData:
     """A prepared stacking problem of n rows.
 
-    `columns` are for scoring; `pool` holds the same with the noise of training. `folds` has isic_id, patient_id,
-    target, fold in row order; `families` maps each column to its feature family, image evidence to "image". `fitted`
-    holds what each chain learnt from its training rows and `pools` the pool with the columns made of it, by fold; both
-    are empty without fitted features.
+    `columns` are for scoring; `pool` holds the same with the noise of training. `folds` has
+    isic_id, patient_id, target, fold in row order; `families` maps each column to its feature
+    family, image evidence to "image". `fitted` holds what each chain learnt from its training rows
+    and `pools` the pool with the columns made of it, by fold; both are empty without fitted
+    features.
     """
 
     folds: pd.DataFrame
@@ -59,7 +62,9 @@ class TrainingData:
         return self.pools.get(number, self.pool)
 
     def columns_of(self, number: int) -> Columns:
-        """What members of chain `number` score; its training rows' fitted columns are those of training."""
+        """What members of chain `number` score; its training rows' fitted columns are those of
+        training.
+        """
         return self.columns | self.fitted_columns(number)
 
     def fitted_columns(self, number: int) -> Columns:
@@ -72,13 +77,17 @@ class TrainingData:
         names = next(iter(self.fitted.values())).names if self.fitted else {}
         return self.families | {plain(name): f"{FITTED} {kind}" for name, kind in names.items()}
 
-    def training_rows(self, number: int, negatives: int, seed: int, watched: int | None = None) -> NDArray[np.int64]:
+    def training_rows(
+        self, number: int, negatives: int, seed: int, watched: int | None = None
+    ) -> NDArray[np.int64]:
         """Rows of one member of chain `number`, none of them of fold `watched`."""
         kept = self.fold != number if watched is None else ~np.isin(self.fold, (number, watched))
         return sample_rows(self.target, kept, negatives, [seed, number])
 
     def offset(self, number: int, negatives: int, weight: float) -> float:
-        """Log-odds to add so that chain `number` gives probabilities at the prevalence of its training rows."""
+        """Log-odds to add so that chain `number` gives probabilities at the prevalence of its
+        training rows.
+        """
         training = self.target[self.fold != number]
         malignant, benign = int(training.sum()), int((training == 0).sum())
         kept = min(negatives * malignant, benign) if negatives else benign
@@ -95,10 +104,11 @@ def build_training_data(
     anchors: Anchors | None = None,
     fitted: Sequence[str] = (),
 ) -> TrainingData:
-    """Line up the inputs of `fit_stack` and compute every column once; `fitted` names kinds of fitted features.
+    """Line up the inputs of `fit_stack` and compute every column once; `fitted` names kinds of
+    fitted features.
 
-    Raises InputError when the frames do not hold the same lesions, or a logit, embedding or anchor is missing or not
-    finite.
+    Raises InputError when the frames do not hold the same lesions, or a logit, embedding or anchor
+    is missing or not finite.
     """
     folds = align(folds, features[ID])
     vectors = (embeddings or {}) if image_settings.embeddings != "none" else {}
@@ -109,21 +119,32 @@ def build_training_data(
     encoder = Encoder.fit(features)
     base = encoder.columns(features)
     images = _fit_images(logits, vectors, fold, image_settings, anchors or {})
-    clean, noisy = ({}, {}) if not logits else _image_columns(images, logits, vectors, fold, folds[PATIENT])
+    clean, noisy = (
+        ({}, {}) if not logits else _image_columns(images, logits, vectors, fold, folds[PATIENT])
+    )
     columns, training = base | clean, base | noisy
     pool = Pool(training, target, max_bin)
-    data = TrainingData(folds, target, fold, encoder, images, columns, pool, _families(encoder, columns))
+    data = TrainingData(
+        folds, target, fold, encoder, images, columns, pool, _families(encoder, columns)
+    )
     return _fit_features(data, features, fitted) if fitted else data
 
 
 def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
-    """isic_id, patient_id, target, fold in the order of `ids`; InputError unless both hold the same lesions once."""
+    """isic_id, patient_id, target, fold in the order of `ids`; InputError unless both hold the same
+    lesions once.
+    """
     if len(folds) == len(ids) and ids.is_unique and bool((folds[ID].array == ids.array).all()):
         # Arrow would keep the memory in which it looked for repeated ids.
         pa.default_memory_pool().release_unused()
         return folds[[ID, PATIENT, TARGET, "fold"]].reset_index(drop=True)
     table = folds.set_index(ID)[[PATIENT, TARGET, "fold"]]
-    if len(table) != len(ids) or not table.index.is_unique or not ids.is_unique or not ids.isin(table.index).all():
+    if (
+        len(table) != len(ids)
+        or not table.index.is_unique
+        or not ids.is_unique
+        or not ids.isin(table.index).all()
+    ):
         unknown = ids[~ids.isin(table.index)]
         which = f", for example {unknown.iloc[0]}" if len(unknown) else ""
         raise InputError(
@@ -136,7 +157,9 @@ def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
 def sample_rows(
     target: NDArray[np.int64], training: NDArray[np.bool_], negatives: int, seed: list[int]
 ) -> NDArray[np.int64]:
-    """Sorted rows of one member: all malignant ones and `negatives` benign ones for each, drawn afresh (0: all)."""
+    """Sorted rows of one member: all malignant ones and `negatives` benign ones for each, drawn
+    afresh (0: all).
+    """
     malignant = np.flatnonzero(training & (target == 1))
     benign = np.flatnonzero(training & (target == 0))
     wanted = negatives * len(malignant)
@@ -147,7 +170,9 @@ def sample_rows(
 
 
 def drop_families(data: TrainingData, drop: tuple[str, ...]) -> TrainingData:
-    """The problem without the columns of the families `drop`. InputError names a family that does not exist."""
+    """The problem without the columns of the families `drop`. InputError names a family that does
+    not exist.
+    """
     choose(drop, "stack.drop")
     families = {name: family for name, family in data.families.items() if family not in drop}
     if len(families) == len(data.families):
@@ -155,7 +180,9 @@ def drop_families(data: TrainingData, drop: tuple[str, ...]) -> TrainingData:
     if not families:
         raise InputError("stack.drop leaves the stacker without any column: drop fewer families")
     gone = {source for name, source in data.encoder.sources().items() if name not in families}
-    pool = Pool({name: data.pool.columns[name] for name in families}, data.target, data.pool.max_bin)
+    pool = Pool(
+        {name: data.pool.columns[name] for name in families}, data.target, data.pool.max_bin
+    )
     columns = {name: data.columns[name] for name in families}
     encoder = data.encoder.drop_families(gone)
     bare = replace(data, encoder=encoder, columns=columns, pool=pool, families=families)
@@ -163,9 +190,12 @@ def drop_families(data: TrainingData, drop: tuple[str, ...]) -> TrainingData:
 
 
 def with_fitted(data: TrainingData, other: TrainingData) -> TrainingData:
-    """`data` with what the chains of `other`, a problem of the same rows and folds, learnt from training rows."""
+    """`data` with what the chains of `other`, a problem of the same rows and folds, learnt from
+    training rows.
+    """
     pools = {
-        number: data.pool.extended(other.fitted_columns(number), own.groups) for number, own in other.pools.items()
+        number: data.pool.extended(other.fitted_columns(number), own.groups)
+        for number, own in other.pools.items()
     }
     return replace(data, fitted=other.fitted, pools=pools)
 
@@ -173,13 +203,16 @@ def with_fitted(data: TrainingData, other: TrainingData) -> TrainingData:
 def with_groups(
     data: TrainingData, fold: NDArray[np.int64], features: pd.DataFrame, kinds: Sequence[str]
 ) -> TrainingData:
-    """`data` with other groups of rows to leave out, (n,); `features` and `kinds` as for `build_training_data`.
+    """`data` with other groups of rows to leave out, (n,); `features` and `kinds` as for
+    `build_training_data`.
 
-    Image evidence stays on the scale of the networks that made it, as it would be for a group nobody has seen. Chains
-    of the result score its own rows only.
+    Image evidence stays on the scale of the networks that made it, as it would be for a group
+    nobody has seen. Chains of the result score its own rows only.
     """
     images = dict.fromkeys(np.unique(fold).tolist(), next(iter(data.images.values())))
-    other = replace(data, folds=data.folds.assign(fold=fold), fold=fold, images=images, fitted={}, pools={})
+    other = replace(
+        data, folds=data.folds.assign(fold=fold), fold=fold, images=images, fitted={}, pools={}
+    )
     return _fit_features(other, features, kinds) if kinds else other
 
 
@@ -197,14 +230,23 @@ def _fit_features(data: TrainingData, features: pd.DataFrame, kinds: Sequence[st
             whole[training], whole[~training] = own[name], values
             made[plain(name)] = whole
         groups = groupby(fitted[number].names.items(), key=lambda item: item[1])
-        pools[number] = data.pool.extended(made, [[plain(name) for name, _ in group] for _, group in groups])
+        pools[number] = data.pool.extended(
+            made, [[plain(name) for name, _ in group] for _, group in groups]
+        )
     return replace(data, fitted=fitted, pools=pools)
 
 
 def _families(encoder: Encoder, columns: Columns) -> dict[str, str]:
-    owner = {feature.name: name for name, family in feature_families().items() for feature in family.features}
+    owner = {
+        feature.name: name
+        for name, family in feature_families().items()
+        for feature in family.features
+    }
     sources = encoder.sources()
-    return {name: owner.get(sources[name], "other") if name in sources else IMAGE_FAMILY for name in columns}
+    return {
+        name: owner.get(sources[name], "other") if name in sources else IMAGE_FAMILY
+        for name in columns
+    }
 
 
 def _fit_images(
@@ -217,12 +259,18 @@ def _fit_images(
     numbers = np.unique(fold).tolist()
     index = {number: np.flatnonzero(fold == number) for number in numbers}
     images = {
-        n: ImageEncoder.fit(_take(logits, index[n]), _take(embeddings, index[n]), image_settings) for n in numbers
+        n: ImageEncoder.fit(_take(logits, index[n]), _take(embeddings, index[n]), image_settings)
+        for n in numbers
     }
     for backbone in embeddings if image_settings.embeddings == "aligned" else ():
         known = anchors.get(backbone, {})
-        if any(n not in known or known[n].shape[1] != embeddings[backbone].shape[1] for n in numbers):
-            raise InputError(f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that backbone")
+        if any(
+            n not in known or known[n].shape[1] != embeddings[backbone].shape[1] for n in numbers
+        ):
+            raise InputError(
+                f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that"
+                " backbone"
+            )
         for n in numbers:
             _check_finite("anchors", {backbone: known[n]})
         first = images[numbers[0]].spaces[backbone].project(known[numbers[0]])
@@ -238,7 +286,9 @@ def _image_columns(
     fold: NDArray[np.int64],
     patients: pd.Series,
 ) -> tuple[Columns, Columns]:
-    """Image columns of all rows, each by its own fold's models: without and with the noise of training."""
+    """Image columns of all rows, each by its own fold's models: without and with the noise of
+    training.
+    """
     rng = np.random.default_rng(0)
     both: tuple[Columns, Columns] = ({}, {})
     for number, side in images.items():
@@ -262,4 +312,7 @@ def _check_finite(what: str, given: Mapping[str, ArrayLike]) -> None:
             sums = rows.sum(axis=tuple(range(1, rows.ndim)), dtype=np.float64)
         broken = int((~np.isfinite(sums)).sum())
         if broken:
-            raise InputError(f"{broken} {what} of {backbone} are NaN or infinite: rerun `dvc repro` for that backbone")
+            raise InputError(
+                f"{broken} {what} of {backbone} are NaN or infinite: rerun `dvc repro` for that"
+                " backbone"
+            )

@@ -9,7 +9,8 @@ import numpy as np
 
 
 def corrupt_tiles(images: Path, without: str, cut: str) -> None:
-    """Remove the tile of lesion `without` from an HDF5 file and truncate the JPEG of lesion `cut` to half.
+    """Remove the tile of lesion `without` from an HDF5 file and truncate the JPEG of lesion `cut`
+    to half.
 
     The truncated JPEG keeps its header, so only decoding it fails.
     """

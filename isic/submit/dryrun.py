@@ -51,8 +51,8 @@ class NotebookRun:
 class Estimate:
     """Estimated hours for the hidden test set: here, and on Kaggle's two T4 and four cores.
 
-    `plain_hours_*` is the part of features and boosters. A tile counts once per image model; images per second are
-    None without image models.
+    `plain_hours_*` is the part of features and boosters. A tile counts once per image model; images
+    per second are None without image models.
     """
 
     images_per_second_here: float | None
@@ -71,16 +71,19 @@ class Estimate:
         kaggle = _parts(self.plain_hours_kaggle, self.images_per_second_kaggle)
         networks = f"networks scaled by matrix speed to {_T4_COUNT} x T4, decoding, "
         return (
-            f"{HIDDEN_ROWS:,} lesions: {self.hours_here:.2f} h here{here}; about {self.hours_kaggle:.2f} h on Kaggle"
-            f"{kaggle}, which {'fits' if self.fits else 'DOES NOT FIT'} {LIMIT_HOURS:g} h (an estimate: "
-            f"{networks if here else ''}features and boosters by {_KAGGLE_CORES} cores)"
+            f"{HIDDEN_ROWS:,} lesions: {self.hours_here:.2f} h here{here}; about"
+            f" {self.hours_kaggle:.2f} h on Kaggle{kaggle}, which"
+            f" {'fits' if self.fits else 'DOES NOT FIT'} {LIMIT_HOURS:g} h (an estimate:"
+            f" {networks if here else ''}features and boosters by {_KAGGLE_CORES} cores)"
         )
 
 
 def _parts(plain_hours: float, images_per_second: float | None) -> str:
     if images_per_second is None:
         return ""
-    return f" ({plain_hours:.2f} h of features and boosters, {images_per_second:,.0f} images a second)"
+    return (
+        f" ({plain_hours:.2f} h of features and boosters, {images_per_second:,.0f} images a second)"
+    )
 
 
 @dataclass(frozen=True)
@@ -94,19 +97,30 @@ class DryRun:
     def text(self) -> str:
         lines = []
         for run in self.runs:
-            lines.append(f"{run.case:<8} {run.rows:>8,} lesions  {run.seconds:7.1f} s  {run.peak_gb:5.2f} GB  valid")
+            lines.append(
+                f"{run.case:<8} {run.rows:>8,} lesions  {run.seconds:7.1f} s  {run.peak_gb:5.2f} GB"
+                "  valid"
+            )
             lines += [f"         {note}" for note in run.notes]
         if not self.offline:
-            lines.append("the network could not be disabled here (no unshare): network access would not be noticed")
-        lines.append(self.estimate.text() if self.estimate else "no estimate of time: give --rows 20000 or more")
+            lines.append(
+                "the network could not be disabled here (no unshare): network access would not be"
+                " noticed"
+            )
+        lines.append(
+            self.estimate.text()
+            if self.estimate
+            else "no estimate of time: give --rows 20000 or more"
+        )
         return "\n".join(lines)
 
 
 def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
-    """Run the built notebook on the checkout's test files and on `rows` generated lesions (0: leave those out).
+    """Run the built notebook on the checkout's test files and on `rows` generated lesions (0: leave
+    those out).
 
-    Writes submission/kaggle-dry-run.json. Raises InputError when there is no package, the notebook fails, or a
-    submission is not valid.
+    Writes submission/kaggle-dry-run.json. Raises InputError when there is no package, the notebook
+    fails, or a submission is not valid.
     """
     package = find_package(layout)
     require(package.notebook, "Kaggle package", "run `isic submission build`")
@@ -120,8 +134,14 @@ def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
         guess = None
         if rows:
             write_hidden_test_set(folder / "hidden", rows)
-            runs.append(run_notebook(package, python, folder / "hidden", folder / "generated", "hidden", new=True))
-            plain = plain_seconds(package, layout.test_metadata, folder / "hidden" / "test-metadata.csv")
+            runs.append(
+                run_notebook(
+                    package, python, folder / "hidden", folder / "generated", "hidden", new=True
+                )
+            )
+            plain = plain_seconds(
+                package, layout.test_metadata, folder / "hidden" / "test-metadata.csv"
+            )
             decode = decode_seconds(folder / "hidden" / "test-image.hdf5")
             models = len(manifest.backbones) * len(manifest.folds)
             guess = estimate(runs[0], runs[1], plain, decode, models)
@@ -134,7 +154,8 @@ def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
 def run_notebook(
     package: Package, python: Path, competition: Path, folder: Path, case: str, new: bool = False
 ) -> NotebookRun:
-    """Run the notebook's code with the competition's files in `competition`, and validate its submission.
+    """Run the notebook's code with the competition's files in `competition`, and validate its
+    submission.
 
     `new`: mount files where Kaggle does since 2026, below competitions/ and datasets/OWNER/.
     """
@@ -148,21 +169,31 @@ def run_notebook(
     working.mkdir()
     (folder / "notebook.py").write_text(read_notebook_code(package))
     dropped = ("PYTHON", "MLFLOW_", "DVC_", "KAGGLE_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(dropped)
+    }
     environment |= {"ISIC_KAGGLE_INPUT": str(source), "HOME": str(folder)}
     command = [*_offline(), str(python), str(folder / "notebook.py")]
     started = time.perf_counter()
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=working, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=working, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - started
     if process.returncode:
         tail = (folder / "log").read_text().strip().splitlines()[-1:]
-        raise InputError(f"the notebook failed on the {case} test files: {' '.join(tail) or 'no message'}")
+        raise InputError(
+            f"the notebook failed on the {case} test files: {' '.join(tail) or 'no message'}"
+        )
     expected = read_sample(competition / "sample_submission.csv")
     check_submission(pd.read_csv(working / "submission.csv", dtype={ID: "str"}), expected)
-    notes = [line for line in (folder / "log").read_text().splitlines() if line.startswith(("isic: note", _WARNING))]
+    notes = [
+        line
+        for line in (folder / "log").read_text().splitlines()
+        if line.startswith(("isic: note", _WARNING))
+    ]
     return NotebookRun(case, len(expected), seconds, usage.ru_maxrss / 2**20, tuple(notes))
 
 
@@ -203,12 +234,16 @@ def plain_seconds(package: Package, few: Path, many: Path) -> float:
     return seconds / len(rows.ids)
 
 
-def estimate(small: NotebookRun, large: NotebookRun, plain: float, decode: float, models: int) -> Estimate:
-    """Scale a run to the hidden set: seconds beyond those of a run of a few rows grow with the lesions.
+def estimate(
+    small: NotebookRun, large: NotebookRun, plain: float, decode: float, models: int
+) -> Estimate:
+    """Scale a run to the hidden set: seconds beyond those of a run of a few rows grow with the
+    lesions.
 
-    `plain`: seconds per lesion without its image, not scaled down for a machine with fewer cores than Kaggle's, since
-    not all of that work is parallel. `decode`: seconds per tile on one core; each of `models` decodes every tile. The
-    rest of the time per lesion counts as matrix work and is scaled from this machine's speed to two T4.
+    `plain`: seconds per lesion without its image, not scaled down for a machine with fewer cores
+    than Kaggle's, since not all of that work is parallel. `decode`: seconds per tile on one core;
+    each of `models` decodes every tile. The rest of the time per lesion counts as matrix work and
+    is scaled from this machine's speed to two T4.
     """
     per_lesion = max(large.seconds - small.seconds, 1e-9) / large.rows
     plain = min(plain, per_lesion) if models else per_lesion

@@ -13,17 +13,26 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 #: Distributions that hold a stacker member's library, under either name.
-_MEMBERS = {"lightgbm": ("lightgbm",), "catboost": ("catboost",), "xgboost": ("xgboost-cpu", "xgboost")}
+_MEMBERS = {
+    "lightgbm": ("lightgbm",),
+    "catboost": ("catboost",),
+    "xgboost": ("xgboost-cpu", "xgboost"),
+}
 
 
 def fresh_environment(folder: Path, wheel: Path, members: Iterable[str]) -> Path:
-    """Make an environment with the requirements of `wheel`, linked from here, but without it; returns its Python.
+    """Make an environment with the requirements of `wheel`, linked from here, but without it;
+    returns its Python.
 
     `members` are the stacker's. pip is included: the notebook installs the wheel with it.
     """
     venv.create(folder, with_pip=False, symlinks=True)
     site = next((folder / "lib").glob("python*")) / "site-packages"
-    roots = [*_required_by(wheel), *(name for member in members for name in _MEMBERS.get(member, (member,))), "pip"]
+    roots = [
+        *_required_by(wheel),
+        *(name for member in members for name in _MEMBERS.get(member, (member,))),
+        "pip",
+    ]
     for name in sorted(_closure(roots)):
         for entry in _entries(name):
             target = site / entry.name
@@ -43,7 +52,11 @@ def _required_by(wheel: Path) -> list[str]:
 
 def _names(lines: Iterable[str]) -> list[str]:
     requirements = [Requirement(line) for line in lines]
-    return [item.name for item in requirements if item.marker is None or item.marker.evaluate({"extra": ""})]
+    return [
+        item.name
+        for item in requirements
+        if item.marker is None or item.marker.evaluate({"extra": ""})
+    ]
 
 
 def _closure(roots: Iterable[str]) -> set[str]:

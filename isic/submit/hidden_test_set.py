@@ -20,13 +20,17 @@ UNSEEN = "A hospital that is in no training file"
 
 
 def write_hidden_test_set(out: Path, rows: int, seed: int = 0) -> None:
-    """Write test-metadata.csv, test-image.hdf5 and sample_submission.csv with `rows` (>= 10) generated lesions.
+    """Write test-metadata.csv, test-image.hdf5 and sample_submission.csv with `rows` (>= 10)
+    generated lesions.
 
-    Edge cases: a patient with one lesion, one with 9,000 (or half of all), an unseen hospital, missing values, a lesion
-    without a tile and a truncated tile. Raises InputError for fewer than 10 lesions.
+    Edge cases: a patient with one lesion, one with 9,000 (or half of all), an unseen hospital,
+    missing values, a lesion without a tile and a truncated tile. Raises InputError for fewer than
+    10 lesions.
     """
     if rows < FEWEST:
-        raise InputError(f"a generated test set needs at least {FEWEST} lesions for its edge cases, not {rows}")
+        raise InputError(
+            f"a generated test set needs at least {FEWEST} lesions for its edge cases, not {rows}"
+        )
     from isic.data.sample import write_sample
     from isic.data.tables import read_metadata
     from isic.submit.corrupt_tiles import corrupt_tiles
@@ -48,7 +52,13 @@ def add_edge_cases(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     row = np.arange(len(table))
     large = min(LARGEST, len(table) // 2)
     changed = table.assign(
-        **{PATIENT: table[PATIENT].mask(row == 0, "IP_ALONE").mask((row > 0) & (row <= large), "IP_LARGEST")},
+        **{
+            PATIENT: (
+                table[PATIENT]
+                .mask(row == 0, "IP_ALONE")
+                .mask((row > 0) & (row <= large), "IP_LARGEST")
+            )
+        },
         attribution=table["attribution"].mask(row % 50 == 7, UNSEEN),
     )
     for column in ("age_approx", "sex", "anatom_site_general"):

@@ -1,7 +1,8 @@
-"""The Kaggle package: a short notebook, and a dataset with the bundle and the wheels that Kaggle's image lacks.
+"""The Kaggle package: a short notebook, and a dataset with the bundle and the wheels that Kaggle's
+image lacks.
 
-The notebook runs without internet on Kaggle's Python 3.12, so this package has no compiled code and no pickle. Kaggle's
-image has torch, timm, lightgbm and albumentations.
+The notebook runs without internet on Kaggle's Python 3.12, so this package has no compiled code and
+no pickle. Kaggle's image has torch, timm, lightgbm and albumentations.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ DATASET, NOTEBOOK = "isic-2024-bundle", "isic-2024-submission"
 #: Placeholder for the Kaggle name in ids; `push` refuses it.
 NO_OWNER = "your-kaggle-name"
 _KAGGLE_PYTHON = "3.12"
-#: All platform tags that run on the image's glibc 2.35: pip matches tags exactly and infers no older ones.
-_KAGGLE_PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in range(35, 16, -1)), "manylinux2014_x86_64")
+#: All platform tags that run on the image's glibc 2.35: pip matches tags exactly and infers no
+#: older ones.
+_KAGGLE_PLATFORMS = (
+    *(f"manylinux_2_{minor}_x86_64" for minor in range(35, 16, -1)),
+    "manylinux2014_x86_64",
+)
 
 _INTRODUCTION = """# ISIC 2024 submission
 
@@ -77,7 +82,9 @@ scores["target"].describe()"""
 
 @dataclass(frozen=True)
 class Package:
-    """submission/kaggle/: `dataset` and `notebook` folders, each with the metadata file of the kaggle client."""
+    """submission/kaggle/: `dataset` and `notebook` folders, each with the metadata file of the
+    kaggle client.
+    """
 
     folder: Path
 
@@ -104,13 +111,16 @@ def build(
 ) -> Package:
     """Write submission/kaggle/ for `model` (default: the champion).
 
-    `user` is the Kaggle name (default: KAGGLE_USERNAME), `image` a Docker image to pin (default: the one current when
-    the notebook is pushed first), `wheels` further packages as pip requirements, downloaded for Kaggle's Python.
-    Raises InputError when there is no such model, this checkout's code does not reproduce its stored scores, or a wheel
-    cannot be built or downloaded.
+    `user` is the Kaggle name (default: KAGGLE_USERNAME), `image` a Docker image to pin (default:
+    the one current when the notebook is pushed first), `wheels` further packages as pip
+    requirements, downloaded for Kaggle's Python. Raises InputError when there is no such model,
+    this checkout's code does not reproduce its stored scores, or a wheel cannot be built or
+    downloaded.
     """
     params = load_params(layout.params)
-    bundle = load_bundle(resolve(model or f"models:/{params.register_.model}@{CHAMPION}", layout.root))
+    bundle = load_bundle(
+        resolve(model or f"models:/{params.register_.model}@{CHAMPION}", layout.root)
+    )
     check_code(bundle, layout.train_metadata, layout.train_images, params.gate)
     owner = user or os.environ.get("KAGGLE_USERNAME") or NO_OWNER
     if not re.fullmatch(r"[A-Za-z0-9_-]+", owner):
@@ -123,7 +133,12 @@ def build(
         fetch_wheels(wheels, made.dataset / "wheels")
         made.notebook.mkdir()
         cells = (
-            ("markdown", _INTRODUCTION.format(hash=bundle.manifest.hash[:12], pauc=bundle.manifest.metrics["pauc"])),
+            (
+                "markdown",
+                _INTRODUCTION.format(
+                    hash=bundle.manifest.hash[:12], pauc=bundle.manifest.metrics["pauc"]
+                ),
+            ),
             ("code", _INSTALL.format(dataset=DATASET, competition=COMPETITION)),
             ("code", _SCORE.format(hash=bundle.manifest.hash, short=bundle.manifest.hash[:12])),
         )
@@ -134,19 +149,25 @@ def build(
 
 
 def check_code(bundle: Bundle, metadata: Path, images: Path, settings: Gate) -> None:
-    """Raise InputError unless this checkout's code, which the wheel holds, reproduces the bundle's stored scores.
+    """Raise InputError unless this checkout's code, which the wheel holds, reproduces the bundle's
+    stored scores.
 
-    Checked only when the code has changed since the bundle was made and the training files are the bundle's.
+    Checked only when the code has changed since the bundle was made and the training files are the
+    bundle's.
     """
-    if bundle.manifest.code_hash == code_hash() or data_hash(metadata, images) != bundle.manifest.data_hash:
+    if (
+        bundle.manifest.code_hash == code_hash()
+        or data_hash(metadata, images) != bundle.manifest.data_hash
+    ):
         return
 
     done = reload_elsewhere(bundle.folder, metadata, images, settings.reload_rows)
     if done.largest > settings.reload_tolerance:
         commit = bundle.manifest.git_commit[:12] or "an unknown commit"
         raise InputError(
-            f"this checkout's code scores {done.rows} training lesions up to {done.largest:.1e} away from the "
-            f"model's stored scores: build at {commit}, or promote a model made by this code"
+            f"this checkout's code scores {done.rows} training lesions up to {done.largest:.1e}"
+            f" away from the model's stored scores: build at {commit}, or promote a model made by"
+            " this code"
         )
 
 
@@ -154,7 +175,12 @@ def notebook(cells: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """A notebook of nbformat 4.5 from (kind, text) cells, kind `markdown` or `code`."""
     content: list[dict[str, Any]] = []
     for number, (kind, text) in enumerate(cells):
-        cell = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": text.splitlines(keepends=True)}
+        cell = {
+            "cell_type": kind,
+            "id": f"cell-{number}",
+            "metadata": {},
+            "source": text.splitlines(keepends=True),
+        }
         content.append(cell | ({"outputs": [], "execution_count": None} if kind == "code" else {}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
@@ -189,10 +215,14 @@ def dataset_metadata(owner: str) -> dict[str, Any]:
 
 
 def build_wheel(root: Path, target: Path) -> Path:
-    """Build the pure-Python wheel of this package, without network, from a copy so that the checkout stays clean."""
+    """Build the pure-Python wheel of this package, without network, from a copy so that the
+    checkout stays clean.
+    """
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "source"
-        shutil.copytree(root / "isic", source / "isic", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            root / "isic", source / "isic", ignore=shutil.ignore_patterns("__pycache__")
+        )
         for file in ("pyproject.toml", "README.md", "LICENSE"):
             if (root / file).exists():
                 shutil.copy(root / file, source / file)
@@ -220,4 +250,9 @@ def _pip(*arguments: str) -> None:
 def read_notebook_code(package: Package) -> str:
     """The notebook's code cells as one script."""
     content = json.loads((package.notebook / f"{NOTEBOOK}.ipynb").read_text(encoding="utf-8"))
-    return "\n\n".join("".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code") + "\n"
+    return (
+        "\n\n".join(
+            "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"
+        )
+        + "\n"
+    )

@@ -21,14 +21,18 @@ from isic.registry.versions import CHAMPION, resolve
 
 
 def make_submission(
-    layout: Layout, model: str | None = None, missing_images: MissingImages = "error", fallback: bool = False
+    layout: Layout,
+    model: str | None = None,
+    missing_images: MissingImages = "error",
+    fallback: bool = False,
 ) -> pd.DataFrame:
-    """Score the test files with `model` (default: the champion) into submission/submission.csv and return it.
+    """Score the test files with `model` (default: the champion) into submission/submission.csv and
+    return it.
 
     `missing_images` and `fallback` as for `isic.predict.files.predict`.
 
-    Raises InputError when there is no champion, the test files are not usable, or the submission is not valid; then no
-    file is written.
+    Raises InputError when there is no champion, the test files are not usable, or the submission is
+    not valid; then no file is written.
     """
     name = load_params(layout.params).register_.model
     bundle = load_bundle(resolve(model or f"models:/{name}@{CHAMPION}", layout.root))
@@ -36,7 +40,11 @@ def make_submission(
 
 
 def submit(
-    bundle: Bundle, competition: Path, out: Path, missing_images: MissingImages = "error", fallback: bool = False
+    bundle: Bundle,
+    competition: Path,
+    out: Path,
+    missing_images: MissingImages = "error",
+    fallback: bool = False,
 ) -> pd.DataFrame:
     """Score the test files in folder `competition` into `out`; see `make_submission`."""
     expected = read_sample(competition / "sample_submission.csv")
@@ -61,7 +69,8 @@ def read_sample(path: Path) -> pd.Series:
         raise InputError(f"{path} is not a readable CSV: put the official file there") from error
     if list(sample.columns) != [ID, TARGET]:
         raise InputError(
-            f"{path} has columns {list(sample.columns)}, not {ID} and {TARGET}: put the official file there"
+            f"{path} has columns {list(sample.columns)}, not {ID} and {TARGET}: put the official"
+            " file there"
         )
     return sample[ID]
 
@@ -70,20 +79,36 @@ def check_lesions(ids: pd.Series, expected: pd.Series) -> None:
     """Raise InputError naming a lesion that only the test rows or only the sample submission has."""
     unscored, unknown = expected[~expected.isin(ids)], ids[~ids.isin(expected)]
     if len(unscored):
-        raise InputError(f"{len(unscored)} lesions of the sample submission have no test row, first {unscored.iloc[0]}")
+        raise InputError(
+            f"{len(unscored)} lesions of the sample submission have no test row, first"
+            f" {unscored.iloc[0]}"
+        )
     if len(unknown):
-        raise InputError(f"{len(unknown)} test rows are not in the sample submission, first {unknown.iloc[0]}")
+        raise InputError(
+            f"{len(unknown)} test rows are not in the sample submission, first {unknown.iloc[0]}"
+        )
 
 
 def check_submission(submission: pd.DataFrame, expected: pd.Series) -> None:
-    """Raise InputError unless columns, ids, their order and the range of scores are valid for the competition."""
+    """Raise InputError unless columns, ids, their order and the range of scores are valid for the
+    competition.
+    """
     if list(submission.columns) != [ID, TARGET]:
-        raise InputError(f"a submission has columns {ID} and {TARGET}, not {list(submission.columns)}")
+        raise InputError(
+            f"a submission has columns {ID} and {TARGET}, not {list(submission.columns)}"
+        )
     if submission[ID].duplicated().any():
-        raise InputError(f"lesion {submission[ID][submission[ID].duplicated()].iloc[0]} occurs twice in the submission")
+        raise InputError(
+            f"lesion {submission[ID][submission[ID].duplicated()].iloc[0]} occurs twice in the"
+            " submission"
+        )
     if submission[ID].tolist() != expected.tolist():
-        raise InputError("the submission's lesions are not those of the sample submission in its order")
+        raise InputError(
+            "the submission's lesions are not those of the sample submission in its order"
+        )
     wrong = ~np.isfinite(submission[TARGET]) | (submission[TARGET] < 0) | (submission[TARGET] > 1)
     if wrong.any():
         first = submission[wrong].iloc[0]
-        raise InputError(f"lesion {first[ID]} has score {first[TARGET]}: scores must be numbers from 0 to 1")
+        raise InputError(
+            f"lesion {first[ID]} has score {first[TARGET]}: scores must be numbers from 0 to 1"
+        )

@@ -1,7 +1,9 @@
-"""Columns from rows: what a lesion looks like, and how it differs from the same patient's other lesions.
+"""Columns from rows: what a lesion looks like, and how it differs from the same patient's other
+lesions.
 
-Works on frames alone (numpy, pandas, numba), so that training, the bundle and an offline notebook compute the same
-numbers. Feature families lie in `isic/tabular/families`; `build_features` runs the chosen ones.
+Works on frames alone (numpy, pandas, numba), so that training, the bundle and an offline notebook
+compute the same numbers. Feature families lie in `isic/tabular/families`; `build_features` runs the
+chosen ones.
 """
 
 from isic.tabular.build import build_features

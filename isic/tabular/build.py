@@ -18,10 +18,11 @@ from isic.tabular.registry import Family, choose, lesion_families
 def build_features(frame: pd.DataFrame, families: Sequence[str] | None = None) -> pd.DataFrame:
     """Features of every row of a metadata frame, in its order and with its index.
 
-    `frame` needs the columns of test-metadata.csv; others, such as the train-only ones, are ignored. Returns
-    isic_id, then the columns of `families` (None: all) in registry order: float32, and categories as text with NaN for
-    missing, combined ones as pandas categories. A row's values depend on its own patient's rows alone, to the last bit.
-    Raises InputError for an unknown family, a missing column, repeated ids, or text among the numbers.
+    `frame` needs the columns of test-metadata.csv; others, such as the train-only ones, are
+    ignored. Returns isic_id, then the columns of `families` (None: all) in registry order: float32,
+    and categories as text with NaN for missing, combined ones as pandas categories. A row's values
+    depend on its own patient's rows alone, to the last bit. Raises InputError for an unknown
+    family, a missing column, repeated ids, or text among the numbers.
     """
     chosen = choose(families)
     lesions, order = canonical(frame)
@@ -43,16 +44,22 @@ def _with_measured(lesions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _columns(family: Family, wide: pd.DataFrame) -> dict[str, pd.Series]:
-    """The columns of a family, in canonical order; those of a measured one may be in the frame already."""
+    """The columns of a family, in canonical order; those of a measured one may be in the frame
+    already.
+    """
     names = [feature.name for feature in family.features]
     table = wide if family.measured and names[0] in wide else family.build(wide)
     return {name: table[name] for name in names}
 
 
 def _in_input_order(columns: dict[str, pd.Series], order: NDArray[np.int64]) -> dict[str, object]:
-    """The columns of a family in the input's order; each given column is released once it is reordered."""
+    """The columns of a family in the input's order; each given column is released once it is
+    reordered.
+    """
     names = list(columns)
-    return dict(zip(names, parallel_map(lambda name: _back(columns.pop(name), order), names), strict=True))
+    return dict(
+        zip(names, parallel_map(lambda name: _back(columns.pop(name), order), names), strict=True)
+    )
 
 
 def _back(column: pd.Series, order: NDArray[np.int64]) -> object:

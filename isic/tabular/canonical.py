@@ -1,7 +1,7 @@
 """The one order in which features are computed.
 
-Rows are sorted by patient and isic_id before anything is summed, so features are equal to the last bit for any order
-of the input and any other patients in it. Each patient is one contiguous slice.
+Rows are sorted by patient and isic_id before anything is summed, so features are equal to the last
+bit for any order of the input and any other patients in it. Each patient is one contiguous slice.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ TEXTS = (*CATEGORICAL, "copyright_license")
 def canonical(frame: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Sorted copy of the columns features may see, and the input position of each of its rows.
 
-    The copy holds isic_id, patient_id and TEXTS as `category` (missing: code -1) and NUMERIC as float64 with
-    infinities as NaN; any other column of `frame`, the train-only ones above all, is left behind.
-    Raises InputError for missing columns, missing or repeated ids, missing patients, text among the numbers.
+    The copy holds isic_id, patient_id and TEXTS as `category` (missing: code -1) and NUMERIC as
+    float64 with infinities as NaN; any other column of `frame`, the train-only ones above all, is
+    left behind. Raises InputError for missing columns, missing or repeated ids, missing patients,
+    text among the numbers.
     """
     _check(frame)
     patient = pd.Categorical(frame[PATIENT])
@@ -39,19 +40,24 @@ def _check(frame: pd.DataFrame) -> None:
     missing = [name for name in (ID, PATIENT, *TEXTS, *NUMERIC) if name not in frame.columns]
     if missing:
         raise InputError(
-            f"features need column `{missing[0]}` ({len(missing)} missing in all): use the official metadata"
+            f"features need column `{missing[0]}` ({len(missing)} missing in all): use the official"
+            " metadata"
         )
     for name in (ID, PATIENT):
         if frame[name].isna().any():
-            raise InputError(f"features need `{name}` in every row: {int(frame[name].isna().sum())} rows lack it")
+            raise InputError(
+                f"features need `{name}` in every row: {int(frame[name].isna().sum())} rows lack it"
+            )
     if frame[ID].duplicated().any():
         raise InputError(
-            f"isic_id {frame[ID][frame[ID].duplicated()].iloc[0]} occurs more than once: keep one of its rows"
+            f"isic_id {frame[ID][frame[ID].duplicated()].iloc[0]} occurs more than once: keep one"
+            " of its rows"
         )
 
 
 def _order(ids: pd.Series, patient: NDArray[np.signedinteger]) -> NDArray[np.int64]:
-    # The official files come sorted by isic_id; sorting 400,000 texts costs more than all z-scores together.
+    # The official files come sorted by isic_id; sorting 400,000 texts costs more than all z-scores
+    # together.
     if ids.is_monotonic_increasing:
         return np.argsort(patient, kind="stable").astype(np.int64)
     by_id = ids.reset_index(drop=True).sort_values(kind="stable").index.to_numpy()
@@ -70,9 +76,13 @@ def _finite(column: pd.Series, order: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def codes(frame: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.int64]:
-    """One integer per row naming its combination of the `columns` (category dtype); missing is a value of its own."""
+    """One integer per row naming its combination of the `columns` (category dtype); missing is a
+    value of its own.
+    """
     combined = np.zeros(len(frame), dtype=np.int64)
     for name in columns:
         column = frame[name].cat
-        combined = combined * (len(column.categories) + 1) + column.codes.to_numpy(dtype=np.int64) + 1
+        combined = (
+            combined * (len(column.categories) + 1) + column.codes.to_numpy(dtype=np.int64) + 1
+        )
     return combined

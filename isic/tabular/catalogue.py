@@ -30,7 +30,9 @@ class Row(NamedTuple):
 
 
 def catalogue(families: Sequence[str] | None = None) -> list[Row]:
-    """All features (or those of the named families), in the order of the feature frame; the fitted ones last."""
+    """All features (or those of the named families), in the order of the feature frame; the fitted
+    ones last.
+    """
     rows = [
         Row(each.name, family.name, each.formula, each.meaning)
         for family in choose(families)
@@ -68,7 +70,9 @@ def write_markdown(path: Path) -> None:
 def check_markdown(path: Path) -> None:
     """Raise InputError when `path` is not what `write_markdown` would write."""
     if not Path(path).is_file() or Path(path).read_text(encoding="utf-8") != markdown():
-        raise InputError(f"{path} does not match the features in isic/tabular: run `isic features write`")
+        raise InputError(
+            f"{path} does not match the features in isic/tabular: run `isic features write`"
+        )
 
 
 def _overview(rows: Sequence[Row]) -> str:
@@ -78,7 +82,9 @@ def _overview(rows: Sequence[Row]) -> str:
     meanings = {name: family.meaning for name, family in feature_families().items()}
     meanings |= {f"fitted: {name}": kind.meaning for name, kind in fitted_families().items()}
     lines = [f"| {name} | {count} | {_cell(meanings[name])} |\n" for name, count in counts.items()]
-    return f"\n{len(rows)} features:\n\n| family | features | what |\n|---|---|---|\n" + "".join(lines)
+    return f"\n{len(rows)} features:\n\n| family | features | what |\n|---|---|---|\n" + "".join(
+        lines
+    )
 
 
 def _cell(text: str) -> str:

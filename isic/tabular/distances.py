@@ -1,9 +1,10 @@
 """Distances between the lesions of one group, as compiled loops.
 
-Each kernel works on one group at a time and holds a few rows of its distances, never the full matrix: the largest
-patient has 9,184 lesions, whose full matrix would take 675 MB. Points come as (dimensions, lesions), so that the inner
-loop runs over neighbouring lesions and the compiler vectorises it; plain differences are summed, not expanded squares,
-which would lose the small distances of near duplicates.
+Each kernel works on one group at a time and holds a few rows of its distances, never the full
+matrix: the largest patient has 9,184 lesions, whose full matrix would take 675 MB. Points come as
+(dimensions, lesions), so that the inner loop runs over neighbouring lesions and the compiler
+vectorises it; plain differences are summed, not expanded squares, which would lose the small
+distances of near duplicates.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def _squared(points, first, last, one, out):  # type: ignore[no-untyped-def]
 def nearest_neighbours(points, first, last, distance, index):  # type: ignore[no-untyped-def]
     """The k nearest others of each lesion of a group, k = distance.shape[1]; nearest first.
 
-    Fills distance and index (position in `points`) for rows first:last; where the group has fewer than k others the
-    rest is NaN and -1. Equal distances are taken in canonical order.
+    Fills distance and index (position in `points`) for rows first:last; where the group has fewer
+    than k others the rest is NaN and -1. Equal distances are taken in canonical order.
     """
     size, wanted = last - first, distance.shape[1]
     squared = np.empty(size)
@@ -63,7 +64,9 @@ def nearest_neighbours(points, first, last, distance, index):  # type: ignore[no
 
 @njit(nogil=True, cache=True)
 def local_outlier_factor(distance, index, first, last, out):  # type: ignore[no-untyped-def]
-    """Local outlier factor of a group's lesions from their nearest others (Breunig et al. 2000); 1 below 3 lesions."""
+    """Local outlier factor of a group's lesions from their nearest others (Breunig et al. 2000); 1
+    below 3 lesions.
+    """
     size = last - first
     if size < 3:
         out[first:last] = 1.0
@@ -84,9 +87,11 @@ def local_outlier_factor(distance, index, first, last, out):  # type: ignore[no-
 
 @njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
 def distance_statistics(points, first, last, out, closest, farthest):  # type: ignore[no-untyped-def]
-    """Mean, median, sd, min and max of each lesion's distances to its group's others, into out[row, 0:5].
+    """Mean, median, sd, min and max of each lesion's distances to its group's others, into out[row,
+    0:5].
 
-    closest and farthest get the positions of the most and least similar other; a lesion alone gets zeros and itself.
+    closest and farthest get the positions of the most and least similar other; a lesion alone gets
+    zeros and itself.
     """
     size = last - first
     squared, others = np.empty(size), np.empty(size)
@@ -115,7 +120,11 @@ def distance_statistics(points, first, last, out, closest, farthest):  # type: i
             second += (others[j] - mean) ** 2
         sd = np.sqrt(second / (size - 1))
         closest[one], farthest[one] = first + near, first + far
-        out[one, 0], out[one, 1], out[one, 2] = mean, _median(others[: size - 1], mean, sd, counts, inside), sd
+        out[one, 0], out[one, 1], out[one, 2] = (
+            mean,
+            _median(others[: size - 1], mean, sd, counts, inside),
+            sd,
+        )
         out[one, 3], out[one, 4] = np.sqrt(least), np.sqrt(squared[far])
 
 
@@ -125,7 +134,8 @@ _BINS = 128
 
 @njit(nogil=True, cache=True)
 def _median(values, mean, sd, counts, inside):  # type: ignore[no-untyped-def]
-    """Median of `values`, which lies within one sd of their mean: count by bins, then sort the middle bin alone.
+    """Median of `values`, which lies within one sd of their mean: count by bins, then sort the
+    middle bin alone.
 
     `counts` (_BINS, zero before and after) and `inside` (as long as `values`) are room to work in.
     """
@@ -168,11 +178,12 @@ def _median(values, mean, sd, counts, inside):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def dbscan(points, first, last, radius, enough, out):  # type: ignore[no-untyped-def]
-    """Size of each lesion's density-connected cluster (Ester et al. 1996) in its group; 1 for noise.
+    """Size of each lesion's density-connected cluster (Ester et al. 1996) in its group; 1 for
+    noise.
 
-    A lesion with at least `enough` lesions, itself included, within `radius` is a core of its cluster. Neighbours are
-    counted until they are enough, and only lesions without a cluster are looked at again. Lesions at the border of two
-    clusters belong to the one met first.
+    A lesion with at least `enough` lesions, itself included, within `radius` is a core of its
+    cluster. Neighbours are counted until they are enough, and only lesions without a cluster are
+    looked at again. Lesions at the border of two clusters belong to the one met first.
     """
     size, limit = last - first, radius * radius
     label = np.full(size, -1, dtype=np.int64)
@@ -229,7 +240,9 @@ def _apart(points, one, other):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _is_core(points, first, last, one, limit, enough):  # type: ignore[no-untyped-def]
-    """Whether at least `enough` lesions of the group, itself included, lie within the squared distance."""
+    """Whether at least `enough` lesions of the group, itself included, lie within the squared
+    distance.
+    """
     found = 0
     for other in range(first, last):
         if _apart(points, first + one, other) <= limit:

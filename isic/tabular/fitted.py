@@ -1,9 +1,9 @@
 """Families fitted on training rows: levels of hospitals and locations, target rates, clusters.
 
-A family is one module of `isic.tabular.families.fitted`. Its state is plain values, stored in the model's JSON. The
-columns of a row depend on the state and that row alone; an unknown hospital, location or sex takes a coarser level.
-`params.yaml: stack.fitted` selects families; the stacker fits them on the training folds of each chain and stores them
-with that chain's models.
+A family is one module of `isic.tabular.families.fitted`. Its state is plain values, stored in the
+model's JSON. The columns of a row depend on the state and that row alone; an unknown hospital,
+location or sex takes a coarser level. `params.yaml: stack.fitted` selects families; the stacker
+fits them on the training folds of each chain and stores them with that chain's models.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ FittedColumns = dict[str, NDArray[np.float32]]
 class FittedFamily:
     """Fitted features that are switched on and off together.
 
-    `fit(frame, target)` returns JSON-able values of the training rows; `apply(state, frame)` gives one value per row
-    and feature. `frame` holds the official columns: a metadata frame, or features with family `raw`. A family that
-    uses the target has `training(frame, target, patients)`: the columns of the training rows themselves, which must not
-    depend on their own patient's labels; patients are numbered from 0.
+    `fit(frame, target)` returns JSON-able values of the training rows; `apply(state, frame)` gives
+    one value per row and feature. `frame` holds the official columns: a metadata frame, or features
+    with family `raw`. A family that uses the target has `training(frame, target, patients)`: the
+    columns of the training rows themselves, which must not depend on their own patient's labels;
+    patients are numbered from 0.
     """
 
     name: str
@@ -41,7 +42,9 @@ class FittedFamily:
     features: tuple[Feature, ...]
     fit: Callable[[pd.DataFrame, NDArray[np.float64]], dict[str, Any]]
     apply: Callable[[Mapping[str, Any], pd.DataFrame], FittedColumns]
-    training: Callable[[pd.DataFrame, NDArray[np.float64], NDArray[np.int64]], FittedColumns] | None = None
+    training: (
+        Callable[[pd.DataFrame, NDArray[np.float64], NDArray[np.int64]], FittedColumns] | None
+    ) = None
 
 
 @cache
@@ -62,17 +65,26 @@ class Fitted:
 
     @classmethod
     def fit(cls, kinds: Sequence[str], frame: pd.DataFrame, target: ArrayLike) -> Fitted:
-        """Fit the families `kinds` on training rows. InputError for an unknown family or a missing column."""
+        """Fit the families `kinds` on training rows. InputError for an unknown family or a missing
+        column.
+        """
         known, labels = fitted_families(), np.asarray(target, dtype=np.float64)
         unknown = [name for name in kinds if name not in known]
         if unknown:
-            raise InputError(f"unknown fitted features `{unknown[0]}` in stack.fitted: choose from {', '.join(known)}")
+            raise InputError(
+                f"unknown fitted features `{unknown[0]}` in stack.fitted: choose from"
+                f" {', '.join(known)}"
+            )
         return cls({name: kind.fit(frame, labels) for name, kind in known.items() if name in kinds})
 
     @property
     def names(self) -> dict[str, str]:
         """Column name → family, in the order of `columns`."""
-        return {feature.name: name for name in self.states for feature in fitted_families()[name].features}
+        return {
+            feature.name: name
+            for name in self.states
+            for feature in fitted_families()[name].features
+        }
 
     def columns(self, frame: pd.DataFrame) -> FittedColumns:
         """The columns of rows that were not trained on. InputError names a missing column."""
@@ -81,7 +93,9 @@ class Fitted:
             made |= fitted_families()[name].apply(state, frame)
         return made
 
-    def training_columns(self, frame: pd.DataFrame, target: ArrayLike, patients: ArrayLike) -> FittedColumns:
+    def training_columns(
+        self, frame: pd.DataFrame, target: ArrayLike, patients: ArrayLike
+    ) -> FittedColumns:
         """The columns of the rows that `fit` got; none depends on its own patient's labels."""
         labels = np.asarray(target, dtype=np.float64)
         # In order of their names, so that a row's columns do not depend on the order of the rows.
@@ -89,5 +103,7 @@ class Fitted:
         made: FittedColumns = {}
         for name, state in self.states.items():
             kind = fitted_families()[name]
-            made |= kind.training(frame, labels, codes) if kind.training else kind.apply(state, frame)
+            made |= (
+                kind.training(frame, labels, codes) if kind.training else kind.apply(state, frame)
+            )
         return made

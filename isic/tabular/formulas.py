@@ -1,7 +1,8 @@
 """Families whose features are formulas of one lesion's own measurements.
 
-A formula is written once, as text: `docs/features.md` prints this text and `build` evaluates it. Texts come from this
-package only, never from parameters or data; they can use the measurements and the functions below.
+A formula is written once, as text: `docs/features.md` prints this text and `build` evaluates it.
+Texts come from this package only, never from parameters or data; they can use the measurements and
+the functions below.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ _FUNCTIONS = {
 }
 
 
-def formula_family(name: str, meaning: str, formulas: Sequence[tuple[str, str, str]], measured: bool = True) -> Family:
+def formula_family(
+    name: str, meaning: str, formulas: Sequence[tuple[str, str, str]], measured: bool = True
+) -> Family:
     """A family of (name, formula, meaning with unit)."""
     features = tuple(Feature(*formula) for formula in formulas)
     compiled = [compile(feature.formula, feature.name, "eval") for feature in features]
@@ -38,7 +41,8 @@ def formula_family(name: str, meaning: str, formulas: Sequence[tuple[str, str, s
         namespace = {short: frame[column].to_numpy() for short, column in OFFICIAL.items()}
         columns = parallel_map(lambda code: evaluate(code, namespace), compiled)
         return pd.DataFrame(
-            {feature.name: column for feature, column in zip(features, columns, strict=True)}, copy=False
+            {feature.name: column for feature, column in zip(features, columns, strict=True)},
+            copy=False,
         )
 
     return Family(name, meaning, features, build, measured=measured)

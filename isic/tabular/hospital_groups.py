@@ -1,4 +1,6 @@
-"""Groups of training rows by hospital and location, and the coarser group used for rare or unknown ones."""
+"""Groups of training rows by hospital and location, and the coarser group used for rare or unknown
+ones.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ from isic.core.errors import InputError
 from isic.tabular.names import OFFICIAL
 from isic.tabular.relative import CORE
 
-#: Grouping → its columns, and the coarser grouping used where a combination was too rare in training.
+#: Grouping → its columns, and the coarser grouping used where a combination was too rare in
+#: training.
 GROUPINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "all": ((), None),
     "hospital": (("attribution",), "all"),
     "location": (("tbp_lv_location",), "all"),
     "hospital_location": (("attribution", "tbp_lv_location"), "location"),
-    "hospital_location_tile": (("attribution", "tbp_lv_location", "tbp_tile_type"), "hospital_location"),
+    "hospital_location_tile": (
+        ("attribution", "tbp_lv_location", "tbp_tile_type"),
+        "hospital_location",
+    ),
 }
 #: Smallest number of training lesions of a level; rarer ones use the coarser grouping.
 RARE = 30
@@ -37,7 +43,10 @@ def level_codes(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], ND
     for column in columns:
         combined = combined * (len(column.categories) + 1) + column.codes.astype(np.int64) + 1
     _, example, member = np.unique(combined, return_index=True, return_inverse=True)
-    texts = [[_MISSING if pd.isna(level) else str(level) for level in column[example]] for column in columns]
+    texts = [
+        [_MISSING if pd.isna(level) else str(level) for level in column[example]]
+        for column in columns
+    ]
     return [" × ".join(parts) for parts in zip(*texts, strict=True)], member.astype(np.int64)
 
 
@@ -46,11 +55,18 @@ def rows_by_level(frame: pd.DataFrame, name: str) -> dict[str, NDArray[np.int64]
     labels, member = level_codes(frame, GROUPINGS[name][0])
     order = np.argsort(member, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(member, minlength=len(labels)))[:-1])
-    return {label: rows for label, rows in zip(labels, parts, strict=True) if name == "all" or len(rows) >= RARE}
+    return {
+        label: rows
+        for label, rows in zip(labels, parts, strict=True)
+        if name == "all" or len(rows) >= RARE
+    }
 
 
-def level_values(tables: Mapping[str, Mapping[str, Any]], name: str, frame: pd.DataFrame) -> NDArray[np.float64]:
-    """`tables[grouping][level]` (an array of any shape) of each row's level, (rows, *shape) float64.
+def level_values(
+    tables: Mapping[str, Mapping[str, Any]], name: str, frame: pd.DataFrame
+) -> NDArray[np.float64]:
+    """`tables[grouping][level]` (an array of any shape) of each row's level, (rows, *shape)
+    float64.
 
     An unknown level takes the value of the next coarser grouping.
     """
@@ -70,7 +86,9 @@ def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
     """InputError naming the first of `names` that `frame` lacks."""
     missing = [name for name in names if name not in frame.columns]
     if missing:
-        raise InputError(f"fitted features need column `{missing[0]}`: keep family `raw` in features.families")
+        raise InputError(
+            f"fitted features need column `{missing[0]}`: keep family `raw` in features.families"
+        )
 
 
 def core_values(frame: pd.DataFrame) -> NDArray[np.float64]:

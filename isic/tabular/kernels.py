@@ -1,8 +1,9 @@
 """Statistics of one column within groups, as compiled loops over sorted groups.
 
-pandas' `groupby().transform` passes over the keys again for every column and every statistic. Here the groups are
-found once and each column is read group by group while it sits in the processor's cache. The kernels release the
-interpreter's lock, so `isic.tabular.parallel` runs columns side by side. NaN is skipped and stays NaN.
+pandas' `groupby().transform` passes over the keys again for every column and every statistic. Here
+the groups are found once and each column is read group by group while it sits in the processor's
+cache. The kernels release the interpreter's lock, so `isic.tabular.parallel` runs columns side by
+side. NaN is skipped and stays NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ SUMMARY = ("mean", "sd", "min", "max", "sum", "median", "skew", "count")
 
 @njit(nogil=True, cache=True)
 def zscore(values, rows, starts, out):  # type: ignore[no-untyped-def]
-    """out = (value - mean of group) / (population sd of group + 1e-5), float32; 0 where the group is constant."""
+    """out = (value - mean of group) / (population sd of group + 1e-5), float32; 0 where the group
+    is constant.
+    """
     for group in range(len(starts) - 1):
         first, last = starts[group], starts[group + 1]
         mean, sd, _ = _moments(values, rows, first, last)
@@ -48,7 +51,9 @@ def percentile_rank(values, rows, starts, out):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def summarise(values, rows, starts, out):  # type: ignore[no-untyped-def]
-    """out[group] = mean, sd, min, max, sum, median, skew, count of the group's present values; NaN where none is."""
+    """out[group] = mean, sd, min, max, sum, median, skew, count of the group's present values; NaN
+    where none is.
+    """
     for group in range(len(starts) - 1):
         first, last = starts[group], starts[group + 1]
         mean, sd, skew = _moments(values, rows, first, last)
@@ -71,8 +76,11 @@ def summarise(values, rows, starts, out):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _moments(values, rows, first, last):  # type: ignore[no-untyped-def]
-    """Mean, population sd and skewness of the present values; sd and skewness 0 for one or equal values."""
-    # Sums are taken from the first present value: equal values then differ from their mean by exactly 0.
+    """Mean, population sd and skewness of the present values; sd and skewness 0 for one or equal
+    values.
+    """
+    # Sums are taken from the first present value: equal values then differ from their mean by
+    # exactly 0.
     shift, size, total = np.nan, 0, 0.0
     for place in range(first, last):
         value = values[rows[place]]

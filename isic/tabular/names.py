@@ -15,7 +15,8 @@ def short(column: str) -> str:
 #: Short name → official column, for the measurements.
 OFFICIAL: dict[str, str] = {short(column): column for column in NUMERIC}
 
-#: What each measurement is, with its unit. Colours are CIE L*a*b*; `ext` is the skin around the lesion.
+#: What each measurement is, with its unit. Colours are CIE L*a*b*; `ext` is the skin around the
+#: lesion.
 MEANING: dict[str, str] = {
     "age": "age at imaging, years, in steps of 5",
     "diam": "largest diameter, mm",

@@ -12,7 +12,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def parallel_map(function: Callable[[Item], Result], items: Sequence[Item] | Iterable[Item]) -> list[Result]:
+def parallel_map(
+    function: Callable[[Item], Result], items: Sequence[Item] | Iterable[Item]
+) -> list[Result]:
     """`function` of each item, in their order."""
     todo = list(items)
     if workers() == 1 or len(todo) < 2:

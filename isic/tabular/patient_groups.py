@@ -1,4 +1,6 @@
-"""Groups of lesions that are compared with each other: the rows of each patient, or of each patient and site."""
+"""Groups of lesions that are compared with each other: the rows of each patient, or of each patient
+and site.
+"""
 
 from __future__ import annotations
 
@@ -46,5 +48,7 @@ class Groups:
         """Sum of `values` (n,) in each group, missing ones as 0."""
         if not len(self.rows):
             return np.zeros(0)
-        totals: NDArray[np.float64] = np.add.reduceat(np.nan_to_num(values, nan=0.0)[self.rows], self.starts[:-1])
+        totals: NDArray[np.float64] = np.add.reduceat(
+            np.nan_to_num(values, nan=0.0)[self.rows], self.starts[:-1]
+        )
         return totals

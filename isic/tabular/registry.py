@@ -22,7 +22,9 @@ REMOVED = {"restated": "0.1.0"}
 
 @dataclass(frozen=True)
 class Feature:
-    """One column: its name, how it is computed (official names without `tbp_lv_`), its meaning with its unit."""
+    """One column: its name, how it is computed (official names without `tbp_lv_`), its meaning with
+    its unit.
+    """
 
     name: str
     formula: str
@@ -33,8 +35,9 @@ class Feature:
 class Family:
     """Features that are switched on and off together.
 
-    `build` maps a canonical frame (see `isic.tabular.canonical`) to the family's columns, one row per row. A family
-    that is `relative` to other lesions gets the columns of every `measured` family in that frame too.
+    `build` maps a canonical frame (see `isic.tabular.canonical`) to the family's columns, one row
+    per row. A family that is `relative` to other lesions gets the columns of every `measured`
+    family in that frame too.
     """
 
     name: str
@@ -76,7 +79,8 @@ def _load(package: ModuleType) -> list[Family]:
 def choose(names: Sequence[str] | None, key: str = "features.families") -> list[Family]:
     """The named families in registry order, each once; None means all.
 
-    Raises InputError for an unknown or removed name; `key` is the key of params.yaml that holds the names.
+    Raises InputError for an unknown or removed name; `key` is the key of params.yaml that holds the
+    names.
     """
     known = feature_families()
     if names is None:
@@ -86,7 +90,9 @@ def choose(names: Sequence[str] | None, key: str = "features.families") -> list[
             last = f"isic {REMOVED[name]} is the last version that reads it"
             raise InputError(f"feature family `{name}` in {key} was removed ({last}): take it out")
         if name not in known:
-            raise InputError(f"unknown feature family `{name}` in {key}: choose from {', '.join(known)}")
+            raise InputError(
+                f"unknown feature family `{name}` in {key}: choose from {', '.join(known)}"
+            )
     return [family for name, family in known.items() if name in names]
 
 
@@ -95,5 +101,7 @@ def _refuse_duplicates(families: Sequence[Family]) -> None:
     for family in families:
         for feature in family.features:
             if feature.name in owner:
-                raise ValueError(f"feature {feature.name} is in families {owner[feature.name]} and {family.name}")
+                raise ValueError(
+                    f"feature {feature.name} is in families {owner[feature.name]} and {family.name}"
+                )
             owner[feature.name] = family.name

@@ -15,15 +15,20 @@ from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import lesion_families
 
 #: kernel(values, rows, starts, out): one value per row from the row's group.
-Kernel = Callable[[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]], None]
+Kernel = Callable[
+    [NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]], None
+]
 
-#: Measurements that clinicians and the published models use: colour, contrast, size, border and texture of the lesion
-#: and its skin.
+#: Measurements that clinicians and the published models use: colour, contrast, size, border and
+#: texture of the lesion and its skin.
 CORE: tuple[str, ...] = tuple(
-    short(column) for column in NUMERIC if short(column) not in {"age", "symm_2axis_angle", "x", "y", "z"}
+    short(column)
+    for column in NUMERIC
+    if short(column) not in {"age", "symm_2axis_angle", "x", "y", "z"}
 )
 
-#: Compared within parts of the patient: the core, and the formulas that the published models rank highest.
+#: Compared within parts of the patient: the core, and the formulas that the published models rank
+#: highest.
 COMPARED: tuple[str, ...] = (
     *CORE,
     "hue_contrast",
@@ -51,8 +56,12 @@ SUMMARISED: tuple[str, ...] = (
 
 
 def measured_features() -> dict[str, str]:
-    """Short name → meaning of the columns of relative families: the measurements, then the measured formulas."""
-    formulas = (feature for family in lesion_families() if family.measured for feature in family.features)
+    """Short name → meaning of the columns of relative families: the measurements, then the measured
+    formulas.
+    """
+    formulas = (
+        feature for family in lesion_families() if family.measured for feature in family.features
+    )
     return {**MEANING, **{feature.name: feature.meaning for feature in formulas}}
 
 
@@ -80,8 +89,12 @@ def per_row(
     return dict(zip(names, parallel_map(one, names), strict=True))
 
 
-def differences(frame: pd.DataFrame, names: Sequence[str], other: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-    """Each named measurement minus that of the lesion at position `other` (n,); short name → float32 (n,)."""
+def differences(
+    frame: pd.DataFrame, names: Sequence[str], other: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32]]:
+    """Each named measurement minus that of the lesion at position `other` (n,); short name →
+    float32 (n,).
+    """
 
     def one(name: str) -> NDArray[np.float32]:
         values = frame[official_column(name)].to_numpy()

@@ -18,7 +18,15 @@ SPACES: dict[str, tuple[str, ...]] = {
     "colour": ("A", "B", "L", "deltaA", "deltaB", "deltaL"),
     "inner": ("A", "B", "C", "H", "L"),
     "outer": ("Aext", "Bext", "Cext", "Hext", "Lext"),
-    "shape": ("diam", "minorAxisMM", "areaMM2", "perimeterMM", "eccentricity", "norm_border", "symm_2axis"),
+    "shape": (
+        "diam",
+        "minorAxisMM",
+        "areaMM2",
+        "perimeterMM",
+        "eccentricity",
+        "norm_border",
+        "symm_2axis",
+    ),
     "position": ("x", "y", "z"),
 }
 
@@ -43,7 +51,8 @@ DUCKLING: tuple[str, ...] = (
 
 
 def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
-    """Points (measurements, lesions) in sd from the patient's mean; a missing or constant measurement is 0.
+    """Points (measurements, lesions) in sd from the patient's mean; a missing or constant
+    measurement is 0.
 
     Unlike the z-score features nothing is added to the sd, as in scikit-learn's scaler.
     """
@@ -58,8 +67,8 @@ def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float6
         mean = np.add.reduceat(filled, groups.starts[:-1]) / count
         away = np.where(present, values - np.repeat(mean, sizes), 0.0)
         variance = np.add.reduceat(away**2, groups.starts[:-1]) / count
-        # A constant column differs from its mean by rounding only; that must not become a whole sd. The bound is
-        # scikit-learn's, so that a measurement that is tiny everywhere still counts.
+        # A constant column differs from its mean by rounding only; that must not become a whole sd.
+        # The bound is scikit-learn's, so that a measurement that is tiny everywhere still counts.
         rounding = np.finfo(np.float64).eps * count
         constant = variance <= rounding * variance + (rounding * mean) ** 2
         sd = np.where(constant, np.inf, np.sqrt(variance))
@@ -70,21 +79,32 @@ def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float6
 
 
 def unit_range(points: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
-    """Each row of `points` (in the groups' order) from 0 at the group's smallest to 1 at its largest; constant: 0."""
+    """Each row of `points` (in the groups' order) from 0 at the group's smallest to 1 at its
+    largest; constant: 0.
+    """
     starts, sizes = groups.starts[:-1], groups.sizes
     low = np.minimum.reduceat(points, starts, axis=1)
     width = np.maximum.reduceat(points, starts, axis=1) - low
     width[width == 0] = np.inf
-    scaled: NDArray[np.float64] = (points - np.repeat(low, sizes, axis=1)) / np.repeat(width, sizes, axis=1)
+    scaled: NDArray[np.float64] = (points - np.repeat(low, sizes, axis=1)) / np.repeat(
+        width, sizes, axis=1
+    )
     return scaled
 
 
 def raw_points(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
     """Points (measurements, lesions) unscaled; missing is 0."""
-    return np.stack([np.nan_to_num(frame[official_column(name)].to_numpy(), nan=0.0) for name in names])
+    return np.stack(
+        [np.nan_to_num(frame[official_column(name)].to_numpy(), nan=0.0) for name in names]
+    )
 
 
 def by_group(groups: Groups, work: Callable[[int, int], None]) -> None:
-    """`work(first, last)` for every group, in positions of `groups.rows`; the largest first, for even threads."""
-    bounds = [(int(groups.starts[g]), int(groups.starts[g + 1])) for g in np.argsort(-groups.sizes, kind="stable")]
+    """`work(first, last)` for every group, in positions of `groups.rows`; the largest first, for
+    even threads.
+    """
+    bounds = [
+        (int(groups.starts[g]), int(groups.starts[g + 1]))
+        for g in np.argsort(-groups.sizes, kind="stable")
+    ]
     parallel_map(lambda bound: work(*bound), bounds)

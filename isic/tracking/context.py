@@ -1,4 +1,6 @@
-"""Tags of a run: hashes of commit, lock file, data and folds; runs with equal data and folds are comparable."""
+"""Tags of a run: hashes of commit, lock file, data and folds; runs with equal data and folds are
+comparable.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ def run_tags(layout: Layout) -> dict[str, str]:
     """Tags of a run started now in this checkout; tags of missing files are left out."""
     tags = {
         "git_commit": git(layout.root, "rev-parse", "HEAD"),
-        "git_dirty": str(bool(git(layout.root, "status", "--porcelain", "--untracked-files=no"))).lower(),
+        "git_dirty": (
+            str(bool(git(layout.root, "status", "--porcelain", "--untracked-files=no"))).lower()
+        ),
         "dvc_lock": file_hash(layout.root / "dvc.lock"),
         "data_hash": data_hash(layout.train_metadata, layout.train_images),
         "folds_hash": file_hash(layout.folds),
@@ -36,7 +40,11 @@ def git(root: Path, *arguments: str) -> str:
     """Output of a git command in `root`, "" where there is no git or no repository."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=False
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

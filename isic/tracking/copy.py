@@ -1,9 +1,9 @@
 """Copy runs and models from one MLflow store to another; repeated copies send only what is missing.
 
-MLflow 3 has no such command: `mlflow migrate-filestore` writes a database on the same machine, and mlflow-export-import
-was last released before MLflow 3 and lacks logged models. This copy uses the client's API. A run gets a new id in the
-target and a tag with its old one, by which later copies recognise it. Counts are verified in the target, and the source
-is not changed.
+MLflow 3 has no such command: `mlflow migrate-filestore` writes a database on the same machine, and
+mlflow-export-import was last released before MLflow 3 and lacks logged models. This copy uses the
+client's API. A run gets a new id in the target and a tag with its old one, by which later copies
+recognise it. Counts are verified in the target, and the source is not changed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Copied:
 
     def text(self) -> str:
         """One line per kind, and one per alias that differs in the target."""
-        lines = [f"{kind:<14}{tally.total:>8,}  {tally.sent:,} sent" for kind, tally in self.counts.items()]
+        lines = [
+            f"{kind:<14}{tally.total:>8,}  {tally.sent:,} sent"
+            for kind, tally in self.counts.items()
+        ]
         return "\n".join([*lines, *self.kept])
 
 
@@ -74,7 +77,8 @@ class Copy:
         """Experiments, runs, logged models, registered models."""
         import mlflow
 
-        # With a database, creating a model version looks up the model's location in the global store.
+        # With a database, creating a model version looks up the model's location in the global
+        # store.
         mlflow.set_tracking_uri(self.target.tracking_uri)
         runs = self._open_runs()
         self._logged_models()
@@ -84,7 +88,9 @@ class Copy:
         return self.copied
 
     def _open_runs(self) -> list[Run]:
-        """Create an empty run in the target for each source run, since children refer to parents and models to runs."""
+        """Create an empty run in the target for each source run, since children refer to parents
+        and models to runs.
+        """
         every: list[Run] = []
         for experiment in self.source.search_experiments():
             runs = list(_runs(self.source, experiment.experiment_id))
@@ -92,7 +98,11 @@ class Copy:
                 continue
             there, made = self._experiment(experiment.name, experiment.tags)
             self._experiments[experiment.experiment_id] = there
-            known = {run.data.tags[ORIGIN]: run for run in _runs(self.target, there) if ORIGIN in run.data.tags}
+            known = {
+                run.data.tags[ORIGIN]: run
+                for run in _runs(self.target, there)
+                if ORIGIN in run.data.tags
+            }
             for run in runs:
                 copy = known.get(run.info.run_id) or self.target.create_run(
                     there, run.info.start_time, {ORIGIN: run.info.run_id}, run.info.run_name
@@ -111,9 +121,16 @@ class Copy:
             return str(there.experiment_id), False
         uri = self.target.tracking_uri
         # A server chooses its artifact location; for an SQLite file it is the folder beside it.
-        location = Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name if uri.startswith(SQLITE) else None
+        location = (
+            Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name
+            if uri.startswith(SQLITE)
+            else None
+        )
         own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
-        return str(self.target.create_experiment(name, location.as_uri() if location else None, own)), True
+        return (
+            str(self.target.create_experiment(name, location.as_uri() if location else None, own)),
+            True,
+        )
 
     def _logged_models(self) -> None:
         for here, there in self._experiments.items():
@@ -121,7 +138,11 @@ class Copy:
             for model in _models(self.source, here):
                 copy, sent = known.get(model.model_id), 0
                 if copy is None:
-                    tags = {key: value for key, value in model.tags.items() if not key.startswith("mlflow.")}
+                    tags = {
+                        key: value
+                        for key, value in model.tags.items()
+                        if not key.startswith("mlflow.")
+                    }
                     copy = self.target.create_logged_model(
                         there,
                         model.name,
@@ -132,8 +153,13 @@ class Copy:
                     )
                     sent = 1
                 self.models[model.model_id] = copy.model_id
-                self._files(f"model {model.name}", (model.artifact_location, copy.artifact_location))
-                if str(copy.status) != str(model.status) and str(model.status) in ("READY", "FAILED"):
+                self._files(
+                    f"model {model.name}", (model.artifact_location, copy.artifact_location)
+                )
+                if str(copy.status) != str(model.status) and str(model.status) in (
+                    "READY",
+                    "FAILED",
+                ):
                     self.target.finalize_logged_model(copy.model_id, str(model.status))
                 self.copied.add("logged models", 1, sent)
 
@@ -141,13 +167,17 @@ class Copy:
         """Send a run's content unless it was copied in this state, then verify the copy."""
         there = self.runs[run.info.run_id]
         state = f"{run.info.status} {run.info.end_time} {len(run.data.params)} {len(run.data.tags)}"
-        history = {name: self.source.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        history = {
+            name: self.source.get_metric_history(run.info.run_id, name) for name in run.data.metrics
+        }
         points = [point for name in sorted(history) for point in history[name]]
         state += f" {len(points)} {max((point.timestamp for point in points), default=0)}"
         arrived = self.target.get_run(there).data.tags.get(ARRIVED) == state
         if not arrived:
             self._send(run, there, points)
-            self.say(f"run {run.info.run_name}: {len(run.data.params)} parameters, {len(points)} points")
+            self.say(
+                f"run {run.info.run_name}: {len(run.data.params)} parameters, {len(points)} points"
+            )
         self.copied.add("parameters", len(run.data.params), 0 if arrived else len(run.data.params))
         self.copied.add("metric points", len(points), 0 if arrived else len(points))
         self._files(f"run {run.info.run_name}", self._locations[run.info.run_id])
@@ -164,7 +194,10 @@ class Copy:
         if tags.get(_PARENT) in self.runs:
             tags[_PARENT] = self.runs[tags[_PARENT]]
         params = [Param(name, value) for name, value in run.data.params.items()]
-        metrics = [Metric(p.key, p.value, p.timestamp, p.step, self.models.get(p.model_id or "")) for p in points]
+        metrics = [
+            Metric(p.key, p.value, p.timestamp, p.step, self.models.get(p.model_id or ""))
+            for p in points
+        ]
         for part in _pages([RunTag(name, value) for name, value in tags.items()], 100):
             self.target.log_batch(there, tags=part)
         for part in _pages(params, 100):
@@ -174,15 +207,23 @@ class Copy:
         outputs = run.outputs.model_outputs if run.outputs else []
         copies = self.target.get_run(there).outputs
         linked = {output.model_id for output in (copies.model_outputs if copies else [])}
-        missing = [(self.models[out.model_id], out.step) for out in outputs if out.model_id in self.models]
+        missing = [
+            (self.models[out.model_id], out.step) for out in outputs if out.model_id in self.models
+        ]
         missing = [(model, step) for model, step in missing if model not in linked]
         if missing:
-            self.target.log_outputs(there, [LoggedModelOutput(model, step) for model, step in missing])
+            self.target.log_outputs(
+                there, [LoggedModelOutput(model, step) for model, step in missing]
+            )
 
     def _check_run(self, run: Run, there: str, history: Mapping[str, list[Metric]]) -> None:
         """Raise InputError unless the copy holds every parameter, tag and point of the run."""
         copy = self.target.get_run(there)
-        lost = [f"parameter {name}" for name, value in run.data.params.items() if copy.data.params.get(name) != value]
+        lost = [
+            f"parameter {name}"
+            for name, value in run.data.params.items()
+            if copy.data.params.get(name) != value
+        ]
         lost += [f"tag {name}" for name in _own_tags(run) if name not in copy.data.tags]
         for name, points in history.items():
             found = len(self.target.get_metric_history(there, name))
@@ -190,16 +231,20 @@ class Copy:
                 lost.append(f"metric {name} ({found} of {len(points)} points)")
         if lost:
             raise InputError(
-                f"run {run.info.run_name} ({run.info.run_id}) was not copied completely: {lost[0]} is missing or "
-                "differs; run the same command again"
+                f"run {run.info.run_name} ({run.info.run_id}) was not copied completely: {lost[0]}"
+                " is missing or differs; run the same command again"
             )
 
     def _files(self, name: str, locations: tuple[str, str]) -> None:
         here = repository(locations[0], self.source.tracking_uri, self._fallback)
         try:
-            sent, total = copy_files(here, repository(locations[1], self.target.tracking_uri), self._renamed)
+            sent, total = copy_files(
+                here, repository(locations[1], self.target.tracking_uri), self._renamed
+            )
         except ValueError as error:
-            raise InputError(f"{name} was not copied completely: {error}; run the same command again") from error
+            raise InputError(
+                f"{name} was not copied completely: {error}; run the same command again"
+            ) from error
         self.copied.add("files", total, sent)
 
     def _renamed(self, text: str) -> str:
@@ -218,7 +263,10 @@ class Copy:
 
     def _versions(self, name: str) -> None:
         """Copy versions in order and under their own numbers, to which promotions.jsonl refers."""
-        there = {int(version.version): version for version in self.target.search_model_versions(f"name = '{name}'")}
+        there = {
+            int(version.version): version
+            for version in self.target.search_model_versions(f"name = '{name}'")
+        }
         versions = self.source.search_model_versions(f"name = '{name}'")
         for version in sorted(versions, key=lambda item: int(item.version)):
             number = int(version.version)
@@ -227,8 +275,8 @@ class Copy:
                 self._version(version)
             elif copy.tags.get(ORIGIN) != _origin(version):
                 raise InputError(
-                    f"the target has a version {number} of {name} of its own: copy into a server without one, "
-                    "or register this one there by `dvc repro register`"
+                    f"the target has a version {number} of {name} of its own: copy into a server"
+                    " without one, or register this one there by `dvc repro register`"
                 )
             self.copied.add("versions", 1, int(copy is None))
 
@@ -251,20 +299,24 @@ class Copy:
             self.target.delete_model_version(version.name, made.version)
             if int(made.version) > number:
                 raise InputError(
-                    f"version {number} of {version.name} would get another number on the target: copy into a server "
-                    "that never had this model"
+                    f"version {number} of {version.name} would get another number on the target:"
+                    " copy into a server that never had this model"
                 )
 
     def _source_of(self, version: ModelVersion) -> str:
         """Location of the copied version's files in the target."""
-        if version.source.startswith("models:/") and version.source.removeprefix("models:/") in self.models:
+        if (
+            version.source.startswith("models:/")
+            and version.source.removeprefix("models:/") in self.models
+        ):
             return f"models:/{self.models[version.source.removeprefix('models:/')]}"
         for here, there in self._locations.values():
             if version.source.startswith(f"{here}/"):
                 return there + version.source.removeprefix(here)
         raise InputError(
-            f"the files of version {version.version} of {version.name} are in {redact(version.source)}, which no run "
-            "owns: register it again, or delete the version"
+            f"the files of version {version.version} of {version.name} are in"
+            f" {redact(version.source)}, which no run owns: register it again, or delete the"
+            " version"
         )
 
     def _aliases(self, name: str, aliases: Mapping[str, str], there: Mapping[str, str]) -> None:
@@ -273,11 +325,15 @@ class Copy:
                 self.target.set_registered_model_alias(name, alias, str(number))
             elif str(there[alias]) != str(number):
                 # The target was promoted since the last copy and takes precedence.
-                self.copied.kept.append(f"{name}@{alias} stays version {there[alias]} on the target (here: {number})")
+                self.copied.kept.append(
+                    f"{name}@{alias} stays version {there[alias]} on the target (here: {number})"
+                )
             self.copied.add("aliases", 1, int(alias not in there))
 
 
-def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lambda line: None) -> Copied:
+def copy(
+    source: str, target: str, root: Path, say: Callable[[str], None] = lambda line: None
+) -> Copied:
     """Copy all runs and models of the store `source` to the server `target`, and verify the copy.
 
     Raises InputError when either cannot be used, or the copy is incomplete.
@@ -286,7 +342,8 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
     _refuse(source, target)
     for uri in (source, target):
         _check_server(uri)
-    # More retries and a longer timeout: uploads of large models are slow, and one failure must not end a long copy.
+    # More retries and a longer timeout: uploads of large models are slow, and one failure must not
+    # end a long copy.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     settle_environment(300)
     from mlflow.exceptions import MlflowException
@@ -296,7 +353,8 @@ def copy(source: str, target: str, root: Path, say: Callable[[str], None] = lamb
     except MlflowException as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{redact(source)} to {redact(target)}: {redact(line)[:300]}; run the same command again"
+            f"{redact(source)} to {redact(target)}: {redact(line)[:300]}; run the same command"
+            " again"
         ) from error
 
 
@@ -306,14 +364,18 @@ def _own_tags(run: Run) -> dict[str, str]:
 
 
 def _resolved(uri: str, root: Path) -> str:
-    """`uri`, with the path of a database file resolved: under two names a store would be copied into itself."""
+    """`uri`, with the path of a database file resolved: under two names a store would be copied
+    into itself.
+    """
     if not uri.startswith(SQLITE):
         return uri
     return f"{SQLITE}{Path(absolute(uri, root).removeprefix(SQLITE)).resolve()}"
 
 
 def _check_server(uri: str) -> None:
-    """Raise InputError at once when a server does not respond: the copy itself would retry for minutes."""
+    """Raise InputError at once when a server does not respond: the copy itself would retry for
+    minutes.
+    """
     if uri.startswith(("http://", "https://")):
         try:
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=10).close()
@@ -321,7 +383,8 @@ def _check_server(uri: str) -> None:
             return  # it responds
         except OSError as error:
             raise InputError(
-                f"no server responds at {redact(uri)} ({error}): start the server, or check the address"
+                f"no server responds at {redact(uri)} ({error}): start the server, or check the"
+                " address"
             ) from error
 
 
@@ -329,10 +392,13 @@ def _refuse(source: str, target: str) -> None:
     if source == target:
         raise InputError(f"--from and --to are both {redact(source)}")
     if source.startswith(SQLITE) and not Path(source.removeprefix(SQLITE)).is_file():
-        raise InputError(f"there is no database {source.removeprefix(SQLITE)}: --from names the store to copy")
+        raise InputError(
+            f"there is no database {source.removeprefix(SQLITE)}: --from names the store to copy"
+        )
     if not target.startswith(("http://", "https://", SQLITE)):
         raise InputError(
-            f"--to is {redact(target)}: name the server (http://…), not its database, or the artifacts would stay here"
+            f"--to is {redact(target)}: name the server (http://…), not its database, or the"
+            " artifacts would stay here"
         )
 
 
@@ -341,7 +407,10 @@ def _runs(client: MlflowClient, experiment: str) -> Iterable[Run]:
     token = None
     while True:
         page = client.search_runs(
-            [experiment], max_results=_PAGE, order_by=["attributes.start_time ASC"], page_token=token
+            [experiment],
+            max_results=_PAGE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
         )
         yield from page
         if not (token := page.token):

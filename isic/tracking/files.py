@@ -1,4 +1,6 @@
-"""Copy artifacts between two stores file by file; files already there with the same size are skipped."""
+"""Copy artifacts between two stores file by file; files already there with the same size are
+skipped.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ Rewrite = Callable[[str], str]
 def repository(location: str, uri: str, fallback: Path | None = None) -> ArtifactRepository:
     """The artifacts at `location` of the store `uri`.
 
-    The database of a moved checkout has absolute paths of its old location; files missing there are taken from
-    `fallback`, the folder mlartifacts beside the database.
+    The database of a moved checkout has absolute paths of its old location; files missing there are
+    taken from `fallback`, the folder mlartifacts beside the database.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -47,11 +49,14 @@ def _walk(repo: ArtifactRepository, folder: str | None) -> Iterator[tuple[str, i
             yield entry.path, int(entry.file_size or 0)
 
 
-def copy_files(source: ArtifactRepository, target: ArtifactRepository, rewrite: Rewrite) -> tuple[int, int]:
-    """Copy the files that `target` lacks; `rewrite` is applied to MLmodel files, which contain run and model ids.
+def copy_files(
+    source: ArtifactRepository, target: ArtifactRepository, rewrite: Rewrite
+) -> tuple[int, int]:
+    """Copy the files that `target` lacks; `rewrite` is applied to MLmodel files, which contain run
+    and model ids.
 
-    Returns the number of files copied and the number of all files. Raises ValueError naming a file whose copy has
-    another size.
+    Returns the number of files copied and the number of all files. Raises ValueError naming a file
+    whose copy has another size.
     """
     wanted, there = listing(source), listing(target)
     missing = [path for path, size in wanted.items() if there.get(path) != size]

@@ -20,8 +20,8 @@ SCORES = "oof/stack.parquet"
 def run_scores(root: Path, name: str) -> Path:
     """Local path of the out-of-fold scores of run `name` (run id or run name), or of its parent.
 
-    Of several runs with one name the newest is used. Raises InputError when there is no such run, it has no scores, or
-    the store cannot be reached.
+    Of several runs with one name the newest is used. Raises InputError when there is no such run,
+    it has no scores, or the store cannot be reached.
     """
     from mlflow.exceptions import MlflowException
 
@@ -38,8 +38,8 @@ def run_scores(root: Path, name: str) -> Path:
             f"the MLflow store does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
         ) from error
     raise InputError(
-        f"run {run.info.run_name} holds no out-of-fold scores ({SCORES}): name a run stack-…, a version "
-        "(models:/NAME/3), a bundle or a checkout"
+        f"run {run.info.run_name} holds no out-of-fold scores ({SCORES}): name a run stack-…, a"
+        " version (models:/NAME/3), a bundle or a checkout"
     )
 
 
@@ -47,12 +47,14 @@ def _find(client: MlflowClient, name: str) -> Run:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is not None and "'" not in name:
         for field in ("run_id", "run_name"):
-            runs = client.search_runs([experiment.experiment_id], f"attributes.{field} = '{name}'", max_results=1)
+            runs = client.search_runs(
+                [experiment.experiment_id], f"attributes.{field} = '{name}'", max_results=1
+            )
             if runs:
                 return runs[0]
     raise InputError(
-        f"{name} is no file or folder here, no version (models:/NAME@ALIAS) and no run of experiment {EXPERIMENT}: "
-        "`make ui` shows the runs"
+        f"{name} is no file or folder here, no version (models:/NAME@ALIAS) and no run of"
+        f" experiment {EXPERIMENT}: `make ui` shows the runs"
     )
 
 

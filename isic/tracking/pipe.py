@@ -1,4 +1,6 @@
-"""The pipe from a stage to its writer process: opened at first use, shared by all runs of the process."""
+"""The pipe from a stage to its writer process: opened at first use, shared by all runs of the
+process.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from typing import Any, ClassVar
 
 import isic
 
-#: Seconds a finished run waits for the delivery of its last messages; then the writer continues alone.
+#: Seconds a finished run waits for the delivery of its last messages; then the writer continues
+#: alone.
 PATIENCE = 15.0
 
 
@@ -35,14 +38,21 @@ class Pipe:
         try:
             self._process = _start_writer()
         except OSError as error:
-            warn(f"cannot start the writer process ({error}); this stage is not tracked, its results are on disk")
+            warn(
+                f"cannot start the writer process ({error}); this stage is not tracked, its results"
+                " are on disk"
+            )
             return
         threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
 
     @classmethod
     def shared(cls) -> Pipe:
         """This process's pipe; a forked child opens its own."""
-        if cls._of_process is None or cls._of_process[0] != os.getpid() or cls._of_process[1]._process is None:
+        if (
+            cls._of_process is None
+            or cls._of_process[0] != os.getpid()
+            or cls._of_process[1]._process is None
+        ):
             cls._of_process = (os.getpid(), cls())
         return cls._of_process[1]
 
@@ -58,7 +68,10 @@ class Pipe:
                 self._process.stdin.flush()
         except OSError:
             self._process = None
-            warn("the writer process is gone; this stage is no longer tracked, its results are on disk")
+            warn(
+                "the writer process is gone; this stage is no longer tracked, its results are on"
+                " disk"
+            )
 
     def wait_for(self, run: int) -> bool:
         """Wait until the writer has finished a run; False when the writer has died."""
@@ -85,10 +98,14 @@ class Pipe:
 
 
 def _start_writer() -> subprocess.Popen[str]:
-    """Start the writer in its own session, so that it survives Ctrl-C or a killed group and can close the runs."""
+    """Start the writer in its own session, so that it survives Ctrl-C or a killed group and can
+    close the runs.
+    """
     package_home = str(Path(isic.__file__).resolve().parent.parent)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_home, os.environ.get("PYTHONPATH", "")]))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [package_home, os.environ.get("PYTHONPATH", "")])
+    )
     environment.pop("MLFLOW_RUN_ID", None)
     return subprocess.Popen(
         [sys.executable, "-m", "isic.tracking.writer"],

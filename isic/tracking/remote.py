@@ -14,7 +14,8 @@ from isic.core.errors import InputError, redact
 def probe_remote(root: Path) -> str | None:
     """Write an object to the default DVC remote and delete it; None without a default remote.
 
-    Remotes other than S3 are reported but not tried. Raises InputError when the remote is not writable.
+    Remotes other than S3 are reported but not tried. Raises InputError when the remote is not
+    writable.
     """
     files = [root / ".dvc" / name for name in ("config", "config.local")]
     if not any("remote" in file.read_text(encoding="utf-8") for file in files if file.is_file()):
@@ -30,7 +31,9 @@ def probe_remote(root: Path) -> str | None:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
-        raise InputError(f"{name} is {url}, which needs more packages: pip install 'isic[server]'") from None
+        raise InputError(
+            f"{name} is {url}, which needs more packages: pip install 'isic[server]'"
+        ) from None
     own = {key: settings.get(f"remote.{name}.{option}") for key, option in _OPTIONS.items()}
     location = urlparse(url)
     key = f"{location.path.strip('/')}/doctor-{uuid.uuid4().hex}".lstrip("/")
@@ -41,7 +44,8 @@ def probe_remote(root: Path) -> str | None:
         client.delete_object(Bucket=location.netloc, Key=key)
     except (BotoCoreError, ClientError) as error:
         raise InputError(
-            f"{name} at {url} cannot be written to ({redact(str(error))[:160]}): check its endpointurl and credentials"
+            f"{name} at {url} cannot be written to ({redact(str(error))[:160]}): check its"
+            " endpointurl and credentials"
         ) from error
     return f"{name} at {url} is writable"
 
@@ -57,6 +61,8 @@ _OPTIONS = {
 def _settings(root: Path) -> dict[str, str]:
     """DVC's merged configuration, by dotted names."""
     command = [sys.executable, "-m", "dvc", "config", "--list"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, timeout=120, check=False
+    )
     pairs = (line.partition("=") for line in done.stdout.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,4 +1,5 @@
-"""Structure of runs: one parent per stage family and configuration, one child per fold, both found by tags.
+"""Structure of runs: one parent per stage family and configuration, one child per fold, both found
+by tags.
 
 Functions here call the store directly and may raise; `writer` handles failures.
 """
@@ -22,7 +23,9 @@ PARENT_TAG = "mlflow.parentRunId"
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Identity of a run: `fold` None means the parent itself; `outer` is the run that `mlflow run` opened, if any."""
+    """Identity of a run: `fold` None means the parent itself; `outer` is the run that `mlflow run`
+    opened, if any.
+    """
 
     family: str
     config: str
@@ -31,14 +34,19 @@ class RunSpec:
     outer: str | None = None
 
     def tags(self) -> dict[str, str]:
-        tags = {"family": self.family, "config_hash": self.config, "role": "parent" if self.fold is None else "fold"}
+        tags = {
+            "family": self.family,
+            "config_hash": self.config,
+            "role": "parent" if self.fold is None else "fold",
+        }
         return tags if self.fold is None else tags | {"fold": str(self.fold)}
 
 
 def start(client: MlflowClient, root: Path, spec: RunSpec, tags: Mapping[str, str]) -> str:
     """Find or create the run of `spec` and return its id.
 
-    A failed or killed child is resumed, as its training is; for a finished one a new run is created.
+    A failed or killed child is resumed, as its training is; for a finished one a new run is
+    created.
     """
     with locked(root):
         experiment = _experiment(client, root, spec)
@@ -57,7 +65,9 @@ def start(client: MlflowClient, root: Path, spec: RunSpec, tags: Mapping[str, st
 
 
 def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status: str) -> None:
-    """Close a run as FINISHED, FAILED or KILLED; closing a fold also updates its parent's mean and sd."""
+    """Close a run as FINISHED, FAILED or KILLED; closing a fold also updates its parent's mean and
+    sd.
+    """
     client.set_terminated(run_id, status)
     if spec.fold is None:
         return
@@ -71,7 +81,9 @@ def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as dotted parameter names, as in `dvc exp run -S`: `{"a": {"b": 1}}` → `{"a.b": "1"}`."""
+    """Nested values as dotted parameter names, as in `dvc exp run -S`: `{"a": {"b": 1}}` → `{"a.b":
+    "1"}`.
+    """
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -93,7 +105,9 @@ def _parent_of(spec: RunSpec) -> RunSpec:
 
 def _parent(client: MlflowClient, experiment: str, spec: RunSpec, tags: Mapping[str, str]) -> str:
     same = _find(client, experiment, spec)
-    found = [run for run in same if spec.outer is None or run.data.tags.get(PARENT_TAG) == spec.outer]
+    found = [
+        run for run in same if spec.outer is None or run.data.tags.get(PARENT_TAG) == spec.outer
+    ]
     if found:
         return _reopen(client, found[0].info.run_id, tags)
     every = {**tags, **spec.tags(), **({PARENT_TAG: spec.outer} if spec.outer else {})}
@@ -101,14 +115,19 @@ def _parent(client: MlflowClient, experiment: str, spec: RunSpec, tags: Mapping[
 
 
 def _find(client: MlflowClient, experiment: str, spec: RunSpec) -> list[Run]:
-    """Runs of this identity, oldest first: if two machines create a parent at once, all use the same one."""
+    """Runs of this identity, oldest first: if two machines create a parent at once, all use the
+    same one.
+    """
     wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in spec.tags().items())
     return list(client.search_runs([experiment], wanted, order_by=["attributes.start_time ASC"]))
 
 
 def _children(client: MlflowClient, experiment: str, parent: str, spec: RunSpec) -> list[Run]:
     """The newest run of every fold under `parent`."""
-    wanted = f"tags.`{PARENT_TAG}` = '{parent}' and tags.`family` = '{spec.family}' and tags.`role` = 'fold'"
+    wanted = (
+        f"tags.`{PARENT_TAG}` = '{parent}' and tags.`family` = '{spec.family}' and tags.`role` ="
+        " 'fold'"
+    )
     runs = client.search_runs([experiment], wanted, order_by=["attributes.start_time ASC"])
     return list({run.data.tags["fold"]: run for run in runs}.values())
 
@@ -133,4 +152,6 @@ def _log_summary(client: MlflowClient, parent: str, folds: list[Run]) -> None:
         column = [run.data.metrics[name] for run in folds]
         values[f"{name}_mean"] = statistics.fmean(column)
         values[f"{name}_sd"] = statistics.stdev(column) if len(column) > 1 else 0.0
-    client.log_batch(parent, metrics=[Metric(name, value, now, len(folds)) for name, value in values.items()])
+    client.log_batch(
+        parent, metrics=[Metric(name, value, now, len(folds)) for name, value in values.items()]
+    )

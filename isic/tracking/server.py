@@ -27,16 +27,20 @@ def probe(root: Path) -> str:
     try:
         client = connect(root)
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        runs = client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
+        runs = (
+            client.search_runs([experiment.experiment_id], max_results=1000) if experiment else []
+        )
     except Exception as error:  # each kind of store raises its own errors
         raise InputError(_explain(uri, error)) from error
     return f"{len(runs)} runs in {redact(uri)}"
 
 
 def probe_artifacts(root: Path) -> str | None:
-    """Write a file to a server's artifact store, read it back and delete it; None when the store is local.
+    """Write a file to a server's artifact store, read it back and delete it; None when the store is
+    local.
 
-    Raises InputError when a step fails: a server serves runs even when its object store is unavailable.
+    Raises InputError when a step fails: a server serves runs even when its object store is
+    unavailable.
     """
     uri = tracking_uri(root)
     if not uri.startswith(("http://", "https://")):
@@ -55,10 +59,13 @@ def probe_artifacts(root: Path) -> str | None:
         store.delete_artifacts(name)
     except Exception as error:
         raise InputError(
-            f"{redact(uri)} cannot store files ({_reason(error)}): check the server's log and its object store"
+            f"{redact(uri)} cannot store files ({_reason(error)}): check the server's log and its"
+            " object store"
         ) from error
     if found != name:
-        raise InputError(f"{redact(uri)} returned other bytes than were written: check its object store")
+        raise InputError(
+            f"{redact(uri)} returned other bytes than were written: check its object store"
+        )
     return f"a file was written to {experiment.artifact_location} and read back"
 
 
@@ -66,8 +73,8 @@ def _explain(uri: str, error: Exception) -> str:
     reason = _reason(error)
     if "401" in reason or "authenticat" in reason.lower():
         return (
-            f"{redact(uri)} refuses access ({reason}): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
-            "or write ~/.mlflow/credentials"
+            f"{redact(uri)} refuses access ({reason}): set MLFLOW_TRACKING_USERNAME and"
+            " MLFLOW_TRACKING_PASSWORD, or write ~/.mlflow/credentials"
         )
     return f"{redact(uri)} cannot be reached ({reason}): start it, or unset MLFLOW_TRACKING_URI"
 
@@ -85,22 +92,42 @@ def refuse_port(port: int) -> None:
     except OverflowError:
         raise InputError(f"{port} is no port: choose one from 1024 to 65535") from None
     except OSError as error:
-        why = f"port {port} is taken" if error.errno == errno.EADDRINUSE else f"port {port}: {error.strerror}"
-        raise InputError(f"{why}: stop the program that uses it, or choose another (PORT=…)") from None
+        why = (
+            f"port {port} is taken"
+            if error.errno == errno.EADDRINUSE
+            else f"port {port}: {error.strerror}"
+        )
+        raise InputError(
+            f"{why}: stop the program that uses it, or choose another (PORT=…)"
+        ) from None
 
 
 def serve(root: Path, port: int) -> None:
     """Replace this process by the MLflow UI of the checkout at `root` on 127.0.0.1.
 
-    Raises InputError when MLFLOW_TRACKING_URI names a server, which has its own pages, or the port is taken.
+    Raises InputError when MLFLOW_TRACKING_URI names a server, which has its own pages, or the port
+    is taken.
     """
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
-        raise InputError(f"the runs are at {redact(uri)}: open it in a browser, or unset MLFLOW_TRACKING_URI")
+        raise InputError(
+            f"the runs are at {redact(uri)}: open it in a browser, or unset MLFLOW_TRACKING_URI"
+        )
     refuse_port(port)
     page = publish_view(connect(root))
     sys.stdout.write(f"http://127.0.0.1:{port}{page}\n")
     sys.stdout.flush()
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     stores = ["--backend-store-uri", uri, "--default-artifact-root", artifact_root(root).as_uri()]
     os.execv(sys.executable, [*command, *stores])

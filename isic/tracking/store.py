@@ -1,7 +1,8 @@
 """The MLflow store of a checkout, created completely before any process writes to it.
 
-Processes that find no SQLite file would all migrate it at once and break it, and a store with a relative path is lost
-with the temporary checkout of `dvc exp run --temp`. So creation takes a lock and a rename, and paths are absolute.
+Processes that find no SQLite file would all migrate it at once and break it, and a store with a
+relative path is lost with the temporary checkout of `dvc exp run --temp`. So creation takes a lock
+and a rename, and paths are absolute.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def home(root: Path) -> Path:
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, else the SQLite file of the checkout; a relative SQLite path is taken from the checkout."""
+    """MLFLOW_TRACKING_URI, else the SQLite file of the checkout; a relative SQLite path is taken
+    from the checkout.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not uri:
         return local_uri(root)
@@ -62,13 +65,17 @@ def artifact_root(root: Path) -> Path:
 
 @contextmanager
 def locked(root: Path, name: str = ".mlflow.lock") -> Iterator[None]:
-    """Hold a lock of the checkout, by default of its MLflow store; other processes of this machine wait."""
+    """Hold a lock of the checkout, by default of its MLflow store; other processes of this machine
+    wait.
+    """
     with locks.locked(home(root) / name):
         yield
 
 
 def settle_environment(patience: int = 10) -> None:
-    """Call before the first import of mlflow: no telemetry, few messages, requests time out after `patience` s."""
+    """Call before the first import of mlflow: no telemetry, few messages, requests time out after
+    `patience` s.
+    """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(patience))
@@ -82,16 +89,18 @@ def settle_environment(patience: int = 10) -> None:
 
 
 def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowClient:
-    """A client of the store at `uri` (default: the checkout's), tracking and registry, created first if absent.
+    """A client of the store at `uri` (default: the checkout's), tracking and registry, created
+    first if absent.
 
-    `patience` is the timeout in seconds; a server responds to an upload only after the object store has it, so uploads
-    of models need more.
-    Raises InputError for an address of another kind.
+    `patience` is the timeout in seconds; a server responds to an upload only after the object store
+    has it, so uploads of models need more. Raises InputError for an address of another kind.
     """
     settle_environment(patience)
     uri = uri or tracking_uri(root)
     if urlparse(uri).scheme.split("+")[0] not in _SCHEMES:
-        raise InputError(f"{redact(uri)} is no MLflow store: use http://…, postgresql://… or sqlite:///…")
+        raise InputError(
+            f"{redact(uri)} is no MLflow store: use http://…, postgresql://… or sqlite:///…"
+        )
     if uri.startswith(SQLITE):
         with locked(root):
             _create_database(Path(uri.removeprefix(SQLITE)), root)
@@ -111,7 +120,9 @@ def experiment_id(client: MlflowClient, root: Path) -> str:
 
 
 def _create_database(path: Path, root: Path) -> None:
-    """Migrate a new database under a temporary name, so that the final name is always a complete one."""
+    """Migrate a new database under a temporary name, so that the final name is always a complete
+    one.
+    """
     if path.exists():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore

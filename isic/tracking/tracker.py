@@ -1,9 +1,9 @@
 """The run logger of a stage: it sends messages through a pipe to a process that calls MLflow.
 
-Importing mlflow and opening its store take over two seconds of a core in each of some twenty stage processes. The
-writer process (`isic.tracking.writer`) does both while the stage loads its own libraries, and a slow or unavailable
-store does not delay the stage. When the stage dies, the pipe closes and the writer marks the run KILLED, even after a
-SIGKILL.
+Importing mlflow and opening its store take over two seconds of a core in each of some twenty stage
+processes. The writer process (`isic.tracking.writer`) does both while the stage loads its own
+libraries, and a slow or unavailable store does not delay the stage. When the stage dies, the pipe
+closes and the writer marks the run KILLED, even after a SIGKILL.
 """
 
 from __future__ import annotations
@@ -27,22 +27,38 @@ from isic.tracking.store import tracking_uri
 
 @contextmanager
 def open_run(
-    family: str, config: Mapping[str, Any], name: str, fold: int | None = None, root: Path | None = None
+    family: str,
+    config: Mapping[str, Any],
+    name: str,
+    fold: int | None = None,
+    root: Path | None = None,
 ) -> Iterator[Tracker]:
-    """Open a run of stage family `family` with configuration `config` (JSON-able) and yield its tracker.
+    """Open a run of stage family `family` with configuration `config` (JSON-able) and yield its
+    tracker.
 
-    With `fold`, the run `name` is a child of the parent run of (family, hash of config); without, it is that parent.
-    Under `mlflow run` both are children of the run it opened. An exception inside marks the run FAILED and propagates.
-    Tracking errors never raise; they print one line to stderr.
+    With `fold`, the run `name` is a child of the parent run of (family, hash of config); without,
+    it is that parent. Under `mlflow run` both are children of the run it opened. An exception
+    inside marks the run FAILED and propagates. Tracking errors never raise; they print one line to
+    stderr.
     """
     root = Path(root).resolve() if root is not None else Layout.find().root
     if importlib.util.find_spec("mlflow") is None:
-        warn("mlflow is not installed here, so this run is not tracked; its results are on disk as always")
+        warn(
+            "mlflow is not installed here, so this run is not tracked; its results are on disk as"
+            " always"
+        )
         yield NullTracker()
         return
-    # The writer does not inherit the variable, or its runs would be merged into the one that `mlflow run` opened.
+    # The writer does not inherit the variable, or its runs would be merged into the one that
+    # `mlflow run` opened.
     outer = os.environ.get("MLFLOW_RUN_ID")
-    spec = {"family": family, "config": sha256_json(config), "name": name, "fold": fold, "outer": outer}
+    spec = {
+        "family": family,
+        "config": sha256_json(config),
+        "name": name,
+        "fold": fold,
+        "outer": outer,
+    }
     try:
         tracker = PipeTracker(root, spec, config)
     except OSError as error:  # no space for files waiting to be sent
@@ -59,7 +75,8 @@ def open_run(
 
 @contextmanager
 def parent(family: str, config: Mapping[str, Any], root: Path | None = None) -> Iterator[Tracker]:
-    """Open the parent run of (family, hash of config), for results over all folds such as the pooled pAUC.
+    """Open the parent run of (family, hash of config), for results over all folds such as the
+    pooled pAUC.
 
     Closing a fold's run logs mean and sd over folds to it.
     """
@@ -81,7 +98,9 @@ class PipeTracker:
         self._send("start", **header, spec=spec, config=config, tags=dvc)
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        self._send("metrics", values={name: float(value) for name, value in values.items()}, step=step)
+        self._send(
+            "metrics", values={name: float(value) for name, value in values.items()}, step=step
+        )
 
     def params(self, values: Mapping[str, Any]) -> None:
         self._send("params", values={name: str(value) for name, value in values.items()})

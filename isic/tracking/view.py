@@ -1,7 +1,8 @@
-"""Default columns of the table of runs: metrics and tags of this project, parents above their folds.
+"""Default columns of the table of runs: metrics and tags of this project, parents above their
+folds.
 
-MLflow's default columns (source, dataset, models) are of no use here, and a user's choice is stored in the browser. A
-shared view is a tag of the experiment, addressed by a link that `isic ui` prints.
+MLflow's default columns (source, dataset, models) are of no use here, and a user's choice is stored
+in the browser. A shared view is a tag of the experiment, addressed by a link that `isic ui` prints.
 """
 
 from __future__ import annotations
@@ -15,13 +16,25 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 KEY = "isic"
-#: Pooled pAUC and interval of a stack, mean and sd over folds of a parent run, then metrics of single folds.
-METRICS = ("pauc", "pauc_low", "pauc_high", "pauc_mean", "pauc_sd", "auc", "top15_sensitivity", "folds_finished")
+#: Pooled pAUC and interval of a stack, mean and sd over folds of a parent run, then metrics of
+#: single folds.
+METRICS = (
+    "pauc",
+    "pauc_low",
+    "pauc_high",
+    "pauc_mean",
+    "pauc_sd",
+    "auc",
+    "top15_sensitivity",
+    "folds_finished",
+)
 TAGS = ("family", "fold", "DVC_EXP_NAME", "git_commit")
 
 
 def publish_view(client: MlflowClient) -> str:
-    """Store the view on the experiment and return its path below the server's URL, "" before there are runs."""
+    """Store the view on the experiment and return its path below the server's URL, "" before there
+    are runs.
+    """
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return ""
@@ -37,7 +50,20 @@ def publish_view(client: MlflowClient) -> str:
 def view_state() -> dict[str, Any]:
     """State of the page as MLflow stores it; missing keys keep their defaults."""
     name, created, models = "attributes.`Run Name`", "attributes.start_time", "attributes.`Models`"
-    metrics, tags = ([f"{kind}.`{name}`" for name in names] for kind, names in (("metrics", METRICS), ("tags", TAGS)))
-    widths = {name: 260, created: 130, models: 110, **dict.fromkeys(metrics, 96), **dict.fromkeys(tags, 120)}
+    metrics, tags = (
+        [f"{kind}.`{name}`" for name in names]
+        for kind, names in (("metrics", METRICS), ("tags", TAGS))
+    )
+    widths = {
+        name: 260,
+        created: 130,
+        models: 110,
+        **dict.fromkeys(metrics, 96),
+        **dict.fromkeys(tags, 120),
+    }
     order = [name, created, *metrics, models, *tags]
-    return {"selectedColumns": [*metrics, models, *tags], "columnOrder": order, "columnWidths": widths}
+    return {
+        "selectedColumns": [*metrics, models, *tags],
+        "columnOrder": order,
+        "columnWidths": widths,
+    }

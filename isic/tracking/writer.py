@@ -1,7 +1,7 @@
 """The writer process of a stage: reads its trackers' messages and logs them to MLflow.
 
-`pipe` runs `python -m isic.tracking.writer`. Messages that cannot be delivered are kept and retried; at the end the
-rest is dropped with one line, since every result is on disk.
+`pipe` runs `python -m isic.tracking.writer`. Messages that cannot be delivered are kept and
+retried; at the end the rest is dropped with one line, since every result is on disk.
 """
 
 from __future__ import annotations
@@ -43,17 +43,23 @@ class RunLog:
         self.header = header
         self.root = Path(header["root"])
         self.spec = RunSpec(**header["spec"])
-        self.waiting: list[Message] = [{"op": "params", "values": flatten(header["config"]), "time": header["time"]}]
+        self.waiting: list[Message] = [
+            {"op": "params", "values": flatten(header["config"]), "time": header["time"]}
+        ]
         self.status = ""
         self._id = ""
 
     def deliver(self, client: MlflowClient) -> None:
-        """Send the waiting messages and the final status. Raises what the store raises; call again to resume."""
+        """Send the waiting messages and the final status. Raises what the store raises; call again
+        to resume.
+        """
         from isic.tracking.context import run_tags
         from isic.tracking.runs import finish, start
 
         if not self._id:
-            self._id = start(client, self.root, self.spec, run_tags(Layout(self.root)) | self.header["tags"])
+            self._id = start(
+                client, self.root, self.spec, run_tags(Layout(self.root)) | self.header["tags"]
+            )
         for kind in BATCH:
             self._deliver_batch(client, kind)
         while self.waiting:
@@ -73,7 +79,8 @@ class RunLog:
 
     def _deliver_batch(self, client: MlflowClient, kind: str) -> None:
         entities = _entities(kind, [message for message in self.waiting if message["op"] == kind])
-        # Logging the same metric step, parameter or tag twice changes nothing: an interrupted batch can be repeated.
+        # Logging the same metric step, parameter or tag twice changes nothing: an interrupted batch
+        # can be repeated.
         for begin in range(0, len(entities), BATCH[kind]):
             part = {kind: entities[begin : begin + BATCH[kind]]}
             with Refusals(self.spec.name):
@@ -120,7 +127,9 @@ class Writer:
             self.runs[message["run"]].waiting.append(message)
 
     def deliver(self, last: bool = False) -> None:
-        """Deliver the waiting messages; after a failure at most every RETRY seconds, except for the `last` attempt."""
+        """Deliver the waiting messages; after a failure at most every RETRY seconds, except for the
+        `last` attempt.
+        """
         if last or time.monotonic() >= self._retry_at:
             try:
                 for number, run in list(self.runs.items()):

@@ -24,8 +24,11 @@ from isic.tuning.tune import TuningResult
 _ACROSS = 6
 
 
-def record_study(tracker: Tracker, name: str, folder: Path, result: TuningResult | None = None) -> None:
-    """Write the study's table of trials beside its journal; it, the plots and the verdict's gain go to `tracker`.
+def record_study(
+    tracker: Tracker, name: str, folder: Path, result: TuningResult | None = None
+) -> None:
+    """Write the study's table of trials beside its journal; it, the plots and the verdict's gain go
+    to `tracker`.
 
     Does nothing when the study does not exist yet.
     """
@@ -36,22 +39,31 @@ def record_study(tracker: Tracker, name: str, folder: Path, result: TuningResult
     for plot, figure in study_figures(name, folder).items():
         tracker.figure(figure, f"{plot}.png")
     if result is not None and result.difference is not None:
-        tracker.metrics({f"gain_{part}": value for part, value in result.difference._asdict().items()})
+        tracker.metrics(
+            {f"gain_{part}": value for part, value in result.difference._asdict().items()}
+        )
 
 
 def trial_table(name: str, folder: Path) -> pd.DataFrame:
     """Every trial of a study: number, state, value, values searched, seconds taken."""
     study = optuna.load_study(study_name=name, storage=open_storage(folder))
-    frame = study.trials_dataframe(attrs=("number", "state", "value", "params", "duration", "user_attrs"))
+    frame = study.trials_dataframe(
+        attrs=("number", "state", "value", "params", "duration", "user_attrs")
+    )
     seconds = frame.pop("duration").dt.total_seconds()
     return frame.assign(seconds=np.round(seconds, 2))
 
 
 def study_figures(name: str, folder: Path) -> dict[str, Any]:
-    """History, importance and slice plots of a study as matplotlib figures; fewer when trials are too few."""
+    """History, importance and slice plots of a study as matplotlib figures; fewer when trials are
+    too few.
+    """
     study = optuna.load_study(study_name=name, storage=open_storage(folder))
     made: dict[str, Any] = {}
-    for plot, draw in (("history", plots.plot_optimization_history), ("importance", plots.plot_param_importances)):
+    for plot, draw in (
+        ("history", plots.plot_optimization_history),
+        ("importance", plots.plot_param_importances),
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -63,8 +75,13 @@ def study_figures(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _slices(trials: list[optuna.trial.FrozenTrial]) -> Figure:
-    """Value against each searched value, a panel each (Optuna puts all of them in one row); later trials darker."""
-    names = sorted({name for trial in trials for name in trial.params}, key=lambda name: (name[:4] == "use_", name))
+    """Value against each searched value, a panel each (Optuna puts all of them in one row); later
+    trials darker.
+    """
+    names = sorted(
+        {name for trial in trials for name in trial.params},
+        key=lambda name: (name[:4] == "use_", name),
+    )
     down = math.ceil(len(names) / _ACROSS)
     figure = Figure(figsize=(2.4 * _ACROSS, 2.1 * down), layout="constrained")
     panels = figure.subplots(down, _ACROSS, sharey=True, squeeze=False).ravel()

@@ -1,7 +1,9 @@
-"""What `make tune` varies, and how one candidate is scored: a member per fold and seed, prunable after each.
+"""What `make tune` varies, and how one candidate is scored: a member per fold and seed, prunable
+after each.
 
-The table is binned once per feature family; a candidate composes the families it keeps. Members are trained in the
-same order and on the same sampled rows for every candidate, so that candidates can be compared pair by pair.
+The table is binned once per feature family; a candidate composes the families it keeps. Members are
+trained in the same order and on the same sampled rows for every candidate, so that candidates can
+be compared pair by pair.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 Floats = NDArray[np.float64]
-#: LightGBM's numbers: name, lowest, highest, whether steps are multiplicative. Around the public sets (greysky, the 2nd
-#: place, junaid), which agree on small slow trees and much column sampling.
+#: LightGBM's numbers: name, lowest, highest, whether steps are multiplicative. Around the public
+#: sets (greysky, the 2nd place, junaid), which agree on small slow trees and much column sampling.
 _FLOAT_RANGES: tuple[tuple[str, float, float, bool], ...] = (
     ("learning_rate", 0.01, 0.15, True),
     ("feature_fraction", 0.1, 1.0, False),
@@ -44,36 +46,54 @@ _INTEGER_RANGES: tuple[tuple[str, int, int, bool], ...] = (
     ("rounds", 50, 600, True),
     ("negatives", 5, 200, True),
 )
-#: A zero of params.yaml, which no multiplicative range holds, has an end of the range as its stand-in; 0 negatives are
-#: all of them.
+#: A zero of params.yaml, which no multiplicative range holds, has an end of the range as its
+#: stand-in; 0 negatives are all of them.
 _ZERO = {"lambda_l1": 1e-3, "lambda_l2": 1e-3, "negatives": 200}
 _SWITCH = "use_"
-#: First members whose score halfway through their rounds is reported before that of any whole member: a hopeless
-#: candidate is known by then, for half of what two members cost.
+#: First members whose score halfway through their rounds is reported before that of any whole
+#: member: a hopeless candidate is known by then, for half of what two members cost.
 HALFWAY_REPORTS = 2
 
 
 def switchable(data: TrainingData) -> tuple[str, ...]:
     """Feature families a search may leave out."""
-    return tuple(dict.fromkeys(name for name in data.families.values() if name not in (IMAGE_FAMILY, "other")))
+    return tuple(
+        dict.fromkeys(
+            name for name in data.families.values() if name not in (IMAGE_FAMILY, "other")
+        )
+    )
 
 
 def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Settings:
-    """The candidate of a trial: `current` with the searched values, rounded as params.yaml will hold them."""
+    """The candidate of a trial: `current` with the searched values, rounded as params.yaml will
+    hold them.
+    """
     now = as_trial(current, families)
     found: dict[str, Any] = {}
     # Ranges stretch to hold the current values, which the first trial has.
     for name, low, high, log in _FLOAT_RANGES:
-        found[name] = _short(trial.suggest_float(name, min(low, now[name]), max(high, now[name]), log=log))
+        found[name] = _short(
+            trial.suggest_float(name, min(low, now[name]), max(high, now[name]), log=log)
+        )
     for name, lowest, highest, log in _INTEGER_RANGES:
-        found[name] = trial.suggest_int(name, min(lowest, now[name]), max(highest, now[name]), log=log)
-    found |= {name: 0 for name, value in _values(current).items() if value == 0 and found[name] == now[name]}
+        found[name] = trial.suggest_int(
+            name, min(lowest, now[name]), max(highest, now[name]), log=log
+        )
+    found |= {
+        name: 0
+        for name, value in _values(current).items()
+        if value == 0 and found[name] == now[name]
+    }
     top = {name: found.pop(name) for name in ("rounds", "negatives")}
     found["num_leaves"] = min(found["num_leaves"], 2 ** found["max_depth"])
     kept = {name: trial.suggest_categorical(f"{_SWITCH}{name}", [True, False]) for name in families}
     changes = {
         **top,
-        "drop": tuple(name for name, keep in kept.items() if not keep) if any(kept.values()) else current.drop,
+        "drop": (
+            tuple(name for name, keep in kept.items() if not keep)
+            if any(kept.values())
+            else current.drop
+        ),
         "params": current.params.model_dump() | found,
     }
     return Settings.model_validate(current.model_dump() | changes)
@@ -87,7 +107,11 @@ def as_trial(settings: Settings, families: tuple[str, ...]) -> dict[str, Any]:
 
 def _values(settings: Settings) -> dict[str, Any]:
     """The searched numbers, by name."""
-    values = {**settings.params.model_dump(), "rounds": settings.rounds, "negatives": settings.negatives}
+    values = {
+        **settings.params.model_dump(),
+        "rounds": settings.rounds,
+        "negatives": settings.negatives,
+    }
     return {name: values[name] for name, *_ in (*_FLOAT_RANGES, *_INTEGER_RANGES)}
 
 
@@ -106,16 +130,24 @@ class TrialEvaluator:
         self.data, self.seeds = data, range(first_seed, first_seed + seeds)
         self.folds = sorted(data.images)
         families = data.all_families()
-        self._runs = [(family, list(names)) for family, names in groupby(families, key=lambda name: families[name])]
+        self._runs = [
+            (family, list(names))
+            for family, names in groupby(families, key=lambda name: families[name])
+        ]
         # Fitted columns come last, in pools of each fold that are grouped by kind already.
         shared = [names for family, names in self._runs if not _is_fitted(family)]
         data.pool.groups = shared
-        self._scored = [self._without_noise(names, bins) for names, bins in zip(shared, binned(data.pool), strict=True)]
+        self._scored = [
+            self._without_noise(names, bins)
+            for names, bins in zip(shared, binned(data.pool), strict=True)
+        ]
         for fold in self.folds:
             binned(data.pool_of(fold))  # once, before threads ask for it
 
     def _without_noise(self, names: list[str], bins: lgb.Dataset) -> lgb.Dataset:
-        """Held-out rows are scored without the noise of training: columns that have it are binned once more."""
+        """Held-out rows are scored without the noise of training: columns that have it are binned
+        once more.
+        """
         clean, noisy = self.data.columns, self.data.pool.columns
         if all(clean[name] is noisy[name] for name in names):
             return bins
@@ -127,15 +159,17 @@ class TrialEvaluator:
         return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
     def members(self, settings: Settings, halfway_reports: int = 0) -> Iterator[tuple[int, Floats]]:
-        """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps that are left.
+        """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps
+        that are left.
 
-        Before them come (fold, held-out probabilities) of the first `halfway_reports` steps after half of
-        their rounds.
+        Before them come (fold, held-out probabilities) of the first `halfway_reports` steps after
+        half of their rounds.
         """
         cancelled = threading.Event()
         halves: list[Future[Floats]] = [Future() for _ in range(halfway_reports)]
 
-        # Whole models side by side, and the cores that the last round would leave idle within its models.
+        # Whole models side by side, and the cores that the last round would leave idle within its
+        # models.
         last = len(self.steps) % workers()
         threads = [1] * (len(self.steps) - last) + [workers() // max(last, 1)] * last
 
@@ -144,7 +178,9 @@ class TrialEvaluator:
                 return self._train(settings, self.steps[number], cancelled, threads)
             half = halves[number]
             try:
-                return self._train(settings, self.steps[number], cancelled, threads, half.set_result)
+                return self._train(
+                    settings, self.steps[number], cancelled, threads, half.set_result
+                )
             except BaseException as error:
                 if not half.done():
                     half.set_exception(error)  # or it would be waited for
@@ -173,19 +209,23 @@ class TrialEvaluator:
         """The member of one step, see `train_and_score`."""
         seed, fold = step
         chosen = settings.library("lightgbm")
-        kept = [place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
+        kept = [
+            place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)
+        ]
         index = self.data.training_rows(fold, settings.negatives, seed)
         trained = binned(self.data.pool_of(fold))
         scored = [*self._scored, *trained[len(self._scored) :]]
         data = compose([trained[place] for place in kept], index)
         seen = compose([scored[place] for place in kept], np.flatnonzero(self.data.fold == fold))
-        return train_and_score(data, seen, chosen["params"], chosen["rounds"], seed, cancelled, threads, halfway)
+        return train_and_score(
+            data, seen, chosen["params"], chosen["rounds"], seed, cancelled, threads, halfway
+        )
 
     def score(self, settings: Settings, trial: Trial | None = None) -> float:
         """Pooled out-of-fold pAUC, averaged over seeds.
 
-        With `trial`, the fold pAUC of `HALFWAY_REPORTS` and then of each member is reported to it, and
-        optuna.TrialPruned raised when the trial should stop.
+        With `trial`, the fold pAUC of `HALFWAY_REPORTS` and then of each member is reported to it,
+        and optuna.TrialPruned raised when the trial should stop.
         """
         target = self.data.target
         pooled, margins = [], np.empty(len(target))
@@ -196,7 +236,9 @@ class TrialEvaluator:
                 _report(trial, number, pauc(target[mine], values))
             if number < halfway_reports:
                 continue
-            margins[mine] = values + self.data.offset(fold, settings.negatives, settings.params.scale_pos_weight)
+            margins[mine] = values + self.data.offset(
+                fold, settings.negatives, settings.params.scale_pos_weight
+            )
             if fold == self.folds[-1]:
                 pooled.append(pauc(target, margins))
         return float(np.mean(pooled))
@@ -206,7 +248,9 @@ class TrialEvaluator:
         total = np.zeros(len(self.data.target))
         for fold, values in self.members(settings):
             mine = self.data.fold == fold
-            total[mine] += values + self.data.offset(fold, settings.negatives, settings.params.scale_pos_weight)
+            total[mine] += values + self.data.offset(
+                fold, settings.negatives, settings.params.scale_pos_weight
+            )
         return total / len(self.seeds)
 
 
@@ -215,7 +259,11 @@ def _is_fitted(family: str) -> bool:
 
 
 def _is_chosen(family: str, settings: Settings) -> bool:
-    return family.removeprefix(f"{FITTED} ") in settings.fitted if _is_fitted(family) else family not in settings.drop
+    return (
+        family.removeprefix(f"{FITTED} ") in settings.fitted
+        if _is_fitted(family)
+        else family not in settings.drop
+    )
 
 
 def _report(trial: Trial, step: int, value: float) -> None:

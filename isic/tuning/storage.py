@@ -1,8 +1,9 @@
-"""Storage of a study: a journal file of this checkout, or a database shared by the workers of many machines.
+"""Storage of a study: a journal file of this checkout, or a database shared by the workers of many
+machines.
 
-On a database a running trial sends heartbeats. A trial whose heartbeat expires is queued again, on whatever machine its
-worker was. Optuna's own heartbeat works in `Study.optimize` only and stops at the first lost connection; this one
-survives a restart of the database.
+On a database a running trial sends heartbeats. A trial whose heartbeat expires is queued again, on
+whatever machine its worker was. Optuna's own heartbeat works in `Study.optimize` only and stops at
+the first lost connection; this one survives a restart of the database.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ _T = TypeVar("_T")
 
 
 def heartbeat_seconds() -> int:
-    """Seconds between heartbeats: OPTUNA_HEARTBEAT, else 15. A worker is dead after four without one."""
+    """Seconds between heartbeats: OPTUNA_HEARTBEAT, else 15. A worker is dead after four without
+    one.
+    """
     text = os.environ.get("OPTUNA_HEARTBEAT", "15")
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"OPTUNA_HEARTBEAT is {text!r}: give whole seconds, 1 or more")
@@ -65,24 +68,30 @@ def open_storage(folder: Path) -> BaseStorage | str:
             with _exclusive(url, "tables"):
                 return RDBStorage(
                     url,
-                    # Detects connections cut by a restart of the database and replaces them at the next use.
+                    # Detects connections cut by a restart of the database and replaces them at the
+                    # next use.
                     engine_kwargs={"pool_pre_ping": True},
                     heartbeat_interval=beat,
                     grace_period=4 * beat,
                     heartbeat_stale_trial_callback=_RequeueStaleTrial(max_retry=RETRIES),
                 )
     except (ImportError, sqlalchemy.exc.NoSuchModuleError):
-        raise InputError(f"no driver for {redact(url)}: pip install 'isic[server]' brings PostgreSQL's") from None
+        raise InputError(
+            f"no driver for {redact(url)}: pip install 'isic[server]' brings PostgreSQL's"
+        ) from None
     except sqlalchemy.exc.ArgumentError:
         raise InputError(
-            "OPTUNA_STORAGE is no database URL: it looks like postgresql+psycopg://user:password@host:5432/name"
+            "OPTUNA_STORAGE is no database URL: it looks like"
+            " postgresql+psycopg://user:password@host:5432/name"
         ) from None
     except (*CONNECTION_ERRORS, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         raise InputError(f"OPTUNA_STORAGE {redact(url)} cannot be used: {_reason(error)}") from None
 
 
 def probe(folder: Path) -> str | None:
-    """One phrase on the database of OPTUNA_STORAGE, None when it is not set. Raises InputError when it is unusable."""
+    """One phrase on the database of OPTUNA_STORAGE, None when it is not set. Raises InputError when
+    it is unusable.
+    """
     url = os.environ.get("OPTUNA_STORAGE", "").strip()
     if not url:
         return None
@@ -99,7 +108,9 @@ class _RequeueStaleTrial(RetryHeartbeatStaleTrialCallback):
 
         def once() -> None:
             others = study.get_trials(deepcopy=False)
-            if not any(trial.number in other.system_attrs.get("retry_history", ()) for other in others):
+            if not any(
+                trial.number in other.system_attrs.get("retry_history", ()) for other in others
+            ):
                 queue(study, trial)
 
         retry(once)
@@ -168,7 +179,8 @@ def heartbeat(study: optuna.Study, trial: optuna.Trial) -> Iterator[None]:
 def retry(act: Callable[[], _T]) -> _T:
     """Retry the idempotent `act` while the database does not answer.
 
-    Raises InputError after eight heartbeats: by then other workers have taken over this one's trial.
+    Raises InputError after eight heartbeats: by then other workers have taken over this one's
+    trial.
     """
     patience = 8 * heartbeat_seconds()
     until = time.monotonic() + patience
@@ -186,13 +198,17 @@ def retry(act: Callable[[], _T]) -> _T:
 
 @contextmanager
 def _exclusive(url: str, name: str) -> Iterator[None]:
-    """Hold a PostgreSQL advisory lock, which ends with the connection; other databases have no lock."""
+    """Hold a PostgreSQL advisory lock, which ends with the connection; other databases have no
+    lock.
+    """
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
     if engine.dialect.name != "postgresql":
         yield
         return
     with engine.connect() as connection:
-        connection.execute(sqlalchemy.text("select pg_advisory_lock(:key)"), {"key": zlib.crc32(name.encode())})
+        connection.execute(
+            sqlalchemy.text("select pg_advisory_lock(:key)"), {"key": zlib.crc32(name.encode())}
+        )
         yield
 
 
@@ -208,7 +224,9 @@ def exclusive(name: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the root cause, without secrets: Optuna and SQLAlchemy wrap the driver's message."""
+    """The first line of the root cause, without secrets: Optuna and SQLAlchemy wrap the driver's
+    message.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()

@@ -1,8 +1,9 @@
 """One Optuna study shared by several processes and machines, any of which may stop at any time.
 
-A worker holds a lock file while it runs. A trial whose worker is gone (killed, machine rebooted) is marked failed and
-its values are queued again, so only that trial runs twice. On a shared journal file, trials of other hosts are not
-touched; on a database, a trial is taken over when its heartbeat expires.
+A worker holds a lock file while it runs. A trial whose worker is gone (killed, machine rebooted) is
+marked failed and its values are queued again, so only that trial runs twice. On a shared journal
+file, trials of other hosts are not touched; on a database, a trial is taken over when its heartbeat
+expires.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ class Worker:
         trials: int,
         after: Callable[[FrozenTrial], None] = lambda trial: None,
     ) -> None:
-        """Run trials until the study holds `trials` finished ones, counting those that live workers are running.
+        """Run trials until the study holds `trials` finished ones, counting those that live workers
+        are running.
 
-        `after` is called with every trial this process finished. On Ctrl-C the running trial is queued again before
-        KeyboardInterrupt propagates. On a database the worker waits for the others' trials, to take over from one that
-        dies. The trial that was running when the database restarted is queued again.
+        `after` is called with every trial this process finished. On Ctrl-C the running trial is
+        queued again before KeyboardInterrupt propagates. On a database the worker waits for the
+        others' trials, to take over from one that dies. The trial that was running when the
+        database restarted is queued again.
         """
         while self.finished() < trials:
             if retry(self._taken) < trials:
@@ -69,14 +72,18 @@ class Worker:
             else:
                 return
 
-    def _one(self, objective: Callable[[optuna.Trial], float], after: Callable[[FrozenTrial], None]) -> None:
+    def _one(
+        self, objective: Callable[[optuna.Trial], float], after: Callable[[FrozenTrial], None]
+    ) -> None:
         trial = retry(lambda: ask(self.study))
         with heartbeat(self.study, trial):
             try:
                 retry(lambda: self._sign(trial))
                 value = objective(trial)
             except optuna.TrialPruned:
-                finished = retry(lambda: self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True))
+                finished = retry(
+                    lambda: self.study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+                )
             except CONNECTION_ERRORS:
                 return  # its heartbeat expires, and another worker queues it again
             except BaseException:
@@ -85,7 +92,8 @@ class Worker:
                 raise
             else:
                 finished = retry(lambda: self.study.tell(trial, value, skip_if_finished=True))
-        # Otherwise the heartbeat expired: another worker owns the trial, and the score is not counted here.
+        # Otherwise the heartbeat expired: another worker owns the trial, and the score is not
+        # counted here.
         if finished.state in DONE:
             with suppress(*CONNECTION_ERRORS):  # a failed progress line must not stop the worker
                 after(finished)
@@ -107,7 +115,9 @@ class Worker:
 
 @contextmanager
 def join_study(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worker]:
-    """Join the study `name`, creating it with the values `first` as its first trial; yields this process's worker."""
+    """Join the study `name`, creating it with the values `first` as its first trial; yields this
+    process's worker.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     identity = uuid.uuid4().hex
     own = folder / "live" / identity
@@ -127,7 +137,9 @@ def join_study(name: str, folder: Path, first: dict[str, Any]) -> Iterator[Worke
 
 def _open(name: str, folder: Path, first: dict[str, Any]) -> optuna.Study:
     storage = open_storage(folder)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(
+        study_name=name, storage=storage, direction="maximize", load_if_exists=True
+    )
     joined = int(study.user_attrs.get("joined", 0))
     study.set_user_attr("joined", joined + 1)
     # Equal seeds would make workers propose equal candidates.
@@ -152,9 +164,9 @@ def _requeue_dead(study: optuna.Study, folder: Path) -> None:
 def pruner() -> optuna.pruners.BasePruner:
     """Stops a candidate that loses against the best one, fold by fold and seed by seed.
 
-    A candidate no better than the best is not worth finishing, so the test may be quick to judge: of two that are
-    equal, one is stopped after two steps (the first members halfway) in a quarter of cases, and one that is clearly
-    better hardly ever.
+    A candidate no better than the best is not worth finishing, so the test may be quick to judge:
+    of two that are equal, one is stopped after two steps (the first members halfway) in a quarter
+    of cases, and one that is clearly better hardly ever.
     """
     with warnings.catch_warnings():
         # Marked experimental since 3.6; the pinned range of versions has it.
@@ -163,15 +175,20 @@ def pruner() -> optuna.pruners.BasePruner:
 
 
 def _requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    # A trial killed before its first suggestion has no values unless it was queued: the sampler will suggest new ones.
+    # A trial killed before its first suggestion has no values unless it was queued: the sampler
+    # will suggest new ones.
     values = trial.params or trial.system_attrs.get("fixed_params")
-    queued = any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False))
+    queued = any(
+        other.user_attrs.get("retry_of") == trial.number
+        for other in study.get_trials(deepcopy=False)
+    )
     if values and not queued:
         study.enqueue_trial(values, user_attrs={"retry_of": trial.number})
 
 
 def _alive(study: optuna.Study, folder: Path, trial: FrozenTrial) -> bool:
-    """Whether the worker of a running trial still holds its lock; the kernel drops it when a process dies.
+    """Whether the worker of a running trial still holds its lock; the kernel drops it when a
+    process dies.
 
     On a database the heartbeat has decided before: what is left is a trial that was never signed.
     """

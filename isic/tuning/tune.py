@@ -1,9 +1,10 @@
 """`make tune`: search the stacker's parameters, and change params.yaml only if the gain is real.
 
-The search maximises pooled out-of-fold pAUC averaged over seeds. The winner of many trials is partly luck: of these
-members and of these lesions. So the gain is judged on seeds that no trial saw, and each fold by the trial that is best
-on the other folds, against the current values by a paired bootstrap over patients. That is the gain of searching so,
-not of the values that are written, which all folds have chosen together.
+The search maximises pooled out-of-fold pAUC averaged over seeds. The winner of many trials is
+partly luck: of these members and of these lesions. So the gain is judged on seeds that no trial
+saw, and each fold by the trial that is best on the other folds, against the current values by a
+paired bootstrap over patients. That is the gain of searching so, not of the values that are
+written, which all folds have chosen together.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from isic.core.schema import PATIENT
 from isic.core.tracker import Tracker
 from isic.stack.fit import fit_training_data
 from isic.stack.training_data import TrainingData
-from isic.tuning.search import HALFWAY_REPORTS, TrialEvaluator, as_trial, changes, suggest, switchable
+from isic.tuning.search import (
+    HALFWAY_REPORTS,
+    TrialEvaluator,
+    as_trial,
+    changes,
+    suggest,
+    switchable,
+)
 from isic.tuning.storage import retry
 from isic.tuning.study import DONE, join_study
 
@@ -48,7 +56,9 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a search came to: the change to the stack section ({} for none), and one line that says why."""
+    """What a search came to: the change to the stack section ({} for none), and one line that says
+    why.
+    """
 
     change: dict[str, Any]
     line: str
@@ -70,12 +80,14 @@ class TrialProgress:
         pace = (len(done) - self._before) / (time.monotonic() - self._start) * 60
         left = max(0, self._trials - len(done)) / pace
         best = (
-            f"best {study.best_value:.4f} (trial {study.best_trial.number})" if len(done) > pruned else "no score yet"
+            f"best {study.best_value:.4f} (trial {study.best_trial.number})"
+            if len(done) > pruned
+            else "no score yet"
         )
         text = "pruned" if trial.state == TrialState.PRUNED else f"{trial.value:.4f}"
         self._say(
-            f"{len(done)}/{self._trials} trials · trial {trial.number}: {text} · {best} · {pruned} pruned · "
-            f"{pace:.1f} trials/min · {left:.0f} min left"
+            f"{len(done)}/{self._trials} trials · trial {trial.number}: {text} · {best} · {pruned}"
+            f" pruned · {pace:.1f} trials/min · {left:.0f} min left"
         )
 
 
@@ -89,12 +101,14 @@ def tune(
     say: Callable[[str], None] = lambda line: None,
     seeds: int = SEEDS,
 ) -> TuningResult | None:
-    """Fill the study `name` up to `trials` trials and judge its best; None when that is another process's to do.
+    """Fill the study `name` up to `trials` trials and judge its best; None when that is another
+    process's to do.
 
-    It is while another is judging, and while others' trials still run: the one that ends last judges.
+    It is while another is judging, and while others' trials still run: the one that ends last
+    judges.
 
-    `data` must have been prepared with every family (`drop` empty). `open_child(number)` opens a run for a trial
-    that improved. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
+    `data` must have been prepared with every family (`drop` empty). `open_child(number)` opens a
+    run for a trial that improved. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
     """
     families = switchable(data)
     evaluator = TrialEvaluator(data, seeds)
@@ -113,20 +127,32 @@ def tune(
                     tracker.params(trial.params)
                     tracker.metrics({"trial_pauc": float(trial.value or 0.0)})
 
-        worker.run(lambda trial: evaluator.score(suggest(trial, current, families), trial), trials, after)
+        worker.run(
+            lambda trial: evaluator.score(suggest(trial, current, families), trial), trials, after
+        )
         if worker.finished() < trials:
-            say("the last trials are still running in other processes: the one that ends last judges")
+            say(
+                "the last trials are still running in other processes: the one that ends last"
+                " judges"
+            )
             return None
         with locked(folder / f"{name}.judge.lock", patience=0) as mine:
             if not mine:
                 return None
             ended = retry(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-            found = [Candidate(trial.number, trial.params, by_fold(trial, evaluator.steps)) for trial in ended]
-            return assess_gain(data, current, retry(lambda: study.best_trial).number, found, families)
+            found = [
+                Candidate(trial.number, trial.params, by_fold(trial, evaluator.steps))
+                for trial in ended
+            ]
+            return assess_gain(
+                data, current, retry(lambda: study.best_trial).number, found, families
+            )
 
 
 def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, float]:
-    """A finished trial's pAUC of each fold, mean over seeds; `steps` are the (seed, fold) it went through."""
+    """A finished trial's pAUC of each fold, mean over seeds; `steps` are the (seed, fold) it went
+    through.
+    """
     folds: dict[int, list[float]] = {}
     for step, (_, fold) in enumerate(steps, HALFWAY_REPORTS):
         folds.setdefault(fold, []).append(trial.intermediate_values[step])
@@ -134,36 +160,58 @@ def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, f
 
 
 def winners(candidates: Sequence[Candidate]) -> dict[int, Candidate]:
-    """For each fold the candidate of the highest mean pAUC on the others: its own lesions had no say."""
+    """For each fold the candidate of the highest mean pAUC on the others: its own lesions had no
+    say.
+    """
     return {
-        fold: max(candidates, key=lambda one: np.mean([value for other, value in one.folds.items() if other != fold]))
+        fold: max(
+            candidates,
+            key=lambda one: np.mean([value for other, value in one.folds.items() if other != fold]),
+        )
         for fold in candidates[0].folds
     }
 
 
 def assess_gain(
-    data: TrainingData, current: Settings, best: int, candidates: Sequence[Candidate], families: tuple[str, ...]
+    data: TrainingData,
+    current: Settings,
+    best: int,
+    candidates: Sequence[Candidate],
+    families: tuple[str, ...],
 ) -> TuningResult:
-    """Whether searching gained: each fold's winner on the others against the current values, on fresh seeds.
+    """Whether searching gained: each fold's winner on the others against the current values, on
+    fresh seeds.
 
     If so, the change is to the values of trial `best`, which is one of the candidates.
     """
-    settings = {one.number: suggest(optuna.trial.FixedTrial(one.values), current, families) for one in candidates}
+    settings = {
+        one.number: suggest(optuna.trial.FixedTrial(one.values), current, families)
+        for one in candidates
+    }
     change = changes(settings[best], current)
     if not change:
-        return TuningResult({}, "the current values are the best ones found: params.yaml stays as it is")
+        return TuningResult(
+            {}, "the current values are the best ones found: params.yaml stays as it is"
+        )
     chosen = {fold: one.number for fold, one in winners(candidates).items()}
-    fitted = {number: refit_oof(data, settings[number])["score"].to_numpy() for number in set(chosen.values())}
+    fitted = {
+        number: refit_oof(data, settings[number])["score"].to_numpy()
+        for number in set(chosen.values())
+    }
     now = refit_oof(data, current)["score"].to_numpy()
-    searched = np.select([data.fold == fold for fold in chosen], [fitted[number] for number in chosen.values()])
+    searched = np.select(
+        [data.fold == fold for fold in chosen], [fitted[number] for number in chosen.values()]
+    )
     gain = paired_difference(data.target, searched, now, data.folds[PATIENT], 1000)
     text = (
-        f"{gain.value:+.4f} pAUC (95 % {gain.low:+.4f} to {gain.high:+.4f}, paired by patient, fresh seeds, each fold "
-        "by the trial that is best on the others)"
+        f"{gain.value:+.4f} pAUC (95 % {gain.low:+.4f} to {gain.high:+.4f}, paired by patient,"
+        " fresh seeds, each fold by the trial that is best on the others)"
     )
     if gain.low <= 0:
         return TuningResult(
-            {}, f"trial {best} is the best, but searching gains {text}: params.yaml stays as it is", gain
+            {},
+            f"trial {best} is the best, but searching gains {text}: params.yaml stays as it is",
+            gain,
         )
     return TuningResult(change, f"trial {best} is the best, and searching gains {text}", gain)
 

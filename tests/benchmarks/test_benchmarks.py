@@ -28,7 +28,14 @@ SCRIPTS = (
     "stack_modes",
 )
 #: Imported by the scripts.
-MODULES = {"features_ladder", "features_measure", "features_pandas", "features_worlds", "harness", "stack_recipes"}
+MODULES = {
+    "features_ladder",
+    "features_measure",
+    "features_pandas",
+    "features_worlds",
+    "harness",
+    "stack_recipes",
+}
 #: The quickest part of each benchmark that needs no real data and no finished pipeline.
 QUICKEST = {
     "features": ["--only", "values"],
@@ -54,7 +61,9 @@ def start(root: Path, name: str, *words: str) -> subprocess.CompletedProcess[str
     """`python benchmarks/NAME.py WORDS`, one thread a library."""
     command = [sys.executable, f"benchmarks/{name}.py", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
@@ -113,10 +122,14 @@ def test_not_measured_is_neither_met_nor_missed(
     assert "toy second: not measured: no real data" in capsys.readouterr().err
 
 
-def test_machines_share_no_file(harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_share_no_file(
+    harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def measure(value: int, part: str, **machine: str) -> None:
         monkeypatch.setattr(harness, "machine", lambda: {"processor": "A 1", "cores": 2, **machine})
-        harness.run_parts("toy", {part: lambda: {"one": value}}, TARGETS, judge, quick=False, only=part)
+        harness.run_parts(
+            "toy", {part: lambda: {"one": value}}, TARGETS, judge, quick=False, only=part
+        )
 
     measure(1, "first")
     measure(2, "first", processor="B 2")

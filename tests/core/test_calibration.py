@@ -1,4 +1,6 @@
-"""The map from score to probability: never certain, never falling, no worse than plain isotonic regression."""
+"""The map from score to probability: never certain, never falling, no worse than plain isotonic
+regression.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from isic.core.calibration import Calibration, calibrate_out_of_fold, fit_calibr
 
 
 def simulated(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(target, score, true probability) at about .4 % malignant; the scores are over-confident by a factor of two."""
+    """(target, score, true probability) at about .4 % malignant; the scores are over-confident by a
+    factor of two.
+    """
     random = np.random.default_rng(seed)
     logit = random.normal(-7.5, 2.0, count)
     true = expit(logit)
@@ -29,8 +33,13 @@ def test_isotonic_probabilities_are_never_certain_and_hold_on_other_lesions() ->
     assert probability.min() > 0
     assert probability.max() < 1
     assert (np.diff(found(np.linspace(-1, 2, 10_001))) >= 0).all()
-    plain = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(score, target).predict(unseen)
-    # A malignant lesion that was said to be impossible: the log loss is infinite, and large after any usual clipping.
+    plain = (
+        IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        .fit(score, target)
+        .predict(unseen)
+    )
+    # A malignant lesion that was said to be impossible: the log loss is infinite, and large after
+    # any usual clipping.
     assert plain[fresh == 1].min() == 0
     loss = log_loss(fresh, probability)
     assert loss < log_loss(fresh, np.clip(plain, 1e-15, 1 - 1e-15))
@@ -42,7 +51,9 @@ def test_the_ends_of_the_isotonic_map_count_one_lesion_more() -> None:
     """4 benign at the low end, 3 malignant at the high one, one of either swapped between."""
     target = np.array([0, 0, 0, 0, 1, 0, 1, 1, 1])
     found = fit_calibration(target, np.arange(9.0), "isotonic")
-    np.testing.assert_allclose(found(np.array([-5.0, 0, 4.5, 8, 20])), [1 / 5, 1 / 5, 1 / 2, 3 / 4, 3 / 4])
+    np.testing.assert_allclose(
+        found(np.array([-5.0, 0, 4.5, 8, 20])), [1 / 5, 1 / 5, 1 / 2, 3 / 4, 3 / 4]
+    )
 
 
 @pytest.mark.parametrize("target", [[0, 1], [1, 0], [0, 0, 0, 1], [1, 1, 1, 0]])
@@ -63,6 +74,13 @@ def test_out_of_fold_probabilities_are_not_certain_either() -> None:
 
 
 def test_a_stored_map_of_an_earlier_version_still_loads() -> None:
-    stored = {"kind": "isotonic", "odds": False, "slope": 0.0, "offset": 0.0, "xs": [0.1, 0.9], "ys": [0.0, 1.0]}
+    stored = {
+        "kind": "isotonic",
+        "odds": False,
+        "slope": 0.0,
+        "offset": 0.0,
+        "xs": [0.1, 0.9],
+        "ys": [0.0, 1.0],
+    }
     assert Calibration.from_json(stored)(np.array([0.0, 0.5, 1.0])).tolist() == [0.0, 0.5, 1.0]
     assert Calibration.from_json(stored).to_json() == stored

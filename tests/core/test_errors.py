@@ -36,7 +36,9 @@ def test_defects_are_not_dressed_up() -> None:
     assert error_line(ZeroDivisionError("defect")) is None
 
 
-def test_a_path_of_the_wrong_kind_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_of_the_wrong_kind_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for broken in (lambda: tmp_path.read_text(), lambda: (tmp_path / ("x" * 300)).write_text("")):
         with pytest.raises(SystemExit) as stop:
             run(broken)
@@ -55,7 +57,10 @@ from isic.core.io import write_parquet
 frame = pd.DataFrame({"a": np.random.default_rng(0).random(200_000)})
 run(lambda: write_parquet(Path(sys.argv[1]) / "t.parquet", frame))
 """
-_SAMPLE = "from isic.cli import main; import sys; sys.argv = {arguments!r} + [sys.argv[1] + '/raw']; main()"
+_SAMPLE = (
+    "from isic.cli import main; import sys; sys.argv = {arguments!r} + [sys.argv[1] + '/raw'];"
+    " main()"
+)
 _SIZES = ["isic", "sample", "--patients", "20", "--lesions", "600", "--positives", "2", "--out"]
 
 
@@ -77,14 +82,22 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    # A small file system in a mount namespace of its own: the fault is the kernel's, not a stand-in.
-    mount = f'mount -t tmpfs -o size={size} tmpfs {disk} && "$@" {disk}; code=$?; find {disk} -type f; exit $code'
+    # A small file system in a mount namespace of its own: the fault is the kernel's, not a
+    # stand-in.
+    mount = (
+        f'mount -t tmpfs -o size={size} tmpfs {disk} && "$@" {disk}; code=$?; find {disk} -type f;'
+        " exit $code"
+    )
     command = ["unshare", "-rm", "bash", "-c", mount, "bash", sys.executable, "-c", script]
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(disk)]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip("no mount namespaces for this user")
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 2
     assert done.stderr.startswith("isic: error: no disk space left")

@@ -28,7 +28,9 @@ def _population(patients: int, positives: int, seed: int) -> pd.DataFrame:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(40, 120), st.integers(30, 80), st.integers(2, 5), st.integers(0, 5))
-def test_folds_are_disjoint_complete_and_balanced(patients: int, positives: int, count: int, seed: int) -> None:
+def test_folds_are_disjoint_complete_and_balanced(
+    patients: int, positives: int, count: int, seed: int
+) -> None:
     frame = _population(patients, positives, seed)
     folds = make_folds(frame, count, seed)
     assert folds["isic_id"].tolist() == frame["isic_id"].tolist()
@@ -56,6 +58,8 @@ def test_recorded_folds_are_checked() -> None:
     with pytest.raises(InputError, match="fold 2 has no benign lesion"):
         check_folds(folds.assign(target=folds["target"].where(folds["fold"] != 2, 1)), 3)
     first = folds.index[folds["fold"] == 0][0]
-    mixed = folds.assign(patient_id=folds["patient_id"].where(folds["fold"] != 1, folds.loc[first, "patient_id"]))
+    mixed = folds.assign(
+        patient_id=folds["patient_id"].where(folds["fold"] != 1, folds.loc[first, "patient_id"])
+    )
     with pytest.raises(InputError, match="a patient in several folds"):
         check_folds(mixed, 3)

@@ -10,7 +10,15 @@ import pandas as pd
 import pytest
 
 from isic.core.errors import InputError
-from isic.core.io import atomic_dir, atomic_file, read_json, read_parquet, sha256, write_json, write_parquet
+from isic.core.io import (
+    atomic_dir,
+    atomic_file,
+    read_json,
+    read_parquet,
+    sha256,
+    write_json,
+    write_parquet,
+)
 
 
 def _fail_half_way(writer: AbstractContextManager[Path], name: str) -> None:

@@ -28,7 +28,9 @@ with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
 def holder(path: Path, how: str = "alone") -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock."""
     command = [sys.executable, "-c", _HOLD, str(path), how]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         try:

@@ -1,4 +1,6 @@
-"""The metric against the official algorithm, a brute-force integral, and scikit-learn's standardised partial AUC."""
+"""The metric against the official algorithm, a brute-force integral, and scikit-learn's
+standardised partial AUC.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from isic.core.metric import (
 
 
 def swapped_roc_area(target: np.ndarray, score: np.ndarray) -> float:
-    """The official recipe: classes and sign swapped, the curve cut at 0.2 by interpolation, trapezoids."""
+    """The official recipe: classes and sign swapped, the curve cut at 0.2 by interpolation,
+    trapezoids.
+    """
     limit = abs(1 - 0.8)
     fpr, tpr, _ = roc_curve(1 - target, -score)
     stop = np.searchsorted(fpr, limit, "right")
@@ -35,7 +39,9 @@ def swapped_roc_area(target: np.ndarray, score: np.ndarray) -> float:
 
 
 def brute_force(target: np.ndarray, score: np.ndarray) -> float:
-    """Integral over malignant shares 0..0.2 of the benign share below, threshold by threshold, no library."""
+    """Integral over malignant shares 0..0.2 of the benign share below, threshold by threshold, no
+    library.
+    """
     points = [(0.0, 0.0)]
     for threshold in sorted(set(score.tolist())):
         kept = score <= threshold
@@ -68,7 +74,9 @@ def test_equals_brute_force_official_and_mcclish(case: tuple[np.ndarray, np.ndar
     mcclish = roc_auc_score(1 - target, -score, max_fpr=share)
     assert value == pytest.approx(brute_force(target, score), abs=1e-12)
     assert value == pytest.approx(swapped_roc_area(target, score), abs=1e-12)
-    assert value == pytest.approx(0.5 * share**2 + (share - 0.5 * share**2) / 0.5 * (mcclish - 0.5), abs=1e-12)
+    assert value == pytest.approx(
+        0.5 * share**2 + (share - 0.5 * share**2) / 0.5 * (mcclish - 0.5), abs=1e-12
+    )
     assert auc(target, score) == pytest.approx(roc_auc_score(target, score), abs=1e-12)
     assert 0 <= value <= 0.2
 
@@ -78,7 +86,9 @@ def test_equals_brute_force_official_and_mcclish(case: tuple[np.ndarray, np.ndar
 def test_only_the_order_matters(case: tuple[np.ndarray, np.ndarray], how: str) -> None:
     target, score = case
     order = np.unique(score, return_inverse=True)[1].astype(float)
-    moved = {"affine": order * 4 + 3, "rank": order / (order.max() + 1), "negative": order - 1e6}[how]
+    moved = {"affine": order * 4 + 3, "rank": order / (order.max() + 1), "negative": order - 1e6}[
+        how
+    ]
     assert pauc(target, moved) == pytest.approx(pauc(target, score), abs=1e-12)
 
 
@@ -88,7 +98,9 @@ def test_perfect_constant_inverted_and_random() -> None:
     assert pauc(target, np.full(1000, 7.0)) == pytest.approx(0.02, abs=1e-15)
     assert pauc(target, -target) == 0
     rng = np.random.default_rng(0)
-    assert np.mean([pauc(target, rng.random(1000)) for _ in range(200)]) == pytest.approx(0.02, abs=0.002)
+    assert np.mean([pauc(target, rng.random(1000)) for _ in range(200)]) == pytest.approx(
+        0.02, abs=0.002
+    )
 
 
 def test_tiny_and_large_scores_keep_their_order() -> None:
@@ -108,7 +120,8 @@ def test_ties_run_along_the_diagonal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("positives", "low", "high"), [(1, 0.09, 0.115), (2, 0.06, 0.08), (5, 0.027, 0.037), (20, 0.02, 0.028)]
+    ("positives", "low", "high"),
+    [(1, 0.09, 0.115), (2, 0.06, 0.08), (5, 0.027, 0.037), (20, 0.02, 0.028)],
 )
 def test_few_positives_inflate_random_scores(positives: int, low: float, high: float) -> None:
     rng = np.random.default_rng(positives)
@@ -140,7 +153,9 @@ def population(rng: np.random.Generator, patients: int, lesions: int) -> pd.Data
     patient = rng.integers(0, patients, lesions)
     target = (rng.random(lesions) < 0.08).astype(int)
     score = rng.normal(size=lesions) + 1.5 * target + rng.normal(size=patients)[patient]
-    return pd.DataFrame({"patient": [f"P{p}" for p in patient], "target": target, "score": np.round(score, 1)})
+    return pd.DataFrame(
+        {"patient": [f"P{p}" for p in patient], "target": target, "score": np.round(score, 1)}
+    )
 
 
 def test_replicates_equal_resampled_rows() -> None:
@@ -158,7 +173,8 @@ def test_replicates_equal_resampled_rows() -> None:
 
 
 def test_resamples_draw_patients_and_stay_usable() -> None:
-    # One patient holds all malignant lesions: without redrawing, a third of the resamples would have none.
+    # One patient holds all malignant lesions: without redrawing, a third of the resamples would
+    # have none.
     patient = np.repeat(np.arange(6), 10)
     target = (patient == 0).astype(int)
     score = np.random.default_rng(0).random(60)
@@ -184,13 +200,17 @@ def test_paired_difference_is_narrower_than_its_parts() -> None:
     rows["near"] = rows["score"] + np.random.default_rng(6).normal(0, 0.05, len(rows))
     same = paired_difference(rows["target"], rows["score"], rows["score"], rows["patient"], 200)
     assert same == (0, 0, 0)
-    difference = paired_difference(rows["target"], rows["score"], rows["near"], rows["patient"], 200)
+    difference = paired_difference(
+        rows["target"], rows["score"], rows["near"], rows["patient"], 200
+    )
     single = pauc_interval(rows["target"], rows["score"], rows["patient"], 200)
     assert difference.high - difference.low < (single.high - single.low) / 2
     assert difference.low <= difference.value <= difference.high
 
 
-def official_top15(patient: np.ndarray, target: np.ndarray, score: np.ndarray) -> tuple[float, float, float]:
+def official_top15(
+    patient: np.ndarray, target: np.ndarray, score: np.ndarray
+) -> tuple[float, float, float]:
     """The official script's steps on one frame."""
     frame = pd.DataFrame({"patient": patient, "target": target, "score": score})
     frame = frame[frame.groupby("patient")["target"].transform("sum") > 0]
@@ -199,7 +219,11 @@ def official_top15(patient: np.ndarray, target: np.ndarray, score: np.ndarray) -
     rank = top.groupby("patient")["score"].rank(method="dense") / 15
     patients = frame["patient"].nunique()
     kept = share.loc[top.index]
-    return kept.sum() / patients, (kept * rank).sum() / patients, top["target"].sum() / frame["target"].sum()
+    return (
+        kept.sum() / patients,
+        (kept * rank).sum() / patients,
+        top["target"].sum() / frame["target"].sum(),
+    )
 
 
 @given(st.integers(0, 10_000), st.sampled_from([0, 1, 3]))
@@ -210,7 +234,9 @@ def test_top15_equals_the_official_script(seed: int, digits: int) -> None:
     target = (rng.random(150) < 0.1).astype(int)
     target[0] = 1
     score = np.round(rng.random(150) + 0.1 * target, digits)
-    assert tuple(top15(patient, target, score)) == pytest.approx(official_top15(patient, target, score), abs=1e-12)
+    assert tuple(top15(patient, target, score)) == pytest.approx(
+        official_top15(patient, target, score), abs=1e-12
+    )
     assert top15_sensitivity(patient, target, score) == top15(patient, target, score).sensitivity
 
 

@@ -23,7 +23,9 @@ def test_sections_and_models_are_the_same_both_ways(root: Path) -> None:
     assert models == set(_committed(root))
 
 
-@pytest.mark.parametrize("section", ["data", "split", "features", "image", "stack", "evaluate", "register", "gate"])
+@pytest.mark.parametrize(
+    "section", ["data", "split", "features", "image", "stack", "evaluate", "register", "gate"]
+)
 def test_unknown_key_in_a_section_is_named(root: Path, section: str) -> None:
     values = _committed(root)
     values[section]["lerning_rate"] = 1
@@ -34,14 +36,18 @@ def test_unknown_key_in_a_section_is_named(root: Path, section: str) -> None:
 def test_a_renamed_key_names_the_new_one(root: Path) -> None:
     values = _committed(root)
     values["stack"]["evidence"] = values["stack"].pop("images")
-    with pytest.raises(InputError, match=r"`stack\.evidence` is now called `stack\.images`: rename it$"):
+    with pytest.raises(
+        InputError, match=r"`stack\.evidence` is now called `stack\.images`: rename it$"
+    ):
         check_params(values, "params.yaml")
 
 
 def test_tta_is_no_part_of_a_recipe_for_training(root: Path) -> None:
     values = _committed(root)
     values["image"]["train"]["tta"] = values["image"].pop("tta")
-    with pytest.raises(InputError, match=r"`image\.train\.tta` is now called `image\.tta`: rename it$"):
+    with pytest.raises(
+        InputError, match=r"`image\.train\.tta` is now called `image\.tta`: rename it$"
+    ):
         check_params(values, "params.yaml")
     values = _committed(root)
     values["image"]["backbones"]["vit"]["tta"] = "flips"
@@ -54,7 +60,9 @@ def test_tta_is_one_value_or_one_by_backbone(root: Path) -> None:
     values["image"]["tta"] = {"vit": "flips", "convnext": "none"}
     params = check_params(values, "params.yaml")
     assert [params.image.recipe(name).tta for name in ("vit", "convnext")] == ["flips", "none"]
-    assert params.image_config("vit") == check_params(_committed(root), "params.yaml").image_config("vit")
+    assert params.image_config("vit") == check_params(_committed(root), "params.yaml").image_config(
+        "vit"
+    )
     values["image"]["tta"] = {"vit": "flips"}
     with pytest.raises(InputError, match="one for each of vit, convnext"):
         check_params(values, "params.yaml")
@@ -64,7 +72,9 @@ def test_unknown_section_missing_section_and_wrong_type_are_named(root: Path) ->
     with pytest.raises(InputError, match="unknown key `stak`"):
         check_params(_committed(root) | {"stak": {}}, "params.yaml")
     with pytest.raises(InputError, match="key `gate` is missing"):
-        check_params({key: value for key, value in _committed(root).items() if key != "gate"}, "params.yaml")
+        check_params(
+            {key: value for key, value in _committed(root).items() if key != "gate"}, "params.yaml"
+        )
     values = _committed(root)
     values["data"]["sample"]["lesions"] = "many"
     with pytest.raises(InputError, match=r"`data\.sample\.lesions`"):
@@ -123,7 +133,9 @@ def test_backbone_names_are_folders_and_columns(root: Path, names: list[str], sa
 
 
 @pytest.mark.parametrize("text", ["data: [", "", "- a\n- b\n", "split:\n  seed: 1\n  seed: 2\n"])
-def test_a_preset_over_a_broken_file_says_so_and_leaves_it(root: Path, tmp_path: Path, text: str) -> None:
+def test_a_preset_over_a_broken_file_says_so_and_leaves_it(
+    root: Path, tmp_path: Path, text: str
+) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=r"params\.yaml"):
@@ -148,7 +160,10 @@ def test_one_changed_value_is_a_diff_of_one_line(root: Path, tmp_path: Path) -> 
     shutil.copy(root / "params.yaml", tmp_path / "params.yaml")
     for change in ({"split": {"seed": 99}}, {"folds": [0, 1, 2, 3]}, {"stack": {"drop": ["age"]}}):
         diff = write_overlay(tmp_path / "params.yaml", change).splitlines()
-        assert [line[0] for line in diff if line[0] in "+-" and line[:3] not in ("+++", "---")] == ["-", "+"]
+        assert [line[0] for line in diff if line[0] in "+-" and line[:3] not in ("+++", "---")] == [
+            "-",
+            "+",
+        ]
 
 
 def test_unknown_preset_lists_the_known(root: Path, tmp_path: Path) -> None:
@@ -175,11 +190,18 @@ def _leaves(values: dict[str, Any], above: str = "") -> set[str]:
     return found
 
 
-def test_presets_set_the_same_keys_so_none_keeps_what_another_set(root: Path, tmp_path: Path) -> None:
+def test_presets_set_the_same_keys_so_none_keeps_what_another_set(
+    root: Path, tmp_path: Path
+) -> None:
     folder = root / "pipelines" / "presets"
-    leaves = {name: _leaves(yaml.safe_load((folder / f"{name}.yaml").read_text())) for name in preset_names(folder)}
+    leaves = {
+        name: _leaves(yaml.safe_load((folder / f"{name}.yaml").read_text()))
+        for name in preset_names(folder)
+    }
     for name, keys in leaves.items():
-        assert keys == leaves["full"], f"{name} and full set different keys: {sorted(keys ^ leaves['full'])}"
+        assert keys == leaves["full"], (
+            f"{name} and full set different keys: {sorted(keys ^ leaves['full'])}"
+        )
     texts = []
     for order in (["full"], ["kaggle_t4", "full"]):
         shutil.copy(root / "params.yaml", tmp_path / "params.yaml")

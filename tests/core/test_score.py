@@ -40,14 +40,25 @@ def test_rows_are_matched_by_id(files: tuple[Path, Path]) -> None:
     found = score_files(*files)
     # scikit-learn's standardised corner area, undone (FPR and TPR swapped).
     m = 1 - 0.8
-    expected = 0.5 * m**2 + (m - 0.5 * m**2) / 0.5 * (roc_auc_score(1 - truth, -guess, max_fpr=m) - 0.5)
+    expected = 0.5 * m**2 + (m - 0.5 * m**2) / 0.5 * (
+        roc_auc_score(1 - truth, -guess, max_fpr=m) - 0.5
+    )
     assert found["pauc"] == pytest.approx(expected, abs=1e-12)
     assert found["auc"] == pytest.approx(roc_auc_score(truth, guess), abs=1e-12)
     assert found["n"] == 400
 
 
 def test_cli_prints_one_json_object(files: tuple[Path, Path]) -> None:
-    command = [sys.executable, "-m", "isic.cli", "score", "--solution", str(files[0]), "--submission", str(files[1])]
+    command = [
+        sys.executable,
+        "-m",
+        "isic.cli",
+        "score",
+        "--solution",
+        str(files[0]),
+        "--submission",
+        str(files[1]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert set(json.loads(done.stdout)) == {"pauc", "auc", "top15_sensitivity", "n", "positives"}
 
@@ -58,9 +69,13 @@ def test_bad_submissions_are_named(files: tuple[Path, Path], tmp_path: Path) -> 
     cases = {
         "lacks 1 of the solution's isic_ids": frame.iloc[1:],
         "occurs more than once": pd.concat([frame, frame.iloc[:1]]),
-        "isic_ids that the solution lacks": pd.concat([frame, pd.DataFrame({"isic_id": ["ISIC_9"], "target": [0.1]})]),
+        "isic_ids that the solution lacks": pd.concat(
+            [frame, pd.DataFrame({"isic_id": ["ISIC_9"], "target": [0.1]})]
+        ),
         "lacks column `target`": frame[["isic_id"]],
-        "rows have no isic_id": pd.concat([frame, pd.DataFrame({"isic_id": [None, None], "target": [0.1, 0.2]})]),
+        "rows have no isic_id": pd.concat(
+            [frame, pd.DataFrame({"isic_id": [None, None], "target": [0.1, 0.2]})]
+        ),
         "finite number": frame.assign(target=[*frame["target"].iloc[:-1], np.inf]),
         "has no rows": frame.iloc[:0],
     }

@@ -21,7 +21,9 @@ def test_the_generator_makes_the_committed_anchors(tmp_path: Path) -> None:
     assert committed.ids() == rows[ID].tolist()
     for isic_id in committed.ids():
         # Another release of numpy or OpenCV may round a pixel to the next level.
-        np.testing.assert_allclose(committed.image(isic_id).astype(int), generated.image(isic_id).astype(int), atol=8)
+        np.testing.assert_allclose(
+            committed.image(isic_id).astype(int), generated.image(isic_id).astype(int), atol=8
+        )
 
 
 def test_the_anchors_are_small_and_installed_with_the_package(root: Path) -> None:

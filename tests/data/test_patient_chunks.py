@@ -19,14 +19,20 @@ from isic.data.tables import read_metadata
 
 @pytest.fixture
 def table(sample_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A training table in the test form whose patients' lesions lie anywhere in it, parsed in small chunks."""
+    """A training table in the test form whose patients' lesions lie anywhere in it, parsed in small
+    chunks.
+    """
     monkeypatch.setattr(home, "_PARSED_ROWS", 37)
-    rows = pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False).sample(frac=1.0, random_state=3)
+    rows = pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False).sample(
+        frac=1.0, random_state=3
+    )
     rows[list(TEST_COLUMNS)].assign(tbp_lv_x=7).to_csv(tmp_path / "rows.csv", index=False)
     return tmp_path / "rows.csv"
 
 
-def test_the_pieces_hold_every_row_as_the_table_has_it_and_whole_patients(table: Path, tmp_path: Path) -> None:
+def test_the_pieces_hold_every_row_as_the_table_has_it_and_whole_patients(
+    table: Path, tmp_path: Path
+) -> None:
     whole = read_metadata(table, train=False)
     (tmp_path / "pieces").mkdir()
     pieces = write_chunks(table, tmp_path / "pieces", 50)
@@ -51,7 +57,9 @@ def test_patients_are_packed_in_order_and_no_two_neighbouring_pieces_would_fit_o
     assert place[0] == 0
     assert set(np.diff(place)) <= {0, 1}
     assert all(filled[patients > 1] <= limit)
-    first = np.array([sizes[np.flatnonzero(place == number)[0]] for number in range(1, len(filled))])
+    first = np.array(
+        [sizes[np.flatnonzero(place == number)[0]] for number in range(1, len(filled))]
+    )
     assert all(filled[:-1] + first > limit), "the next patient did not fit"
 
 

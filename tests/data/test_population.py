@@ -1,7 +1,8 @@
 """The generator at full size against the published population of 401,059 lesions.
 
-Numbers in this file are published ones (statistics of the whole training set, see `sources` in population.json);
-quantiles and Spearman matrices come from the folder of real data and are skipped without it.
+Numbers in this file are published ones (statistics of the whole training set, see `sources` in
+population.json); quantiles and Spearman matrices come from the folder of real data and are skipped
+without it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def full() -> pd.DataFrame:
 
 
 def test_numbers_are_shipped_with_their_sources() -> None:
-    shipped = json.loads((files("isic.data.sample") / "population.json").read_text(encoding="utf-8"))
+    shipped = json.loads(
+        (files("isic.data.sample") / "population.json").read_text(encoding="utf-8")
+    )
     assert all(len(source) > 40 for source in shipped["sources"])
     assert any("doi:10.1038/s41597-024-03743-w" in source for source in shipped["sources"])
 
@@ -32,12 +35,21 @@ def test_numbers_are_shipped_with_their_sources() -> None:
 def test_patients_lesions_and_malignant_lesions(full: pd.DataFrame) -> None:
     patients = full.groupby("patient_id")["target"].agg(["size", "sum"])
     with_malignant = patients["sum"] > 0
-    assert (len(full), len(patients), full["target"].sum(), with_malignant.sum()) == (401_059, 1042, 393, 259)
+    assert (len(full), len(patients), full["target"].sum(), with_malignant.sum()) == (
+        401_059,
+        1042,
+        393,
+        259,
+    )
     per_patient = {1: 193, 2: 35, 3: 18, 4: 6, 5: 2, 6: 1, 7: 2, 8: 1, 14: 1}
     assert patients["sum"][with_malignant].value_counts().to_dict() == per_patient
     quartiles = [0.25, 0.5, 0.75, 1.0]
-    np.testing.assert_allclose(patients["size"][with_malignant].quantile(quartiles), [213, 434, 758, 6267], rtol=0.1)
-    np.testing.assert_allclose(patients["size"][~with_malignant].quantile(quartiles), [95, 203, 392, 9184], rtol=0.1)
+    np.testing.assert_allclose(
+        patients["size"][with_malignant].quantile(quartiles), [213, 434, 758, 6267], rtol=0.1
+    )
+    np.testing.assert_allclose(
+        patients["size"][~with_malignant].quantile(quartiles), [95, 203, 392, 9184], rtol=0.1
+    )
 
 
 #: Rows, patients, licence, share of lesions under white light.
@@ -45,11 +57,25 @@ HOSPITALS = {
     "Memorial Sloan Kettering Cancer Center": (129_068, 398, "CC-BY", 0.888),
     "Department of Dermatology, Hospital Clínic de Barcelona": (105_724, 163, "CC-BY-NC", 0),
     "University Hospital of Basel": (65_218, 230, "CC-BY-NC", 0),
-    "Frazer Institute, The University of Queensland, Dermatology Research Centre": (51_768, 176, "CC-BY", 0),
+    "Frazer Institute, The University of Queensland, Dermatology Research Centre": (
+        51_768,
+        176,
+        "CC-BY",
+        0,
+    ),
     "ACEMID MIA": (28_665, 44, "CC-0", 0),
-    "ViDIR Group, Department of Dermatology, Medical University of Vienna": (12_640, 15, "CC-BY-NC", 0),
-    "Department of Dermatology, University of Athens, Andreas Syggros Hospital of Skin and Venereal Diseases, "
-    "Alexander Stratigos, Konstantinos Liopyris": (7_976, 16, "CC-BY", 0),
+    "ViDIR Group, Department of Dermatology, Medical University of Vienna": (
+        12_640,
+        15,
+        "CC-BY-NC",
+        0,
+    ),
+    "Department of Dermatology, University of Athens, Andreas Syggros Hospital of Skin and Venereal Diseases, Alexander Stratigos, Konstantinos Liopyris": (  # noqa: E501
+        7_976,
+        16,
+        "CC-BY",
+        0,
+    ),
 }
 
 
@@ -89,7 +115,9 @@ def test_missing_values_sexes_and_sites(full: pd.DataFrame) -> None:
 
 
 def test_malignant_lesions_are_large_within_their_patient(full: pd.DataFrame) -> None:
-    percentile = full.groupby("patient_id")["clin_size_long_diam_mm"].rank(pct=True)[full["target"] == 1]
+    percentile = full.groupby("patient_id")["clin_size_long_diam_mm"].rank(pct=True)[
+        full["target"] == 1
+    ]
     assert percentile.median() == pytest.approx(0.88, abs=0.06)
     assert (percentile > 0.9).mean() == pytest.approx(0.457, abs=0.1)
 
@@ -97,7 +125,8 @@ def test_malignant_lesions_are_large_within_their_patient(full: pd.DataFrame) ->
 def test_hospitals_and_patients_differ_by_more_than_their_lesions(full: pd.DataFrame) -> None:
     light = full.loc[full["target"] == 0, ["attribution", "patient_id", "tbp_lv_Lext"]]
     hospital = light.groupby("attribution")["tbp_lv_Lext"].mean() - light["tbp_lv_Lext"].mean()
-    # White light is at one hospital, whose tiles are the lightest: by FIELD's rows half an sd and more.
+    # White light is at one hospital, whose tiles are the lightest: by FIELD's rows half an sd and
+    # more.
     assert hospital.idxmax() == "Memorial Sloan Kettering Cancer Center"
     assert hospital.max() / light["tbp_lv_Lext"].std() > 0.3
     within = light["tbp_lv_Lext"] - light.groupby("attribution")["tbp_lv_Lext"].transform("mean")
@@ -106,13 +135,23 @@ def test_hospitals_and_patients_differ_by_more_than_their_lesions(full: pd.DataF
 
 
 def test_quantiles_are_the_published_ones(full: pd.DataFrame, real_data: Path) -> None:
-    published = pd.read_csv(real_data / "statistics" / "population_quantiles_n401059.csv", index_col=0)
-    columns = [name for name in published.index if name in full and name not in ("target", "age_approx")]
+    published = pd.read_csv(
+        real_data / "statistics" / "population_quantiles_n401059.csv", index_col=0
+    )
+    columns = [
+        name for name in published.index if name in full and name not in ("target", "age_approx")
+    ]
     assert len(columns) == 33
     shares = ["10%", "25%", "40%", "50%", "60%", "75%", "90%", "95%"]
-    found = full[columns].quantile([float(share[:-1]) / 100 for share in shares if share in published]).T
+    found = (
+        full[columns]
+        .quantile([float(share[:-1]) / 100 for share in shares if share in published])
+        .T
+    )
     expected = published.loc[columns, [share for share in shares if share in published]]
-    off = np.abs(found.to_numpy() - expected.to_numpy()) / published.loc[columns, ["std"]].to_numpy()
+    off = (
+        np.abs(found.to_numpy() - expected.to_numpy()) / published.loc[columns, ["std"]].to_numpy()
+    )
     assert off.max() < 0.25, columns[int(off.max(axis=1).argmax())]
     assert np.median(off) < 0.03
     # Ages come in steps of five, about a third of their sd: one step is the nearest to say.

@@ -38,7 +38,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    """A tenth of the published size, with ten times the malignant lesions so that their margins can be seen."""
+    """A tenth of the published size, with ten times the malignant lesions so that their margins can
+    be seen.
+    """
     return draw_rows(population(), seed=1, patients=600, lesions=40_000, positives=1500).frame
 
 
@@ -56,11 +58,15 @@ def test_five_official_files_with_their_columns(small: Path) -> None:
 
 def test_every_row_has_a_square_tile_of_real_size(small: Path) -> None:
     for part in ("train", "test"):
-        ids = read_metadata(small / f"{part}-metadata.csv", train=part == "train")["isic_id"].to_list()
+        ids = read_metadata(small / f"{part}-metadata.csv", train=part == "train")[
+            "isic_id"
+        ].to_list()
         store = TileStore(small / f"{part}-image.hdf5")
         assert sorted(store.ids()) == sorted(ids)
         shapes = {store.image(name).shape for name in ids}
-        assert all(height == width and 51 <= width <= 239 and depth == 3 for height, width, depth in shapes)
+        assert all(
+            height == width and 51 <= width <= 239 and depth == 3 for height, width, depth in shapes
+        )
 
 
 def test_test_set_is_the_official_placeholder(small: Path) -> None:
@@ -77,20 +83,37 @@ def test_same_request_same_bytes_whatever_the_processes(small: Path, tmp_path: P
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (small / name).read_bytes(), name
     write_sample(tmp_path / "other", patients=60, lesions=600, positives=12, seed=4, images=False)
-    assert (tmp_path / "other" / "train-metadata.csv").read_bytes() != (small / "train-metadata.csv").read_bytes()
+    assert (tmp_path / "other" / "train-metadata.csv").read_bytes() != (
+        small / "train-metadata.csv"
+    ).read_bytes()
     assert not (tmp_path / "other" / "train-image.hdf5").exists()
 
 
 @pytest.mark.parametrize(
     ("patients", "lesions", "positives"),
-    [(1, 1, 0), (1, 1, 1), (3, 3, 1), (3, 40, 0), (10, 20, 20), (5, 2000, 4), (50, 50, 50), (60, 3000, 60)],
+    [
+        (1, 1, 0),
+        (1, 1, 1),
+        (3, 3, 1),
+        (3, 40, 0),
+        (10, 20, 20),
+        (5, 2000, 4),
+        (50, 50, 50),
+        (60, 3000, 60),
+    ],
 )
 def test_small_requests_are_met_exactly(patients: int, lesions: int, positives: int) -> None:
     frame = draw_rows(population(), 0, patients, lesions, positives).frame
-    assert (frame["patient_id"].nunique(), len(frame), frame["target"].sum()) == (patients, lesions, positives)
+    assert (frame["patient_id"].nunique(), len(frame), frame["target"].sum()) == (
+        patients,
+        lesions,
+        positives,
+    )
 
 
-@pytest.mark.parametrize(("patients", "lesions", "positives"), [(0, 5, 1), (10, 9, 1), (5, 10, 11), (5, 10, -1)])
+@pytest.mark.parametrize(
+    ("patients", "lesions", "positives"), [(0, 5, 1), (10, 9, 1), (5, 10, 11), (5, 10, -1)]
+)
 def test_impossible_requests_say_so_and_write_nothing(
     tmp_path: Path, patients: int, lesions: int, positives: int
 ) -> None:
@@ -133,7 +156,9 @@ def test_near_exact_relations(rows: pd.DataFrame) -> None:
     assert excess.min() > -1e-5
     assert excess.mean() == pytest.approx(0.17, abs=0.02)
     assert np.corrcoef(tbp["L"], tbp["Lext"])[0, 1] == pytest.approx(0.960, abs=0.03)
-    assert np.corrcoef(tbp["color_std_mean"], tbp["norm_color"])[0, 1] == pytest.approx(0.965, abs=0.03)
+    assert np.corrcoef(tbp["color_std_mean"], tbp["norm_color"])[0, 1] == pytest.approx(
+        0.965, abs=0.03
+    )
 
 
 # FIELD A.2: mean over all rows and over the malignant ones, and the sd of all rows.
@@ -161,8 +186,12 @@ def test_means_are_the_published_ones(rows: pd.DataFrame, column: str) -> None:
     assert by_target[1] == pytest.approx(malignant, abs=0.3 * sd)
 
 
-@pytest.mark.parametrize(("column", "published"), [("tbp_lv_H", 0.806), ("tbp_lv_deltaB", 0.754), ("tbp_lv_B", 0.712)])
-def test_single_columns_separate_as_published(rows: pd.DataFrame, column: str, published: float) -> None:
+@pytest.mark.parametrize(
+    ("column", "published"), [("tbp_lv_H", 0.806), ("tbp_lv_deltaB", 0.754), ("tbp_lv_B", 0.712)]
+)
+def test_single_columns_separate_as_published(
+    rows: pd.DataFrame, column: str, published: float
+) -> None:
     assert roc_auc_score(rows["target"], -rows[column]) == pytest.approx(published, abs=0.04)
 
 

@@ -25,9 +25,12 @@ def test_official_real_files_are_read(real_data: Path) -> None:
     assert set(TRAIN_COLUMNS) - set(TEST_COLUMNS) == set(TRAIN_ONLY)
 
 
-def test_types_do_not_depend_on_what_a_file_happens_to_hold(sample_raw: Path, tmp_path: Path) -> None:
+def test_types_do_not_depend_on_what_a_file_happens_to_hold(
+    sample_raw: Path, tmp_path: Path
+) -> None:
     frame = pd.read_csv(sample_raw / "test-metadata.csv")
-    # All sites missing, whole-number measurements, texts like numbers: pandas alone would guess float and int.
+    # All sites missing, whole-number measurements, texts like numbers: pandas alone would guess
+    # float and int.
     frame["anatom_site_general"] = np.nan
     frame["tbp_lv_x"] = 3
     frame["patient_id"] = "007"
@@ -59,13 +62,16 @@ BROKEN: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
 @pytest.mark.parametrize("message", BROKEN)
 def test_broken_tables_are_named(sample_raw: Path, tmp_path: Path, message: str) -> None:
     path = tmp_path / "train-metadata.csv"
-    BROKEN[message](pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False)).to_csv(path, index=False)
+    BROKEN[message](pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False)).to_csv(
+        path, index=False
+    )
     with pytest.raises(InputError, match=message):
         read_metadata(path, train=True)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b"\xff\xfe\x00bad", "not a readable CSV|lacks column")]
+    ("content", "message"),
+    [(b"", "is empty"), (b"\xff\xfe\x00bad", "not a readable CSV|lacks column")],
 )
 def test_files_that_are_no_tables_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "t.csv").write_bytes(content)

@@ -168,7 +168,9 @@ def _fault(path: Path) -> str:
     return ""
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xd9", _jpeg(64, 64)[:40], b"\xff\xd8" + b"\xff" * 50])
+@pytest.mark.parametrize(
+    "data", [b"", b"GIF89a", b"\xff\xd8\xff\xd9", _jpeg(64, 64)[:40], b"\xff\xd8" + b"\xff" * 50]
+)
 def test_bytes_that_do_not_decode_name_the_tile(data: bytes) -> None:
     with pytest.raises(InputError, match="ISIC_0000007"):
         decode(data, "ISIC_0000007")
@@ -192,14 +194,20 @@ def _segment(marker: int, body: bytes) -> bytes:
 
 
 def _ordinary() -> dict[str, bytes]:
-    """JPEGs of 64 x 80 px from both writers, with what cameras and editors put before the frame header."""
+    """JPEGs of 64 x 80 px from both writers, with what cameras and editors put before the frame
+    header.
+    """
     image = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "orientation and words"
     options = {
         "plain": {},
         "progressive": {"progressive": True},
-        "EXIF, ICC and comment": {"exif": exif, "icc_profile": bytes(70_000), "comment": b"a lesion"},
+        "EXIF, ICC and comment": {
+            "exif": exif,
+            "icc_profile": bytes(70_000),
+            "comment": b"a lesion",
+        },
         "restarts": {"restart_marker_blocks": 1},
         "no subsampling": {"subsampling": 0, "quality": 100},
     }
@@ -211,7 +219,9 @@ def _ordinary() -> dict[str, bytes]:
     for name, flags in {"plain": [], "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]}.items():
         found[f"OpenCV, {name}"] = cv2.imencode(".jpg", image, flags)[1].tobytes()
     frame = found["OpenCV, plain"].index(b"\xff\xc0")
-    found["fill bytes"] = found["OpenCV, plain"][:frame] + b"\xff" * 5 + found["OpenCV, plain"][frame:]
+    found["fill bytes"] = (
+        found["OpenCV, plain"][:frame] + b"\xff" * 5 + found["OpenCV, plain"][frame:]
+    )
     return found
 
 
@@ -222,14 +232,24 @@ def test_ordinary_jpegs_have_the_size_that_they_decode_to(name: str) -> None:
 
 
 @pytest.mark.parametrize("marker", [0x00, 0x01, *range(0xD0, 0xDA)])
-def test_an_image_bomb_behind_a_marker_without_length_is_refused(marker: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read as a length, what follows the marker leads to a small frame header, which decoders skip as a comment's."""
+def test_an_image_bomb_behind_a_marker_without_length_is_refused(
+    marker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read as a length, what follows the marker leads to a small frame header, which decoders skip
+    as a comment's.
+    """
     small = b"\xff\xc0\x00\x11\x08\x00\x10\x00\x40"
     comment = _segment(0xFE, bytes(100))
     body = bytearray(65533)
     start = 4 + 0xFFFE - (4 + len(comment) + 4)
     body[start : start + len(small)] = small
-    bomb = b"\xff\xd8" + bytes([0xFF, marker]) + comment + _segment(0xEF, bytes(body)) + _bomb(8000)[2:]
+    bomb = (
+        b"\xff\xd8"
+        + bytes([0xFF, marker])
+        + comment
+        + _segment(0xEF, bytes(body))
+        + _bomb(8000)[2:]
+    )
     monkeypatch.setattr(cv2, "imdecode", _never)
     with pytest.raises(InputError, match="ISIC_0000007 is a JPEG without a readable frame header"):
         decode(bomb, "ISIC_0000007")
@@ -239,7 +259,11 @@ def _never(*_: object) -> np.ndarray:
     pytest.fail("was decoded")
 
 
-def test_a_tile_that_decodes_to_another_size_than_it_claims_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tile_that_decodes_to_another_size_than_it_claims_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(tiles, "jpeg_size", lambda *_: (16, 64))
-    with pytest.raises(InputError, match=r"ISIC_0000007 claims 64 x 16 pixels and decodes to 80 x 50"):
+    with pytest.raises(
+        InputError, match=r"ISIC_0000007 claims 64 x 16 pixels and decodes to 80 x 50"
+    ):
         decode(_jpeg(50, 80), "ISIC_0000007")

@@ -76,20 +76,32 @@ def _shuffle_submission(checkout: Path) -> None:
 FAULTS: dict[str, Callable[[Path], object]] = {
     "`tbp_lv_A` is missing in 2 rows (first line 5, ISIC_": lambda at: _set(at, "tbp_lv_A", np.nan),
     "`tbp_lv_z` is infinite in 2 rows": lambda at: _set(at, "tbp_lv_z", np.inf),
-    "`tbp_lv_eccentricity` is outside 0 to 1 in 2 rows": lambda at: _set(at, "tbp_lv_eccentricity", 7.0),
+    "`tbp_lv_eccentricity` is outside 0 to 1 in 2 rows": lambda at: _set(
+        at, "tbp_lv_eccentricity", 7.0
+    ),
     "`tbp_lv_H` differs from its formula in 2 rows by up to": lambda at: _set(at, "tbp_lv_H", 11.0),
-    "goes with several values of `copyright_license`": lambda at: _set(at, "copyright_license", "CC-X"),
+    "goes with several values of `copyright_license`": lambda at: _set(
+        at, "copyright_license", "CC-X"
+    ),
     "no malignant row": lambda at: _set(at, "target", 0, slice(None)),
     "no image for 1 rows (first ISIC_": _drop_image,
     "1 images without a metadata row (first ISIC_9999999)": _extra_image,
-    "1 tiles cannot be decoded (first: tile ISIC_": lambda at: _change_image(at, lambda data: np.bytes_(data[:30])),
+    "1 tiles cannot be decoded (first: tile ISIC_": lambda at: _change_image(
+        at, lambda data: np.bytes_(data[:30])
+    ),
     "claims 65000 x 65000 pixels": lambda at: _change_image(at, _bomb),
-    "is a link to elsewhere": lambda at: _change_image(at, lambda _: h5py.ExternalLink("/etc/hosts", "/")),
+    "is a link to elsewhere": lambda at: _change_image(
+        at, lambda _: h5py.ExternalLink("/etc/hosts", "/")
+    ),
     "lacks column `tbp_lv_H`": lambda at: _edit(at, lambda frame: frame.drop(columns="tbp_lv_H")),
     "unknown column `diagnosis`": lambda at: _edit(at, lambda frame: frame.assign(diagnosis=1)),
-    "occurs more than once (1 repeated rows)": lambda at: _edit(at, lambda frame: pd.concat([frame, frame.iloc[:1]])),
+    "occurs more than once (1 repeated rows)": lambda at: _edit(
+        at, lambda frame: pd.concat([frame, frame.iloc[:1]])
+    ),
     "a header and no rows": lambda at: _edit(at, lambda frame: frame.iloc[:0]),
-    "line 5: column `tbp_lv_A` holds 'red', a number is needed": lambda at: _set(at, "tbp_lv_A", "red"),
+    "line 5: column `tbp_lv_A` holds 'red', a number is needed": lambda at: _set(
+        at, "tbp_lv_A", "red"
+    ),
     "line 5: target is 2.0": lambda at: _set(at, "target", 2),
     "not a complete HDF5 file": _truncate,
     "isic_ids are not those of test-metadata.csv": _shuffle_submission,
@@ -112,14 +124,23 @@ def test_each_broken_rule_stops_the_stage(checkout: Path, stage: Stage, message:
 def test_folds_without_positives_and_typos_stop_the_stage(checkout: Path, stage: Stage) -> None:
     whole = (checkout / "data" / "raw" / "train-metadata.csv").read_bytes()
     _, frame = _table(checkout)
-    _set(checkout, "target", (frame["patient_id"] == frame["patient_id"].iloc[0]).astype(int), slice(None))
+    _set(
+        checkout,
+        "target",
+        (frame["patient_id"] == frame["patient_id"].iloc[0]).astype(int),
+        slice(None),
+    )
     _expect(
-        stage("folds"), "1 patients with a malignant lesion cannot fill 3 folds", checkout / "data" / "folds.parquet"
+        stage("folds"),
+        "1 patients with a malignant lesion cannot fill 3 folds",
+        checkout / "data" / "folds.parquet",
     )
     (checkout / "data" / "raw" / "train-metadata.csv").write_bytes(whole)
     text = (checkout / "params.yaml").read_text()
     (checkout / "params.yaml").write_text(text.replace("\nsplit:\n  seed:", "\nsplit:\n  sede:"))
-    _expect(stage("folds"), "params.yaml: unknown key `split.sede`", checkout / "data" / "folds.parquet")
+    _expect(
+        stage("folds"), "params.yaml: unknown key `split.sede`", checkout / "data" / "folds.parquet"
+    )
 
 
 def _expect(outcome: Outcome, message: str, absent: Path) -> None:
@@ -142,7 +163,9 @@ def test_unseen_categories_are_welcome(checkout: Path, stage: Stage) -> None:
     path, frame = _table(checkout, "test-metadata.csv")
     frame.assign(attribution="A new hospital", copyright_license="CC-BY").to_csv(path, index=False)
     assert stage("validate").code == 0
-    assert read_json(checkout / "metrics" / "validate.json")["test_hospitals_unseen"] == ["A new hospital"]
+    assert read_json(checkout / "metrics" / "validate.json")["test_hospitals_unseen"] == [
+        "A new hospital"
+    ]
 
 
 def test_generated_and_real_data_hold_the_contract(sample_raw: Path, real_data: Path) -> None:
@@ -152,7 +175,9 @@ def test_generated_and_real_data_hold_the_contract(sample_raw: Path, real_data: 
     assert found["test_hospitals_unseen"] == ["FNQH Cairns"]
 
 
-def test_folder_source_is_copied_and_never_written(checkout: Path, stage: Stage, sample_raw: Path) -> None:
+def test_folder_source_is_copied_and_never_written(
+    checkout: Path, stage: Stage, sample_raw: Path
+) -> None:
     text = (checkout / "params.yaml").read_text().replace("source: sample", "source: folder")
     (checkout / "params.yaml").write_text(text.replace("folder: null", f"folder: {sample_raw}"))
     before = {file.name: file.stat().st_mtime_ns for file in sample_raw.iterdir()}
@@ -162,7 +187,9 @@ def test_folder_source_is_copied_and_never_written(checkout: Path, stage: Stage,
         assert (checkout / "data" / "raw" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_incomplete_folder_keeps_what_was_there(checkout: Path, stage: Stage, tmp_path: Path) -> None:
+def test_incomplete_folder_keeps_what_was_there(
+    checkout: Path, stage: Stage, tmp_path: Path
+) -> None:
     (tmp_path / "partial").mkdir()
     text = (checkout / "params.yaml").read_text().replace("source: sample", "source: folder")
     (checkout / "params.yaml").write_text(text.replace("folder: null", "folder: ../partial"))

@@ -1,4 +1,6 @@
-"""The paired comparison: direction, agreement with the metric, and refusal of what cannot be compared."""
+"""The paired comparison: direction, agreement with the metric, and refusal of what cannot be
+compared.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def oof(run_dir: Layout) -> pd.DataFrame:
 def test_a_clearly_better_score_wins_and_the_reverse_mirrors_it(oof: pd.DataFrame) -> None:
     better = oof.assign(score=oof["score"] + 0.5 * oof["target"])
     forth, back = (compare_oof(*pair, replicates=100) for pair in ((oof, better), (better, oof)))
-    assert forth.difference == pytest.approx(pauc(oof["target"], better["score"]) - pauc(oof["target"], oof["score"]))
+    assert forth.difference == pytest.approx(
+        pauc(oof["target"], better["score"]) - pauc(oof["target"], oof["score"])
+    )
     assert forth.low > 0
     assert "B is better" in forth.verdict
     assert "A is better" in back.verdict
@@ -65,7 +69,9 @@ def test_scores_of_other_data_are_refused(oof: pd.DataFrame, spoil, says: str) -
         compare_oof(oof, spoil(oof), replicates=50)
 
 
-def test_scores_are_found_in_files_bundles_and_checkouts(oof: pd.DataFrame, run_dir: Layout, tmp_path: Path) -> None:
+def test_scores_are_found_in_files_bundles_and_checkouts(
+    oof: pd.DataFrame, run_dir: Layout, tmp_path: Path
+) -> None:
     write_parquet(tmp_path / "bundle" / "oof.parquet", oof)
     for place in (run_dir.oof, run_dir.root, tmp_path / "bundle"):
         assert np.array_equal(read_oof(place)["score"], oof["score"])

@@ -42,10 +42,13 @@ def judged(run_dir: Layout) -> Evaluation:
 
 
 def area_above(points: list[dict[str, float]], level: float = 0.8) -> float:
-    """Area between a step-and-line ROC and a level of sensitivity, by the trapezoid rule over 1 − FPR."""
+    """Area between a step-and-line ROC and a level of sensitivity, by the trapezoid rule over 1 −
+    FPR.
+    """
     tpr, fpr = np.array([p["tpr"] for p in points]), np.array([p["fpr"] for p in points])
     grid = np.unique(np.concatenate([tpr[tpr > level], [level, 1.0]]))
-    # Vertical steps: the curve at a sensitivity is reached at its smallest FPR from the left and left at its largest.
+    # Vertical steps: the curve at a sensitivity is reached at its smallest FPR from the left and
+    # left at its largest.
     total = 0.0
     for low, high in pairwise(grid):
         i = np.flatnonzero(tpr <= low)[-1]
@@ -55,14 +58,20 @@ def area_above(points: list[dict[str, float]], level: float = 0.8) -> float:
     return total
 
 
-def test_the_headline_holds_the_contract_and_agrees_with_the_metric(run_dir: Layout, judged: Evaluation) -> None:
+def test_the_headline_holds_the_contract_and_agrees_with_the_metric(
+    run_dir: Layout, judged: Evaluation
+) -> None:
     oof = read_parquet(run_dir.oof)
     metrics = judged.metrics
     assert set(metrics) >= CONTRACT
     assert metrics["pauc"] == pauc(oof["target"], oof["score"])
     assert metrics["auc"] == pytest.approx(roc_auc_score(oof["target"], oof["score"]), abs=1e-12)
     assert metrics["pauc_low"] < metrics["pauc"] < metrics["pauc_high"]
-    assert (metrics["n"], metrics["positives"], metrics["patients"]) == (1200, 60, oof["patient_id"].nunique())
+    assert (metrics["n"], metrics["positives"], metrics["patients"]) == (
+        1200,
+        60,
+        oof["patient_id"].nunique(),
+    )
     by_fold = [pauc(part["target"], part["score"]) for _, part in oof.groupby("fold")]
     assert [fold["pauc"] for fold in metrics["folds"]] == by_fold
     assert metrics["pauc_fold_sd"] == pytest.approx(pd.Series(by_fold).std())
@@ -77,24 +86,36 @@ def test_flagging_fifteen_gives_the_official_top_15() -> None:
     patient, score = rng.integers(0, 30, 2000), rng.normal(size=2000)
     target = (rng.random(2000) < 0.02).astype(int)
     at_15 = next(row for row in flagged_points(patient, target, score) if row["flagged"] == 15)
-    assert at_15["sensitivity"] == pytest.approx(top15_sensitivity(patient, target, score), abs=1e-12)
+    assert at_15["sensitivity"] == pytest.approx(
+        top15_sensitivity(patient, target, score), abs=1e-12
+    )
     assert flagged_points(patient, np.zeros(2000), score) == []
 
 
 def test_ranks_are_cut_in_row_order_on_ties() -> None:
-    assert rank_in_patient(np.array(["a", "b", "a", "a"]), np.array([1.0, 9, 1, 2])).tolist() == [2, 1, 3, 1]
+    assert rank_in_patient(np.array(["a", "b", "a", "a"]), np.array([1.0, 9, 1, 2])).tolist() == [
+        2,
+        1,
+        3,
+        1,
+    ]
 
 
 def test_net_benefit_by_hand() -> None:
     """Threshold 0.2: two of three above are malignant, one of four in all; 2/4 − 1/4 · 0.25."""
     target, probability = np.array([1, 1, 0, 0]), np.array([0.9, 0.4, 0.3, 0.1])
-    nearest = min(decision_points(target, probability, points=400), key=lambda row: abs(row["threshold"] - 0.2))
+    nearest = min(
+        decision_points(target, probability, points=400),
+        key=lambda row: abs(row["threshold"] - 0.2),
+    )
     odds = nearest["threshold"] / (1 - nearest["threshold"])
     assert nearest["model"] == pytest.approx(0.5 - 0.25 * odds)
     assert nearest["all"] == pytest.approx(0.5 - 0.5 * odds)
 
 
-@pytest.mark.parametrize("score", [np.array([0.1, 0.2, 0.9]), np.array([-1.0, 0.0, 5.0]), np.array([0.5, 0.5, 0.5])])
+@pytest.mark.parametrize(
+    "score", [np.array([0.1, 0.2, 0.9]), np.array([-1.0, 0.0, 5.0]), np.array([0.5, 0.5, 0.5])]
+)
 def test_the_histogram_counts_every_lesion(score: np.ndarray) -> None:
     assert sum(row["count"] for row in histogram_points(np.array([0, 0, 1]), score)) == 3
 
@@ -103,8 +124,14 @@ def test_slices_say_when_there_is_too_little(judged: Evaluation, run_dir: Layout
     records = judged.points["slices"]
     few = [record for record in records if record["positives"] < 15]
     assert few
-    assert all(record["pauc"] is None and "too few malignant lesions" in record["note"] for record in few)
-    assert all(record["low"] <= record["pauc"] <= record["high"] for record in records if record["positives"] >= 15)
+    assert all(
+        record["pauc"] is None and "too few malignant lesions" in record["note"] for record in few
+    )
+    assert all(
+        record["low"] <= record["pauc"] <= record["high"]
+        for record in records
+        if record["positives"] >= 15
+    )
     hospitals = [record for record in records if record["family"] == "hospital"]
     assert sum(record["n"] for record in hospitals) == judged.metrics["n"]
     assert {record["family"] for record in records} == {
@@ -128,7 +155,12 @@ def test_missing_categories_are_a_slice_of_their_own(run_dir: Layout) -> None:
 
 def test_the_ladder_ends_with_the_score_and_compares_each_step_with_it(judged: Evaluation) -> None:
     steps = judged.points["ladder"]
-    assert [step["step"] for step in steps] == ["image vit", "image convnext", "images, mean", "stack"]
+    assert [step["step"] for step in steps] == [
+        "image vit",
+        "image convnext",
+        "images, mean",
+        "stack",
+    ]
     assert steps[-1]["pauc"] == judged.metrics["pauc"]
     assert steps[0]["gain"] == pytest.approx(steps[-1]["pauc"] - steps[0]["pauc"])
 

@@ -11,14 +11,19 @@ from isic.evaluate.slices import TONE_METHOD, TONES, skin_tone, slice_levels, sl
 from tests.report.conftest import results_of
 
 
-def test_the_gate_judges_the_lesions_that_the_report_shows_under_the_same_name(run_dir: Layout) -> None:
+def test_the_gate_judges_the_lesions_that_the_report_shows_under_the_same_name(
+    run_dir: Layout,
+) -> None:
     results = results_of(run_dir)
     rows = results.rows.assign(score=results.score, score_champion=0.5)
     shown = {
-        (family, name): (int(mask.sum()), int(rows["target"][mask].sum())) for family, name, mask in slice_masks(rows)
+        (family, name): (int(mask.sum()), int(rows["target"][mask].sum()))
+        for family, name, mask in slice_masks(rows)
     }
     gate = {(part.group, part.level): (part.n, part.positives) for part in compare_slices(rows, 15)}
-    assert gate == {key: counts for key, counts in shown.items() if not key[0].startswith("diagnosis")}
+    assert gate == {
+        key: counts for key, counts in shown.items() if not key[0].startswith("diagnosis")
+    }
     assert len([level for group, level in gate if group == "skin tone (proxy)"]) > 1
 
 
@@ -40,7 +45,9 @@ def test_bands_begin_and_end_where_their_names_say() -> None:
             "patient_id": list("abcdefg"),
             "age_approx": [35.0, 40.0, 55.0, 60.0, 70.0, 75.0, np.nan],
             "clin_size_long_diam_mm": [2.49, 2.5, 9.0, 9.0, 9.0, 9.0, 9.0],
-            "tbp_lv_Lext": 50 + 10 * np.tan(np.radians([56.0, 54.0, 40.0, 27.0, 9.0, -31.0, np.nan])),
+            "tbp_lv_Lext": (
+                50 + 10 * np.tan(np.radians([56.0, 54.0, 40.0, 27.0, 9.0, -31.0, np.nan]))
+            ),
             "tbp_lv_Bext": 10.0,
             **dict.fromkeys(("attribution", "sex", "anatom_site_general", "tbp_tile_type")),
         }

@@ -1,4 +1,6 @@
-"""Small tiles that can be told apart: malignant ones are darker and larger, as a network of a few steps can learn."""
+"""Small tiles that can be told apart: malignant ones are darker and larger, as a network of a few
+steps can learn.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def preset_recipe(preset: str, backbone: str, **override: object) -> ImageRecipe:
-    """A preset's recipe, every value of it, on a small network and small tiles, from random weights."""
+    """A preset's recipe, every value of it, on a small network and small tiles, from random
+    weights.
+    """
     train = load_params(ROOT / "params.yaml").image.train.model_dump()
     laid = read_yaml(ROOT / "pipelines" / "presets" / f"{preset}.yaml")["image"]
     train |= laid["train"] | laid["backbones"]["__replace__"][backbone] | {"tta": laid["tta"]}
@@ -60,7 +64,9 @@ def write_tiles(path: Path, tiles: dict[str, np.ndarray]) -> Path:
     """An HDF5 file of the official form: one scalar of JPEG bytes per id."""
     with h5py.File(path, "w") as file:
         for name, tile in tiles.items():
-            ok, data = cv2.imencode(".jpg", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+            ok, data = cv2.imencode(
+                ".jpg", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92]
+            )
             assert ok
             file[name] = np.bytes_(data.tobytes())
     return path

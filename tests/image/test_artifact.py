@@ -41,7 +41,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"width": -1}, "complete image model"),
     ],
 )
-def test_a_config_of_another_shape_is_one_line(stored: Path, change: dict[str, Any], message: str) -> None:
+def test_a_config_of_another_shape_is_one_line(
+    stored: Path, change: dict[str, Any], message: str
+) -> None:
     refused(stored, json.loads((stored / "config.json").read_text()) | change, message)
 
 
@@ -58,7 +60,9 @@ def test_a_config_that_is_no_description_is_one_line(stored: Path, content: obje
 
 
 def refused(folder: Path, content: object, message: str) -> None:
-    """Load the fold with another config.json, which must be refused with `message`; then it is put back and loads."""
+    """Load the fold with another config.json, which must be refused with `message`; then it is put
+    back and loads.
+    """
     file = folder / "config.json"
     text = file.read_text()
     try:

@@ -32,7 +32,9 @@ from tests.image.conftest import preset_recipe
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 Recipe = Callable[..., ImageRecipe]
-PRESETS = [(preset, backbone) for preset in ("full", "kaggle_t4") for backbone in ("eva02", "convnext")]
+PRESETS = [
+    (preset, backbone) for preset in ("full", "kaggle_t4") for backbone in ("eva02", "convnext")
+]
 
 
 @contextmanager
@@ -57,8 +59,12 @@ def steps_of(run: Run, tiles: TileStore, folds: pd.DataFrame) -> Iterator[list[B
 
 
 @pytest.mark.parametrize(("preset", "backbone"), PRESETS)
-def test_no_step_waits_for_the_gpu(tiles: TileStore, folds: pd.DataFrame, preset: str, backbone: str) -> None:
-    """The presets' own recipes: averaged weights, mixup, clipping, fp16's scaler. The first steps fill caches."""
+def test_no_step_waits_for_the_gpu(
+    tiles: TileStore, folds: pd.DataFrame, preset: str, backbone: str
+) -> None:
+    """The presets' own recipes: averaged weights, mixup, clipping, fp16's scaler. The first steps
+    fill caches.
+    """
     wanted = preset_recipe(preset, backbone, epochs=10**6)
     run = prepare(folds["target"].to_numpy(np.int64), wanted, 0)
     groups = steps_of(run, tiles, folds)
@@ -122,7 +128,9 @@ def test_a_network_trained_on_a_gpu_scores_alike_in_every_format_and_at_home(
     ids = folds["isic_id"].tolist()
     found = {}
     for precision in ("fp32", "fp16", "bf16"):
-        found[precision] = embed(load_model(tmp_path / "m")._replace(precision=precision), tiles, ids).logits
+        found[precision] = embed(
+            load_model(tmp_path / "m")._replace(precision=precision), tiles, ids
+        ).logits
     monkeypatch.setattr(machine, "pick", lambda: torch.device("cpu"))
     home = embed(tmp_path / "m", tiles, ids)
     assert home.precision == "fp32"
@@ -141,14 +149,18 @@ def test_a_network_trained_on_a_gpu_scores_alike_in_every_format_and_at_home(
 def test_a_preset_stopped_on_a_gpu_goes_on_to_the_same_weights(
     tiles: TileStore, folds: pd.DataFrame, tmp_path: Path, preset: str, backbone: str
 ) -> None:
-    """Fused AdamW under channels last, as the presets train; kernels that always add in the same order."""
+    """Fused AdamW under channels last, as the presets train; kernels that always add in the same
+    order.
+    """
     wanted = preset_recipe(preset, backbone, batch_size=16)
     limits = Limits(workers=0)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         short = Limits(workers=0, max_hours=1e-9)
         with pytest.raises(OutOfTime):
-            train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker(), short)
+            train_fold(
+                tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker(), short
+            )
         for name, state in (("m", "r"), ("whole", "r0")):
             folder = tmp_path / name
             train_fold(tiles, folds, 0, wanted, folder, tmp_path / state, NullTracker(), limits)

@@ -1,4 +1,6 @@
-"""The image benchmark on a box that has torch and timm and little else: what is not there fails to import."""
+"""The image benchmark on a box that has torch and timm and little else: what is not there fails to
+import.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import pytest
 
 from tests.image.conftest import ROOT
 
-#: Packages of the project that such a box lacks; `benchmarks/gpu_wheels.py` lists what is brought along.
+#: Packages of the project that such a box lacks; `benchmarks/gpu_wheels.py` lists what is brought
+#: along.
 ABSENT = (
     "alembic boto3 catboost dvc lightgbm lightning_fabric mlflow nbformat optuna pandera plotly "
     "psycopg pytorch_grad_cam ray ruamel sqlalchemy ttach typer xgboost"
@@ -39,7 +42,9 @@ def box(folder: Path, *arguments: str, more: str = "") -> subprocess.CompletedPr
         "ISIC_REAL_DATA": str(folder),
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
 
 
 def test_what_is_not_on_the_box_is_not_imported(tmp_path: Path) -> None:
@@ -52,7 +57,9 @@ def test_what_is_not_on_the_box_is_not_imported(tmp_path: Path) -> None:
 def test_the_list_of_wheels_covers_what_albumentations_and_pydantic_need(tmp_path: Path) -> None:
     from importlib.metadata import requires
 
-    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "gpu_wheels.py"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu_wheels.py"], capture_output=True, text=True
+    )
     listed = {line.split("==")[0] for line in done.stdout.split()}
     there = {"numpy", "scipy", "pyyaml", "opencv-python-headless"}
     for package in sorted(listed):

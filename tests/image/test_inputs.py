@@ -21,7 +21,16 @@ from isic.core.errors import InputError
 from isic.data.tiles import TileStore
 from isic.image.network.loader import batches
 from isic.image.network.pixels import normalise, pack, resize, resize_by_matrices
-from isic.image.training.augment import _TRANSFORMS, PRESETS, Augmenter, _compose, bend, draw_hair, move, orient
+from isic.image.training.augment import (
+    _TRANSFORMS,
+    PRESETS,
+    Augmenter,
+    _compose,
+    bend,
+    draw_hair,
+    move,
+    orient,
+)
 from isic.image.training.sampler import Sampling, validation_rows
 from tests.image.conftest import draw
 
@@ -29,12 +38,22 @@ RAGGED = [(51, 51), (133, 133), (239, 239), (140, 97), (64, 64)]
 
 
 def sampling(target: np.ndarray, **override: object) -> Sampling:
-    values = {"negatives_per_positive": 3.0, "positive_repeats": 2, "batch_size": 16, "accumulate": 3, "seed": 5}
+    values = {
+        "negatives_per_positive": 3.0,
+        "positive_repeats": 2,
+        "batch_size": 16,
+        "accumulate": 3,
+        "seed": 5,
+    }
     return Sampling(target, **(values | override))  # type: ignore[arg-type]
 
 
 def labels(positives: int, negatives: int) -> np.ndarray:
-    return np.random.default_rng(0).permutation(np.repeat([1, 0], [positives, negatives])).astype(np.int64)
+    return (
+        np.random.default_rng(0)
+        .permutation(np.repeat([1, 0], [positives, negatives]))
+        .astype(np.int64)
+    )
 
 
 # --- sampling -------------------------------------------------------------------------------------------------------
@@ -54,7 +73,11 @@ def test_an_epoch_holds_all_positives_and_every_batch_its_share(
 ) -> None:
     target = labels(positives, negatives)
     plan = sampling(
-        target, negatives_per_positive=ratio, positive_repeats=repeats, batch_size=batch, accumulate=accumulate
+        target,
+        negatives_per_positive=ratio,
+        positive_repeats=repeats,
+        batch_size=batch,
+        accumulate=accumulate,
     )
     slots = list(plan.slots(1))
     shown = np.concatenate([slot.rows for slot in slots])
@@ -63,7 +86,9 @@ def test_an_epoch_holds_all_positives_and_every_batch_its_share(
     # Negatives come again only where there are fewer than an epoch of equal micro-batches wants.
     assert counts[target == 0].max() - counts[target == 0].min() <= 1
     assert len({len(slot.rows) for slot in slots}) == 1
-    assert len(shown) - positives * repeats - min(negatives, max(1, round(positives * repeats * ratio))) < len(slots)
+    assert len(shown) - positives * repeats - min(
+        negatives, max(1, round(positives * repeats * ratio))
+    ) < len(slots)
     share = target[shown].mean()
     for slot in slots:
         assert abs(target[slot.rows].sum() - share * len(slot.rows)) <= 1 + 1e-9
@@ -90,7 +115,9 @@ def test_slots_from_the_middle_are_the_tail_of_all_slots() -> None:
 def test_processes_share_a_batch_without_overlap() -> None:
     target = labels(20, 500)
     whole = list(sampling(target, batch_size=16).slots(1))
-    halves = [list(sampling(target, batch_size=8, processes=2, rank=rank).slots(1)) for rank in (0, 1)]
+    halves = [
+        list(sampling(target, batch_size=8, processes=2, rank=rank).slots(1)) for rank in (0, 1)
+    ]
     for slot, left, right in zip(whole, *halves, strict=True):
         assert sorted([*left.rows, *right.rows]) == sorted(slot.rows)
         assert left.step_tiles == right.step_tiles == slot.step_tiles
@@ -98,11 +125,21 @@ def test_processes_share_a_batch_without_overlap() -> None:
 
 @pytest.mark.parametrize("processes", [2, 4])
 @pytest.mark.parametrize("ratio", [1.0, 3.0, 7.0])
-def test_every_process_is_dealt_its_share_of_the_positives_of_every_batch(processes: int, ratio: float) -> None:
-    """At a ratio of 7 every eighth tile is positive: dealt one by one, all would go to the same process."""
+def test_every_process_is_dealt_its_share_of_the_positives_of_every_batch(
+    processes: int, ratio: float
+) -> None:
+    """At a ratio of 7 every eighth tile is positive: dealt one by one, all would go to the same
+    process.
+    """
     target = labels(40, 900)
     plans = [
-        sampling(target, negatives_per_positive=ratio, batch_size=64 // processes, processes=processes, rank=rank)
+        sampling(
+            target,
+            negatives_per_positive=ratio,
+            batch_size=64 // processes,
+            processes=processes,
+            rank=rank,
+        )
         for rank in range(processes)
     ]
     for dealt in zip(*(plan.slots(2) for plan in plans), strict=True):
@@ -135,7 +172,11 @@ def test_presets_build_without_a_warning(preset: str) -> None:
 def test_augmentation_differs_by_epoch_and_position_and_repeats_exactly(preset: str) -> None:
     tile = draw(1, np.random.default_rng(0))
     augment, again = Augmenter(preset, 3), pickle.loads(pickle.dumps(Augmenter(preset, 3)))
-    shown = {(epoch, position): augment(tile, epoch, position) for epoch in range(3) for position in range(8)}
+    shown = {
+        (epoch, position): augment(tile, epoch, position)
+        for epoch in range(3)
+        for position in range(8)
+    }
     for key in reversed(shown):
         assert np.array_equal(again(tile, *key), shown[key])
     distinct = {image.tobytes() for image in shown.values()}
@@ -162,10 +203,15 @@ def test_no_tile_is_augmented_alike_in_two_epochs_or_workers(
     assert len(shown) == len(set(shown)) == 96
 
 
-def test_loader_processes_do_not_change_what_is_shown(tiles: TileStore, folds: pd.DataFrame) -> None:
+def test_loader_processes_do_not_change_what_is_shown(
+    tiles: TileStore, folds: pd.DataFrame
+) -> None:
     ids = folds["isic_id"].to_numpy(str)
     plan = sampling(folds["target"].to_numpy(np.int64), batch_size=8)
-    here, there = (list(batches(tiles, ids, Augmenter("medium", 0), plan.slots(2), n, pin=False)) for n in (0, 2))
+    here, there = (
+        list(batches(tiles, ids, Augmenter("medium", 0), plan.slots(2), n, pin=False))
+        for n in (0, 2)
+    )
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one.sizes, other.sizes)
         for n, (height, width) in enumerate(one.sizes.tolist()):
@@ -174,7 +220,11 @@ def test_loader_processes_do_not_change_what_is_shown(tiles: TileStore, folds: p
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_each_process_opens_the_file_once(
-    tiles: TileStore, folds: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
 ) -> None:
     """Loader processes are forked, after this process has read from the file already."""
     log = tmp_path / "opened"
@@ -189,7 +239,16 @@ def test_each_process_opens_the_file_once(
     store.image(folds["isic_id"][0])
     monkeypatch.setattr(h5py, "File", opened)
     plan = sampling(folds["target"].to_numpy(np.int64), batch_size=4)
-    list(batches(store, folds["isic_id"].to_numpy(str), Augmenter("none", 0), plan.slots(3), workers, pin=False))
+    list(
+        batches(
+            store,
+            folds["isic_id"].to_numpy(str),
+            Augmenter("none", 0),
+            plan.slots(3),
+            workers,
+            pin=False,
+        )
+    )
     pids = log.read_text().split() if log.exists() else []
     assert len(pids) == len(set(pids)) == workers
 
@@ -202,7 +261,9 @@ def test_orientations_are_the_eight_of_a_square() -> None:
 
 
 def test_moves_turn_zoom_and_shift_about_the_centre() -> None:
-    tile = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (81, 81, 3), dtype=np.uint8), (0, 0), 2)
+    tile = cv2.GaussianBlur(
+        np.random.default_rng(1).integers(0, 256, (81, 81, 3), dtype=np.uint8), (0, 0), 2
+    )
     still, none = np.ones(2), np.zeros(2)
     assert np.array_equal(move(tile, none, still, 0.0), tile)
     assert np.array_equal(move(tile, none, still, 90.0), np.rot90(tile, -1))
@@ -224,7 +285,10 @@ def test_moves_are_spread_as_albumentations_spreads_them() -> None:
     found = []
     for moves in (_affine(a, 0.1, 0.1, 15, p=1.0), theirs):
         compose = a.Compose([moves], seed=0)
-        places = [np.argwhere(compose(image=tile)["image"][:, :, 0] > 127).mean(axis=0) for _ in range(400)]
+        places = [
+            np.argwhere(compose(image=tile)["image"][:, :, 0] > 127).mean(axis=0)
+            for _ in range(400)
+        ]
         found.append([np.mean(places, axis=0), np.std(places, axis=0)])
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1.5)
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=0.12)
@@ -252,7 +316,11 @@ def test_what_moves_pixels_brings_in_no_frame(preset: str) -> None:
 
     tile = np.full((90, 120, 3), (205, 160, 135), np.uint8)
     listed = _TRANSFORMS[preset](a) if preset in _TRANSFORMS else []
-    every = [one for group in listed for one in (group.transforms if isinstance(group, a.OneOf) else [group])]
+    every = [
+        one
+        for group in listed
+        for one in (group.transforms if isinstance(group, a.OneOf) else [group])
+    ]
     moves = [one for one in every if type(one).__name__ not in _LEVELS]
     assert moves or preset in ("none", "flips")
     for one in moves:
@@ -261,7 +329,9 @@ def test_what_moves_pixels_brings_in_no_frame(preset: str) -> None:
         for _ in range(40):
             assert (compose(image=tile)["image"] == tile[0, 0]).all(), type(one).__name__
     if not moves:
-        assert all((Augmenter(preset, 0)(tile, epoch, 0) == tile[0, 0]).all() for epoch in range(20))
+        assert all(
+            (Augmenter(preset, 0)(tile, epoch, 0) == tile[0, 0]).all() for epoch in range(20)
+        )
 
 
 def test_hair_is_drawn_on_a_copy() -> None:
@@ -274,7 +344,9 @@ def test_hair_is_drawn_on_a_copy() -> None:
 
 
 def test_elastic_moves_as_far_as_albumentations_own() -> None:
-    """Displacements, read off a ramp's levels, against noise of every pixel blurred, which is what theirs are."""
+    """Displacements, read off a ramp's levels, against noise of every pixel blurred, which is what
+    theirs are.
+    """
     import cv2
 
     side, alpha, sigma = 128, 400.0, 20.0
@@ -282,12 +354,15 @@ def test_elastic_moves_as_far_as_albumentations_own() -> None:
     random = np.random.default_rng(0)
     inner = slice(32, 96)
     mine = [
-        bend(ramp, random.uniform(-1, 1, (2, 32, 32)).astype(np.float32), alpha, sigma)[inner, inner, 0]
+        bend(ramp, random.uniform(-1, 1, (2, 32, 32)).astype(np.float32), alpha, sigma)[
+            inner, inner, 0
+        ]
         - ramp[inner, inner, 0].astype(float)
         for _ in range(60)
     ]
     field = [
-        cv2.GaussianBlur(random.uniform(-1, 1, (side, side)).astype(np.float32), (0, 0), sigma) * alpha
+        cv2.GaussianBlur(random.uniform(-1, 1, (side, side)).astype(np.float32), (0, 0), sigma)
+        * alpha
         for _ in range(60)
     ]
     assert np.std(mine) == pytest.approx(np.std([one[inner, inner] for one in field]), rel=0.25)
@@ -302,9 +377,14 @@ def test_resize_agrees_with_pillow_on_both_ways(size: int, kind: str) -> None:
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in RAGGED]
     filters = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-    truth = np.stack([np.asarray(Image.fromarray(image).resize((size, size), filters[kind])) for image in images])
+    truth = np.stack(
+        [np.asarray(Image.fromarray(image).resize((size, size), filters[kind])) for image in images]
+    )
     canvas, sizes = pack(images)
-    for result in (resize(canvas, sizes, size, kind), resize_by_matrices(canvas, sizes, size, kind)):
+    for result in (
+        resize(canvas, sizes, size, kind),
+        resize_by_matrices(canvas, sizes, size, kind),
+    ):
         difference = np.abs(result.permute(0, 2, 3, 1).numpy().astype(int) - truth)
         assert difference.max() <= 2
         assert difference.mean() < 0.1
@@ -320,11 +400,17 @@ def test_resize_agrees_with_pillow_on_both_ways(size: int, kind: str) -> None:
 def test_both_ways_of_resizing_give_the_same_bits(
     shapes: list[tuple[int, int]], size: int, kind: str, hard: bool
 ) -> None:
-    """That of a GPU against torch's own kernel, also for tiles of black and white pixels, which overshoot most."""
+    """That of a GPU against torch's own kernel, also for tiles of black and white pixels, which
+    overshoot most.
+    """
     random = np.random.default_rng(0)
-    images = [random.integers(0, 2 if hard else 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    images = [
+        random.integers(0, 2 if hard else 256, (*shape, 3), dtype=np.uint8) for shape in shapes
+    ]
     canvas, sizes = pack([image * 255 if hard else image for image in images])
-    assert torch.equal(resize(canvas, sizes, size, kind), resize_by_matrices(canvas, sizes, size, kind))
+    assert torch.equal(
+        resize(canvas, sizes, size, kind), resize_by_matrices(canvas, sizes, size, kind)
+    )
 
 
 def test_resize_of_a_tile_does_not_depend_on_its_neighbours() -> None:
@@ -338,7 +424,9 @@ def test_resize_of_a_tile_does_not_depend_on_its_neighbours() -> None:
 def test_normalise_is_the_usual_formula() -> None:
     levels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-    usual = (levels.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+    usual = (levels.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(
+        1, 3, 1, 1
+    )
     torch.testing.assert_close(normalise(levels, mean, std).double(), usual, atol=1e-5, rtol=0)
 
 
@@ -356,7 +444,16 @@ def test_a_missing_or_broken_tile_is_one_line_that_names_it(
     ids = np.array(["ISIC_0000000", *[name] * 3])
     plan = sampling(np.array([1, 0, 0, 0]), positive_repeats=1)
     with pytest.raises(InputError) as error:
-        list(batches(TileStore(tmp_path / "tiles.hdf5"), ids, Augmenter("none", 0), plan.slots(1), workers, pin=False))
+        list(
+            batches(
+                TileStore(tmp_path / "tiles.hdf5"),
+                ids,
+                Augmenter("none", 0),
+                plan.slots(1),
+                workers,
+                pin=False,
+            )
+        )
     assert name in str(error.value)
     assert "\n" not in str(error.value)
     assert "Traceback" not in str(error.value)

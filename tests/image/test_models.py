@@ -40,7 +40,9 @@ Recipe = Callable[..., ImageRecipe]
 
 
 @pytest.fixture(scope="module")
-def trained(tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     train_fold(tiles, folds, 0, recipe(epochs=1), folder / "m", folder / "r", NullTracker())
     return folder / "m"
@@ -52,7 +54,9 @@ def trained(tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path_fact
 def test_training_and_embedding_need_torch_and_timm_and_no_tracker(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
-    """A rented GPU box has torch and timm; what is not there fails here to import, as it would there."""
+    """A rented GPU box has torch and timm; what is not there fails here to import, as it would
+    there.
+    """
     folds.to_csv(tmp_path / "folds.csv", index=False)
     (tmp_path / "recipe.json").write_text(recipe(epochs=1).model_dump_json())
     code = f"""
@@ -94,7 +98,9 @@ def test_demo_models_are_real_timm_models_as_the_catalogue_says(name: str) -> No
     logits, embedding = net.eval().describe(torch.zeros(2, 3, entry.size, entry.size))
     assert logits.shape == (2,)
     assert embedding.shape == (2, entry.width) == (2, spec.width)
-    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(entry.parameters_m, abs=0.1)
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(
+        entry.parameters_m, abs=0.1
+    )
 
 
 @pytest.mark.slow
@@ -124,12 +130,16 @@ def test_the_table_names_every_model() -> None:
         ("test_convnext", {}, "/no/such/file.safetensors", "not found"),
     ],
 )
-def test_a_model_that_cannot_be_had_is_one_line(model: str, args: dict[str, int], weights: str, words: str) -> None:
+def test_a_model_that_cannot_be_had_is_one_line(
+    model: str, args: dict[str, int], weights: str, words: str
+) -> None:
     with pytest.raises(InputError, match=words):
         create(model, args, 32, weights)
 
 
-def test_hub_weights_offline_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_hub_weights_offline_say_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     code = (
         "from isic.image.network.backbone import create\nfrom isic.core.errors import run\n"
         "run(lambda: create('test_convnext.r160_in1k', {}, 32, 'hub'))"
@@ -162,8 +172,12 @@ def test_weights_of_a_file_are_used_and_foreign_ones_refused(tmp_path: Path) -> 
             create("test_convnext", {}, 32, str(tmp_path / name))
 
 
-def test_weights_of_another_size_are_fitted_and_a_stored_fold_can_start_another(tmp_path: Path) -> None:
-    """Position embeddings are of one size; dropping those that do not fit would start them from noise."""
+def test_weights_of_another_size_are_fitted_and_a_stored_fold_can_start_another(
+    tmp_path: Path,
+) -> None:
+    """Position embeddings are of one size; dropping those that do not fit would start them from
+    noise.
+    """
     net, _ = create("test_vit", {"patch_size": 8}, 32, "none")
     save_file(dict(net.state_dict()), tmp_path / "fold.safetensors")
     larger, _ = create("test_vit", {"patch_size": 8}, 48, str(tmp_path / "fold.safetensors"))
@@ -196,7 +210,9 @@ def test_the_guide_has_the_estimates_of_the_presets(preset: str, tmp_path: Path)
     guide = (ROOT / "docs" / "training.md").read_text().split(f"P={preset}`")[1].split("\n\n")[1]
     params = load_params(tmp_path / "params.yaml")
     for line in list(estimate.cost_table(params.image, len(params.folds), None))[1:-1]:
-        name, model, size, batch, memory, *times = re.split(r"\s{2,}|(?<=\d)\s(?=\d+x)", line.strip())
+        name, model, size, batch, memory, *times = re.split(
+            r"\s{2,}|(?<=\d)\s(?=\d+x)", line.strip()
+        )
         row = next(row for row in guide.splitlines() if f"`{name}`" in row)
         wanted = [f"`{model}`", size, batch.replace("x", " x "), f"{memory} GB", *times[-1:]]
         assert all(f"| {cell} |" in row for cell in wanted), (row, wanted)
@@ -206,11 +222,24 @@ def test_the_guide_has_the_estimates_of_the_presets(preset: str, tmp_path: Path)
 
 
 def test_a_stored_fold_holds_what_the_contract_names_and_no_pickle(trained: Path) -> None:
-    assert {file.name for file in trained.iterdir()} == {"model.safetensors", "config.json", "history.csv"}
+    assert {file.name for file in trained.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "history.csv",
+    }
     config = json.loads((trained / "config.json").read_text())
     assert {"model", "size", "mean", "std", "interpolation", "tta", "recipe"} <= config.keys()
     columns = set(pd.read_csv(trained / "history.csv"))
-    assert {"epoch", "loss", "pauc", "auc", "lr", "images_per_second", "gpu_memory_gb", "data_wait"} <= columns
+    assert {
+        "epoch",
+        "loss",
+        "pauc",
+        "auc",
+        "lr",
+        "images_per_second",
+        "gpu_memory_gb",
+        "data_wait",
+    } <= columns
 
 
 def test_embedding_does_not_depend_on_order_company_or_loaders(
@@ -228,7 +257,9 @@ def test_embedding_does_not_depend_on_order_company_or_loaders(
 def test_a_tile_is_scored_alike_to_the_last_bit_in_any_company(
     trained: Path, tiles: TileStore, folds: pd.DataFrame
 ) -> None:
-    """What a cluster's shards and one machine's file differ in, above the few for which nobody waits."""
+    """What a cluster's shards and one machine's file differ in, above the few for which nobody
+    waits.
+    """
     ids = folds["isic_id"].tolist()
     whole = embed(trained, tiles, ids)
     parts = [embed(trained, tiles, some) for some in (ids[:17], ids[17:53], ids[53:])]
@@ -247,7 +278,9 @@ def test_a_model_names_the_format_of_its_scores_and_one_from_before_is_scored_in
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     assert load_model(tmp_path / "m").precision == "fp32"
     for wanted in ("fp16", "bf16"):
-        (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "scoring_precision": wanted}))
+        (tmp_path / "m" / "config.json").write_text(
+            json.dumps({**config, "scoring_precision": wanted})
+        )
         assert load_model(tmp_path / "m").precision == wanted
         said = embed(tmp_path / "m", tiles, ids)
         # A CPU scores in fp32 whatever the model was made for, and says so.
@@ -312,7 +345,9 @@ def test_a_gpu_without_kernels_is_known_by_its_capability(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a GPU that torch does not see")
-def test_a_gpu_that_torch_does_not_see_is_said_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_torch_does_not_see_is_said_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert machine.unseen_gpu(tmp_path) == ""
     (tmp_path / "nvidia0").touch()
@@ -339,7 +374,8 @@ def test_an_embedding_beyond_float16_is_cut_off_and_one_that_is_not_finite_names
 ) -> None:
     ids = folds["isic_id"].tolist()[:3]
     quiet, loud = load_model(trained), load_model(trained)
-    # A larger head's weights would make up for it: a finite logit from an embedding that float16 does not hold.
+    # A larger head's weights would make up for it: a finite logit from an embedding that float16
+    # does not hold.
     loud.net.backbone.register_forward_hook(lambda _module, _pixels, said: said * 1e6)
     usual, cut = embed(quiet, tiles, ids).embeddings, embed(loud, tiles, ids)
     assert np.isfinite(cut.logits).all()
@@ -373,9 +409,13 @@ def test_bce_and_focal_equal_their_formulas() -> None:
     logits, target = torch.tensor([-2.0, 0.3, 4.0]), torch.tensor([0.0, 1.0, 1.0])
     p = logits.double().sigmoid()
     correct = torch.where(target == 1, p, 1 - p)
-    torch.testing.assert_close(per_tile(logits, target, "bce", 2.0, 0.0).double(), -correct.log(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        per_tile(logits, target, "bce", 2.0, 0.0).double(), -correct.log(), atol=1e-6, rtol=0
+    )
     focal = -((1 - correct) ** 2) * correct.log()
-    torch.testing.assert_close(per_tile(logits, target, "focal", 2.0, 0.0).double(), focal, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        per_tile(logits, target, "focal", 2.0, 0.0).double(), focal, atol=1e-6, rtol=0
+    )
     smooth = per_tile(torch.tensor([0.0]), torch.tensor([1.0]), "bce", 0.0, 0.2)
     assert smooth.item() == pytest.approx(math.log(2))
 
@@ -385,7 +425,9 @@ def test_bce_and_focal_equal_their_formulas() -> None:
 def test_the_gradient_of_focal_loss_is_finite_and_right_where_the_probability_saturates(
     gamma: float, wanted: float
 ) -> None:
-    """Against central differences in float64; at gamma 0 and 1 a target of a half has a corner at logit 0."""
+    """Against central differences in float64; at gamma 0 and 1 a target of a half has a corner at
+    logit 0.
+    """
     points = np.array([-100.0, -20, -3, 0.7, 3, 20, 100])
     logits = torch.tensor(points, dtype=torch.float32, requires_grad=True)
     per_tile(logits, torch.full((7,), wanted), "focal", gamma, 0.0).sum().backward()
@@ -425,7 +467,9 @@ def test_rate_rises_to_its_peak_and_falls_to_the_floor(schedule: str) -> None:
 def test_norms_and_biases_are_not_decayed_and_early_layers_are_slower() -> None:
     net, _ = create("test_vit", {"patch_size": 8}, 32, "none")
     groups = parameter_groups(net, 0.1, 0.5)
-    assert sum(p.numel() for group in groups for p in group["params"]) == sum(p.numel() for p in net.parameters())
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(
+        p.numel() for p in net.parameters()
+    )
     assert all(p.ndim > 1 for group in groups if group["weight_decay"] for p in group["params"])
     scale = {id(p): group["scale"] for group in groups for p in group["params"]}
     assert scale[id(net.head.weight)] == 1.0
@@ -448,12 +492,21 @@ def test_diagnosis_groups() -> None:
     texts = [
         "Benign",
         None,
-        "Malignant::Malignant melanocytic proliferations (Melanoma)::Melanoma in situ::with a nevus",
+        (
+            "Malignant::Malignant melanocytic proliferations (Melanoma)::Melanoma in situ::with a"
+            " nevus"
+        ),
         "Benign::Benign melanocytic proliferations::Nevus::Nevus, NOS, Junctional",
         "Malignant::Malignant adnexal epithelial proliferations - Follicular::Basal cell carcinoma",
     ]
     names = [group[0] for group in GROUPS]
-    wanted = [-1, -1, names.index("melanoma"), names.index("nevus"), names.index("basal cell carcinoma")]
+    wanted = [
+        -1,
+        -1,
+        names.index("melanoma"),
+        names.index("nevus"),
+        names.index("basal cell carcinoma"),
+    ]
     assert diagnosis_groups(texts).tolist() == wanted
 
 
@@ -461,7 +514,13 @@ def test_diagnosis_groups() -> None:
 
 
 def row(**override: object) -> dict[str, object]:
-    return {"epoch": 1, "loss": 0.5, "pauc": 0.1, "positive_share": 0.25, "data_wait": 0.0} | override
+    return {
+        "epoch": 1,
+        "loss": 0.5,
+        "pauc": 0.1,
+        "positive_share": 0.25,
+        "data_wait": 0.0,
+    } | override
 
 
 @pytest.mark.parametrize(
@@ -469,7 +528,10 @@ def row(**override: object) -> dict[str, object]:
     [
         ([row(epoch=n, loss=1 / n, pauc=0.03) for n in range(1, 8)], "pauc_low"),
         ([row(epoch=n, loss=0.7) for n in range(1, 6)], "loss_flat"),
-        ([row(epoch=n, loss=1 / n, pauc=p) for n, p in enumerate((0.15, 0.1, 0.11, 0.1), 1)], "validation_falling"),
+        (
+            [row(epoch=n, loss=1 / n, pauc=p) for n, p in enumerate((0.15, 0.1, 0.11, 0.1), 1)],
+            "validation_falling",
+        ),
         ([row(positive_share=0.5)], "share_off"),
         ([row(data_wait=0.3)], "data_wait"),
     ],

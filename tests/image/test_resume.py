@@ -51,20 +51,28 @@ def deterministic() -> Iterator[None]:
     torch.backends.cudnn.benchmark = before
 
 
-def pieces(tiles: TileStore, folds: pd.DataFrame, recipe: ImageRecipe, folder: Path) -> tuple[Path, int]:
+def pieces(
+    tiles: TileStore, folds: pd.DataFrame, recipe: ImageRecipe, folder: Path
+) -> tuple[Path, int]:
     """Train with a stop after every step; returns the model's folder and the number of stops."""
     stops = 0
     while True:
         try:
             limits = Limits(max_hours=1e-9, workers=0)
-            train_fold(tiles, folds, 0, recipe, folder / "parts", folder / "r", NullTracker(), limits)
+            train_fold(
+                tiles, folds, 0, recipe, folder / "parts", folder / "r", NullTracker(), limits
+            )
             return folder / "parts", stops
         except OutOfTime:
             stops += 1
 
 
-def assert_resumes(tiles: TileStore, folds: pd.DataFrame, recipe: ImageRecipe, folder: Path) -> None:
-    train_fold(tiles, folds, 0, recipe, folder / "whole", folder / "r0", NullTracker(), Limits(workers=0))
+def assert_resumes(
+    tiles: TileStore, folds: pd.DataFrame, recipe: ImageRecipe, folder: Path
+) -> None:
+    train_fold(
+        tiles, folds, 0, recipe, folder / "whole", folder / "r0", NullTracker(), Limits(workers=0)
+    )
     parts, stops = pieces(tiles, folds, recipe, folder)
     assert stops >= 3
     one, other = (load_file(path / "model.safetensors") for path in (folder / "whole", parts))

@@ -21,7 +21,9 @@ CHANGES = {**SHRUNK, "image": {**SHRUNK["image"], "train": {"epochs": 3}}}
 
 
 class Clones(NamedTuple):
-    """The clone where everything was joined, one where a launcher trained all at once, and what was printed."""
+    """The clone where everything was joined, one where a launcher trained all at once, and what was
+    printed.
+    """
 
     joined: Path
     launched: Path
@@ -102,7 +104,9 @@ def test_a_session_says_how_long_it_and_all_the_rest_will_take(clones: Clones) -
 @pytest.mark.parametrize("number", [0, 1])
 def test_folds_of_a_launcher_are_those_of_single_sessions(clones: Clones, number: int) -> None:
     """Two processes at a time, each with cores of its own: the same weights and loss curve."""
-    here, there = (clone / "models" / "image" / "convnext" / f"fold{number}" for clone in clones[:2])
+    here, there = (
+        clone / "models" / "image" / "convnext" / f"fold{number}" for clone in clones[:2]
+    )
     losses = [pd.read_csv(folder / "history.csv")["loss"].tolist() for folder in (here, there)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert (here / "model.safetensors").read_bytes() == (there / "model.safetensors").read_bytes()

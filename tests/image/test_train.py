@@ -1,4 +1,6 @@
-"""Training: it learns, it resumes to the same weights from anywhere, it stops with words a person can use."""
+"""Training: it learns, it resumes to the same weights from anywhere, it stops with words a person
+can use.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ from tests.image.conftest import write_tiles
 
 Recipe = Callable[..., ImageRecipe]
 
-#: Every kind of state a resume has to bring back, and a last group of micro-batches that is not full.
+#: Every kind of state a resume has to bring back, and a last group of micro-batches that is not
+#: full.
 EVERYTHING = {
     "ema": 0.9,
     "dropout": 0.2,
@@ -111,7 +114,9 @@ def test_learns_and_scores_unseen_tiles(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, backbone: str
 ) -> None:
     notes = Notes()
-    history = train_fold(tiles, folds, 0, recipe(backbone, epochs=8), tmp_path / "m", tmp_path / "r", notes)
+    history = train_fold(
+        tiles, folds, 0, recipe(backbone, epochs=8), tmp_path / "m", tmp_path / "r", notes
+    )
     unseen = folds[folds["fold"] == 0]
     said = embed(tmp_path / "m", tiles, unseen["isic_id"].tolist())
     assert auc(unseen["target"], said.logits) > 0.85
@@ -128,13 +133,17 @@ def test_same_seed_same_weights_other_seed_others(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train_fold(tiles, folds, 0, recipe(seed=seed), tmp_path / name, tmp_path / "r", NullTracker())
+        train_fold(
+            tiles, folds, 0, recipe(seed=seed), tmp_path / name, tmp_path / "r", NullTracker()
+        )
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
 
 @pytest.mark.usefixtures("saves_often")
-@pytest.mark.parametrize("more", [{}, {"precision": "fp16", "aux_weight": 0.3, "drop_path": 0.1, "loss": "focal"}])
+@pytest.mark.parametrize(
+    "more", [{}, {"precision": "fp16", "aux_weight": 0.3, "drop_path": 0.1, "loss": "focal"}]
+)
 def test_killed_anywhere_ends_with_the_same_weights(
     tiles: TileStore,
     folds: pd.DataFrame,
@@ -150,13 +159,24 @@ def test_killed_anywhere_ends_with_the_same_weights(
     monkeypatch.setattr(loader.batches, "__defaults__", (0,))
     wanted = recipe(**EVERYTHING, **more)
     texts = np.where(folds["target"] == 1, "Malignant::Melanoma", "Benign::Nevus").tolist()
-    train_fold(tiles, folds, 0, wanted, tmp_path / "whole", tmp_path / "r0", NullTracker(), diagnoses=texts)
+    train_fold(
+        tiles, folds, 0, wanted, tmp_path / "whole", tmp_path / "r0", NullTracker(), diagnoses=texts
+    )
     reads = np.random.default_rng(3).integers(16, 60, 12)
     deaths = 0
     for count in reads:
         try:
             mortal = Mortal(tiles.path, int(count))
-            train_fold(mortal, folds, 0, wanted, tmp_path / "parts", tmp_path / "r1", NullTracker(), diagnoses=texts)
+            train_fold(
+                mortal,
+                folds,
+                0,
+                wanted,
+                tmp_path / "parts",
+                tmp_path / "r1",
+                NullTracker(),
+                diagnoses=texts,
+            )
         except KeyboardInterrupt:
             assert not (tmp_path / "parts").exists()
             deaths += 1
@@ -173,7 +193,9 @@ def test_killed_anywhere_ends_with_the_same_weights(
 def test_sigkill_at_random_moments_ends_with_the_same_weights(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
-    """Also with loader processes, and inside an epoch: the state at a kill is not at an epoch's end each time."""
+    """Also with loader processes, and inside an epoch: the state at a kill is not at an epoch's end
+    each time.
+    """
     wanted = recipe(**EVERYTHING | {"epochs": 40, "precision": "fp16", "freeze_epochs": 2})
     (tmp_path / "recipe.json").write_text(wanted.model_dump_json())
     folds.to_parquet(tmp_path / "folds.parquet")
@@ -194,11 +216,16 @@ train_fold(TileStore({str(tiles.path)!r}), pd.read_parquet(here / "folds.parquet
     delays = iter(np.random.default_rng().uniform(0.05, 1.5, 6))
     said = ""
     for delay in delays:
-        before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("resume/*/state.safetensors")}
+        before = {
+            file: file.stat().st_mtime_ns for file in tmp_path.glob("resume/*/state.safetensors")
+        }
         child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
         # The clock of the kill starts with a state newer than the last process left.
         while child.poll() is None:
-            now = {file: file.stat().st_mtime_ns for file in tmp_path.glob("resume/*/state.safetensors")}
+            now = {
+                file: file.stat().st_mtime_ns
+                for file in tmp_path.glob("resume/*/state.safetensors")
+            }
             if now and now != before:
                 break
             time.sleep(0.01)
@@ -208,9 +235,12 @@ train_fold(TileStore({str(tiles.path)!r}), pd.read_parquet(here / "folds.parquet
         assert child.returncode in (-9, 0)
         if child.returncode == 0:
             break
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     resumed = [
-        (int(step), int(steps)) for step, steps in re.findall(r"goes on .* step (\d+) of (\d+)", said + done.stderr)
+        (int(step), int(steps))
+        for step, steps in re.findall(r"goes on .* step (\d+) of (\d+)", said + done.stderr)
     ]
     assert len(resumed) >= 2
     assert any(step % (steps // 40) for step, steps in resumed)
@@ -223,7 +253,16 @@ def test_budget_stops_at_a_saved_state_and_the_next_run_goes_on(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
     with pytest.raises(OutOfTime, match="max_hours"):
-        train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), Limits(max_hours=1e-9))
+        train_fold(
+            tiles,
+            folds,
+            0,
+            recipe(),
+            tmp_path / "m",
+            tmp_path / "r",
+            NullTracker(),
+            Limits(max_hours=1e-9),
+        )
     assert not (tmp_path / "m").exists()
     train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
     train_fold(tiles, folds, 0, recipe(), tmp_path / "whole", tmp_path / "r0", NullTracker())
@@ -267,10 +306,23 @@ def test_sigterm_saves_the_state_and_ends_like_ctrl_c(
 
 
 def test_another_recipe_does_not_go_on_from_this_state(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(OutOfTime):
-        train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), Limits(max_hours=1e-9))
+        train_fold(
+            tiles,
+            folds,
+            0,
+            recipe(),
+            tmp_path / "m",
+            tmp_path / "r",
+            NullTracker(),
+            Limits(max_hours=1e-9),
+        )
     train_fold(tiles, folds, 0, recipe(lr=0.001), tmp_path / "m", tmp_path / "r", NullTracker())
     assert "goes on" not in capsys.readouterr().err
 
@@ -279,14 +331,18 @@ def stopped(tiles: TileStore, folds: pd.DataFrame, recipe: ImageRecipe, folder: 
     """A run stopped at its first saved state; returns that state."""
     before = set(folder.glob("*/state.safetensors"))
     with pytest.raises(OutOfTime):
-        train_fold(tiles, folds, 0, recipe, folder / "m", folder, NullTracker(), Limits(max_hours=1e-9))
+        train_fold(
+            tiles, folds, 0, recipe, folder / "m", folder, NullTracker(), Limits(max_hours=1e-9)
+        )
     (state,) = set(folder.glob("*/state.safetensors")) - before
     return state
 
 
 def auto_is(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine whose own number format is this one."""
-    monkeypatch.setattr(device, "pick_precision", lambda asked, _: precision if asked == "auto" else asked)
+    monkeypatch.setattr(
+        device, "pick_precision", lambda asked, _: precision if asked == "auto" else asked
+    )
 
 
 @pytest.mark.parametrize("first", ["bf16", "fp16"])
@@ -301,7 +357,9 @@ def test_a_state_in_the_format_of_another_gpu_goes_on_in_it(
 ) -> None:
     wanted = recipe(precision="auto")
     other = {"bf16": "fp16", "fp16": "bf16"}[first]
-    train_fold(tiles, folds, 0, recipe(precision=first), tmp_path / "whole", tmp_path / "r0", NullTracker())
+    train_fold(
+        tiles, folds, 0, recipe(precision=first), tmp_path / "whole", tmp_path / "r0", NullTracker()
+    )
     auto_is(first, monkeypatch)
     stopped(tiles, folds, wanted, tmp_path / "r")
     auto_is(other, monkeypatch)
@@ -346,7 +404,11 @@ def test_the_key_of_a_state_covers_weights_decoder_and_packages(
     usual = key(one)
     for package in ("torch", "timm", "numpy", "opencv-python-headless", "albumentations"):
         with monkeypatch.context() as patched:
-            patched.setattr(checkpoint, "version", lambda name, new=package: "0" if name == new else version(name))
+            patched.setattr(
+                checkpoint,
+                "version",
+                lambda name, new=package: "0" if name == new else version(name),
+            )
             assert key(one) != usual
 
     def absent(name: str) -> str:
@@ -377,7 +439,11 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on(
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_tiles(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain = steps.per_tile
 
@@ -400,7 +466,9 @@ def test_in_fp16_one_loss_that_is_not_finite_skips_a_step_and_a_run_of_them_stop
     monkeypatch: pytest.MonkeyPatch,
     broken: int,
 ) -> None:
-    """The scaler leaves the weights alone where a gradient is not finite; the epoch's loss leaves the step out."""
+    """The scaler leaves the weights alone where a gradient is not finite; the epoch's loss leaves
+    the step out.
+    """
     plain, left = steps.per_tile, [3, broken]
 
     def overflows(*arguments: object) -> torch.Tensor:
@@ -418,12 +486,18 @@ def test_in_fp16_one_loss_that_is_not_finite_skips_a_step_and_a_run_of_them_stop
         assert all(np.isfinite(row["loss"]) for row in history)
         assert all(torch.isfinite(one).all() for one in weights(tmp_path / "m").values())
     else:
-        with pytest.raises(InputError, match=r"not finite in epoch 3 for .* or set precision to bf16"):
+        with pytest.raises(
+            InputError, match=r"not finite in epoch 3 for .* or set precision to bf16"
+        ):
             train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
 
 
 def test_a_second_process_on_the_same_state_is_refused(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from isic.image.training import train
 
@@ -451,11 +525,17 @@ def test_early_stop_ends_before_the_last_epoch_with_the_last_weights(
 
 
 def test_early_stop_looks_at_a_further_fold_and_never_at_the_scored_one(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The scored fold's labels, moved on by a row, change its own figures and nothing else."""
     wanted = recipe(epochs=30, early_stop=2, validate_negatives=5)
-    turned = folds.assign(target=np.where(folds["fold"] == 0, np.roll(folds["target"], 1), folds["target"]))
+    turned = folds.assign(
+        target=np.where(folds["fold"] == 0, np.roll(folds["target"], 1), folds["target"])
+    )
     one, other = (
         train_fold(tiles, rows, 0, wanted, tmp_path / name, tmp_path / "r", NullTracker())
         for name, rows in (("one", folds), ("other", turned))
@@ -465,7 +545,10 @@ def test_early_stop_looks_at_a_further_fold_and_never_at_the_scored_one(
     assert len(one) < 30
     assert same(weights(tmp_path / "one"), weights(tmp_path / "other"))
     assert read_json(tmp_path / "one" / "config.json")["watched_fold"] == 1
-    assert "fold 1 is kept out of training as well and decides when it stops" in capsys.readouterr().err
+    assert (
+        "fold 1 is kept out of training as well and decides when it stops"
+        in capsys.readouterr().err
+    )
 
 
 def test_early_stop_after_many_interruptions_ends_at_the_same_epoch(
@@ -477,12 +560,16 @@ def test_early_stop_after_many_interruptions_ends_at_the_same_epoch(
     while history is None:
         try:
             limits = Limits(max_hours=1e-9)
-            history = train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker(), limits)
+            history = train_fold(
+                tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker(), limits
+            )
         except OutOfTime:
             stops += 1
     assert stops >= len(whole)
     assert len(history) == len(whole) < 12
-    assert [row.get("pauc_watched") for row in history] == [row.get("pauc_watched") for row in whole]
+    assert [row.get("pauc_watched") for row in history] == [
+        row.get("pauc_watched") for row in whole
+    ]
     assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
 
 
@@ -491,7 +578,16 @@ def test_each_fold_is_watched_by_one_network_which_does_not_train_on_it(
 ) -> None:
     for seed in range(3):
         jobs = [
-            Job(tiles, folds, fold, recipe(early_stop=2, seed=seed), tmp_path, "image", None, Limits())
+            Job(
+                tiles,
+                folds,
+                fold,
+                recipe(early_stop=2, seed=seed),
+                tmp_path,
+                "image",
+                None,
+                Limits(),
+            )
             for fold in range(3)
         ]
         assert sorted(str(job.watched) for job in jobs) == ["0", "1", "2"]
@@ -505,17 +601,36 @@ def test_early_stop_with_two_folds_is_one_line(
 ) -> None:
     with pytest.raises(InputError, match="set three `folds` or more"):
         train_fold(
-            tiles, folds[folds["fold"] < 2], 0, recipe(early_stop=2), tmp_path / "m", tmp_path / "r", NullTracker()
+            tiles,
+            folds[folds["fold"] < 2],
+            0,
+            recipe(early_stop=2),
+            tmp_path / "m",
+            tmp_path / "r",
+            NullTracker(),
         )
 
 
 def test_decoded_tiles_on_disk_change_nothing_and_their_size_is_said_first(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     told = {}
     for name, room in (("none", 0.0), ("tight", 1e-6), ("wide", 1.0)):
         limits = Limits(cache_gb=room, workers=1)
-        train_fold(tiles, folds, 0, recipe(epochs=1), tmp_path / name, tmp_path / "r" / "x", NullTracker(), limits)
+        train_fold(
+            tiles,
+            folds,
+            0,
+            recipe(epochs=1),
+            tmp_path / name,
+            tmp_path / "r" / "x",
+            NullTracker(),
+            limits,
+        )
         told[name] = capsys.readouterr().err
         assert same(weights(tmp_path / name), weights(tmp_path / "none"))
     assert "decoded" not in told["none"]
@@ -530,7 +645,11 @@ def caches(folder: Path) -> list[Path]:
 
 
 def test_folds_and_backbones_share_one_cache_within_its_budget(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     room = 1.01 * sum(tiles.image(name).nbytes for name in folds["isic_id"]) / 1e9
     for fold, backbone in ((0, "convnext"), (1, "convnext"), (1, "vit")):
@@ -544,7 +663,9 @@ def test_folds_and_backbones_share_one_cache_within_its_budget(
     assert capsys.readouterr().err.count("writes decoded tiles") == 1
 
 
-def test_a_new_cache_takes_the_place_of_those_that_nobody_reads(tiles: TileStore, tmp_path: Path) -> None:
+def test_a_new_cache_takes_the_place_of_those_that_nobody_reads(
+    tiles: TileStore, tmp_path: Path
+) -> None:
     said: list[str] = []
     ids = np.array(tiles.ids())
     room = 1.01 * sum(tiles.image(name).nbytes for name in ids[:20]) / 1e9
@@ -567,11 +688,16 @@ def test_a_new_cache_takes_the_place_of_those_that_nobody_reads(tiles: TileStore
     assert (tmp_path / "something else").is_dir()
 
 
-def test_a_config_names_backbone_and_fold(tiles: TileStore, folds: pd.DataFrame, checkout: Path) -> None:
+def test_a_config_names_backbone_and_fold(
+    tiles: TileStore, folds: pd.DataFrame, checkout: Path
+) -> None:
     layout = Layout(checkout)
     shutil.copy(tiles.path, layout.train_images)
     write_parquet(layout.folds, folds)
-    write_overlay(layout.params, {"image": {"train": {"size": 32, "epochs": 1, "aux_weight": 0, "indeterminate": 0}}})
+    write_overlay(
+        layout.params,
+        {"image": {"train": {"size": 32, "epochs": 1, "aux_weight": 0, "indeterminate": 0}}},
+    )
     train_in(layout, load_params(layout.params), "vit", 1, NullTracker())
     config = read_json(layout.image_model("vit", 1) / "config.json")
     assert (config["backbone"], config["fold"]) == ("vit", 1)
@@ -584,7 +710,14 @@ def test_a_finished_fold_removes_states_that_were_given_up_and_no_others(
     for lr, days in ((0.001, 31), (0.002, 31), (0.003, 29)):
         with pytest.raises(OutOfTime):
             train_fold(
-                tiles, folds, 0, recipe(lr=lr), tmp_path / "m", tmp_path / "r", NullTracker(), Limits(max_hours=1e-9)
+                tiles,
+                folds,
+                0,
+                recipe(lr=lr),
+                tmp_path / "m",
+                tmp_path / "r",
+                NullTracker(),
+                Limits(max_hours=1e-9),
             )
         (state,) = set((tmp_path / "r").glob("*/state.safetensors")) - set(states)
         states.append(state)
@@ -604,12 +737,16 @@ def test_auxiliary_head_learns_groups_and_is_not_needed_to_score(
     """With mixup as well, whose partners have groups of their own."""
     texts = np.where(folds["target"] == 1, "Malignant::Melanoma", "Benign::Nevus").tolist()
     wanted = recipe(aux_weight=1.0, mixup=mix, epochs=8)
-    train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker(), diagnoses=texts)
+    train_fold(
+        tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker(), diagnoses=texts
+    )
     assert weights(tmp_path / "m")["groups.weight"].shape == (len(GROUPS), 64)
     ids = folds["isic_id"].tolist()
     assert np.isfinite(embed(tmp_path / "m", tiles, ids[:3]).logits).all()
     loaded = load_model(tmp_path / "m")
-    pixels = normalise(resize(*pack([tiles.image(name) for name in ids]), 32, "bicubic"), (0.5,) * 3, (0.5,) * 3)
+    pixels = normalise(
+        resize(*pack([tiles.image(name) for name in ids]), 32, "bicubic"), (0.5,) * 3, (0.5,) * 3
+    )
     guessed = loaded.net(pixels)[1].argmax(1).numpy()
     assert (guessed == diagnosis_groups(texts)).mean() > 0.9
 
@@ -622,7 +759,9 @@ def test_indeterminate_lesions_have_a_target_of_their_own() -> None:
 def test_frozen_epochs_train_the_heads_alone(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
-    start = prepare(folds.loc[folds["fold"] != 0, "target"].to_numpy(), recipe(), 0).net.state_dict()
+    start = prepare(
+        folds.loc[folds["fold"] != 0, "target"].to_numpy(), recipe(), 0
+    ).net.state_dict()
     for epochs, moved in ((2, {"head.weight", "head.bias"}), (3, set(start))):
         wanted = recipe(freeze_epochs=2, epochs=epochs)
         train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
@@ -656,7 +795,9 @@ def test_every_group_of_micro_batches_steps_the_last_partial_one_too(
     taken = []
     group: list[Batch] = []
     slots = run.sampling.slots(1)
-    for batch in batches(tiles, rows["isic_id"].to_numpy(str), Augmenter("none", 0), slots, 0, pin=False):
+    for batch in batches(
+        tiles, rows["isic_id"].to_numpy(str), Augmenter("none", 0), slots, 0, pin=False
+    ):
         group.append(batch)
         if batch.slot.ends_step:
             before = run.net.head.weight.detach().clone()
@@ -680,8 +821,11 @@ def test_accumulated_micro_batches_make_the_gradient_of_one_batch(
         slots = list(run.sampling.slots(1))[:accumulate]
         for batch in batches(tiles, ids, Augmenter("none", 0), slots, 0, pin=False):
             list(steps._backward(run, batch))
-        found.append(torch.cat([p.grad.flatten() for p in run.net.parameters() if p.grad is not None]))
-    # 40 tiles: 3 batches of 13 or 14, and 5 or 10 smaller ones whose edges fall elsewhere; only these two agree.
+        found.append(
+            torch.cat([p.grad.flatten() for p in run.net.parameters() if p.grad is not None])
+        )
+    # 40 tiles: 3 batches of 13 or 14, and 5 or 10 smaller ones whose edges fall elsewhere; only
+    # these two agree.
     torch.testing.assert_close(found[1], found[2], atol=1e-5, rtol=1e-3)
 
 
@@ -705,27 +849,47 @@ def test_knobs_of_speed_and_memory_leave_the_losses_as_they_are(
 ) -> None:
     plain, other = (
         train_fold(
-            tiles, folds, 0, recipe(backbone, **({"epochs": 2} | how)), tmp_path / "m", tmp_path / "r", NullTracker()
+            tiles,
+            folds,
+            0,
+            recipe(backbone, **({"epochs": 2} | how)),
+            tmp_path / "m",
+            tmp_path / "r",
+            NullTracker(),
         )
         for how in ({}, knob)
     )
-    assert [row["loss"] for row in other] == pytest.approx([row["loss"] for row in plain], rel=tolerance)
+    assert [row["loss"] for row in other] == pytest.approx(
+        [row["loss"] for row in plain], rel=tolerance
+    )
 
 
 def test_estimates_are_said_at_the_start_and_corrected_on_the_way(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     look = TimeEstimate(fold=120.0, others=7200.0, number=5)
-    train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), outlook=look)
+    train_fold(
+        tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), outlook=look
+    )
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "isic: image: about 2 min for this fold, 2.0 h for the 6 left"
     # The folds here take seconds: the estimate of all must have followed.
-    assert re.search(r"epoch 1/3 loss 0\.\d+, lr .*; \d+ s left, \d+ (s|min) for the 6 left", lines[-1])
+    assert re.search(
+        r"epoch 1/3 loss 0\.\d+, lr .*; \d+ s left, \d+ (s|min) for the 6 left", lines[-1]
+    )
     assert "\r" not in "".join(lines)
 
 
 def test_a_terminal_has_one_line_kept_current(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -734,7 +898,17 @@ def test_a_terminal_has_one_line_kept_current(
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     look = TimeEstimate(fold=120.0, others=240.0, number=2)
-    train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), name="vit-0", outlook=look)
+    train_fold(
+        tiles,
+        folds,
+        0,
+        recipe(),
+        tmp_path / "m",
+        tmp_path / "r",
+        NullTracker(),
+        name="vit-0",
+        outlook=look,
+    )
     live = re.findall(r"\r\x1b\[K(vit-0 epoch [^\r\n]*)", screen.getvalue())
     assert len(live) > 3
     assert all(re.match(r"vit-0 epoch \d/3 \d/5 loss \d\.\d{4}; \d+ s left", line) for line in live)
@@ -742,13 +916,21 @@ def test_a_terminal_has_one_line_kept_current(
 
 
 def test_two_processes_follow_the_loss_curve_of_one(
-    tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With frozen epochs, accumulation and averaged weights, at the same global batch; states are saved on the way."""
+    """With frozen epochs, accumulation and averaged weights, at the same global batch; states are
+    saved on the way.
+    """
     monkeypatch.setattr(clock, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(clock, "SAVE_FACTOR", 0.0)
     how = {"accumulate": 2, "ema": 0.9, "freeze_epochs": 1, "epochs": 4}
-    one = train_fold(tiles, folds, 0, recipe(batch_size=8, **how), tmp_path / "1", tmp_path / "r", NullTracker())
+    one = train_fold(
+        tiles, folds, 0, recipe(batch_size=8, **how), tmp_path / "1", tmp_path / "r", NullTracker()
+    )
     limits = Limits(devices=2)
     wanted = recipe(batch_size=4, **how)
     two = train_fold(tiles, folds, 0, wanted, tmp_path / "2", tmp_path / "r", NullTracker(), limits)
@@ -760,11 +942,14 @@ def test_a_fault_in_another_process_is_the_one_line_of_the_first(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
     """The second process alone reads every other tile: one of those is missing from the file."""
-    plan = prepare(folds.loc[folds["fold"] != 0, "target"].to_numpy(np.int64), recipe(batch_size=4), 0).sampling
+    plan = prepare(
+        folds.loc[folds["fold"] != 0, "target"].to_numpy(np.int64), recipe(batch_size=4), 0
+    ).sampling
     second = next(replace(plan, processes=2, rank=1).slots(1)).rows[0]
     lost = folds[folds["fold"] != 0]["isic_id"].iloc[int(second)]
     broken = write_tiles(
-        tmp_path / "broken.hdf5", {name: tiles.image(name) for name in folds["isic_id"] if name != lost}
+        tmp_path / "broken.hdf5",
+        {name: tiles.image(name) for name in folds["isic_id"] if name != lost},
     )
     with pytest.raises(InputError, match=f"no image for {lost}"):
         train_fold(

@@ -50,30 +50,44 @@ def test_a_fold_scores_as_it_did_out_of_fold(layout: Layout, bundle: Bundle) -> 
     assert scores.index.tolist() == rows["isic_id"].tolist()
     np.testing.assert_allclose(scores, held_out.loc[scores.index, "score"], rtol=0, atol=1e-5)
     blind = load_bundle(bundle.folder).predict(rows, None, missing_images="impute", folds=[1])
-    assert np.abs(blind - scores).max() > 1e-3, "images must matter, or the comparison above does not test them"
+    assert np.abs(blind - scores).max() > 1e-3, (
+        "images must matter, or the comparison above does not test them"
+    )
 
 
-def test_the_score_is_the_mean_of_the_folds(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
+def test_the_score_is_the_mean_of_the_folds(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore
+) -> None:
     single = [bundle.predict(rows, tiles, folds=[fold]) for fold in (0, 1)]
     assert not np.allclose(single[0], single[1])
     np.testing.assert_allclose(bundle.predict(rows, tiles), (single[0] + single[1]) / 2, rtol=1e-12)
 
 
-def test_one_lesion_patients_and_an_unseen_hospital(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
-    three = rows.head(3).assign(patient_id=["IP_1", "IP_2", "IP_3"], attribution="A Hospital Never Seen")
+def test_one_lesion_patients_and_an_unseen_hospital(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore
+) -> None:
+    three = rows.head(3).assign(
+        patient_id=["IP_1", "IP_2", "IP_3"], attribution="A Hospital Never Seen"
+    )
     scores = bundle.predict(three, tiles)
     assert len(scores) == 3
     assert scores.between(0, 1).all()
 
 
 @pytest.mark.parametrize("nobody", [None, ""])
-def test_a_lesion_without_patient_is_named(bundle: Bundle, rows: pd.DataFrame, nobody: str | None) -> None:
+def test_a_lesion_without_patient_is_named(
+    bundle: Bundle, rows: pd.DataFrame, nobody: str | None
+) -> None:
     orphaned = rows.assign(patient_id=rows["patient_id"].where(rows.index != 1, nobody))
-    with pytest.raises(InputError, match=f"lesion {rows['isic_id'].iloc[1]}: patient_id is missing"):
+    with pytest.raises(
+        InputError, match=f"lesion {rows['isic_id'].iloc[1]}: patient_id is missing"
+    ):
         bundle.predict(orphaned, None, missing_images="impute")
 
 
-def test_a_missing_image_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame, tiles: TileStore) -> None:
+def test_a_missing_image_is_named_or_imputed(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore
+) -> None:
     renamed = rows.assign(isic_id=rows["isic_id"].where(rows.index != 1, "ISIC_9999999"))
     with pytest.raises(InputError, match="ISIC_9999999"):
         bundle.predict(renamed, tiles)
@@ -108,7 +122,9 @@ def test_a_killed_prediction_resumes(
     with pytest.raises(KeyboardInterrupt):
         bundle.predict(rows, tiles, work=tmp_path)
     assert seen == [*sizes, *sizes[:2]]
-    monkeypatch.setattr(embed, "embed", lambda *arguments: (seen.append(len(arguments[2])), original(*arguments))[1])
+    monkeypatch.setattr(
+        embed, "embed", lambda *arguments: (seen.append(len(arguments[2])), original(*arguments))[1]
+    )
     resumed = bundle.predict(rows, tiles, work=tmp_path)
     assert len(seen) == len(sizes) * 4, "every chunk by 2 folds of 2 backbones, none scored twice"
     np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
@@ -116,7 +132,11 @@ def test_a_killed_prediction_resumes(
 
 @pytest.mark.slow
 def test_with_two_gpus_two_processes_score_the_tiles(
-    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    rows: pd.DataFrame,
+    tiles: TileStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from isic.image.network import device, embed
 
@@ -141,7 +161,9 @@ def test_the_fallback_scores_by_features_alone(
     assert "NO IMAGE WAS USED" in capsys.readouterr().err
 
 
-def test_a_tile_that_is_no_jpeg_is_named_or_imputed(bundle: Bundle, rows: pd.DataFrame, layout: Layout) -> None:
+def test_a_tile_that_is_no_jpeg_is_named_or_imputed(
+    bundle: Bundle, rows: pd.DataFrame, layout: Layout
+) -> None:
     name = rows["isic_id"].iloc[1]
     path = layout.root / "broken.hdf5"
     shutil.copy(layout.test_images, path)
@@ -155,7 +177,11 @@ def test_a_tile_that_is_no_jpeg_is_named_or_imputed(bundle: Bundle, rows: pd.Dat
 
 
 def test_one_broken_tile_is_imputed_and_the_others_keep_their_scores(
-    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, layout: Layout, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle,
+    rows: pd.DataFrame,
+    tiles: TileStore,
+    layout: Layout,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from isic.submit.corrupt_tiles import corrupt_tiles
 
@@ -189,10 +215,14 @@ def test_scores_do_not_depend_on_the_blocks_they_are_computed_in(
     assert sum(map(len, owners)) == rows["patient_id"].nunique(), "no patient is in two blocks"
     monkeypatch.setattr(predict_rows, "CHUNK_ROWS", 80)
     monkeypatch.setattr(scoring, "BLOCK", 40)
-    np.testing.assert_array_equal(bundle.predict(rows, None, missing_images="impute", folds=[0]), whole)
+    np.testing.assert_array_equal(
+        bundle.predict(rows, None, missing_images="impute", folds=[0]), whole
+    )
 
 
-def test_the_same_models_make_the_same_bundle(layout: Layout, params: Params, bundle: Bundle) -> None:
+def test_the_same_models_make_the_same_bundle(
+    layout: Layout, params: Params, bundle: Bundle
+) -> None:
     first = bundle.manifest
     assert build_bundle(layout, params).manifest == first
 
@@ -211,9 +241,14 @@ def test_a_damaged_file_is_named(bundle: Bundle, damage: str) -> None:
         load_bundle(bundle.folder)
 
 
-def test_a_changed_manifest_a_newer_format_and_no_bundle_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_changed_manifest_a_newer_format_and_no_bundle_are_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     content = read_json(bundle.folder / "bundle.json")
-    for change, message in (({"metrics": {"pauc": 0.2}}, "was changed"), ({"format": 99}, "format 99")):
+    for change, message in (
+        ({"metrics": {"pauc": 0.2}}, "was changed"),
+        ({"format": 99}, "format 99"),
+    ):
         write_json(bundle.folder / "bundle.json", content | change)
         with pytest.raises(InputError, match=message):
             load_bundle(bundle.folder)
@@ -230,7 +265,9 @@ def test_a_changed_manifest_a_newer_format_and_no_bundle_are_refused(bundle: Bun
         ({"backbones": ["../../elsewhere"]}, "no plain name"),
     ],
 )
-def test_a_hostile_manifest_is_refused_before_anything_is_read(bundle: Bundle, change: dict, message: str) -> None:
+def test_a_hostile_manifest_is_refused_before_anything_is_read(
+    bundle: Bundle, change: dict, message: str
+) -> None:
     content = read_json(bundle.folder / "bundle.json")
     if "files" in change:
         change = {"files": content["files"] | change["files"]}
@@ -260,7 +297,9 @@ def test_a_manifest_of_another_shape_is_one_line(bundle: Bundle, change: dict) -
         load_bundle(bundle.folder)
 
 
-def test_a_link_out_of_the_bundle_and_an_unrecorded_file_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_link_out_of_the_bundle_and_an_unrecorded_file_are_refused(
+    bundle: Bundle, tmp_path: Path
+) -> None:
     weights = next(bundle.folder.rglob("model.safetensors"))
     shutil.move(weights, tmp_path / "elsewhere.safetensors")
     weights.symlink_to(tmp_path / "elsewhere.safetensors")
@@ -328,19 +367,48 @@ def test_a_bundle_of_format_1_scores_as_it_did(
 ) -> None:
     old = Path(shutil.copytree(bundle.folder, tmp_path / "old"))
     keys = read_json(Path(__file__).parent / "format_1" / "bundle.json").keys()
-    content = {key: value for key, value in read_json(old / "bundle.json").items() if key in keys} | {"format": 1}
+    content = {
+        key: value for key, value in read_json(old / "bundle.json").items() if key in keys
+    } | {"format": 1}
     # Bundles of format 1 had neither of these.
     shutil.rmtree(old / "features_only")
     (old / "calibration.json").unlink()
-    content["files"] = {name: value for name, value in content["files"].items() if (old / name).exists()}
-    parts = ("format", "folds", "backbones", "families", "params", "metrics", "data_hash", "folds_hash", "files")
-    text = json.dumps({part: content[part] for part in parts}, sort_keys=True, separators=(",", ":"))
+    content["files"] = {
+        name: value for name, value in content["files"].items() if (old / name).exists()
+    }
+    parts = (
+        "format",
+        "folds",
+        "backbones",
+        "families",
+        "params",
+        "metrics",
+        "data_hash",
+        "folds_hash",
+        "files",
+    )
+    text = json.dumps(
+        {part: content[part] for part in parts}, sort_keys=True, separators=(",", ":")
+    )
     write_json(old / "bundle.json", content | {"hash": hashlib.sha256(text.encode()).hexdigest()})
-    np.testing.assert_array_equal(load_bundle(old).predict(rows, tiles), bundle.predict(rows, tiles))
+    np.testing.assert_array_equal(
+        load_bundle(old).predict(rows, tiles), bundle.predict(rows, tiles)
+    )
 
 
 #: Packages of the pipeline that scoring must not import.
-BLOCKED = ("mlflow", "dvc", "optuna", "xgboost", "catboost", "pandera", "matplotlib", "plotly", "jinja2", "nbformat")
+BLOCKED = (
+    "mlflow",
+    "dvc",
+    "optuna",
+    "xgboost",
+    "catboost",
+    "pandera",
+    "matplotlib",
+    "plotly",
+    "jinja2",
+    "nbformat",
+)
 
 
 def test_it_needs_no_mlflow_and_no_dvc(layout: Layout, bundle: Bundle, root: Path) -> None:
@@ -355,7 +423,9 @@ from pathlib import Path
 rows = read_metadata(Path({str(layout.test_metadata)!r}), train=False)
 print(len(load_bundle(Path({str(folder)!r})).predict(rows, TileStore({str(layout.test_images)!r}))))
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(len(read_metadata(layout.test_metadata, train=False)))
 

@@ -24,15 +24,22 @@ def test_models_come_from_a_folder_a_checkout_or_a_bundle(
     if form == "bundle":
         shutil.copytree(build_bundle(layout, params).folder, elsewhere)
     else:
-        shutil.copytree(layout.root / "models" / "image", elsewhere / ("models/image" if form == "checkout" else ""))
+        shutil.copytree(
+            layout.root / "models" / "image",
+            elsewhere / ("models/image" if form == "checkout" else ""),
+        )
     before = (layout.image_model(backbone, 1) / "model.safetensors").read_bytes()
     shutil.rmtree(layout.root / "models" / "image")
     stages = import_models(layout, elsewhere)
-    assert stages == [f"train_image@{name}-{fold}" for name in params.image.backbones for fold in params.folds]
+    assert stages == [
+        f"train_image@{name}-{fold}" for name in params.image.backbones for fold in params.folds
+    ]
     assert (layout.image_model(backbone, 1) / "model.safetensors").read_bytes() == before
 
 
-def test_a_broken_model_leaves_everything_as_it_was(layout: Layout, params: Params, tmp_path: Path) -> None:
+def test_a_broken_model_leaves_everything_as_it_was(
+    layout: Layout, params: Params, tmp_path: Path
+) -> None:
     shutil.copytree(layout.root / "models" / "image", tmp_path / "image")
     last = list(params.image.backbones)[-1]
     (tmp_path / "image" / last / "fold1" / "model.safetensors").write_bytes(b"short")
@@ -42,7 +49,9 @@ def test_a_broken_model_leaves_everything_as_it_was(layout: Layout, params: Para
     assert not (layout.root / "models" / "image").exists()
 
 
-def test_other_folds_and_nothing_to_take_are_refused(layout: Layout, params: Params, tmp_path: Path) -> None:
+def test_other_folds_and_nothing_to_take_are_refused(
+    layout: Layout, params: Params, tmp_path: Path
+) -> None:
     import pandas as pd
 
     bundle = build_bundle(layout, params)
@@ -59,7 +68,9 @@ def test_other_folds_and_nothing_to_take_are_refused(layout: Layout, params: Par
         import_models(layout, tmp_path)
 
 
-def test_a_network_of_another_fold_is_refused(layout: Layout, params: Params, tmp_path: Path) -> None:
+def test_a_network_of_another_fold_is_refused(
+    layout: Layout, params: Params, tmp_path: Path
+) -> None:
     """It has seen the lesions of the fold it would score."""
     shutil.copytree(layout.root / "models" / "image", tmp_path / "image")
     first = next(iter(params.image.backbones))
@@ -71,12 +82,16 @@ def test_a_network_of_another_fold_is_refused(layout: Layout, params: Params, tm
     there.rename(here)
     (tmp_path / "aside").rename(there)
     shutil.rmtree(layout.root / "models" / "image")
-    with pytest.raises(InputError, match=r"fold0 was trained without fold 1, so it saw fold 0: put it in fold1"):
+    with pytest.raises(
+        InputError, match=r"fold0 was trained without fold 1, so it saw fold 0: put it in fold1"
+    ):
         import_models(layout, tmp_path / "image")
     assert not (layout.root / "models" / "image").exists()
 
 
-def test_a_network_of_another_timm_model_is_refused(layout: Layout, params: Params, tmp_path: Path) -> None:
+def test_a_network_of_another_timm_model_is_refused(
+    layout: Layout, params: Params, tmp_path: Path
+) -> None:
     one, other = list(params.image.backbones)[:2]
     shutil.copytree(layout.image_model(one, 0), tmp_path / "image" / other / "fold0")
     model = read_json(layout.image_model(one, 0) / "config.json")["model"]
@@ -89,7 +104,9 @@ def change(config: Path, **values: object) -> None:
     write_json(config, {**read_json(config), **values})
 
 
-def test_only_an_image_models_own_files_are_taken(layout: Layout, params: Params, tmp_path: Path) -> None:
+def test_only_an_image_models_own_files_are_taken(
+    layout: Layout, params: Params, tmp_path: Path
+) -> None:
     shutil.copytree(layout.root / "models" / "image", tmp_path / "image")
     first = next(iter(params.image.backbones))
     (tmp_path / "image" / first / "fold0" / "optimizer.pkl").write_bytes(b"anything")

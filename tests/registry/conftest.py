@@ -1,4 +1,6 @@
-"""A checkout with everything `register` reads, made once: generated data, quick networks, a fitted stacker."""
+"""A checkout with everything `register` reads, made once: generated data, quick networks, a fitted
+stacker.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, root: Path, sample_raw: Path)
 
 @pytest.fixture
 def layout(made: Path, tmp_path: Path) -> Layout:
-    """The test's own checkout: files are shared until they are replaced, as every writer here replaces them."""
+    """The test's own checkout: files are shared until they are replaced, as every writer here
+    replaces them.
+    """
     folder = tmp_path / "checkout"
     shutil.copytree(made, folder, copy_function=os.link)
     return Layout(folder)
@@ -84,7 +88,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quick_model(layout: Layout, params: Params, backbone: str, fold: int, seed: int) -> None:
-    """Image model and held-out logits of one fold: random features and a head fitted by least squares, in a second."""
+    """Image model and held-out logits of one fold: random features and a head fitted by least
+    squares, in a second.
+    """
     import numpy as np
     import pandas as pd
     import torch
@@ -100,16 +106,25 @@ def quick_model(layout: Layout, params: Params, backbone: str, fold: int, seed: 
     net, spec = create(*resolve(recipe.model, recipe.model_args), recipe.size, "none")
     net.eval().requires_grad_(False)
     folds, tiles = pd.read_parquet(layout.folds), TileStore(layout.train_images)
-    seen, held_out = folds[folds["fold"] != fold], folds.loc[folds["fold"] == fold, "isic_id"].tolist()
-    vectors = embed(Model(net, spec, recipe.tta), tiles, seen["isic_id"].tolist()).embeddings.astype(np.float64)
+    seen, held_out = (
+        folds[folds["fold"] != fold],
+        folds.loc[folds["fold"] == fold, "isic_id"].tolist(),
+    )
+    vectors = embed(
+        Model(net, spec, recipe.tta), tiles, seen["isic_id"].tolist()
+    ).embeddings.astype(np.float64)
     centred = vectors - vectors.mean(axis=0)
     wanted = seen["target"] - seen["target"].mean()
     # A strong ridge: fewer rows than would determine every weight.
-    weights = np.linalg.solve(centred.T @ centred + np.eye(centred.shape[1]) * centred.var() * 20, centred.T @ wanted)
+    weights = np.linalg.solve(
+        centred.T @ centred + np.eye(centred.shape[1]) * centred.var() * 20, centred.T @ wanted
+    )
     net.head.weight.copy_(torch.tensor(20 * weights[None], dtype=torch.float32))
     save_model(layout.image_model(backbone, fold), net, spec, {"tta": recipe.tta}, [{"epoch": 0}])
     logits = embed(layout.image_model(backbone, fold), tiles, held_out).logits
-    write_parquet(layout.embedding(backbone, fold), pd.DataFrame({"isic_id": held_out, "logit": logits}))
+    write_parquet(
+        layout.embedding(backbone, fold), pd.DataFrame({"isic_id": held_out, "logit": logits})
+    )
 
 
 def fit_stacker(layout: Layout, params: Params) -> None:

@@ -1,4 +1,6 @@
-"""The text on a version's page: the card without its header, the latest verdict below, never more than fits."""
+"""The text on a version's page: the card without its header, the latest verdict below, never more
+than fits.
+"""
 
 from __future__ import annotations
 

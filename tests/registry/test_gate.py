@@ -33,7 +33,9 @@ SETTINGS = Gate(
 
 @pytest.fixture
 def rows() -> pd.DataFrame:
-    """2,000 lesions of two hospitals; the challenger is perfect in one and upside down in the other."""
+    """2,000 lesions of two hospitals; the challenger is perfect in one and upside down in the
+    other.
+    """
     rng = np.random.default_rng(0)
     count = 2000
     target = (np.arange(count) % 20 == 0).astype(np.int64)
@@ -64,8 +66,16 @@ def test_slices_are_the_plain_metric_on_their_rows(rows: pd.DataFrame) -> None:
     assert (part.n, part.positives) == (len(small), small["target"].sum())
     assert part.challenger == pytest.approx(0)
     assert part.champion == pauc(small["target"], small["score_champion"])
-    assert {level for group, level in found if group == "age"} == {"under 40", "40 to 59", "75 and over", "missing"}
-    assert {level for group, level in found if group == "size"} == {"2.5 mm and over", "under 2.5 mm"}
+    assert {level for group, level in found if group == "age"} == {
+        "under 40",
+        "40 to 59",
+        "75 and over",
+        "missing",
+    }
+    assert {level for group, level in found if group == "size"} == {
+        "2.5 mm and over",
+        "under 2.5 mm",
+    }
     assert ("sex", "missing") in found
     assert ("skin tone (proxy)", "tan") in found, "atan2(10, 20) is 26.6 degrees"
 
@@ -89,7 +99,9 @@ def test_a_slice_with_few_malignant_lesions_is_shown_and_not_judged(rows: pd.Dat
 
 def test_log_loss_is_scikit_learns(rows: pd.DataFrame) -> None:
     score = rows["score_champion"].clip(1e-3, 1 - 1e-3)
-    assert log_loss(rows["target"], score.to_numpy()) == pytest.approx(reference(rows["target"], score))
+    assert log_loss(rows["target"], score.to_numpy()) == pytest.approx(
+        reference(rows["target"], score)
+    )
     assert np.isfinite(log_loss(rows["target"], 1.0 - rows["target"].to_numpy()))
 
 
@@ -98,10 +110,14 @@ def test_calibration_judges_probabilities_not_the_scale_of_scores(rows: pd.DataF
     champion = 1 / (1 + np.exp(3.5 - 2 * rows["target"] - noise))
     # The same ranking on another scale, as another sampling of benign lesions makes it.
     odds = champion / (1 - champion) * 8
-    shifted = rows.assign(fold=np.arange(len(rows)) // 10 % 3, score_champion=champion, score=odds / (1 + odds))
+    shifted = rows.assign(
+        fold=np.arange(len(rows)) // 10 % 3, score_champion=champion, score=odds / (1 + odds)
+    )
     check = calibration_check(SETTINGS, shifted)
     assert check.passed, check.found
-    assert reference(shifted["target"], shifted["score"]) > 1.5 * reference(shifted["target"], champion)
+    assert reference(shifted["target"], shifted["score"]) > 1.5 * reference(
+        shifted["target"], champion
+    )
     worse = calibration_check(SETTINGS, shifted.assign(score=1 / (1 + np.exp(-noise))))
     assert not worse.passed, worse.found
 
@@ -119,11 +135,17 @@ def test_rows_to_reload_are_whole_patients_of_every_fold() -> None:
     chosen = choose_patients(oof, 256)
     assert 256 <= len(chosen) < 400
     assert chosen["fold"].nunique() == 5
-    assert (chosen.groupby("patient_id").size() == pd.Series(sizes)[chosen["patient_id"].unique()].sort_index()).all()
+    assert (
+        chosen.groupby("patient_id").size()
+        == pd.Series(sizes)[chosen["patient_id"].unique()].sort_index()
+    ).all()
 
 
 def test_the_verdict_reads_as_a_table_and_names_every_reason() -> None:
-    checks = (Check("pAUC gain", False, "-0.0100", "at least +0.0000"), Check("size", True, "1 MB", "at most 3 times"))
+    checks = (
+        Check("pAUC gain", False, "-0.0100", "at least +0.0000"),
+        Check("size", True, "1 MB", "at most 3 times"),
+    )
     verdict = Verdict(2, 1, checks)
     assert not verdict.passed
     assert verdict.summary() == "pAUC gain: -0.0100, needed at least +0.0000"

@@ -63,7 +63,9 @@ from pathlib import Path
 model.predict(read_metadata(Path({str(STORED / "rows.csv")!r}), train=False)).to_csv({str(tmp_path / "out.csv")!r})
 print(isic.__file__)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.splitlines()[-1]).is_relative_to(old_model)
     scores = pd.read_csv(tmp_path / "out.csv", index_col="isic_id")["target"]

@@ -1,4 +1,6 @@
-"""MLflow Projects: entry points that start what exists, and runs that lie under the run `mlflow run` opened."""
+"""MLflow Projects: entry points that start what exists, and runs that lie under the run `mlflow
+run` opened.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,15 @@ def project(root: Path, name: str) -> dict[str, Any]:
 
 
 def test_these_projects_exist(root: Path) -> None:
-    assert sorted(path.name for path in (root / "mlflow_projects").iterdir() if path.is_dir()) == list(NAMES)
+    assert sorted(
+        path.name for path in (root / "mlflow_projects").iterdir() if path.is_dir()
+    ) == list(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_entry_point_calls_what_exists_from_the_root_with_typed_parameters(root: Path, name: str) -> None:
+def test_an_entry_point_calls_what_exists_from_the_root_with_typed_parameters(
+    root: Path, name: str
+) -> None:
     content = project(root, name)
     assert (root / "mlflow_projects" / name / content["python_env"]).is_file()
     (entry,) = content["entry_points"].values()
@@ -46,7 +52,10 @@ def test_an_entry_point_calls_what_exists_from_the_root_with_typed_parameters(ro
     for module in modules:
         assert importlib.util.find_spec(module) is not None, module
     assert set(re.findall(r"{(\w+)}", entry["command"])) == set(entry["parameters"])
-    assert all(parameter["type"] in ("string", "float", "path") for parameter in entry["parameters"].values())
+    assert all(
+        parameter["type"] in ("string", "float", "path")
+        for parameter in entry["parameters"].values()
+    )
 
 
 def test_their_environment_is_what_the_pipeline_needs_pinned_as_here(root: Path) -> None:
@@ -70,7 +79,9 @@ def test_mlflow_run_stack_logs_under_its_run(layout: Layout, root: Path, store: 
 
 
 @pytest.mark.slow
-def test_mlflow_run_predict_logs_under_its_run(layout: Layout, params: Params, root: Path, store: Path) -> None:
+def test_mlflow_run_predict_logs_under_its_run(
+    layout: Layout, params: Params, root: Path, store: Path
+) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     bundle = build_bundle(layout, params)
     files = {
@@ -94,7 +105,15 @@ def mlflow_run(layout: Layout, root: Path, name: str, *arguments: str) -> tuple[
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    command = ["mlflow", "run", "--env-manager", "local", "--experiment-name", EXPERIMENT, *arguments]
+    command = [
+        "mlflow",
+        "run",
+        "--env-manager",
+        "local",
+        "--experiment-name",
+        EXPERIMENT,
+        *arguments,
+    ]
     done = subprocess.run(
         [sys.executable, "-m", *command, f"mlflow_projects/{name}"],
         cwd=layout.root,

@@ -1,4 +1,6 @@
-"""Registering, judging, promoting and rolling back, as seen by whoever asks MLflow or reads the history."""
+"""Registering, judging, promoting and rolling back, as seen by whoever asks MLflow or reads the
+history.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def registered(layout: Layout, params: Params, store: Path) -> Registration:
 
 
 def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) -> Registration:
-    """Another version, whose stored out-of-fold scores are shifted towards the truth (or away from it)."""
+    """Another version, whose stored out-of-fold scores are shifted towards the truth (or away from
+    it).
+    """
     oof = pd.read_parquet(layout.oof)
     score = np.clip(oof["score"] * (1 + by * np.where(oof["target"] == 1, 1, -1)), 0, 1)
     write_parquet(layout.oof, oof.assign(score=score))
@@ -54,17 +58,23 @@ def without_reload(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def aliases(layout: Layout) -> dict[str, int | None]:
     registry = Registry(layout.root)
-    found = {alias: registry.find_alias(MODEL, alias) for alias in ("challenger", "champion", "previous")}
+    found = {
+        alias: registry.find_alias(MODEL, alias) for alias in ("challenger", "champion", "previous")
+    }
     return {alias: version.number if version else None for alias, version in found.items()}
 
 
-def test_the_same_bundle_is_one_version(layout: Layout, params: Params, registered: Registration) -> None:
+def test_the_same_bundle_is_one_version(
+    layout: Layout, params: Params, registered: Registration
+) -> None:
     again = register(layout.root, build_bundle(layout, params), MODEL)
     assert (again.version, again.reused) == (registered.version, True)
     assert aliases(layout) == {"challenger": 1, "champion": None, "previous": None}
 
 
-def test_first_promotion_reloads_in_a_fresh_process(layout: Layout, registered: Registration) -> None:
+def test_first_promotion_reloads_in_a_fresh_process(
+    layout: Layout, registered: Registration
+) -> None:
     with pytest.raises(InputError, match="champion yet: run `make promote`"):
         resolve(f"models:/{MODEL}@champion", layout.root)
     result = promote(layout)
@@ -75,10 +85,14 @@ def test_first_promotion_reloads_in_a_fresh_process(layout: Layout, registered: 
     assert promote(layout).record is None, "promoting the champion again is no move"
     folder = resolve(f"models:/{MODEL}@champion", layout.root)
     assert folder == resolve(f"models:/{MODEL}/1", layout.root)
-    assert json.loads((folder / "bundle.json").read_text())["hash"] == registered.version.bundle_hash
+    assert (
+        json.loads((folder / "bundle.json").read_text())["hash"] == registered.version.bundle_hash
+    )
 
 
-def test_scores_that_do_not_come_back_are_refused(layout: Layout, params: Params, registered: Registration) -> None:
+def test_scores_that_do_not_come_back_are_refused(
+    layout: Layout, params: Params, registered: Registration
+) -> None:
     better(layout, params, by=0.01)
     with pytest.raises(InputError, match="reload reproduces stored scores: largest difference"):
         promote(layout)
@@ -114,7 +128,10 @@ def test_a_worse_challenger_is_refused_unless_forced(layout: Layout, params: Par
         promote(layout, force=True)
     promote(layout, force=True, reason="the old one leaks")
     assert aliases(layout)["champion"] == 2
-    assert (list_moves(layout)[-1].forced, list_moves(layout)[-1].reason) == (True, "the old one leaks")
+    assert (list_moves(layout)[-1].forced, list_moves(layout)[-1].reason) == (
+        True,
+        "the old one leaks",
+    )
 
 
 @pytest.mark.usefixtures("without_reload")
@@ -131,8 +148,8 @@ def test_a_bundle_that_dvc_brought_back_is_the_one_that_is_judged(
     assert aliases(layout) == {"challenger": 1, "champion": 1, "previous": None}
     assert [move.after for move in list_moves(layout)] == [1]
     assert _notes(capsys) == [
-        f"isic: note: models/bundle was not the challenger ({MODEL} version 2): it was registered before and is, as "
-        f"{MODEL} version 1"
+        f"isic: note: models/bundle was not the challenger ({MODEL} version 2): it was registered"
+        f" before and is, as {MODEL} version 1"
     ]
     better(layout, params)
     shutil.rmtree(layout.bundle)  # without one, the alias says what is judged
@@ -150,7 +167,9 @@ def test_a_bundle_that_a_new_store_does_not_know_is_registered_first(
     layout: Layout, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clone = Layout(layout.root.rename(layout.root.with_name("clone")))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow's own memory of the store, which ends with a process
+    monkeypatch.delenv(
+        "MLFLOW_TRACKING_URI"
+    )  # MLflow's own memory of the store, which ends with a process
     shutil.rmtree(clone.root / "mlartifacts")
     shutil.copy(store, clone.root / "mlflow.db")
     clone.report.parent.mkdir(exist_ok=True)
@@ -190,7 +209,9 @@ LINE_ENDS = ("\x85", "\u2028", "\u2029")
 
 @pytest.mark.usefixtures("without_reload", "registered")
 @pytest.mark.parametrize("end", LINE_ENDS)
-def test_a_reason_of_several_lines_is_one_line_of_the_journal(layout: Layout, params: Params, end: str) -> None:
+def test_a_reason_of_several_lines_is_one_line_of_the_journal(
+    layout: Layout, params: Params, end: str
+) -> None:
     promote(layout, reason=f"schöner{end}als\nzuvor")
     text = layout.promotions.read_text(encoding="utf-8")
     assert len(text.splitlines()) == 1
@@ -205,7 +226,9 @@ def test_a_reason_of_several_lines_is_one_line_of_the_journal(layout: Layout, pa
 
 @pytest.mark.usefixtures("without_reload", "registered")
 @pytest.mark.parametrize("broken", [b"<<<<<<< HEAD\n", b"\xff\n"])
-def test_a_broken_journal_stops_a_move_before_anything_changes(layout: Layout, params: Params, broken: bytes) -> None:
+def test_a_broken_journal_stops_a_move_before_anything_changes(
+    layout: Layout, params: Params, broken: bytes
+) -> None:
     promote(layout)
     better(layout, params)
     promote(layout)
@@ -215,7 +238,9 @@ def test_a_broken_journal_stops_a_move_before_anything_changes(layout: Layout, p
     content = layout.promotions.read_bytes()
     layout.promotions.write_bytes(content + broken)
     for act in (promote, rollback):
-        with pytest.raises(InputError, match="line 3 is not a promotion: restore the file from git"):
+        with pytest.raises(
+            InputError, match="line 3 is not a promotion: restore the file from git"
+        ):
             act(layout)
     assert aliases(layout) == {"challenger": 2, "champion": 2, "previous": 1}
     assert not layout.promotions.with_name(".pending.json").exists()
@@ -226,7 +251,10 @@ def test_a_broken_journal_stops_a_move_before_anything_changes(layout: Layout, p
 
 @pytest.mark.usefixtures("without_reload", "registered")
 def test_a_champion_deleted_in_the_ui_is_no_reason_to_stay_without_one(
-    layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    layout: Layout,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from isic.cli import registry as cli
 
@@ -282,7 +310,13 @@ def test_a_rollback_cut_at_any_step_is_repaired(
     better(layout, params)
     promote(layout)
     champion, line = 2, [1, 2]
-    for step, moved in (("intent", False), ("previous", False), ("champion", True), ("line", True), ("end", True)):
+    for step, moved in (
+        ("intent", False),
+        ("previous", False),
+        ("champion", True),
+        ("line", True),
+        ("end", True),
+    ):
         with monkeypatch.context() as patch:
             cut_after(patch, step)
             with pytest.raises(Cut):
@@ -290,13 +324,23 @@ def test_a_rollback_cut_at_any_step_is_repaired(
         if moved:
             champion = 3 - champion
             line.append(champion)
-        assert aliases(layout)["champion"] == champion, f"{step}: a reader sees the old champion or the new one"
+        assert aliases(layout)["champion"] == champion, (
+            f"{step}: a reader sees the old champion or the new one"
+        )
         assert [move.after for move in list_moves(layout)] == line, step
-        assert aliases(layout) == {"challenger": 2, "champion": champion, "previous": 3 - champion}, step
+        assert aliases(layout) == {
+            "challenger": 2,
+            "champion": champion,
+            "previous": 3 - champion,
+        }, step
         # The next call goes on from there.
         champion = rollback(layout).after
         line.append(champion)
-        assert aliases(layout) == {"challenger": 2, "champion": champion, "previous": 3 - champion}, step
+        assert aliases(layout) == {
+            "challenger": 2,
+            "champion": champion,
+            "previous": 3 - champion,
+        }, step
 
 
 @pytest.mark.usefixtures("without_reload", "registered")
@@ -339,23 +383,33 @@ def cut_after(patch: pytest.MonkeyPatch, step: str) -> None:
     if step == "intent":
         patch.setattr(journal, "write_json", then_cut(journal.write_json))
     elif step in ("previous", "champion"):
-        patch.setattr(Registry, "set_alias", then_cut(Registry.set_alias, lambda _, __, alias, ___: alias == step))
+        patch.setattr(
+            Registry,
+            "set_alias",
+            then_cut(Registry.set_alias, lambda _, __, alias, ___: alias == step),
+        )
     elif step == "line":
         patch.setattr(journal, "append", then_cut(journal.append))
     else:
-        patch.setattr(Path, "unlink", then_cut(Path.unlink, lambda path: path.name == ".pending.json"))
+        patch.setattr(
+            Path, "unlink", then_cut(Path.unlink, lambda path: path.name == ".pending.json")
+        )
 
 
 @pytest.mark.usefixtures("without_reload", "registered")
 def test_a_version_whose_files_are_gone_is_named(layout: Layout) -> None:
     promote(layout)
     shutil.rmtree(layout.root / "mlartifacts")
-    with pytest.raises(InputError, match="isic-2024 version 1 is registered, but its files are gone"):
+    with pytest.raises(
+        InputError, match="isic-2024 version 1 is registered, but its files are gone"
+    ):
         resolve(f"models:/{MODEL}@champion", layout.root)
 
 
 @pytest.mark.usefixtures("registered")
-def test_a_version_whose_files_are_gone_from_a_server_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_whose_files_are_gone_from_a_server_is_named(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Emptied:
         artifact_uri = "http://server/artifacts"
 
@@ -364,7 +418,9 @@ def test_a_version_whose_files_are_gone_from_a_server_is_named(layout: Layout, m
 
     monkeypatch.setattr(versions, "repository", lambda *_: Emptied())
     for _ in range(2):  # nothing is kept that would pass for a bundle
-        with pytest.raises(InputError, match="version 1 is registered, but its files are gone from http://server"):
+        with pytest.raises(
+            InputError, match="version 1 is registered, but its files are gone from http://server"
+        ):
             resolve(f"models:/{MODEL}/1", layout.root)
 
 
@@ -388,9 +444,13 @@ def test_a_tag_that_is_no_hash_names_no_folder(
     before = sorted((layout.root / "data").rglob("*"))
     server = Server(layout.bundle)
     monkeypatch.setattr(versions, "repository", lambda *_: server)
-    resolve(f"models:/{MODEL}/1", layout.root)  # a cache that another version might be answered from
+    resolve(
+        f"models:/{MODEL}/1", layout.root
+    )  # a cache that another version might be answered from
     Registry(layout.root).tag(registered.version, {HASH_TAG: tag})
-    with pytest.raises(InputError, match=f"version 1 has the tag bundle_hash '{tag}', which is no hash"):
+    with pytest.raises(
+        InputError, match=f"version 1 has the tag bundle_hash '{tag}', which is no hash"
+    ):
         resolve(f"models:/{MODEL}/1", layout.root)
     assert server.asked == 1
     assert sorted((layout.root / "data").rglob("*")) == before
@@ -407,13 +467,17 @@ def test_files_from_a_server_are_those_of_the_tag(
     assert first.asked == 1
     write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
     second = Server(build_bundle(layout, params).folder)
-    shutil.copy(second.folder / "bundle.json", folder / "bundle.json")  # a cache that holds something else
+    shutil.copy(
+        second.folder / "bundle.json", folder / "bundle.json"
+    )  # a cache that holds something else
     assert resolve(f"models:/{MODEL}/1", layout.root) == folder
     assert first.asked == 2
     assert read_json(folder / "bundle.json")["hash"] == registered.version.bundle_hash
     shutil.rmtree(folder)
     monkeypatch.setattr(versions, "repository", lambda *_: second)
-    with pytest.raises(InputError, match="version 1 has other files at http://server/artifacts than its tag"):
+    with pytest.raises(
+        InputError, match="version 1 has other files at http://server/artifacts than its tag"
+    ):
         resolve(f"models:/{MODEL}/1", layout.root)
     assert not folder.exists()
 
@@ -471,7 +535,9 @@ def test_a_checkout_that_was_moved_finds_its_versions(
     promote(layout)
     second = better(layout, params).version
     moved = Layout(layout.root.rename(layout.root.with_name("elsewhere")))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # MLflow's own memory of the store, which ends with a process
+    monkeypatch.delenv(
+        "MLFLOW_TRACKING_URI"
+    )  # MLflow's own memory of the store, which ends with a process
     folder = resolve(f"models:/{MODEL}@challenger", moved.root)
     assert folder.is_relative_to(moved.root)
     assert read_json(folder / "bundle.json")["hash"] == second.bundle_hash
@@ -512,14 +578,18 @@ def test_backbones_are_registered_once(layout: Layout, params: Params, store: Pa
     shutil.copy(store, layout.root / "mlflow.db")
     bundle = build_bundle(layout, params)
     first = register_backbones(layout.root, bundle)
-    assert [version.name for version in first] == [f"isic-image-{backbone}" for backbone in params.image.backbones]
+    assert [version.name for version in first] == [
+        f"isic-image-{backbone}" for backbone in params.image.backbones
+    ]
     assert register_backbones(layout.root, bundle) == first
     client = Registry(layout.root).client
     folder = Path(client.get_model_version_download_uri(first[0].name, "1").removeprefix("file://"))
     assert (folder / "fold1" / "model.safetensors").is_file()
 
 
-def test_backbones_whose_files_are_gone_are_registered_again(layout: Layout, params: Params, store: Path) -> None:
+def test_backbones_whose_files_are_gone_are_registered_again(
+    layout: Layout, params: Params, store: Path
+) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     bundle = build_bundle(layout, params)
     first = register_backbones(layout.root, bundle)
@@ -547,7 +617,9 @@ def test_a_backbone_that_cannot_be_sent_leaves_a_failed_run(
         with pytest.raises(OSError, match="No space left"):
             register_backbones(layout.root, bundle)
     client = Registry(layout.root).client
-    (experiment,) = (one.experiment_id for one in client.search_experiments() if one.name == "isic-2024")
+    (experiment,) = (
+        one.experiment_id for one in client.search_experiments() if one.name == "isic-2024"
+    )
     assert [run.info.status for run in client.search_runs([experiment])] == ["FAILED"]
     register_backbones(layout.root, bundle)
     assert {run.info.status for run in client.search_runs([experiment])} == {"FINISHED"}

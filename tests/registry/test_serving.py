@@ -32,7 +32,9 @@ from isic.registry.versions import Registry
 def request_of(layout: Layout) -> Any:
     rows = read_metadata(layout.test_metadata, train=False)
     tiles = TileStore(layout.test_images)
-    return rows.assign(image=[base64.b64encode(tiles.jpeg(name)).decode() for name in rows["isic_id"]])
+    return rows.assign(
+        image=[base64.b64encode(tiles.jpeg(name)).decode() for name in rows["isic_id"]]
+    )
 
 
 def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) -> None:
@@ -44,7 +46,9 @@ def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) ->
     assert answer["isic_id"].tolist() == request["isic_id"].tolist()
     np.testing.assert_allclose(answer["target"], expected, rtol=1e-9)
     without = score_request(bundle, rows)
-    np.testing.assert_allclose(without["target"], bundle.predict(rows, None, missing_images="impute"), rtol=1e-9)
+    np.testing.assert_allclose(
+        without["target"], bundle.predict(rows, None, missing_images="impute"), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,14 +57,22 @@ def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) ->
         ({"image": "no base64!"}, "is not base64"),
         ({"image": base64.b64encode(b"no picture").decode()}, "is not a JPEG"),
         ({"isic_id": "ISIC_0000001"}, "repeated"),
-        ({"patient_id": None}, "lesion ISIC_.*: patient_id is missing: give every lesion its patient"),
-        ({"patient_id": ""}, "lesion ISIC_.*: patient_id is missing: give every lesion its patient"),
+        (
+            {"patient_id": None},
+            "lesion ISIC_.*: patient_id is missing: give every lesion its patient",
+        ),
+        (
+            {"patient_id": ""},
+            "lesion ISIC_.*: patient_id is missing: give every lesion its patient",
+        ),
         ({"tbp_lv_H": None}, "`tbp_lv_H` of ISIC_.* is nan, a finite number is needed"),
         ({"tbp_lv_H": np.inf}, "`tbp_lv_H` of ISIC_.* is inf, a finite number is needed"),
         ({"age_approx": None, "image": ""}, None),
     ],
 )
-def test_a_bad_request_is_named(layout: Layout, params: Params, change: dict, message: str | None) -> None:
+def test_a_bad_request_is_named(
+    layout: Layout, params: Params, change: dict, message: str | None
+) -> None:
     bundle = build_bundle(layout, params)
     request = request_of(layout).assign(**change)
     if message is None:
@@ -85,13 +97,31 @@ def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/isic-2024@champion"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "-m",
+        "models:/isic-2024@champion",
+    ]
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{layout.root}/mlflow.db"}
     # Only what the model brings along: no checkout on the path.
     environment.pop("PYTHONPATH", None)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
-        [*command, "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        [
+            *command,
+            "--env-manager",
+            "local",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ],
         cwd=layout.root,
         env=environment,
         start_new_session=True,
@@ -106,14 +136,21 @@ def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path
     rows = read_metadata(layout.test_metadata, train=False)
     expected = bundle.predict(rows, TileStore(layout.test_images))
     assert [row["isic_id"] for row in answer["predictions"]] == expected.index.tolist()
-    np.testing.assert_allclose([row["target"] for row in answer["predictions"]], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        [row["target"] for row in answer["predictions"]], expected, atol=1e-6
+    )
 
 
 def ask(port: int, request: Any) -> Any:
     """POST the rows to /invocations as soon as the server is up."""
-    body = json.dumps({"dataframe_split": json.loads(request.to_json(orient="split", index=False))}).encode()
+    body = json.dumps(
+        {"dataframe_split": json.loads(request.to_json(orient="split", index=False))}
+    ).encode()
     call = urllib.request.Request(
-        f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}, method="POST"
+        f"http://127.0.0.1:{port}/invocations",
+        body,
+        {"Content-Type": "application/json"},
+        method="POST",
     )
     for _ in range(600):
         try:

@@ -1,4 +1,6 @@
-"""A run as the stages leave it: raw files, folds, out-of-fold scores, image logits and histories, small and made up."""
+"""A run as the stages leave it: raw files, folds, out-of-fold scores, image logits and histories,
+small and made up.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,17 @@ SITES = {
     "Head & Neck": ("Head & Neck", "head/neck"),
     "Left Leg - Lower": ("Left Leg", "lower extremity"),
 }
-DIAGNOSES = ("Malignant::Melanoma in situ", "Malignant::Basal cell carcinoma", "Malignant::Squamous cell carcinoma")
+DIAGNOSES = (
+    "Malignant::Melanoma in situ",
+    "Malignant::Basal cell carcinoma",
+    "Malignant::Squamous cell carcinoma",
+)
 
 
 def make_metadata(lesions: int, patients: int, positives: int, seed: int) -> pd.DataFrame:
-    """All 55 columns; measurements are noise of a plausible size, categories follow each other as in the real file."""
+    """All 55 columns; measurements are noise of a plausible size, categories follow each other as
+    in the real file.
+    """
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame({name: rng.normal(30, 5, lesions) for name in NUMERIC})
     owner = np.sort(rng.integers(0, patients, lesions))
@@ -99,12 +107,18 @@ def make_run(
     return layout
 
 
-def _write_image_fold(layout: Layout, backbone: str, fold: int, rows: pd.DataFrame, rng: np.random.Generator) -> None:
+def _write_image_fold(
+    layout: Layout, backbone: str, fold: int, rows: pd.DataFrame, rng: np.random.Generator
+) -> None:
     logit = 1.2 * rows["target"] + rng.normal(fold, 1, len(rows))
-    write_parquet(layout.embedding(backbone, fold), rows[["isic_id"]].assign(logit=logit.astype(np.float32)))
+    write_parquet(
+        layout.embedding(backbone, fold), rows[["isic_id"]].assign(logit=logit.astype(np.float32))
+    )
     model = layout.image_model(backbone, fold)
     model.mkdir(parents=True)
-    history = pd.DataFrame({"epoch": [1, 2, 3], "train_loss": [0.7, 0.6, 0.5], "val_pauc": [0.03, 0.06, 0.08]})
+    history = pd.DataFrame(
+        {"epoch": [1, 2, 3], "train_loss": [0.7, 0.6, 0.5], "val_pauc": [0.03, 0.06, 0.08]}
+    )
     history.to_csv(model / "history.csv", index=False)
 
 

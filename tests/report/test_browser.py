@@ -1,4 +1,6 @@
-"""The page in a real browser: no error, no request, everything in place, pieces that react, accessible to all."""
+"""The page in a real browser: no error, no request, everything in place, pieces that react,
+accessible to all.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ class Tab:
         self.page = context.new_page()
         self.errors: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on(
+            "console",
+            lambda m: self.errors.append(m.text) if m.type in ("error", "warning") else None,
+        )
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
@@ -66,7 +71,9 @@ def test_the_roc_curve_answers_a_click(tab: Tab) -> None:
     box = point.bounding_box()
     tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    tab.page.wait_for_function("() => document.getElementById('roc-status').textContent.startsWith('Flagging')")
+    tab.page.wait_for_function(
+        "() => document.getElementById('roc-status').textContent.startsWith('Flagging')"
+    )
 
 
 def test_a_sensitivity_can_be_chosen_by_keyboard(tab: Tab) -> None:
@@ -90,7 +97,9 @@ def test_a_dot_of_the_body_map_answers_a_click(tab: Tab) -> None:
     box = tab.page.locator("#map-live .point").last.bounding_box()
     tab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     tab.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    tab.page.wait_for_function("() => !document.getElementById('lesion-status').textContent.startsWith('Choose')")
+    tab.page.wait_for_function(
+        "() => !document.getElementById('lesion-status').textContent.startsWith('Choose')"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -98,8 +107,14 @@ def test_no_serious_accessibility_fault(browser, report: Path, scheme: str) -> N
     axe = pytest.importorskip("axe_playwright_python")
     shown = Tab(browser.new_context(color_scheme=scheme), report)
     shown.page.evaluate(files(axe).joinpath("axe.min.js").read_text(encoding="utf-8"))
-    found = shown.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
-    assert [(fault["id"], fault["nodes"][0]["html"][:200]) for fault in found if fault["impact"] != "minor"] == []
+    found = shown.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")[
+        "violations"
+    ]
+    assert [
+        (fault["id"], fault["nodes"][0]["html"][:200])
+        for fault in found
+        if fault["impact"] != "minor"
+    ] == []
 
 
 def test_the_theme_button_turns_the_page_dark(browser, report: Path) -> None:
@@ -126,7 +141,10 @@ def test_dark_on_the_screen_is_light_on_paper(browser, report: Path) -> None:
     shown = Tab(browser.new_context(color_scheme="dark"), report)
     shown.page.locator("#theme").click()
     shown.page.locator("#theme").click()
-    colours = "() => { const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]; }"
+    colours = (
+        "() => { const style = getComputedStyle(document.body); return [style.color,"
+        " style.backgroundColor]; }"
+    )
     label = "() => getComputedStyle(document.querySelector('#map-live .annotation-text')).fill"
     dark, drawn_dark = shown.page.evaluate(colours), shown.page.evaluate(label)
     assert dark == ["rgb(232, 236, 241)", "rgb(20, 24, 29)"]

@@ -1,4 +1,6 @@
-"""What needs networks and a stacker: maps, image noise, reasons, one lesion's page, the robustness stage."""
+"""What needs networks and a stacker: maps, image noise, reasons, one lesion's page, the robustness
+stage.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
         model, args = resolve(backbone["model"], {})
         net, spec = create(model, args, 64, "none")
         for fold in params.folds:
-            save_model(layout.image_model(name, fold), net, spec, {"tta": "none"}, [{"epoch": 1, "pauc": 0.03}])
-    write_parquet(layout.features, build_features(read_metadata(layout.train_metadata, train=True), ["raw"]))
+            save_model(
+                layout.image_model(name, fold),
+                net,
+                spec,
+                {"tta": "none"},
+                [{"epoch": 1, "pauc": 0.03}],
+            )
+    write_parquet(
+        layout.features, build_features(read_metadata(layout.train_metadata, train=True), ["raw"])
+    )
     inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), False)
     stack = fit_stack(inputs.features, inputs.logits, inputs.folds, params.stack)
     stack.save(layout.stack_model)
@@ -69,7 +79,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
 
 def reasons_of(layout: Layout, params: Params) -> Callable[[Sequence[str]], Reasons]:
     stack = Stack.load(layout.stack_model)
-    return score_reasons(stack, read_inputs(layout.stack_files(stack.backbones, params.folds), stack.uses_embeddings))
+    return score_reasons(
+        stack, read_inputs(layout.stack_files(stack.backbones, params.folds), stack.uses_embeddings)
+    )
 
 
 @pytest.mark.parametrize("model", ["demo_vit", "demo_convnext", "test_efficientnet"])
@@ -83,17 +95,26 @@ def test_a_map_shows_where_the_logit_comes_from(model: str) -> None:
     assert 0 <= heat.min() < heat.max() <= 1
 
 
-def test_maps_come_from_the_network_that_never_saw_the_lesion(whole: Layout, params: Params) -> None:
+def test_maps_come_from_the_network_that_never_saw_the_lesion(
+    whole: Layout, params: Params
+) -> None:
     lesions = overview(results_of(whole))
     ids = list(lesions["isic_id"].iloc[:3])
     maps, notes = lesion_maps(
-        whole.image_models(params.image.backbones, params.folds), lesions, TileStore(whole.train_images), ids
+        whole.image_models(params.image.backbones, params.folds),
+        lesions,
+        TileStore(whole.train_images),
+        ids,
     )
-    assert [picture["title"].split(":")[0] for picture in maps(ids[0])] == list(params.image.backbones)
+    assert [picture["title"].split(":")[0] for picture in maps(ids[0])] == list(
+        params.image.backbones
+    )
     assert maps("ISIC_unknown") == []
     assert "No network was trained on the patient" in notes[0]
     own = class_activation(
-        whole.image_model("vit", int(lesions["fold"].iloc[0])), TileStore(whole.train_images), ids[:1]
+        whole.image_model("vit", int(lesions["fold"].iloc[0])),
+        TileStore(whole.train_images),
+        ids[:1],
     )
     picture = cv2.imdecode(np.frombuffer(own[ids[0]].jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert picture.shape == (160, 160, 3)
@@ -111,16 +132,22 @@ def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
 
 def all_conditions(layout: Layout, results: RunResults, params: Params) -> dict[str, Any]:
     stack = Stack.load(layout.stack_model)
-    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), stack.uses_embeddings)
+    inputs = read_inputs(
+        layout.stack_files(params.image.backbones, params.folds), stack.uses_embeddings
+    )
     networks = layout.image_models(params.image.backbones, params.folds)
-    test = read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
+    test = (
+        read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
+    )
     return conditions(results, inputs, stack, networks, layout.train_images, test, params)
 
 
 @pytest.fixture(scope="module")
 def found(whole: Layout, params: Params) -> dict[str, Any]:
     """What the robustness stage finds in `whole`."""
-    quick = params.model_copy(update={"features": params.features.model_copy(update={"families": ("raw",)})})
+    quick = params.model_copy(
+        update={"features": params.features.model_copy(update={"families": ("raw",)})}
+    )
     return all_conditions(whole, results_of(whole, params.image.backbones), quick)
 
 
@@ -133,21 +160,38 @@ def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
     assert "flatter" in found["nested"]["text"]
 
 
-def test_the_page_tells_what_robustness_found_or_why_not(whole: Layout, params: Params, found: dict[str, Any]) -> None:
+def test_the_page_tells_what_robustness_found_or_why_not(
+    whole: Layout, params: Params, found: dict[str, Any]
+) -> None:
     results = judge(whole)
     values = params.model_dump(mode="json", by_alias=True)
     reasons = reasons_of(whole, params)
     says = {"nested": "of something", "absent": "three folds or more are needed"}
     for nested in ({**found["nested"], "text": says["nested"]}, {"absent": says["absent"]}):
         hospitals = {**found["hospitals"], "refit_both": bool(nested["absent"])}
-        write_json(whole.root / "metrics" / "robustness.json", {**found, "hospitals": hospitals, "nested": nested})
-        build_report(whole.report, results, whole.report_files(params.image.backbones, FOLDS), values, {}, reasons)
+        write_json(
+            whole.root / "metrics" / "robustness.json",
+            {**found, "hospitals": hospitals, "nested": nested},
+        )
+        build_report(
+            whole.report,
+            results,
+            whole.report_files(params.image.backbones, FOLDS),
+            values,
+            {},
+            reasons,
+        )
         html = whole.report.read_text(encoding="utf-8")
         head = html[html.index("Nested check") : html.index('id="champion"')]
         assert says["absent" if nested["absent"] else "nested"] in head
         assert ("both without embeddings" in html) is hospitals["refit_both"]
     part = html[html.index('id="robustness"') : html.index('id="patients"')]
-    for title in ("An unseen hospital", "Missing measurements", "Degraded tiles", "Distribution shift"):
+    for title in (
+        "An unseen hospital",
+        "Missing measurements",
+        "Degraded tiles",
+        "Distribution shift",
+    ):
         assert title in part
     assert "odds" in html[html.index('id="failures"') : html.index('id="cards"')]
 
@@ -173,7 +217,10 @@ def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
 
 def test_one_lesion_has_a_page_with_maps_and_reasons(whole: Layout, params: Params) -> None:
     isic_id = read_parquet(whole.oof)["isic_id"].iloc[5]
-    results, models = results_of(whole, params.image.backbones), whole.image_models(params.image.backbones, FOLDS)
+    results, models = (
+        results_of(whole, params.image.backbones),
+        whole.image_models(params.image.backbones, FOLDS),
+    )
     out, reasons = whole.report.with_name("lesion.html"), reasons_of(whole, params)
     write_lesion_page(out, results, isic_id, whole.train_images, models, reasons)
     html = out.read_text(encoding="utf-8")
@@ -186,7 +233,9 @@ def test_one_lesion_has_a_page_with_maps_and_reasons(whole: Layout, params: Para
         write_lesion_page(out, results, "ISIC_nowhere", whole.train_images, models, reasons)
 
 
-def test_the_stage_writes_its_file(whole: Layout, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_writes_its_file(
+    whole: Layout, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
     from pipelines import robustness
@@ -195,13 +244,17 @@ def test_the_stage_writes_its_file(whole: Layout, params: Params, monkeypatch: p
     monkeypatch.chdir(whole.root)
     monkeypatch.setattr(robustness, "load_params", lambda path: params)
     monkeypatch.setattr(
-        robustness, "conditions", lambda *_: {"steps": [], "hospitals": {"records": []}, "sameness": {"test": []}}
+        robustness,
+        "conditions",
+        lambda *_: {"steps": [], "hospitals": {"records": []}, "sameness": {"test": []}},
     )
     robustness.main()
     assert read_json(whole.root / "metrics" / "robustness.json")["steps"] == []
 
 
-def test_two_hospitals_and_early_stopping_leave_the_other_parts_whole(whole: Layout, params: Params) -> None:
+def test_two_hospitals_and_early_stopping_leave_the_other_parts_whole(
+    whole: Layout, params: Params
+) -> None:
     features = params.features.model_copy(update={"families": ("raw",)})
     stack = params.stack.model_copy(update={"early_stop": 5})
     results = results_of(whole, params.image.backbones)

@@ -90,7 +90,11 @@ def read(html: str) -> Structure:
 
 
 def embedded(html: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL).group(1))
+    return json.loads(
+        re.search(
+            r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL
+        ).group(1)
+    )
 
 
 def test_every_section_is_there_and_nothing_is_fetched(html: str) -> None:
@@ -115,13 +119,17 @@ def test_patients_are_those_with_a_malignant_lesion_worst_first(html: str, run_d
     shown = embedded(html)["patients"]
     ill = lesions[lesions["target"] == 1]
     assert {patient["id"] for patient in shown} == set(ill["patient_id"])
-    assert [max(patient["ranks"]) for patient in shown] == sorted(ill.groupby("patient_id")["rank"].max())[::-1]
+    assert [max(patient["ranks"]) for patient in shown] == sorted(
+        ill.groupby("patient_id")["rank"].max()
+    )[::-1]
     first = shown[0]
     assert len(first["map"]["x"]) == first["n"] == (lesions["patient_id"] == first["id"]).sum()
     assert sum(first["map"]["t"]) == len(first["ranks"])
 
 
-def test_a_patient_of_many_lesions_is_thinned_to_the_highest_and_the_malignant(new_run: Callable[..., Layout]) -> None:
+def test_a_patient_of_many_lesions_is_thinned_to_the_highest_and_the_malignant(
+    new_run: Callable[..., Layout],
+) -> None:
     lesions = overview(results_of(new_run(patients=2, positives=8, images=False, folds=2), ()))
     for patient in patient_entries(lesions, TileGallery(None, 0)):
         mine = lesions[lesions["patient_id"] == patient["id"]]
@@ -179,7 +187,9 @@ def test_a_run_that_lacks_things_still_has_a_page_that_says_so(
 def test_a_hospital_never_seen_is_a_slice_like_any_other(new_run: Callable[..., Layout]) -> None:
     layout = new_run()
     text = layout.train_metadata.read_text(encoding="utf-8")
-    layout.train_metadata.write_text(text.replace("ACEMID MIA", "A <new> hospital"), encoding="utf-8")
+    layout.train_metadata.write_text(
+        text.replace("ACEMID MIA", "A <new> hospital"), encoding="utf-8"
+    )
     html = page(layout)
     assert "A &lt;new&gt; hospital" in html
     assert "A <new> hospital" not in html
@@ -236,14 +246,22 @@ def test_a_broken_tile_is_counted_not_fatal(new_run: Callable[..., Layout]) -> N
 def test_without_the_evaluation_there_is_one_clear_line(new_run: Callable[..., Layout]) -> None:
     layout = new_run()
     with pytest.raises(InputError, match=r"evaluate\.json"):
-        build_report(layout.report, results_of(layout, BACKBONES), layout.report_files(BACKBONES, FOLDS), PARAMS, {})
+        build_report(
+            layout.report,
+            results_of(layout, BACKBONES),
+            layout.report_files(BACKBONES, FOLDS),
+            PARAMS,
+            {},
+        )
     assert not layout.report.exists()
 
 
 def test_the_champion_is_compared_and_what_changed_is_listed(run_dir: Layout) -> None:
     results = results_of(run_dir, BACKBONES)
     old = results.oof.assign(score=-results.oof["score"])
-    champion = Champion("isic-2024 v3", old, {**PARAMS, "stack": {"rounds": 99}}, {"data_hash": "f" * 64})
+    champion = Champion(
+        "isic-2024 v3", old, {**PARAMS, "stack": {"rounds": 99}}, {"data_hash": "f" * 64}
+    )
     html = page(run_dir, champion=champion)
     assert "isic-2024 v3" in html
     assert "This run is better" in html
@@ -257,7 +275,9 @@ def test_a_champion_of_other_data_is_named_but_not_compared(run_dir: Layout) -> 
     assert "share no isic_id" in page(run_dir, champion=Champion("v1", other, PARAMS, {}))
 
 
-def test_what_stands_out_is_said_first_with_a_link_to_where_it_is_shown(html: str, run_dir: Layout) -> None:
+def test_what_stands_out_is_said_first_with_a_link_to_where_it_is_shown(
+    html: str, run_dir: Layout
+) -> None:
     head = html[html.index("Where to look next") : html.index('id="ladder"')]
     links = set(re.findall(r'href="#(\w+)"', head))
     assert {"slices", "failures"} <= links <= {name for name, _ in SECTIONS}
@@ -278,7 +298,11 @@ def found(ladder: dict, slices: list[dict], robustness: dict | None = None) -> l
 
 @pytest.mark.parametrize(
     ("low", "high", "says"),
-    [(0.01, 0.03, "Images help"), (-0.03, -0.01, "Images hurt"), (-0.01, 0.01, "No evidence that images add")],
+    [
+        (0.01, 0.03, "Images help"),
+        (-0.03, -0.01, "Images hurt"),
+        (-0.01, 0.01, "No evidence that images add"),
+    ],
 )
 def test_a_finding_claims_no_more_than_its_interval(low: float, high: float, says: str) -> None:
     step = {"step": "features alone", "gain": (low + high) / 2, "gain_low": low, "gain_high": high}
@@ -287,27 +311,43 @@ def test_a_finding_claims_no_more_than_its_interval(low: float, high: float, say
 
 def test_the_weakest_slice_is_named_and_called_noise_when_its_interval_holds_the_whole() -> None:
     step = {"step": "stack", "gain": None}
-    assert found(step, [slice_record("male", 0.1, 0.12), slice_record("female", 0.16)])[0].startswith(
-        "Weakest in sex male"
+    assert found(step, [slice_record("male", 0.1, 0.12), slice_record("female", 0.16)])[
+        0
+    ].startswith("Weakest in sex male")
+    assert (
+        "within the noise"
+        in found(step, [slice_record("male", 0.1, 0.17), slice_record("female", None)])[0]
     )
-    assert "within the noise" in found(step, [slice_record("male", 0.1, 0.17), slice_record("female", None)])[0]
     assert "No slice can be judged" in found(step, [slice_record("male", None)])[0]
     assert "No malignant lesion missed" in found(step, [slice_record("male", None)])[-1]
 
 
 def test_a_lost_column_and_an_unseen_hospital_are_findings_only_with_evidence() -> None:
     step = {"step": "stack", "gain": None}
-    change = {"hospital": "all pooled", "note": "", "change": -0.02, "change_low": -0.03, "change_high": -0.01}
+    change = {
+        "hospital": "all pooled",
+        "note": "",
+        "change": -0.02,
+        "change_low": -0.03,
+        "change_high": -0.01,
+    }
     columns = [
-        {"group": name, "change": c, "low": c - 0.01, "high": c + 0.01} for name, c in (("age", -0.02), ("sex", 0.0))
+        {"group": name, "change": c, "low": c - 0.01, "high": c + 0.01}
+        for name, c in (("age", -0.02), ("sex", 0.0))
     ]
     robustness = {"hospitals": {"records": [change]}, "columns": {"records": columns}}
     lines = found(step, [], robustness)
     assert lines[1].startswith("An unseen hospital is scored worse: pAUC −0.020 (−0.030 to −0.010)")
     assert lines[2].startswith("Most important measurement, age")
-    weak = {"hospitals": {"records": [{**change, "change_high": 0.01}]}, "columns": {"records": columns[1:]}}
+    weak = {
+        "hospitals": {"records": [{**change, "change_high": 0.01}]},
+        "columns": {"records": columns[1:]},
+    }
     weak_lines = found(step, [], weak)[1:]
-    assert ["No evidence of a loss at an unseen hospital" in line for line in weak_lines] == [True, False]
+    assert ["No evidence of a loss at an unseen hospital" in line for line in weak_lines] == [
+        True,
+        False,
+    ]
 
 
 def test_the_shaded_area_of_each_fold_is_its_pauc(run_dir: Layout) -> None:
@@ -323,18 +363,31 @@ def test_the_shaded_area_of_each_fold_is_its_pauc(run_dir: Layout) -> None:
 def test_the_outline_is_a_closed_body_that_holds_the_lesions(html: str) -> None:
     outline = np.array(embedded(html)["body"]["outline"])
     assert (outline[:, 0].min(), outline[:, 1].max()) == (-outline[:, 0].max(), 1795)
-    # Chest, hands and feet of the published coordinates lie inside, the gap between the legs does not.
+    # Chest, hands and feet of the published coordinates lie inside, the gap between the legs does
+    # not.
     body = Path(outline)
-    assert body.contains_points([(0, 1300), (385, 1050), (-385, 1050), (200, 300), (-200, 300), (0, 1650)]).all()
+    assert body.contains_points(
+        [(0, 1300), (385, 1050), (-385, 1050), (200, 300), (-200, 300), (0, 1650)]
+    ).all()
     assert not body.contains_points([(0, 400), (300, 600), (-450, 1400)]).any()
 
 
-def test_what_families_gain_is_shown_while_it_speaks_of_these_lesions(new_run: Callable[..., Layout]) -> None:
+def test_what_families_gain_is_shown_while_it_speaks_of_these_lesions(
+    new_run: Callable[..., Layout],
+) -> None:
     layout = new_run(lesions=120)
     judge(layout)
     metrics = read_json(layout.evaluate_metrics)
-    row = {"family": "patient_z", "used": True, "added": 0.01, "added_low": -0.01, "added_high": 0.03}
-    row |= dict.fromkeys(f"{way}{end}" for way in ("left_out", "put_in") for end in ("", "_low", "_high"))
+    row = {
+        "family": "patient_z",
+        "used": True,
+        "added": 0.01,
+        "added_low": -0.01,
+        "added_high": 0.03,
+    }
+    row |= dict.fromkeys(
+        f"{way}{end}" for way in ("left_out", "put_in") for end in ("", "_low", "_high")
+    )
     assert "isic features measure" in page(layout)
     for lesions, there in ((metrics["n"], True), (metrics["n"] + 1, False)):
         report = {"lesions": lesions, "malignant": metrics["positives"], "families": [row]}
@@ -343,13 +396,17 @@ def test_what_families_gain_is_shown_while_it_speaks_of_these_lesions(new_run: C
 
 
 def test_changes_are_found_in_both_directions() -> None:
-    before, after = flatten_params({"a": {"b": 1, "c": [1, 2]}}), flatten_params({"a": {"b": 2, "c": [1, 2]}, "d": 3})
+    before, after = (
+        flatten_params({"a": {"b": 1, "c": [1, 2]}}),
+        flatten_params({"a": {"b": 2, "c": [1, 2]}, "d": 3}),
+    )
     assert [change["key"] for change in changed_values(before, after)] == ["a.b", "d"]
 
 
 def test_cards_become_html_and_nothing_else_does() -> None:
     html = to_html(
-        "---\nx: 1\n---\n# Title\n\ntext **bold** `code` <b>\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n- one\n- two\n"
+        "---\nx: 1\n---\n# Title\n\ntext **bold** `code` <b>\n\n| a | b |\n|---|---|\n| 1 | 2"
+        " |\n\n- one\n- two\n"
     )
     assert "<h3>Title</h3>" in html
     assert "<b>bold</b> <code>code</code> &lt;b&gt;" in html

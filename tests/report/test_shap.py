@@ -26,7 +26,9 @@ from tests.stack.population import Population, make, settings
 def people() -> Population:
     plain = make()
     return plain._replace(
-        features=plain.features.rename(columns={"measure_0": "tbp_lv_H", "measure_1": "hue_contrast"})
+        features=plain.features.rename(
+            columns={"measure_0": "tbp_lv_H", "measure_1": "hue_contrast"}
+        )
     )
 
 
@@ -46,7 +48,9 @@ def test_contributions_add_up_to_the_score(people: Population, member: str) -> N
     values = shap_values(fitted, people.features, people.logits, 1, patients, keep=keep)
     assert list(values.index) == people.features["isic_id"].iloc[keep].tolist()
     score = fitted.score(people.features, people.logits, 1, patients)[keep]
-    np.testing.assert_allclose(values.sum(axis=1) + values.attrs["average"], logit(score), atol=1e-4)
+    np.testing.assert_allclose(
+        values.sum(axis=1) + values.attrs["average"], logit(score), atol=1e-4
+    )
     families = shap_by_family(fitted, values)
     np.testing.assert_allclose(families.sum(axis=1), values.sum(axis=1), atol=1e-9)
     assert "image" in families.columns
@@ -106,12 +110,18 @@ def test_groups_add_up_and_compare_the_lesion_with_others(people: Population, st
     values = shap_values(stack, *arguments, keep=np.array([row])).iloc[0]
     groups = group_shap(stack, values, stack.columns(*arguments), patients, row)
     assert sum(group.log_odds for group in groups) == pytest.approx(values.sum(), abs=1e-9)
-    assert [abs(group.log_odds) for group in groups] == sorted((abs(group.log_odds) for group in groups), reverse=True)
+    assert [abs(group.log_odds) for group in groups] == sorted(
+        (abs(group.log_odds) for group in groups), reverse=True
+    )
     (colour,) = (group for group in groups if group.name == "colour of the lesion")
     others = hue[(patients == patients[row]) & (np.arange(len(hue)) != row)]
     below, above = int((others < hue[row]).sum()), int((others > hue[row]).sum())
     side, count = ("above", below) if below >= above else ("below", above)
-    text = f"all {len(others)} others of the patient" if count == len(others) else f"{count} of {len(others)}"
+    text = (
+        f"all {len(others)} others of the patient"
+        if count == len(others)
+        else f"{count} of {len(others)}"
+    )
     assert colour.facts[0].endswith(f"and {side} {text}")
     assert f"{hue[row]:.3g}°" in colour.facts[0]
 
@@ -121,7 +131,11 @@ def test_a_study_is_another_when_anything_it_reads_is(written: Layout, people: P
         how = settings().images.model_copy(update=changes)
         return fingerprint(written.stack_files(people.logits, (0, 1, 2)), how)
 
-    vectors = [written.embedding(name, fold).with_suffix(".npy") for name in people.logits for fold in range(3)]
+    vectors = [
+        written.embedding(name, fold).with_suffix(".npy")
+        for name in people.logits
+        for fold in range(3)
+    ]
     anchors = [written.anchors(name, fold) for name in people.logits for fold in range(3)]
     for path in (*vectors, *anchors):
         path.write_bytes(b"before")

@@ -40,12 +40,17 @@ def test_honest_columns_pass(people: Population) -> None:
 
 
 def test_columns_that_whole_patients_share_pass() -> None:
-    # Three patients hold most of the malignant lesions: for lesions taken one by one, their ages would be a wonder.
+    # Three patients hold most of the malignant lesions: for lesions taken one by one, their ages
+    # would be a wonder.
     people = make(lesions=1500, positives=45, patients=30)
     patient = people.folds["patient_id"].str[3:].astype(int).to_numpy()
-    target = np.where(np.isin(patient, [1, 2, 3]) & (np.arange(1500) % 2 == 0), 1, people.folds["target"])
+    target = np.where(
+        np.isin(patient, [1, 2, 3]) & (np.arange(1500) % 2 == 0), 1, people.folds["target"]
+    )
     rng = np.random.default_rng(1)
-    shared = {f"shared_{number}": rng.normal(size=30).astype(np.float32)[patient] for number in range(60)}
+    shared = {
+        f"shared_{number}": rng.normal(size=30).astype(np.float32)[patient] for number in range(60)
+    }
     fold = people.folds["fold"].to_numpy()
     assert find_leaks(shared, target, fold, np.arange(1500)) != []
     assert find_leaks(shared, target, fold, patient) == []
@@ -55,7 +60,9 @@ def test_a_copy_of_the_target_is_named(people: Population) -> None:
     assert leaks(planted(people, np.full(len(people.folds), 4.0)))[0] == ("helpful", None)
 
 
-def test_a_feature_made_from_the_held_out_folds_target_is_named_and_refused(people: Population) -> None:
+def test_a_feature_made_from_the_held_out_folds_target_is_named_and_refused(
+    people: Population,
+) -> None:
     leaking = planted(people, 2.5 * (people.folds["fold"] == 1).to_numpy())
     assert leaks(leaking) == [("helpful", 1)]
     data = build_training_data(*leaking, settings().images, settings().params.max_bin)
@@ -67,11 +74,15 @@ def test_a_feature_made_from_the_held_out_folds_target_is_named_and_refused(peop
 def test_a_fold_without_malignant_lesions_is_passed_over(people: Population) -> None:
     target = people.folds["target"].where(people.folds["fold"] != 2, 0).to_numpy()
     column = {"measure": people.features["measure_5"].to_numpy()}
-    assert find_leaks(column, target, people.folds["fold"].to_numpy(), people.folds["patient_id"]) == []
+    assert (
+        find_leaks(column, target, people.folds["fold"].to_numpy(), people.folds["patient_id"])
+        == []
+    )
 
 
 def test_a_column_of_one_value_is_no_leak_where_a_fold_has_two_patients() -> None:
-    # Both patients share the fold's error evenly, so that it is nil: by it, the least gap is millions of errors wide.
+    # Both patients share the fold's error evenly, so that it is nil: by it, the least gap is
+    # millions of errors wide.
     fold = np.repeat([0, 1], [40, 160])
     patient = np.r_[np.repeat([0, 1], 20), np.repeat(np.arange(2, 18), 10)]
     target = np.zeros(200, dtype=np.int64)
@@ -89,20 +100,32 @@ def measured() -> Population:
     rng = np.random.default_rng(1)
     target = (rng.random(len(frame)) < malignant).astype(np.int64)
     fold = rng.permutation(90)[frame[PATIENT].str[3:].astype(int)] % 3
-    return Population(build_features(frame, ["raw"]), {}, frame[["isic_id", PATIENT]].assign(target=target, fold=fold))
+    return Population(
+        build_features(frame, ["raw"]),
+        {},
+        frame[["isic_id", PATIENT]].assign(target=target, fold=fold),
+    )
 
 
-def test_fitted_columns_are_screened_chain_by_chain(measured: Population, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitted_columns_are_screened_chain_by_chain(
+    measured: Population, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kinds = fitted.fitted_families()
     how = settings().images, settings().params.max_bin
     assert screen_leaks(build_training_data(*measured, *how, fitted=tuple(kinds))) == []
 
-    def knowing(frame: pd.DataFrame, target: np.ndarray, patients: np.ndarray) -> fitted.FittedColumns:
+    def knowing(
+        frame: pd.DataFrame, target: np.ndarray, patients: np.ndarray
+    ) -> fitted.FittedColumns:
         """The rates, and a hint of the label in one of them."""
         made = kinds["encoding"].apply(kinds["encoding"].fit(frame, target), frame)
-        return made | {"fitted_rate__sex": (made["fitted_rate__sex"] - 0.1 * target).astype(np.float32)}
+        return made | {
+            "fitted_rate__sex": (made["fitted_rate__sex"] - 0.1 * target).astype(np.float32)
+        }
 
     leaking = kinds | {"encoding": replace(kinds["encoding"], training=knowing)}
     monkeypatch.setattr(fitted, "fitted_families", lambda: leaking)
     found = screen_leaks(build_training_data(*measured, *how, fitted=("encoding",)))
-    assert {leak.column for leak in found} == {f"fitted_rate_sex of chain {number}" for number in range(3)}
+    assert {leak.column for leak in found} == {
+        f"fitted_rate_sex of chain {number}" for number in range(3)
+    }

@@ -1,4 +1,6 @@
-"""The nested check: chance for random labels, little flattery for honest columns, and words for the report."""
+"""The nested check: chance for random labels, little flattery for honest columns, and words for the
+report.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def people() -> Population:
 
 
 def test_random_labels_give_chance_in_both_ways(people: Population) -> None:
-    shuffled = people.folds.assign(target=np.random.default_rng(1).permutation(people.folds["target"]))
+    shuffled = people.folds.assign(
+        target=np.random.default_rng(1).permutation(people.folds["target"])
+    )
     estimate = estimate_optimism(people.features, shuffled, settings(), replicates=50)
     assert estimate.shared < 0.05
     assert estimate.nested < 0.05
@@ -50,17 +54,26 @@ def test_fitted_features_are_part_of_the_check() -> None:
     folds = frame[["isic_id", PATIENT]].assign(target=target, fold=fold)
     features = build_features(frame, ["raw"])
     kinds = ("encoding", "hospital")
-    bare, beside = (estimate_optimism(features, folds, settings(fitted=k, rounds=10, seeds=1), 20) for k in ((), kinds))
+    bare, beside = (
+        estimate_optimism(features, folds, settings(fitted=k, rounds=10, seeds=1), 20)
+        for k in ((), kinds)
+    )
     assert beside.proxy == bare.proxy
     assert beside.shared != bare.shared
     assert beside.nested != bare.nested
 
 
 @pytest.mark.parametrize(
-    ("optimism", "taken", "said"), [(0.01, 0.01, "networks"), (-0.01, 0.0, "networks, so nothing is taken off")]
+    ("optimism", "taken", "said"),
+    [(0.01, 0.01, "networks"), (-0.01, 0.0, "networks, so nothing is taken off")],
 )
 def test_only_flattery_is_taken_off_the_headline(
-    people: Population, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimism: float, taken: float, said: str
+    people: Population,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    optimism: float,
+    taken: float,
+    said: str,
 ) -> None:
     layout, params = Layout(tmp_path), load_params(ROOT / "params.yaml")
     write_parquet(layout.features, people.features)
@@ -75,7 +88,9 @@ def test_only_flattery_is_taken_off_the_headline(
     estimate = NestedEstimate(0.15, 0.14, Interval(optimism, optimism - 0.02, optimism + 0.02), 0.1)
     monkeypatch.setattr(nested, "estimate_optimism", lambda *_: estimate)
     inputs = read_inputs(layout.stack_files(people.logits, (0, 1, 2)), embeddings=False)
-    found = check_optimism(inputs, read_parquet(layout.oof), params.stack, params.evaluate.replicates)
+    found = check_optimism(
+        inputs, read_parquet(layout.oof), params.stack, params.evaluate.replicates
+    )
     assert found["pauc"] == pytest.approx(found["headline"] - taken)
     assert found["text"].endswith(said)
     assert found["leaks"] == []

@@ -1,4 +1,6 @@
-"""Refits and rescoring: groups that can be left out, drift that is there or not, what a missing column costs."""
+"""Refits and rescoring: groups that can be left out, drift that is there or not, what a missing
+column costs.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def test_small_hospitals_are_left_out_together() -> None:
     target = np.zeros(50, dtype=int)
     target[[0, 1, 2, 3, 20, 21, 22, 40]] = 1
     groups = hospital_groups(hospital, target)
-    # C has one malignant lesion and D none: pooled they are still short of three, so B, the smallest, joins them.
+    # C has one malignant lesion and D none: pooled they are still short of three, so B, the
+    # smallest, joins them.
     assert groups.iloc[0] == "A"
     assert set(groups[20:]) == {"the others"}
     for _, malignant in pd.Series(target).groupby(groups):
@@ -136,7 +139,9 @@ def test_a_missing_column_costs_what_the_score_made_of_it(evidence: RunResults) 
 def test_taking_columns_away_changes_only_them_and_keeps_their_types(evidence: RunResults) -> None:
     for columns in GROUPS.values():
         changed = mask_columns(evidence.rows, columns, evidence.rows)
-        pd.testing.assert_frame_equal(changed.drop(columns=list(columns)), evidence.rows.drop(columns=list(columns)))
+        pd.testing.assert_frame_equal(
+            changed.drop(columns=list(columns)), evidence.rows.drop(columns=list(columns))
+        )
         assert (changed.dtypes == evidence.rows.dtypes).all()
         assert all(changed[name].nunique() <= 1 for name in columns)
 

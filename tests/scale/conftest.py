@@ -1,4 +1,5 @@
-"""What the tests of this folder share: a bundle and a Ray of two nodes on loopback, a folder for servers.
+"""What the tests of this folder share: a bundle and a Ray of two nodes on loopback, a folder for
+servers.
 
 Tests skip where the packages they need are not installed.
 """
@@ -31,7 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that PostgreSQL's user may enter, which pytest's own are not when root runs the tests."""
+    """A folder that PostgreSQL's user may enter, which pytest's own are not when root runs the
+    tests.
+    """
     path = Path(tempfile.mkdtemp(prefix="isic-servers-"))
     path.chmod(0o711)
     yield path
@@ -57,7 +60,9 @@ def plain(bundle: Path, sample_raw: Path) -> pd.Series:
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to put on PYTHONPATH, after which every process knows the file system `faulty://` (see faulty.py)."""
+    """A folder to put on PYTHONPATH, after which every process knows the file system `faulty://`
+    (see faulty.py).
+    """
     folder = tmp_path_factory.mktemp("faults")
     shutil.copy(Path(__file__).with_name("faulty.py"), folder)
     about = folder / "faulty-0.dist-info"
@@ -80,19 +85,26 @@ def cluster(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def start_cluster(patch: pytest.MonkeyPatch, *paths: Path) -> Any:
-    """A head node of one CPU and a second one, on loopback, `paths` before others on their PYTHONPATH."""
+    """A head node of one CPU and a second one, on loopback, `paths` before others on their
+    PYTHONPATH.
+    """
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own switch for machines without a cluster network: every address is 127.0.0.1.
     patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # For tests with object storage on loopback: workers inherit what their node was started with.
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         patch.setenv(name, "testing")
-    # Ray's workers give way to everything else; beside other work on two cores a test would wait for ever.
+    # Ray's workers give way to everything else; beside other work on two cores a test would wait
+    # for ever.
     patch.setenv("RAY_worker_niceness", "0")
-    # A node counts as dead after six seconds of silence instead of half a minute; a busy machine is silent for two.
+    # A node counts as dead after six seconds of silence instead of half a minute; a busy machine is
+    # silent for two.
     patch.setenv("RAY_health_check_period_ms", "1000")
     patch.setenv("RAY_health_check_failure_threshold", "6")
-    patch.setenv("PYTHONPATH", os.pathsep.join([*map(str, paths), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    patch.setenv(
+        "PYTHONPATH",
+        os.pathsep.join([*map(str, paths), str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    )
     for path in map(str, paths):
         patch.syspath_prepend(path)
     from ray.cluster_utils import Cluster

@@ -1,8 +1,10 @@
-"""A file system for tests: local files under `faulty://`, with the faults that a control file asks for.
+"""A file system for tests: local files under `faulty://`, with the faults that a control file asks
+for.
 
-FAULTY_CONTROL in the folder above the files: one fault a line. `every N`: each process's every Nth opening fails, as
-object storage does under load. `kill NAME`: opening that file ends the process as the kernel does when memory runs out.
-`slow SECONDS`: each reading of a whole file takes so long, during which there is a file FAULTY_READING_<process>.
+FAULTY_CONTROL in the folder above the files: one fault a line. `every N`: each process's every Nth
+opening fails, as object storage does under load. `kill NAME`: opening that file ends the process as
+the kernel does when memory runs out. `slow SECONDS`: each reading of a whole file takes so long,
+during which there is a file FAULTY_READING_<process>.
 """
 
 from __future__ import annotations

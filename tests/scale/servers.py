@@ -24,7 +24,9 @@ def _free(port: int) -> bool:
 
 
 class Proxy:
-    """Between a client and a server of the loopback: every Nth request is answered 503, as a busy store does."""
+    """Between a client and a server of the loopback: every Nth request is answered 503, as a busy
+    store does.
+    """
 
     def __init__(self, port: int, every: int) -> None:
         self.requests, self.refused = 0, 0
@@ -37,13 +39,26 @@ class Proxy:
             def forward(self) -> None:
                 body = self._body()
                 if outer._refuse(every):
-                    self._answer(503, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>")
+                    self._answer(
+                        503,
+                        [("Content-Type", "application/xml")],
+                        b"<Error><Code>SlowDown</Code></Error>",
+                    )
                     return
                 onward = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-                headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+                headers = {
+                    name: value
+                    for name, value in self.headers.items()
+                    if name.lower() != "transfer-encoding"
+                }
                 onward.request(self.command, self.path, body, headers)
                 answer = onward.getresponse()
-                self._answer(answer.status, answer.getheaders(), answer.read(), answer.getheader("Content-Length"))
+                self._answer(
+                    answer.status,
+                    answer.getheaders(),
+                    answer.read(),
+                    answer.getheader("Content-Length"),
+                )
                 onward.close()
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = forward
@@ -54,13 +69,18 @@ class Proxy:
                     self.end_headers()
                 return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-            def _answer(self, status: int, headers: Any, body: bytes, length: str | None = None) -> None:
+            def _answer(
+                self, status: int, headers: Any, body: bytes, length: str | None = None
+            ) -> None:
                 self.send_response_only(status)
                 for name, value in headers:
                     if name.lower() not in ("content-length", "transfer-encoding", "connection"):
                         self.send_header(name, value)
                 # A HEAD says how long the body would be.
-                self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(body)))
+                self.send_header(
+                    "Content-Length",
+                    length if self.command == "HEAD" and length else str(len(body)),
+                )
                 self.end_headers()
                 self.wfile.write(body)
 

@@ -28,12 +28,17 @@ def test_bounds_for_many_cores(capacity: ModuleType, tmp_path: Path) -> None:
         "two_nodes_speedup": 1.6,
     }
     machine = {"cores": 2, "processor": "p"}
-    result = {"name": "scale", "measured": measured, "machine": machine, "date": "2026-01-01T00:00:00"}
+    result = {
+        "name": "scale",
+        "measured": measured,
+        "machine": machine,
+        "date": "2026-01-01T00:00:00",
+    }
     (tmp_path / "scale.json").write_text(json.dumps(result))
     images, features = capacity.paces()
     assert (images.core_seconds, features.core_seconds) == (0.0036, 0.00036)
-    # A thousand core-hours on 100 cores: 10 h at no loss, 12.5 h at the efficiency of two nodes, and with a quarter
-    # serial (2 / 1.6 - 1) 250 h and the rest spread.
+    # A thousand core-hours on 100 cores: 10 h at no loss, 12.5 h at the efficiency of two nodes,
+    # and with a quarter serial (2 / 1.6 - 1) 250 h and the rest spread.
     best, worst = images.hours(10**9, 100)
     assert best == pytest.approx(12.5)
     assert worst == pytest.approx(257.5)
@@ -45,4 +50,9 @@ def test_without_measurements_nothing_is_claimed(capacity: ModuleType) -> None:
 
 
 def test_times_are_said_as_people_do(capacity: ModuleType) -> None:
-    assert [capacity.span(hours) for hours in (1 / 360, 0.5, 3.0, 100.0)] == ["10 s", "30 min", "3.0 h", "4.2 d"]
+    assert [capacity.span(hours) for hours in (1 / 360, 0.5, 3.0, 100.0)] == [
+        "10 s",
+        "30 min",
+        "3.0 h",
+        "4.2 d",
+    ]

@@ -38,7 +38,9 @@ def test_everything_as_committed_passes() -> None:
         ),
     ],
 )
-def test_a_compose_file_that_would_not_start_is_refused(good: str, bad: str, message: str, tmp_path: Path) -> None:
+def test_a_compose_file_that_would_not_start_is_refused(
+    good: str, bad: str, message: str, tmp_path: Path
+) -> None:
     text = (DEPLOY / "compose.yaml").read_text()
     assert good in text
     path = tmp_path / "compose.yaml"
@@ -57,7 +59,12 @@ def test_a_compose_file_that_would_not_start_is_refused(good: str, bad: str, mes
         ("raycluster", '{num-cpus: "0",', "{num-cpus: 0,", "0 is not of type 'string'"),
         ("raycluster", "memory: 16Gi}", "memory: [16Gi]}", "resources"),
         ("raycluster", "image: isic-ray:1", "image: isic-ray", "has no exact version"),
-        ("secret.example", 'AWS_SECRET_ACCESS_KEY: ""', "AWS_SECRET_ACCESS_KEY: abc", "contains a secret"),
+        (
+            "secret.example",
+            'AWS_SECRET_ACCESS_KEY: ""',
+            "AWS_SECRET_ACCESS_KEY: abc",
+            "contains a secret",
+        ),
         ("secret.example", "stringData:", "stringdata:", "stringdata"),
     ],
 )
@@ -73,7 +80,11 @@ def test_a_manifest_that_would_not_apply_is_refused(
 
 
 def test_versions_are_those_the_project_is_tested_with() -> None:
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
     for name in ("rayjob", "raycluster"):
         *_, document = yaml.safe_load_all((DEPLOY / "kubernetes" / f"{name}.yaml").read_text())
         cluster = document["spec"].get("rayClusterSpec", document["spec"])
@@ -85,7 +96,9 @@ def test_the_job_calls_a_verb_that_exists() -> None:
 
     from isic.cli import app
 
-    job = yaml.safe_load((DEPLOY / "kubernetes" / "rayjob.yaml").read_text())["spec"]["entrypoint"].split()
+    job = yaml.safe_load((DEPLOY / "kubernetes" / "rayjob.yaml").read_text())["spec"][
+        "entrypoint"
+    ].split()
     command = get_command(app).commands[job[1]]  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in job if word.startswith("--")} <= known

@@ -44,7 +44,9 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     played = Loop()
     manifest = SimpleNamespace(hash="0" * 64, backbones=("vit",))
     monkeypatch.setattr(prediction, "resolve", lambda model: Path(model))
-    monkeypatch.setattr(prediction, "load_bundle", lambda folder: SimpleNamespace(manifest=manifest))
+    monkeypatch.setattr(
+        prediction, "load_bundle", lambda folder: SimpleNamespace(manifest=manifest)
+    )
     monkeypatch.setattr(prediction, "connected", lambda: nullcontext(MagicMock()))
     monkeypatch.setattr(prediction, "driver_node", lambda ray: None)
     monkeypatch.setattr(prediction, "_run", played)
@@ -56,13 +58,19 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
 def shards(sample_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store(tmp_path_factory.mktemp("shards"))
     assert (
-        len(make_shards(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", store, rows=300).shards)
+        len(
+            make_shards(
+                sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", store, rows=300
+            ).shards
+        )
         >= 2
     )
     return store
 
 
-def test_scores_made_in_two_ways_are_never_called_complete(loop: Loop, shards: Store, tmp_path: Path) -> None:
+def test_scores_made_in_two_ways_are_never_called_complete(
+    loop: Loop, shards: Store, tmp_path: Path
+) -> None:
     target = Store(tmp_path / "out")
     predict_shards("m", shards, target, "error")
     assert json.loads(target.read(COMPLETION_FILE))["missing_images"] == "error"

@@ -1,4 +1,6 @@
-"""Folds on a two-node Ray: trained, recorded as `dvc repro` would, and brought through the death of a node."""
+"""Folds on a two-node Ray: trained, recorded as `dvc repro` would, and brought through the death of
+a node.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def start(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _checkout(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: dict[str, Any]) -> Layout:
+def _checkout(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: dict[str, Any]
+) -> Layout:
     folder = tmp_path / "checkout"
     subprocess.run(["cp", "-a", str(start), str(folder)], check=True)
     write_overlay(folder / "params.yaml", {"image": image})
@@ -47,7 +51,12 @@ def _would_run(layout: Layout) -> str:
     names = [f"{stage}@convnext-{fold}" for fold in (0, 1) for stage in ("train_image", "embed")]
     command = ["dvc", "repro", "--dry", "--single-item", *names]
     return subprocess.run(
-        command, cwd=layout.root, env=environment(layout.root), capture_output=True, text=True, check=True
+        command,
+        cwd=layout.root,
+        env=environment(layout.root),
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
 
 
@@ -70,9 +79,14 @@ def test_folds_go_through_the_death_of_a_node_and_dvc_finds_them_done(
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     done = run_folds(layout, Resources())
-    assert sorted(done) == [f"{stage}@convnext-{fold}" for stage in ("embed", "train_image") for fold in (0, 1)]
+    assert sorted(done) == [
+        f"{stage}@convnext-{fold}" for stage in ("embed", "train_image") for fold in (0, 1)
+    ]
     assert "resumes from its last saved state" in capsys.readouterr().err
-    logs = [(layout.root / ".resume" / "ray" / f"train_image-convnext-{fold}.log").read_text() for fold in (0, 1)]
+    logs = [
+        (layout.root / ".resume" / "ray" / f"train_image-convnext-{fold}.log").read_text()
+        for fold in (0, 1)
+    ]
     assert sum("goes on in epoch" in log for log in logs) == 1
     assert "Running stage" not in _would_run(layout)
     assert missing_folds(layout) == []
@@ -87,7 +101,9 @@ def test_a_fold_that_cannot_be_trained_is_one_line_and_the_other_is_kept(
     layout.image_model("convnext", 1).parent.mkdir(parents=True)
     (layout.root / ".resume" / "train_image").mkdir(parents=True)
     (layout.root / ".resume" / "train_image" / "convnext-1").write_text("in the way")
-    with pytest.raises(InputError, match=r"^convnext-1: train_image ended with status \d") as caught:
+    with pytest.raises(
+        InputError, match=r"^convnext-1: train_image ended with status \d"
+    ) as caught:
         run_folds(layout, Resources())
     assert "\n" not in str(caught.value)
     assert [fold.name for fold in missing_folds(layout)] == ["convnext-1"]
@@ -97,7 +113,9 @@ def test_a_changed_checkout_is_not_recorded(
     two_nodes: Any, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout = _checkout(start, tmp_path, monkeypatch, {"train": {"epochs": 2}})
-    timer = threading.Timer(3, lambda: os.utime(layout.root / "isic" / "image" / "training" / "step.py"))
+    timer = threading.Timer(
+        3, lambda: os.utime(layout.root / "isic" / "image" / "training" / "step.py")
+    )
     timer.start()
     with pytest.raises(InputError, match="changed while folds were trained"):
         run_folds(layout, Resources())
@@ -115,8 +133,18 @@ def test_one_network_over_two_nodes_is_that_of_two_processes(
     assert load_params(layout.params).image.devices == 2
     over_nodes = load_file(weights)
     weights.unlink()
-    command = [sys.executable, "-m", "pipelines.train_image", "--backbone", "convnext", "--fold", "0"]
-    subprocess.run(command, cwd=layout.root, env=environment(layout.root), check=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.train_image",
+        "--backbone",
+        "convnext",
+        "--fold",
+        "0",
+    ]
+    subprocess.run(
+        command, cwd=layout.root, env=environment(layout.root), check=True, capture_output=True
+    )
     local = load_file(weights)
     assert over_nodes.keys() == local.keys()
     assert all(abs(over_nodes[name] - local[name]).max() < 1e-6 for name in over_nodes)

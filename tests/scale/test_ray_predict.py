@@ -27,7 +27,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def shards(sample_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards") / "in"
-    make_shards(sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", Store(folder), rows=60)
+    make_shards(
+        sample_raw / "train-metadata.csv", sample_raw / "train-image.hdf5", Store(folder), rows=60
+    )
     return folder
 
 
@@ -55,7 +57,12 @@ def _ask(own: Path, *lines: str) -> Store:
 
 
 def test_scores_are_those_of_one_machine_and_a_rerun_does_only_what_is_missing(
-    two_nodes: Any, bundle: Path, shards: Path, plain: pd.Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_nodes: Any,
+    bundle: Path,
+    shards: Path,
+    plain: pd.Series,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
     summary = predict_shards(str(bundle), Store(shards), Store(out))
@@ -76,7 +83,12 @@ def test_scores_are_those_of_one_machine_and_a_rerun_does_only_what_is_missing(
 
 
 def test_a_node_that_dies_is_done_without(
-    two_nodes: Any, bundle: Path, own: Path, plain: pd.Series, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    two_nodes: Any,
+    bundle: Path,
+    own: Path,
+    plain: pd.Series,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
     source = _ask(own, "slow 1")
@@ -122,7 +134,9 @@ def test_a_truncated_shard_is_named_and_the_others_are_scored(
     out, bad = tmp_path / "out", own / "part-00001.parquet"
     whole = bad.read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"1 of \d+ shards are not scored.*part-00001.parquet is truncated") as caught:
+    with pytest.raises(
+        InputError, match=r"1 of \d+ shards are not scored.*part-00001.parquet is truncated"
+    ) as caught:
         predict_shards(str(bundle), Store(own), Store(out))
     assert "\n" not in str(caught.value)
     assert not (out / COMPLETION_FILE).exists()
@@ -137,7 +151,9 @@ def test_a_shard_that_ends_its_workers_is_given_up_and_the_others_are_scored(
 ) -> None:
     out = tmp_path / "out"
     source = _ask(own, "kill part-00002.parquet")
-    with pytest.raises(InputError, match=r"part-00002.parquet .* crashed its worker 3 times.*--memory-gb"):
+    with pytest.raises(
+        InputError, match=r"part-00002.parquet .* crashed its worker 3 times.*--memory-gb"
+    ):
         predict_shards(str(bundle), source, Store(out))
     assert len(list(out.glob("part-*"))) == len(list(own.glob("part-*"))) - 1
     predict_shards(str(bundle), _ask(own), Store(out))
@@ -149,12 +165,16 @@ def test_a_patient_in_two_shards_stops_the_run_before_it_begins(
 ) -> None:
     shutil.copy(own / "part-00001.parquet", own / "part-99999.parquet")
     index_shards(Store(own))
-    with pytest.raises(InputError, match=r"patient IP_\d+ is in .*part-00001.parquet and in part-99999.parquet"):
+    with pytest.raises(
+        InputError, match=r"patient IP_\d+ is in .*part-00001.parquet and in part-99999.parquet"
+    ):
         predict_shards(str(bundle), Store(own), Store(tmp_path / "out"))
     assert not list((tmp_path / "out").glob("part-*"))
 
 
-def test_a_lesion_in_two_shards_stops_the_run_too(two_nodes: Any, bundle: Path, own: Path, tmp_path: Path) -> None:
+def test_a_lesion_in_two_shards_stops_the_run_too(
+    two_nodes: Any, bundle: Path, own: Path, tmp_path: Path
+) -> None:
     table = pd.read_parquet(own / "part-00001.parquet")
     table["patient_id"] = "IP_9999999"
     table.to_parquet(own / "part-99999.parquet", index=False)

@@ -28,17 +28,23 @@ class Stumbling:
     def __init__(self, inner: Callable[..., Iterable[bytes]]) -> None:
         self._inner, self.asked, self.refused, self._lock = inner, 0, 0, threading.Lock()
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         with self._lock:
             self.asked += 1
             refuse = self.asked % 10 == 0
             self.refused += refuse
         if not refuse:
             return self._inner(environ, start_response)
-        # What the client sent must be taken in, or it sees a broken connection in place of an answer.
+        # What the client sent must be taken in, or it sees a broken connection in place of an
+        # answer.
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         start_response("503 Slow Down", [("Content-Type", "application/xml")])
-        return [b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"]
+        return [
+            b"<Error><Code>SlowDown</Code><Message>Please reduce your request"
+            b" rate.</Message></Error>"
+        ]
 
 
 @pytest.fixture
@@ -69,7 +75,9 @@ def test_prediction_in_object_storage(
     predict_shards(str(bundle), source, target)
     assert app.refused > 5
     names = [shard.name for shard in read_shard_manifest(source).shards]
-    tables = [target.read_with(name, lambda file: pq.read_table(file).to_pandas()) for name in names]
+    tables = [
+        target.read_with(name, lambda file: pq.read_table(file).to_pandas()) for name in names
+    ]
     scores = pd.concat(tables).set_index("isic_id")["target"]
     assert scores.index.is_unique
     assert np.abs(scores.reindex(plain.index) - plain).max() <= 1e-6
@@ -77,7 +85,9 @@ def test_prediction_in_object_storage(
     assert (again.rows, again.scored) == (len(plain), 0)
 
 
-def test_a_shard_that_is_not_there_is_one_line(sample_raw: Path, storage: tuple[Stumbling, str]) -> None:
+def test_a_shard_that_is_not_there_is_one_line(
+    sample_raw: Path, storage: tuple[Stumbling, str]
+) -> None:
     store = Store(f"s3://lesions/few{storage[1]}")
     make_shards(sample_raw / "train-metadata.csv", None, store, rows=300)
     shard = read_shard_manifest(store).shards[0]

@@ -1,4 +1,6 @@
-"""A team's servers as a team uses them: real PostgreSQL, S3 and MLflow with auth, and every tenth S3 request fails."""
+"""A team's servers as a team uses them: real PostgreSQL, S3 and MLflow with auth, and every tenth
+S3 request fails.
+"""
 
 from __future__ import annotations
 
@@ -146,12 +148,16 @@ def test_runs_and_models_move_to_the_servers_and_go_on_there(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A checkout's file with a champion and a later challenger: both are what they were, on PostgreSQL and S3."""
+    """A checkout's file with a champion and a later challenger: both are what they were, on
+    PostgreSQL and S3.
+    """
     shutil.copy(store, layout.root / "mlflow.db")
     monkeypatch.chdir(layout.root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     # Under another name: the first test's model is on the server already.
-    params = params.model_copy(update={"register_": params.register_.model_copy(update={"model": "moved"})})
+    params = params.model_copy(
+        update={"register_": params.register_.model_copy(update={"model": "moved"})}
+    )
     text = layout.params.read_text().replace("model: isic-2024", "model: moved")
     layout.params.unlink()
     layout.params.write_text(text)
@@ -177,7 +183,9 @@ def test_runs_and_models_move_to_the_servers_and_go_on_there(
     assert promoted.move is None
 
 
-def test_dvc_pushes_to_and_pulls_from_s3_over_the_bad_line(team: Team, member: None, tmp_path: Path) -> None:
+def test_dvc_pushes_to_and_pulls_from_s3_over_the_bad_line(
+    team: Team, member: None, tmp_path: Path
+) -> None:
     home = tmp_path / "data"
     home.mkdir()
 
@@ -227,7 +235,9 @@ with open_run("stack", {"server": "down"}, "stack-fold7", fold=7, root=root) as 
 """
 
 
-def test_a_stage_goes_on_while_the_server_is_down_and_says_so(team: Team, member: None, tmp_path: Path) -> None:
+def test_a_stage_goes_on_while_the_server_is_down_and_says_so(
+    team: Team, member: None, tmp_path: Path
+) -> None:
     (tmp_path / "dvc.yaml").touch()
     stage = subprocess.Popen(
         [sys.executable, "-c", STAGE, str(tmp_path)],
@@ -264,7 +274,9 @@ with open_run("stack", {"database": "restarts"}, "stack-fold8", fold=8, root=Pat
 """
 
 
-def test_every_point_arrives_once_though_the_database_restarts(team: Team, member: None, tmp_path: Path) -> None:
+def test_every_point_arrives_once_though_the_database_restarts(
+    team: Team, member: None, tmp_path: Path
+) -> None:
     (tmp_path / "dvc.yaml").touch()
     command = [sys.executable, "-c", LOGGER, str(tmp_path)]
     # A loaded machine may take longer than the ten seconds after which a silent server is given up.
@@ -319,7 +331,9 @@ def test_a_member_may_log_and_a_stranger_may_not(
         probe(tmp_path)
 
 
-def test_what_was_answered_survives_a_killed_store(team: Team, member: None, tmp_path: Path) -> None:
+def test_what_was_answered_survives_a_killed_store(
+    team: Team, member: None, tmp_path: Path
+) -> None:
     import boto3
 
     client = boto3.client("s3", endpoint_url=team.s3)
@@ -331,7 +345,15 @@ def test_what_was_answered_survives_a_killed_store(team: Team, member: None, tmp
     process.wait()
     again = Team(team.folder, team.port)
     again._start(
-        "s3", [sys.executable, "-m", "deploy.local.objects", str(team.folder / "s3"), str(team.port + 2), BUCKET]
+        "s3",
+        [
+            sys.executable,
+            "-m",
+            "deploy.local.objects",
+            str(team.folder / "s3"),
+            str(team.port + 2),
+            BUCKET,
+        ],
     )
     team._processes[0] = again._processes[0]
     for _ in range(100):
@@ -341,14 +363,18 @@ def test_what_was_answered_survives_a_killed_store(team: Team, member: None, tmp
         except Exception:
             time.sleep(0.2)
     assert body == b"x" * 100_000
-    assert "gone" not in {entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET)["Contents"]}
+    assert "gone" not in {
+        entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET)["Contents"]
+    }
 
 
 def test_make_server_says_what_to_export_and_stops_on_interrupt(folder: Path) -> None:
     port = free_port(3)
     state = folder / "state"
     command = [sys.executable, "-m", "deploy.local", "--folder", str(state), "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert server.stdout is not None
     said = []
     for line in server.stdout:
@@ -357,7 +383,12 @@ def test_make_server_says_what_to_export_and_stops_on_interrupt(folder: Path) ->
             break
     environment = (state / "env").read_text()
     assert stat.S_IMODE((state / "env").stat().st_mode) == 0o600
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "OPTUNA_STORAGE", "AWS_SECRET_ACCESS_KEY"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_TRACKING_PASSWORD",
+        "OPTUNA_STORAGE",
+        "AWS_SECRET_ACCESS_KEY",
+    ):
         assert f"export {name}=" in environment
     second = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert second.returncode == 2
@@ -366,7 +397,11 @@ def test_make_server_says_what_to_export_and_stops_on_interrupt(folder: Path) ->
     server.send_signal(signal.SIGINT)
     rest, error = server.communicate(timeout=60)
     assert (server.returncode, error) == (0, "")
-    secrets = [line.split("'")[1] for line in environment.splitlines() if "PASSWORD" in line or "SECRET" in line]
+    secrets = [
+        line.split("'")[1]
+        for line in environment.splitlines()
+        if "PASSWORD" in line or "SECRET" in line
+    ]
     assert not any(secret in "".join(said) + rest for secret in secrets)
     with pytest.raises(OSError, match="refused"):
         __import__("socket").create_connection(("127.0.0.1", port + 1))

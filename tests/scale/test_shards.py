@@ -1,4 +1,6 @@
-"""Shards hold the official files' lesions, each once, patients whole; what is wrong with them is one line."""
+"""Shards hold the official files' lesions, each once, patients whole; what is wrong with them is
+one line.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def _rows(store: Store) -> list[pd.DataFrame]:
     return [read_shard(store, shard).rows for shard in read_shard_manifest(store).shards]
 
 
-def test_every_lesion_is_there_once_and_no_patient_is_split(files: tuple[Path, Path], shards: Store) -> None:
+def test_every_lesion_is_there_once_and_no_patient_is_split(
+    files: tuple[Path, Path], shards: Store
+) -> None:
     official = read_metadata(files[0], train=True)[list(TEST_COLUMNS)]
     parts = _rows(shards)
     assert len(parts) > 3
@@ -66,11 +70,15 @@ def test_tiles_are_the_stored_bytes(files: tuple[Path, Path], shards: Store) -> 
     assert count == len(tiles)
 
 
-def test_the_same_files_give_the_same_bytes(files: tuple[Path, Path], shards: Store, tmp_path: Path) -> None:
+def test_the_same_files_give_the_same_bytes(
+    files: tuple[Path, Path], shards: Store, tmp_path: Path
+) -> None:
     assert make_shards(*files, Store(tmp_path / "again"), rows=100) == read_shard_manifest(shards)
 
 
-def test_a_shard_of_few_megabytes_holds_fewer_lesions(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_shard_of_few_megabytes_holds_fewer_lesions(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
     assert len(make_shards(*files, Store(tmp_path / "small"), megabytes=0.2).shards) > 3
 
 
@@ -89,7 +97,8 @@ def test_a_lesion_without_a_tile_is_named(files: tuple[Path, Path], tmp_path: Pa
     assert not (tmp_path / "a" / MANIFEST).exists()
     make_shards(files[0], tmp_path / "few.hdf5", Store(tmp_path / "b"), impute=True)
     tiles = [
-        read_shard(Store(tmp_path / "b"), shard).tiles for shard in read_shard_manifest(Store(tmp_path / "b")).shards
+        read_shard(Store(tmp_path / "b"), shard).tiles
+        for shard in read_shard_manifest(Store(tmp_path / "b")).shards
     ]
     assert names[0] not in {name for one in tiles if one is not None for name in one.ids()}
 
@@ -173,13 +182,17 @@ class _Flaky:
         return getattr(self._fs, name)
 
 
-def test_storage_that_stumbles_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_stumbles_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stores, "WAIT", 0.001)
     store = Store(tmp_path)
     store._fs = _Flaky()
     for number in range(10):
         store.write(f"{number}.bin", bytes([number]))
-    assert [store.read(f"{number}.bin") for number in range(10)] == [bytes([number]) for number in range(10)]
+    assert [store.read(f"{number}.bin") for number in range(10)] == [
+        bytes([number]) for number in range(10)
+    ]
     assert len(store.sizes()) == 10
 
 
@@ -193,11 +206,15 @@ class _Dead:
         raise OSError(self.words)
 
 
-def test_storage_that_stays_away_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_stays_away_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stores, "WAIT", 0.001)
     store = Store(tmp_path)
     store._fs = _Dead("connection reset")
-    with pytest.raises(InputError, match=r"a.bin cannot be read after 8 attempts \(connection reset\)"):
+    with pytest.raises(
+        InputError, match=r"a.bin cannot be read after 8 attempts \(connection reset\)"
+    ):
         store.read("a.bin")
 
 
@@ -220,7 +237,9 @@ def test_an_address_that_cannot_be_opened_is_said_without_its_password(
     monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
     with pytest.raises(InputError, match="cannot be opened") as caught:
         Store(address)
-    assert str(caught.value).startswith("carrier-pigeon://me:***@loft/shards cannot be opened (the loft is closed")
+    assert str(caught.value).startswith(
+        "carrier-pigeon://me:***@loft/shards cannot be opened (the loft is closed"
+    )
     assert "SEC" not in str(caught.value)
 
 
@@ -251,12 +270,15 @@ def test_memory_does_not_grow_with_the_lesions(tmp_path: Path) -> None:
         raw, out = tmp_path / f"raw{lesions}", tmp_path / f"out{lesions}"
         write_sample(raw, lesions // 400, lesions, 50, seed=1, images=False)
         script = (
-            "import resource, sys; from pathlib import Path; from isic.scale.make_shards import make_shards; "
-            "from isic.scale.store import Store; make_shards(Path(sys.argv[1]), None, Store(sys.argv[2]), rows=5000); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+            "import resource, sys; from pathlib import Path; from isic.scale.make_shards import"
+            " make_shards; from isic.scale.store import Store; make_shards(Path(sys.argv[1]), None,"
+            " Store(sys.argv[2]), rows=5000);"
+            " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         command = [sys.executable, "-c", script, str(raw / "train-metadata.csv"), str(out)]
-        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        peaks.append(
+            int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        )
     assert peaks[1] < 1.15 * peaks[0]
 
 

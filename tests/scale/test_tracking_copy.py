@@ -23,15 +23,21 @@ POINTS = 1200  # more than MLflow takes in one request
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> str:
-    """A store with a parent and its fold, a logged model, versions 1 and 3 of a model, and aliases. Read only."""
+    """A store with a parent and its fold, a logged model, versions 1 and 3 of a model, and aliases.
+    Read only.
+    """
     from mlflow.entities import Metric, Param, RunTag
 
     root = tmp_path_factory.mktemp("source")
     uri = f"sqlite:///{shutil.copy(empty, root / 'mlflow.db')}"
     client = connect(root, uri)
-    experiment = client.create_experiment("isic-2024", (root / "mlartifacts" / "isic-2024").as_uri())
+    experiment = client.create_experiment(
+        "isic-2024", (root / "mlartifacts" / "isic-2024").as_uri()
+    )
     parent = client.create_run(experiment, 1000, {"family": "train_image"}, "parent").info.run_id
-    child = client.create_run(experiment, 2000, {"mlflow.parentRunId": parent, "fold": "0"}, "fold0").info.run_id
+    child = client.create_run(
+        experiment, 2000, {"mlflow.parentRunId": parent, "fold": "0"}, "fold0"
+    ).info.run_id
     points = [Metric("loss", 1 / (step + 1), 3000 + step, step) for step in range(POINTS)]
     client.log_batch(child, points[:1000], [Param("lr", "0.1")], [RunTag("git_commit", "abc")])
     client.log_batch(child, [*points[1000:], Metric("pauc", float("nan"), 9000, 0)])
@@ -42,7 +48,9 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> str:
     client.set_terminated(child, "FAILED", 12_345)
     client.set_terminated(parent, "FINISHED", 23_456)
 
-    model = client.create_logged_model(experiment, "bundle", child, {"kind": "pyfunc"}, {"folds": "3"}, "stack")
+    model = client.create_logged_model(
+        experiment, "bundle", child, {"kind": "pyfunc"}, {"folds": "3"}, "stack"
+    )
     files = root / "files"
     (files / "artifacts").mkdir(parents=True)
     (files / "MLmodel").write_text(f"model_id: {model.model_id}\nrun_id: {child}\n")
@@ -54,7 +62,9 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> str:
     mlflow.set_tracking_uri(uri)
     client.create_registered_model("isic-2024", {"owner": "team"}, "scores")
     for _ in range(3):
-        client.create_model_version("isic-2024", f"models:/{model.model_id}", child, tags={"pauc": "0.15"})
+        client.create_model_version(
+            "isic-2024", f"models:/{model.model_id}", child, tags={"pauc": "0.15"}
+        )
     client.delete_model_version("isic-2024", "2")
     client.set_registered_model_alias("isic-2024", "champion", "1")
     client.set_registered_model_alias("isic-2024", "challenger", "3")
@@ -93,7 +103,9 @@ def copies(client: MlflowClient) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_everything_arrives_and_a_second_copy_sends_nothing(store: str, target: str, tmp_path: Path) -> None:
+def test_everything_arrives_and_a_second_copy_sends_nothing(
+    store: str, target: str, tmp_path: Path
+) -> None:
     first = copy(store, target, tmp_path)
     assert {kind: tally.total for kind, tally in first.counts.items()} == {
         "experiments": 1,
@@ -112,7 +124,11 @@ def test_everything_arrives_and_a_second_copy_sends_nothing(store: str, target: 
     runs = copies(client)
     parent, child = runs["parent"], runs["fold0"]
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert (child.info.status, child.info.start_time, child.info.end_time) == ("FAILED", 2000, 12_345)
+    assert (child.info.status, child.info.start_time, child.info.end_time) == (
+        "FAILED",
+        2000,
+        12_345,
+    )
     assert child.data.params == {"lr": "0.1"}
     assert child.data.tags["git_commit"] == "abc"
     history = client.get_metric_history(child.info.run_id, "loss")
@@ -131,12 +147,22 @@ def test_everything_arrives_and_a_second_copy_sends_nothing(store: str, target: 
 
     files = Path(download_artifacts(artifact_uri=place, tracking_uri=target))
     assert (files / "artifacts" / "weights.bin").read_bytes() == bytes(range(256))
-    identity = dict(line.split(": ") for line in (files / "MLmodel").read_text().split("\n") if line)
-    assert identity == {"model_id": versions[3].source.removeprefix("models:/"), "run_id": child.info.run_id}
+    identity = dict(
+        line.split(": ") for line in (files / "MLmodel").read_text().split("\n") if line
+    )
+    assert identity == {
+        "model_id": versions[3].source.removeprefix("models:/"),
+        "run_id": child.info.run_id,
+    }
     assert client.get_logged_model(identity["model_id"]).params == {"folds": "3"}
     aliases = client.get_registered_model("isic-2024").aliases
-    assert {alias: int(number) for alias, number in aliases.items()} == {"champion": 1, "challenger": 3}
-    assert client.get_model_version("isic-image-vit", "1").source.startswith(child.info.artifact_uri)
+    assert {alias: int(number) for alias, number in aliases.items()} == {
+        "champion": 1,
+        "challenger": 3,
+    }
+    assert client.get_model_version("isic-image-vit", "1").source.startswith(
+        child.info.artifact_uri
+    )
 
     second = copy(store, target, tmp_path)
     assert set(sent(second).values()) == {0}
@@ -144,7 +170,9 @@ def test_everything_arrives_and_a_second_copy_sends_nothing(store: str, target: 
 
 
 @pytest.mark.slow
-def test_a_copy_can_be_copied_as_often_as_it_takes(store: str, target: str, empty: Path, tmp_path: Path) -> None:
+def test_a_copy_can_be_copied_as_often_as_it_takes(
+    store: str, target: str, empty: Path, tmp_path: Path
+) -> None:
     copy(store, target, tmp_path)
     third = f"sqlite:///{shutil.copy(empty, tmp_path / 'mlflow.db')}"
     assert sent(copy(target, third, tmp_path))["runs"] == 2
@@ -191,7 +219,9 @@ def test_what_was_decided_on_the_server_stays(store: str, target: str, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_model_of_its_own_on_the_server_is_not_mixed_with_ours(store: str, target: str, tmp_path: Path) -> None:
+def test_a_model_of_its_own_on_the_server_is_not_mixed_with_ours(
+    store: str, target: str, tmp_path: Path
+) -> None:
     client = connect(tmp_path, target)
     client.create_registered_model("isic-2024")
     client.create_model_version("isic-2024", "file:///elsewhere", None)
@@ -214,19 +244,30 @@ def test_runs_that_went_on_are_brought_up_to_date(target: str, empty: Path, tmp_
     (found,) = copies(there).values()
     assert found.info.status == "FINISHED"
     assert found.data.tags[ORIGIN] == run
-    assert [point.value for point in there.get_metric_history(found.info.run_id, "loss")] == [1.0, 0.5]
+    assert [point.value for point in there.get_metric_history(found.info.run_id, "loss")] == [
+        1.0,
+        0.5,
+    ]
 
 
 @pytest.mark.parametrize(
     ("source", "target", "part"),
     [
-        ("sqlite:////nowhere/mlflow.db", "http://127.0.0.1:1", "there is no database /nowhere/mlflow.db"),
+        (
+            "sqlite:////nowhere/mlflow.db",
+            "http://127.0.0.1:1",
+            "there is no database /nowhere/mlflow.db",
+        ),
         (
             "sqlite:///dvc.yaml",
             "postgresql+psycopg://me:secret@host/mlflow",
             "--to is postgresql+psycopg://me:***@host",
         ),
-        ("http://me:secret@host", "http://me:secret@host", "--from and --to are both http://me:***@host"),
+        (
+            "http://me:secret@host",
+            "http://me:secret@host",
+            "--from and --to are both http://me:***@host",
+        ),
     ],
 )
 def test_an_unusable_address_is_one_line(
@@ -243,7 +284,9 @@ def test_an_unusable_address_is_one_line(
 
 
 @pytest.mark.slow
-def test_a_server_that_is_not_there_is_one_line(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there_is_one_line(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InputError) as caught:
         copy(store, "http://me:secret@127.0.0.1:1", tmp_path)
@@ -259,5 +302,7 @@ def test_a_database_under_two_names_is_not_copied_into_itself(store: str, tmp_pa
 
 
 def test_a_server_that_is_not_there_is_said_at_once(store: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no server responds at http://127\.0\.0\.1:9 .*: start the server"):
+    with pytest.raises(
+        InputError, match=r"no server responds at http://127\.0\.0\.1:9 .*: start the server"
+    ):
         copy(store, "http://127.0.0.1:9", tmp_path)

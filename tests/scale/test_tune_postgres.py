@@ -1,4 +1,6 @@
-"""A search on a real PostgreSQL whose workers and whose server die: nothing lost, nothing counted twice."""
+"""A search on a real PostgreSQL whose workers and whose server die: nothing lost, nothing counted
+twice.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,12 @@ def start(server: Postgres, home: Path, trials: int, seconds: float) -> subproce
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
     )
 
 
@@ -73,11 +80,14 @@ def every_trial(server: Postgres) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="shared", storage=server.url("optuna")).trials
 
 
-def retries_of(trials: list[optuna.trial.FrozenTrial], number: int) -> list[optuna.trial.FrozenTrial]:
+def retries_of(
+    trials: list[optuna.trial.FrozenTrial], number: int
+) -> list[optuna.trial.FrozenTrial]:
     return [
         trial
         for trial in trials
-        if number in trial.system_attrs.get("retry_history", ()) or trial.user_attrs.get("retry_of") == number
+        if number in trial.system_attrs.get("retry_history", ())
+        or trial.user_attrs.get("retry_of") == number
     ]
 
 
@@ -94,7 +104,9 @@ def check_whole(trials: list[optuna.trial.FrozenTrial], total: int, workers: int
         if trial.state == TrialState.FAIL:
             again = retries_of(trials, trial.number)
             assert len([one for one in again if one.state != TrialState.FAIL]) == 1
-            assert all(one.params.get("x", trial.params.get("x")) == trial.params.get("x") for one in again)
+            assert all(
+                one.params.get("x", trial.params.get("x")) == trial.params.get("x") for one in again
+            )
 
 
 def test_a_killed_worker_costs_nothing_but_time(server: Postgres, folder: Path) -> None:
@@ -109,7 +121,9 @@ def test_a_killed_worker_costs_nothing_but_time(server: Postgres, folder: Path) 
     check_whole(trials, total, workers=3)
     assert any(trial.state == TrialState.FAIL for trial in trials)
     assert [trial.params["x"] for trial in trials if not trial.number] == [4.5]
-    assert sum(trial.params.get("x") == 4.5 for trial in trials) <= 2, "three first workers queue one first trial"
+    assert sum(trial.params.get("x") == 4.5 for trial in trials) <= 2, (
+        "three first workers queue one first trial"
+    )
 
 
 def test_workers_outlive_a_restart_of_the_database(server: Postgres, folder: Path) -> None:
@@ -125,7 +139,9 @@ def test_workers_outlive_a_restart_of_the_database(server: Postgres, folder: Pat
     check_whole(every_trial(server), total, workers=3)
 
 
-def test_a_database_that_stays_away_ends_in_one_line_and_a_rerun_completes(server: Postgres, folder: Path) -> None:
+def test_a_database_that_stays_away_ends_in_one_line_and_a_rerun_completes(
+    server: Postgres, folder: Path
+) -> None:
     total = 8
     workers = [start(server, folder / f"machine{n}", total, 1.0) for n in range(2)]
     for worker in workers:
@@ -166,10 +182,16 @@ def test_an_unusable_address_is_named_without_its_password(
 @pytest.mark.parametrize(
     ("address", "safe"),
     [
-        ("postgresql+psycopg://me:se@cret@host:5432/db", "postgresql+psycopg://me:***@host:5432/db"),
+        (
+            "postgresql+psycopg://me:se@cret@host:5432/db",
+            "postgresql+psycopg://me:***@host:5432/db",
+        ),
         ("http://me:secret@host:5000", "http://me:***@host:5000"),
         ("postgresql://host/db?user=me&password=secret", "postgresql://host/db"),
-        ("cannot reach 'http://me:secret@host/': refused", "cannot reach 'http://me:***@host/': refused"),
+        (
+            "cannot reach 'http://me:secret@host/': refused",
+            "cannot reach 'http://me:***@host/': refused",
+        ),
         ("sqlite:////tmp/a/mlflow.db", "sqlite:////tmp/a/mlflow.db"),
         ("http://127.0.0.1:5000/a@b", "http://127.0.0.1:5000/a@b"),
     ],

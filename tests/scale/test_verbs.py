@@ -14,7 +14,9 @@ from isic.scale.folds import fold_resources
 from isic.scale.resources import Resources
 
 
-def _isic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str]:
+def _isic(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> tuple[int, str]:
     from isic.cli import app
 
     monkeypatch.setattr(sys, "argv", ["isic", *words])
@@ -27,15 +29,24 @@ def _isic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *
     ("words", "line"),
     [
         (("predict", "--on", "ray", "--model", "m", "--out", "o"), "--on ray takes --input"),
-        (("predict", "--on", "mars", "--model", "m", "--out", "o"), "--on is 'mars': use here or ray"),
+        (
+            ("predict", "--on", "mars", "--model", "m", "--out", "o"),
+            "--on is 'mars': use here or ray",
+        ),
         (("predict", "--model", "m", "--out", "o"), "--metadata is needed"),
         (("predict", "--on", "ray", "--model", "none", "--input", "i", "--out", "o"), "none"),
         (("shard", "--out", "o"), "give --metadata"),
         (("shard", "--metadata", "absent.csv", "--out", "o"), "absent.csv not found"),
         (("shard", "--index", "absent"), "absent holds no .parquet file"),
         (("shard", "--index", "i", "--out", "o"), "--index takes no other option"),
-        (("shard", "--metadata", "m.csv", "--out", "o", "--megabytes", "nan"), "give positive numbers"),
-        (("shard", "--metadata", "m.csv", "--out", "/dev/null"), "/dev/null is a file: name a folder"),
+        (
+            ("shard", "--metadata", "m.csv", "--out", "o", "--megabytes", "nan"),
+            "give positive numbers",
+        ),
+        (
+            ("shard", "--metadata", "m.csv", "--out", "/dev/null"),
+            "/dev/null is a file: name a folder",
+        ),
     ],
 )
 def test_misuse_is_one_line(
@@ -62,7 +73,11 @@ def test_without_ray_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch) 
 def test_nobody_can_have_no_cpu() -> None:
     with pytest.raises(InputError, match="--cpus"):
         Resources(cpus=0).as_options()
-    assert Resources(2, 1, 3).as_options() == {"num_cpus": 2, "num_gpus": 1, "memory": 3_000_000_000}
+    assert Resources(2, 1, 3).as_options() == {
+        "num_cpus": 2,
+        "num_gpus": 1,
+        "memory": 3_000_000_000,
+    }
 
 
 @pytest.mark.parametrize(
@@ -80,7 +95,9 @@ def test_a_fold_requests_the_resources_it_uses(
     assert fold_resources(cluster, workers, None, None) == expected
 
 
-def test_a_cluster_that_does_not_answer_is_said_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_does_not_answer_is_said_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     address = "ray://me:SECRET@cluster:10001"
 
     def init(**options: object) -> None:
@@ -90,7 +107,9 @@ def test_a_cluster_that_does_not_answer_is_said_without_its_password(monkeypatch
     monkeypatch.setitem(sys.modules, "ray", fake)
     monkeypatch.setenv("RAY_ADDRESS", address)
     with (
-        pytest.raises(InputError, match=r"RAY_ADDRESS=ray://me:\*\*\*@cluster:10001 \(nobody at") as caught,
+        pytest.raises(
+            InputError, match=r"RAY_ADDRESS=ray://me:\*\*\*@cluster:10001 \(nobody at"
+        ) as caught,
         connected(),
     ):
         pass

@@ -1,4 +1,6 @@
-"""One worker of a study with a cheap objective: `python -m tests.scale.tuner FOLDER TRIALS SECONDS`."""
+"""One worker of a study with a cheap objective: `python -m tests.scale.tuner FOLDER TRIALS
+SECONDS`.
+"""
 
 import sys
 import time

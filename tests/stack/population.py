@@ -1,4 +1,6 @@
-"""A small population for the stacker: features and image logits of known worth, patients with offsets of their own."""
+"""A small population for the stacker: features and image logits of known worth, patients with
+offsets of their own.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class Population(NamedTuple):
     folds: pd.DataFrame
 
 
-def make(lesions: int = 900, positives: int = 40, patients: int = 30, seed: int = 0, signal: float = 1.0) -> Population:
+def make(
+    lesions: int = 900, positives: int = 40, patients: int = 30, seed: int = 0, signal: float = 1.0
+) -> Population:
     """Three folds; each fold's image models speak their own scale, as fold models do."""
     rng = np.random.default_rng(seed)
     patient = rng.integers(0, patients, lesions)
@@ -27,17 +31,30 @@ def make(lesions: int = 900, positives: int = 40, patients: int = 30, seed: int 
     fold = patient % 3
     features = pd.DataFrame({"isic_id": [f"ISIC_{row:07d}" for row in range(lesions)]})
     for column in range(8):
-        values = rng.normal(size=lesions) + rng.normal(size=patients)[patient] + signal * target * (column < 4)
+        values = (
+            rng.normal(size=lesions)
+            + rng.normal(size=patients)[patient]
+            + signal * target * (column < 4)
+        )
         features[f"measure_{column}"] = values.astype(np.float32)
     features["site"] = pd.Series(rng.choice(["arm", "head, neck", "leg"], lesions), dtype="str")
     features.loc[::50, "site"] = None
     features.loc[::40, "measure_7"] = np.nan
     logits = {
-        name: ((rng.normal(size=lesions) + 1.5 * signal * target) * (1 + fold) - 3 * fold).astype(np.float32)
+        name: (
+            ((rng.normal(size=lesions) + 1.5 * signal * target) * (1 + fold) - 3 * fold).astype(
+                np.float32
+            )
+        )
         for name in ("vit", "convnext")
     }
     folds = pd.DataFrame(
-        {"isic_id": features["isic_id"], "patient_id": [f"IP_{p:07d}" for p in patient], "target": target, "fold": fold}
+        {
+            "isic_id": features["isic_id"],
+            "patient_id": [f"IP_{p:07d}" for p in patient],
+            "target": target,
+            "fold": fold,
+        }
     )
     return Population(features, logits, folds)
 

@@ -1,4 +1,6 @@
-"""Fitted features in the stacker: learnt by each chain on its own training folds, stored with it, the same again."""
+"""Fitted features in the stacker: learnt by each chain on its own training folds, stored with it,
+the same again.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ QUICK = settings(fitted=KINDS, rounds=20, seeds=1)
 def people() -> Population:
     frame = lesions([70, 60, 50, 40, 30, 20, 9, 1, 40, 30], seed=3)
     rng = np.random.default_rng(1)
-    target = (rng.random(len(frame)) < np.where(frame["tbp_lv_location"] == "Head & Neck", 0.5, 0.05)).astype(np.int64)
+    target = (
+        rng.random(len(frame)) < np.where(frame["tbp_lv_location"] == "Head & Neck", 0.5, 0.05)
+    ).astype(np.int64)
     fold = frame[PATIENT].str[3:].astype(int).to_numpy() % 3
     folds = frame[["isic_id", PATIENT]].assign(target=target, fold=fold)
     return Population(build_features(frame, ["raw"]), {}, folds)
@@ -40,21 +44,29 @@ def stack(people: Population) -> Stack:
     return fit_stack(*people, QUICK)
 
 
-def test_a_saved_chain_gives_the_held_out_scores_row_by_row(stack: Stack, people: Population, tmp_path: Path) -> None:
+def test_a_saved_chain_gives_the_held_out_scores_row_by_row(
+    stack: Stack, people: Population, tmp_path: Path
+) -> None:
     stack.save(tmp_path / "stack")
     again = Stack.load(tmp_path / "stack")
     assert again.names == stack.names
     for fold in again.folds:
         mine = np.flatnonzero(people.folds["fold"] == fold)
         for rows in (mine, mine[:1], mine[::3]):
-            score = again.score(people.features.iloc[rows], {}, fold, people.folds[PATIENT].iloc[rows])
+            score = again.score(
+                people.features.iloc[rows], {}, fold, people.folds[PATIENT].iloc[rows]
+            )
             np.testing.assert_array_equal(score, stack.oof["score"].iloc[rows])
 
 
 def test_a_chain_learns_from_its_training_folds_only(stack: Stack, people: Population) -> None:
     mine = people.folds["fold"] == 1
-    flipped = people.folds.assign(target=people.folds["target"].where(~mine, 1 - people.folds["target"]))
-    moved = people.features.assign(tbp_lv_H=people.features["tbp_lv_H"] + 40 * mine.astype("float32"))
+    flipped = people.folds.assign(
+        target=people.folds["target"].where(~mine, 1 - people.folds["target"])
+    )
+    moved = people.features.assign(
+        tbp_lv_H=people.features["tbp_lv_H"] + 40 * mine.astype("float32")
+    )
     other = fit_stack(moved, {}, flipped, QUICK)
     assert other.chains[1].fitted == stack.chains[1].fitted
     assert other.chains[0].fitted != stack.chains[0].fitted
@@ -63,7 +75,9 @@ def test_a_chain_learns_from_its_training_folds_only(stack: Stack, people: Popul
 
 
 def test_fitted_columns_are_read_and_explained(stack: Stack, people: Population) -> None:
-    assert {family for family in stack.families.values() if family != "raw"} == {f"fitted {kind}" for kind in KINDS}
+    assert {family for family in stack.families.values() if family != "raw"} == {
+        f"fitted {kind}" for kind in KINDS
+    }
     strong = gain_importance(stack)
     assert strong.loc[strong["column"] == "fitted_rate_tbp_lv_location", "gain"].item() > 0
     values = shap_values(stack, people.features, {}, 0, people.folds[PATIENT])
@@ -78,13 +92,20 @@ def test_rates_of_levels_that_say_nothing_cost_and_gain_nothing() -> None:
         patient, target = rng.integers(0, 200, 4000), np.zeros(4000, dtype=np.int64)
         target[rng.choice(4000, 120, replace=False)] = 1
         people = pd.DataFrame({"isic_id": [f"ISIC_{row:07d}" for row in range(4000)]})
-        folds = people.assign(patient_id=[f"IP_{p:07d}" for p in patient], target=target, fold=patient % 3)
+        folds = people.assign(
+            patient_id=[f"IP_{p:07d}" for p in patient], target=target, fold=patient % 3
+        )
         signal = {f"measure_{number}": rng.normal(size=4000) + 0.5 * target for number in range(4)}
         noise = {
-            name: rng.integers(0, levels, 4000).astype(str) for name, levels in zip(ENCODED, (6, 3, 21, 8), strict=True)
+            name: rng.integers(0, levels, 4000).astype(str)
+            for name, levels in zip(ENCODED, (6, 3, 21, 8), strict=True)
         }
-        features = people.assign(**{name: values.astype(np.float32) for name, values in signal.items()}, **noise)
-        bare, fitted = (fit_stack(features, {}, folds, settings(fitted=k, seeds=1)) for k in ((), ("encoding",)))
+        features = people.assign(
+            **{name: values.astype(np.float32) for name, values in signal.items()}, **noise
+        )
+        bare, fitted = (
+            fit_stack(features, {}, folds, settings(fitted=k, seeds=1)) for k in ((), ("encoding",))
+        )
         lost.append(bare.metrics["auc"] - fitted.metrics["auc"])
         gained = gain_importance(fitted).set_index("column")["gain"]
         taken.append(gained[gained.index.str.startswith("fitted_rate")].sum() / gained.sum())
@@ -93,7 +114,9 @@ def test_rates_of_levels_that_say_nothing_cost_and_gain_nothing() -> None:
 
 
 def test_an_unknown_hospital_and_place_still_get_a_score(stack: Stack, people: Population) -> None:
-    strange = people.features.assign(attribution="FNQH Cairns", tbp_lv_location="Left Ear", sex=None)
+    strange = people.features.assign(
+        attribution="FNQH Cairns", tbp_lv_location="Left Ear", sex=None
+    )
     score = stack.score(strange, {}, 0, people.folds[PATIENT])
     assert np.isfinite(score).all()
 

@@ -26,8 +26,13 @@ def written(tmp_path: Path) -> tuple[Layout, Population]:
             mixed = frame.sample(frac=1, random_state=1)
             path = layout.embedding(name, int(str(fold)))
             write_parquet(path, mixed)
-            np.save(layout.anchors(name, int(str(fold))), np.full((7, 4), int(str(fold)), np.float16))
-            np.save(path.with_suffix(".npy"), np.repeat(mixed[["logit"]].to_numpy(np.float16), 4, axis=1))
+            np.save(
+                layout.anchors(name, int(str(fold))), np.full((7, 4), int(str(fold)), np.float16)
+            )
+            np.save(
+                path.with_suffix(".npy"),
+                np.repeat(mixed[["logit"]].to_numpy(np.float16), 4, axis=1),
+            )
     return layout, people
 
 

@@ -1,4 +1,6 @@
-"""Every library and every way of using embeddings keeps the stacker's promises: exact reload, honesty, determinism."""
+"""Every library and every way of using embeddings keeps the stacker's promises: exact reload,
+honesty, determinism.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def people() -> Population:
 
 
 class Seen(NamedTuple):
-    """One latent picture of each lesion, seen by every fold's model in a space of its own; anchors likewise."""
+    """One latent picture of each lesion, seen by every fold's model in a space of its own; anchors
+    likewise.
+    """
 
     embeddings: dict[str, np.ndarray]
     anchors: dict[str, dict[int, np.ndarray]]
@@ -44,17 +48,24 @@ def vectors(people: Population, seed: int = 0) -> Seen:
         spaces = [np.linalg.qr(rng.normal(size=(12, 12)))[0] for _ in range(3)]
         rows = [row @ spaces[number] for row, number in zip(latent * loud, fold, strict=True)]
         seen.embeddings[name] = np.stack(rows).astype(np.float16)
-        seen.anchors[name] = {number: (apart * loud @ spaces[number]).astype(np.float16) for number in range(3)}
+        seen.anchors[name] = {
+            number: (apart * loud @ spaces[number]).astype(np.float16) for number in range(3)
+        }
     return seen
 
 
 def quick(**changes: object) -> dict[str, object]:
     section = settings()
-    fast = {name: getattr(section, name).model_dump() | {"rounds": 30} for name in ("xgboost", "catboost")}
+    fast = {
+        name: getattr(section, name).model_dump() | {"rounds": 30}
+        for name in ("xgboost", "catboost")
+    }
     return fast | changes
 
 
-@pytest.mark.parametrize("members", [["xgboost"], ["catboost"], ["lightgbm", "xgboost", "catboost"]])
+@pytest.mark.parametrize(
+    "members", [["xgboost"], ["catboost"], ["lightgbm", "xgboost", "catboost"]]
+)
 @pytest.mark.parametrize("blend", ["rank", "weights"])
 def test_members_are_honest_exact_and_repeatable(
     people: Population, tmp_path: Path, members: list[str], blend: str
@@ -89,7 +100,9 @@ def test_weights_report_their_optimism(people: Population) -> None:
 def test_weights_prefer_the_library_that_knows_more() -> None:
     rng = np.random.default_rng(0)
     target = (rng.random(2000) < 0.1).astype(np.int64)
-    found = find_weights(target, {"good": rng.random(2000) + 0.6 * target, "noise": rng.random(2000)})
+    found = find_weights(
+        target, {"good": rng.random(2000) + 0.6 * target, "noise": rng.random(2000)}
+    )
     assert found["good"] >= 0.8
     assert find_weights(target, {"a": target * 1.0, "b": target * 1.0}) == {"a": 0.5, "b": 0.5}
 
@@ -102,7 +115,9 @@ def test_ranks_keep_order_beyond_the_reference() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_embedding_modes_reload_exactly_and_are_asked_for(people: Population, tmp_path: Path, mode: str) -> None:
+def test_embedding_modes_reload_exactly_and_are_asked_for(
+    people: Population, tmp_path: Path, mode: str
+) -> None:
     images = settings().images.model_dump() | {"embeddings": mode, "components": 12}
     seen = vectors(people)
     stack = fit_stack(*people, settings(images=images), *seen)
@@ -110,7 +125,9 @@ def test_embedding_modes_reload_exactly_and_are_asked_for(people: Population, tm
     again = Stack.load(tmp_path / mode)
     assert again.uses_embeddings
     mine = people.folds["fold"] == 2
-    score = again.score(people.features, people.logits, 2, people.folds["patient_id"], seen.embeddings)
+    score = again.score(
+        people.features, people.logits, 2, people.folds["patient_id"], seen.embeddings
+    )
     np.testing.assert_allclose(score[mine], stack.oof.loc[mine, "score"], rtol=0, atol=1e-12)
     with pytest.raises(InputError, match="embeddings"):
         again.score(people.features, people.logits, 2, people.folds["patient_id"])
@@ -119,13 +136,18 @@ def test_embedding_modes_reload_exactly_and_are_asked_for(people: Population, tm
 
 
 @pytest.mark.parametrize("mode", ["none", *MODES])
-def test_rows_without_any_image_are_scored_without_embeddings(people: Population, mode: str) -> None:
+def test_rows_without_any_image_are_scored_without_embeddings(
+    people: Population, mode: str
+) -> None:
     images = settings().images.model_dump() | {"embeddings": mode, "components": 12}
     seen = vectors(people) if mode != "none" else Seen({}, {})
     stack = fit_stack(*people, settings(images=images, rounds=10), *seen)
     few = people.features.head(5), people.folds["patient_id"].head(5)
     logits = {name: np.full(5, np.nan, np.float32) for name in people.logits}
-    blank = {name: np.full((5, values.shape[1]), np.nan, np.float16) for name, values in seen.embeddings.items()}
+    blank = {
+        name: np.full((5, values.shape[1]), np.nan, np.float16)
+        for name, values in seen.embeddings.items()
+    }
     score = stack.score(few[0], logits, 1, few[1])
     assert np.isfinite(score).all()
     np.testing.assert_array_equal(score, stack.score(few[0], logits, 1, few[1], blank))
@@ -137,7 +159,9 @@ def test_rows_without_any_image_are_scored_without_embeddings(people: Population
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_embeddings_and_anchors_that_are_not_finite_are_counted(people: Population, mode: str, value: float) -> None:
+def test_embeddings_and_anchors_that_are_not_finite_are_counted(
+    people: Population, mode: str, value: float
+) -> None:
     images = settings().images.model_copy(update={"embeddings": mode, "components": 5})
     seen = vectors(people)
     seen.embeddings["convnext"][[3, 8], 2] = value
@@ -155,7 +179,8 @@ def test_aligned_spaces_are_one_space(people: Population) -> None:
     images = settings().images.model_copy(update={"embeddings": "aligned", "components": 5})
     seen = vectors(people)
     data = build_training_data(*people, images, 63, *seen)
-    # The anchors are nobody's rows and unlike the population; each network's view of them lands in the same place.
+    # The anchors are nobody's rows and unlike the population; each network's view of them lands in
+    # the same place.
     for name, views in seen.anchors.items():
         placed = [data.images[fold].spaces[name].project(views[fold]) for fold in range(3)]
         for other in placed[1:]:
@@ -178,7 +203,9 @@ def test_aligned_spaces_share_what_raw_ones_do_not(people: Population) -> None:
 
 
 @pytest.mark.parametrize("member", ["lightgbm", "xgboost", "catboost"])
-def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(people: Population, member: str) -> None:
+def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(
+    people: Population, member: str
+) -> None:
     data = build_training_data(*people, settings().images, settings().params.max_bin)
     chosen = settings(**quick()).library(member)
     train, watched = np.flatnonzero(data.fold == 0), np.flatnonzero(data.fold == 1)
@@ -187,12 +214,21 @@ def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(people: 
     def score(model: object) -> float:
         return pauc(seen, home.log_odds(model, rows(data.pool.columns, watched)))
 
-    fixed = [home.train(MemberTask(data.pool, train, chosen["params"], number, 0)) for number in range(1, 31)]
+    fixed = [
+        home.train(MemberTask(data.pool, train, chosen["params"], number, 0))
+        for number in range(1, 31)
+    ]
     alone = [score(model) for model in fixed]
-    model = home.train(MemberTask(data.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 30)))
+    model = home.train(
+        MemberTask(data.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 30))
+    )
     assert score(model) == pytest.approx(max(alone), abs=1e-9)
-    hasty = home.train(MemberTask(data.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 1)))
-    first_fall = next(place for place, (before, after) in enumerate(pairwise(alone)) if after <= before)
+    hasty = home.train(
+        MemberTask(data.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 1))
+    )
+    first_fall = next(
+        place for place, (before, after) in enumerate(pairwise(alone)) if after <= before
+    )
     assert score(hasty) == pytest.approx(alone[first_fall], abs=1e-9)
 
 

@@ -52,11 +52,20 @@ def changed(*keys: str, to: Any = None) -> Callable[[dict[str, Any]], Any]:
         (changed("chains", to={}), "no usable `chains`"),
         (changed("chains", to={"first": {}}), r"no usable `chains\.first"),
         (changed("chains", "1", "offset", to="much"), r"no usable `chains\.1\.offset`"),
-        (changed("chains", "1", "members", to={"lightgbm": 7}), r"no usable `chains\.1\.members\.lightgbm`"),
+        (
+            changed("chains", "1", "members", to={"lightgbm": 7}),
+            r"no usable `chains\.1\.members\.lightgbm`",
+        ),
         (changed("chains", "1", "blend", to={}), r"no usable `chains\.1\.blend\.weights`"),
-        (changed("chains", "1", "scales", "vit", to={"mean": "low"}), r"no usable `chains\.1\.scales\.vit"),
+        (
+            changed("chains", "1", "scales", "vit", to={"mean": "low"}),
+            r"no usable `chains\.1\.scales\.vit",
+        ),
         (changed("metrics"), "no usable `metrics`"),
-        (changed("chains", "1", "fitted", to={"horoscope": {}}), "fitted features `horoscope`, which this code lacks"),
+        (
+            changed("chains", "1", "fitted", to={"horoscope": {}}),
+            "fitted features `horoscope`, which this code lacks",
+        ),
     ],
 )
 def test_a_description_of_another_shape_is_one_line(

@@ -1,4 +1,6 @@
-"""The stacker as its users meet it: honest out-of-fold scores, the same again from the saved folder, clear refusals."""
+"""The stacker as its users meet it: honest out-of-fold scores, the same again from the saved
+folder, clear refusals.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,15 @@ def test_scores_every_lesion_out_of_fold_far_above_chance(stack: Stack, people: 
     assert [fold["fold"] for fold in stack.metrics["folds"]] == [0, 1, 2]
 
 
-def test_saved_folder_reproduces_every_folds_scores_exactly(stack: Stack, people: Population, saved: Path) -> None:
+def test_saved_folder_reproduces_every_folds_scores_exactly(
+    stack: Stack, people: Population, saved: Path
+) -> None:
     again = Stack.load(saved)
-    assert (again.folds, again.backbones, again.names) == (stack.folds, stack.backbones, stack.names)
+    assert (again.folds, again.backbones, again.names) == (
+        stack.folds,
+        stack.backbones,
+        stack.names,
+    )
     for fold in again.folds:
         score = again.score(people.features, people.logits, fold, people.folds["patient_id"])
         mine = people.folds["fold"] == fold
@@ -63,7 +71,9 @@ def test_same_bytes_again_on_any_number_of_cores(
 
 def test_a_folds_own_labels_never_reach_its_scores(stack: Stack, people: Population) -> None:
     mine = people.folds["fold"] == 1
-    flipped = people.folds.assign(target=people.folds["target"].where(~mine, 1 - people.folds["target"]))
+    flipped = people.folds.assign(
+        target=people.folds["target"].where(~mine, 1 - people.folds["target"])
+    )
     other = fit_stack(people.features, people.logits, flipped, settings())
     np.testing.assert_array_equal(other.oof.loc[mine, "score"], stack.oof.loc[mine, "score"])
 
@@ -83,17 +93,24 @@ def test_each_folds_own_scale_of_logits_does_not_matter(stack: Stack, people: Po
     assert fit_stack(*people, settings(images=images)).metrics["pauc"] > 0.12
 
 
-def test_a_patients_scores_ignore_other_patients_and_row_order(stack: Stack, people: Population) -> None:
+def test_a_patients_scores_ignore_other_patients_and_row_order(
+    stack: Stack, people: Population
+) -> None:
     patients = people.folds["patient_id"]
     everyone = stack.score(people.features, people.logits, 0, patients)
     few = np.flatnonzero(patients.isin(patients.unique()[:4]))[::-1]
     alone = stack.score(
-        people.features.iloc[few], {name: values[few] for name, values in people.logits.items()}, 0, patients.iloc[few]
+        people.features.iloc[few],
+        {name: values[few] for name, values in people.logits.items()},
+        0,
+        patients.iloc[few],
     )
     np.testing.assert_allclose(alone, everyone[few], atol=1e-12)
 
 
-def test_unknown_site_single_lesion_and_missing_image_have_scores(stack: Stack, people: Population) -> None:
+def test_unknown_site_single_lesion_and_missing_image_have_scores(
+    stack: Stack, people: Population
+) -> None:
     odd = people.features.iloc[:3].copy()
     odd["site"] = pd.Series(["moon", None, "arm"], dtype="str", index=odd.index)
     logits = {name: np.array([np.nan, 0.1, np.nan], dtype=np.float32) for name in stack.backbones}
@@ -111,7 +128,9 @@ def test_scores_are_probabilities_at_the_populations_prevalence(people: Populati
 def test_works_on_features_alone(people: Population) -> None:
     alone = fit_stack(people.features, {}, people.folds, settings())
     assert alone.backbones == ()
-    assert alone.score(people.features, {}, 0, people.folds["patient_id"]).shape == (len(people.features),)
+    assert alone.score(people.features, {}, 0, people.folds["patient_id"]).shape == (
+        len(people.features),
+    )
 
 
 def test_samples_keep_all_malignant_rows_and_draw_fresh_benign_ones() -> None:
@@ -178,7 +197,9 @@ def test_refuses_a_folder_that_was_changed(saved: Path) -> None:
 
 def test_one_fold_alone_blends_evenly(people: Population, monkeypatch: pytest.MonkeyPatch) -> None:
     # Weights of a fold are found on the scores of others, and there are none.
-    monkeypatch.setattr(fit, "find_weights", lambda *_: pytest.fail("weights found on rows that nobody scored"))
+    monkeypatch.setattr(
+        fit, "find_weights", lambda *_: pytest.fail("weights found on rows that nobody scored")
+    )
     quick = {name: getattr(settings(), name).model_dump() | {"rounds": 10} for name in ("xgboost",)}
     weighted = settings(members=["lightgbm", "xgboost"], blend="weights", seeds=1, **quick)
     data = build_training_data(*people, weighted.images, weighted.params.max_bin)
@@ -189,21 +210,27 @@ def test_one_fold_alone_blends_evenly(people: Population, monkeypatch: pytest.Mo
 
 
 def test_a_group_that_nobody_has_seen_keeps_its_own_level_of_logits(people: Population) -> None:
-    """A hospital whose pictures look more malignant to a network is scored so: by itself it would look ordinary."""
+    """A hospital whose pictures look more malignant to a network is scored so: by itself it would
+    look ordinary.
+    """
     how = settings(seeds=1)
     patient = people.folds["patient_id"].str[-2:].astype(int).to_numpy()
     group = (patient % 2).astype(np.int64)
     shifted = {name: values + 6.0 * (group == 0) for name, values in people.logits.items()}
     scores = []
     for logits in (people.logits, shifted):
-        data = build_training_data(people.features, logits, people.folds, how.images, how.params.max_bin)
+        data = build_training_data(
+            people.features, logits, people.folds, how.images, how.params.max_bin
+        )
         oof = fit_training_data(with_groups(data, group, people.features, ()), how).oof
         assert oof["fold"].tolist() == group.tolist()
         scores.append(oof["score"].to_numpy())
     assert np.median(scores[1][group == 0]) > 1.5 * np.median(scores[0][group == 0])
 
 
-def test_ordinary_folds_as_groups_are_the_ordinary_stacker(people: Population, stack: Stack) -> None:
+def test_ordinary_folds_as_groups_are_the_ordinary_stacker(
+    people: Population, stack: Stack
+) -> None:
     how = settings()
     data = build_training_data(*people, how.images, how.params.max_bin)
     again = fit_training_data(with_groups(data, data.fold, people.features, ()), how).oof

@@ -1,4 +1,6 @@
-"""The package for Kaggle: what it holds, that it runs offline on awkward files, and what it says without a token."""
+"""The package for Kaggle: what it holds, that it runs offline on awkward files, and what it says
+without a token.
+"""
 
 from __future__ import annotations
 
@@ -58,13 +60,19 @@ def test_the_package_is_what_kaggle_takes(package: Package) -> None:
         if cell.cell_type == "code":
             compile(cell.source, "cell", "exec")
     kernel = json.loads((package.notebook / "kernel-metadata.json").read_text())
-    assert (kernel["enable_internet"], kernel["enable_gpu"], kernel["is_private"]) == (False, True, True)
+    assert (kernel["enable_internet"], kernel["enable_gpu"], kernel["is_private"]) == (
+        False,
+        True,
+        True,
+    )
     assert kernel["competition_sources"] == ["isic-2024-challenge"]
     dataset = json.loads((package.dataset / "dataset-metadata.json").read_text())
     assert kernel["dataset_sources"] == [dataset["id"]] == ["someone/isic-2024-bundle"]
     assert load_bundle(package.dataset / "bundle").manifest.backbones
     (wheel,) = (package.dataset / "wheels").iterdir()
-    assert wheel.name.endswith("-py3-none-any.whl"), "no compiled code of ours: Kaggle has another Python"
+    assert wheel.name.endswith("-py3-none-any.whl"), (
+        "no compiled code of ours: Kaggle has another Python"
+    )
     names = zipfile.ZipFile(wheel).namelist()
     assert "isic/submit/submission.py" in names
     assert not any(name.endswith((".so", ".pkl", ".pickle")) for name in names)
@@ -94,18 +102,28 @@ def test_code_that_scores_otherwise_is_not_packed(
     assert asked == [64]
 
 
-def test_a_further_wheel_is_one_that_kaggles_python_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_further_wheel_is_one_that_kaggles_python_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shelf = tmp_path / "shelf"
     shelf.mkdir()
-    for tag in ("cp312-cp312-manylinux2014_x86_64", "cp313-cp313-manylinux2014_x86_64", "cp312-cp312-win_amd64"):
+    for tag in (
+        "cp312-cp312-manylinux2014_x86_64",
+        "cp313-cp313-manylinux2014_x86_64",
+        "cp312-cp312-win_amd64",
+    ):
         with zipfile.ZipFile(shelf / f"thing-1.0-{tag}.whl", "w") as wheel:
-            wheel.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+            wheel.writestr(
+                "thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n"
+            )
             wheel.writestr("thing-1.0.dist-info/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
             wheel.writestr("thing-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     kaggle.fetch_wheels(["thing==1.0"], tmp_path / "wheels")
-    assert [file.name for file in (tmp_path / "wheels").iterdir()] == ["thing-1.0-cp312-cp312-manylinux2014_x86_64.whl"]
+    assert [file.name for file in (tmp_path / "wheels").iterdir()] == [
+        "thing-1.0-cp312-cp312-manylinux2014_x86_64.whl"
+    ]
     with pytest.raises(InputError, match="pip download failed"):
         kaggle.fetch_wheels(["other==1.0"], tmp_path / "wheels")
 
@@ -122,7 +140,9 @@ def test_without_a_token_it_says_what_to_set(
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
-    """Put a `kaggle` on the PATH that runs this shell script; returns the file that its calls are written to."""
+    """Put a `kaggle` on the PATH that runs this shell script; returns the file that its calls are
+    written to.
+    """
     client, calls = folder / "bin" / "kaggle", folder / "calls"
     client.parent.mkdir()
     client.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n{script}')
@@ -149,7 +169,9 @@ touch %s/uploaded; exit %d
     assert status == again == "datasets status someone/isic-2024-bundle"
     assert upload.startswith("datasets version -m a try -p" if known else "datasets create -p")
     assert kernel == f"kernels push -p {kaggle.find_package(layout).notebook}"
-    assert submit.startswith("competitions submit isic-2024-challenge -k someone/isic-2024-submission -v 3 -f")
+    assert submit.startswith(
+        "competitions submit isic-2024-challenge -k someone/isic-2024-submission -v 3 -f"
+    )
     assert "secret-token" not in calls.read_text()
 
 
@@ -166,7 +188,9 @@ exit {status}
     stand_in(tmp_path, monkeypatch, script)
     monkeypatch.setenv("KAGGLE_KEY", "secret-key")
     if status:
-        with pytest.raises(InputError, match=r"kaggle datasets create failed: 401 for \*\*\* and \*\*\*"):
+        with pytest.raises(
+            InputError, match=r"kaggle datasets create failed: 401 for \*\*\* and \*\*\*"
+        ):
             push(layout, "a try")
     else:
         assert push(layout, "a try") == ["401 for *** and ***"] * 2
@@ -181,10 +205,16 @@ exit {status}
         ("kernels push", "Kernel push error: Maximum weekly GPU quota of 30.00 hours reached."),
         (
             "kernels push",
-            "The following are not valid dataset sources and could not be added to the kernel: someone/isic",
+            (
+                "The following are not valid dataset sources and could not be added to the kernel:"
+                " someone/isic"
+            ),
         ),
         ("competitions submit", "Could not submit to competition"),
-        ("competitions submit", "Could not find competition - please verify that you entered the correct ID"),
+        (
+            "competitions submit",
+            "Could not find competition - please verify that you entered the correct ID",
+        ),
     ],
 )
 def test_a_client_that_fails_with_status_0_has_failed(
@@ -221,7 +251,9 @@ def test_the_notebook_is_pushed_when_its_dataset_is_ready(
     message: str | None,
 ) -> None:
     monkeypatch.setattr(push_module, "_POLL_EVERY", 0.0)
-    monkeypatch.setattr(push_module, "_READY_WITHIN", 0.0 if message and "again" in message else 60.0)
+    monkeypatch.setattr(
+        push_module, "_READY_WITHIN", 0.0 if message and "again" in message else 60.0
+    )
     script = """
 [ "$2" != status ] && echo done && exit
 for state in ready %s ready ready ready; do
@@ -279,7 +311,12 @@ def test_twenty_thousand_lesions_leave_room_for_the_largest_patient(layout: Layo
         (5400.0, 4, 0.005, 0.004),  # as fast as two T4, so what is no decoding takes as long there
         (5400.0, 16, 0.005, 0.016),  # four times Kaggle's cores
         (5400.0, 2, 0.005, 0.004),  # what one core does here, no four do faster
-        (54.0, 4, 0.00025, 0.004),  # a slow machine's networks are nothing to two T4: decoding on four cores is left
+        (
+            54.0,
+            4,
+            0.00025,
+            0.004,
+        ),  # a slow machine's networks are nothing to two T4: decoding on four cores is left
     ],
 )
 def test_the_estimate_counts_what_grows_with_the_lesions(
@@ -302,15 +339,20 @@ def test_the_estimate_counts_what_grows_with_the_lesions(
     assert not slow.fits, "138 h of decoding are more than 4 cores do in 12"
 
 
-def test_a_model_without_networks_is_not_scaled_as_if_it_were_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_networks_is_not_scaled_as_if_it_were_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(dryrun, "matrix_gflops", lambda: 1.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     small, large = NotebookRun("official", 3, 10.0, 1.0), NotebookRun("hidden", 10_000, 110.0, 1.5)
     result = estimate(small, large, plain=0.001, decode=1e-4, models=0)
-    assert result.hours_kaggle == pytest.approx((10 + 500_000 * 0.02) / 3600), "twice Kaggle's cores, half the time"
-    assert result.text() == (
-        "500,000 lesions: 1.39 h here; about 2.78 h on Kaggle, which fits 12 h (an estimate: features and boosters by "
-        "4 cores)"
+    assert result.hours_kaggle == pytest.approx((10 + 500_000 * 0.02) / 3600), (
+        "twice Kaggle's cores, half the time"
+    )
+    assert (
+        result.text()
+        == "500,000 lesions: 1.39 h here; about 2.78 h on Kaggle, which fits 12 h (an estimate:"
+        " features and boosters by 4 cores)"
     )
 
 
@@ -342,19 +384,29 @@ print([name for name in ("torch", "timm", "lightgbm", "h5py", "numba", "pip") if
 print([name for name in ("isic", "mlflow", "dvc", "optuna", "pytest", "xgboost") if util.find_spec(name)])
 """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.stdout.splitlines() == ["[]", "[]"], done.stderr
 
 
-def test_the_notebook_finds_what_is_attached_wherever_kaggle_puts_it(package: Package, tmp_path: Path) -> None:
+def test_the_notebook_finds_what_is_attached_wherever_kaggle_puts_it(
+    package: Package, tmp_path: Path
+) -> None:
     code = read_notebook_code(package).split("DATASET, COMPETITION")[0]
     (tmp_path / "competitions" / "isic-2024-challenge").mkdir(parents=True)
     (tmp_path / "datasets" / "someone" / "isic-2024-bundle").mkdir(parents=True)
     names: dict = {}
     exec(code, names)
     names["INPUT"] = tmp_path
-    assert names["attached"]("isic-2024-challenge") == tmp_path / "competitions" / "isic-2024-challenge"
-    assert names["attached"]("isic-2024-bundle") == tmp_path / "datasets" / "someone" / "isic-2024-bundle"
+    assert (
+        names["attached"]("isic-2024-challenge")
+        == tmp_path / "competitions" / "isic-2024-challenge"
+    )
+    assert (
+        names["attached"]("isic-2024-bundle")
+        == tmp_path / "datasets" / "someone" / "isic-2024-bundle"
+    )
     (tmp_path / "isic-2024-bundle").mkdir()
     assert names["attached"]("isic-2024-bundle") == tmp_path / "isic-2024-bundle"
     with pytest.raises(SystemExit, match="another is not attached"):
@@ -378,7 +430,8 @@ def test_the_notebook_scores_with_no_other_bundle_than_its_own(
     with pytest.raises(SystemExit) as stopped:
         exec(scoring, dict(names))
     assert str(stopped.value).startswith(
-        f"the attached dataset holds bundle {identity(content)[:12]}, this notebook is for {content['hash'][:12]}: "
+        f"the attached dataset holds bundle {identity(content)[:12]}, this notebook is for"
+        f" {content['hash'][:12]}: "
     )
     assert "\n" not in str(stopped.value)
     assert not (tmp_path / "submission.csv").exists()
@@ -386,7 +439,9 @@ def test_the_notebook_scores_with_no_other_bundle_than_its_own(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 20_000])
-def test_the_notebook_runs_offline_in_a_fresh_environment(layout: Layout, package: Package, rows: int) -> None:
+def test_the_notebook_runs_offline_in_a_fresh_environment(
+    layout: Layout, package: Package, rows: int
+) -> None:
     assert package.notebook.exists()
     result = dry_run(layout, rows)
     assert [run.rows for run in result.runs] == ([3, rows] if rows else [3])
@@ -405,7 +460,9 @@ def test_the_notebook_runs_offline_in_a_fresh_environment(layout: Layout, packag
 
 
 @pytest.mark.slow
-def test_a_damaged_image_model_still_gives_a_valid_submission_and_says_so(layout: Layout, package: Package) -> None:
+def test_a_damaged_image_model_still_gives_a_valid_submission_and_says_so(
+    layout: Layout, package: Package
+) -> None:
     folder = package.dataset / "bundle"
     weights = next(folder.rglob("model.safetensors"))
     weights.write_bytes(b"not weights")

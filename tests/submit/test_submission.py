@@ -36,7 +36,9 @@ def bundle(layout: Layout, params: Params) -> Bundle:
     return build_bundle(layout, params)
 
 
-def test_a_submission_has_the_sample_submissions_rows_in_its_order(layout: Layout, bundle: Bundle) -> None:
+def test_a_submission_has_the_sample_submissions_rows_in_its_order(
+    layout: Layout, bundle: Bundle
+) -> None:
     sample = pd.read_csv(layout.sample_submission)
     shuffled = sample.sample(frac=1, random_state=1)
     layout.sample_submission.unlink()
@@ -55,7 +57,9 @@ def test_the_same_bundle_gives_the_same_bytes(layout: Layout, bundle: Bundle) ->
     assert layout.submission.read_bytes() == first
 
 
-def test_predict_writes_what_the_submission_holds(layout: Layout, bundle: Bundle, tmp_path: Path) -> None:
+def test_predict_writes_what_the_submission_holds(
+    layout: Layout, bundle: Bundle, tmp_path: Path
+) -> None:
     made = make_submission(layout, str(bundle.folder)).set_index("isic_id")["target"]
     out = tmp_path / "scores.csv"
     predict(bundle.folder, layout.test_metadata, layout.test_images, out)
@@ -63,13 +67,22 @@ def test_predict_writes_what_the_submission_holds(layout: Layout, bundle: Bundle
     np.testing.assert_allclose(scores, made.loc[scores.index], rtol=1e-12)
 
 
-def test_a_training_table_is_scored_without_its_answers(layout: Layout, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_training_table_is_scored_without_its_answers(
+    layout: Layout, bundle: Bundle, tmp_path: Path
+) -> None:
     table = pd.read_csv(layout.train_metadata, low_memory=False)
     one = table[table["patient_id"] == table["patient_id"].iloc[0]]
     for name, answers in (("true", one["target"]), ("false", 1 - one["target"])):
         one.assign(target=answers).to_csv(tmp_path / f"{name}.csv", index=False)
-        predict(bundle.folder, tmp_path / f"{name}.csv", layout.train_images, tmp_path / f"{name}-scores.csv")
-    assert (tmp_path / "true-scores.csv").read_bytes() == (tmp_path / "false-scores.csv").read_bytes()
+        predict(
+            bundle.folder,
+            tmp_path / f"{name}.csv",
+            layout.train_images,
+            tmp_path / f"{name}-scores.csv",
+        )
+    assert (tmp_path / "true-scores.csv").read_bytes() == (
+        tmp_path / "false-scores.csv"
+    ).read_bytes()
 
 
 def test_a_file_is_scored_piece_by_piece_as_its_lesions_together(
@@ -77,7 +90,9 @@ def test_a_file_is_scored_piece_by_piece_as_its_lesions_together(
 ) -> None:
     from isic.predict import files as home
 
-    table = pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False).sample(frac=0.3, random_state=1)
+    table = pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False).sample(
+        frac=0.3, random_state=1
+    )
     table.to_csv(tmp_path / "rows.csv", index=False)
     images = sample_raw / "train-image.hdf5"
     whole = bundle.predict(read_metadata(tmp_path / "rows.csv", train=True), TileStore(images))
@@ -87,10 +102,14 @@ def test_a_file_is_scored_piece_by_piece_as_its_lesions_together(
         scores = predict(bundle.folder, tmp_path / "rows.csv", images, tmp_path / "scores.csv")
         assert scores["isic_id"].tolist() == table["isic_id"].tolist()
         np.testing.assert_allclose(scores["target"], whole, rtol=0, atol=1e-6)
-    assert sorted(path.name for path in tmp_path.iterdir() if "scores" in path.name) == ["scores.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir() if "scores" in path.name) == [
+        "scores.csv"
+    ]
 
 
-def test_a_missing_tile_leaves_no_file(layout: Layout, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_tile_leaves_no_file(
+    layout: Layout, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = pd.read_csv(layout.sample_submission)["isic_id"].iloc[0]
     copied = layout.test_images.with_suffix(".copy")
     shutil.copy(layout.test_images, copied)
@@ -118,7 +137,11 @@ def test_lesions_of_one_side_only_are_named_before_anything_is_scored(
     layout.test_images.write_bytes(b"no tiles")
     changed = pd.concat([sample, more]) if side == "unscored" else sample.iloc[:-1]
     changed.to_csv(layout.sample_submission, index=False)
-    message = "no test row, first ISIC_0000000" if side == "unscored" else f"not in the sample submission, first {last}"
+    message = (
+        "no test row, first ISIC_0000000"
+        if side == "unscored"
+        else f"not in the sample submission, first {last}"
+    )
     with pytest.raises(InputError, match=message):
         make_submission(layout, str(bundle.folder))
     assert not layout.submission.exists()
@@ -131,10 +154,19 @@ def test_no_champion_is_one_clear_line(layout: Layout, store: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_prediction_goes_on(layout: Layout, bundle: Bundle, root: Path, tmp_path: Path) -> None:
+def test_a_killed_prediction_goes_on(
+    layout: Layout, bundle: Bundle, root: Path, tmp_path: Path
+) -> None:
     raw, out = tmp_path / "raw", tmp_path / "scores.csv"
     write_sample(raw, patients=20, lesions=LONG + 200, positives=20, seed=5)
-    files = ["--metadata", raw / "train-metadata.csv", "--images", raw / "train-image.hdf5", "--out", out]
+    files = [
+        "--metadata",
+        raw / "train-metadata.csv",
+        "--images",
+        raw / "train-image.hdf5",
+        "--out",
+        out,
+    ]
     command = [sys.executable, "-m", "isic.cli", "predict", "--model", bundle.folder, *files]
     environment = os.environ | {"PYTHONPATH": str(root)}
     process = subprocess.Popen(command, cwd=layout.root, env=environment, stderr=subprocess.DEVNULL)
@@ -152,13 +184,17 @@ def test_a_killed_prediction_goes_on(layout: Layout, bundle: Bundle, root: Path,
         time.sleep(0.05)
     assert again.returncode == 0
     assert not list(tmp_path.glob(".scores.csv.work*")), "nothing is left behind"
-    whole = bundle.predict(read_metadata(raw / "train-metadata.csv", train=True), TileStore(raw / "train-image.hdf5"))
+    whole = bundle.predict(
+        read_metadata(raw / "train-metadata.csv", train=True), TileStore(raw / "train-image.hdf5")
+    )
     scores = pd.read_csv(out, index_col="isic_id")["target"]
     np.testing.assert_allclose(scores, whole, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_rolling_back_brings_the_same_bytes_back(layout: Layout, params: Params, store: Path) -> None:
+def test_rolling_back_brings_the_same_bytes_back(
+    layout: Layout, params: Params, store: Path
+) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
     register(layout.root, build_bundle(layout, params), "isic-2024")
     promote(layout)
@@ -195,7 +231,9 @@ def test_what_is_not_submittable_is_named(change: dict, message: str) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"isic_id,age_approx\n"])
-def test_metadata_that_cannot_be_read(content: bytes | None, tmp_path: Path, bundle: Bundle) -> None:
+def test_metadata_that_cannot_be_read(
+    content: bytes | None, tmp_path: Path, bundle: Bundle
+) -> None:
     metadata, out = tmp_path / "rows.csv", tmp_path / "scores.csv"
     if content is not None:
         metadata.write_bytes(content)

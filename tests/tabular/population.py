@@ -16,11 +16,17 @@ _LOCATIONS = {
     "Head & Neck": ("Head & Neck", "head/neck"),
     "Unknown": ("Unknown", None),
 }
-_HOSPITALS = ("Memorial Sloan Kettering Cancer Center", "ACEMID MIA", "University Hospital of Basel")
+_HOSPITALS = (
+    "Memorial Sloan Kettering Cancer Center",
+    "ACEMID MIA",
+    "University Hospital of Basel",
+)
 
 
 def lesions(sizes: Sequence[int], seed: int = 0) -> pd.DataFrame:
-    """One patient per entry of `sizes` with that many lesions; rows in random order, positive measurements, gaps."""
+    """One patient per entry of `sizes` with that many lesions; rows in random order, positive
+    measurements, gaps.
+    """
     rng = np.random.default_rng(seed)
     count = int(sum(sizes))
     patient = np.repeat(np.arange(len(sizes)), sizes)
@@ -29,7 +35,9 @@ def lesions(sizes: Sequence[int], seed: int = 0) -> pd.DataFrame:
     frame = frame.assign(
         isic_id=[f"ISIC_{number:07d}" for number in rng.permutation(count)],
         patient_id=[f"IP_{number:07d}" for number in patient],
-        age_approx=np.where(rng.random(count) < 0.05, np.nan, 5.0 * (10 + patient % 5 + rng.integers(0, 3, count))),
+        age_approx=np.where(
+            rng.random(count) < 0.05, np.nan, 5.0 * (10 + patient % 5 + rng.integers(0, 3, count))
+        ),
         sex=rng.choice(["male", "female", None], count),
         anatom_site_general=[_LOCATIONS[name][1] for name in location],
         image_type="TBP tile: close-up",
@@ -43,4 +51,6 @@ def lesions(sizes: Sequence[int], seed: int = 0) -> pd.DataFrame:
         tbp_lv_z=rng.normal(50, 90, count),
     )
     texts = {name: "str" for name in TEST_COLUMNS if name not in NUMERIC}
-    return frame.astype(texts)[list(TEST_COLUMNS)].sample(frac=1, random_state=seed, ignore_index=True)
+    return frame.astype(texts)[list(TEST_COLUMNS)].sample(
+        frac=1, random_state=seed, ignore_index=True
+    )

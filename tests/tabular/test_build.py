@@ -22,8 +22,12 @@ def features(frame: pd.DataFrame) -> pd.DataFrame:
     return build_features(frame)
 
 
-def test_rows_stay_in_order_and_columns_are_the_registered_ones(frame: pd.DataFrame, features: pd.DataFrame) -> None:
-    registered = [feature.name for family in feature_families().values() for feature in family.features]
+def test_rows_stay_in_order_and_columns_are_the_registered_ones(
+    frame: pd.DataFrame, features: pd.DataFrame
+) -> None:
+    registered = [
+        feature.name for family in feature_families().values() for feature in family.features
+    ]
     assert list(features.columns) == [ID, *registered]
     assert features[ID].tolist() == frame[ID].tolist()
     combined = [feature.name for feature in feature_families()["combined"].features]
@@ -35,7 +39,9 @@ def test_rows_stay_in_order_and_columns_are_the_registered_ones(frame: pd.DataFr
 
 def test_patient_z_is_what_pandas_computes(frame: pd.DataFrame, features: pd.DataFrame) -> None:
     by_patient = frame.groupby(PATIENT)["tbp_lv_H"]
-    expected = (frame["tbp_lv_H"] - by_patient.transform("mean")) / (by_patient.transform("std", ddof=0) + 1e-5)
+    expected = (frame["tbp_lv_H"] - by_patient.transform("mean")) / (
+        by_patient.transform("std", ddof=0) + 1e-5
+    )
     np.testing.assert_allclose(features["patient_z__H"], expected, atol=1e-6)
 
 
@@ -66,5 +72,7 @@ def test_an_unknown_family_is_named(frame: pd.DataFrame) -> None:
 
 
 def test_a_removed_family_names_its_last_version(frame: pd.DataFrame) -> None:
-    with pytest.raises(InputError, match=r"`restated` in features.families was removed \(isic 0\.1\.0 is the last"):
+    with pytest.raises(
+        InputError, match=r"`restated` in features.families was removed \(isic 0\.1\.0 is the last"
+    ):
         build_features(frame, ["raw", "restated"])

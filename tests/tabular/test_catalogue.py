@@ -34,7 +34,8 @@ def test_every_feature_is_explained_in_one_line() -> None:
     assert not any(set(row.name) & set('",:[]{} ') for row in rows)
 
 
-#: Names the published solutions give their features (greysky, 2nd, 10th, 5th, junaid, gunes, the guide).
+#: Names the published solutions give their features (greysky, 2nd, 10th, 5th, junaid, gunes, the
+#: guide).
 _PUBLISHED = """
 lesion_size_ratio elongation lesion_shape_index perimeter_to_area_ratio area_to_perimeter_ratio log_lesion_area
 border_length_ratio shape_irregularity circularity area_diameter_ratio area_ratio weighted_area_ratio asymmetry_ratio

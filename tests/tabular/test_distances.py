@@ -35,7 +35,9 @@ def _columns(frame: pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
-    return lesions([2, 3, 25, 150, 31, 1], seed=11).assign(age_approx=lambda rows: rows["age_approx"].fillna(60.0))
+    return lesions([2, 3, 25, 150, 31, 1], seed=11).assign(
+        age_approx=lambda rows: rows["age_approx"].fillna(60.0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,9 @@ def test_outlier_factor_of_realistic_rows_is_scikit_learns(tmp_path: Path) -> No
 
 
 def test_cluster_sizes_are_scikit_learns(frame: pd.DataFrame, features: pd.DataFrame) -> None:
-    for _, rows in frame.sort_values("isic_id").groupby([PATIENT, "anatom_site_general"], dropna=False):
+    for _, rows in frame.sort_values("isic_id").groupby(
+        [PATIENT, "anatom_site_general"], dropna=False
+    ):
         scaled = MinMaxScaler().fit_transform(_columns(rows, SPACES["shape"]))
         label = DBSCAN(eps=0.5, min_samples=5).fit_predict(scaled)
         size = [1 if own < 0 else (label == own).sum() for own in label]
@@ -104,9 +108,17 @@ def test_distances_in_position_are_plain_ones(frame: pd.DataFrame, features: pd.
             continue
         distance = cdist(*[_columns(rows, SPACES["position"])] * 2)
         others = distance[~np.eye(len(rows), dtype=bool)].reshape(len(rows), -1)
-        expected = [others.mean(1), np.median(others, axis=1), others.std(1), others.min(1), others.max(1)]
+        expected = [
+            others.mean(1),
+            np.median(others, axis=1),
+            others.std(1),
+            others.min(1),
+            others.max(1),
+        ]
         names = [f"similarity_position_{name}" for name in ("mean", "median", "sd", "min", "max")]
-        np.testing.assert_allclose(features.loc[rows.index, names], np.stack(expected, axis=1), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            features.loc[rows.index, names], np.stack(expected, axis=1), rtol=1e-5, atol=1e-6
+        )
 
 
 def test_the_nearest_lesion_is_the_nearest(frame: pd.DataFrame, features: pd.DataFrame) -> None:
@@ -115,20 +127,31 @@ def test_the_nearest_lesion_is_the_nearest(frame: pd.DataFrame, features: pd.Dat
         np.fill_diagonal(distance, np.inf)
         other = distance.argmin(axis=1) if len(rows) > 1 else np.zeros(1, dtype=int)
         hue = rows["tbp_lv_H"].to_numpy()
-        np.testing.assert_allclose(features.loc[rows.index, "nearest__H"], hue - hue[other], atol=1e-5)
+        np.testing.assert_allclose(
+            features.loc[rows.index, "nearest__H"], hue - hue[other], atol=1e-5
+        )
 
 
 def test_mahalanobis_of_many_lesions_is_the_textbooks() -> None:
     frame = lesions([4000], seed=8)
     values = _columns(frame, SPACES["shape"])
     away = values - values.mean(axis=0)
-    expected = np.sqrt(np.einsum("ij,jk,ik->i", away, np.linalg.inv(np.cov(values.T, ddof=0)), away))
-    np.testing.assert_allclose(build_features(frame, ["mahalanobis"])["mahalanobis_shape"], expected, rtol=0.01)
+    expected = np.sqrt(
+        np.einsum("ij,jk,ik->i", away, np.linalg.inv(np.cov(values.T, ddof=0)), away)
+    )
+    np.testing.assert_allclose(
+        build_features(frame, ["mahalanobis"])["mahalanobis_shape"], expected, rtol=0.01
+    )
 
 
 def test_a_planted_duckling_is_the_most_isolated() -> None:
     frame = lesions([80], seed=9)
-    frame.loc[17, ["tbp_lv_H", "tbp_lv_Hext", "tbp_lv_deltaB", "tbp_lv_stdLExt"]] = [90.0, 5.0, 60.0, 40.0]
+    frame.loc[17, ["tbp_lv_H", "tbp_lv_Hext", "tbp_lv_deltaB", "tbp_lv_stdLExt"]] = [
+        90.0,
+        5.0,
+        60.0,
+        40.0,
+    ]
     built = build_features(frame, ["duckling", "mahalanobis"])
     assert built["duckling_knn5"].idxmax() == 17
     assert built["mahalanobis_duckling"].idxmax() == 17
@@ -155,7 +178,9 @@ before = peak()
 build_features(frame, {_NEIGHBOURS})
 print(peak() - before)
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     # One matrix of distances would be 9184² × 8 bytes = 675 MB.
     assert int(run.stdout) < 150e6
 

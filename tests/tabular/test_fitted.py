@@ -1,4 +1,6 @@
-"""Fitted columns: learnt from training rows only, the same after a trip through JSON, safe with the unknown."""
+"""Fitted columns: learnt from training rows only, the same after a trip through JSON, safe with the
+unknown.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def test_hospital_z_is_against_the_training_rows(train: pd.DataFrame, fitted: Fi
     other = lesions([5, 5], seed=32)
     by_hospital = train.groupby("attribution")["tbp_lv_H"]
     mean, sd = by_hospital.mean(), by_hospital.std(ddof=0)
-    expected = (other["tbp_lv_H"] - other["attribution"].map(mean)) / (other["attribution"].map(sd) + 1e-5)
+    expected = (other["tbp_lv_H"] - other["attribution"].map(mean)) / (
+        other["attribution"].map(sd) + 1e-5
+    )
     np.testing.assert_allclose(fitted.columns(other)["fitted_hospital_z__H"], expected, rtol=1e-5)
 
 
@@ -54,16 +58,22 @@ def test_a_rare_combination_is_compared_with_the_coarser_one(train: pd.DataFrame
     found = Fitted.fit(["hospital"], rare, np.zeros(len(rare))).columns(rare)
     np.testing.assert_array_equal(
         found["fitted_hospital_location_z__H"][:5],
-        ((rare["tbp_lv_H"] - rare["tbp_lv_H"].mean()) / (rare["tbp_lv_H"].std(ddof=0) + 1e-5)).astype(np.float32)[:5],
+        (
+            (rare["tbp_lv_H"] - rare["tbp_lv_H"].mean()) / (rare["tbp_lv_H"].std(ddof=0) + 1e-5)
+        ).astype(np.float32)[:5],
     )
 
 
-def test_hospital_statistics_are_those_of_the_training_rows(train: pd.DataFrame, fitted: Fitted) -> None:
+def test_hospital_statistics_are_those_of_the_training_rows(
+    train: pd.DataFrame, fitted: Fitted
+) -> None:
     other = lesions([5, 5], seed=32)
     found, by_hospital = fitted.columns(other), train.groupby("attribution")
     for statistic in ("mean", "min", "max", "median"):
         expected = other["attribution"].map(by_hospital["tbp_lv_areaMM2"].agg(statistic))
-        np.testing.assert_allclose(found[f"fitted_hospital_level__areaMM2_{statistic}"], expected, rtol=1e-6)
+        np.testing.assert_allclose(
+            found[f"fitted_hospital_level__areaMM2_{statistic}"], expected, rtol=1e-6
+        )
     share = other["attribution"].map(by_hospital.size() / len(train))
     np.testing.assert_allclose(found["fitted_hospital_share"], share, rtol=1e-6)
 
@@ -77,7 +87,9 @@ def test_kmeans_is_lloyds_fixed_point(train: pd.DataFrame, fitted: Fitted) -> No
     distance = ((points[:, None] - centres[None]) ** 2).sum(axis=2)
     member = distance.argmin(axis=1)
     for number in range(len(centres)):
-        np.testing.assert_allclose(points[member == number].mean(axis=0), centres[number], atol=1e-9)
+        np.testing.assert_allclose(
+            points[member == number].mean(axis=0), centres[number], atol=1e-9
+        )
     found = fitted.columns(train)["fitted_cluster_distance"]
     np.testing.assert_allclose(found, np.sqrt(distance.min(axis=1)), rtol=1e-5)
 
@@ -94,8 +106,12 @@ def test_a_small_kind_of_lesion_is_compared_with_all(train: pd.DataFrame) -> Non
     # So is a measurement that few lesions of a kind have.
     many = pd.concat([train] * 8, ignore_index=True)
     few = many["tbp_lv_L"].head(10)
-    value = Fitted.fit(["kmeans"], many.assign(tbp_lv_L=few), np.zeros(len(many))).columns(train)["fitted_cluster_z__L"]
-    np.testing.assert_allclose(value, (train["tbp_lv_L"] - few.mean()) / (few.std(ddof=0) + 1e-5), rtol=1e-4, atol=1e-5)
+    value = Fitted.fit(["kmeans"], many.assign(tbp_lv_L=few), np.zeros(len(many))).columns(train)[
+        "fitted_cluster_z__L"
+    ]
+    np.testing.assert_allclose(
+        value, (train["tbp_lv_L"] - few.mean()) / (few.std(ddof=0) + 1e-5), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_target_rate_is_smoothed_towards_the_overall_one(
@@ -103,12 +119,16 @@ def test_target_rate_is_smoothed_towards_the_overall_one(
 ) -> None:
     women = (train["sex"] == "female").to_numpy()
     expected = (target[women].sum() + 50 * target.mean()) / (women.sum() + 50)
-    np.testing.assert_allclose(fitted.columns(train)["fitted_rate__sex"][women], expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        fitted.columns(train)["fitted_rate__sex"][women], expected, rtol=1e-6
+    )
     unknown = fitted.columns(train.head(2).assign(sex="unknown"))
     np.testing.assert_allclose(unknown["fitted_rate__sex"], target.mean(), rtol=1e-6)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 999))
 def test_a_training_rows_columns_do_not_tell_its_own_patients_labels(
     train: pd.DataFrame, target: np.ndarray, fitted: Fitted, seed: int
@@ -129,7 +149,9 @@ def test_a_level_has_few_rates_in_training_and_no_part_of_the_patients_lower_one
 ) -> None:
     made = fitted.training_columns(train, target, train[PATIENT])
     for name in encoding.ENCODED:
-        rates = pd.Series(made[f"fitted_rate__{name}"]).groupby(train[name].fillna("none")).nunique()
+        rates = (
+            pd.Series(made[f"fitted_rate__{name}"]).groupby(train[name].fillna("none")).nunique()
+        )
         assert rates.max() <= encoding.PARTS
     # With one level there is nothing to tell lesions apart by, whatever the labels of each part.
     alike = train.assign(**dict.fromkeys(encoding.ENCODED, "one"))
@@ -144,12 +166,16 @@ def test_training_rates_do_not_depend_on_the_order_of_rows(
     order = np.random.default_rng(2).permutation(len(train))
     mixed = train.iloc[order].reset_index(drop=True)
     made = fitted.training_columns(train, target, train[PATIENT])
-    again = Fitted.fit(["encoding"], mixed, target[order]).training_columns(mixed, target[order], mixed[PATIENT])
+    again = Fitted.fit(["encoding"], mixed, target[order]).training_columns(
+        mixed, target[order], mixed[PATIENT]
+    )
     for name, values in again.items():
         np.testing.assert_allclose(values, made[name][order], rtol=1e-6)
 
 
-def test_one_patient_and_malignant_lesions_in_one_part_have_the_overall_rate(train: pd.DataFrame) -> None:
+def test_one_patient_and_malignant_lesions_in_one_part_have_the_overall_rate(
+    train: pd.DataFrame,
+) -> None:
     alone = train[train[PATIENT] == train[PATIENT].iloc[0]]
     target = np.arange(len(alone)) % 2
     whole = (train[PATIENT] == train[PATIENT].iloc[0]).to_numpy() & (np.arange(len(train)) % 2 == 0)
@@ -160,8 +186,14 @@ def test_one_patient_and_malignant_lesions_in_one_part_have_the_overall_rate(tra
     assert all((values[mine] == np.float32(whole.mean())).all() for values in made.values())
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4), seed=st.integers(0, 999), data=st.data())
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
 def test_state_survives_json_and_rows_do_not_influence_each_other(
     fitted: Fitted, sizes: list[int], seed: int, data: st.DataObject
 ) -> None:
@@ -173,10 +205,17 @@ def test_state_survives_json_and_rows_do_not_influence_each_other(
 
 
 def test_the_unknown_is_compared_with_all(train: pd.DataFrame, fitted: Fitted) -> None:
-    strange = {"attribution": "FNQH Cairns", "tbp_lv_location": "Left Ear", "anatom_site_general": None, "sex": None}
+    strange = {
+        "attribution": "FNQH Cairns",
+        "tbp_lv_location": "Left Ear",
+        "anatom_site_general": None,
+        "sex": None,
+    }
     other = lesions([4], seed=33).assign(**strange)
     found = fitted.columns(other)
-    expected = (other["tbp_lv_H"] - train["tbp_lv_H"].mean()) / (train["tbp_lv_H"].std(ddof=0) + 1e-5)
+    expected = (other["tbp_lv_H"] - train["tbp_lv_H"].mean()) / (
+        train["tbp_lv_H"].std(ddof=0) + 1e-5
+    )
     np.testing.assert_allclose(found["fitted_hospital_z__H"], expected, rtol=1e-5)
     assert all(np.isfinite(values).all() for values in found.values())
 
@@ -191,7 +230,9 @@ def test_constant_and_absent_measurements_give_zero_and_missing(train: pd.DataFr
 
 def test_features_serve_as_well_as_metadata(train: pd.DataFrame, target: np.ndarray) -> None:
     features = build_features(train, ["raw"])
-    found, expected = (Fitted.fit(KINDS[:3], rows, target).columns(rows) for rows in (features, train))
+    found, expected = (
+        Fitted.fit(KINDS[:3], rows, target).columns(rows) for rows in (features, train)
+    )
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-3, err_msg=name)
 
@@ -204,8 +245,13 @@ def test_missing_columns_and_unknown_kinds_are_named(train: pd.DataFrame) -> Non
         Fitted.fit(["hospitals"], train, np.zeros(len(train)))
 
 
-def test_every_fitted_column_is_in_the_catalogue(train: pd.DataFrame, target: np.ndarray, fitted: Fitted) -> None:
+def test_every_fitted_column_is_in_the_catalogue(
+    train: pd.DataFrame, target: np.ndarray, fitted: Fitted
+) -> None:
     registered = [feature.name for kind in fitted_families().values() for feature in kind.features]
     for columns in (fitted.columns(train), fitted.training_columns(train, target, train[PATIENT])):
         assert list(columns) == registered == list(fitted.names)
-        assert all(values.dtype == np.float32 and values.shape == (len(train),) for values in columns.values())
+        assert all(
+            values.dtype == np.float32 and values.shape == (len(train),)
+            for values in columns.values()
+        )

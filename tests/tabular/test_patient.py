@@ -32,7 +32,9 @@ def _close(values: pd.Series, expected: pd.Series) -> None:
 def test_z_within_parts_of_the_patient(frame: pd.DataFrame, features: pd.DataFrame) -> None:
     for family, key in (("site", SITE), ("location", LOCATION), ("tile", "tbp_tile_type")):
         groups = frame.groupby([PATIENT, key], dropna=False)["tbp_lv_B"]
-        expected = (frame["tbp_lv_B"] - groups.transform("mean")) / (groups.transform("std", ddof=0) + 1e-5)
+        expected = (frame["tbp_lv_B"] - groups.transform("mean")) / (
+            groups.transform("std", ddof=0) + 1e-5
+        )
         _close(features[f"{family}_z__B"], expected)
 
 
@@ -53,7 +55,9 @@ def test_formulas_within_parts_of_the_patient(frame: pd.DataFrame, features: pd.
 
 def test_every_measurement_and_formula_has_a_z_in_every_grouping(features: pd.DataFrame) -> None:
     """FIELD.md E.2: over every numeric and engineered column."""
-    wanted = {name.removeprefix("patient_z__") for name in features if name.startswith("patient_z__")}
+    wanted = {
+        name.removeprefix("patient_z__") for name in features if name.startswith("patient_z__")
+    }
     for part in ("site", "location", "location_simple", "tile", "location_tile"):
         families = (f"{part}_z__", f"{part}_formula_z__")
         assert {n.partition("__")[2] for n in features if n.startswith(families)} == wanted
@@ -70,9 +74,13 @@ def test_pairs_within_the_patient(frame: pd.DataFrame, features: pd.DataFrame) -
 
 def test_combined_categories(frame: pd.DataFrame, features: pd.DataFrame) -> None:
     expected = frame[SITE] + "_" + frame[LOCATION]
-    pd.testing.assert_series_equal(features["combined_anatomical_site"].astype("str"), expected, check_names=False)
+    pd.testing.assert_series_equal(
+        features["combined_anatomical_site"].astype("str"), expected, check_names=False
+    )
     three = frame["sex"] + "_" + frame["tbp_tile_type"] + "_" + frame["attribution"]
-    pd.testing.assert_series_equal(features["combined_sex_tile_hospital"].astype("str"), three, check_names=False)
+    pd.testing.assert_series_equal(
+        features["combined_sex_tile_hospital"].astype("str"), three, check_names=False
+    )
 
 
 def test_ranks_within_parts_of_the_patient(frame: pd.DataFrame, features: pd.DataFrame) -> None:
@@ -94,7 +102,9 @@ def test_level_position_ratio_and_median(frame: pd.DataFrame, features: pd.DataF
 def test_skewness_is_the_population_one(frame: pd.DataFrame, features: pd.DataFrame) -> None:
     for _, rows in frame.groupby(PATIENT):
         expected = stats.skew(rows["tbp_lv_H"]) if len(rows) > 1 else 0.0
-        np.testing.assert_allclose(features.loc[rows.index, "patient_level__H_skew"], expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            features.loc[rows.index, "patient_level__H_skew"], expected, rtol=1e-5, atol=1e-6
+        )
 
 
 def test_far_out_measurements_are_counted(frame: pd.DataFrame, features: pd.DataFrame) -> None:
@@ -104,9 +114,14 @@ def test_far_out_measurements_are_counted(frame: pd.DataFrame, features: pd.Data
     _close(features["patient_abs_z__H"], features["patient_z__H"].abs())
 
 
-def test_anchors_are_the_largest_and_smallest_lesion(frame: pd.DataFrame, features: pd.DataFrame) -> None:
+def test_anchors_are_the_largest_and_smallest_lesion(
+    frame: pd.DataFrame, features: pd.DataFrame
+) -> None:
     area = frame.groupby(PATIENT)["tbp_lv_areaMM2"]
-    for anchor, rows in (("largest", area.transform("idxmax")), ("smallest", area.transform("idxmin"))):
+    for anchor, rows in (
+        ("largest", area.transform("idxmax")),
+        ("smallest", area.transform("idxmin")),
+    ):
         other = frame.loc[rows].set_axis(frame.index)
         _close(features[f"patient_{anchor}__H"], frame["tbp_lv_H"] - other["tbp_lv_H"])
         ratio = frame["clin_size_long_diam_mm"] / (other["clin_size_long_diam_mm"] + 1e-5)

@@ -1,4 +1,6 @@
-"""What must not change a patient's features: other patients, the order of rows, the size of a batch."""
+"""What must not change a patient's features: other patients, the order of rows, the size of a
+batch.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def _population(sizes: list[int], seed: int) -> pd.DataFrame:
 def _same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     """Equal to the last bit, rows matched by isic_id."""
     # Which categories there are is the frame's, which one a row has is the row's.
-    texts = dict.fromkeys((feature.name for feature in feature_families()["combined"].features), "str")
+    texts = dict.fromkeys(
+        (feature.name for feature in feature_families()["combined"].features), "str"
+    )
     one, other = (frame.astype(texts).set_index(ID).sort_index() for frame in (one, other))
     pd.testing.assert_frame_equal(one, other.loc[one.index], check_exact=True)
 
@@ -102,13 +106,27 @@ def test_a_patient_with_one_lesion_has_finite_features(seed: int) -> None:
 
 
 @_SETTINGS
-@given(column=st.sampled_from(NUMERIC), value=st.floats(0.1, 1e4, allow_nan=False), size=st.integers(2, 30))
+@given(
+    column=st.sampled_from(NUMERIC),
+    value=st.floats(0.1, 1e4, allow_nan=False),
+    size=st.integers(2, 30),
+)
 def test_a_constant_column_gives_zero_differences(column: str, value: float, size: int) -> None:
     frame = lesions([size], seed=size).assign(age_approx=60.0).assign(**{column: value})
     built = build_features(frame).select_dtypes("number")
     assert np.isfinite(built.to_numpy()).all()
-    short = {"clin_size_long_diam_mm": "diam", "age_approx": "age"}.get(column, column.removeprefix("tbp_lv_"))
-    relative = ("patient_z", "site_z", "location_z", "patient_abs_z", "patient_position", "patient_median", "nearest")
+    short = {"clin_size_long_diam_mm": "diam", "age_approx": "age"}.get(
+        column, column.removeprefix("tbp_lv_")
+    )
+    relative = (
+        "patient_z",
+        "site_z",
+        "location_z",
+        "patient_abs_z",
+        "patient_position",
+        "patient_median",
+        "nearest",
+    )
     for name in (f"{family}__{short}" for family in relative):
         if name in built:
             assert (built[name] == 0).all(), name
@@ -125,7 +143,10 @@ def test_equal_lesions_give_finite_features() -> None:
 def test_unseen_categories_are_values_like_any_other() -> None:
     frame = lesions([20, 5], seed=2)
     strange = frame.assign(
-        attribution="FNQH Cairns", sex="unknown", tbp_lv_location="Left Ear", anatom_site_general="ear"
+        attribution="FNQH Cairns",
+        sex="unknown",
+        tbp_lv_location="Left Ear",
+        anatom_site_general="ear",
     )
     built = build_features(strange)
     assert (built["attribution"] == "FNQH Cairns").all()
@@ -134,7 +155,9 @@ def test_unseen_categories_are_values_like_any_other() -> None:
 
 
 def test_missing_categories_are_a_group_of_their_own() -> None:
-    frame = lesions([30], seed=4).assign(anatom_site_general=pd.Series([None, "head/neck"] * 15, dtype="str"))
+    frame = lesions([30], seed=4).assign(
+        anatom_site_general=pd.Series([None, "head/neck"] * 15, dtype="str")
+    )
     built = build_features(frame)
     missing = frame["anatom_site_general"].isna()
     values = frame["tbp_lv_H"][missing]
@@ -148,9 +171,13 @@ def test_a_missing_age_is_missing_only_where_age_is_asked() -> None:
     row = build_features(frame).select_dtypes("number").iloc[0]
     # The distances fill it with the patient's mean; everything else that knows no age is untouched.
     asked = ("age", "visit", "nevi_confidence_2")
-    assert all(any(word in name for word in asked) for name in row.index[row.isna()] if "size" not in name)
+    assert all(
+        any(word in name for word in asked) for name in row.index[row.isna()] if "size" not in name
+    )
     assert np.isfinite(
-        row[[name for name in row.index if name.startswith(("duckling", "mahalanobis"))]].astype(float)
+        row[[name for name in row.index if name.startswith(("duckling", "mahalanobis"))]].astype(
+            float
+        )
     ).all()
 
 

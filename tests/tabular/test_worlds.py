@@ -11,13 +11,22 @@ from tests.tabular.population import lesions
 
 
 def _world(sizes: list[int], apart: float, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Lesions whose hue and diameter follow patient levels `apart` sd apart; malignant ones lie 3 sd off their own."""
+    """Lesions whose hue and diameter follow patient levels `apart` sd apart; malignant ones lie 3
+    sd off their own.
+    """
     frame = lesions(sizes, seed)
     rng = np.random.default_rng(seed)
     patient = frame["patient_id"].str[3:].astype(int).to_numpy()
     target = (rng.random(len(frame)) < 0.03).astype(np.int64)
-    signs = apart * rng.normal(size=(len(sizes), 2))[patient] + rng.normal(size=(len(frame), 2)) + 3 * target[:, None]
-    return frame.assign(tbp_lv_H=50 - 3 * signs[:, 0], clin_size_long_diam_mm=20 + 0.5 * signs[:, 1]), target
+    signs = (
+        apart * rng.normal(size=(len(sizes), 2))[patient]
+        + rng.normal(size=(len(frame), 2))
+        + 3 * target[:, None]
+    )
+    return (
+        frame.assign(tbp_lv_H=50 - 3 * signs[:, 0], clin_size_long_diam_mm=20 + 0.5 * signs[:, 1]),
+        target,
+    )
 
 
 def _scores(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

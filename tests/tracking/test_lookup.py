@@ -21,18 +21,26 @@ from isic.tracking.view import KEY, publish_view
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A checkout with two stacks, the second clearly better, and a run without scores; name -> run id."""
+    """A checkout with two stacks, the second clearly better, and a run without scores; name -> run
+    id.
+    """
     root = tmp_path_factory.mktemp("runs")
     (root / "dvc.yaml").touch()
     rng = np.random.default_rng(0)
     target = np.repeat([1, 0], [40, 400])
-    oof = pd.DataFrame({"isic_id": [f"ISIC_{i}" for i in range(440)], "target": target, "fold": np.arange(440) % 2})
+    oof = pd.DataFrame(
+        {"isic_id": [f"ISIC_{i}" for i in range(440)], "target": target, "fold": np.arange(440) % 2}
+    )
     oof["patient_id"] = [f"IP_{i % 50}" for i in range(440)]
     for strength in (1, 4):
-        write_parquet(root / "stack.parquet", oof.assign(score=rng.normal(size=440) + strength * target))
+        write_parquet(
+            root / "stack.parquet", oof.assign(score=rng.normal(size=440) + strength * target)
+        )
         with parent("stack", {"strength": strength}, root=root) as run:
             run.artifact(root / "stack.parquet", "oof")
-        with open_run("stack", {"strength": strength}, f"stack-fold0-{strength}", fold=0, root=root):
+        with open_run(
+            "stack", {"strength": strength}, f"stack-fold0-{strength}", fold=0, root=root
+        ):
             pass
     with open_run("gate", {}, "gate-1", root=root):
         pass
@@ -41,7 +49,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
     return root, {run.info.run_name: run.info.run_id for run in found}
 
 
-def test_a_run_is_found_by_id_by_name_and_through_its_fold(runs: tuple[Path, dict[str, str]]) -> None:
+def test_a_run_is_found_by_id_by_name_and_through_its_fold(
+    runs: tuple[Path, dict[str, str]],
+) -> None:
     root, ids = runs
     name = next(name for name in ids if name.startswith("stack-") and "fold" not in name)
     by_id, by_name = run_scores(root, ids[name]), run_scores(root, name)
@@ -50,8 +60,12 @@ def test_a_run_is_found_by_id_by_name_and_through_its_fold(runs: tuple[Path, dic
     assert len(pd.read_parquet(fold)) == 440
 
 
-@pytest.mark.parametrize(("name", "says"), [("gate-1", "no out-of-fold scores"), ("nobody", "no run of experiment")])
-def test_what_cannot_be_compared_is_said(runs: tuple[Path, dict[str, str]], name: str, says: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "says"), [("gate-1", "no out-of-fold scores"), ("nobody", "no run of experiment")]
+)
+def test_what_cannot_be_compared_is_said(
+    runs: tuple[Path, dict[str, str]], name: str, says: str
+) -> None:
     with pytest.raises(InputError, match=says):
         run_scores(runs[0], name)
 
@@ -73,6 +87,8 @@ def test_the_view_names_its_columns_once(runs: tuple[Path, dict[str, str]]) -> N
     client = connect(runs[0])
     first, second = publish_view(client), publish_view(client)
     assert first == second == f"/#/experiments/1/runs?viewStateShareKey={KEY}"
-    state = json.loads(client.get_experiment_by_name(EXPERIMENT).tags[f"mlflow.sharedViewState.{KEY}"])
+    state = json.loads(
+        client.get_experiment_by_name(EXPERIMENT).tags[f"mlflow.sharedViewState.{KEY}"]
+    )
     assert "metrics.`pauc_mean`" in state["selectedColumns"]
     assert set(state["selectedColumns"]) <= set(state["columnOrder"])

@@ -1,4 +1,6 @@
-"""Runs as MLflow's own client sees them afterwards, written by real processes on folders that never met MLflow."""
+"""Runs as MLflow's own client sees them afterwards, written by real processes on folders that never
+met MLflow.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start_fold(root: Path, fold: int, script: str = FOLD, **kwargs: object) -> subprocess.Popen[str]:
+def start_fold(
+    root: Path, fold: int, script: str = FOLD, **kwargs: object
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", script, str(fold), str(root)], text=True, stderr=subprocess.PIPE, **kwargs
+        [sys.executable, "-c", script, str(fold), str(root)],
+        text=True,
+        stderr=subprocess.PIPE,
+        **kwargs,
     )
 
 
@@ -64,14 +71,18 @@ def test_five_processes_at_once_on_a_fresh_folder(root: Path) -> None:
 
     runs = every_run(root)
     (parent,) = [run for run in runs if run.data.tags["role"] == "parent"]
-    children = sorted((run for run in runs if run.data.tags["role"] == "fold"), key=lambda run: run.info.run_name)
+    children = sorted(
+        (run for run in runs if run.data.tags["role"] == "fold"), key=lambda run: run.info.run_name
+    )
     assert [child.info.run_name for child in children] == [f"tiny-fold{fold}" for fold in range(5)]
     client = connect(root)
     for fold, child in enumerate(children):
         assert child.info.status == "FINISHED"
         assert child.data.tags[PARENT_TAG] == parent.info.run_id
         assert child.data.params == {"lr": "0.1", "net.name": "tiny", "device": "cpu"}
-        assert [point.step for point in client.get_metric_history(child.info.run_id, "loss")] == list(range(20))
+        assert [
+            point.step for point in client.get_metric_history(child.info.run_id, "loss")
+        ] == list(range(20))
         kept = Path(client.download_artifacts(child.info.run_id, f"notes/note{fold}.txt"))
         assert kept.read_text() == f"fold {fold}"
         assert child.info.artifact_uri.startswith((root / "mlartifacts").as_uri())
@@ -93,7 +104,9 @@ def test_a_dead_server_costs_one_line(root: Path) -> None:
 
 
 def test_a_killed_stage_leaves_a_killed_run_and_the_next_attempt_takes_it_up(root: Path) -> None:
-    script = FOLD.replace("run.params", "import time; print('ready', flush=True); time.sleep(60); run.params")
+    script = FOLD.replace(
+        "run.params", "import time; print('ready', flush=True); time.sleep(60); run.params"
+    )
     process = start_fold(root, 3, script, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -114,7 +127,9 @@ def wait_for_status(root: Path, status: str) -> bool:
     return False
 
 
-def test_runs_lie_under_the_run_that_mlflow_run_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_lie_under_the_run_that_mlflow_run_opened(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = connect(root)
     outer = client.create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", outer)
@@ -148,7 +163,10 @@ def test_a_figure_is_kept_as_drawn(root: Path) -> None:
 def test_tags_say_what_the_run_was_made_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    subprocess.run(["git", "-C", str(root), *identity, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    subprocess.run(
+        ["git", "-C", str(root), *identity, "commit", "-q", "--allow-empty", "-m", "first"],
+        check=True,
+    )
     (root / "dvc.lock").write_text("schema: '2.0'\n")
     (root / "data" / "raw").mkdir(parents=True)
     (root / "data" / "raw" / "train-metadata.csv").write_text("isic_id\n")
@@ -157,14 +175,18 @@ def test_tags_say_what_the_run_was_made_of(root: Path, monkeypatch: pytest.Monke
         pass
     (run,) = every_run(root)
     tags = run.data.tags
-    head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    head = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    )
     assert tags["git_commit"] == head.stdout.strip()
     assert tags["DVC_EXP_NAME"] == "keen-hare"
     assert len(tags["dvc_lock"]) == len(tags["data_hash"]) == 64
     assert "folds_hash" not in tags
 
 
-def test_a_temporary_experiment_logs_to_the_lasting_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_experiment_logs_to_the_lasting_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "x"
     copy.mkdir(parents=True)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
@@ -200,7 +222,9 @@ def test_an_address_of_no_store_is_refused_in_words(root: Path) -> None:
         connect(root, "nonsense://me:secret@x")
 
 
-@pytest.mark.parametrize(("port", "said"), [(-1, "is no port"), (99_999, "is no port"), (None, "is taken")])
+@pytest.mark.parametrize(
+    ("port", "said"), [(-1, "is no port"), (99_999, "is no port"), (None, "is taken")]
+)
 def test_pages_on_a_port_that_cannot_be_used(root: Path, port: int | None, said: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -1,4 +1,6 @@
-"""MLflow's own pages on the store of a finished pipeline, opened in a real browser as `make ui` shows them."""
+"""MLflow's own pages on the store of a finished pipeline, opened in a real browser as `make ui`
+shows them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ pytestmark = [needs_chromium, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def address(done: Path) -> Iterator[str]:
-    """What `isic ui` prints, once the server behind it answers; the pipeline's model is promoted first."""
+    """What `isic ui` prints, once the server behind it answers; the pipeline's model is promoted
+    first.
+    """
     call(done, "isic", "promote")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,12 +72,22 @@ def tab(address: str) -> Iterator[Any]:
         yield page
 
 
-def test_the_table_shows_parents_with_their_columns_and_folds_below_them(tab: Any, address: str) -> None:
+def test_the_table_shows_parents_with_their_columns_and_folds_below_them(
+    tab: Any, address: str
+) -> None:
     tab.goto(address)
     stack = tab.locator(".ag-row", has_text=re.compile("stack-[0-9a-f]{8}"))
     stack.first.wait_for()
     head = tab.locator(".ag-header").inner_text()
-    for column in ("pauc", "pauc_low", "pauc_high", "pauc_mean", "pauc_sd", "folds_finished", "family"):
+    for column in (
+        "pauc",
+        "pauc_low",
+        "pauc_high",
+        "pauc_mean",
+        "pauc_sd",
+        "folds_finished",
+        "family",
+    ):
         assert column in head.split("\n"), column
     assert tab.get_by_text("Error loading shared view state").count() == 0
     fold = tab.locator(".ag-row", has_text="stack-fold0")
@@ -91,13 +105,21 @@ def test_the_version_page_carries_card_gate_and_alias(tab: Any, address: str) ->
     assert "passed" in text
 
 
-def test_a_stack_run_holds_the_figures_the_report_and_its_result_in_words(done: Path, tab: Any, address: str) -> None:
+def test_a_stack_run_holds_the_figures_the_report_and_its_result_in_words(
+    done: Path, tab: Any, address: str
+) -> None:
     # By its address: other tests of this process may have left another store in the environment.
     client = connect(done, f"sqlite:///{done}/mlflow.db")
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    (parent,) = client.search_runs([experiment.experiment_id], "tags.family = 'stack' and tags.role = 'parent'")
-    tab.goto(f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}/artifacts")
+    (parent,) = client.search_runs(
+        [experiment.experiment_id], "tags.family = 'stack' and tags.role = 'parent'"
+    )
+    tab.goto(
+        f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}/artifacts"
+    )
     for name in ("figures", "report", "oof"):
         tab.get_by_text(name, exact=True).first.wait_for()
-    tab.goto(f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}")
+    tab.goto(
+        f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}"
+    )
     tab.get_by_text("pAUC above 80 % sensitivity").first.wait_for()

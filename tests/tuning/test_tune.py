@@ -1,4 +1,6 @@
-"""`make tune` as its users meet it: a search to leave and join, and a params.yaml that changes only for a real gain."""
+"""`make tune` as its users meet it: a search to leave and join, and a params.yaml that changes only
+for a real gain.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,14 @@ from isic.stack.fit import fit_stack
 from isic.stack.training_data import TrainingData, build_training_data
 from isic.tuning import tune as home
 from isic.tuning.record import record_study, study_figures, trial_table
-from isic.tuning.search import HALFWAY_REPORTS, TrialEvaluator, as_trial, changes, suggest, switchable
+from isic.tuning.search import (
+    HALFWAY_REPORTS,
+    TrialEvaluator,
+    as_trial,
+    changes,
+    suggest,
+    switchable,
+)
 from isic.tuning.study import DONE, join_study, open_storage, pruner
 from isic.tuning.tune import Candidate, assess_gain, tune, winners
 from pipelines.tune import study_name
@@ -70,13 +79,17 @@ def test_a_candidate_scores_what_the_stage_would(people: Population, data: Train
     family = switchable(data)[0]
     chosen = settings(seeds=1, drop=(family,))
     dropped = fit_stack(*people, chosen)
-    assert TrialEvaluator(data, seeds=1).score(chosen) == pytest.approx(dropped.metrics["pauc"], abs=1e-9)
+    assert TrialEvaluator(data, seeds=1).score(chosen) == pytest.approx(
+        dropped.metrics["pauc"], abs=1e-9
+    )
     gone = [feature for feature in NAMES if data.families[feature] == family]
     assert gone
     assert not set(gone) & set(dropped.names)
 
 
-def test_a_candidate_may_be_surer_than_a_probability_can_say(people: Population, data: TrainingData) -> None:
+def test_a_candidate_may_be_surer_than_a_probability_can_say(
+    people: Population, data: TrainingData
+) -> None:
     params = settings().params.model_dump()
     # Steps far too long: log-odds beyond 37, where a probability in double precision is 1.
     bold = settings(seeds=1, params={**params, "learning_rate": 12.0, "scale_pos_weight": 1.0})
@@ -93,27 +106,40 @@ def test_a_candidate_may_be_surer_than_a_probability_can_say(people: Population,
 
 
 @pytest.mark.parametrize("zeros", [(), ("lambda_l1", "lambda_l2", "negatives")])
-def test_current_values_survive_the_way_through_a_trial(data: TrainingData, zeros: tuple[str, ...]) -> None:
+def test_current_values_survive_the_way_through_a_trial(
+    data: TrainingData, zeros: tuple[str, ...]
+) -> None:
     plain = settings()
-    params = {name: 0.0 if name in zeros else value for name, value in plain.params.model_dump().items()}
-    families, current = switchable(data), settings(params=params, **{"negatives": 0} if zeros else {})
+    params = {
+        name: 0.0 if name in zeros else value for name, value in plain.params.model_dump().items()
+    }
+    families, current = (
+        switchable(data),
+        settings(params=params, **{"negatives": 0} if zeros else {}),
+    )
     trial = optuna.trial.FixedTrial(as_trial(current, families))
     assert changes(suggest(trial, current, families), current) == {}
     asked = optuna.create_study().ask()
     assert changes(suggest(asked, current, families), current)
 
 
-def test_who_leaves_while_others_are_at_the_last_trial_does_not_judge(data: TrainingData, tmp_path: Path) -> None:
+def test_who_leaves_while_others_are_at_the_last_trial_does_not_judge(
+    data: TrainingData, tmp_path: Path
+) -> None:
     text: list[str] = []
     with join_study("study", tmp_path, as_trial(settings(), switchable(data))) as other:
         trial = other.study.ask()
         trial.set_user_attr("worker", other.identity)
         trial.set_user_attr("host", socket.gethostname())
         assert tune(data, settings(), "study", tmp_path, 1, seeds=1, say=text.append) is None
-    assert text == ["the last trials are still running in other processes: the one that ends last judges"]
+    assert text == [
+        "the last trials are still running in other processes: the one that ends last judges"
+    ]
 
 
-def test_search_starts_from_current_values_resumes_and_tells(data: TrainingData, tmp_path: Path) -> None:
+def test_search_starts_from_current_values_resumes_and_tells(
+    data: TrainingData, tmp_path: Path
+) -> None:
     text: list[str] = []
     children: list[tuple[int, dict[str, Any]]] = []
 
@@ -129,7 +155,9 @@ def test_search_starts_from_current_values_resumes_and_tells(data: TrainingData,
         yield Notes(number)
 
     for trials in (3, 6):
-        result = tune(data, settings(), "study", tmp_path, trials, seeds=2, open_child=child, say=text.append)
+        result = tune(
+            data, settings(), "study", tmp_path, trials, seeds=2, open_child=child, say=text.append
+        )
     assert result is not None
     done = finished(tmp_path, "study")
     assert len(done) == len(text) == 6
@@ -144,7 +172,9 @@ def test_search_starts_from_current_values_resumes_and_tells(data: TrainingData,
     assert set(study_figures("study", tmp_path)) >= {"history", "slice"}
 
 
-def test_a_study_is_recorded_and_one_left_before_it_began_is_passed_over(data: TrainingData, tmp_path: Path) -> None:
+def test_a_study_is_recorded_and_one_left_before_it_began_is_passed_over(
+    data: TrainingData, tmp_path: Path
+) -> None:
     class Artifacts(NullTracker):
         def __init__(self) -> None:
             self.names: list[str] = []
@@ -195,7 +225,9 @@ def test_a_member_that_fails_before_its_glimpse_ends_the_trial(
         TrialEvaluator(data, seeds=1).score(settings(), study.ask())
 
 
-def test_interrupting_keeps_finished_trials_and_queues_the_running_one(data: TrainingData, tmp_path: Path) -> None:
+def test_interrupting_keeps_finished_trials_and_queues_the_running_one(
+    data: TrainingData, tmp_path: Path
+) -> None:
     def interrupt(line: str) -> None:
         if line.startswith("2/"):
             raise KeyboardInterrupt
@@ -207,7 +239,9 @@ def test_interrupting_keeps_finished_trials_and_queues_the_running_one(data: Tra
     assert len(finished(tmp_path, "study")) == 4
 
 
-def test_no_gain_changes_nothing_and_a_real_gain_is_named(data: TrainingData, tmp_path: Path) -> None:
+def test_no_gain_changes_nothing_and_a_real_gain_is_named(
+    data: TrainingData, tmp_path: Path
+) -> None:
     families = switchable(data)
     good, bad = settings(), settings(rounds=1, negatives=1, seeds=1)
 
@@ -233,29 +267,44 @@ def test_no_gain_changes_nothing_and_a_real_gain_is_named(data: TrainingData, tm
 def test_a_folds_own_score_has_no_say_in_who_scores_it() -> None:
     rng = np.random.default_rng(0)
     table = rng.normal(size=(50, 5))
-    found = winners([Candidate(number, {}, dict(enumerate(row))) for number, row in enumerate(table)])
+    found = winners(
+        [Candidate(number, {}, dict(enumerate(row))) for number, row in enumerate(table)]
+    )
     for fold in range(5):
         assert found[fold].number == int(np.argmax(np.delete(table, fold, axis=1).mean(axis=1)))
         changed = table.copy()
         changed[:, fold] = rng.normal(size=50) * 100
-        again = winners([Candidate(number, {}, dict(enumerate(row))) for number, row in enumerate(changed)])
+        again = winners(
+            [Candidate(number, {}, dict(enumerate(row))) for number, row in enumerate(changed)]
+        )
         assert again[fold].number == found[fold].number
 
 
-def test_lucky_lesions_of_many_equal_trials_are_no_gain(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials that differ by which lesions they happen to rank well, and the best of them is best by that alone."""
+def test_lucky_lesions_of_many_equal_trials_are_no_gain(
+    data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trials that differ by which lesions they happen to rank well, and the best of them is best by
+    that alone.
+    """
     families, current = switchable(data), settings()
     rng, target, folds = np.random.default_rng(0), data.target, range(3)
     gains: dict[str, list[float]] = {"best": [], "searching": []}
     for _ in range(12):
         trials = [settings(rounds=40 + number) for number in range(30)]
         scores = {one.rounds: rng.normal(size=len(target)) + 1.5 * target for one in trials}
-        monkeypatch.setattr(home, "refit_oof", lambda _, one, known=scores: pd.DataFrame({"score": known[one.rounds]}))
+        monkeypatch.setattr(
+            home,
+            "refit_oof",
+            lambda _, one, known=scores: pd.DataFrame({"score": known[one.rounds]}),
+        )
         candidates = [
             Candidate(
                 number,
                 as_trial(one, families),
-                {f: pauc(target[data.fold == f], scores[one.rounds][data.fold == f]) for f in folds},
+                {
+                    f: pauc(target[data.fold == f], scores[one.rounds][data.fold == f])
+                    for f in folds
+                },
             )
             for number, one in enumerate(trials)
         ]
@@ -274,7 +323,9 @@ def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_pat
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.tuning.worker", str(tmp_path), str(total)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        )
 
     victim, *others = [start() for _ in range(3)]
     assert victim.stdout is not None
@@ -286,8 +337,8 @@ def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_pat
     victim.wait()
     text = [process.communicate(timeout=120)[0] for process in others]
     assert all(process.returncode == 0 for process in others), text
-    # A later join finds the orphan, if the victim died inside a trial, and the study ends complete. A trial that nobody
-    # signed yet may be a living worker's: for some seconds it is left alone.
+    # A later join finds the orphan, if the victim died inside a trial, and the study ends complete.
+    # A trial that nobody signed yet may be a living worker's: for some seconds it is left alone.
     left = optuna.load_study(study_name="shared", storage=open_storage(tmp_path)).trials
     if any(trial.state == TrialState.RUNNING and "host" not in trial.user_attrs for trial in left):
         time.sleep(20)
@@ -296,14 +347,17 @@ def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_pat
     assert survivor.returncode == 0
     trials = optuna.load_study(study_name="shared", storage=open_storage(tmp_path)).trials
     states = Counter(trial.state for trial in trials)
-    # One more when two workers took the last place at once; an orphan may still wait for its second run.
+    # One more when two workers took the last place at once; an orphan may still wait for its second
+    # run.
     assert total <= states[TrialState.COMPLETE] + states[TrialState.PRUNED] <= total + 2
     assert states[TrialState.RUNNING] + states[TrialState.FAIL] <= 1
     ran = [tuple(sorted(trial.params.items())) for trial in trials if trial.state in DONE]
     assert len(set(ran)) == len(ran)
     # What the killed process was at has run again or waits for it: no values are lost.
     again = [trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs]
-    assert again == [trial.number for trial in trials if trial.state == TrialState.FAIL and trial.params]
+    assert again == [
+        trial.number for trial in trials if trial.state == TrialState.FAIL and trial.params
+    ]
 
 
 def test_params_file_keeps_its_comments(tmp_path: Path) -> None:
@@ -311,7 +365,9 @@ def test_params_file_keeps_its_comments(tmp_path: Path) -> None:
 
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    diff = write_overlay(path, {"stack": {"rounds": 77, "drop": ["age"], "params": {"num_leaves": 7}}})
+    diff = write_overlay(
+        path, {"stack": {"rounds": 77, "drop": ["age"], "params": {"num_leaves": 7}}}
+    )
     assert "-    num_leaves: 12" in diff
     assert "+    num_leaves: 7" in diff
     before, after = ((file.read_text(encoding="utf-8")) for file in (ROOT / "params.yaml", path))

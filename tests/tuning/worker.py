@@ -1,4 +1,6 @@
-"""One process of a shared search, started by test_tune: `python -m tests.tuning.worker FOLDER TRIALS`."""
+"""One process of a shared search, started by test_tune: `python -m tests.tuning.worker FOLDER
+TRIALS`.
+"""
 
 import sys
 from pathlib import Path

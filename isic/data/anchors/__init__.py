@@ -1,10 +1,12 @@
-"""Anchors: 256 generated tiles that no network was trained on, the same for the network of every fold.
+"""Anchors: 256 generated tiles that no network was trained on, the same for the network of every
+fold.
 
-Each lesion of the training table is in the training set of all fold networks of a backbone but one, so no lesion is
-unseen by two of them. The embeddings of the anchors show how the spaces of these networks are rotated to each other.
+Each lesion of the training table is in the training set of all fold networks of a backbone but one,
+so no lesion is unseen by two of them. The embeddings of the anchors show how the spaces of these
+networks are rotated to each other.
 
-`tiles.hdf5` is the `train-image.hdf5` of `write_sample(folder, 16, 256, 64, 20_240_601)` (patients, lesions,
-malignant lesions, seed): tests/data/test_anchors.py compares them.
+`tiles.hdf5` is the `train-image.hdf5` of `write_sample(folder, 16, 256, 64, 20_240_601)` (patients,
+lesions, malignant lesions, seed): tests/data/test_anchors.py compares them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Generated data in the official files: true schema, published population, tiles that agree with their rows.
+"""Generated data in the official files: true schema, published population, tiles that agree with
+their rows.
 
 Only `write_sample` is for use elsewhere.
 """

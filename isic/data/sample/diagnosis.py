@@ -24,8 +24,12 @@ def family(diagnosis: str) -> str:
     return "basal" if "Basal" in diagnosis else "squamous"
 
 
-def draw_diagnoses(facts: Population, rng: np.random.Generator, rows: pd.DataFrame, owner: np.ndarray) -> pd.DataFrame:
-    """The train-only columns but target and dnn confidence, for measured `rows` with a `target` column."""
+def draw_diagnoses(
+    facts: Population, rng: np.random.Generator, rows: pd.DataFrame, owner: np.ndarray
+) -> pd.DataFrame:
+    """The train-only columns but target and dnn confidence, for measured `rows` with a `target`
+    column.
+    """
     malignant = rows["target"].to_numpy() == 1
     tagged = _tagged(rng, rows, owner, malignant)
     full = np.full(len(rows), "Benign", dtype=object)
@@ -47,8 +51,12 @@ def draw_diagnoses(facts: Population, rng: np.random.Generator, rows: pd.DataFra
     )
 
 
-def _tagged(rng: np.random.Generator, rows: pd.DataFrame, owner: np.ndarray, malignant: np.ndarray) -> np.ndarray:
-    """Who has a lesion_id: all malignant lesions, all below 2.5 mm, and others, unevenly among patients."""
+def _tagged(
+    rng: np.random.Generator, rows: pd.DataFrame, owner: np.ndarray, malignant: np.ndarray
+) -> np.ndarray:
+    """Who has a lesion_id: all malignant lesions, all below 2.5 mm, and others, unevenly among
+    patients.
+    """
     certain = malignant | is_small(rows["clin_size_long_diam_mm"].to_numpy())
     habit = rng.gamma(0.5, 2.0, owner.max() + 1)[owner]
     wanted = _TAGGED * len(rows) - certain.sum()
@@ -63,9 +71,13 @@ def _draw(rng: np.random.Generator, counts: dict[str, int], size: int) -> np.nda
 
 
 def _malignant(facts: Population, rng: np.random.Generator, rows: pd.DataFrame) -> np.ndarray:
-    """Full diagnoses: drawn as published, then dealt by looks, dark and even brown to melanoma, red to carcinoma."""
+    """Full diagnoses: drawn as published, then dealt by looks, dark and even brown to melanoma, red
+    to carcinoma.
+    """
     drawn = _draw(rng, facts.diagnoses["malignant"], len(rows))
-    brown = rows["tbp_lv_H"] / 7.6 - rows["tbp_lv_deltaL"] / 5 + 0.01 * rows["tbp_lv_nevi_confidence"]
+    brown = (
+        rows["tbp_lv_H"] / 7.6 - rows["tbp_lv_deltaL"] / 5 + 0.01 * rows["tbp_lv_nevi_confidence"]
+    )
     looks = brown.to_numpy() + rng.standard_normal(len(rows))
     is_melanoma = np.array([family(text) == "melanoma" for text in drawn], dtype=bool)
     order = np.argsort(-looks, kind="stable")
@@ -76,14 +88,24 @@ def _malignant(facts: Population, rng: np.random.Generator, rows: pd.DataFrame) 
 
 
 def _biopsies(
-    facts: Population, rng: np.random.Generator, rows: pd.DataFrame, open_: np.ndarray, full: np.ndarray
+    facts: Population,
+    rng: np.random.Generator,
+    rows: pd.DataFrame,
+    open_: np.ndarray,
+    full: np.ndarray,
 ) -> None:
-    """Benign and indeterminate lesions with a pathologist's diagnosis: the most suspicious of the tagged ones."""
+    """Benign and indeterminate lesions with a pathologist's diagnosis: the most suspicious of the
+    tagged ones.
+    """
     candidates = np.flatnonzero(open_)
     scale = len(rows) / facts.rows
     benign, unsure = rng.poisson(_BENIGN * scale), rng.poisson(_INDETERMINATE * scale)
     size = rows["clin_size_long_diam_mm"].to_numpy()[candidates]
-    suspicion = np.log(size) - 0.08 * rows["tbp_lv_deltaL"].to_numpy()[candidates] + rng.gumbel(size=len(candidates))
+    suspicion = (
+        np.log(size)
+        - 0.08 * rows["tbp_lv_deltaL"].to_numpy()[candidates]
+        + rng.gumbel(size=len(candidates))
+    )
     chosen = candidates[np.argsort(-suspicion, kind="stable")][: benign + unsure]
     cut = min(unsure, len(chosen))
     chosen = rng.permutation(chosen)
@@ -96,7 +118,9 @@ def _levels(text: str) -> list[str | None]:
     return parts + [None] * (5 - len(parts))
 
 
-def _invasion(facts: Population, rng: np.random.Generator, full: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _invasion(
+    facts: Population, rng: np.random.Generator, full: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Thickness of invasive melanomas, and mitoses of most of them (published: 53 of 63)."""
     invasive = np.array(["Melanoma Invasive" in text for text in full], dtype=bool)
     count = int(invasive.sum())

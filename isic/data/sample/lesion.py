@@ -31,7 +31,9 @@ def paint_lesion(rng: np.random.Generator, lab: np.ndarray, look: np.void) -> No
     cos, sin = np.float32(np.cos(look["angle"])), np.float32(np.sin(look["angle"]))
     along, across = x * cos + y * sin, y * cos - x * sin
     # An asymmetric lesion bulges to one side.
-    across = across + np.float32(0.5 * look["asymmetry"] / a) * (along * along - np.float32(a * a / 3))
+    across = across + np.float32(0.5 * look["asymmetry"] / a) * (
+        along * along - np.float32(a * a / 3)
+    )
     height, width = x.shape
     rough = noise(rng, 4 if a * side / MM > 22 else 3, height, width)
     fine = noise(rng, 2, height, width)
@@ -48,7 +50,12 @@ def paint_lesion(rng: np.random.Generator, lab: np.ndarray, look: np.void) -> No
 
 
 def _pigment(
-    rng: np.random.Generator, paint: np.ndarray, look: np.void, mask: np.ndarray, reach: np.ndarray, rough: np.ndarray
+    rng: np.random.Generator,
+    paint: np.ndarray,
+    look: np.void,
+    mask: np.ndarray,
+    reach: np.ndarray,
+    rough: np.ndarray,
 ) -> None:
     """Spread of lightness and colour inside, as the columns say."""
     height, width = mask.shape
@@ -57,14 +64,22 @@ def _pigment(
     spread = np.float32(0.8 * look["spread_ab"])
     paint[1] += mask * noise(rng, 3, height, width) * spread
     paint[2] += mask * (noise(rng, 3, height, width) + mottle) * (0.7 * spread)
-    ring = np.cos(np.float32(np.pi) * reach + np.float32(rng.uniform(0, 6.3))) * mask * np.float32(0.8 * look["rings"])
+    ring = (
+        np.cos(np.float32(np.pi) * reach + np.float32(rng.uniform(0, 6.3)))
+        * mask
+        * np.float32(0.8 * look["rings"])
+    )
     paint[2] += ring
     paint[0] += ring
 
 
-def paint_signs(rng: np.random.Generator, lab: np.ndarray, look: np.void, signs: dict[str, bool]) -> None:
+def paint_signs(
+    rng: np.random.Generator, lab: np.ndarray, look: np.void, signs: dict[str, bool]
+) -> None:
     """What only the image tells, over the lesion or, where it has one, over its red surroundings."""
-    radius = max(0.5 * float(look["long_mm"]), 0.5, 0.75 * float(look["halo_mm"]) if signs["halo"] else 0.0)
+    radius = max(
+        0.5 * float(look["long_mm"]), 0.5, 0.75 * float(look["halo_mm"]) if signs["halo"] else 0.0
+    )
     window = near(lab.shape[1], 0, 0, min(1.3 * radius, 7.5))
     x, y = (axis[window] / np.float32(radius) for axis in grid(lab.shape[1]))
     inside = (x, y)
@@ -80,7 +95,10 @@ def paint_signs(rng: np.random.Generator, lab: np.ndarray, look: np.void, signs:
         veil = _blot(rng, inside, 0.4, 0.7) * mask
         tint(paint, veil, [rng.uniform(-4, 4), -5, -9])
     if signs["scale"]:
-        flakes = np.clip(noise(rng, 1, height, width) + 0.5 * noise(rng, 2, height, width) - 1.0, 0, 1.2) * mask
+        flakes = (
+            np.clip(noise(rng, 1, height, width) + 0.5 * noise(rng, 2, height, width) - 1.0, 0, 1.2)
+            * mask
+        )
         tint(paint, flakes, [rng.uniform(14, 30), -4, rng.uniform(-6, 3)])
     if signs["vessels"]:
         lines = np.exp(-((noise(rng, 3, height, width) / np.float32(0.22)) ** 2)) * mask
@@ -93,9 +111,13 @@ def paint_signs(rng: np.random.Generator, lab: np.ndarray, look: np.void, signs:
         paint[0] -= 12 * np.clip(noise(rng, 2, height, width), 0, 1) * sore
 
 
-def _blot(rng: np.random.Generator, inside: tuple[np.ndarray, np.ndarray], least: float, most: float) -> np.ndarray:
+def _blot(
+    rng: np.random.Generator, inside: tuple[np.ndarray, np.ndarray], least: float, most: float
+) -> np.ndarray:
     """A soft disc somewhere in the lesion; coordinates are relative to its axes."""
     turn, away = rng.uniform(0, 6.283), rng.uniform(0.1, 0.65)
     radius = rng.uniform(least, most)
-    distance = (inside[0] - np.float32(away * np.cos(turn))) ** 2 + (inside[1] - np.float32(away * np.sin(turn))) ** 2
+    distance = (inside[0] - np.float32(away * np.cos(turn))) ** 2 + (
+        inside[1] - np.float32(away * np.sin(turn))
+    ) ** 2
     return np.clip(1.4 - distance / np.float32(radius * radius), 0, 1)

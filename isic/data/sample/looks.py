@@ -1,8 +1,9 @@
-"""What a tile shows, as one record per row: measurements turned into image colours, and traits no column tells.
+"""What a tile shows, as one record per row: measurements turned into image colours, and traits no
+column tells.
 
-The step from table to picture was fitted on real tiles: under white light a tile shows the measured colours, tiles of
-type XP are lighter and shift with the patient; the centre of a lesion differs from the skin by more than the mean
-over its area says.
+The step from table to picture was fitted on real tiles: under white light a tile shows the measured
+colours, tiles of type XP are lighter and shift with the patient; the centre of a lesion differs
+from the skin by more than the mean over its area says.
 """
 
 from __future__ import annotations
@@ -13,19 +14,28 @@ import pandas as pd
 from isic.data.sample.diagnosis import CANCERS, family
 from isic.data.sample.measure import is_small
 
-#: Image L, a, b of the skin = constant + weights · (Lext, Aext, Bext). Least squares on real tiles with rows.
+#: Image L, a, b of the skin = constant + weights · (Lext, Aext, Bext). Least squares on real tiles
+#: with rows.
 _SKIN = {
-    "3D: white": np.array([[0.3, 1.00, -0.08, 0.06], [0.4, -0.03, 1.00, -0.08], [-2.0, -0.18, 0.00, 1.09]]),
-    "3D: XP": np.array([[15.6, 0.90, -0.25, 0.03], [4.6, -0.13, 1.03, -0.01], [2.6, -0.28, -0.07, 1.22]]),
+    "3D: white": np.array(
+        [[0.3, 1.00, -0.08, 0.06], [0.4, -0.03, 1.00, -0.08], [-2.0, -0.18, 0.00, 1.09]]
+    ),
+    "3D: XP": np.array(
+        [[15.6, 0.90, -0.25, 0.03], [4.6, -0.13, 1.03, -0.01], [2.6, -0.28, -0.07, 1.22]]
+    ),
 }
 #: Residual sd of that fit; most of it is shared by the tiles of a patient.
 _RESIDUAL = {"3D: white": np.array([0.8, 0.6, 0.6]), "3D: XP": np.array([5.6, 1.4, 2.0])}
 _CONTRAST = {"3D: white": np.array([1.15, 1.05, 1.05]), "3D: XP": np.array([1.6, 1.2, 1.3])}
 
 #: Side of real tiles in pixels at these quantiles (6,478 tiles).
-_SIDES = ([0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1], [51, 97, 105, 117, 127, 137, 153, 177, 239])
+_SIDES = (
+    [0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1],
+    [51, 97, 105, 117, 127, 137, 153, 177, 239],
+)
 
-#: Chance that a tile shows a sign, per kind of lesion. None of them is in a column: this is what only images tell.
+#: Chance that a tile shows a sign, per kind of lesion. None of them is in a column: this is what
+#: only images tell.
 SIGNS = ("dark_blots", "veil", "scale", "vessels", "halo", "ulcer", "ink")
 _CHANCES = {
     "benign": (0.06, 0.01, 0.03, 0.03, 0.05, 0.004, 0.002),
@@ -63,7 +73,9 @@ RECORD = np.dtype(
 
 
 def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray) -> np.ndarray:
-    """One `RECORD` per row of `frame` (n,); `owner` (n,) indexes patients, whose tiles share skin, hair and camera."""
+    """One `RECORD` per row of `frame` (n,); `owner` (n,) indexes patients, whose tiles share skin,
+    hair and camera.
+    """
     n = len(frame)
     looks = np.zeros(n, dtype=RECORD)
     patients = int(owner.max()) + 1
@@ -79,11 +91,15 @@ def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray)
     looks["spread_ab"] = frame["tbp_lv_color_std_mean"]
     looks["rings"] = frame["tbp_lv_radial_color_std_max"]
     # The column's tail comes from folds and clothing in view, not from coarser grain.
-    looks["texture"] = np.minimum(frame["tbp_lv_stdLExt"], 2.2 + 0.4 * (frame["tbp_lv_stdLExt"] - 2.2))
+    looks["texture"] = np.minimum(
+        frame["tbp_lv_stdLExt"], 2.2 + 0.4 * (frame["tbp_lv_stdLExt"] - 2.2)
+    )
     looks["creases"] = np.maximum(rng.normal(0.3, 0.5, patients)[owner] + rng.normal(0, 0.3, n), 0)
     looks["grain_turn"] = rng.integers(0, 8, n)
     damage = np.abs(rng.standard_normal(patients))
-    looks["freckles"] = damage[owner] * np.where(frame["anatom_site_general"] == "lower extremity", 0.7, 1.0)
+    looks["freckles"] = damage[owner] * np.where(
+        frame["anatom_site_general"] == "lower extremity", 0.7, 1.0
+    )
     looks["hair"] = _hair(rng, frame, owner, patients)
     looks["blur"] = np.exp(rng.normal(-0.8, 0.35, patients)[owner] + rng.normal(0, 0.2, n))
     looks["neighbours"] = rng.gamma(0.7, 1.0, patients)[owner]
@@ -111,11 +127,18 @@ def _colours(
     return skin, contrast
 
 
-def _hair(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray, patients: int) -> np.ndarray:
+def _hair(
+    rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray, patients: int
+) -> np.ndarray:
     """Mean number of hairs in the tile: by patient, more in men, on limbs and the front."""
     person = rng.gamma(0.45, 12.0, patients)[owner]
     sex = np.where(frame["sex"] == "female", 0.3, 1.0)
-    place = frame["tbp_lv_location_simple"].map({"Torso Back": 0.5, "Head & Neck": 0.6}).fillna(1.2).to_numpy()
+    place = (
+        frame["tbp_lv_location_simple"]
+        .map({"Torso Back": 0.5, "Head & Neck": 0.6})
+        .fillna(1.2)
+        .to_numpy()
+    )
     return np.minimum(person * sex * place, 45)
 
 
@@ -128,7 +151,8 @@ def _signs(rng: np.random.Generator, frame: pd.DataFrame) -> np.ndarray:
     chances = np.empty((len(frame), len(SIGNS)), dtype=np.float32)
     for kind in ("benign", "biopsied", *CANCERS):
         chances[kinds == kind] = _CHANCES[kind]
-    # Tiny outlines are mostly the core of a larger red patch that the machine missed and a clinician tagged.
+    # Tiny outlines are mostly the core of a larger red patch that the machine missed and a
+    # clinician tagged.
     small = is_small(frame["clin_size_long_diam_mm"].to_numpy())
     chances[small, SIGNS.index("halo")] = np.where(kinds[small] == "benign", 0.25, 0.85)
     return rng.random(chances.shape, dtype=np.float32) < chances

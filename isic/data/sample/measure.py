@@ -1,9 +1,10 @@
 """The measured columns: a Gaussian copula with hospital and patient effects, then the identities.
 
-Variables are drawn as normal scores and read off the published quantile tables, benign and malignant apart. Age and
-position are given from outside; the others follow them as the published Spearman correlations say. What remains is
-split into hospital offsets, patient effects and lesion noise, so that lesions of a patient resemble each other and a
-malignant lesion stands out among its own patient's.
+Variables are drawn as normal scores and read off the published quantile tables, benign and
+malignant apart. Age and position are given from outside; the others follow them as the published
+Spearman correlations say. What remains is split into hospital offsets, patient effects and lesion
+noise, so that lesions of a patient resemble each other and a malignant lesion stands out among its
+own patient's.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from isic.data.sample.population import (
     nearest_correlation,
 )
 
-#: Skin of patients with a malignant lesion: this part of the malignant-benign difference is the patient's, not the
-#: lesion's. A guess; zero would make patient-relative features implausibly strong.
+#: Skin of patients with a malignant lesion: this part of the malignant-benign difference is the
+#: patient's, not the lesion's. A guess; zero would make patient-relative features implausibly
+#: strong.
 _PATIENT_PART = 0.4
 _SKIN = ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_Lext", "tbp_lv_stdLExt")
-#: Lesions found by the machine have at least this contrast and diameter (published minima of untagged lesions).
+#: Lesions found by the machine have at least this contrast and diameter (published minima of
+#: untagged lesions).
 _LEAST_CONTRAST = 4.5
 _LEAST_DIAMETER = 2.5
 
@@ -48,8 +51,13 @@ def draw_scores(
     hospital_cov = _weighted_covariance(hospital, facts.hospitals["rows"].to_numpy(float))
     _, rest = _condition(facts.benign.correlation)
     spread = np.sqrt(np.minimum(facts.patient_share, 0.95 * np.diag(rest)))
-    patient_cov = nearest_correlation(rest / np.sqrt(np.outer(np.diag(rest), np.diag(rest)))) * np.outer(spread, spread)
-    effect = rng.standard_normal((len(patients), len(spread))) @ _root(patient_cov).T + hospital[patients["hospital"]]
+    patient_cov = nearest_correlation(
+        rest / np.sqrt(np.outer(np.diag(rest), np.diag(rest)))
+    ) * np.outer(spread, spread)
+    effect = (
+        rng.standard_normal((len(patients), len(spread))) @ _root(patient_cov).T
+        + hospital[patients["hospital"]]
+    )
     shift = _skin_shift(facts)
     has_malignant = (patients["malignant"].to_numpy() > 0)[:, None]
     # Centred, so that the benign margins stay where they are.
@@ -57,12 +65,16 @@ def draw_scores(
     shifted = effect + (has_malignant - mean) * shift
     scores = np.empty((len(owner), len(facts.variables)))
     scores[:, :EXOGENOUS] = given
-    for is_malignant, group, share in ((False, facts.benign, "rows"), (True, facts.overt, "malignant")):
+    for is_malignant, group, share in (
+        (False, facts.benign, "rows"),
+        (True, facts.overt, "malignant"),
+    ):
         rows = np.flatnonzero(malignant == is_malignant)
         slope, rest = _condition(group.correlation)
         within = rest - hospital_cov - patient_cov
         root = _root(within)
-        # Where the effects alone exceed what the group allows, everything shrinks back to its variance.
+        # Where the effects alone exceed what the group allows, everything shrinks back to its
+        # variance.
         total = np.diag(root @ root.T + hospital_cov + patient_cov)
         scale = np.sqrt(np.diag(rest) / total)
         noise = rng.standard_normal((len(rows), len(scale))) @ root.T
@@ -73,8 +85,12 @@ def draw_scores(
     return scores
 
 
-def read_tables(facts: Population, rng: np.random.Generator, scores: np.ndarray, malignant: np.ndarray) -> pd.DataFrame:
-    """Values of the copula variables: each column read off the benign table, or the malignant one where that shows."""
+def read_tables(
+    facts: Population, rng: np.random.Generator, scores: np.ndarray, malignant: np.ndarray
+) -> pd.DataFrame:
+    """Values of the copula variables: each column read off the benign table, or the malignant one
+    where that shows.
+    """
     rows = np.flatnonzero(malignant)
     hidden = np.where(rng.random(len(rows)) < FAINT, HIDDEN_IF_FAINT, HIDDEN_ELSE)
     shown = {name: np.ones(len(rows), dtype=bool) for name in facts.variables[:EXOGENOUS]}
@@ -92,7 +108,8 @@ def read_tables(facts: Population, rng: np.random.Generator, scores: np.ndarray,
 def complete(rng: np.random.Generator, drawn: pd.DataFrame) -> pd.DataFrame:
     """All measured columns from the drawn ones, float64 values of float32 precision.
 
-    Exact identities hold to the rounding; near-exact relations carry the published residuals (FIELD A.4).
+    Exact identities hold to the rounding; near-exact relations carry the published residuals (FIELD
+    A.4).
     """
     n = len(drawn)
     normal = rng.standard_normal((5, n))
@@ -109,9 +126,13 @@ def complete(rng: np.random.Generator, drawn: pd.DataFrame) -> pd.DataFrame:
     _add_contrasts(rows, rng, normal[2])
     tidy = np.where(tbp["color_std_mean"] == 0, 0.0, tbp["radial_color_std_max"])
     rows["tbp_lv_radial_color_std_max"] = tidy
-    colour = np.clip(1.266 * tbp["color_std_mean"] + 1.635 * tidy + 0.10 + 0.17 * normal[3], 0.01, 10)
+    colour = np.clip(
+        1.266 * tbp["color_std_mean"] + 1.635 * tidy + 0.10 + 0.17 * normal[3], 0.01, 10
+    )
     rows["tbp_lv_norm_color"] = np.where(tbp["color_std_mean"] == 0, 0.0, colour)
-    rows["tbp_lv_norm_border"] = np.clip(0.1731 * ratio + 7.577 * tbp["symm_2axis"] - 2.172 + 0.09 * normal[4], 0, 10)
+    rows["tbp_lv_norm_border"] = np.clip(
+        0.1731 * ratio + 7.577 * tbp["symm_2axis"] - 2.172 + 0.09 * normal[4], 0, 10
+    )
     rows["tbp_lv_symm_2axis_angle"] = 5 * rng.integers(0, 36, n)
     return rows.apply(_stored)
 
@@ -120,7 +141,9 @@ def _add_colours(rows: pd.DataFrame, tbp: dict[str, np.ndarray]) -> None:
     for axis in "ABL":
         outside = _stored(tbp[f"{axis}ext"])
         inside = _stored(
-            np.maximum(outside + tbp[f"delta{axis}"], 0.5 if axis == "B" else 4.0 if axis == "L" else -2.4)
+            np.maximum(
+                outside + tbp[f"delta{axis}"], 0.5 if axis == "B" else 4.0 if axis == "L" else -2.4
+            )
         )
         rows[f"tbp_lv_{axis}ext"], rows[f"tbp_lv_{axis}"] = outside, inside
         rows[f"tbp_lv_delta{axis}"] = inside - outside
@@ -138,11 +161,15 @@ def _add_contrasts(rows: pd.DataFrame, rng: np.random.Generator, normal: np.ndar
     normalised = contrast * (40.5 + 3.2 * normal) / rows["tbp_lv_Lext"].to_numpy()
     # Fainter lesions are not detected: what falls below the threshold is folded back above it.
     low = normalised < _LEAST_CONTRAST
-    rows["tbp_lv_deltaLBnorm"] = np.where(low, np.minimum(2 * _LEAST_CONTRAST - normalised, 6.5), normalised)
+    rows["tbp_lv_deltaLBnorm"] = np.where(
+        low, np.minimum(2 * _LEAST_CONTRAST - normalised, 6.5), normalised
+    )
 
 
 def is_small(diameter: np.ndarray) -> np.ndarray:
-    """Lesions below what the machine selects by itself: they are in the data because a clinician tagged them."""
+    """Lesions below what the machine selects by itself: they are in the data because a clinician
+    tagged them.
+    """
     return diameter < _LEAST_DIAMETER
 
 
@@ -177,7 +204,9 @@ def _weighted_covariance(points: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _skin_shift(facts: Population) -> np.ndarray:
-    """How far the median malignant lesion lies from the benign ones, in benign normal scores, skin columns only."""
+    """How far the median malignant lesion lies from the benign ones, in benign normal scores, skin
+    columns only.
+    """
     shift = np.zeros(len(facts.variables) - EXOGENOUS)
     for index, name in enumerate(facts.variables[EXOGENOUS:]):
         if name in _SKIN:

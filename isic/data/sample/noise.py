@@ -1,6 +1,8 @@
-"""What tiles are painted with: periodic noise made once per process and cut at random, coordinates, colour.
+"""What tiles are painted with: periodic noise made once per process and cut at random, coordinates,
+colour.
 
-Images are planes (channel, row, column): sums over interleaved channels take numpy several times as long.
+Images are planes (channel, row, column): sums over interleaved channels take numpy several times as
+long.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ BANDS = (0.8, 1.6, 3.2, 6.4, 12.8)
 
 @cache
 def _bank() -> np.ndarray:
-    """Noise fields (band, side, side), periodic, each of unit sd: differences of Gaussians of white noise."""
+    """Noise fields (band, side, side), periodic, each of unit sd: differences of Gaussians of white
+    noise.
+    """
     rng = np.random.default_rng(20240627)
     fields = []
     for sigma in BANDS:
@@ -37,11 +41,15 @@ def _periodic_blur(image: np.ndarray, sigma: float) -> np.ndarray:
 
 @cache
 def furrows() -> np.ndarray:
-    """Fields (direction, side, side) of fine parallel creases, made like the bank with long kernels."""
+    """Fields (direction, side, side) of fine parallel creases, made like the bank with long
+    kernels.
+    """
     rng = np.random.default_rng(20240628)
     fields = []
     for turn in np.arange(8) * np.pi / 8:
-        white = np.pad(rng.standard_normal((BANK_SIDE, BANK_SIDE)).astype(np.float32), 24, mode="wrap")
+        white = np.pad(
+            rng.standard_normal((BANK_SIDE, BANK_SIDE)).astype(np.float32), 24, mode="wrap"
+        )
         field = cv2.filter2D(white, -1, _crease(turn))[24:-24, 24:-24]
         fields.append(field / field.std())
     return np.stack(fields)
@@ -52,7 +60,9 @@ def _crease(turn: float) -> np.ndarray:
     axis = np.arange(-16, 17, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)
     along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    narrow, wide = (np.exp(-0.5 * ((along / 5) ** 2 + (across / width) ** 2)) for width in (1.0, 2.0))
+    narrow, wide = (
+        np.exp(-0.5 * ((along / 5) ** 2 + (across / width) ** 2)) for width in (1.0, 2.0)
+    )
     return (narrow / narrow.sum() - wide / wide.sum()).astype(np.float32)
 
 
@@ -66,7 +76,8 @@ def grid(side: int) -> tuple[np.ndarray, np.ndarray]:
 def noise(rng: np.random.Generator, band: int, height: int, width: int) -> np.ndarray:
     """A random cut of one band (height, width), float32. A view: not to be written to."""
     room = BANK_SIDE - max(height, width)
-    # One number at a time: numpy checks the size of an array of two for longer than it takes to draw them.
+    # One number at a time: numpy checks the size of an array of two for longer than it takes to
+    # draw them.
     top, left, flips = int(rng.integers(0, room)), int(rng.integers(0, room)), int(rng.integers(4))
     cut = _bank()[band, top : top + height, left : left + width]
     return cut[:: 1 - 2 * (flips & 1), :: 1 - (flips & 2)]

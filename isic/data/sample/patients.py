@@ -1,4 +1,6 @@
-"""Who the patients are: hospital, number of lesions and of malignant ones, sex, age, and what sets their skin apart."""
+"""Who the patients are: hospital, number of lesions and of malignant ones, sex, age, and what sets
+their skin apart.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,23 @@ from scipy.special import ndtri
 from isic.core.errors import InputError
 from isic.data.sample.population import Population
 
-#: Fewer malignant patients than this cannot be dealt to grouped folds, so small requests spread their positives.
+#: Fewer malignant patients than this cannot be dealt to grouped folds, so small requests spread
+#: their positives.
 _HANDFUL = 6
-#: At most this share of the patients is malignant (published: 25 %), so that every request has benign patients too.
+#: At most this share of the patients is malignant (published: 25 %), so that every request has
+#: benign patients too.
 _LARGEST_SHARE = 0.75
 
 
 def draw_patients(
     facts: Population, rng: np.random.Generator, patients: int, lesions: int, positives: int
 ) -> pd.DataFrame:
-    """One row per patient: patient_id, hospital (index), lesions, malignant, sex, age_score, visits.
+    """One row per patient: patient_id, hospital (index), lesions, malignant, sex, age_score,
+    visits.
 
-    Lesions and malignant ones sum exactly to what is asked. `age_score` is a normal score, `visits` the share of the
-    patient's lesions seen at a second visit five years on. Raises InputError for impossible requests.
+    Lesions and malignant ones sum exactly to what is asked. `age_score` is a normal score, `visits`
+    the share of the patient's lesions seen at a second visit five years on. Raises InputError for
+    impossible requests.
     """
     check_request(patients, lesions, positives)
     malignant = _malignant_counts(facts, rng, patients, positives)
@@ -32,7 +38,8 @@ def draw_patients(
     male = rng.random(patients) < np.where(is_malignant, 0.70, 0.68)
     sex = np.where(male, "male", "female").astype(object)
     sex[rng.random(patients) < 0.029] = None
-    # Patients with a malignant lesion are older (mean 61.4 years); the rest shift so that all lesions keep theirs.
+    # Patients with a malignant lesion are older (mean 61.4 years); the rest shift so that all
+    # lesions keep theirs.
     age = rng.standard_normal(patients) + np.where(is_malignant, 0.10, -0.07)
     second_visit = np.where(rng.random(patients) < 0.12, rng.uniform(0.2, 0.8, patients), 0.0)
     return pd.DataFrame(
@@ -50,15 +57,21 @@ def draw_patients(
 
 
 def check_request(patients: int, lesions: int, positives: int, seed: int = 0) -> None:
-    """Raise InputError unless every patient can have a lesion and every positive can be one of them."""
+    """Raise InputError unless every patient can have a lesion and every positive can be one of
+    them.
+    """
     if seed < 0:
         raise InputError(f"seed {seed} is negative: use 0 or more")
     if patients < 1:
         raise InputError(f"a sample needs at least 1 patient, not {patients}: raise patients")
     if lesions < patients:
-        raise InputError(f"{lesions} lesions are too few for {patients} patients: every patient has at least one")
+        raise InputError(
+            f"{lesions} lesions are too few for {patients} patients: every patient has at least one"
+        )
     if positives < 0 or positives > lesions:
-        raise InputError(f"{positives} positives do not fit into {lesions} lesions: ask for 0 to {lesions}")
+        raise InputError(
+            f"{positives} positives do not fit into {lesions} lesions: ask for 0 to {lesions}"
+        )
 
 
 def unique_codes(rng: np.random.Generator, count: int, prefix: str) -> np.ndarray:
@@ -76,8 +89,12 @@ def apportion(weights: np.ndarray, total: int) -> np.ndarray:
     return whole
 
 
-def _malignant_counts(facts: Population, rng: np.random.Generator, patients: int, positives: int) -> np.ndarray:
-    """Malignant lesions of each patient, in random order: the published histogram, stretched to the request."""
+def _malignant_counts(
+    facts: Population, rng: np.random.Generator, patients: int, positives: int
+) -> np.ndarray:
+    """Malignant lesions of each patient, in random order: the published histogram, stretched to the
+    request.
+    """
     counts = np.zeros(patients, dtype=np.int64)
     if positives == 0:
         return counts
@@ -87,23 +104,34 @@ def _malignant_counts(facts: Population, rng: np.random.Generator, patients: int
     sizes = np.array(sorted(facts.malignant_per_patient))
     published = np.array([facts.malignant_per_patient[size] for size in sizes])
     each = np.repeat(sizes, apportion(published, chosen))
-    # What rounding left over or took away goes to patients with several, one at a time from the fullest.
+    # What rounding left over or took away goes to patients with several, one at a time from the
+    # fullest.
     while (gap := positives - each.sum()) != 0:
         fullest = np.argsort(-each, kind="stable")
-        step = fullest[: min(abs(gap), len(each))] if gap > 0 else fullest[each[fullest] > 1][: abs(gap)]
+        step = (
+            fullest[: min(abs(gap), len(each))]
+            if gap > 0
+            else fullest[each[fullest] > 1][: abs(gap)]
+        )
         each[step] += np.sign(gap)
     counts[rng.permutation(patients)[:chosen]] = each
     return counts
 
 
 def _hospitals(facts: Population, rng: np.random.Generator, is_malignant: np.ndarray) -> np.ndarray:
-    """Hospital of each patient: malignant patients as the malignant lesions are spread, all of them as published."""
+    """Hospital of each patient: malignant patients as the malignant lesions are spread, all of them
+    as published.
+    """
     hospitals = facts.hospitals
     total = apportion(hospitals["patients"].to_numpy(float), len(is_malignant))
-    malignant = np.minimum(apportion(hospitals["malignant"].to_numpy(float), int(is_malignant.sum())), total)
+    malignant = np.minimum(
+        apportion(hospitals["malignant"].to_numpy(float), int(is_malignant.sum())), total
+    )
     while (short := int(is_malignant.sum() - malignant.sum())) > 0:
         free = total - malignant
-        malignant[np.argsort(-free, kind="stable")[:short]] += free[np.argsort(-free, kind="stable")[:short]] > 0
+        malignant[np.argsort(-free, kind="stable")[:short]] += (
+            free[np.argsort(-free, kind="stable")[:short]] > 0
+        )
     assigned = np.empty(len(is_malignant), dtype=np.int64)
     codes = np.arange(len(hospitals))
     assigned[is_malignant] = rng.permutation(np.repeat(codes, malignant))
@@ -112,9 +140,14 @@ def _hospitals(facts: Population, rng: np.random.Generator, is_malignant: np.nda
 
 
 def _lesion_counts(
-    facts: Population, rng: np.random.Generator, hospital: np.ndarray, malignant: np.ndarray, lesions: int
+    facts: Population,
+    rng: np.random.Generator,
+    hospital: np.ndarray,
+    malignant: np.ndarray,
+    lesions: int,
 ) -> np.ndarray:
-    """Lesions of each patient, summing to `lesions`: published quantiles, dealt so that hospitals get their share.
+    """Lesions of each patient, summing to `lesions`: published quantiles, dealt so that hospitals
+    get their share.
 
     Malignant patients have more of them (published quartiles 213, 434, 758 against 95, 203, 392).
     """
@@ -126,7 +159,8 @@ def _lesion_counts(
         (np.flatnonzero(malignant == 0), facts.lesions_of_benign_patient),
     ]
     raw = np.ones(len(hospital))
-    # Hospitals with busier patients draw from higher quantiles; a few rounds settle how much higher.
+    # Hospitals with busier patients draw from higher quantiles; a few rounds settle how much
+    # higher.
     for _ in range(12):
         for members, (probabilities, values) in pools:
             order = members[np.argsort(noise[members] + pull[hospital[members]], kind="stable")]
@@ -139,11 +173,14 @@ def _lesion_counts(
 
 
 def _scale_to(raw: np.ndarray, least: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers near `raw` times a factor, at least `least` where the total allows, summing to `total`."""
+    """Whole numbers near `raw` times a factor, at least `least` where the total allows, summing to
+    `total`.
+    """
     if least.sum() > total:
         least = np.ones_like(least)
     if raw.sum() > 0.97 * total and raw.sum() < 1.03 * total:
-        # At the published size the extremes stay as they are; the middle absorbs the small difference.
+        # At the published size the extremes stay as they are; the middle absorbs the small
+        # difference.
         middle = np.abs(ndtri((np.argsort(np.argsort(raw)) + 0.5) / len(raw))) < 1
         raw = np.where(middle, raw + (total - raw.sum()) / middle.sum(), raw)
         factor = 1.0
@@ -159,7 +196,9 @@ def _scale_to(raw: np.ndarray, least: np.ndarray, total: int) -> np.ndarray:
 
 
 def _fit_into(malignant: np.ndarray, lesions: np.ndarray) -> np.ndarray:
-    """Malignant counts moved to patients with room, where a patient would have more of them than lesions."""
+    """Malignant counts moved to patients with room, where a patient would have more of them than
+    lesions.
+    """
     fitted = np.minimum(malignant, lesions)
     while (excess := int(malignant.sum() - fitted.sum())) > 0:
         room = lesions - fitted

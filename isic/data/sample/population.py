@@ -1,6 +1,8 @@
-"""What is published about the 401,059 lesions, as values: the only place that reads `population.json`.
+"""What is published about the 401,059 lesions, as values: the only place that reads
+`population.json`.
 
-The numbers are aggregates; their sources are named in the file. No row of the challenge data is in it.
+The numbers are aggregates; their sources are named in the file. No row of the challenge data is in
+it.
 """
 
 from __future__ import annotations
@@ -15,15 +17,28 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-#: A malignant lesion may show nothing in a group of measurements: each group is hidden in most of the faint lesions and
-#: in few of the others. Without this the published margins and correlations make the task easier than it is; set so
-#: that LightGBM ranks generated rows about as well as real ones.
+#: A malignant lesion may show nothing in a group of measurements: each group is hidden in most of
+#: the faint lesions and in few of the others. Without this the published margins and correlations
+#: make the task easier than it is; set so that LightGBM ranks generated rows about as well as real
+#: ones.
 FAINT, HIDDEN_IF_FAINT, HIDDEN_ELSE = 0.24, 0.85, 0.03
-#: The groups, and how much of that hiding they take part in: malignant sizes leave little room for benign ones.
+#: The groups, and how much of that hiding they take part in: malignant sizes leave little room for
+#: benign ones.
 SHOWN_TOGETHER: dict[tuple[str, ...], float] = {
-    ("clin_size_long_diam_mm", "tbp_lv_eccentricity", "tbp_lv_area_perim_ratio", "tbp_lv_symm_2axis"): 0.5,
+    (
+        "clin_size_long_diam_mm",
+        "tbp_lv_eccentricity",
+        "tbp_lv_area_perim_ratio",
+        "tbp_lv_symm_2axis",
+    ): 0.5,
     ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_deltaA", "tbp_lv_deltaB", "tbp_lv_stdLExt"): 1.0,
-    ("tbp_lv_Lext", "tbp_lv_deltaL", "tbp_lv_stdL", "tbp_lv_color_std_mean", "tbp_lv_radial_color_std_max"): 1.0,
+    (
+        "tbp_lv_Lext",
+        "tbp_lv_deltaL",
+        "tbp_lv_stdL",
+        "tbp_lv_color_std_mean",
+        "tbp_lv_radial_color_std_max",
+    ): 1.0,
     ("tbp_lv_nevi_confidence", "tbp_lv_dnn_lesion_confidence"): 1.0,
 }
 
@@ -38,8 +53,8 @@ _EDGE = 2.5e-6
 class Table:
     """A quantile table: values at normal scores, interpolated between them.
 
-    Interpolation runs along normal scores, not probabilities, so that the stretch from the 99th percentile to the
-    maximum thins out like a tail instead of being uniform.
+    Interpolation runs along normal scores, not probabilities, so that the stretch from the 99th
+    percentile to the maximum thins out like a tail instead of being uniform.
     """
 
     scores: np.ndarray
@@ -51,26 +66,33 @@ class Table:
 
     @classmethod
     def of(cls, published: dict[str, list[float]]) -> Table:
-        """From probabilities and values as published; 0 and 1 stand for the minimum and maximum of the sample."""
+        """From probabilities and values as published; 0 and 1 stand for the minimum and maximum of
+        the sample.
+        """
         probabilities = np.clip(np.asarray(published["p"]), _EDGE, 1 - _EDGE)
         return cls(ndtri(probabilities), np.asarray(published["value"], dtype=np.float64))
 
     def without(self, other: Table, share: float) -> Table:
         """What is left of this distribution when `share` of it comes from `other`.
 
-        Where `other` claims more than there is, nothing is left; the small difference goes to its neighbours.
+        Where `other` claims more than there is, nothing is left; the small difference goes to its
+        neighbours.
         """
         fine = ndtri((np.arange(4000) + 0.5) / 4000)
         whole, part = np.sort(self(fine)), np.sort(other(fine))
         values = np.sort(np.concatenate([whole, part]))
-        below, taken = (np.searchsorted(side, values, "right") / len(side) for side in (whole, part))
+        below, taken = (
+            np.searchsorted(side, values, "right") / len(side) for side in (whole, part)
+        )
         rest = np.maximum.accumulate((below - share * taken) / (1 - share))
         return Table(ndtri(np.clip(rest, _EDGE, 1 - _EDGE)), values)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Lesions that look benign, or that look malignant: a table per variable and their correlation in normal scores."""
+    """Lesions that look benign, or that look malignant: a table per variable and their correlation
+    in normal scores.
+    """
 
     tables: dict[str, Table]
     correlation: np.ndarray
@@ -88,9 +110,11 @@ class Population:
     benign: Group
     #: Tables of what malignant lesions measure where they show it; their correlation as published.
     overt: Group
-    #: Share of each variable's variance that lies between patients (of one hospital); exogenous ones excluded.
+    #: Share of each variable's variance that lies between patients (of one hospital); exogenous
+    #: ones excluded.
     patient_share: np.ndarray
-    #: name, licence, rows, malignant, patients, white_benign, white_malignant, offset (per variable, normal scores)
+    #: name, licence, rows, malignant, patients, white_benign, white_malignant, offset (per
+    #: variable, normal scores)
     hospitals: pd.DataFrame
     #: name, benign and malignant (shares), x, y, z (mean and sd in mm)
     locations: pd.DataFrame
@@ -122,7 +146,9 @@ def population() -> Population:
         patient_share=np.asarray(facts["patient_share"]),
         hospitals=pd.DataFrame(facts["hospitals"]),
         locations=_locations(facts),
-        malignant_per_patient={int(count): patients for count, patients in facts["malignant_per_patient"].items()},
+        malignant_per_patient={
+            int(count): patients for count, patients in facts["malignant_per_patient"].items()
+        },
         lesions_of_malignant_patient=_counts(facts, "malignant"),
         lesions_of_benign_patient=_counts(facts, "benign"),
         diagnoses=facts["diagnoses"],
@@ -137,7 +163,9 @@ def _group(facts: dict[str, Any], name: str) -> Group:
 
 
 def _overt(whole: Group, benign: Group, names: tuple[str, ...]) -> Group:
-    """Age and position are never hidden; of the others the hidden share is taken out, so that the whole stays right."""
+    """Age and position are never hidden; of the others the hidden share is taken out, so that the
+    whole stays right.
+    """
     tables = {name: whole.tables[name] for name in names[:EXOGENOUS]}
     for group, part in SHOWN_TOGETHER.items():
         hidden = part * (FAINT * HIDDEN_IF_FAINT + (1 - FAINT) * HIDDEN_ELSE)
@@ -157,7 +185,9 @@ def _counts(facts: dict[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _normal_correlation(lower: list[list[float]]) -> np.ndarray:
-    """Pearson correlation of normal scores with the given Spearman correlation (2 sin πρ/6), lower triangle by rows."""
+    """Pearson correlation of normal scores with the given Spearman correlation (2 sin πρ/6), lower
+    triangle by rows.
+    """
     spearman = np.eye(len(lower))
     for index, row in enumerate(lower):
         spearman[index, :index] = spearman[:index, index] = row

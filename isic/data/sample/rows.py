@@ -1,4 +1,6 @@
-"""Whole metadata rows: patients, places, measurements and diagnoses put together in the official columns."""
+"""Whole metadata rows: patients, places, measurements and diagnoses put together in the official
+columns.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Sample:
 
 def draw_rows(facts: Population, seed: int, patients: int, lesions: int, positives: int) -> Sample:
     """Training rows. Raises InputError for impossible requests."""
-    people_rng, row_rng, code_rng = (np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(3))
+    people_rng, row_rng, code_rng = (
+        np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(3)
+    )
     people = draw_patients(facts, people_rng, patients, lesions, positives)
     return draw_rows_of(facts, row_rng, code_rng, people)
 
@@ -49,7 +53,9 @@ def draw_rows_of(
 ) -> Sample:
     """Rows of given patients (see `draw_patients`), sorted by isic_id as the official file is."""
     owner = np.repeat(np.arange(len(people)), people["lesions"])
-    first = np.repeat(np.cumsum(people["lesions"].to_numpy()) - people["lesions"].to_numpy(), people["lesions"])
+    first = np.repeat(
+        np.cumsum(people["lesions"].to_numpy()) - people["lesions"].to_numpy(), people["lesions"]
+    )
     malignant = np.arange(len(owner)) - first < people["malignant"].to_numpy()[owner]
     place, given = _places(facts, rng, people, owner, malignant)
     scores = draw_scores(facts, rng, people, owner, malignant, given)
@@ -69,7 +75,11 @@ def test_rows(sample: Sample) -> pd.DataFrame:
 
 
 def _places(
-    facts: Population, rng: np.random.Generator, people: pd.DataFrame, owner: np.ndarray, malignant: np.ndarray
+    facts: Population,
+    rng: np.random.Generator,
+    people: pd.DataFrame,
+    owner: np.ndarray,
+    malignant: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Location index (n,) and the normal scores of age, x, y, z (n, 4)."""
     table = facts.locations
@@ -87,24 +97,33 @@ def _places(
         for column, axis in enumerate("xyz", start=1):
             spots = np.stack(table[axis].to_list())
             mean, sd = spots[place[rows]].T
-            given[rows, column] = mixture_scores(weights, spots, mean + sd * rng.standard_normal(len(rows)))
+            given[rows, column] = mixture_scores(
+                weights, spots, mean + sd * rng.standard_normal(len(rows))
+            )
     return place, given
 
 
 def _identity(
-    facts: Population, rng: np.random.Generator, people: pd.DataFrame, owner: np.ndarray, malignant: np.ndarray
+    facts: Population,
+    rng: np.random.Generator,
+    people: pd.DataFrame,
+    owner: np.ndarray,
+    malignant: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Columns that follow from the patient and the hospital, and the lighting."""
     hospital = people["hospital"].to_numpy()[owner]
     table = facts.hospitals
-    # One hospital photographs most patients in white light; elsewhere white tiles are single lesions.
+    # One hospital photographs most patients in white light; elsewhere white tiles are single
+    # lesions.
     white = rng.random(len(people))[owner] < table["white_benign"].to_numpy()[hospital]
     single = rng.random(len(owner)) < table["white_malignant"].to_numpy()[hospital]
     return {
         "patient_id": people["patient_id"].to_numpy()[owner],
         "sex": people["sex"].to_numpy()[owner],
         "image_type": np.full(len(owner), "TBP tile: close-up", dtype=object),
-        "tbp_tile_type": np.where(white | (single & malignant), "3D: white", "3D: XP").astype(object),
+        "tbp_tile_type": (
+            np.where(white | (single & malignant), "3D: white", "3D: XP").astype(object)
+        ),
         "attribution": table["name"].to_numpy(dtype=object)[hospital],
         "copyright_license": table["licence"].to_numpy(dtype=object)[hospital],
     }
@@ -114,18 +133,29 @@ def _site(facts: Population, place: np.ndarray) -> dict[str, np.ndarray]:
     names = facts.locations["name"].to_list()
     simple = [_simple(name) for name in names]
     sites = [_SITES.get(name) for name in simple]
-    columns = {"tbp_lv_location": names, "tbp_lv_location_simple": simple, "anatom_site_general": sites}
+    columns = {
+        "tbp_lv_location": names,
+        "tbp_lv_location_simple": simple,
+        "anatom_site_general": sites,
+    }
     return {column: np.array(values, dtype=object)[place] for column, values in columns.items()}
 
 
 def _simple(location: str) -> str:
-    """The location without its finer part: `Left Arm - Lower` and `Torso Back Top Third` lose the end."""
+    """The location without its finer part: `Left Arm - Lower` and `Torso Back Top Third` lose the
+    end.
+    """
     return next((name for name in _SITES if location.startswith(name)), "Unknown")
 
 
-def _ages(rng: np.random.Generator, people: pd.DataFrame, owner: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Age in steps of five, one per patient, five years more at a second visit; missing for whole patients."""
-    # The benign and malignant tables would give a patient two ages: the first lesion's holds for all of them.
+def _ages(
+    rng: np.random.Generator, people: pd.DataFrame, owner: np.ndarray, drawn: np.ndarray
+) -> np.ndarray:
+    """Age in steps of five, one per patient, five years more at a second visit; missing for whole
+    patients.
+    """
+    # The benign and malignant tables would give a patient two ages: the first lesion's holds for
+    # all of them.
     first = np.unique(owner, return_index=True)[1]
     base = np.clip(5 * np.rint(drawn[first] / 5), 5, 85)
     later = rng.random(len(owner)) < people["visits"].to_numpy()[owner]

@@ -12,8 +12,9 @@ from isic.data.sample.lesion import paint_halo, paint_lesion, paint_signs
 from isic.data.sample.looks import SIGNS
 from isic.data.sample.noise import BANDS, BANK_SIDE, MM, furrows, grid, near, noise, tint
 
-#: Weight of each band in skin, in units of the column of lightness spread; and of its redness and brownness in a*, b*.
-#: Set so that band energies of generated and real tiles agree (medians over 1,500 benign tiles).
+#: Weight of each band in skin, in units of the column of lightness spread; and of its redness and
+#: brownness in a*, b*. Set so that band energies of generated and real tiles agree (medians over
+#: 1,500 benign tiles).
 _GRAIN = np.array([0.58, 0.50, 0.47, 0.40, 0.34])
 _TINT = (0.6, 0.55, 0.65, 0.7, 0.6)
 #: Where a hair's polyline bends, from its root (0) to its tip (1).
@@ -63,14 +64,20 @@ def _skin(rng: np.random.Generator, look: np.void, side: int) -> np.ndarray:
     for band, weight in enumerate(weights):
         light += np.multiply(noise(rng, band, side, side), np.float32(weight), out=grain)
         # Darker mottling is redder; most of the colour varies by itself.
-        red += np.multiply(noise(rng, band, side, side), np.float32(_TINT[band] * warmth[0]), out=part)
+        red += np.multiply(
+            noise(rng, band, side, side), np.float32(_TINT[band] * warmth[0]), out=part
+        )
         red -= np.multiply(grain, np.float32(0.15), out=part)
-        brown += np.multiply(noise(rng, band, side, side), np.float32(_TINT[band] * warmth[1]), out=part)
+        brown += np.multiply(
+            noise(rng, band, side, side), np.float32(_TINT[band] * warmth[1]), out=part
+        )
     creases = float(look["creases"])
     if creases > 0.1:
         field = furrows()[int(look["grain_turn"])]
         top, left = rng.integers(0, BANK_SIDE - side, 2)
-        light += np.multiply(field[top : top + side, left : left + side], np.float32(creases), out=part)
+        light += np.multiply(
+            field[top : top + side, left : left + side], np.float32(creases), out=part
+        )
     if look["freckles"] > 0.4:
         tint(lab, _freckles(rng, float(look["freckles"]), side), (-2.4, 1.0, 1.5))
     return lab
@@ -78,7 +85,11 @@ def _skin(rng: np.random.Generator, look: np.void, side: int) -> np.ndarray:
 
 def _freckles(rng: np.random.Generator, amount: float, side: int) -> np.ndarray:
     """Sun damage: irregular brown mottling all over the tile."""
-    field = 0.8 * noise(rng, 4, side, side) + 0.9 * noise(rng, 3, side, side) + 0.5 * noise(rng, 2, side, side)
+    field = (
+        0.8 * noise(rng, 4, side, side)
+        + 0.9 * noise(rng, 3, side, side)
+        + 0.5 * noise(rng, 2, side, side)
+    )
     return np.maximum(field - 0.4, 0) * np.float32(amount)
 
 
@@ -105,7 +116,11 @@ def _light(rng: np.random.Generator, lab: np.ndarray, side: int) -> None:
     if rng.random() < 0.06:
         # The edge of a limb: skin falls away into shadow.
         turn = rng.uniform(0, 6.283)
-        depth = x * np.float32(np.cos(turn)) + y * np.float32(np.sin(turn)) - np.float32(rng.uniform(3.5, 7))
+        depth = (
+            x * np.float32(np.cos(turn))
+            + y * np.float32(np.sin(turn))
+            - np.float32(rng.uniform(3.5, 7))
+        )
         lab[0] -= np.clip(depth, 0, 4) * np.float32(rng.uniform(4, 14))
 
 
@@ -123,7 +138,9 @@ def _hairs(rng: np.random.Generator, lab: np.ndarray, look: np.void, side: int) 
     angle, length = turns.T
     headings = np.stack([np.cos(angle), np.sin(angle)], axis=1) * length[:, None]
     sideways = np.stack([-headings[:, 1], headings[:, 0]], axis=1) * bends[:, None]
-    points = starts[:, None] + headings[:, None] * _ALONG + sideways[:, None] * 4 * _ALONG * (1 - _ALONG)
+    points = (
+        starts[:, None] + headings[:, None] * _ALONG + sideways[:, None] * 4 * _ALONG * (1 - _ALONG)
+    )
     lines = np.rint(points * side * 8).astype(np.int32)
     canvas = np.zeros((side, side), dtype=np.uint8)
     for line, shade in zip(lines, shades, strict=True):

@@ -1,4 +1,6 @@
-"""The five official files of a generated data set, streamed: memory does not grow with the number of tiles."""
+"""The five official files of a generated data set, streamed: memory does not grow with the number
+of tiles.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +27,33 @@ from isic.data.sample.population import Population, population
 from isic.data.sample.rows import Sample, draw_rows, draw_rows_of, test_rows
 from isic.data.sample.tile import encode, render
 
-#: Tiles per piece of work. Each piece has its own random stream, so the result does not depend on the processes.
+#: Tiles per piece of work. Each piece has its own random stream, so the result does not depend on
+#: the processes.
 _PIECE = 256
-#: Bytes that must be free before a piece is written: the piece, and what HDF5 has yet to write of those before it.
+#: Bytes that must be free before a piece is written: the piece, and what HDF5 has yet to write of
+#: those before it.
 _ROOM = 16 << 20
-#: The official placeholder of the test set: three rows of three one-lesion patients, one from a hospital that no
-#: training row comes from.
+#: The official placeholder of the test set: three rows of three one-lesion patients, one from a
+#: hospital that no training row comes from.
 _TEST_IDS = ("ISIC_0015657", "ISIC_0015729", "ISIC_0015740")
 _TEST_HOSPITAL = ("FNQH Cairns", "CC-BY")
 
 
 def write_sample(
-    out: Path, patients: int, lesions: int, positives: int, seed: int, images: bool = True, processes: int | None = None
+    out: Path,
+    patients: int,
+    lesions: int,
+    positives: int,
+    seed: int,
+    images: bool = True,
+    processes: int | None = None,
 ) -> None:
-    """Write train-metadata.csv, test-metadata.csv, sample_submission.csv and, with `images`, the two HDF5 files.
+    """Write train-metadata.csv, test-metadata.csv, sample_submission.csv and, with `images`, the
+    two HDF5 files.
 
-    The same arguments give the same rows and tiles, whatever the number of `processes` (default: the usable cores, at
-    most 8). Each file is complete or absent. Raises InputError for impossible requests.
+    The same arguments give the same rows and tiles, whatever the number of `processes` (default:
+    the usable cores, at most 8). Each file is complete or absent. Raises InputError for impossible
+    requests.
     """
     check_request(patients, lesions, positives, seed)
     facts = population()
@@ -50,7 +62,10 @@ def write_sample(
     train, test = draw_rows(facts, seed, patients, lesions, positives), _test_sample(facts, seed)
     write_csv(out / "train-metadata.csv", train.frame)
     write_csv(out / "test-metadata.csv", test_rows(test))
-    write_csv(out / "sample_submission.csv", pd.DataFrame({"isic_id": test.frame["isic_id"], "target": 0.3}))
+    write_csv(
+        out / "sample_submission.csv",
+        pd.DataFrame({"isic_id": test.frame["isic_id"], "target": 0.3}),
+    )
     if images:
         processes = processes or min(cores(), 8)
         write_tiles(out / "train-image.hdf5", train, (seed, 1), processes)
@@ -58,11 +73,14 @@ def write_sample(
 
 
 def _test_sample(facts: Population, seed: int) -> Sample:
-    rng, code_rng = (np.random.default_rng(part) for part in np.random.SeedSequence((seed, 3)).spawn(2))
+    rng, code_rng = (
+        np.random.default_rng(part) for part in np.random.SeedSequence((seed, 3)).spawn(2)
+    )
     people = pd.DataFrame(
         {
             "patient_id": [f"IP_{number:07d}" for number in rng.choice(15_999, 3, replace=False)],
-            # Memorial Sloan Kettering, Frazer, and the patient that moves to the unseen hospital below.
+            # Memorial Sloan Kettering, Frazer, and the patient that moves to the unseen hospital
+            # below.
             "hospital": [0, 3, 3],
             "lesions": 1,
             "malignant": 0,
@@ -84,7 +102,10 @@ def write_tiles(path: Path, sample: Sample, seed: Sequence[int], processes: int)
     entropy = [part % 2**64 for part in seed]
     looks = draw_looks(np.random.default_rng(entropy), sample.frame, sample.owner)
     names = sample.frame["isic_id"].to_list()
-    pieces = [(index, looks[start : start + _PIECE]) for index, start in enumerate(range(0, len(looks), _PIECE))]
+    pieces = [
+        (index, looks[start : start + _PIECE])
+        for index, start in enumerate(range(0, len(looks), _PIECE))
+    ]
     with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
         position = 0
         for tiles in _rendered(pieces, entropy, processes):
@@ -95,7 +116,8 @@ def write_tiles(path: Path, sample: Sample, seed: Sequence[int], processes: int)
 
 
 def _check_room(path: Path) -> None:
-    # HDF5 crashes the process when it cannot write out what it holds on closing: stop while it still can.
+    # HDF5 crashes the process when it cannot write out what it holds on closing: stop while it
+    # still can.
     if shutil.disk_usage(path.parent).free < _ROOM:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -108,17 +130,24 @@ def _put(file: h5py.File, name: str, data: bytes) -> None:
     # Without times in the file the same request gives the same bytes, and DVC sees no change.
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
-    dataset = h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR), properties)
+    dataset = h5py.h5d.create(
+        file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR), properties
+    )
     dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(data, dtype=f"S{len(data)}"))
 
 
-def _rendered(pieces: list[tuple[int, np.ndarray]], seed: list[int], processes: int) -> Iterator[list[bytes]]:
-    """JPEGs of each piece in order, rendered here or in `processes` others, few pieces ahead of the writer."""
+def _rendered(
+    pieces: list[tuple[int, np.ndarray]], seed: list[int], processes: int
+) -> Iterator[list[bytes]]:
+    """JPEGs of each piece in order, rendered here or in `processes` others, few pieces ahead of the
+    writer.
+    """
     if processes < 2 or len(pieces) < 2:
         for index, looks in pieces:
             yield _render_piece(index, looks, seed)
         return
-    # fork: starts at once and works from a script on standard input; children only draw, they touch no open file.
+    # fork: starts at once and works from a script on standard input; children only draw, they touch
+    # no open file.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context)
     try:

@@ -37,7 +37,11 @@ class Model(NamedTuple):
 
 
 def save_model(
-    folder: Path, net: LesionNet, spec: Spec, extra: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+    folder: Path,
+    net: LesionNet,
+    spec: Spec,
+    extra: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write a fold's folder at once; `extra` joins config.json (at least `tta`)."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
@@ -51,9 +55,15 @@ def load_model(folder: Path) -> Model:
     """Load a fold's network on the CPU; InputError when a file is missing, damaged or does not fit."""
     folder = Path(folder)
     config = read_json(
-        require(folder / CONFIG, "image model", "run `dvc repro`, or `dvc pull` if it was made elsewhere")
+        require(
+            folder / CONFIG,
+            "image model",
+            "run `dvc repro`, or `dvc pull` if it was made elsewhere",
+        )
     )
-    weights = require(folder / WEIGHTS, "image weights", "run `dvc repro`, or `dvc pull` if it was made elsewhere")
+    weights = require(
+        folder / WEIGHTS, "image weights", "run `dvc repro`, or `dvc pull` if it was made elsewhere"
+    )
     try:
         spec, how = _SPEC.validate_python(config), _Prediction.model_validate(config)
         net = rebuild(spec)
@@ -61,8 +71,11 @@ def load_model(folder: Path) -> Model:
     except (InputError, MemoryError, OSError):
         raise
     except ValidationError as error:
-        raise InputError(f"{folder / CONFIG} has no usable `{faulty_key(error)}`: rerun its training stage") from error
-    except Exception as error:  # each model of timm fails in its own way at arguments of another kind
+        raise InputError(
+            f"{folder / CONFIG} has no usable `{faulty_key(error)}`: rerun its training stage"
+        ) from error
+    except Exception as error:
+        # Each model of timm fails in its own way at arguments of another kind.
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"{folder} does not hold a complete image model ({reason}): rerun its training stage"

@@ -1,7 +1,7 @@
 """The only module that imports timm: everything else asks it for a network.
 
-A network is a timm model without its classifier, whose output is the embedding, and a linear head of our own. So the
-embedding is what the head sees, whatever the family calls its pooling.
+A network is a timm model without its classifier, whose output is the embedding, and a linear head
+of our own. So the embedding is what the head sees, whatever the family calls its pooling.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ from timm.models import load_state_dict as read_weights  # noqa: E402
 from timm.optim import param_groups_layer_decay  # noqa: E402
 
 #: Arguments of timm.create_model that read files or fetch weights.
-_LOADING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
+_LOADING = {
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,9 @@ class Spec:
 
 
 class LesionNet(nn.Module):
-    """timm backbone, dropout, one logit; during training optionally a second head on diagnosis groups."""
+    """timm backbone, dropout, one logit; during training optionally a second head on diagnosis
+    groups.
+    """
 
     def __init__(self, backbone: nn.Module, width: int, dropout: float, groups: int) -> None:
         super().__init__()
@@ -67,7 +75,9 @@ class LesionNet(nn.Module):
         return self._logits(self.dropout(embedding)), embedding
 
     def _logits(self, embedding: Tensor) -> Tensor:
-        """In float32 whatever the backbone's format: a logit in 16 bits has two or three digits, and ties."""
+        """In float32 whatever the backbone's format: a logit in 16 bits has two or three digits,
+        and ties.
+        """
         with torch.autocast(embedding.device.type, enabled=False):
             return self.head(embedding.float())[:, 0]
 
@@ -86,9 +96,11 @@ def create(
     drop_path: float = 0.0,
     groups: int = 0,
 ) -> tuple[LesionNet, Spec]:
-    """A new network from a timm name; `weights` is `none`, `hub` or the path of a safetensors or torch file.
+    """A new network from a timm name; `weights` is `none`, `hub` or the path of a safetensors or
+    torch file.
 
-    Raises InputError for an unknown model, an argument it does not take, or weights that cannot be had.
+    Raises InputError for an unknown model, an argument it does not take, or weights that cannot be
+    had.
     """
     config = _config(model)
     args = dict(model_args)
@@ -100,7 +112,16 @@ def create(
     backbone = _backbone(model, args, weights)
     data = timm.data.resolve_model_data_config(backbone)
     width = _width(backbone, size)
-    spec = Spec(model, args, size, tuple(data["mean"]), tuple(data["std"]), str(data["interpolation"]), width, groups)
+    spec = Spec(
+        model,
+        args,
+        size,
+        tuple(data["mean"]),
+        tuple(data["std"]),
+        str(data["interpolation"]),
+        width,
+        groups,
+    )
     return LesionNet(backbone, width, dropout, groups), spec
 
 
@@ -110,25 +131,36 @@ def _config(model: str) -> timm.models.PretrainedCfg:
     except RuntimeError:  # the architecture is known, the tag behind the dot is not
         config = None
     if config is None:
-        raise InputError(f"no image model `{model}`: `isic models` lists the catalogue, timm's own names work too")
+        raise InputError(
+            f"no image model `{model}`: `isic models` lists the catalogue, timm's own names"
+            " work too"
+        )
     return config
 
 
 def recompute(net: LesionNet, model: str) -> None:
-    """Keep fewer values for the backward pass and compute them again there (gradient checkpointing)."""
+    """Keep fewer values for the backward pass and compute them again there (gradient
+    checkpointing).
+    """
     try:
         net.backbone.set_grad_checkpointing()  # type: ignore[operator]  # missing in torch's stubs
     except (AssertionError, AttributeError) as error:
-        raise InputError(f"`{model}` cannot recompute its values: set checkpoint_gradients to false") from error
+        raise InputError(
+            f"`{model}` cannot recompute its values: set checkpoint_gradients to false"
+        ) from error
 
 
 def rebuild(spec: Spec) -> LesionNet:
     """The network of a stored spec with undefined weights, for loading.
 
-    Raises InputError for what would make timm fetch or unpickle something: the spec may come from anyone.
+    Raises InputError for what would make timm fetch or unpickle something: the spec may come from
+    anyone.
     """
     if not timm.is_model(spec.model) or _LOADING & spec.model_args.keys():
-        raise InputError(f"an image model's config.json names `{spec.model}` with {spec.model_args}: do not use it")
+        raise InputError(
+            f"an image model's config.json names `{spec.model}` with {spec.model_args}: do not"
+            " use it"
+        )
     return LesionNet(_backbone(spec.model, spec.model_args, "none"), spec.width, 0.0, spec.groups)
 
 
@@ -140,25 +172,32 @@ def _backbone(model: str, args: Mapping[str, Any], weights: str) -> nn.Module:
             return _from_hub(model, args)
         return _from_file(model, args, Path(weights))
     except TypeError as error:
-        raise InputError(f"image model `{model}` does not take {dict(args)} ({error}): check model_args") from error
+        raise InputError(
+            f"image model `{model}` does not take {dict(args)} ({error}): check model_args"
+        ) from error
 
 
 def _from_hub(model: str, args: Mapping[str, Any]) -> nn.Module:
-    # Whatever library fetches them, a failure to fetch is some OSError or a subclass of Exception of its own.
+    # Whatever library fetches them, a failure to fetch is some OSError or a subclass of Exception
+    # of its own.
     try:
         return timm.create_model(model, pretrained=True, num_classes=0, **args)
     except TypeError:
         raise
     except Exception as error:
         raise InputError(
-            f"pretrained weights of `{model}` cannot be fetched ({type(error).__name__}): go online once, or set "
-            "image.train.weights to a local safetensors file, or to `none` to start from random weights"
+            f"pretrained weights of `{model}` cannot be fetched ({type(error).__name__}): go online"
+            " once, or set image.train.weights to a local safetensors file, or to `none` to start"
+            " from random weights"
         ) from error
 
 
 def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
     if not path.is_file():
-        raise InputError(f"weights file {path} not found: set image.train.weights to hub, none or an existing file")
+        raise InputError(
+            f"weights file {path} not found: set image.train.weights to hub, none or an existing"
+            " file"
+        )
     try:
         found = read_weights(str(path), weights_only=True)
     except Exception as error:  # safetensors, zip and pickle readers fail each in their own way
@@ -168,19 +207,30 @@ def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
     state = {key.removeprefix("backbone."): value for key, value in found.items()}
     with torch.random.fork_rng(devices=[]):
         start = timm.create_model(model, pretrained=False, num_classes=0, **args).state_dict()
-    # timm's own way in: it renames what older files call otherwise and fits position embeddings to the size.
+    # timm's own way in: it renames what older files call otherwise and fits position embeddings to
+    # the size.
     try:
         backbone = timm.create_model(
-            model, pretrained=True, num_classes=0, pretrained_cfg_overlay={"state_dict": state}, **args
+            model,
+            pretrained=True,
+            num_classes=0,
+            pretrained_cfg_overlay={"state_dict": state},
+            **args,
         )
     except (RuntimeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} does not fit `{model}` ({type(error).__name__}): it is of another model") from error
-    # It also takes a file that fits in part or not at all, and random weights would go unseen. Those are the ones of
-    # the first network: both were drawn from the same random state.
+        raise InputError(
+            f"{path} does not fit `{model}` ({type(error).__name__}): it is of another model"
+        ) from error
+    # It also takes a file that fits in part or not at all, and random weights would go unseen.
+    # Those are the ones of the first network: both were drawn from the same random state.
     now = backbone.state_dict()
-    brought = sum(int((now[name] != start[name]).sum()) for name in now) / sum(one.numel() for one in now.values())
+    brought = sum(int((now[name] != start[name]).sum()) for name in now) / sum(
+        one.numel() for one in now.values()
+    )
     if brought < 0.9:
-        raise InputError(f"{path} brings {brought:.0%} of the weights of `{model}`: it is of another model")
+        raise InputError(
+            f"{path} brings {brought:.0%} of the weights of `{model}`: it is of another model"
+        )
     return backbone
 
 
@@ -194,20 +244,27 @@ def _width(backbone: nn.Module, size: int) -> int:
     return int(width)
 
 
-def parameter_groups(net: LesionNet, weight_decay: float, layer_decay: float | None) -> list[dict[str, Any]]:
-    """Optimiser groups with `weight_decay`, `scale` (of the learning rate) and `head` (whether its own rate applies).
+def parameter_groups(
+    net: LesionNet, weight_decay: float, layer_decay: float | None
+) -> list[dict[str, Any]]:
+    """Optimiser groups with `weight_decay`, `scale` (of the learning rate) and `head` (whether its
+    own rate applies).
 
-    Norms, biases and what the model itself names are not decayed; with `layer_decay` the rate falls by that factor
-    per layer towards the input.
+    Norms, biases and what the model itself names are not decayed; with `layer_decay` the rate falls
+    by that factor per layer towards the input.
     """
     groups: list[dict[str, Any]] = []
     exempt: set[str] = getattr(net.backbone, "no_weight_decay", set)()
     if layer_decay is not None:
-        for group in param_groups_layer_decay(net.backbone, weight_decay, exempt, layer_decay=layer_decay):
+        for group in param_groups_layer_decay(
+            net.backbone, weight_decay, exempt, layer_decay=layer_decay
+        ):
             # timm counts from the backbone's last layer; the head is the layer after it.
             scale = group["lr_scale"] * layer_decay
             decay = group["weight_decay"]
-            groups.append({"params": group["params"], "weight_decay": decay, "scale": scale, "head": False})
+            groups.append(
+                {"params": group["params"], "weight_decay": decay, "scale": scale, "head": False}
+            )
     else:
         groups += _split(net.backbone, weight_decay, exempt, head=False)
     for head in (net.head, net.groups):
@@ -215,7 +272,9 @@ def parameter_groups(net: LesionNet, weight_decay: float, layer_decay: float | N
     return [group for group in groups if group["params"]]
 
 
-def _split(module: nn.Module, weight_decay: float, exempt: set[str], head: bool) -> list[dict[str, Any]]:
+def _split(
+    module: nn.Module, weight_decay: float, exempt: set[str], head: bool
+) -> list[dict[str, Any]]:
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():

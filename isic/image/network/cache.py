@@ -1,8 +1,9 @@
 """Decoded tiles in one flat file, for machines whose disk is quicker than their JPEG decoder.
 
-Optional (`image.cache_gb`): decoding is a small part of what a heavily augmented tile costs. The size is known from the
-JPEG headers and said before a byte is written. One file holds the lesions of all folds, so that folds and backbones
-share it and its room is taken once. Several may start at once: the first makes the file, the others wait for it.
+Optional (`image.cache_gb`): decoding is a small part of what a heavily augmented tile costs. The
+size is known from the JPEG headers and said before a byte is written. One file holds the lesions of
+all folds, so that folds and backbones share it and its room is taken once. Several may start at
+once: the first makes the file, the others wait for it.
 """
 
 from __future__ import annotations
@@ -55,8 +56,16 @@ class DecodedTiles:
         """One tile as uint8 RGB (height, width, 3), read from the file as it is looked at."""
         if self._pixels is None:
             with np.load(self.folder / _INDEX) as index:
-                rows = zip(index["start"].tolist(), index["height"].tolist(), index["width"].tolist(), strict=True)
-                self._places = {name: _Place(*row) for name, row in zip(index["ids"].tolist(), rows, strict=True)}
+                rows = zip(
+                    index["start"].tolist(),
+                    index["height"].tolist(),
+                    index["width"].tolist(),
+                    strict=True,
+                )
+                self._places = {
+                    name: _Place(*row)
+                    for name, row in zip(index["ids"].tolist(), rows, strict=True)
+                }
             self._pixels = np.memmap(self.folder / _PIXELS, dtype=np.uint8, mode="r")
         start, height, width = self._places[isic_id]
         return self._pixels[start : start + 3 * height * width].reshape(height, width, 3)
@@ -64,12 +73,17 @@ class DecodedTiles:
 
 @contextmanager
 def decoded(
-    tiles: TileStore, ids: NDArray[np.str_], room_gb: float, folder: Path, say: Callable[[str], None]
+    tiles: TileStore,
+    ids: NDArray[np.str_],
+    room_gb: float,
+    folder: Path,
+    say: Callable[[str], None],
 ) -> Iterator[Tiles]:
-    """The tiles decoded on disk if they fit in `room_gb`, else `tiles` itself; `say` hears the size either way.
+    """The tiles decoded on disk if they fit in `room_gb`, else `tiles` itself; `say` hears the size
+    either way.
 
-    A new cache takes the place of those in `folder` of other tiles or lesions; one that is being read stays, and its
-    room counts.
+    A new cache takes the place of those in `folder` of other tiles or lesions; one that is being
+    read stays, and its room counts.
     """
     if room_gb <= 0:
         yield tiles
@@ -77,7 +91,10 @@ def decoded(
     sizes = [jpeg_size(tiles.jpeg(str(name)), str(name)) for name in ids]
     need = sum(3 * height * width for height, width in sizes) / 1e9
     if need > room_gb:
-        say(f"decoded tiles would take {need:.2f} GB, image.cache_gb allows {room_gb}: decoding them every time")
+        say(
+            f"decoded tiles would take {need:.2f} GB, image.cache_gb allows {room_gb}: decoding"
+            " them every time"
+        )
         yield tiles
         return
     target = folder / _name(tiles, ids)
@@ -91,7 +108,12 @@ def decoded(
 
 
 def _make(
-    tiles: TileStore, ids: NDArray[np.str_], target: Path, need: float, room_gb: float, say: Callable[[str], None]
+    tiles: TileStore,
+    ids: NDArray[np.str_],
+    target: Path,
+    need: float,
+    room_gb: float,
+    say: Callable[[str], None],
 ) -> bool:
     """Write the cache unless it is there; False when those that are being read leave it no room."""
     if (target / _INDEX).is_file():
@@ -99,8 +121,8 @@ def _make(
     taken = _clear(target.parent)
     if need + taken > room_gb:
         say(
-            f"decoded tiles would take {need:.2f} GB beside {taken:.2f} GB that other runs read, image.cache_gb allows "
-            f"{room_gb}: decoding them every time"
+            f"decoded tiles would take {need:.2f} GB beside {taken:.2f} GB that other runs read,"
+            f" image.cache_gb allows {room_gb}: decoding them every time"
         )
         return False
     say(f"writes decoded tiles, {need:.2f} GB, to {target}")
@@ -109,7 +131,9 @@ def _make(
 
 
 def _clear(folder: Path) -> float:
-    """Remove every cache that nobody reads, half-written ones of killed processes too; returns the GB that stay."""
+    """Remove every cache that nobody reads, half-written ones of killed processes too; returns the
+    GB that stay.
+    """
     taken = 0
     for pixels in list(folder.glob(f"*/{_PIXELS}")):
         with suppress(OSError), locked(pixels.with_name(_LOCK), patience=0) as unread:
@@ -125,7 +149,11 @@ def _name(tiles: TileStore, ids: NDArray[np.str_]) -> str:
 
 
 def _write(tiles: TileStore, ids: NDArray[np.str_], target: Path) -> None:
-    start, heights, widths = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
+    start, heights, widths = (
+        np.zeros(len(ids), np.int64),
+        np.zeros(len(ids), np.int64),
+        np.zeros(len(ids), np.int64),
+    )
     with atomic_dir(target) as temporary, (temporary / _PIXELS).open("wb") as stream:
         for number, name in enumerate(ids):
             tile = tiles.image(str(name))

@@ -1,8 +1,9 @@
-"""Backbones by a short name: which timm model, what it costs. Read without torch, so that `isic models` is quick.
+"""Backbones by a short name: which timm model, what it costs. Read without torch, so that `isic
+models` is quick.
 
-Multiply-adds and values kept for the backward pass were counted by torch's FlopCounterMode and saved_tensors_hooks on
-one tile of the native size (timm 1.0.31, torch 2.13.0); memory and speed follow by arithmetic and are estimates.
-`benchmarks/image.py` measures.
+Multiply-adds and values kept for the backward pass were counted by torch's FlopCounterMode and
+saved_tensors_hooks on one tile of the native size (timm 1.0.31, torch 2.13.0); memory and speed
+follow by arithmetic and are estimates. `benchmarks/image.py` measures.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any
 _BYTES = 3.0
 #: What a data-centre GPU of the A100's kind gets out of 16-bit products in training, not its peak.
 _GPU_TFLOPS = 100.0
-#: A training step costs a forward pass and twice as much for the backward one; a multiply-add is two operations.
+#: A training step costs a forward pass and twice as much for the backward one; a multiply-add is
+#: two operations.
 _OPERATIONS = 6
-#: Operations a GPU could do while it moves a kept value in and out of memory, about 13 times in a step. This is what
-#: bounds convolutional networks: by arithmetic alone they would be three to ten times as fast as any of them is.
+#: Operations a GPU could do while it moves a kept value in and out of memory, about 13 times in a
+#: step. This is what bounds convolutional networks: by arithmetic alone they would be three to ten
+#: times as fast as any of them is.
 MOVED = 2500.0
 
 
@@ -37,7 +40,9 @@ class Entry:
 
     @property
     def memory_mb(self) -> float:
-        """Estimated memory per tile of a training batch, MB, without weights and optimiser (16 bytes a parameter)."""
+        """Estimated memory per tile of a training batch, MB, without weights and optimiser (16
+        bytes a parameter).
+        """
         return self.kept_m * _BYTES
 
     @property
@@ -46,7 +51,9 @@ class Entry:
         return 1 / self.seconds_per_tile(self.size, _GPU_TFLOPS)
 
     def seconds_per_tile(self, size: int, effective_tflops: float, moved: float = MOVED) -> float:
-        """Estimated training time per tile of `size` px: arithmetic and memory, both growing with the area."""
+        """Estimated training time per tile of `size` px: arithmetic and memory, both growing with
+        the area.
+        """
         work = _OPERATIONS * self.gmacs + self.kept_m * moved / 1e3
         return work * (size / self.size) ** 2 / (effective_tflops * 1e3)
 
@@ -80,7 +87,9 @@ def resolve(model: str, model_args: Mapping[str, Any]) -> tuple[str, dict[str, A
 
 def lines() -> Iterator[str]:
     """The catalogue as a table for people."""
-    yield f"{'name':<17}{'timm model':<45}{'px':>4}{'width':>7}{'M par.':>8}{'MB/tile':>9}{'tiles/s':>9}"
+    yield (
+        f"{'name':<17}{'timm model':<45}{'px':>4}{'width':>7}{'M par.':>8}{'MB/tile':>9}{'tiles/s':>9}"
+    )
     for entry in CATALOGUE.values():
         # Tiny networks are bound by launching kernels, not by arithmetic.
         speed = f"{entry.images_per_second:>9,.0f}" if entry.gmacs >= 0.3 else f"{'-':>9}"
@@ -88,5 +97,8 @@ def lines() -> Iterator[str]:
             f"{entry.name:<17}{entry.tag:<45}{entry.size:>4}{entry.width:>7}{entry.parameters_m:>8.1f}"
             f"{entry.memory_mb:>9.0f}{speed}"
         )
-    yield "Estimates: MB per tile of a training batch in bf16, tiles a second on a GPU such as the A100."
+    yield (
+        "Estimates: MB per tile of a training batch in bf16, tiles a second on a GPU such as the"
+        " A100."
+    )
     yield "Any other timm model can be used by its name: timm.list_models()."

@@ -22,7 +22,9 @@ PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 def pick() -> torch.device:
-    """The GPU where there is one, else the CPU. Raises InputError for a GPU that this torch has no kernels for."""
+    """The GPU where there is one, else the CPU. Raises InputError for a GPU that this torch has no
+    kernels for.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     fault = missing_kernels(torch.cuda.get_device_capability(), torch.cuda.get_arch_list())
@@ -32,9 +34,11 @@ def pick() -> torch.device:
 
 
 def missing_kernels(capability: tuple[int, int], compiled: Sequence[str]) -> str:
-    """What to do where torch's kernels, such as `sm_80` or `compute_90`, do not run on a GPU; "" where some do.
+    """What to do where torch's kernels, such as `sm_80` or `compute_90`, do not run on a GPU; ""
+    where some do.
 
-    Machine code runs on its own major capability from its minor one on, intermediate code on any later GPU.
+    Machine code runs on its own major capability from its minor one on, intermediate code on any
+    later GPU.
     """
     for name in compiled:
         kind, _, digits = name.partition("_")
@@ -48,8 +52,9 @@ def missing_kernels(capability: tuple[int, int], compiled: Sequence[str]) -> str
             return ""
     lowest = ", ".join(compiled) or "no GPU"
     return (
-        f"this torch has kernels for {lowest} and not for sm_{capability[0]}{capability[1]}: choose another GPU, "
-        "install a torch built for it, or hide it (CUDA_VISIBLE_DEVICES=) to use the CPU"
+        f"this torch has kernels for {lowest} and not for sm_{capability[0]}{capability[1]}: choose"
+        " another GPU, install a torch built for it, or hide it (CUDA_VISIBLE_DEVICES=) to use"
+        " the CPU"
     )
 
 
@@ -61,13 +66,16 @@ def unseen_gpu(devices: Path = Path("/dev")) -> str:
     if torch.version.cuda is None:
         return "there is a GPU, and this torch is built for CPUs: install a build for CUDA"
     return (
-        f"there is a GPU that torch does not see: its driver may be too old for CUDA {torch.version.cuda} "
-        "(nvidia-smi names its newest): renew the driver, or install a torch for an older CUDA"
+        "there is a GPU that torch does not see: its driver may be too old for CUDA"
+        f" {torch.version.cuda} (nvidia-smi names its newest): renew the driver, or install a torch"
+        " for an older CUDA"
     )
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """`fp32`, `bf16` or `fp16`: `auto` is fp32 on a CPU, bf16 on GPUs that have it (Ampere on), else fp16."""
+    """`fp32`, `bf16` or `fp16`: `auto` is fp32 on a CPU, bf16 on GPUs that have it (Ampere on),
+    else fp16.
+    """
     if wanted != "auto":
         return wanted
     if device.type == "cpu":
@@ -76,12 +84,20 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 
 
 def has_precision(precision: str, device: torch.device) -> bool:
-    """Whether the device trains in `precision` at a useful pace: GPUs before Ampere only emulate bf16."""
-    return precision != "bf16" or device.type == "cpu" or torch.cuda.get_device_capability(device)[0] >= 8
+    """Whether the device trains in `precision` at a useful pace: GPUs before Ampere only emulate
+    bf16.
+    """
+    return (
+        precision != "bf16"
+        or device.type == "cpu"
+        or torch.cuda.get_device_capability(device)[0] >= 8
+    )
 
 
 def scoring_precision(wanted: str, device: torch.device) -> str:
-    """Number format in which a model that wants `wanted` is scored here: a CPU has fp32 alone, at a useful pace."""
+    """Number format in which a model that wants `wanted` is scored here: a CPU has fp32 alone, at a
+    useful pace.
+    """
     return wanted if device.type != "cpu" and has_precision(wanted, device) else "fp32"
 
 
@@ -89,7 +105,9 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     """Context in which matrix products run in `precision`."""
     if precision == "fp32":
         return nullcontext()
-    return torch.amp.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    return torch.amp.autocast(
+        device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16
+    )
 
 
 def scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
@@ -130,13 +148,18 @@ class Fetched:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed: torch says so by type on a GPU, by words on a CPU and inside NVIDIA's libraries."""
+    """Whether an allocation failed: torch says so by type on a GPU, by words on a CPU and inside
+    NVIDIA's libraries.
+    """
     words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
-def split_until_it_fits(forward: Callable[[int, int], _T], count: int, most: int) -> tuple[list[_T], int]:
-    """`forward(start, most)` of consecutive parts of `count` rows, smaller ones where memory runs out.
+def split_until_it_fits(
+    forward: Callable[[int, int], _T], count: int, most: int
+) -> tuple[list[_T], int]:
+    """`forward(start, most)` of consecutive parts of `count` rows, smaller ones where memory runs
+    out.
 
     Returns the results and the number of rows that fits. Raises InputError when one row does not.
     """
@@ -178,7 +201,9 @@ def exact_products() -> Iterator[None]:
 
 
 def configure_backends(device: torch.device) -> None:
-    """Settings of training on a GPU: TF32 for products in float32, the fastest kernel of each convolution."""
+    """Settings of training on a GPU: TF32 for products in float32, the fastest kernel of each
+    convolution.
+    """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
@@ -193,7 +218,8 @@ def peak_memory_gb(device: torch.device) -> float:
     return peak
 
 
-#: Fused multiply-adds in 16 bits per multiprocessor and clock of NVIDIA's generations (its white papers).
+#: Fused multiply-adds in 16 bits per multiprocessor and clock of NVIDIA's generations (its white
+#: papers).
 _PER_CLOCK = {6: 128, 7: 512, 8: 1024, 9: 2048}
 #: Desktop and inference chips of a generation have half of what its data-centre chip has.
 _SMALLER = {(8, 6): 512, (8, 7): 512, (8, 9): 512, (12, 0): 512}
@@ -202,7 +228,9 @@ _CLOCK, _USED = 1.4e9, 0.32
 
 
 def effective_tflops(multiprocessors: int, capability: tuple[int, int]) -> float:
-    """Estimated 16-bit tera-operations a second that training gets out of a GPU: 100 on an A100, 18 on a T4."""
+    """Estimated 16-bit tera-operations a second that training gets out of a GPU: 100 on an A100, 18
+    on a T4.
+    """
     per_clock = _SMALLER.get(capability, _PER_CLOCK.get(capability[0], 2048))
     return multiprocessors * per_clock * 2 * _CLOCK * _USED / 1e12
 
@@ -219,5 +247,7 @@ def describe_devices() -> list[str]:
     """One phrase per GPU, such as `NVIDIA T4, 15.8 GB`; empty without one."""
     if not torch.cuda.is_available():
         return []
-    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    found = [
+        torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())
+    ]
     return [f"{device.name}, {device.total_memory / 1e9:.1f} GB" for device in found]

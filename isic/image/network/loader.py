@@ -1,7 +1,8 @@
-"""Brings micro-batches of augmented tiles to the training loop, in this process or in loader processes.
+"""Brings micro-batches of augmented tiles to the training loop, in this process or in loader
+processes.
 
-Batches run on across epochs, so nobody waits at an epoch's start. A loader process may die or be added: what a batch
-holds depends on its slot alone.
+Batches run on across epochs, so nobody waits at an epoch's start. A loader process may die or be
+added: what a batch holds depends on its slot alone.
 """
 
 from __future__ import annotations
@@ -70,9 +71,12 @@ class _Batches(Dataset[Batch | InputError]):
     def __getitem__(self, slot: Slot) -> Batch | InputError:
         pairs = zip(slot.rows.tolist(), slot.position.tolist(), strict=True)
         try:
-            tiles = [self.augment(self.reader[row], slot.epoch, position) for row, position in pairs]
+            tiles = [
+                self.augment(self.reader[row], slot.epoch, position) for row, position in pairs
+            ]
         except InputError as error:
-            # Raised here, it would leave DataLoader with a loader process's whole traceback for its one line.
+            # Raised here, it would leave DataLoader with a loader process's whole traceback for its
+            # one line.
             return error
         return Batch(*pack(tiles), torch.from_numpy(slot.rows), slot)
 
@@ -86,7 +90,8 @@ def batches(
     pin: bool,
     memory: int = _MEMORY,
 ) -> Iterator[Batch]:
-    """One batch per slot, in order. `workers` 0 loads in this process and remembers up to `memory` bytes of tiles.
+    """One batch per slot, in order. `workers` 0 loads in this process and remembers up to `memory`
+    bytes of tiles.
 
     Raises InputError naming a tile that is missing or broken.
     """
@@ -123,7 +128,9 @@ def _one_thread(_: int) -> None:
 
 
 def default_workers(device: torch.device, processes: int = 1) -> int:
-    """Loader processes for each of `processes` here: none beside a network on the CPU, which needs the cores itself."""
+    """Loader processes for each of `processes` here: none beside a network on the CPU, which needs
+    the cores itself.
+    """
     if device.type == "cpu":
         return 0
     return max(1, min(16, (cores() - 1) // processes))

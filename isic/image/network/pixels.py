@@ -1,9 +1,10 @@
 """From ragged uint8 tiles to one normalised batch: the only resize of the project.
 
-Training, embedding and prediction see the same pixels on every device: antialiased bicubic or bilinear as in Pillow,
-with its whole-number arithmetic. On the CPU torch's own uint8 kernel does it. On a GPU two matrix products per axis
-do, whose matrices hold the filter of each tile (a tile of h rows is W(size, h) @ tile @ W(size, w).T), so that tiles
-of any size go in one call. Both give the same bits (tested): a model trained on a GPU sees the same pixels at home.
+Training, embedding and prediction see the same pixels on every device: antialiased bicubic or
+bilinear as in Pillow, with its whole-number arithmetic. On the CPU torch's own uint8 kernel does
+it. On a GPU two matrix products per axis do, whose matrices hold the filter of each tile (a tile of
+h rows is W(size, h) @ tile @ W(size, w).T), so that tiles of any size go in one call. Both give the
+same bits (tested): a model trained on a GPU sees the same pixels at home.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _MOST_BITS = 22
 
 
 def pack(images: Images) -> tuple[Tensor, Tensor]:
-    """Tiles in the corner of one canvas: uint8 (n, side, side, 3) and sizes int64 (n, 2) as (height, width).
+    """Tiles in the corner of one canvas: uint8 (n, side, side, 3) and sizes int64 (n, 2) as
+    (height, width).
 
     What lies outside a tile is undefined and never read.
     """
@@ -41,7 +43,9 @@ def pack(images: Images) -> tuple[Tensor, Tensor]:
 
 
 def resize(canvas: Tensor, sizes: Tensor, size: int, interpolation: str) -> Tensor:
-    """uint8 (n, 3, size, size) from a packed canvas, on the canvas' device, channels last in memory."""
+    """uint8 (n, 3, size, size) from a packed canvas, on the canvas' device, channels last in
+    memory.
+    """
     kind = interpolation if interpolation in _SUPPORT else "bilinear"
     if canvas.device.type == "cpu":
         return _resize_each(canvas, sizes, size, kind)
@@ -60,7 +64,8 @@ def resize_by_matrices(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> T
     """The same for any device, bit for bit: uint8 (n, 3, size, size) by batched products per axis."""
     side = canvas.shape[1]
     sizes = sizes.to(canvas.device, non_blocking=True)
-    # Undefined canvas is multiplied by zero weights; as uint8 it cannot hold a NaN that would survive that.
+    # Undefined canvas is multiplied by zero weights; as uint8 it cannot hold a NaN that would
+    # survive that.
     tiles = canvas.permute(0, 3, 1, 2).float()
     # Columns first and whole levels after each axis, as Pillow and torch do it.
     weights, bits = _chosen(sizes[:, 1], size, side, kind)
@@ -82,7 +87,9 @@ def _chosen(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, T
 
 @lru_cache(maxsize=8)
 def _table(size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Filters int16 (256, size, 256) and bits (256,) of lengths 1 to 256: making them costs as much as using them."""
+    """Filters int16 (256, size, 256) and bits (256,) of lengths 1 to 256: making them costs as much
+    as using them.
+    """
     with torch.inference_mode(False):
         weights, bits = _filters(torch.arange(1, _TABLE + 1, device=device), size, _TABLE, kind)
         return weights.to(torch.int16), bits
@@ -91,8 +98,8 @@ def _table(size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
 def _halves(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Upper part and lowest eight bits of whole-number weights, float32.
 
-    Neither needs more than nine bits and a level needs eight, so products and sums below 2**24 are exact in float32 and
-    in the ten bits of TF32 alike, in whatever order they are added.
+    Neither needs more than nine bits and a level needs eight, so products and sums below 2**24 are
+    exact in float32 and in the ten bits of TF32 alike, in whatever order they are added.
     """
     whole = weights.to(torch.int16)
     return (whole >> 8).float(), (whole & 255).float()
@@ -106,13 +113,16 @@ def _levels(upper: Tensor, lower: Tensor, bits: Tensor) -> Tensor:
 
 
 def _filters(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Antialiasing filters (n, size, side), zero beyond each length, as whole numbers in float64, and bits int32 (n,).
+    """Antialiasing filters (n, size, side), zero beyond each length, as whole numbers in float64,
+    and bits int32 (n,).
 
-    Rows sum to about 2**bits: as many as let the largest weight of a tile be a 16-bit number, as in torch's CPU kernel
-    for uint8, whose formulas these are.
+    Rows sum to about 2**bits: as many as let the largest weight of a tile be a 16-bit number, as in
+    torch's CPU kernel for uint8, whose formulas these are.
     """
     scale = (lengths.double() / size)[:, None, None]
-    centre = (torch.arange(size, device=lengths.device, dtype=torch.float64)[None, :, None] + 0.5) * scale
+    centre = (
+        torch.arange(size, device=lengths.device, dtype=torch.float64)[None, :, None] + 0.5
+    ) * scale
     source = torch.arange(side, device=lengths.device, dtype=torch.float64)[None, None, :]
     stretch = scale.clamp(min=1)
     reach = _SUPPORT[kind] * stretch
@@ -123,14 +133,20 @@ def _filters(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, 
     weight = weight * ((source >= first) & (source < last))
     weight = weight / weight.sum(-1, keepdim=True)
     # Bits are counted up as long as the largest weight stays below 2**15.
-    doubled = torch.exp2(torch.arange(1, _MOST_BITS + 1, device=lengths.device, dtype=torch.float64))
-    bits = ((weight.amax((1, 2))[:, None] * doubled + 0.5).floor() < 2**15).sum(1, dtype=torch.int32)
+    doubled = torch.exp2(
+        torch.arange(1, _MOST_BITS + 1, device=lengths.device, dtype=torch.float64)
+    )
+    bits = ((weight.amax((1, 2))[:, None] * doubled + 0.5).floor() < 2**15).sum(
+        1, dtype=torch.int32
+    )
     whole = weight * torch.exp2(bits.double())[:, None, None]
     return torch.where(whole < 0, (whole - 0.5).ceil(), (whole + 0.5).floor()), bits
 
 
 def _bicubic(x: Tensor) -> Tensor:
-    """Keys' cubic convolution with a = -0.5, as in Pillow (Keys 1981, doi:10.1109/TASSP.1981.1163711)."""
+    """Keys' cubic convolution with a = -0.5, as in Pillow (Keys 1981,
+    doi:10.1109/TASSP.1981.1163711).
+    """
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
@@ -143,7 +159,8 @@ def normalise(
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), pixels.device)
     # In place: fresh pages for a second copy of a batch cost as much as the arithmetic.
     if pixels.is_contiguous(memory_format=torch.channels_last):
-        # As rows of pixels: to repeat three numbers along the innermost axis is the slow way for a CPU.
+        # As rows of pixels: to repeat three numbers along the innermost axis is the slow way for a
+        # CPU.
         count, _, height, width = pixels.shape
         rows = pixels.permute(0, 2, 3, 1).reshape(count * height, width * 3).float()
         rows.mul_(scale.repeat(width)).add_(shift.repeat(width))
@@ -153,8 +170,12 @@ def normalise(
 
 
 @lru_cache(maxsize=32)
-def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both (3,) float32 on the device. Kept, because making a tensor from numbers on a GPU waits for the GPU."""
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Both (3,) float32 on the device. Kept, because making a tensor from numbers on a GPU waits
+    for the GPU.
+    """
     with torch.inference_mode(False):
         scale = torch.tensor([1 / (255 * s) for s in std], device=device)
         return scale, torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)

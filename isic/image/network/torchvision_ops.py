@@ -1,8 +1,9 @@
 """Lets a torchvision wheel built for CUDA be imported beside a torch built for the CPU.
 
-timm imports torchvision, and torchvision registers shape functions for its compiled operators. Where torch has no CUDA
-those operators did not load, and the import dies with "operator torchvision::nms does not exist" (torch 2.13.0,
-torchvision 0.28.0). Declaring the names first is enough to import; calling them still fails, and nothing here does.
+timm imports torchvision, and torchvision registers shape functions for its compiled operators.
+Where torch has no CUDA those operators did not load, and the import dies with "operator
+torchvision::nms does not exist" (torch 2.13.0, torchvision 0.28.0). Declaring the names first is
+enough to import; calling them still fails, and nothing here does.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _declared: list[torch.library.Library] = []
 
 
 def declare_missing_operators() -> None:
-    """Declare torchvision's operators where its compiled ones cannot load; call before torchvision is imported."""
+    """Declare torchvision's operators where its compiled ones cannot load; call before torchvision
+    is imported.
+    """
     # A torch with CUDA loads the real operators; declaring them before would make that fail.
     if _declared or torch.version.cuda is not None or hasattr(torch.ops.torchvision, "nms"):
         return

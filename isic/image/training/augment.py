@@ -1,8 +1,9 @@
-"""Augmentation in uint8 at the tile's own resolution; random choices follow from (seed, epoch, position).
+"""Augmentation in uint8 at the tile's own resolution; random choices follow from (seed, epoch,
+position).
 
-albumentations 2.0.8 draws the same transforms in every epoch and worker (#266 and #272 of its successor, never fixed
-under the MIT licence), so its generators are replaced before every tile. Its import costs 2.4 s: `none` and `flips` do
-without.
+albumentations 2.0.8 draws the same transforms in every epoch and worker (#266 and #272 of its
+successor, never fixed under the MIT licence), so its generators are replaced before every tile. Its
+import costs 2.4 s: `none` and `flips` do without.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Augmenter:
             raise ValueError(f"augment preset {preset!r}: one of {PRESETS}")
         if preset in _TRANSFORMS and importlib.util.find_spec("albumentations") is None:
             raise InputError(
-                f"image.train.augment `{preset}` needs albumentations 2.0.8: pip install it, or set flips or none"
+                f"image.train.augment `{preset}` needs albumentations 2.0.8: pip install it, or set"
+                " flips or none"
             )
         self.preset = preset
         self.seed = seed
@@ -65,7 +67,8 @@ class Augmenter:
 def orient(tile: Tile, number: int) -> Tile:
     """One of the eight flips and quarter turns of a tile (0: the tile itself).
 
-    By OpenCV: copying a view with pixels of three bytes in another order costs numpy five times as long.
+    By OpenCV: copying a view with pixels of three bytes in another order costs numpy five times as
+    long.
     """
     if number & 4:
         tile = np.asarray(cv2.transpose(tile), dtype=np.uint8)
@@ -106,7 +109,9 @@ def _medium(a: Any) -> list[Any]:
 
 
 def _heavy(a: Any) -> list[Any]:
-    """The SIIM-2020 winners' list (FIELD section D) plus hair; flips and the transpose are done before."""
+    """The SIIM-2020 winners' list (FIELD section D) plus hair; flips and the transpose are done
+    before.
+    """
     blur = [
         a.MotionBlur(blur_limit=5),
         a.MedianBlur(blur_limit=5),
@@ -132,12 +137,18 @@ def _heavy(a: Any) -> list[Any]:
     ]
 
 
-_TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {"light": _light, "medium": _medium, "heavy": _heavy}
+_TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {
+    "light": _light,
+    "medium": _medium,
+    "heavy": _heavy,
+}
 
 
 def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
     class Move(a.ImageOnlyTransform):
-        """Shift, zoom of either axis and rotation as albumentations' Affine draws them, in less than half its time."""
+        """Shift, zoom of either axis and rotation as albumentations' Affine draws them, in less
+        than half its time.
+        """
 
         def get_params(self) -> dict[str, Any]:
             return {"drawn": self.random_generator.uniform(-1, 1, 5)}
@@ -149,7 +160,8 @@ def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
 
 
 def move(tile: Tile, shift: NDArray[np.float64], zoom: NDArray[np.float64], degrees: float) -> Tile:
-    """The tile zoomed and turned round its centre, then shifted by shares of its width and height; edges mirrored.
+    """The tile zoomed and turned round its centre, then shifted by shares of its width and height;
+    edges mirrored.
 
     `shift` and `zoom` are (x, y); positive degrees turn clockwise.
     """
@@ -159,12 +171,16 @@ def move(tile: Tile, shift: NDArray[np.float64], zoom: NDArray[np.float64], degr
     centre = (size - 1) / 2
     matrix = np.column_stack([linear, centre + shift * size - linear @ centre])
     whole = (tile.shape[1], tile.shape[0])
-    moved = cv2.warpAffine(tile, matrix, whole, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    moved = cv2.warpAffine(
+        tile, matrix, whole, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
     return np.asarray(moved, dtype=np.uint8)
 
 
 def _hole(a: Any, side: float, p: float) -> Any:
-    return a.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(side, side), hole_width_range=(side, side), p=p)
+    return a.CoarseDropout(
+        num_holes_range=(1, 1), hole_height_range=(side, side), hole_width_range=(side, side), p=p
+    )
 
 
 def _hair_transform(a: Any, p: float) -> Any:
@@ -172,7 +188,11 @@ def _hair_transform(a: Any, p: float) -> Any:
         """Draws a few dark, curved hairs over the tile (FIELD: CQUPT)."""
 
         def get_params(self) -> dict[str, Any]:
-            return {"curves": self.random_generator.random((int(self.random_generator.integers(1, 7)), 8))}
+            return {
+                "curves": self.random_generator.random(
+                    (int(self.random_generator.integers(1, 7)), 8)
+                )
+            }
 
         def apply(self, img: Tile, curves: NDArray[np.float64], **_: Any) -> Tile:
             return draw_hair(img, curves)
@@ -199,10 +219,16 @@ def draw_hair(tile: Tile, curves: NDArray[np.float64]) -> Tile:
 
 def _elastic_transform(a: Any, alpha: float, sigma: float) -> Any:
     class Elastic(a.ImageOnlyTransform):
-        """Elastic distortion with the displacements of albumentations' own, at a twentieth of its time."""
+        """Elastic distortion with the displacements of albumentations' own, at a twentieth of its
+        time.
+        """
 
         def get_params(self) -> dict[str, Any]:
-            return {"noise": self.random_generator.uniform(-1, 1, (2, _COARSE, _COARSE)).astype(np.float32)}
+            return {
+                "noise": (
+                    self.random_generator.uniform(-1, 1, (2, _COARSE, _COARSE)).astype(np.float32)
+                )
+            }
 
         def apply(self, img: Tile, noise: NDArray[np.float32], **_: Any) -> Tile:
             return bend(img, noise, alpha, sigma)
@@ -215,14 +241,20 @@ _COARSE = 32
 
 
 def bend(tile: Tile, noise: NDArray[np.float32], alpha: float, sigma: float) -> Tile:
-    """The tile moved by smooth random displacements (Simard et al. 2003): `alpha` times white noise blurred by `sigma`.
+    """The tile moved by smooth random displacements (Simard et al. 2003): `alpha` times white noise
+    blurred by `sigma`.
 
-    `noise` (2, k, k) in [-1, 1] stands on a grid that covers the tile; a blur of 50 px leaves nothing finer. Blurred
-    noise of a grid of c pixels has c times the sd of noise at every pixel, hence the division.
+    `noise` (2, k, k) in [-1, 1] stands on a grid that covers the tile; a blur of 50 px leaves
+    nothing finer. Blurred noise of a grid of c pixels has c times the sd of noise at every pixel,
+    hence the division.
     """
     height, width = tile.shape[:2]
     cell = max(height, width) / _COARSE
     blurred = [cv2.GaussianBlur(one, (0, 0), sigma / cell) * (alpha / cell) for one in noise]
     across, down = (cv2.resize(one, (width, height)) for one in blurred)
-    columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cv2.remap(tile, columns + across, rows + down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    columns, rows = np.meshgrid(
+        np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    )
+    return cv2.remap(
+        tile, columns + across, rows + down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )

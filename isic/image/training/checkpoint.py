@@ -1,8 +1,9 @@
-"""Resume state: one safetensors file with every tensor and, in its header, every number. Written atomically.
+"""Resume state: one safetensors file with every tensor and, in its header, every number. Written
+atomically.
 
-It lies in `.resume/STAGE/NAME/KEY-PRECISION`, where KEY is a hash of all else that decides the result, so that a change
-of any of it starts afresh and changing back goes on (for a month: see `discard`). DVC deletes outputs before a stage
-runs, hence a place of its own (its #9221).
+It lies in `.resume/STAGE/NAME/KEY-PRECISION`, where KEY is a hash of all else that decides the
+result, so that a change of any of it starts afresh and changing back goes on (for a month: see
+`discard`). DVC deletes outputs before a stage runs, hence a place of its own (its #9221).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from isic.core.errors import InputError
 from isic.core.io import atomic_file, sha256, sha256_json
 
 _STATE = "state.safetensors"
-#: Packages that decide the weights beside the code of the stage: they train, build networks, decode, resize, augment.
+#: Packages that decide the weights beside the code of the stage: they train, build networks,
+#: decode, resize, augment.
 _PACKAGES = ("torch", "timm", "numpy", "opencv-python-headless", "albumentations")
 #: Seconds after which a state that is not written any more counts as given up.
 _GIVEN_UP = 30 * 24 * 3600
@@ -49,13 +51,16 @@ class Progress:
 
 
 def resume_key(recipe: Mapping[str, Any], rows: Any, tiles: Path, processes: int) -> str:
-    """Hash of all that decides the weights but the number format: recipe, rows (JSON-able), tiles, code, packages,
-    processes. Of a file of weights its content counts, not its path.
+    """Hash of all that decides the weights but the number format: recipe, rows (JSON-able), tiles,
+    code, packages, processes. Of a file of weights its content counts, not its path.
     """
     start = Path(recipe["weights"])
     return sha256_json(
         {
-            "recipe": {**recipe, "weights": sha256(start) if start.is_file() else recipe["weights"]},
+            "recipe": {
+                **recipe,
+                "weights": sha256(start) if start.is_file() else recipe["weights"],
+            },
             "rows": rows,
             "tiles": sha256(tiles),
             "code": hash_code(STAGE_CODE["train_image"]),
@@ -79,7 +84,8 @@ def locked(folder: Path) -> Iterator[None]:
     with locks.locked(folder / "lock", patience=0) as mine:
         if not mine:
             raise InputError(
-                f"another process is training this model ({folder}): wait for it, or end it and run `dvc repro` again"
+                f"another process is training this model ({folder}): wait for it, or end it and run"
+                " `dvc repro` again"
             )
         yield
 
@@ -111,13 +117,16 @@ def load(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove the state after the result is on disk, and with it states of other keys that were given up.
+    """Remove the state after the result is on disk, and with it states of other keys that were
+    given up.
 
-    Given up is what nobody holds and nobody has gone on from for a month: a younger one may be wanted again.
+    Given up is what nobody holds and nobody has gone on from for a month: a younger one may be
+    wanted again.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for state in list(folder.parent.glob(f"*/{_STATE}")):
-        # A run that ends meanwhile removes its own; whatever else is in the way, this run's result is not worth less.
+        # A run that ends meanwhile removes its own; whatever else is in the way, this run's result
+        # is not worth less.
         with suppress(OSError, InputError):
             if time.time() - state.stat().st_mtime > _GIVEN_UP:
                 with locked(state.parent):
@@ -125,7 +134,9 @@ def discard(folder: Path) -> None:
 
 
 def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by `optimiser.PARAMETER.NAME`; rates follow from the step and are not kept."""
+    """The optimiser's tensors by `optimiser.PARAMETER.NAME`; rates follow from the step and are not
+    kept.
+    """
     return {
         f"optimiser.{number}.{name}": torch.as_tensor(value)
         for number, state in optimiser.state_dict()["state"].items()
@@ -136,9 +147,9 @@ def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 def unpack_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Inverse of `pack_optimiser`, into the tensors that the optimiser has already.
 
-    Copied, not replaced: files hold values without strides, and fused kernels pair parameter, gradient
-    and moments by their place in memory. Under channels last a contiguous moment is an error on a GPU
-    and a wrong update on a CPU.
+    Copied, not replaced: files hold values without strides, and fused kernels pair parameter,
+    gradient and moments by their place in memory. Under channels last a contiguous moment is an
+    error on a GPU and a wrong update on a CPU.
     """
     own = [optimiser.state[one] for group in optimiser.param_groups for one in group["params"]]
     with torch.no_grad():

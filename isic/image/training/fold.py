@@ -1,4 +1,6 @@
-"""One image fold of a checkout: reads what training needs and trains, here or in a world that others started."""
+"""One image fold of a checkout: reads what training needs and trains, here or in a world that
+others started.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ def train_in(
     folds = read_parquet(layout.folds)
     diagnoses = None
     if recipe.reads_diagnoses:
-        diagnoses = read_metadata(layout.train_metadata, train=True).set_index(ID).loc[folds[ID], "iddx_full"]
+        diagnoses = (
+            read_metadata(layout.train_metadata, train=True)
+            .set_index(ID)
+            .loc[folds[ID], "iddx_full"]
+        )
     name = f"{backbone}-{fold}"
     train_fold(
         TileStore(layout.train_images),

@@ -12,7 +12,12 @@ from isic.image.network.backbone import LesionNet, parameter_groups
 
 
 def make_optimiser(
-    net: LesionNet, lr: float, head_lr: float | None, layer_decay: float | None, weight_decay: float, fused: bool
+    net: LesionNet,
+    lr: float,
+    head_lr: float | None,
+    layer_decay: float | None,
+    weight_decay: float,
+    fused: bool,
 ) -> torch.optim.AdamW:
     """AdamW whose groups remember their own peak rate as `peak`, for `set_rate`."""
     groups = parameter_groups(net, weight_decay, layer_decay)
@@ -28,8 +33,9 @@ def make_optimiser(
 def _allocate(optimiser: torch.optim.AdamW, fused: bool) -> None:
     """Make both moments now, as AdamW would in its first step.
 
-    The first step must not be the one that runs out of memory: half-made moments cannot be repeated.
-    A moment has the strides of its parameter, which fused kernels rely on (channels last has its own).
+    The first step must not be the one that runs out of memory: half-made moments cannot be
+    repeated. A moment has the strides of its parameter, which fused kernels rely on (channels last
+    has its own).
     """
     for group in optimiser.param_groups:
         for parameter in group["params"]:
@@ -44,13 +50,15 @@ def _allocate(optimiser: torch.optim.AdamW, fused: bool) -> None:
 def rate(step: int, steps: int, schedule: str, warmup: float, floor: float) -> float:
     """Share of the peak rate at a step: linear rise over `warmup * steps`, then down to `floor`.
 
-    `cosine` rises linearly and falls by a cosine; `onecycle` does both by a cosine, from 1/25 (Smith & Topin 2018,
-    arXiv:1708.07120); `constant` stays up.
+    `cosine` rises linearly and falls by a cosine; `onecycle` does both by a cosine, from 1/25
+    (Smith & Topin 2018, arXiv:1708.07120); `constant` stays up.
     """
     rise = round(warmup * steps)
     if step < rise:
         share = (step + 1) / rise
-        return share if schedule != "onecycle" else 0.04 + 0.96 * (1 - math.cos(math.pi * share)) / 2
+        return (
+            share if schedule != "onecycle" else 0.04 + 0.96 * (1 - math.cos(math.pi * share)) / 2
+        )
     if schedule == "constant":
         return 1.0
     share = (step - rise) / max(1, steps - 1 - rise)
@@ -66,8 +74,9 @@ def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
 class EMA:
     """Exponential moving average of the weights, as a network that can be scored.
 
-    The decay grows as (1 + step) / (10 + step) up to `decay`: with some twenty steps an epoch a fixed .999 would still
-    hold the random start after many epochs (FIELD section D: .999 hurt, .995 with warm-up helped).
+    The decay grows as (1 + step) / (10 + step) up to `decay`: with some twenty steps an epoch a
+    fixed .999 would still hold the random start after many epochs (FIELD section D: .999 hurt, .995
+    with warm-up helped).
     """
 
     def __init__(self, net: LesionNet, decay: float) -> None:

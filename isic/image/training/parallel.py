@@ -1,7 +1,8 @@
-"""One model over several processes by Lightning Fabric, or alone: the loop asks a `ProcessGroup` and does not care.
+"""One model over several processes by Lightning Fabric, or alone: the loop asks a `ProcessGroup`
+and does not care.
 
-Better than this is one fold per GPU (`make folds GPUS=4`): no traffic, no waiting. It is for models or batches that do
-not fit one GPU. Fabric is imported here only, and only when asked for.
+Better than this is one fold per GPU (`make folds GPUS=4`): no traffic, no waiting. It is for models
+or batches that do not fit one GPU. Fabric is imported here only, and only when asked for.
 """
 
 from __future__ import annotations
@@ -74,9 +75,12 @@ class MultiProcess:
     def __init__(self, size: int, nodes: int = 1) -> None:
         from lightning_fabric import Fabric
 
-        # Number format and loaders are ours; Fabric brings the process group and the gradient average.
+        # Number format and loaders are ours; Fabric brings the process group and the gradient
+        # average.
         kind = machine.pick().type
-        self._fabric = Fabric(accelerator=kind, devices=size // nodes, num_nodes=nodes, strategy="ddp")
+        self._fabric = Fabric(
+            accelerator=kind, devices=size // nodes, num_nodes=nodes, strategy="ddp"
+        )
         self._fabric.launch()
         self.rank = self._fabric.global_rank
         self.size = size
@@ -100,11 +104,15 @@ class MultiProcess:
 
 
 @contextmanager
-def world_of(size: int, task: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[ProcessGroup]:
-    """The world of `size` processes; starts `task(*arguments)` in the others, which must enter it by `join`.
+def world_of(
+    size: int, task: Callable[..., None], arguments: tuple[Any, ...]
+) -> Iterator[ProcessGroup]:
+    """The world of `size` processes; starts `task(*arguments)` in the others, which must enter it
+    by `join`.
 
-    The caller is the first of them, so it alone needs a terminal and a tracker. Raises InputError when the machine has
-    fewer GPUs than asked for, Fabric is not installed, or another process failed: with that one's reason.
+    The caller is the first of them, so it alone needs a terminal and a tracker. Raises InputError
+    when the machine has fewer GPUs than asked for, Fabric is not installed, or another process
+    failed: with that one's reason.
     """
     if size == 1:
         yield SingleProcess()
@@ -113,7 +121,10 @@ def world_of(size: int, task: Callable[..., None], arguments: tuple[Any, ...]) -
     port = _free_port()
     context = multiprocessing.get_context("spawn")
     told = context.Queue()
-    others = [context.Process(target=_start, args=(rank, size, port, told, task, arguments)) for rank in range(1, size)]
+    others = [
+        context.Process(target=_start, args=(rank, size, port, told, task, arguments))
+        for rank in range(1, size)
+    ]
     for other in others:
         other.start()
     try:
@@ -142,7 +153,8 @@ def join(size: int) -> ProcessGroup:
 
 
 def enter(rank: int, size: int) -> ProcessGroup:
-    """The world of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT set.
+    """The world of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT
+    set.
 
     Each sees one device of its own, so that for Fabric each is a node with one process.
     """
@@ -162,7 +174,14 @@ def _check(size: int) -> None:
         ) from error
 
 
-def _start(rank: int, size: int, port: int, told: Any, task: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _start(
+    rank: int,
+    size: int,
+    port: int,
+    told: Any,
+    task: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> None:
     try:
         with _environment(rank, size, port):
             task(*arguments)

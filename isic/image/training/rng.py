@@ -1,4 +1,6 @@
-"""Random streams by name. A stream depends on its keys alone, so order of use, process and restart do not matter."""
+"""Random streams by name. A stream depends on its keys alone, so order of use, process and restart
+do not matter.
+"""
 
 from __future__ import annotations
 

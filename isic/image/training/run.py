@@ -27,7 +27,9 @@ from isic.image.training.sampler import Sampling
 
 @dataclass
 class Run:
-    """One training run. `target` (in [0, 1]) and `groups` (or None) are of the training rows and lie on `device`."""
+    """One training run. `target` (in [0, 1]) and `groups` (or None) are of the training rows and
+    lie on `device`.
+    """
 
     recipe: ImageRecipe
     net: LesionNet
@@ -65,7 +67,9 @@ def prepare(
     diagnoses: Sequence[object] | None = None,
     world: ProcessGroup | None = None,
 ) -> Run:
-    """A run at its start: labels (n,) of the training rows and, where the recipe uses them, their `iddx_full` (n,)."""
+    """A run at its start: labels (n,) of the training rows and, where the recipe uses them, their
+    `iddx_full` (n,).
+    """
     world = world or SingleProcess()
     device = world.device
     machine.configure_backends(device)
@@ -81,7 +85,12 @@ def prepare(
         forward=world.spread(torch.compile(net) if recipe.compile else net),
         spec=spec,
         optimiser=make_optimiser(
-            net, recipe.lr, recipe.head_lr, recipe.layer_decay, recipe.weight_decay, fused=device.type == "cuda"
+            net,
+            recipe.lr,
+            recipe.head_lr,
+            recipe.layer_decay,
+            recipe.weight_decay,
+            fused=device.type == "cuda",
         ),
         scaler=machine.scaler(precision, device),
         average=EMA(net, recipe.ema) if recipe.ema else None,
@@ -91,7 +100,11 @@ def prepare(
             dtype=torch.float32,
             device=device,
         ),
-        groups=torch.tensor(diagnosis_groups(diagnoses), device=device) if grouped and diagnoses is not None else None,
+        groups=(
+            torch.tensor(diagnosis_groups(diagnoses), device=device)
+            if grouped and diagnoses is not None
+            else None
+        ),
         world=world,
         precision=precision,
         progress=Progress(),
@@ -101,13 +114,17 @@ def prepare(
 def _network(recipe: ImageRecipe, fold: int, groups: int) -> tuple[LesionNet, Spec]:
     model, args = resolve(recipe.model, recipe.model_args)
     torch.manual_seed(number(WEIGHTS, recipe.seed, fold))
-    net, spec = create(model, args, recipe.size, recipe.weights, recipe.dropout, recipe.drop_path, groups)
+    net, spec = create(
+        model, args, recipe.size, recipe.weights, recipe.dropout, recipe.drop_path, groups
+    )
     if recipe.checkpoint_gradients:
         recompute(net, recipe.model)
     return net, spec
 
 
-def _sampling(target: NDArray[np.int64], recipe: ImageRecipe, fold: int, world: ProcessGroup) -> Sampling:
+def _sampling(
+    target: NDArray[np.int64], recipe: ImageRecipe, fold: int, world: ProcessGroup
+) -> Sampling:
     return Sampling(
         target,
         recipe.negatives_per_positive,
@@ -145,11 +162,20 @@ def restore(run: Run, folder: Path) -> bool:
 def _tensors(run: Run) -> dict[str, Tensor]:
     tensors = {f"net.{name}": value for name, value in run.net.state_dict().items()}
     if run.average:
-        tensors |= {f"average.{name}": value for name, value in run.average.net.state_dict().items()}
+        tensors |= {
+            f"average.{name}": value for name, value in run.average.net.state_dict().items()
+        }
     scale = run.scaler.state_dict()
-    tensors |= {f"scaler.{name}": torch.tensor(float(value), dtype=torch.float64) for name, value in scale.items()}
+    tensors |= {
+        f"scaler.{name}": torch.tensor(float(value), dtype=torch.float64)
+        for name, value in scale.items()
+    }
     return tensors | checkpoint.pack_optimiser(run.optimiser)
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,7 +1,9 @@
-"""Which tiles an epoch shows, in which order: a function of (labels, recipe, seed, epoch) and nothing else.
+"""Which tiles an epoch shows, in which order: a function of (labels, recipe, seed, epoch) and
+nothing else.
 
-The field's answer to 0.1 % prevalence (FIELD: every competition system read): each epoch takes all positives, some
-times over, and a small fresh draw of negatives. Positives are spread evenly, so every batch holds the set share.
+The field's answer to 0.1 % prevalence (FIELD: every competition system read): each epoch takes all
+positives, some times over, and a small fresh draw of negatives. Positives are spread evenly, so
+every batch holds the set share.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ class Sampling:
 
     @property
     def negatives(self) -> int:
-        """Shown per epoch: the set ratio as far as there are any, and a few more that fill up the micro-batches."""
+        """Shown per epoch: the set ratio as far as there are any, and a few more that fill up the
+        micro-batches.
+        """
         return self.tiles - self.positives
 
     @property
@@ -72,7 +76,9 @@ class Sampling:
 
     @property
     def micro_batches(self) -> int:
-        """Per epoch and process, all of one size: another would be compiled and tuned for anew on a GPU."""
+        """Per epoch and process, all of one size: another would be compiled and tuned for anew on a
+        GPU.
+        """
         return -(-self._wanted // (self.batch_size * self.processes))
 
     @property
@@ -84,13 +90,19 @@ class Sampling:
         """Row numbers of one epoch in order, positives evenly spread."""
         random = stream(EPOCH, self.seed, epoch)
         positive = np.concatenate(
-            [random.permutation(np.flatnonzero(self.target == 1)) for _ in range(self.positive_repeats)]
+            [
+                random.permutation(np.flatnonzero(self.target == 1))
+                for _ in range(self.positive_repeats)
+            ]
         )
-        # As many rounds of all negatives as the epoch needs: one, but where filling up takes more than there are.
+        # As many rounds of all negatives as the epoch needs: one, but where filling up takes more
+        # than there are.
         benign = np.flatnonzero(self.target == 0)
         rounds = [random.permutation(benign) for _ in range(-(-self.negatives // len(benign)))]
         negative = np.concatenate(rounds)[: self.negatives]
-        place = ((np.arange(len(positive)) + random.random()) * self.tiles / len(positive)).astype(np.int64)
+        place = ((np.arange(len(positive)) + random.random()) * self.tiles / len(positive)).astype(
+            np.int64
+        )
         rows = np.empty(self.tiles, dtype=np.int64)
         is_positive = np.zeros(self.tiles, dtype=bool)
         is_positive[place] = True
@@ -123,8 +135,9 @@ class Sampling:
     def _dealt(self, rows: Rows, position: Rows, micro: int) -> Rows:
         """This process' share of a micro-batch of all, ascending.
 
-        Positives are dealt before the others, as cards are: at their even distance, which may be a multiple of the
-        number of processes, one process would get all of them. Who is dealt the first changes with the micro-batch.
+        Positives are dealt before the others, as cards are: at their even distance, which may be a
+        multiple of the number of processes, one process would get all of them. Who is dealt the
+        first changes with the micro-batch.
         """
         positive = self.target[rows[position]] == 1
         dealt = np.concatenate([position[positive], position[~positive]])
@@ -132,7 +145,9 @@ class Sampling:
 
 
 def validation_rows(target: NDArray[np.int64], negatives: int, seed: int) -> Rows:
-    """All positives and a fixed draw of at most `negatives` others, ascending: the same in every epoch."""
+    """All positives and a fixed draw of at most `negatives` others, ascending: the same in every
+    epoch.
+    """
     others = np.flatnonzero(target == 0)
     drawn = stream(VALIDATION, seed).choice(others, min(negatives, len(others)), replace=False)
     return np.sort(np.concatenate([np.flatnonzero(target == 1), drawn]))

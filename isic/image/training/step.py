@@ -1,4 +1,6 @@
-"""One optimiser step: gradients of a group of micro-batches, in smaller parts where memory runs out."""
+"""One optimiser step: gradients of a group of micro-batches, in smaller parts where memory runs
+out.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,25 @@ from isic.image.training.run import Run
 
 
 def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> machine.Fetched:
-    """Train on the micro-batches of one step; returns the losses of their tiles, float32 (n,), on their way.
+    """Train on the micro-batches of one step; returns the losses of their tiles, float32 (n,), on
+    their way.
 
-    The CPU only queues work here and never waits for a GPU (tested), so the GPU has the next step before it needs it.
+    The CPU only queues work here and never waits for a GPU (tested), so the GPU has the next step
+    before it needs it.
 
-    Out of GPU memory halves the parts a micro-batch is computed in and starts the step again: the same gradient from
-    more, smaller pieces, as if the batch size were halved and `accumulate` doubled.
+    Out of GPU memory halves the parts a micro-batch is computed in and starts the step again: the
+    same gradient from more, smaller pieces, as if the batch size were halved and `accumulate`
+    doubled.
     """
     recipe, progress = run.recipe, run.progress
     frozen = _frozen(run, group[0])
     if recipe.freeze_epochs and run.world.size == 1:
-        # Several processes agreed at their start on whose gradients they average: there they are made and dropped.
+        # Several processes agreed at their start on whose gradients they average: there they are
+        # made and dropped.
         run.net.backbone.requires_grad_(not frozen)
-    set_rate(run.optimiser, rate(progress.step, run.steps, recipe.schedule, recipe.warmup, recipe.min_lr))
+    set_rate(
+        run.optimiser, rate(progress.step, run.steps, recipe.schedule, recipe.warmup, recipe.min_lr)
+    )
     # Fetched before the optimiser's work is queued: they are there that much sooner.
     losses = machine.Fetched(_gradients(run, group, say))
     if frozen:
@@ -62,8 +70,8 @@ def _gradients(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> 
         # Outside the handler: the exception's traceback holds the tensors that have to go.
         tiles, parts = run.recipe.batch_size, run.progress.chunks
         say(
-            f"out of memory: micro-batches of {-(-tiles // parts)} instead of {tiles} tiles and {parts} times the "
-            "accumulation from here on, the same tiles a step"
+            f"out of memory: micro-batches of {-(-tiles // parts)} instead of {tiles} tiles and"
+            f" {parts} times the accumulation from here on, the same tiles a step"
         )
         run.optimiser.zero_grad(set_to_none=True)
         if run.device.type == "cuda":
@@ -75,11 +83,13 @@ def _halve(run: Run, group: Sequence[Batch]) -> None:
     if run.world.size > 1:
         # The other processes would wait for gradients of the abandoned pass.
         raise InputError(
-            f"out of memory with image.devices {run.world.size}: halve image.train.batch_size and double accumulate, "
-            f"or lower {size}; one device alone halves by itself"
+            f"out of memory with image.devices {run.world.size}: halve image.train.batch_size and"
+            f" double accumulate, or lower {size}; one device alone halves by itself"
         )
     if run.progress.chunks >= max(len(batch.slot.rows) for batch in group):
-        raise InputError(f"one tile at a time does not fit in memory: lower {size} or set checkpoint_gradients")
+        raise InputError(
+            f"one tile at a time does not fit in memory: lower {size} or set checkpoint_gradients"
+        )
     run.progress.chunks *= 2
 
 
@@ -96,10 +106,15 @@ def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
     if recipe.mixup:
         other, share = mixing(len(rows), recipe.mixup, stream(*key))
         other = machine.to_device(other, run.device)
-        pixels, target, partners = blend(pixels, other, share), blend(target, other, share), groups[other]
+        pixels, target, partners = (
+            blend(pixels, other, share),
+            blend(target, other, share),
+            groups[other],
+        )
     run.net.train()
     if _frozen(run, batch):
-        # Batch norms move their running statistics in every training pass, gradients or not; drop-path is noise.
+        # Batch norms move their running statistics in every training pass, gradients or not;
+        # drop-path is noise.
         run.net.backbone.eval()
     whole = (pixels, target, groups, partners)
     parts = list(zip(*(values.chunk(run.progress.chunks) for values in whole), strict=True))
@@ -120,6 +135,8 @@ def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
 def see(run: Run, batch: Batch) -> Tensor:
     """The normalised pixels of a batch on the device, float32 (n, 3, size, size)."""
     canvas, sizes = (machine.to_device(one, run.device) for one in (batch.canvas, batch.sizes))
-    pixels = normalise(resize(canvas, sizes, run.spec.size, run.spec.interpolation), run.spec.mean, run.spec.std)
+    pixels = normalise(
+        resize(canvas, sizes, run.spec.size, run.spec.interpolation), run.spec.mean, run.spec.std
+    )
     layout = torch.channels_last if run.recipe.channels_last else torch.contiguous_format
     return pixels.contiguous(memory_format=layout)

@@ -1,7 +1,8 @@
-"""Trains one network on all folds but one (two with `early_stop`), and survives what happens to long runs.
+"""Trains one network on all folds but one (two with `early_stop`), and survives what happens to
+long runs.
 
-The loop is a function of recipe, rows and tiles alone: killed anywhere, it goes on from its last saved step to the same
-weights, bit for bit on a CPU.
+The loop is a function of recipe, rows and tiles alone: killed anywhere, it goes on from its last
+saved step to the same weights, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -67,12 +68,16 @@ class Job:
 
     @property
     def watched(self) -> int | None:
-        """The fold that decides when training stops, kept out of it like the scored one; None: epochs are fixed."""
+        """The fold that decides when training stops, kept out of it like the scored one; None:
+        epochs are fixed.
+        """
         return _watched(self.folds, self.fold, self.recipe)
 
     @property
     def training(self) -> NDArray[np.bool_]:
-        return ~np.isin(self.folds["fold"], [one for one in (self.fold, self.watched) if one is not None])
+        return ~np.isin(
+            self.folds["fold"], [one for one in (self.fold, self.watched) if one is not None]
+        )
 
     @property
     def ids(self) -> NDArray[np.str_]:
@@ -98,16 +103,20 @@ def train_fold(
     world: ProcessGroup | None = None,
     backbone: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Train on the rows of `folds` (isic_id, target, fold) outside `fold` and write the model's folder.
+    """Train on the rows of `folds` (isic_id, target, fold) outside `fold` and write the model's
+    folder.
 
-    A recipe with `early_stop` keeps one more fold out and stops by its scores, never by those of `fold`.
+    A recipe with `early_stop` keeps one more fold out and stops by its scores, never by those of
+    `fold`.
 
-    `diagnoses` (n,) are the rows' `iddx_full`, for recipes with an auxiliary head or a target of their own for
-    indeterminate lesions. `resume_dir` holds states of earlier, unfinished runs; `outlook` are estimates to say at the
-    start and to keep current. `world`: processes that a cluster started, `limits.devices` of them, each calling this;
-    None: this process starts what it needs. `name` is how lines call the run, `backbone` (default: `name`) what
-    config.json keeps. Returns the history, one row per epoch. Raises InputError for tiles that are missing or broken, a
-    loss that is not finite, weights that cannot be had, `early_stop` with two folds, and OutOfTime.
+    `diagnoses` (n,) are the rows' `iddx_full`, for recipes with an auxiliary head or a target of
+    their own for indeterminate lesions. `resume_dir` holds states of earlier, unfinished runs;
+    `outlook` are estimates to say at the start and to keep current. `world`: processes that a
+    cluster started, `limits.devices` of them, each calling this; None: this process starts what it
+    needs. `name` is how lines call the run, `backbone` (default: `name`) what config.json keeps.
+    Returns the history, one row per epoch. Raises InputError for tiles that are missing or broken,
+    a loss that is not finite, weights that cannot be had, `early_stop` with two folds, and
+    OutOfTime.
     """
     limits = limits or Limits()
     known = None if diagnoses is None else [str(one) for one in diagnoses]
@@ -145,14 +154,29 @@ def train_fold(
 
 def _help(job: Job) -> None:
     """The work of a process that is not the first."""
-    _train(job, join(job.limits.devices), NullTracker(), Console(job.name, job.recipe.epochs, quiet=True))
+    _train(
+        job,
+        join(job.limits.devices),
+        NullTracker(),
+        Console(job.name, job.recipe.epochs, quiet=True),
+    )
 
 
-def _key(tiles: TileStore, folds: pd.DataFrame, fold: int, recipe: ImageRecipe, known: Any, limits: Limits) -> str:
+def _key(
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    fold: int,
+    recipe: ImageRecipe,
+    known: Any,
+    limits: Limits,
+) -> str:
     rows = [folds[column].tolist() for column in (ID, TARGET, "fold")]
     watched = _watched(folds, fold, recipe)
     return checkpoint.resume_key(
-        recipe.model_dump(exclude={"tta"}), [*rows, fold, watched, known], tiles.path, limits.devices
+        recipe.model_dump(exclude={"tta"}),
+        [*rows, fold, watched, known],
+        tiles.path,
+        limits.devices,
     )
 
 
@@ -163,17 +187,27 @@ def _state(resume_dir: Path, key: str, precision: str) -> Path:
 def _precision(wanted: str, device: torch.device, resume_dir: Path, key: str) -> tuple[str, str]:
     """The number format to train in, and what to say of it ("": nothing).
 
-    A state of another machine, where `auto` was another format, goes on in that one where this machine has it. Where
-    not, it stays for a machine that has.
+    A state of another machine, where `auto` was another format, goes on in that one where this
+    machine has it. Where not, it stays for a machine that has.
     """
     own = machine.pick_precision(wanted, device)
-    others = [one for one in machine.PRECISIONS if one != own and checkpoint.exists(_state(resume_dir, key, one))]
+    others = [
+        one
+        for one in machine.PRECISIONS
+        if one != own and checkpoint.exists(_state(resume_dir, key, one))
+    ]
     if not others or checkpoint.exists(_state(resume_dir, key, own)):
         return own, ""
     usable = [one for one in others if machine.has_precision(one, device)]
     if usable:
         return usable[0], f"its state is in {usable[0]}: goes on in that instead of {own}"
-    return own, f"its state is in {others[0]}, which this GPU lacks: starts afresh in {own}, that state stays"
+    return (
+        own,
+        (
+            f"its state is in {others[0]}, which this GPU lacks: starts afresh in {own}, that state"
+            " stays"
+        ),
+    )
 
 
 def _watched(folds: pd.DataFrame, fold: int, recipe: ImageRecipe) -> int | None:
@@ -186,9 +220,13 @@ def _train(job: Job, world: ProcessGroup, tracker: Tracker, console: Console) ->
     """The run at its end, and the number format for its scores."""
     training, recipe = job.training, job.recipe
     known = None if job.diagnoses is None else np.asarray(job.diagnoses)[training].tolist()
-    run = prepare(job.folds.loc[training, TARGET].to_numpy(np.int64), recipe, job.fold, known, world)
+    run = prepare(
+        job.folds.loc[training, TARGET].to_numpy(np.int64), recipe, job.fold, known, world
+    )
     if restore(run, job.resume):
-        console.say(f"goes on in epoch {run.progress.epoch + 1}, step {run.progress.step} of {run.steps}")
+        console.say(
+            f"goes on in epoch {run.progress.epoch + 1}, step {run.progress.step} of {run.steps}"
+        )
     if job.watched is not None:
         console.say(f"fold {job.watched} is kept out of training as well and decides when it stops")
     console.start(run.progress.step / run.steps)
@@ -203,7 +241,11 @@ def _train(job: Job, world: ProcessGroup, tracker: Tracker, console: Console) ->
 def _exams(job: Job, run: Run) -> Exams:
     made = [
         make_exam(
-            job.tiles, job.folds[job.folds["fold"] == number], job.recipe.validate_negatives, job.recipe.seed, run.spec
+            job.tiles,
+            job.folds[job.folds["fold"] == number],
+            job.recipe.validate_negatives,
+            job.recipe.seed,
+            run.spec,
         )
         for number in (job.fold, job.watched)
         if number is not None
@@ -211,14 +253,18 @@ def _exams(job: Job, run: Run) -> Exams:
     return Exams(made[0], made[1] if len(made) > 1 else None)
 
 
-def _loop(run: Run, job: Job, tiles: Tiles, exams: Exams, tracker: Tracker, console: Console) -> None:
+def _loop(
+    run: Run, job: Job, tiles: Tiles, exams: Exams, tracker: Tracker, console: Console
+) -> None:
     with _termination() as asked:
         _steps(run, job, tiles, exams, tracker, console, asked)
 
 
 @contextmanager
 def _termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process: a machine that is taken back sends it."""
+    """An event that SIGTERM sets instead of ending the process: a machine that is taken back sends
+    it.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread may set handlers; elsewhere the signal ends the process as ever.
@@ -244,12 +290,18 @@ def _steps(
     pending: tuple[Sequence[Batch], machine.Fetched] | None = None
     for group in _groups(run, job, tiles, clock):
         losses = take_step(run, group, console.say)
-        # One step behind, so that a GPU has the next step queued while the CPU waits for the numbers of this one.
+        # One step behind, so that a GPU has the next step queued while the CPU waits for the
+        # numbers of this one.
         verdict = _count(run, pending, job, clock, asked) if pending else _GO_ON
         pending = (group, losses)
         slot = group[-1].slot
-        # MultiProcess processes learn from each other's counts that one wants to save; alone it is known at once.
-        if slot.ends_epoch or verdict != _GO_ON or (run.world.size == 1 and (clock.save_due() or asked.is_set())):
+        # MultiProcess processes learn from each other's counts that one wants to save; alone it is
+        # known at once.
+        if (
+            slot.ends_epoch
+            or verdict != _GO_ON
+            or (run.world.size == 1 and (clock.save_due() or asked.is_set()))
+        ):
             verdict = verdict.joined(_count(run, pending, job, clock, asked))
             pending = None
         console.step(run, slot, clock)
@@ -263,12 +315,14 @@ def _steps(
             run.progress.seconds = clock.total()
             clock.saving(lambda: save(run, job.resume))
         if verdict.over and asked.is_set():
-            console.say(f"was told to end at step {run.progress.step} of {run.steps}; the state is saved")
+            console.say(
+                f"was told to end at step {run.progress.step} of {run.steps}; the state is saved"
+            )
             raise KeyboardInterrupt
         if verdict.over:
             raise OutOfTime(
-                f"{job.name}: image.max_hours ({job.limits.max_hours}) is used up at step {run.progress.step} of "
-                f"{run.steps}; the state is saved, `dvc repro` goes on"
+                f"{job.name}: image.max_hours ({job.limits.max_hours}) is used up at step"
+                f" {run.progress.step} of {run.steps}; the state is saved, `dvc repro` goes on"
             )
 
 
@@ -289,7 +343,11 @@ def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Bat
     """The micro-batches of one optimiser step at a time, from where training stands."""
     augment = Augmenter(run.recipe.augment, run.sampling.seed)
     slots = run.sampling.slots(run.recipe.epochs, run.progress.epoch, run.progress.micro)
-    workers = default_workers(run.device, run.world.size) if job.limits.workers is None else job.limits.workers
+    workers = (
+        default_workers(run.device, run.world.size)
+        if job.limits.workers is None
+        else job.limits.workers
+    )
     group: list[Batch] = []
     loaded = batches(tiles, job.ids, augment, slots, workers, pin=run.device.type == "cuda")
     for batch in clock.waiting(loaded):
@@ -300,12 +358,16 @@ def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Bat
 
 
 def _count(
-    run: Run, pending: tuple[Sequence[Batch], machine.Fetched], job: Job, clock: Clock, asked: threading.Event
+    run: Run,
+    pending: tuple[Sequence[Batch], machine.Fetched],
+    job: Job,
+    clock: Clock,
+    asked: threading.Event,
 ) -> _Verdict:
     """Add a step to the epoch's sums.
 
-    A loss that is not finite ends the run and names the tiles; in fp16 only so many steps in a row do, for the scaler
-    leaves the weights of such a step as they are.
+    A loss that is not finite ends the run and names the tiles; in fp16 only so many steps in a row
+    do, for the scaler leaves the weights of such a step as they are.
     """
     group, losses = pending
     values = losses.numpy().astype(np.float64)
@@ -314,8 +376,17 @@ def _count(
     broken = ~np.isfinite(values)
     late = job.limits.max_hours is not None and clock.here() > job.limits.max_hours * 3600
     over = late or asked.is_set()
-    # Clocks differ between processes, and all must save and stop at the same step: what one wants, all do.
-    here = (values[~broken].sum(), (~broken).sum(), positives, len(values), over, clock.save_due(), broken.sum())
+    # Clocks differ between processes, and all must save and stop at the same step: what one wants,
+    # all do.
+    here = (
+        values[~broken].sum(),
+        (~broken).sum(),
+        positives,
+        len(values),
+        over,
+        clock.save_due(),
+        broken.sum(),
+    )
     *sums, over, due, failed = run.world.sum(torch.tensor(here, dtype=torch.float64)).tolist()
     progress, slot = run.progress, group[-1].slot
     progress.skipped = progress.skipped + 1 if failed else 0
@@ -323,7 +394,9 @@ def _count(
         raise InputError(_not_finite(run, job, rows[broken], group[0].slot.epoch + 1))
     for name, value in zip(("loss", "finite", "positives", "tiles"), sums, strict=True):
         progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
-    progress.epoch, progress.micro = (slot.epoch + 1, 0) if slot.ends_epoch else (slot.epoch, slot.micro + 1)
+    progress.epoch, progress.micro = (
+        (slot.epoch + 1, 0) if slot.ends_epoch else (slot.epoch, slot.micro + 1)
+    )
     return _Verdict(over=over > 0, due=due > 0)
 
 
@@ -334,8 +407,8 @@ def _not_finite(run: Run, job: Job, rows: NDArray[np.int64], epoch: int) -> str:
     guilty = job.ids[run.world.sum(marked).numpy() > 0]
     named = ", ".join(guilty[:8]) + (f" and {len(guilty) - 8} more" if len(guilty) > 8 else "")
     return (
-        f"{job.name}: the loss is not finite in epoch {epoch} for {named}: look at these tiles, lower image.train.lr "
-        f"or set clip_grad{_wider(run)}"
+        f"{job.name}: the loss is not finite in epoch {epoch} for {named}: look at these tiles,"
+        f" lower image.train.lr or set clip_grad{_wider(run)}"
     )
 
 
@@ -343,7 +416,9 @@ def _wider(run: Run) -> str:
     """Advice to train in a format with larger numbers, where the device has one."""
     if run.precision != "fp16":
         return ""
-    return f", or set precision to {'bf16' if machine.has_precision('bf16', run.device) else 'fp32'}"
+    return (
+        f", or set precision to {'bf16' if machine.has_precision('bf16', run.device) else 'fp32'}"
+    )
 
 
 def _end_epoch(run: Run, exams: Exams, tracker: Tracker, console: Console, clock: Clock) -> None:
@@ -353,7 +428,9 @@ def _end_epoch(run: Run, exams: Exams, tracker: Tracker, console: Console, clock
     progress = run.progress
     progress.history.append(row)
     progress.epoch_sums = {}
-    tracker.metrics({name: float(value) for name, value in row.items() if value is not None}, row["epoch"])
+    tracker.metrics(
+        {name: float(value) for name, value in row.items() if value is not None}, row["epoch"]
+    )
     flags = red_flags(progress.history, 1 / (1 + run.recipe.negatives_per_positive))
     if fresh := console.warn(flags):
         tracker.tags({f"red_flag.{name}": text for name, text in fresh.items()})
@@ -380,9 +457,15 @@ def _row(run: Run, clock: Clock) -> dict[str, Any]:
 
 
 def _no_better(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
-    """Whether the last `patience` validations of the watched fold brought no better pAUC than one before them.
+    """Whether the last `patience` validations of the watched fold brought no better pAUC than one
+    before them.
 
-    The scored fold has no say: choosing an epoch on it inflates it (FIELD section G). The last weights are kept.
+    The scored fold has no say: choosing an epoch on it inflates it (FIELD section G). The last
+    weights are kept.
     """
     seen = [row["pauc_watched"] for row in history if row.get("pauc_watched") is not None]
-    return patience is not None and len(seen) > patience and max(seen[-patience:]) <= max(seen[:-patience])
+    return (
+        patience is not None
+        and len(seen) > patience
+        and max(seen[-patience:]) <= max(seen[:-patience])
+    )

@@ -1,7 +1,8 @@
-"""The score of an epoch: all held-out positives and a fixed draw of negatives, cheap enough to repeat.
+"""The score of an epoch: all held-out positives and a fixed draw of negatives, cheap enough to
+repeat.
 
-The full fold is scored once, by `embed`. Nothing is chosen by these scores; where the recipe says `early_stop`, a
-further fold that is kept out of training decides by its own.
+The full fold is scored once, by `embed`. Nothing is chosen by these scores; where the recipe says
+`early_stop`, a further fold that is kept out of training decides by its own.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from isic.image.network.pixels import normalise, pack, resize
 from isic.image.training.run import Run
 from isic.image.training.sampler import validation_rows
 
-#: A validation costs at most this share of the epochs it stands for; a forward pass is a third of a training step.
+#: A validation costs at most this share of the epochs it stands for; a forward pass is a third of a
+#: training step.
 SHARE = 0.1
 #: Tiles per forward pass.
 PART = 256
 
 
 class ValidationSet(NamedTuple):
-    """Held-out labels (n,) and their tiles as the network's size, uint8 (n, 3, size, size) on the CPU.
+    """Held-out labels (n,) and their tiles as the network's size, uint8 (n, 3, size, size) on the
+    CPU.
 
     The tiles lie in page-locked memory beside a GPU, which then fetches them itself.
     """
@@ -45,7 +48,8 @@ class ValidationSet(NamedTuple):
         return {"pauc": pauc(self.target, logits), "auc": auc(self.target, logits)}
 
     def scoring_precision(self, run: Run) -> str:
-        """Number format for the trained network's scores: fp16 where all of these tiles have a finite one.
+        """Number format for the trained network's scores: fp16 where all of these tiles have a
+        finite one.
 
         bf16 has less than a tenth of its precision and goes where fp16 overflows; fp32 is a CPU's.
         """
@@ -69,7 +73,9 @@ class ValidationSet(NamedTuple):
 
 
 class Exams(NamedTuple):
-    """That of the scored fold, for information, and that of the fold that decides when to stop, if one does."""
+    """That of the scored fold, for information, and that of the fold that decides when to stop, if
+    one does.
+    """
 
     scored: ValidationSet
     watched: ValidationSet | None
@@ -80,16 +86,26 @@ class Exams(NamedTuple):
         return max(1, -(-count // max(1, int(3 * SHARE * tiles_per_epoch))))
 
     def score(self, run: Run) -> dict[str, float]:
-        """pAUC and AUC of the run's network as it stands; those of the watched fold end in `_watched`."""
+        """pAUC and AUC of the run's network as it stands; those of the watched fold end in
+        `_watched`.
+        """
         watched = self.watched.score(run) if self.watched else {}
-        return self.scored.score(run) | {f"{name}_watched": value for name, value in watched.items()}
+        return self.scored.score(run) | {
+            f"{name}_watched": value for name, value in watched.items()
+        }
 
 
-def make_exam(tiles: TileStore, held_out: pd.DataFrame, negatives: int, seed: int, spec: Spec) -> ValidationSet:
-    """Read the tiles to be scored; `held_out` has isic_id and target. InputError when it holds one class only."""
+def make_exam(
+    tiles: TileStore, held_out: pd.DataFrame, negatives: int, seed: int, spec: Spec
+) -> ValidationSet:
+    """Read the tiles to be scored; `held_out` has isic_id and target. InputError when it holds one
+    class only.
+    """
     target = held_out[TARGET].to_numpy(np.int64)
     if len(np.unique(target)) < 2:
-        raise InputError("the held-out fold needs malignant and benign lesions: use fewer folds or more data")
+        raise InputError(
+            "the held-out fold needs malignant and benign lesions: use fewer folds or more data"
+        )
     rows = validation_rows(target, negatives, seed)
     ids = held_out[ID].to_numpy(str)[rows]
     levels = [
@@ -97,4 +113,6 @@ def make_exam(tiles: TileStore, held_out: pd.DataFrame, negatives: int, seed: in
         for part in np.array_split(ids, -(-len(ids) // 128))
     ]
     every = torch.cat(levels)
-    return ValidationSet(target[rows], every.pin_memory() if machine.pick().type == "cuda" else every)
+    return ValidationSet(
+        target[rows], every.pin_memory() if machine.pick().type == "cuda" else every
+    )

@@ -16,10 +16,14 @@ _HOMES = {"lightgbm": "lightgbm_", "xgboost": "xgboost_", "catboost": "catboost_
 def library(name: str) -> Library:
     """The library called `name`. Raises InputError when it is unknown or not installed."""
     if name not in _HOMES:
-        raise InputError(f"unknown member `{name}` in stack.members: choose from {', '.join(_HOMES)}")
+        raise InputError(
+            f"unknown member `{name}` in stack.members: choose from {', '.join(_HOMES)}"
+        )
     try:
         module: Any = importlib.import_module(f"isic.stack.members.{_HOMES[name]}")
     except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed, which stack.members asks for: pip install {name}") from error
+        raise InputError(
+            f"{error.name} is not installed, which stack.members asks for: pip install {name}"
+        ) from error
     made: Library = module.LIBRARY
     return made

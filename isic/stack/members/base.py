@@ -1,7 +1,8 @@
-"""Interface of the member libraries: train on some rows, return log-odds, save and load a portable format.
+"""Interface of the member libraries: train on some rows, return log-odds, save and load a portable
+format.
 
-Small models gain little from threads and lose much when cores are shared, so each model has one thread and whole models
-run side by side.
+Small models gain little from threads and lose much when cores are shared, so each model has one
+thread and whole models run side by side.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ CHUNK = 16_384
 
 @dataclass
 class Pool:
-    """Training rows all members draw from. LightGBM bins them once; the others bin the rows of each model."""
+    """Training rows all members draw from. LightGBM bins them once; the others bin the rows of each
+    model.
+    """
 
     columns: Columns
     target: NDArray[np.int64]
     max_bin: int
-    #: Column names in groups that a search switches on and off together; by default one group of all.
+    #: Column names in groups that a search switches on and off together; by default one group of
+    #: all.
     groups: Sequence[Sequence[str]] = field(default_factory=list)
     #: A pool that holds the first columns already, and their bins.
     base: Pool | None = None
@@ -55,14 +59,18 @@ class EarlyStopping:
         return pauc(self.target, margins)
 
     def best(self, scores: Sequence[float]) -> tuple[int, bool]:
-        """Trees of the best score so far (the fewest among equals), and whether patience has run out."""
+        """Trees of the best score so far (the fewest among equals), and whether patience has run
+        out.
+        """
         best = int(np.argmax(scores)) + 1
         return best, len(scores) - best >= self.patience
 
 
 @dataclass(frozen=True)
 class MemberTask:
-    """One model to train: its pool, rows (sorted, m), parameters under the library's own names, trees and seed."""
+    """One model to train: its pool, rows (sorted, m), parameters under the library's own names,
+    trees and seed.
+    """
 
     pool: Pool
     index: NDArray[np.int64]
@@ -78,16 +86,22 @@ class Library(Protocol):
     suffix: str
 
     def train(self, task: MemberTask) -> Any:
-        """A model of `task.rounds` trees, or of as many as are best before early stopping runs out of patience."""
+        """A model of `task.rounds` trees, or of as many as are best before early stopping runs out
+        of patience.
+        """
 
     def log_odds(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw margin of each row of `matrix` (rows, columns), columns in training order."""
 
     def gain(self, model: Any, columns: Sequence[str]) -> NDArray[np.float64]:
-        """What each of `columns` gained the model in training, (columns,), on the library's own scale."""
+        """What each of `columns` gained the model in training, (columns,), on the library's own
+        scale.
+        """
 
     def contributions(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        """SHAP values (rows, columns + 1); each row sums to its log-odds, the last column is the average lesion's."""
+        """SHAP values (rows, columns + 1); each row sums to its log-odds, the last column is the
+        average lesion's.
+        """
 
     def save(self, model: Any, path: Path) -> None: ...
 
@@ -95,7 +109,9 @@ class Library(Protocol):
         """Read a model; InputError when it is broken or was trained on other columns."""
 
 
-def log_odds(models: Sequence[tuple[Library, Any]], columns: Columns, index: NDArray[np.int64]) -> NDArray[np.float64]:
+def log_odds(
+    models: Sequence[tuple[Library, Any]], columns: Columns, index: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Log-odds of each model for the chosen rows, (models, rows) float64."""
     scores = np.empty((len(models), len(index)))
     with ThreadPoolExecutor(workers()) as pool:

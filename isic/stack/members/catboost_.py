@@ -14,8 +14,13 @@ from isic.core.errors import InputError
 from isic.stack.encoder import rows
 from isic.stack.members.base import EarlyStopping, MemberTask
 
-# Without `allow_writing_files` off, every fit leaves a catboost_info folder in the working directory.
-_FIXED: dict[str, Any] = {"thread_count": 1, "logging_level": "Silent", "allow_writing_files": False}
+# Without `allow_writing_files` off, every fit leaves a catboost_info folder in the working
+# directory.
+_FIXED: dict[str, Any] = {
+    "thread_count": 1,
+    "logging_level": "Silent",
+    "allow_writing_files": False,
+}
 
 
 class CatBoost:
@@ -26,7 +31,10 @@ class CatBoost:
     def train(self, task: MemberTask) -> catboost.CatBoost:
         pool, names = task.pool, list(task.pool.columns)
         data = catboost.Pool(
-            rows(pool.columns, task.index), label=pool.target[task.index], feature_names=names, thread_count=1
+            rows(pool.columns, task.index),
+            label=pool.target[task.index],
+            feature_names=names,
+            thread_count=1,
         )
         settings = {
             **task.params,
@@ -43,15 +51,23 @@ class CatBoost:
             model.shrink(ntree_end=_best_trees(model, held_out, task.early_stopping))
         return model
 
-    def log_odds(self, model: catboost.CatBoost, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray(model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1), np.float64)
+    def log_odds(
+        self, model: catboost.CatBoost, matrix: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        return np.asarray(
+            model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1), np.float64
+        )
 
     def gain(self, model: catboost.CatBoost, columns: Sequence[str]) -> NDArray[np.float64]:
         return np.asarray(model.get_feature_importance(type="PredictionValuesChange"), np.float64)
 
-    def contributions(self, model: catboost.CatBoost, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+    def contributions(
+        self, model: catboost.CatBoost, matrix: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
         data = catboost.Pool(matrix, feature_names=model.feature_names_, thread_count=1)
-        return np.asarray(model.get_feature_importance(data, type="ShapValues", thread_count=1), np.float64)
+        return np.asarray(
+            model.get_feature_importance(data, type="ShapValues", thread_count=1), np.float64
+        )
 
     def save(self, model: catboost.CatBoost, path: Path) -> None:
         model.save_model(str(path))
@@ -63,12 +79,18 @@ class CatBoost:
         except catboost.CatBoostError as error:
             raise InputError(f"{path} is not a CatBoost model: rerun `dvc repro stack`") from error
         if model.feature_names_ != list(columns):
-            raise InputError(f"{path} was trained on other columns than stack.json names: rerun `dvc repro stack`")
+            raise InputError(
+                f"{path} was trained on other columns than stack.json names: rerun `dvc repro"
+                " stack`"
+            )
         return model
 
 
-def _best_trees(model: catboost.CatBoost, held_out: NDArray[np.float32], early_stopping: EarlyStopping) -> int:
-    # CatBoost passes a Python metric its scores as lists, row by row; staged predictions give the same and faster.
+def _best_trees(
+    model: catboost.CatBoost, held_out: NDArray[np.float32], early_stopping: EarlyStopping
+) -> int:
+    # CatBoost passes a Python metric its scores as lists, row by row; staged predictions give the
+    # same and faster.
     best, scores = 0, []
     for margins in model.staged_predict(held_out, prediction_type="RawFormulaVal", thread_count=1):
         scores.append(early_stopping.pauc(margins))

@@ -1,4 +1,5 @@
-"""LightGBM: all rows binned once, models trained on row subsets of the binned table, stored as text.
+"""LightGBM: all rows binned once, models trained on row subsets of the binned table, stored as
+text.
 
 Bin edges are label-free quantiles, so one binned table serves every fold, seed and trial.
 """
@@ -21,7 +22,8 @@ from isic.core.parallel import workers
 from isic.stack.encoder import Columns
 from isic.stack.members.base import EarlyStopping, MemberTask, Pool
 
-#: Byte-equal models for equal input, and none of LightGBM's own searches or filters that depend on the machine.
+#: Byte-equal models for equal input, and none of LightGBM's own searches or filters that depend on
+#: the machine.
 _FIXED: dict[str, Any] = {
     "objective": "binary",
     "metric": "None",
@@ -38,10 +40,14 @@ _WARNINGS_LOCK = threading.Lock()
 
 
 def bin_columns(columns: Columns, pool: Pool, like: lgb.Dataset | None = None) -> lgb.Dataset:
-    """Bin all rows of `columns`, by the edges of `like` if given; the Arrow table only points at them."""
+    """Bin all rows of `columns`, by the edges of `like` if given; the Arrow table only points at
+    them.
+    """
     params = {**_FIXED, "max_bin": pool.max_bin, "num_threads": workers()}
     table = pa.table(dict(columns))
-    return lgb.Dataset(table, label=pool.target, reference=like, params=params, free_raw_data=True).construct()
+    return lgb.Dataset(
+        table, label=pool.target, reference=like, params=params, free_raw_data=True
+    ).construct()
 
 
 def binned(pool: Pool) -> list[lgb.Dataset]:
@@ -56,7 +62,9 @@ def binned(pool: Pool) -> list[lgb.Dataset]:
 
 
 def compose(bins: Sequence[lgb.Dataset], index: NDArray[np.int64]) -> lgb.Dataset:
-    """The rows `index` (sorted) of several binned tables side by side, equal to binning their columns together."""
+    """The rows `index` (sorted) of several binned tables side by side, equal to binning their
+    columns together.
+    """
     combined = bins[0].subset(index).construct()
     for table in bins[1:]:
         # One at a time bounds memory: no more than one table is held twice.
@@ -87,12 +95,12 @@ def train_and_score(
     threads: int = 1,
     halfway: Callable[[NDArray[np.float64]], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Margins of the binned rows `held_out` by a booster of `rounds` trees, updated with every tree.
-    They do not depend on `threads`.
+    """Margins of the binned rows `held_out` by a booster of `rounds` trees, updated with every
+    tree. They do not depend on `threads`.
 
-    Where LightGBM bundled columns, a row in a thousand may differ slightly from the score of its raw values. Training
-    stops early, with unusable margins, once `cancelled` is set. `halfway` is called with the rows' probabilities after
-    half of the rounds.
+    Where LightGBM bundled columns, a row in a thousand may differ slightly from the score of its
+    raw values. Training stops early, with unusable margins, once `cancelled` is set. `halfway` is
+    called with the rows' probabilities after half of the rounds.
     """
     booster = lgb.Booster({**params, **_FIXED, "seed": seed, "num_threads": threads}, data)
     booster.add_valid(held_out, "held out")
@@ -121,16 +129,25 @@ def _held_out_scores(booster: lgb.Booster, held_out: lgb.Dataset) -> NDArray[np.
 
 
 def train_with_early_stopping(
-    data: lgb.Dataset, held_out: lgb.Dataset, params: Mapping[str, Any], rounds: int, seed: int, stopping: EarlyStopping
+    data: lgb.Dataset,
+    held_out: lgb.Dataset,
+    params: Mapping[str, Any],
+    rounds: int,
+    seed: int,
+    stopping: EarlyStopping,
 ) -> lgb.Booster:
-    """A booster with `best_iteration` set to the number of trees that is best on the binned rows `held_out`."""
+    """A booster with `best_iteration` set to the number of trees that is best on the binned rows
+    `held_out`.
+    """
     booster = lgb.Booster({**params, **_FIXED, "seed": seed}, data)
     booster.add_valid(held_out, "held out")
     scores: list[float] = []
     for _ in range(rounds):
         if booster.update():
             break
-        scores.append(booster.eval_valid(lambda margins, _: ("pauc", stopping.pauc(margins), True))[0][2])
+        scores.append(
+            booster.eval_valid(lambda margins, _: ("pauc", stopping.pauc(margins), True))[0][2]
+        )
         booster.best_iteration, stop = stopping.best(scores)
         if stop:
             break
@@ -149,9 +166,12 @@ class LightGBM:
             booster = train(data, task.params, task.rounds, task.seed)
         else:
             held_out = compose(tables, stopping.index)
-            booster = train_with_early_stopping(data, held_out, task.params, task.rounds, task.seed, stopping)
+            booster = train_with_early_stopping(
+                data, held_out, task.params, task.rounds, task.seed, stopping
+            )
 
-        # The text holds the best iterations only, so the model scores exactly as it will after a reload.
+        # The text holds the best iterations only, so the model scores exactly as it will after a
+        # reload.
         return lgb.Booster(model_str=booster.model_to_string())
 
     def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -170,10 +190,15 @@ class LightGBM:
         try:
             model = lgb.Booster(model_file=path)
         except lgb.basic.LightGBMError as error:
-            raise InputError(f"{path} is not a LightGBM model ({error}): rerun `dvc repro stack`") from error
+            raise InputError(
+                f"{path} is not a LightGBM model ({error}): rerun `dvc repro stack`"
+            ) from error
         # LightGBM matches columns by position and does not check their names.
         if model.feature_name() != list(columns):
-            raise InputError(f"{path} was trained on other columns than stack.json names: rerun `dvc repro stack`")
+            raise InputError(
+                f"{path} was trained on other columns than stack.json names: rerun `dvc repro"
+                " stack`"
+            )
         return model
 
 

@@ -14,7 +14,12 @@ from isic.core.errors import InputError
 from isic.stack.encoder import rows
 from isic.stack.members.base import MemberTask
 
-_FIXED: dict[str, Any] = {"objective": "binary:logistic", "tree_method": "hist", "nthread": 1, "verbosity": 0}
+_FIXED: dict[str, Any] = {
+    "objective": "binary:logistic",
+    "tree_method": "hist",
+    "nthread": 1,
+    "verbosity": 0,
+}
 
 
 class XGBoost:
@@ -47,7 +52,10 @@ class XGBoost:
         return booster[:best]
 
     def log_odds(self, model: xgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.asarray(model.inplace_predict(matrix, predict_type="margin", validate_features=False), np.float64)
+        return np.asarray(
+            model.inplace_predict(matrix, predict_type="margin", validate_features=False),
+            np.float64,
+        )
 
     def gain(self, model: xgb.Booster, columns: Sequence[str]) -> NDArray[np.float64]:
         gains = model.get_score(importance_type="total_gain")
@@ -66,7 +74,10 @@ class XGBoost:
         except xgb.core.XGBoostError as error:
             raise InputError(f"{path} is not an XGBoost model: rerun `dvc repro stack`") from error
         if model.feature_names != list(columns):
-            raise InputError(f"{path} was trained on other columns than stack.json names: rerun `dvc repro stack`")
+            raise InputError(
+                f"{path} was trained on other columns than stack.json names: rerun `dvc repro"
+                " stack`"
+            )
         return model
 
 

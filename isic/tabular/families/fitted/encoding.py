@@ -1,4 +1,6 @@
-"""Share of malignant training lesions with the same site, sex or location, drawn towards the overall share."""
+"""Share of malignant training lesions with the same site, sex or location, drawn towards the
+overall share.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,13 @@ from isic.tabular.fitted import FittedColumns, FittedFamily
 from isic.tabular.hospital_groups import level_codes, require_columns
 from isic.tabular.registry import Feature
 
-#: FittedColumns whose rate is learnt, and the weight of the overall rate in lesions (junaidaliop/isic2024-tbp: m = 50).
+#: FittedColumns whose rate is learnt, and the weight of the overall rate in lesions
+#: (junaidaliop/isic2024-tbp: m = 50).
 ENCODED = ("anatom_site_general", "sex", "tbp_lv_location", "tbp_lv_location_simple")
 PRIOR_WEIGHT = 50.0
-#: Groups of patients whose training rows get the rates of the others. A level has as many rates in training: more of
-#: them tell groups apart better than levels, and noise gains by it (ten cost pure-noise columns .01 AUC, three none).
+#: Groups of patients whose training rows get the rates of the others. A level has as many rates in
+#: training: more of them tell groups apart better than levels, and noise gains by it (ten cost
+#: pure-noise columns .01 AUC, three none).
 PARTS = 3
 
 
@@ -38,21 +42,29 @@ def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     made: FittedColumns = {}
     for name, rates in state["rates"].items():
         labels, member = level_codes(frame, (name,))
-        made[_name(name)] = np.array([rates.get(label, state["prior"]) for label in labels], dtype=np.float32)[member]
+        made[_name(name)] = np.array(
+            [rates.get(label, state["prior"]) for label in labels], dtype=np.float32
+        )[member]
     return made
 
 
-def training(frame: pd.DataFrame, target: NDArray[np.float64], patients: NDArray[np.int64]) -> FittedColumns:
-    """Rates of the training rows themselves, those of each part of the patients from the other parts.
+def training(
+    frame: pd.DataFrame, target: NDArray[np.float64], patients: NDArray[np.int64]
+) -> FittedColumns:
+    """Rates of the training rows themselves, those of each part of the patients from the other
+    parts.
 
-    A rate that includes the row's own target leaks the label of a rare level. Leaving out its patient alone leaks it
-    too: of all rows of a level, the lowest rates would be those of malignant ones.
+    A rate that includes the row's own target leaks the label of a rare level. Leaving out its
+    patient alone leaks it too: of all rows of a level, the lowest rates would be those of malignant
+    ones.
     """
     part = np.random.default_rng(0).permutation(int(patients.max()) + 1)[patients] % PARTS
     made: FittedColumns = {}
     for name in ENCODED:
         labels, member = level_codes(frame, (name,))
-        rates = np.array([_rates_of(part != number, member, target, len(labels)) for number in range(PARTS)])
+        rates = np.array(
+            [_rates_of(part != number, member, target, len(labels)) for number in range(PARTS)]
+        )
         made[_name(name)] = rates[part, member].astype(np.float32)
     return made
 
@@ -60,9 +72,11 @@ def training(frame: pd.DataFrame, target: NDArray[np.float64], patients: NDArray
 def _rates_of(
     seen: NDArray[np.bool_], member: NDArray[np.int64], target: NDArray[np.float64], size: int
 ) -> NDArray[np.float64]:
-    """Smoothed rate of each of `size` levels in the rows `seen`, brought to the overall rate of all rows.
+    """Smoothed rate of each of `size` levels in the rows `seen`, brought to the overall rate of all
+    rows.
 
-    The fewer malignant lesions these rows have, the more the left-out part has: unscaled, its rates would all be low.
+    The fewer malignant lesions these rows have, the more the left-out part has: unscaled, its rates
+    would all be low.
     """
     prior, overall = float(target[seen].sum()) / max(int(seen.sum()), 1), float(target.mean())
     if prior == 0:
@@ -78,7 +92,9 @@ def _tally(
     return malignant.astype(np.float64), count.astype(np.float64)
 
 
-def _smooth(malignant: NDArray[np.float64], count: NDArray[np.float64], prior: float) -> NDArray[np.float64]:
+def _smooth(
+    malignant: NDArray[np.float64], count: NDArray[np.float64], prior: float
+) -> NDArray[np.float64]:
     return (malignant + PRIOR_WEIGHT * prior) / (count + PRIOR_WEIGHT)
 
 
@@ -92,7 +108,8 @@ FAMILY = FittedFamily(
     features=tuple(
         Feature(
             _name(name),
-            f"(malignant + {PRIOR_WEIGHT:.0f} · rate) / (n + {PRIOR_WEIGHT:.0f}) over training rows by {name}",
+            f"(malignant + {PRIOR_WEIGHT:.0f} · rate) / (n + {PRIOR_WEIGHT:.0f}) over training rows"
+            f" by {name}",
             f"smoothed share of malignant training lesions with the same {name}, 0 to 1",
         )
         for name in ENCODED

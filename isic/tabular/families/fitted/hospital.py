@@ -10,7 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.tabular.fitted import FittedColumns, FittedFamily
-from isic.tabular.hospital_groups import GROUPINGS, core_values, level_values, mean_sd, rows_by_level
+from isic.tabular.hospital_groups import (
+    GROUPINGS,
+    core_values,
+    level_values,
+    mean_sd,
+    rows_by_level,
+)
 from isic.tabular.kernels import EPSILON
 from isic.tabular.names import MEANING
 from isic.tabular.registry import Feature
@@ -52,7 +58,8 @@ FAMILY = FittedFamily(
     features=tuple(
         Feature(
             _name(name, v),
-            f"({v} - mean({v})) / (sd({v}) + 1e-5) over training rows by {' × '.join(GROUPINGS[name][0])}",
+            f"({v} - mean({v})) / (sd({v}) + 1e-5) over training rows by"
+            f" {' × '.join(GROUPINGS[name][0])}",
             f"sd from the training mean of the same {' × '.join(GROUPINGS[name][0])}: {MEANING[v]}",
         )
         for name in _Z

@@ -25,7 +25,9 @@ _STATISTICS = ("mean", "sd", "min", "max", "median", "skew")
 
 
 def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
-    """{grouping: {level: (1 + measurements × statistics) values}}; the first is the level's share of training rows."""
+    """{grouping: {level: (1 + measurements × statistics) values}}; the first is the level's share
+    of training rows.
+    """
     columns = [OFFICIAL[v] for v in SUMMARISED]
     require_columns(frame, columns)
     values = [np.ascontiguousarray(frame[name].to_numpy(dtype=np.float64)) for name in columns]
@@ -44,7 +46,10 @@ def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     made: FittedColumns = {}
     for name in _OVER:
         table = level_values(state, name, frame).astype(np.float32)
-        made |= {column: np.ascontiguousarray(table[:, place]) for place, column in enumerate(_names(name))}
+        made |= {
+            column: np.ascontiguousarray(table[:, place])
+            for place, column in enumerate(_names(name))
+        }
     return made
 
 
@@ -62,7 +67,11 @@ def _statistics(values: list[NDArray[np.float64]], rows: NDArray[np.int64]) -> l
 def _names(grouping: str) -> list[str]:
     return [
         f"fitted_{grouping}_share",
-        *(f"fitted_{grouping}_level__{v}_{statistic}" for v in SUMMARISED for statistic in _STATISTICS),
+        *(
+            f"fitted_{grouping}_level__{v}_{statistic}"
+            for v in SUMMARISED
+            for statistic in _STATISTICS
+        ),
     ]
 
 

@@ -25,7 +25,9 @@ _ROUNDS = 60
 
 
 def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
-    """Scale of the core measurements, cluster centres in it, and mean and sd of each measurement in each cluster."""
+    """Scale of the core measurements, cluster centres in it, and mean and sd of each measurement in
+    each cluster.
+    """
     values = core_values(frame)
     mean, sd = mean_sd(values)
     points = _points(values, mean, sd)
@@ -42,9 +44,11 @@ def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def _centres(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Lloyd's algorithm from k-means++ seeds; fewer centres than CLUSTERS where fewer points differ.
+    """Lloyd's algorithm from k-means++ seeds; fewer centres than CLUSTERS where fewer points
+    differ.
 
-    scikit-learn's sums are split over threads and round by chance; equal training rows must give equal bytes.
+    scikit-learn's sums are split over threads and round by chance; equal training rows must give
+    equal bytes.
     """
     chosen = [points[0]]
     away = ((points - chosen[0]) ** 2).sum(axis=1)
@@ -66,7 +70,8 @@ def _centres(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
 def _level(
     values: NDArray[np.float64], mean: NDArray[np.float64], sd: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and sd of a cluster's measurements; `mean` and `sd` of all rows where fewer than RARE of its rows have one.
+    """Mean and sd of a cluster's measurements; `mean` and `sd` of all rows where fewer than RARE of
+    its rows have one.
 
     The sd of one row is 0, and the z-score of the next lesion of its cluster would be huge.
     """
@@ -76,7 +81,9 @@ def _level(
 
 
 def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
-    """Distance to the nearest centre, and z-scores within that cluster's training rows (all rows if it is small)."""
+    """Distance to the nearest centre, and z-scores within that cluster's training rows (all rows if
+    it is small).
+    """
     values = core_values(frame)
     centres = np.array(state["centres"])
     points = _points(values, np.array(state["mean"]), np.array(state["sd"]))
@@ -84,13 +91,17 @@ def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     level = np.array(state["levels"])[member]
     z = ((values - level[:, 0]) / (level[:, 1] + EPSILON)).astype(np.float32)
     away = np.sqrt(((points - centres[member]) ** 2).sum(axis=1)).astype(np.float32)
-    made = {f"fitted_cluster_z__{v}": np.ascontiguousarray(z[:, place]) for place, v in enumerate(CORE)}
+    made = {
+        f"fitted_cluster_z__{v}": np.ascontiguousarray(z[:, place]) for place, v in enumerate(CORE)
+    }
     return {"fitted_cluster_distance": away, **made}
 
 
 @njit(nogil=True, cache=True)
 def _nearest(points, centres):  # type: ignore[no-untyped-def]
-    """Number of the nearest centre of each point; row by row, so that a row does not depend on its batch."""
+    """Number of the nearest centre of each point; row by row, so that a row does not depend on its
+    batch.
+    """
     member = np.empty(len(points), dtype=np.int64)
     for row in range(len(points)):
         best = np.inf
@@ -104,23 +115,30 @@ def _nearest(points, centres):  # type: ignore[no-untyped-def]
     return member
 
 
-def _points(values: NDArray[np.float64], mean: NDArray[np.float64], sd: NDArray[np.float64]) -> NDArray[np.float64]:
+def _points(
+    values: NDArray[np.float64], mean: NDArray[np.float64], sd: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Standardised values; a missing one counts as the mean."""
     return np.nan_to_num((values - mean) / (sd + EPSILON), nan=0.0)
 
 
-_WHERE = f"k-means with {CLUSTERS} clusters of training rows in {len(CORE)} standardised measurements"
+_WHERE = (
+    f"k-means with {CLUSTERS} clusters of training rows in {len(CORE)} standardised measurements"
+)
 FAMILY = FittedFamily(
     name="kmeans",
     meaning=f"z-score against training rows of the same kind, one of {CLUSTERS} by k-means",
     features=(
         Feature(
-            "fitted_cluster_distance", f"distance to the nearest centre, {_WHERE}", "distance to the nearest kind, sd"
+            "fitted_cluster_distance",
+            f"distance to the nearest centre, {_WHERE}",
+            "distance to the nearest kind, sd",
         ),
         *(
             Feature(
                 f"fitted_cluster_z__{v}",
-                f"({v} - mean({v})) / (sd({v}) + 1e-5) over the cluster (all rows if under {RARE}), {_WHERE}",
+                f"({v} - mean({v})) / (sd({v}) + 1e-5) over the cluster (all rows if under {RARE}),"
+                f" {_WHERE}",
                 f"sd from the mean of training rows of the same kind: {MEANING[v]}",
             )
             for v in CORE

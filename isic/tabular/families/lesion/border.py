@@ -7,7 +7,11 @@ FAMILY = formula_family(
     "Irregularity of the border",
     (
         ("border_complexity", "norm_border + symm_2axis", "irregularity plus asymmetry, no unit"),
-        ("symmetry_border_consistency", "symm_2axis * norm_border", "irregularity times asymmetry, no unit"),
+        (
+            "symmetry_border_consistency",
+            "symm_2axis * norm_border",
+            "irregularity times asymmetry, no unit",
+        ),
         (
             "consistency_symmetry_border",
             "symm_2axis * norm_border / (symm_2axis + norm_border + 1e-5)",
@@ -22,7 +26,11 @@ FAMILY = formula_family(
             "perimeterMM / sqrt(areaMM2) * norm_border * norm_color",
             "jagged, irregular and varied, no unit",
         ),
-        ("border_color_interaction", "norm_border * norm_color", "irregular border times varied colour, no unit"),
+        (
+            "border_color_interaction",
+            "norm_border * norm_color",
+            "irregular border times varied colour, no unit",
+        ),
         (
             "border_color_interaction_2",
             "norm_border * norm_color / (norm_border + norm_color + 1e-5)",

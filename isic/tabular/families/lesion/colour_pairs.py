@@ -11,9 +11,19 @@ def _pairs(suffix: str, where: str) -> list[tuple[str, str, str]]:
     found = []
     for one, other in combinations([channel + suffix for channel in _CHANNELS], 2):
         found.append(
-            (f"{one}_minus_{other}", f"{one} - {other}", f"{one} minus {other}, {where}, L*a*b* units or degrees")
+            (
+                f"{one}_minus_{other}",
+                f"{one} - {other}",
+                f"{one} minus {other}, {where}, L*a*b* units or degrees",
+            )
         )
-        found.append((f"{one}_by_{other}", f"{one} / ({other} + 1e-5)", f"{one} by {other}, {where}, no unit"))
+        found.append(
+            (
+                f"{one}_by_{other}",
+                f"{one} / ({other} + 1e-5)",
+                f"{one} by {other}, {where}, no unit",
+            )
+        )
     return found
 
 

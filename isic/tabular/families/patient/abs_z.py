@@ -34,7 +34,9 @@ def _family(name: str, meaning: str, keys: Sequence[str], over: str, centre: str
             f"number of {len(CORE)} measurements over 2 sd away from {centre}",
         ),
         Feature(
-            f"{name}_mean", f"mean of |z| over {over}", f"mean distance from {centre} over {len(CORE)} measurements, sd"
+            f"{name}_mean",
+            f"mean of |z| over {over}",
+            f"mean distance from {centre} over {len(CORE)} measurements, sd",
         ),
         Feature(
             f"{name}_max",
@@ -50,8 +52,14 @@ def _family(name: str, meaning: str, keys: Sequence[str], over: str, centre: str
             far += z > FAR
             total += z
             np.maximum(largest, z, out=largest)
-        summary = {f"{name}_far": far, f"{name}_mean": total / np.float32(len(CORE)), f"{name}_max": largest}
-        return pd.DataFrame({**{f"{name}__{v}": z for v, z in columns.items()}, **summary}, copy=False)
+        summary = {
+            f"{name}_far": far,
+            f"{name}_mean": total / np.float32(len(CORE)),
+            f"{name}_max": largest,
+        }
+        return pd.DataFrame(
+            {**{f"{name}__{v}": z for v, z in columns.items()}, **summary}, copy=False
+        )
 
     return Family(name, meaning, features, build, relative=True)
 

@@ -27,10 +27,14 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
         columns[f"cluster_{space}_size"] = size
         columns[f"cluster_{space}_share"] = size / whole
         columns[f"cluster_{space}_others"] = whole - size
-    return pd.DataFrame({name: values.astype(np.float32) for name, values in columns.items()}, copy=False)
+    return pd.DataFrame(
+        {name: values.astype(np.float32) for name, values in columns.items()}, copy=False
+    )
 
 
-def _cluster_sizes(frame: pd.DataFrame, names: tuple[str, ...], groups: Groups) -> NDArray[np.float64]:
+def _cluster_sizes(
+    frame: pd.DataFrame, names: tuple[str, ...], groups: Groups
+) -> NDArray[np.float64]:
     points = np.ascontiguousarray(raw_points(frame, names)[:, groups.rows])
     scaled = unit_range(points, groups) if len(frame) else points
     found = np.empty(len(frame))
@@ -42,7 +46,8 @@ def _cluster_sizes(frame: pd.DataFrame, names: tuple[str, ...], groups: Groups) 
 
 def _features(space: str) -> tuple[Feature, ...]:
     where = (
-        f"DBSCAN(eps {RADIUS}, {ENOUGH} lesions) on ({', '.join(SPACES[space])}) scaled to 0..1 over patient × {_SITE}"
+        f"DBSCAN(eps {RADIUS}, {ENOUGH} lesions) on ({', '.join(SPACES[space])}) scaled to 0..1"
+        f" over patient × {_SITE}"
     )
     return (
         Feature(

@@ -23,7 +23,11 @@ _STATISTICS = ("mean", "sd", "min", "max", "sum", "median", "skew")
 def _family(name: str, meaning: str, keys: Sequence[str], over: str) -> Family:
     """Statistics of SUMMARISED over the patient and `keys`."""
     features = tuple(
-        Feature(f"{name}__{v}_{statistic}", f"{statistic}({v}) over {over}", f"{statistic} over {over}: {MEANING[v]}")
+        Feature(
+            f"{name}__{v}_{statistic}",
+            f"{statistic}({v}) over {over}",
+            f"{statistic} over {over}: {MEANING[v]}",
+        )
         for v in SUMMARISED
         for statistic in _STATISTICS
     )
@@ -35,7 +39,9 @@ def _family(name: str, meaning: str, keys: Sequence[str], over: str) -> Family:
             table = np.empty((len(groups.sizes), len(SUMMARY)))
             summarise(frame[official_column(v)].to_numpy(), groups.rows, groups.starts, table)
             return {
-                f"{name}__{v}_{statistic}": groups.broadcast(table[:, SUMMARY.index(statistic)]).astype(np.float32)
+                f"{name}__{v}_{statistic}": (
+                    groups.broadcast(table[:, SUMMARY.index(statistic)]).astype(np.float32)
+                )
                 for statistic in _STATISTICS
             }
 

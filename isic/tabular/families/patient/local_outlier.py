@@ -1,4 +1,6 @@
-"""How isolated a lesion is among the patient's others in 15 respects at once: the winning solution's outlier factor."""
+"""How isolated a lesion is among the patient's others in 15 respects at once: the winning
+solution's outlier factor.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,26 @@ _TWIN = ("H", "diam", "deltaLBnorm", "norm_color", "norm_border")
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
-    """Local outlier factor and distances to the nearest lesions of the patient, 0 for a lesion alone."""
+    """Local outlier factor and distances to the nearest lesions of the patient, 0 for a lesion
+    alone.
+    """
     factor, distance, index = outliers(frame)
     columns = {"duckling_lof": factor.astype(np.float32)}
     columns |= {f"duckling_knn{step}": _mean_distance(distance[:, :step]) for step in _STEPS}
     # A lesion alone is its own twin.
     twin = np.where(index[:, 0] < 0, np.arange(len(frame)), index[:, 0])
-    columns |= {f"duckling_twin__{v}": values for v, values in differences(frame, _TWIN, twin).items()}
+    columns |= {
+        f"duckling_twin__{v}": values for v, values in differences(frame, _TWIN, twin).items()
+    }
     return pd.DataFrame(columns, copy=False)
 
 
-def outliers(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
-    """Local outlier factor (n,), and distances and rows (n, 30) of the nearest lesions of the patient."""
+def outliers(
+    frame: pd.DataFrame,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]:
+    """Local outlier factor (n,), and distances and rows (n, 30) of the nearest lesions of the
+    patient.
+    """
     points = standardised(frame, DUCKLING)
     distance = np.full((len(frame), NEIGHBOURS), np.nan)
     index = np.full((len(frame), NEIGHBOURS), -1, dtype=np.int32)
@@ -50,7 +60,9 @@ def outliers(frame: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float
 def _mean_distance(distance: NDArray[np.float64]) -> NDArray[np.float32]:
     """Mean of the distances that exist; 0 where none does."""
     count = np.isfinite(distance).sum(axis=1)
-    mean: NDArray[np.float32] = (np.nansum(distance, axis=1) / np.maximum(count, 1)).astype(np.float32)
+    mean: NDArray[np.float32] = (np.nansum(distance, axis=1) / np.maximum(count, 1)).astype(
+        np.float32
+    )
     return mean
 
 

@@ -11,7 +11,11 @@ from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.spaces import DUCKLING, SPACES, standardised
 
-_SPACES = {"colour": ("A", "B", "L", "Aext", "Bext", "Lext"), "shape": SPACES["shape"], "duckling": DUCKLING}
+_SPACES = {
+    "colour": ("A", "B", "L", "Aext", "Bext", "Lext"),
+    "shape": SPACES["shape"],
+    "duckling": DUCKLING,
+}
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
@@ -30,8 +34,9 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
 def _distance(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distance of each column of `points` (d, n), already centred, under the shrunken covariance.
 
-    With fewer lesions than measurements the covariance has no inverse, so it is mixed with the identity:
-    (n · cov + d · I) / (n + d), which is the covariance for many lesions and plain distance for few.
+    With fewer lesions than measurements the covariance has no inverse, so it is mixed with the
+    identity: (n · cov + d · I) / (n + d), which is the covariance for many lesions and plain
+    distance for few.
     """
     dimensions, size = points.shape
     covariance = (points @ points.T + dimensions * np.eye(dimensions)) / (size + dimensions)
@@ -48,7 +53,8 @@ FAMILY = Family(
             f"mahalanobis_{space}",
             f"sqrt(z' S⁻¹ z), z = ({', '.join(names)}) standardised within the patient, "
             f"S = (n cov + {len(names)} I) / (n + {len(names)})",
-            f"distance from the patient's mean in {space}, correlated measurements counted once, sd",
+            f"distance from the patient's mean in {space}, correlated measurements counted"
+            " once, sd",
         )
         for space, names in _SPACES.items()
     ),

@@ -21,7 +21,10 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     points = raw_points(frame, ("x", "y", "z"))
     distance = np.full((len(frame), _AROUND), np.nan)
     index = np.full((len(frame), _AROUND), -1, dtype=np.int32)
-    by_group(Groups.of(frame, (PATIENT,)), lambda first, last: nearest_neighbours(points, first, last, distance, index))
+    by_group(
+        Groups.of(frame, (PATIENT,)),
+        lambda first, last: nearest_neighbours(points, first, last, distance, index),
+    )
     next_to = np.where(index[:, 0] < 0, np.arange(len(frame)), index[:, 0])
     around = np.nansum(distance, axis=1) / np.maximum(np.isfinite(distance).sum(axis=1), 1)
     columns = {
@@ -37,7 +40,9 @@ FAMILY = Family(
     meaning="Against the patient's nearest lesion on the body",
     features=(
         Feature(
-            "nearest_distance", "smallest distance in (x, y, z) over the patient", "distance to the nearest lesion, mm"
+            "nearest_distance",
+            "smallest distance in (x, y, z) over the patient",
+            "distance to the nearest lesion, mm",
         ),
         Feature(
             f"nearest_distance{_AROUND}",

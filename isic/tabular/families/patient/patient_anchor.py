@@ -18,9 +18,12 @@ _ANCHORS = ("largest", "smallest")
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
-    """Differences and ratios to the lesion of largest and of smallest area in the patient (ties: the lower isic_id)."""
+    """Differences and ratios to the lesion of largest and of smallest area in the patient (ties:
+    the lower isic_id).
+    """
     groups = Groups.of(frame, (PATIENT,))
-    # Stable, within contiguous patients: the first row of each is its smallest, or its largest by the negative area.
+    # Stable, within contiguous patients: the first row of each is its smallest, or its largest by
+    # the negative area.
     area = frame[official_column("areaMM2")].to_numpy()
     patient = np.repeat(np.arange(len(groups.sizes)), groups.sizes)
     smallest = np.lexsort((area, patient))[groups.starts[:-1]]
@@ -28,10 +31,15 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     columns: dict[str, NDArray[np.float32]] = {}
     for anchor, rows in zip(_ANCHORS, (largest, smallest), strict=True):
         of_row = np.repeat(rows, groups.sizes)
-        columns |= {f"patient_{anchor}__{v}": values for v, values in differences(frame, CORE, of_row).items()}
+        columns |= {
+            f"patient_{anchor}__{v}": values
+            for v, values in differences(frame, CORE, of_row).items()
+        }
         for v in SIZES:
             values = frame[official_column(v)].to_numpy()
-            columns[f"patient_{anchor}_ratio__{v}"] = (values / (values[of_row] + 1e-5)).astype(np.float32)
+            columns[f"patient_{anchor}_ratio__{v}"] = (values / (values[of_row] + 1e-5)).astype(
+                np.float32
+            )
     return pd.DataFrame(columns, copy=False)
 
 

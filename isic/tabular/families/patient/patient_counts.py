@@ -21,7 +21,16 @@ _KEYS = {
     "tile": "tbp_tile_type",
 }
 _SITES = ("anterior torso", "head/neck", "lower extremity", "posterior torso", "upper extremity")
-_PARTS = ("Head & Neck", "Left Arm", "Left Leg", "Right Arm", "Right Leg", "Torso Back", "Torso Front", "Unknown")
+_PARTS = (
+    "Head & Neck",
+    "Left Arm",
+    "Left Leg",
+    "Right Arm",
+    "Right Leg",
+    "Torso Back",
+    "Torso Front",
+    "Unknown",
+)
 #: The other locations are parts of the body themselves. The camera gave some lesions no finer part.
 _LOCATIONS = (
     "Left Arm",
@@ -57,10 +66,18 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     columns["patient_site_area"] = _total(frame, (_KEYS["site"],))
     columns["patient_area_share"] = frame["tbp_lv_areaMM2"].to_numpy() / (area + 1e-5)
     columns |= {_pivot_name("site", site): _members(frame, _KEYS["site"], site) for site in _SITES}
-    columns |= {_pivot_name("part", part): _members(frame, _KEYS["location_simple"], part) for part in _PARTS}
-    columns |= {_pivot_name("location", level): _members(frame, _KEYS["location"], level) for level in _LOCATIONS}
+    columns |= {
+        _pivot_name("part", part): _members(frame, _KEYS["location_simple"], part)
+        for part in _PARTS
+    }
+    columns |= {
+        _pivot_name("location", level): _members(frame, _KEYS["location"], level)
+        for level in _LOCATIONS
+    }
     columns["patient_size_rank"] = _smaller(frame)
-    return pd.DataFrame({name: values.astype(np.float32) for name, values in columns.items()}, copy=False)
+    return pd.DataFrame(
+        {name: values.astype(np.float32) for name, values in columns.items()}, copy=False
+    )
 
 
 def _count(frame: pd.DataFrame, keys: Sequence[str]) -> NDArray[np.float64]:
@@ -84,7 +101,9 @@ def _smaller(frame: pd.DataFrame) -> NDArray[np.float64]:
     groups, diameter = Groups.of(frame, (PATIENT,)), frame["clin_size_long_diam_mm"].to_numpy()
     share = np.empty(len(frame))
     percentile_rank(diameter, groups.rows, groups.starts, share)
-    return share - 1 / np.maximum(groups.broadcast(groups.sums(np.isfinite(diameter).astype(np.float64))), 1)
+    return share - 1 / np.maximum(
+        groups.broadcast(groups.sums(np.isfinite(diameter).astype(np.float64))), 1
+    )
 
 
 def _pivot_name(kind: str, level: str) -> str:
@@ -96,12 +115,20 @@ FAMILY = Family(
     meaning="Numbers and total area of the patient's lesions",
     features=(
         Feature("patient_count", "n over the patient", "lesions of the patient"),
-        Feature("patient_area", "sum(areaMM2) over the patient", "total area of the patient's lesions, mm²"),
+        Feature(
+            "patient_area",
+            "sum(areaMM2) over the patient",
+            "total area of the patient's lesions, mm²",
+        ),
         *(
             Feature(*texts)
             for name, key in _KEYS.items()
             for texts in (
-                (f"patient_{name}_count", f"n over patient × {key}", f"lesions of the patient with the same {key}"),
+                (
+                    f"patient_{name}_count",
+                    f"n over patient × {key}",
+                    f"lesions of the patient with the same {key}",
+                ),
                 (
                     f"patient_{name}_share",
                     f"n over patient × {key} / n over the patient",
@@ -110,7 +137,9 @@ FAMILY = Family(
             )
         ),
         Feature(
-            "patient_site_area", "sum(areaMM2) over patient × anatom_site_general", "total area at the same site, mm²"
+            "patient_site_area",
+            "sum(areaMM2) over patient × anatom_site_general",
+            "total area at the same site, mm²",
         ),
         Feature(
             "patient_area_share",

@@ -1,7 +1,7 @@
 """Colour pairs and restated formulas against the patient.
 
-A restated formula orders lesions as another column does, so its value alone is redundant for a tree. Its z-score is
-not: the formula is not linear in that column.
+A restated formula orders lesions as another column does, so its value alone is redundant for a
+tree. Its z-score is not: the formula is not linear in that column.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ _RESTATED = formula_family(
     "restated",
     "Published formulas with the same order as another column",
     (
-        ("luminance_contrast", "abs(L - Lext)", "absolute lightness contrast (deltaL), L*a*b* units"),
+        (
+            "luminance_contrast",
+            "abs(L - Lext)",
+            "absolute lightness contrast (deltaL), L*a*b* units",
+        ),
         (
             "std_dev_contrast",
             "sqrt((deltaA**2 + deltaB**2 + deltaL**2) / 3)",
@@ -28,21 +32,57 @@ _RESTATED = formula_family(
         ),
         ("lab_chroma", "sqrt(A**2 + B**2)", "chroma (C), L*a*b* units"),
         ("lab_hue", "atan2(B, A)", "hue (H), radians"),
-        ("texture_uniformity", "1 / (1 + color_std_mean)", "uniformity of colour (color_std_mean), no unit"),
-        ("area_to_perimeter_ratio", "areaMM2 / perimeterMM", "area per perimeter (perimeter_to_area_ratio), mm"),
-        ("elongation", "diam / minorAxisMM", "largest by smallest diameter (lesion_size_ratio), no unit"),
+        (
+            "texture_uniformity",
+            "1 / (1 + color_std_mean)",
+            "uniformity of colour (color_std_mean), no unit",
+        ),
+        (
+            "area_to_perimeter_ratio",
+            "areaMM2 / perimeterMM",
+            "area per perimeter (perimeter_to_area_ratio), mm",
+        ),
+        (
+            "elongation",
+            "diam / minorAxisMM",
+            "largest by smallest diameter (lesion_size_ratio), no unit",
+        ),
         (
             "border_length_ratio",
             "perimeterMM / (2 * pi * sqrt(areaMM2 / pi))",
             "perimeter against a circle's (area_perim_ratio), no unit",
         ),
-        ("shape_irregularity", "perimeterMM / (2 * sqrt(pi * areaMM2))", "the same, the second place's name, no unit"),
-        ("circularity", "4 * pi * areaMM2 / perimeterMM**2", "1 for a circle (area_perim_ratio), no unit"),
-        ("perimeter_root_area", "perimeterMM / sqrt(areaMM2)", "jaggedness (area_perim_ratio), no unit"),
-        ("area_ratio", "pi * (diam / 2)**2 / areaMM2", "circle on the diameter by area (area_diameter_ratio), no unit"),
-        ("weighted_area_ratio", "log1p(pi * (diam / 2)**2)", "log area of that circle (diam), log mm²"),
+        (
+            "shape_irregularity",
+            "perimeterMM / (2 * sqrt(pi * areaMM2))",
+            "the same, the second place's name, no unit",
+        ),
+        (
+            "circularity",
+            "4 * pi * areaMM2 / perimeterMM**2",
+            "1 for a circle (area_perim_ratio), no unit",
+        ),
+        (
+            "perimeter_root_area",
+            "perimeterMM / sqrt(areaMM2)",
+            "jaggedness (area_perim_ratio), no unit",
+        ),
+        (
+            "area_ratio",
+            "pi * (diam / 2)**2 / areaMM2",
+            "circle on the diameter by area (area_diameter_ratio), no unit",
+        ),
+        (
+            "weighted_area_ratio",
+            "log1p(pi * (diam / 2)**2)",
+            "log area of that circle (diam), log mm²",
+        ),
         ("symmetry", "1 - symm_2axis", "symmetry of the border (symm_2axis), no unit"),
-        ("size_age_ratio", "diam / age", "diameter per year of age (normalized_lesion_size), mm/year"),
+        (
+            "size_age_ratio",
+            "diam / age",
+            "diameter per year of age (normalized_lesion_size), mm/year",
+        ),
     ),
     measured=False,
 )
@@ -54,7 +94,9 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     """z-score of every formula within the patient."""
     wide = pd.concat([frame[[PATIENT]], *(family.build(frame) for family in _SOURCES)], axis=1)
     columns = per_row(wide, (PATIENT,), [feature.name for feature in _FORMULAS], zscore)
-    return pd.DataFrame({f"patient_pairs_z__{v}": values for v, values in columns.items()}, copy=False)
+    return pd.DataFrame(
+        {f"patient_pairs_z__{v}": values for v, values in columns.items()}, copy=False
+    )
 
 
 FAMILY = Family(

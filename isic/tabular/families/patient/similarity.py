@@ -15,28 +15,38 @@ from isic.tabular.relative import differences, official_column
 from isic.tabular.spaces import SPACES, by_group, raw_points, standardised
 
 _STATISTICS = ("mean", "median", "sd", "min", "max")
-#: Measurements compared with the most and the least similar lesion, and the spaces of that similarity.
+#: Measurements compared with the most and the least similar lesion, and the spaces of that
+#: similarity.
 _COMPARED = ("H", "diam", "deltaLBnorm", "norm_color")
 _ANCHORED = ("colour", "shape")
 _SITE = "anatom_site_general"
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
-    """Statistics of the distances, and differences to the most and least similar lesion; 0 for a lesion alone."""
+    """Statistics of the distances, and differences to the most and least similar lesion; 0 for a
+    lesion alone.
+    """
     groups = Groups.of(frame, (PATIENT, _SITE))
     columns: dict[str, NDArray[np.float32]] = {}
     for space, names in SPACES.items():
         points = raw_points(frame, names) if space == "position" else standardised(frame, names)
         table, closest, farthest = _distances(points, groups)
-        columns |= {f"similarity_{space}_{name}": table[:, number] for number, name in enumerate(_STATISTICS)}
+        columns |= {
+            f"similarity_{space}_{name}": table[:, number]
+            for number, name in enumerate(_STATISTICS)
+        }
         if space in _ANCHORED:
             for end, other in (("closest", closest), ("farthest", farthest)):
                 compared = differences(frame, _COMPARED, other)
-                columns |= {f"similarity_{space}_{end}__{v}": values for v, values in compared.items()}
+                columns |= {
+                    f"similarity_{space}_{end}__{v}": values for v, values in compared.items()
+                }
                 diameter = frame[official_column("diam")].to_numpy()
                 ratio = diameter / (diameter[other] + 1e-5)
                 columns[f"similarity_{space}_{end}_ratio__diam"] = ratio.astype(np.float32)
-    return pd.DataFrame({feature.name: columns[feature.name] for feature in FAMILY.features}, copy=False)
+    return pd.DataFrame(
+        {feature.name: columns[feature.name] for feature in FAMILY.features}, copy=False
+    )
 
 
 def _distances(
@@ -47,7 +57,9 @@ def _distances(
     count = ordered.shape[1]
     found = np.empty((count, len(_STATISTICS)))
     near, far = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
-    by_group(groups, lambda first, last: distance_statistics(ordered, first, last, found, near, far))
+    by_group(
+        groups, lambda first, last: distance_statistics(ordered, first, last, found, near, far)
+    )
     table = np.empty(found.shape, dtype=np.float32)
     closest, farthest = np.empty_like(near), np.empty_like(far)
     table[groups.rows] = found
@@ -74,7 +86,11 @@ def _anchored(space: str) -> tuple[Feature, ...]:
     for end, word in (("closest", "most"), ("farthest", "least")):
         where = f"the {word} similar lesion in {space} over patient × {_SITE}"
         found += [
-            Feature(f"similarity_{space}_{end}__{v}", f"{v} - {v} of {where}", f"minus {where}: {MEANING[v]}")
+            Feature(
+                f"similarity_{space}_{end}__{v}",
+                f"{v} - {v} of {where}",
+                f"minus {where}: {MEANING[v]}",
+            )
             for v in _COMPARED
         ]
         found.append(

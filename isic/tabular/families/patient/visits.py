@@ -1,7 +1,8 @@
 """Visits of a patient, ordered by age at imaging.
 
-Age is given in steps of five years, so visits closer than that fall together. A lesion without an age has none of
-these. Values of later visits are not used: at the time of a visit they are the future.
+Age is given in steps of five years, so visits closer than that fall together. A lesion without an
+age has none of these. Values of later visits are not used: at the time of a visit they are the
+future.
 """
 
 from __future__ import annotations
@@ -18,12 +19,24 @@ from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import official_column
 
-CHANGING = ("H", "L", "B", "diam", "areaMM2", "deltaLBnorm", "norm_color", "norm_border", "nevi_confidence")
+CHANGING = (
+    "H",
+    "L",
+    "B",
+    "diam",
+    "areaMM2",
+    "deltaLBnorm",
+    "norm_color",
+    "norm_border",
+    "nevi_confidence",
+)
 _SITE, _LOCATION = "anatom_site_general", "tbp_lv_location"
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
-    """Timing and size of the visit, and the change since earlier visits and since the last one at the same site."""
+    """Timing and size of the visit, and the change since earlier visits and since the last one at
+    the same site.
+    """
     age = frame["age_approx"].to_numpy()
     known = ~np.isnan(age)
     visit = frame[[PATIENT, _SITE, _LOCATION]].assign(visit=pd.Categorical(age))
@@ -47,11 +60,15 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
         values = frame[official_column(v)].to_numpy()
         columns[f"visit_change__{v}"] = earlier.change(values, earlier.all_before)
         columns[f"visit_step__{v}"] = earlier.change(values, earlier.last_before)
-    return pd.DataFrame({each.name: columns[each.name].astype(np.float32) for each in FAMILY.features}, copy=False)
+    return pd.DataFrame(
+        {each.name: columns[each.name].astype(np.float32) for each in FAMILY.features}, copy=False
+    )
 
 
 def _extreme(ufunc: np.ufunc, values: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = ufunc.reduceat(values[groups.rows], groups.starts[:-1]) if len(values) else values
+    found: NDArray[np.float64] = (
+        ufunc.reduceat(values[groups.rows], groups.starts[:-1]) if len(values) else values
+    )
     return found
 
 
@@ -83,11 +100,18 @@ class Earlier:
         self.size = np.where(self.known, self.visits.sizes, 0).astype(np.float64)
 
     def change(
-        self, values: NDArray[np.float64], before: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+        self,
+        values: NDArray[np.float64],
+        before: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     ) -> NDArray[np.float64]:
         """Value minus the mean over the visits that `before` takes together; 0 where there is none."""
-        total, count = before(np.where(self.known, self.visits.sums(values), 0.0)), before(self.size)
-        mean = self.visits.broadcast(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
+        total, count = (
+            before(np.where(self.known, self.visits.sums(values), 0.0)),
+            before(self.size),
+        )
+        mean = self.visits.broadcast(
+            np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+        )
         change = np.where(np.isnan(mean), 0.0, values - mean)
         return np.where(self.visits.broadcast(self.known.astype(np.float64)) > 0, change, np.nan)
 
@@ -106,7 +130,8 @@ class Earlier:
 def _running(amount: NDArray[np.float64], owner: NDArray[np.int64]) -> NDArray[np.float64]:
     """Sum of the entries before each one that have the same owner; owners come in blocks.
 
-    Summed block by block: one running total over all patients would round differently with other patients before.
+    Summed block by block: one running total over all patients would round differently with other
+    patients before.
     """
     out = np.zeros(len(amount))
     for step in range(1, int(np.bincount(owner).max(initial=0))):
@@ -119,9 +144,21 @@ FAMILY = Family(
     name="visits",
     meaning="Visits of the patient, told apart by age",
     features=(
-        Feature("visit_years_since_first", "age - min(age) over the patient", "years since the patient's first visit"),
-        Feature("visit_years_to_last", "max(age) - age over the patient", "years until the patient's last visit"),
-        Feature("visit_range", "max(age) - min(age) over the patient", "years between first and last visit"),
+        Feature(
+            "visit_years_since_first",
+            "age - min(age) over the patient",
+            "years since the patient's first visit",
+        ),
+        Feature(
+            "visit_years_to_last",
+            "max(age) - age over the patient",
+            "years until the patient's last visit",
+        ),
+        Feature(
+            "visit_range",
+            "max(age) - min(age) over the patient",
+            "years between first and last visit",
+        ),
         Feature(
             "visit_phase",
             "(age - min(age)) / (max(age) - min(age) + 1e-5) over the patient",
@@ -142,7 +179,8 @@ FAMILY = Family(
         *(
             Feature(
                 f"visit_change__{v}",
-                f"{v} - mean({v}) over patient × anatom_site_general at smaller ages, 0 where there is none",
+                f"{v} - mean({v}) over patient × anatom_site_general at smaller ages, 0 where there"
+                " is none",
                 f"change since earlier visits at the site: {MEANING[v]}",
             )
             for v in CHANGING
@@ -150,7 +188,8 @@ FAMILY = Family(
         *(
             Feature(
                 f"visit_step__{v}",
-                f"{v} - mean({v}) over patient × anatom_site_general at the next smaller age, 0 where there is none",
+                f"{v} - mean({v}) over patient × anatom_site_general at the next smaller age, 0"
+                " where there is none",
                 f"change since the visit before at the site: {MEANING[v]}",
             )
             for v in CHANGING

@@ -1,4 +1,6 @@
-"""Families that apply one kernel to many measurements within groups of the patient's lesions: one row each."""
+"""Families that apply one kernel to many measurements within groups of the patient's lesions: one
+row each.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from typing import NamedTuple
 import pandas as pd
 
 from isic.core.schema import PATIENT
-from isic.tabular.kernels import from_median, percentile_rank, position, ratio_to_max, ratio_to_mean, zscore
+from isic.tabular.kernels import (
+    from_median,
+    percentile_rank,
+    position,
+    ratio_to_max,
+    ratio_to_mean,
+    zscore,
+)
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import (
     COMPARED,
@@ -122,7 +131,9 @@ def _family(row: _Row) -> Family:
 
     def build(frame: pd.DataFrame) -> pd.DataFrame:
         columns = per_row(frame, (PATIENT, *row.keys), row.columns, row.kernel)
-        return pd.DataFrame({f"{row.name}__{v}": values for v, values in columns.items()}, copy=False)
+        return pd.DataFrame(
+            {f"{row.name}__{v}": values for v, values in columns.items()}, copy=False
+        )
 
     return Family(row.name, row.meaning.format(**texts), features, build, relative=True)
 

@@ -113,7 +113,7 @@ bench: $(READY) ## Run the benchmarks (B=NAME for one, Q=--quick for a short ver
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 .PHONY: docs
-docs: $(READY) ## Update the generated parts of README.md, docs/features.md and docs/scale.md
+docs: $(READY) ## Update the generated parts of README.md and docs
 	@isic features write
 	python benchmarks/readme.py
 	python benchmarks/capacity.py --write >/dev/null

@@ -2,25 +2,70 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from isic.tabular.catalogue import Row
 
 app = typer.Typer(
     help="The features: their table, and the gain of each family.", no_args_is_help=True
 )
 
 
-@app.command("list")
-def list_features() -> None:
-    """Print name, family, formula and meaning of each feature."""
-    from isic.tabular.catalogue import catalogue
+#: Lines that `isic features list` prints at most, unless it is called with --all.
+_LINES = 100
 
-    for row in catalogue():
-        typer.echo("\t".join(row))
+
+@app.command("list")
+def list_features(
+    families: Annotated[
+        list[str] | None, typer.Argument(help="List the features of these families.")
+    ] = None,
+    find: Annotated[
+        str, typer.Option(help="List features with this text in name, formula or meaning.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="List all features, without a limit on the lines.")
+    ] = False,
+) -> None:
+    """Print the families, or name, family, formula and meaning of each chosen feature."""
+    from isic.tabular.catalogue import family_rows, find_features
+
+    if families or find or everything:
+        _print_features(find_features(families or (), find), everything)
+        return
+    _print_columns(
+        ("family", "features", "meaning"),
+        [(name, str(count), meaning) for name, count, meaning in family_rows()],
+    )
+    typer.echo(
+        "\nfeatures of a family: isic features list FAMILY; by a word: --find TEXT; all: --all"
+    )
+
+
+def _print_features(rows: Sequence[Row], everything: bool) -> None:
+    limit = len(rows) if everything or len(rows) < _LINES else _LINES - 2
+    _print_columns(("name", "family", "formula", "meaning"), rows[:limit])
+    if limit < len(rows):
+        typer.echo(f"{len(rows) - limit:,} more of {len(rows):,} features: --all")
+
+
+def _print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, each column but the last as wide as its longest cell, up to 48 characters."""
+    table = [header, *rows]
+    widths = [min(48, max(map(len, column))) for column in zip(*table, strict=True)]
+    widths[-1] = 0
+    for row in table:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
 
 
 @app.command()
 def write() -> None:
-    """Write docs/features.md."""
+    """Write docs/features.md, the table of families."""
     from isic.core.paths import Layout
     from isic.tabular.catalogue import write_markdown
 

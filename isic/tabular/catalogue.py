@@ -1,4 +1,4 @@
-"""Every feature in one table: what `isic features list` prints and `docs/features.md` holds."""
+"""Every feature in one table: what `isic features list` prints and `docs/features.md` summarises."""
 
 from __future__ import annotations
 
@@ -13,10 +13,23 @@ from isic.tabular.registry import choose, feature_families
 
 _HEAD = """# Features
 
-Generated from `isic/tabular`: write it again with `isic features write` after a change. Names in formulas are the
-official columns without `tbp_lv_`; `diam` is `clin_size_long_diam_mm`, `age` is `age_approx`. `mean`, `sd`
-(population), `median`, `n` over a group use that patient's rows alone. Families are switched in `params.yaml:
-features.families`; the `fitted` ones in `stack.fitted`: they are learnt on training folds and travel with the model.
+The features are columns in {count} families, most of them computed within the patient. The table counts the
+columns of each family. The columns themselves, with formula and meaning:
+
+```
+isic features list patient_z               # the features of one family
+isic features list --find hue              # features by a word in name, formula or meaning
+isic features list --all                   # all {features:,}
+```
+
+Names in formulas are the official columns without `tbp_lv_`; `diam` is `clin_size_long_diam_mm`, `age` is `age_approx`.
+`mean`, `sd` (population), `median` and `n` over a group use that patient's rows alone.
+
+`params.yaml: features.families` selects families. The `fitted` families are selected in `stack.fitted`, learnt on
+training folds and stored with the model. [stacking.md](stacking.md#which-families) measures what each family gains.
+
+`isic features write` generates this page from `isic/tabular`.
+
 """
 
 
@@ -47,22 +60,51 @@ def catalogue(families: Sequence[str] | None = None) -> list[Row]:
     return rows
 
 
-def markdown() -> str:
-    """The catalogue as the text of docs/features.md."""
+def find_features(families: Sequence[str] = (), text: str = "") -> list[Row]:
+    """Features of the named families (none named: of all) with `text` in name, formula or meaning.
+
+    A fitted family goes by its name with or without `fitted: `. Raises InputError for an unknown
+    family, and when no feature matches.
+    """
     rows = catalogue()
-    parts = [_HEAD, _overview(rows)]
-    for family in dict.fromkeys(row.family for row in rows):
-        parts.append(f"\n## {family}\n\n| name | formula | meaning |\n|---|---|---|\n")
-        parts += [
-            f"| `{row.name}` | `{_cell(row.formula)}` | {_cell(row.meaning)} |\n"
-            for row in rows
-            if row.family == family
-        ]
-    return "".join(parts)
+    known = dict.fromkeys(row.family.removeprefix("fitted: ") for row in rows)
+    chosen = {family.removeprefix("fitted: ") for family in families}
+    for name in sorted(chosen - known.keys()):
+        raise InputError(f"unknown feature family `{name}`: choose from {', '.join(known)}")
+
+    text = text.lower()
+    found = [
+        row
+        for row in rows
+        if (not chosen or row.family.removeprefix("fitted: ") in chosen)
+        and any(text in field.lower() for field in (row.name, row.formula, row.meaning))
+    ]
+    if not found:
+        raise InputError(f"no feature with {text!r} in its name, formula or meaning")
+    return found
+
+
+def family_rows() -> list[tuple[str, int, str]]:
+    """Name, number of features and meaning of each family, the fitted ones last."""
+    plain = [(name, family.features, family.meaning) for name, family in feature_families().items()]
+    fitted = [
+        (f"fitted: {name}", family.features, family.meaning)
+        for name, family in fitted_families().items()
+    ]
+    return [(name, len(features), meaning) for name, features, meaning in plain + fitted]
+
+
+def markdown() -> str:
+    """The table of families as the text of docs/features.md."""
+    rows = family_rows()
+    features = sum(count for _, count, _ in rows)
+    lines = [f"| {name} | {count} | {_cell(meaning)} |\n" for name, count, meaning in rows]
+    head = _HEAD.format(count=len(rows), features=features)
+    return head + "| family | features | meaning |\n|---|---|---|\n" + "".join(lines)
 
 
 def write_markdown(path: Path) -> None:
-    """Write the table to `path` (docs/features.md)."""
+    """Write the page to `path` (docs/features.md)."""
     with atomic_file(path) as temporary:
         temporary.write_text(markdown(), encoding="utf-8")
 
@@ -73,18 +115,6 @@ def check_markdown(path: Path) -> None:
         raise InputError(
             f"{path} does not match the features in isic/tabular: run `isic features write`"
         )
-
-
-def _overview(rows: Sequence[Row]) -> str:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.family] = counts.get(row.family, 0) + 1
-    meanings = {name: family.meaning for name, family in feature_families().items()}
-    meanings |= {f"fitted: {name}": kind.meaning for name, kind in fitted_families().items()}
-    lines = [f"| {name} | {count} | {_cell(meanings[name])} |\n" for name, count in counts.items()]
-    return f"\n{len(rows)} features:\n\n| family | features | what |\n|---|---|---|\n" + "".join(
-        lines
-    )
 
 
 def _cell(text: str) -> str:

@@ -1,6 +1,6 @@
 """Families whose features are formulas of one lesion's own measurements.
 
-A formula is written once, as text: `docs/features.md` prints this text and `build` evaluates it.
+A formula is written once, as text: `isic features list` prints this text and `build` evaluates it.
 Texts come from this package only, never from parameters or data; they can use the measurements and
 the functions below.
 """

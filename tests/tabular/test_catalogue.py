@@ -6,24 +6,72 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from isic.cli.features import app
 from isic.core.errors import InputError
-from isic.tabular.catalogue import catalogue, check_markdown, write_markdown
+from isic.tabular.catalogue import catalogue, check_markdown, find_features, write_markdown
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "features.md"
 
 
-def test_docs_hold_the_current_table() -> None:
+def test_docs_list_every_family_and_stay_short() -> None:
     check_markdown(DOCS)
+    text = DOCS.read_text()
+    assert len(text.splitlines()) < 100
+    for family in {row.family for row in catalogue()}:
+        count = sum(row.family == family for row in catalogue())
+        assert f"\n| {family} | {count} | " in text
 
 
-def test_drift_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_drift_is_an_error_that_names_the_command(tmp_path: Path) -> None:
     path = tmp_path / "features.md"
     write_markdown(path)
     check_markdown(path)
-    path.write_text(path.read_text().replace("hue_contrast", "hue"))
+    path.write_text(path.read_text().replace("| size | 7 |", "| size | 8 |"))
     with pytest.raises(InputError, match="isic features write"):
         check_markdown(path)
+
+
+def _listed(*words: str) -> list[str]:
+    done = CliRunner().invoke(app, ["list", *words])
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
+
+
+def test_list_prints_families_under_a_header_in_100_lines() -> None:
+    lines = _listed()
+    assert lines[0].split() == ["family", "features", "meaning"]
+    assert len(lines) <= 100
+    assert {row.family for row in catalogue()} <= {line.split("  ")[0] for line in lines}
+
+
+def test_list_filters_by_family_and_text() -> None:
+    assert [line.split()[0] for line in _listed("size")] == [
+        "name",
+        *(row.name for row in catalogue(["size"])),
+    ]
+    assert all("hue" in line.lower() for line in _listed("--find", "HUE", "colour", "texture")[1:])
+    fitted = _listed("encoding")
+    assert len(fitted) == 5
+    assert fitted[1:] == _listed("fitted: encoding")[1:]
+
+
+def test_list_cuts_long_tables_unless_asked_for_all() -> None:
+    cut = _listed("patient_z")
+    assert len(cut) == 100
+    assert cut[-1] == "13 more of 111 features: --all"
+    assert len(_listed("patient_z", "--all")) == 112
+    assert len(_listed("--all")) == 1 + len(catalogue())
+
+
+@pytest.mark.parametrize(
+    ("families", "text", "message"),
+    [(["sise"], "", "unknown feature family `sise`"), ([], "no such thing", "no feature with")],
+)
+def test_list_names_what_it_cannot_find(families: list[str], text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_features(families, text)
 
 
 def test_every_feature_is_explained_in_one_line() -> None:

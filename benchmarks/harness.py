@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
 import platform
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -195,9 +197,7 @@ def peak_memory_gb() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, usable cores, memory, thread settings, and the GPU where torch was imported and
-    sees one.
-    """
+    """Processor, usable cores, memory, thread settings, and the GPU if torch can use one."""
     gpu = _gpu()
     return {
         **({"gpu": gpu} if gpu else {}),
@@ -212,9 +212,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _gpu() -> str:
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else ""
+    """Name of the GPU, "" without one. A benchmark without torch asks a child process, so that the
+    import adds nothing to its memory.
+    """
+    if not (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").is_dir()):
+        return ""
+    done = subprocess.run([sys.executable, "-c", _GPU_NAME], capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+_GPU_NAME = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 
 
 def _same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -314,6 +323,9 @@ def report(
         result["parts"] = {only: stamp | dict(spent or {})}
         if path.is_file() and _same_machine(read_json(path)["machine"], stamp["machine"]):
             result = _merged(read_json(path), result)
+    if quick:
+        # Smaller inputs are not those of the targets.
+        result["met"] = dict.fromkeys(targets)
     write_json(path, {**result, "quick": quick})
     line = {key: result[key] for key in ("name", "machine", "measured", "targets", "met")}
     print(json.dumps(line, ensure_ascii=False))

@@ -95,7 +95,7 @@ def test_the_quickest_part_is_measured(root: Path, name: str) -> None:
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["name"] == name
     assert line["measured"]
-    assert set(line["met"].values()) <= {True, False, None}
+    assert set(line["met"].values()) == {None}
 
 
 def test_a_part_that_fails_leaves_the_others(harness: Any, tmp_path: Path) -> None:
@@ -120,6 +120,35 @@ def test_not_measured_is_neither_met_nor_missed(
     assert harness.run_parts("toy", parts, TARGETS, judge, quick=False) == 0
     assert json.loads((tmp_path / "toy.json").read_text())["met"] == {"one": False, "two": None}
     assert "toy second: not measured: no real data" in capsys.readouterr().err
+
+
+def test_a_quick_run_judges_no_target(harness: Any, tmp_path: Path) -> None:
+    met = {"one": True, "two": False}
+    for part in ("first", "second"):
+        harness.report("toy", {"one": 0}, TARGETS, met, quick=True, only=part)
+    kept = json.loads((tmp_path / "quick" / "toy.json").read_text())
+    assert kept["met"] == {"one": None, "two": None}
+
+
+def test_the_machine_names_its_gpu_before_torch_is_imported(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(
+        "class cuda:\n"
+        "    is_available = staticmethod(lambda: True)\n"
+        "    get_device_name = staticmethod(lambda: 'NVIDIA H100')\n"
+    )
+    driver = tmp_path / "nvidia-smi"
+    driver.touch(mode=0o755)
+    script = "import harness, sys; print(harness.machine()['gpu'], 'torch' in sys.modules)"
+    folders = (tmp_path, root / "benchmarks", root)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHONPATH": ":".join(map(str, folders)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "NVIDIA H100 False"
 
 
 def test_machines_share_no_file(

@@ -164,10 +164,8 @@ def families_table(root: Path) -> str:
     """What each family of the default set gains, and those others whose gain or loss is beyond
     chance.
     """
-    measured = json.loads((root / "benchmarks" / "results" / "features.json").read_text())[
-        "measured"
-    ]
-    found = measured["families"]
+    result = json.loads((root / "benchmarks" / "results" / "features.json").read_text())
+    found, date = result["measured"]["families"], result["parts"]["families"]["date"][:10]
     used = [row for row in found["families"] if row["used"]]
     others = [row for row in found["families"] if not row["used"]]
     clear = [row for row in others if row["put_in_low"] > 0 or row["put_in_high"] < 0]
@@ -183,7 +181,7 @@ def families_table(root: Path) -> str:
         f"{len(others) - len(clear)} of the {len(others)} families outside it move the pAUC by no"
         " more than chance."
     )
-    size = f"{found['lesions']:,} generated lesions, {found['malignant']} malignant"
+    size = f"{found['lesions']:,} generated lesions, {found['malignant']} malignant, {date}"
     return "\n".join(rows) + f"\n\n{size}: raw columns {base}, the default set {whole}; {told}"
 
 

@@ -9,9 +9,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+
+from isic.stack.embeddings import Mode
+from isic.tabular.fitted import fitted_families
+from isic.tabular.registry import feature_families
 
 SCRIPTS = (
     "capacity",
@@ -170,3 +174,18 @@ def test_machines_share_no_file(
     assert set(files["toy.json"]["parts"]) == {"first", "second"}
     assert files["toy_b_2.json"]["measured"] == {"one": 2}
     assert files["toy_h100.json"]["parts"]["first"]["machine"]["gpu"] == "NVIDIA H100 80GB"
+
+
+def test_kept_results_name_only_existing_families_and_modes(root: Path) -> None:
+    results = root / "benchmarks" / "results"
+    measured = json.loads((results / "features.json").read_text())["measured"]
+    known = {*feature_families(), *(f"fitted {name}" for name in fitted_families())}
+    assert {row["family"] for row in measured["families"]["families"]} <= known
+    assert set(measured["default_families"]) <= known
+
+    modes = json.loads((results / "stack_modes.json").read_text())["measured"]
+    gains = []
+    for name in ("real_228", "planted"):
+        assert set(modes[name]["modes"]) == {"none", *get_args(Mode)}
+        gains += [mode["gain"] for mode in modes[name]["modes"].values() if name != "planted"]
+    assert modes["default_not_beaten"] == max(gain[1] for gain in gains if gain)

@@ -39,8 +39,7 @@ from isic.core.metric import (
     pauc_interval,
     pauc_replicates,
 )
-from isic.core.params import Stack as Settings
-from isic.core.params import load_params, read_yaml
+from isic.core.params import StackSettings, load_params, read_yaml
 from isic.core.schema import PATIENT, TARGET
 
 OFFICIAL = (1042, 401_059, 393)
@@ -377,10 +376,10 @@ def _piece(store: Path, name: str, make: Callable[[], Any]) -> tuple[np.ndarray,
         return kept["score"], float(kept["seconds"])
 
 
-def _full_preset() -> Settings:
+def _full_preset() -> StackSettings:
     committed = load_params(harness.ROOT / "params.yaml").stack.model_dump()
     preset = read_yaml(harness.ROOT / "pipelines" / "presets" / "full.yaml")["stack"]
-    return Settings.model_validate(_laid(committed, preset))
+    return StackSettings.model_validate(_laid(committed, preset))
 
 
 def _laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -469,7 +468,7 @@ def _inputs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndar
     )
 
 
-def _recipe_a(rounds: int) -> Settings:
+def _recipe_a(rounds: int) -> StackSettings:
     """Parameter set A of FIELD in our names, 100 benign lesions per malignant one."""
     committed = load_params(harness.ROOT / "params.yaml").stack.model_dump()
     params = {
@@ -478,7 +477,7 @@ def _recipe_a(rounds: int) -> Settings:
         "lambda_l1": 0.0876, "lambda_l2": 0.004, "scale_pos_weight": 2.8, "max_bin": 255,
     }  # fmt: skip
     images = committed["images"] | {"noise": 0.0, "relative": False}
-    return Settings.model_validate(
+    return StackSettings.model_validate(
         committed
         | {
             "params": params,
@@ -491,7 +490,7 @@ def _recipe_a(rounds: int) -> Settings:
     )
 
 
-def _usual_trials(matrix: pd.DataFrame, data: Any, settings: Settings, seeds: range) -> float:
+def _usual_trials(matrix: pd.DataFrame, data: Any, settings: StackSettings, seeds: range) -> float:
     """Mean pAUC over seeds."""
     return float(
         np.mean([_usual_trial(matrix, data.target, data.fold, settings, seed) for seed in seeds])
@@ -499,7 +498,7 @@ def _usual_trials(matrix: pd.DataFrame, data: Any, settings: Settings, seeds: ra
 
 
 def _usual_trial(
-    matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, settings: Settings, seed: int
+    matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, settings: StackSettings, seed: int
 ) -> float:
     """Per fold: undersample, fit the scikit-learn wrapper, predict; scikit-learn's partial AUC,
     converted.

@@ -26,8 +26,7 @@ import pandas as pd
 from scipy.special import logit
 
 from isic.core.metric import auc, paired_difference, pauc_interval
-from isic.core.params import Stack as Settings
-from isic.core.params import load_params
+from isic.core.params import StackSettings, load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.stack.fit import fit_training_data
@@ -100,7 +99,9 @@ def _largest_gain(measured: Mapping[str, Any]) -> float | None:
     )
 
 
-def _measure(inputs: Inputs, anchors: Anchors, settings: Settings, repeats: int) -> dict[str, Any]:
+def _measure(
+    inputs: Inputs, anchors: Anchors, settings: StackSettings, repeats: int
+) -> dict[str, Any]:
     """pAUC, AUC, gain over `none` and processor seconds of each mode; features alone and the
     networks' mean alone.
     """
@@ -151,7 +152,7 @@ def _judged(folds: pd.DataFrame, score: np.ndarray) -> dict[str, Any]:
 
 
 def _scores(
-    inputs: Inputs, anchors: Anchors, mode: str, settings: Settings, repeats: int
+    inputs: Inputs, anchors: Anchors, mode: str, settings: StackSettings, repeats: int
 ) -> tuple[np.ndarray, float, int]:
     """Out-of-fold log-odds averaged over `repeats` sets of seeds, processor seconds of one set,
     columns.

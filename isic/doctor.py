@@ -252,9 +252,9 @@ def _data(layout: Layout) -> Line:
 
 
 def _mlflow(layout: Layout) -> Line:
-    from isic.tracking.server import probe
+    from isic.tracking.server import count_runs
 
-    return Line("mlflow", "ok", probe(layout.root))
+    return Line("mlflow", "ok", count_runs(layout.root))
 
 
 def _servers(layout: Layout) -> Iterator[Line]:
@@ -265,9 +265,9 @@ def _servers(layout: Layout) -> Iterator[Line]:
     def studies() -> str | None:
         if not os.environ.get("OPTUNA_STORAGE"):
             return None
-        from isic.tuning.storage import probe
+        from isic.tuning.storage import count_studies
 
-        return probe(layout.root / "optuna")
+        return count_studies(layout.root / "optuna")
 
     probes = {
         "artifacts": lambda: probe_artifacts(layout.root),

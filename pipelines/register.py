@@ -1,45 +1,45 @@
 """Stage `register`: build the bundle and register it in MLflow as the challenger."""
 
 import sys
+from typing import Any
 
 from isic.core.errors import InputError, run
 from isic.core.io import write_json
-from isic.core.params import load_params
+from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.predict.build import build_bundle
+from isic.predict.bundle import Bundle
 from isic.registry.register import register, register_backbones
+from isic.tracking.context import git
+
+
+def bundle_of(layout: Layout, params: Params) -> Bundle:
+    """Build the bundle of a checkout; see `build_bundle`."""
+    files = layout.bundle_files(params.image.backbones, params.folds)
+    tta = {backbone: params.image.recipe(backbone).tta for backbone in params.image.backbones}
+    commit = git(layout.root, "rev-parse", "HEAD")
+    return build_bundle(layout.bundle, files, params.stack, tta, params.stack_config(), commit)
 
 
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    bundle = build_bundle(layout, params)
-    name = params.register_.model
-    version_number = None
+    bundle = bundle_of(layout, params)
+    name, manifest = params.register_.model, bundle.manifest
+    content: dict[str, Any] = {"model": name, "version": None, "bundle_hash": manifest.hash}
     try:
-        card = layout.report.with_name("model_card.md")
+        card = layout.promotion_files.card
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         version, reused = register(layout.root, bundle, name, text)
-        version_number = version.number
+        content["version"] = version.number
         register_backbones(layout.root, bundle)
-        print(
-            f"register: {version} {'is this bundle already' if reused else 'added'}, now the"
-            " challenger"
-        )
+        state = "is this bundle already" if reused else "added"
+        print(f"register: {version} {state}, now the challenger")
     except InputError as error:
         # The bundle is on disk and scores without MLflow: a store that is down does not fail the
         # stage.
         sys.stderr.write(f"isic: not registered: {error}; then `dvc repro -f -s register`\n")
-    manifest = bundle.manifest
-    write_json(
-        layout.register_metrics,
-        {
-            "model": name,
-            "version": version_number,
-            "bundle_hash": manifest.hash,
-            "pauc": manifest.metrics["pauc"],
-        },
-    )
+    write_json(layout.register_metrics, content | {"pauc": manifest.metrics["pauc"]})
 
 
 if __name__ == "__main__":

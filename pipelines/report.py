@@ -35,7 +35,7 @@ def main() -> None:
         champion = Champion(
             f"{model}@champion ({manifest.hash[:8]})", bundle.oof(), manifest.params, hashes
         )
-    build_report(layout.report, results, files, values, run_tags(layout), reasons, champion)
+    build_report(layout.report, results, files, values, run_tags(layout.root), reasons, champion)
 
     with parent("stack", params.stack_config()) as tracker:
         for name in ("index.html", "model_card.md", "data_card.md"):

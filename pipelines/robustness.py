@@ -1,11 +1,13 @@
 """Stage `robustness`: refit and rescore under other conditions, for the report and the stack's run."""
 
+from typing import Any
+
 from isic.core.errors import run
 from isic.core.io import write_json
-from isic.core.params import load_params
+from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
-from isic.evaluate.results import read_results
+from isic.evaluate.results import RunResults, read_results
 from isic.robustness.conditions import conditions
 from isic.robustness.robustness import pooled_metrics
 from isic.stack import Stack
@@ -13,26 +15,34 @@ from isic.stack.inputs import read_inputs
 from isic.tracking import parent
 
 
+def conditions_of(layout: Layout, params: Params, results: RunResults) -> dict[str, Any]:
+    """Scores of a checkout's models under other conditions."""
+    backbones, stack = params.image.backbones, Stack.load(layout.stack_model)
+    folds, test = params.folds, layout.test_metadata
+    return conditions(
+        results,
+        read_inputs(layout.stack_files(backbones, folds), stack.uses_embeddings),
+        stack,
+        layout.image_models(backbones, folds),
+        layout.train_images,
+        read_metadata(test, train=False) if test.is_file() else None,
+        tta={backbone: params.image.recipe(backbone).tta for backbone in backbones},
+        settings=params.stack,
+        families=params.features.families,
+        intervals=params.evaluate,
+    )
+
+
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    results = read_results(
-        layout.oof, layout.train_metadata, layout.embeddings(params.image.backbones, params.folds)
-    )
-    stack = Stack.load(layout.stack_model)
-    inputs = read_inputs(
-        layout.stack_files(params.image.backbones, params.folds), stack.uses_embeddings
-    )
-    networks = layout.image_models(params.image.backbones, params.folds)
-    test = (
-        read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
-    )
-    found = conditions(results, inputs, stack, networks, layout.train_images, test, params)
-    path = layout.root / "metrics" / "robustness.json"
-    write_json(path, found)
+    embeddings = layout.embeddings(params.image.backbones, params.folds)
+    results = read_results(layout.oof, layout.train_metadata, embeddings)
+    content = conditions_of(layout, params, results)
+    write_json(layout.robustness_metrics, content)
     with parent("stack", params.stack_config()) as tracker:
-        tracker.metrics(pooled_metrics(found))
-        tracker.artifact(path)
+        tracker.metrics(pooled_metrics(content))
+        tracker.artifact(layout.robustness_metrics)
 
 
 if __name__ == "__main__":

@@ -49,10 +49,13 @@ def import_models(
     ],
 ) -> None:
     """Import image models that were trained elsewhere into models/image."""
+    from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.predict.import_models import import_models as copy_models
 
-    stages = copy_models(Layout.find(), folder)
+    layout = Layout.find()
+    params = load_params(layout.params)
+    stages = copy_models(folder, params.image, params.folds, layout.folds, layout.networks)
     typer.echo(
         f"{len(stages)} models imported; next: dvc commit -f {' '.join(stages)}, then dvc repro"
     )

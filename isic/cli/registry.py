@@ -19,10 +19,21 @@ def promote(
     reason: Reason = "",
 ) -> None:
     """Make the challenger the champion if the gate allows it."""
+    from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.registry.actions import promote as promote_challenger
+    from isic.registry.versions import Registry
 
-    result = promote_challenger(Layout.find(), force, reason)
+    layout = Layout.find()
+    params = load_params(layout.params)
+    result = promote_challenger(
+        Registry(layout.root),
+        params.register_.model,
+        layout.promotion_files,
+        params.gate,
+        force,
+        reason,
+    )
     if result.verdict is not None:
         typer.echo(result.verdict.table())
     already = "" if result.record else " already"
@@ -32,10 +43,14 @@ def promote(
 @app.command()
 def rollback(reason: Reason = "") -> None:
     """Make the previous champion the champion again."""
+    from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.registry.actions import rollback as restore_previous
+    from isic.registry.versions import Registry
 
-    move = restore_previous(Layout.find(), reason)
+    layout = Layout.find()
+    model = load_params(layout.params).register_.model
+    move = restore_previous(Registry(layout.root), model, layout.promotions, reason)
     typer.echo(
         f"{move.model} version {move.after} is the champion again (was {move.before or 'none'})"
     )
@@ -47,7 +62,8 @@ def history() -> None:
     from isic.core.paths import Layout
     from isic.registry.actions import list_moves
 
-    moves = list_moves(Layout.find())
+    layout = Layout.find()
+    moves = list_moves(layout.root, layout.promotions)
     if not moves:
         typer.echo("nothing was promoted yet: make promote")
     for move in moves:

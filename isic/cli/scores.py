@@ -71,10 +71,10 @@ def predict(
             " --on ray"
         )
     from isic.predict.files import predict as score_rows
-    from isic.registry.versions import resolve
+    from isic.registry.versions import resolve_model
 
     scores = score_rows(
-        resolve(model), metadata, images, Path(out), parse_missing(missing_images), fallback
+        resolve_model(model), metadata, images, Path(out), parse_missing(missing_images), fallback
     )
     typer.echo(f"{len(scores):,} lesions scored: {out}")
 
@@ -164,11 +164,11 @@ def _oof_source(name: str) -> Path:
     store.
     """
     from isic.core.paths import Layout
-    from isic.registry.versions import resolve
+    from isic.registry.versions import resolve_model
     from isic.tracking.lookup import run_scores
 
     if name.startswith("models:"):
-        return resolve(name)
+        return resolve_model(name)
     if Path(name).exists() or "/" in name or name.endswith(".parquet"):
         return Path(name)
     try:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from isic.cli.options import Fallback, MissingImages
 from isic.cli.options import missing_images as parse_missing
+
+if TYPE_CHECKING:
+    from isic.core.params import Params
+    from isic.core.paths import Layout
+    from isic.predict.bundle import Bundle
 
 app = typer.Typer(help="The competition's submission by the champion.", invoke_without_command=True)
 
@@ -19,12 +24,24 @@ def submission(
     """Score the test files with the champion into submission/submission.csv."""
     if context.invoked_subcommand is not None:
         return
+    from isic.core.params import load_params
     from isic.core.paths import Layout
-    from isic.submit.submission import make_submission
+    from isic.submit.submission import submit
 
     layout = Layout.find()
-    scores = make_submission(layout, None, parse_missing(missing_images), fallback)
+    bundle = _load_model(layout, load_params(layout.params))
+    missing = parse_missing(missing_images)
+    scores = submit(bundle, layout.raw, layout.submission, missing, fallback)
     typer.echo(f"{len(scores):,} lesions scored: {layout.submission.relative_to(layout.root)}")
+
+
+def _load_model(layout: Layout, params: Params, model: str | None = None) -> Bundle:
+    """The bundle of `model`, or of the champion."""
+    from isic.predict.bundle import load_bundle
+    from isic.registry.versions import CHAMPION, resolve_model
+
+    champion = f"models:/{params.register_.model}@{CHAMPION}"
+    return load_bundle(resolve_model(model or champion, layout.root))
 
 
 @app.command()
@@ -42,11 +59,15 @@ def build(
     ] = None,
 ) -> None:
     """Write submission/kaggle: notebook, metadata, bundle and wheels."""
+    from isic.core.params import load_params
     from isic.core.paths import Layout
-    from isic.submit.kaggle import build as build_package
+    from isic.submit.kaggle import Package, build_package, check_code
 
     layout = Layout.find()
-    package = build_package(layout, model, user, image, tuple(wheel or ()))
+    params = load_params(layout.params)
+    bundle, package = _load_model(layout, params, model), Package(layout.kaggle)
+    check_code(bundle, layout.train_metadata, layout.train_images, params.gate)
+    build_package(bundle, layout.root, package, user, image, tuple(wheel or ()))
     typer.echo(f"built {package.folder.relative_to(layout.root)}; next: isic submission dry-run")
 
 
@@ -61,8 +82,11 @@ def dry_run(
     """
     from isic.core.paths import Layout
     from isic.submit.dryrun import dry_run as run_notebook
+    from isic.submit.kaggle import Package
 
-    result = run_notebook(Layout.find(), rows)
+    layout = Layout.find()
+    out = layout.submission.with_name("kaggle-dry-run.json")
+    result = run_notebook(Package(layout.kaggle), layout.raw, out, rows)
     typer.echo(result.text())
     if result.estimate is not None and not result.estimate.fits:
         raise typer.Exit(2)
@@ -77,7 +101,8 @@ def push(
 ) -> None:
     """Upload dataset and notebook with the Kaggle client, or submit a version that has run."""
     from isic.core.paths import Layout
+    from isic.submit.kaggle import Package
     from isic.submit.push import push as upload
 
-    for line in upload(Layout.find(), message, submit_version):
+    for line in upload(Package(Layout.find().kaggle), message, submit_version):
         typer.echo(line)

@@ -200,7 +200,7 @@ class Image(Section):
         return self
 
 
-class LightGBM(Section):
+class LightGBMSettings(Section):
     """LightGBM's own parameters, under LightGBM's names."""
 
     learning_rate: Annotated[float, Field(gt=0)]
@@ -227,7 +227,7 @@ class ImageColumns(Section):
     components: Annotated[int, Field(ge=1)]  # directions kept by `aligned`
 
 
-class XGBoost(Section):
+class XGBoostSettings(Section):
     """XGBoost's own parameters, under XGBoost's names."""
 
     rounds: Annotated[int, Field(ge=1)]
@@ -242,7 +242,7 @@ class XGBoost(Section):
     scale_pos_weight: Annotated[float, Field(gt=0)]
 
 
-class CatBoost(Section):
+class CatBoostSettings(Section):
     """CatBoost's own parameters, under CatBoost's names."""
 
     rounds: Annotated[int, Field(ge=1)]
@@ -255,7 +255,7 @@ class CatBoost(Section):
     scale_pos_weight: Annotated[float, Field(gt=0)]
 
 
-class Stack(Section):
+class StackSettings(Section):
     """The gradient-boosted stacker."""
 
     members: tuple[Literal["lightgbm", "xgboost", "catboost"], ...] = Field(
@@ -272,9 +272,9 @@ class Stack(Section):
     early_stop: (
         Annotated[int, Field(ge=1)] | None
     )  # trees without a better pAUC on a fold kept out of training
-    params: LightGBM
-    xgboost: XGBoost
-    catboost: CatBoost
+    params: LightGBMSettings
+    xgboost: XGBoostSettings
+    catboost: CatBoostSettings
     images: ImageColumns
 
     def library(self, name: str) -> dict[str, Any]:
@@ -287,7 +287,7 @@ class Stack(Section):
         return {"rounds": chosen.rounds, "params": chosen.model_dump(exclude={"rounds"})}
 
     @model_validator(mode="after")
-    def _leaves_fit_depth(self) -> Stack:
+    def _leaves_fit_depth(self) -> StackSettings:
         if self.params.num_leaves > 2**self.params.max_depth:
             most = 2**self.params.max_depth
             raise ValueError(
@@ -336,7 +336,7 @@ class Params(Section):
     split: Split
     features: Features
     image: Image
-    stack: Stack
+    stack: StackSettings
     evaluate: Evaluate
     register_: Register = Field(alias="register")
     gate: Gate

@@ -43,6 +43,44 @@ class ReportFiles:
 
 
 @dataclass(frozen=True)
+class TrainingFiles:
+    """The official training files, and the recorded folds."""
+
+    metadata: Path
+    tiles: Path
+    folds: Path
+
+
+@dataclass(frozen=True)
+class BundleFiles:
+    """The models and results that a bundle is made of.
+
+    inputs: without embeddings. networks: backbone -> fold -> folder.
+    """
+
+    training: TrainingFiles
+    inputs: StackFiles
+    networks: dict[str, dict[int, Path]]
+    stack: Path
+    oof: Path
+    calibration: Path
+    metrics: Path
+
+
+@dataclass(frozen=True)
+class PromotionFiles:
+    """The files of a promotion: it reads `bundle` and `card`, writes `verdict`, appends to
+    `promotions`.
+    """
+
+    training: TrainingFiles
+    bundle: Path
+    card: Path
+    verdict: Path
+    promotions: Path
+
+
+@dataclass(frozen=True)
 class Layout:
     """Paths of one checkout, relative to the folder that holds dvc.yaml."""
 
@@ -95,6 +133,10 @@ class Layout:
         return self.root / "data" / "folds.parquet"
 
     @property
+    def training_files(self) -> TrainingFiles:
+        return TrainingFiles(self.train_metadata, self.train_images, self.folds)
+
+    @property
     def features(self) -> Path:
         return self.root / "data" / "features" / "train.parquet"
 
@@ -117,8 +159,13 @@ class Layout:
     def stack_files(self, backbones: Iterable[str], folds: Sequence[int]) -> StackFiles:
         return StackFiles(self.features, self.folds, len(folds), self.embeddings(backbones, folds))
 
+    @property
+    def networks(self) -> Path:
+        """Folder of all image networks."""
+        return self.root / "models" / "image"
+
     def image_model(self, backbone: str, fold: int) -> Path:
-        return self.root / "models" / "image" / backbone / f"fold{fold}"
+        return self.networks / backbone / f"fold{fold}"
 
     def image_models(
         self, backbones: Iterable[str], folds: Sequence[int]
@@ -143,6 +190,10 @@ class Layout:
         return self.root / "metrics" / "evaluate.json"
 
     @property
+    def robustness_metrics(self) -> Path:
+        return self.root / "metrics" / "robustness.json"
+
+    @property
     def register_metrics(self) -> Path:
         return self.root / "metrics" / "register.json"
 
@@ -158,7 +209,7 @@ class Layout:
         return ReportFiles(
             metrics=self.evaluate_metrics,
             plots=self.plots,
-            robustness=self.evaluate_metrics.with_name("robustness.json"),
+            robustness=self.robustness_metrics,
             families=self.evaluate_metrics.with_name("features.json"),
             tiles=self.train_images,
             models=self.image_models(backbones, folds),
@@ -168,9 +219,35 @@ class Layout:
     def bundle(self) -> Path:
         return self.root / "models" / "bundle"
 
+    def bundle_files(self, backbones: Iterable[str], folds: Sequence[int]) -> BundleFiles:
+        return BundleFiles(
+            training=self.training_files,
+            inputs=self.stack_files((), folds),
+            networks=self.image_models(backbones, folds),
+            stack=self.stack_model,
+            oof=self.oof,
+            calibration=self.root / "models" / "calibration.json",
+            metrics=self.evaluate_metrics,
+        )
+
+    @property
+    def promotion_files(self) -> PromotionFiles:
+        return PromotionFiles(
+            training=self.training_files,
+            bundle=self.bundle,
+            card=self.report.with_name("model_card.md"),
+            verdict=self.register_metrics.with_name("gate.json"),
+            promotions=self.promotions,
+        )
+
     @property
     def submission(self) -> Path:
         return self.root / "submission" / "submission.csv"
+
+    @property
+    def kaggle(self) -> Path:
+        """Folder of the package for Kaggle."""
+        return self.submission.with_name("kaggle")
 
     @property
     def promotions(self) -> Path:

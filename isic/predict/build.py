@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import isic
 from isic.core.io import atomic_dir, read_json, require, sha256, write_json
-from isic.core.params import Params
-from isic.core.paths import Layout
+from isic.core.params import StackSettings
+from isic.core.paths import BundleFiles
 from isic.data.anchors import ANCHOR_TILES
 from isic.predict.bundle import Bundle, code_hash
-from isic.predict.manifest import FILE, FORMAT, file_hashes, identity, read_manifest
-from isic.tracking.context import data_hash, git
+from isic.predict.manifest import BUNDLE_FORMAT, FILE, file_hashes, identity, read_manifest
+from isic.tracking.context import data_hash
 
 if TYPE_CHECKING:
     from isic.stack import Stack
@@ -57,34 +57,35 @@ _LICENCE = (
 _LOAD = "isic.predict.bundle.load_bundle(FOLDER).predict(rows, isic.data.tiles.TileStore(HDF5))"
 
 
-def build_bundle(layout: Layout, params: Params) -> Bundle:
-    """Gather the models of this checkout into models/bundle and return it. The same models give the
-    same hash.
+def build_bundle(
+    out: Path,
+    files: BundleFiles,
+    settings: StackSettings,
+    tta: Mapping[str, str],
+    config: Mapping[str, Any],
+    git_commit: str,
+) -> Bundle:
+    """Gather `files` into the bundle folder `out` and return it. The same models give the same
+    hash.
 
-    Raises InputError when a stage's output is missing.
+    `settings` are the stacker's, `tta` is backbone -> test-time augmentation, `config` is
+    `Params.stack_config()`. Raises InputError when a stage's
+    output is missing.
     """
-    with atomic_dir(layout.bundle) as folder:
-        for backbone in params.image.backbones:
-            for fold in params.folds:
-                source, target = (
-                    layout.image_model(backbone, fold),
-                    folder / "image" / backbone / f"fold{fold}",
-                )
-                _copy_image_model(source, target, params.image.recipe(backbone).tta)
-        require(layout.stack_model, "stacker", "run `dvc repro stack`")
-        shutil.copytree(layout.stack_model, folder / "stack")
-        _fit_features_only(layout, params).save(folder / "features_only")
-        shutil.copy(
-            require(layout.oof, "out-of-fold scores", "run `dvc repro stack`"),
-            folder / "oof.parquet",
-        )
+    with atomic_dir(out) as folder:
+        for backbone, networks in files.networks.items():
+            for fold, source in networks.items():
+                target = folder / "image" / backbone / f"fold{fold}"
+                _copy_image_model(source, target, tta[backbone])
+        shutil.copytree(require(files.stack, "stacker", "run `dvc repro stack`"), folder / "stack")
+        _fit_features_only(files, settings).save(folder / "features_only")
+        oof = require(files.oof, "out-of-fold scores", "run `dvc repro stack`")
+        shutil.copy(oof, folder / "oof.parquet")
         # Scores only rank; this map, fitted on out-of-fold scores, converts them to probabilities.
-        calibration = require(
-            layout.root / "models" / "calibration.json", "calibration", "run `dvc repro evaluate`"
-        )
+        calibration = require(files.calibration, "calibration", "run `dvc repro evaluate`")
         shutil.copy(calibration, folder / "calibration.json")
-        write_json(folder / FILE, _manifest(layout, params, folder))
-    return Bundle(layout.bundle, read_manifest(layout.bundle))
+        write_json(folder / FILE, _manifest(folder, files, config, git_commit))
+    return Bundle(out, read_manifest(out))
 
 
 def library_versions(members: Iterable[str]) -> dict[str, str]:
@@ -118,41 +119,44 @@ def _copy_image_model(source: Path, target: Path, tta: str) -> None:
     write_json(target / config.name, read_json(config) | {"tta": tta})
 
 
-def _fit_features_only(layout: Layout, params: Params) -> Stack:
+def _fit_features_only(files: BundleFiles, settings: StackSettings) -> Stack:
     """A stacker of the same parameters without image columns."""
     from isic.stack import fit_stack
     from isic.stack.inputs import read_inputs
 
-    inputs = read_inputs(layout.stack_files((), params.folds), embeddings=False)
-    return fit_stack(inputs.features, {}, inputs.folds, params.stack)
+    inputs = read_inputs(files.inputs, embeddings=False)
+    return fit_stack(inputs.features, {}, inputs.folds, settings)
 
 
-def _manifest(layout: Layout, params: Params, folder: Path) -> dict[str, Any]:
+def _manifest(
+    folder: Path, files: BundleFiles, config: Mapping[str, Any], git_commit: str
+) -> dict[str, Any]:
+    training = files.training
+    folds = list(config["folds"])
     # Without the data's path: its hash is `data_hash`.
-    sections = {name: values for name, values in params.stack_config().items() if name != "data"}
+    sections = {name: values for name, values in config.items() if name != "data"}
     stack = read_json(folder / "stack" / "stack.json")
-    members = sorted(stack["chains"][str(params.folds[0])]["members"])
+    members = sorted(stack["chains"][str(folds[0])]["members"])
     content = {
-        "format": FORMAT,
-        "folds": list(params.folds),
-        "backbones": list(params.image.backbones),
-        "families": list(params.features.families),
+        "format": BUNDLE_FORMAT,
+        "folds": folds,
+        "backbones": list(files.networks),
+        "families": list(config["features"]["families"]),
         "models": {
             "image": {
-                backbone: _image_model(folder, backbone, params.folds[0])
-                for backbone in params.image.backbones
+                backbone: _image_model(folder, backbone, folds[0]) for backbone in files.networks
             },
-            "stack": {"members": members, "chains": len(params.folds)},
+            "stack": {"members": members, "chains": len(folds)},
         },
         "features": list(stack["columns"]),
         "fitted": _FITTED,
         "params": sections,
-        "metrics": read_json(layout.evaluate_metrics),
-        "data_hash": data_hash(layout.train_metadata, layout.train_images),
-        "folds_hash": sha256(require(layout.folds, "folds", "run `dvc repro folds`")),
+        "metrics": read_json(files.metrics),
+        "data_hash": data_hash(training.metadata, training.tiles),
+        "folds_hash": sha256(require(training.folds, "folds", "run `dvc repro folds`")),
         "anchors_hash": sha256(ANCHOR_TILES),
         "code_hash": code_hash(),
-        "git_commit": git(layout.root, "rev-parse", "HEAD"),
+        "git_commit": git_commit,
         "isic_version": isic.__version__,
         "libraries": library_versions(members),
         "licence": _LICENCE,

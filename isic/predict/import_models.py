@@ -10,7 +10,7 @@ from pathlib import Path
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_dir, read_json, require, sha256
-from isic.core.params import ImageRecipe, load_params
+from isic.core.params import Image, ImageRecipe
 from isic.core.paths import Layout
 from isic.predict.manifest import FILE, read_manifest, verify
 
@@ -18,46 +18,44 @@ from isic.predict.manifest import FILE, read_manifest, verify
 _FILES = ("model.safetensors", "config.json", "history.csv")
 
 
-def import_models(layout: Layout, source: Path) -> list[str]:
-    """Take image models from `source` into models/image; returns the stages to commit, such as
-    train_image@vit-0.
+def import_models(
+    source: Path, image: Image, fold_numbers: Sequence[int], folds: Path, out: Path
+) -> list[str]:
+    """Take the image models of `image.backbones` and `fold_numbers` from `source` into the folder
+    `out`; returns the stages to commit, such as train_image@vit-0.
 
-    `source` is a bundle, a checkout, or a folder of BACKBONE/foldN. Backbones missing in
-    params.yaml are skipped. Raises InputError when there is no model to import, a model does not
-    load or is of another fold or timm model than params.yaml has, or its folds table differs. A
-    bundle and a checkout record their folds; a bare folder does not.
+    `source` is a bundle, a checkout, or a folder of BACKBONE/foldN; other backbones are skipped.
+    Raises InputError when there is no model to import, a model does not load or is of another fold
+    or timm model than params.yaml has, or its folds table is not `folds`. A bundle and a checkout
+    record their folds; a bare folder does not.
     """
-    params = load_params(layout.params)
-    if not params.image.backbones:
+    if not image.backbones:
         raise InputError("image.backbones in params.yaml is empty: name the backbones to take")
-    source = Path(source)
-    folds = _folds_of(source)
+    folds_hash = _folds_hash(source)
     # A model trained on lesions of its own fold would bias every out-of-fold score upwards.
-    if folds is not None and folds != sha256(
-        require(layout.folds, "folds", "run `dvc repro folds`")
-    ):
+    if folds_hash not in (None, sha256(require(folds, "folds", "run `dvc repro folds`"))):
         raise InputError(
             f"{source} was made on other folds than data/folds.parquet: retrain, or take its"
             " folds too"
         )
-    folders = find_models(source, list(params.image.backbones), params.folds)
+    folders = find_models(source, list(image.backbones), fold_numbers)
     if not folders:
-        wanted = ", ".join(params.image.backbones)
+        wanted = ", ".join(image.backbones)
         raise InputError(
-            f"{source} has no image models of {wanted} for folds {list(params.folds)}: see"
+            f"{source} has no image models of {wanted} for folds {list(fold_numbers)}: see"
             " params.yaml"
         )
     for (backbone, fold), folder in folders.items():
-        _check(folder, params.image.recipe(backbone), fold)
+        _check(folder, image.recipe(backbone), fold)
     for (backbone, fold), folder in folders.items():
-        with atomic_dir(layout.image_model(backbone, fold)) as target:
+        with atomic_dir(out / backbone / f"fold{fold}") as target:
             for name in _FILES:
                 if (folder / name).is_file():
                     shutil.copy(folder / name, target / name)
     return [f"train_image@{backbone}-{fold}" for backbone, fold in folders]
 
 
-def _folds_of(source: Path) -> str | None:
+def _folds_hash(source: Path) -> str | None:
     """Hash of the folds table of a bundle or checkout, None for a bare folder."""
     if (source / FILE).is_file():
         manifest = read_manifest(source)

@@ -12,7 +12,7 @@ from isic.core.errors import InputError, faulty_key
 from isic.core.io import read_json, sha256, sha256_json
 
 #: Incremented when older code cannot read a new bundle.json; `_upgraded` converts older formats.
-FORMAT = 2
+BUNDLE_FORMAT = 2
 FILE = "bundle.json"
 #: File types of a bundle: weights, boosters as text or in their portable formats, numbers, tables.
 KINDS = frozenset({".safetensors", ".txt", ".cbm", ".npz", ".json", ".parquet"})
@@ -98,9 +98,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(
             f"{folder / FILE} is not a bundle's manifest: run `dvc repro register` again"
         )
-    if content["format"] > FORMAT:
+    if content["format"] > BUNDLE_FORMAT:
         raise InputError(
-            f"{folder} has bundle format {content['format']}, this code reads up to {FORMAT}:"
+            f"{folder} has bundle format {content['format']}, this code reads up to {BUNDLE_FORMAT}:"
             " update isic"
         )
     try:

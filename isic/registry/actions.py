@@ -9,15 +9,15 @@ from pathlib import Path
 
 from isic.core.errors import InputError
 from isic.core.io import write_json
-from isic.core.params import load_params
-from isic.core.paths import Layout
+from isic.core.params import Gate
+from isic.core.paths import PromotionFiles
 from isic.predict.bundle import load_bundle
 from isic.predict.manifest import FILE, read_manifest
 from isic.registry.description import with_gate
 from isic.registry.gate import Verdict, judge
 from isic.registry.journal import (
     PromotionRecord,
-    apply,
+    apply_record,
     make_record,
     pending_file,
     read_promotions,
@@ -27,7 +27,7 @@ from isic.registry.register import LOCK, make_challenger
 from isic.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from isic.tracking import open_run
 from isic.tracking.context import git
-from isic.tracking.store import locked
+from isic.tracking.store import checkout_lock
 
 
 @dataclass(frozen=True)
@@ -41,43 +41,35 @@ class Promotion:
     record: PromotionRecord | None
 
 
-def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
+def promote(
+    registry: Registry,
+    model: str,
+    files: PromotionFiles,
+    settings: Gate,
+    force: bool = False,
+    reason: str = "",
+) -> Promotion:
     """Make the challenger the champion if it passes the gate; a forced promotion is recorded with
     its reason.
 
-    If models/bundle is not the challenger, it becomes the challenger first. The verdict is always
-    written to metrics/gate.json. Raises InputError when there is neither bundle nor challenger, the
+    If the bundle in `files` is not the challenger, it becomes the challenger first. The verdict is
+    always written. Raises InputError when there is neither bundle nor challenger, the
     gate refuses, or `force` has no reason.
     """
     if force and not reason.strip():
         raise InputError('--force needs --reason "…": it is recorded in registry/promotions.jsonl')
-    params = load_params(layout.params)
-    model = params.register_.model
-    registry = Registry(layout.root)
 
-    with locked(layout.root, LOCK):
-        _recover(registry, layout.promotions)
-        challenger = _challenger(
-            registry, model, layout.bundle, layout.report.with_name("model_card.md")
-        )
+    with checkout_lock(registry.root, LOCK):
+        _recover(registry, files.promotions)
+        challenger = _challenger(registry, model, files.bundle, files.card)
         champion = registry.find_alias(model, CHAMPION)
         if challenger is None:
             raise InputError(f"{model} has no challenger: run `dvc repro`, which registers one")
         if champion is not None and champion.number == challenger.number:
             return Promotion(champion, None, None)
 
-        verdict = judge(
-            params.gate,
-            registry,
-            challenger,
-            champion,
-            metadata=layout.train_metadata,
-            images=layout.train_images,
-            folds=layout.folds,
-        )
-        _write_verdict(
-            registry, challenger, verdict, layout.register_metrics.with_name("gate.json")
-        )
+        verdict = judge(settings, registry, challenger, champion, files.training)
+        _write_verdict(registry, challenger, verdict, files.verdict)
         if not verdict.passed and not force:
             raise InputError(
                 f'the gate refuses {challenger}: {verdict.summary()} (`--force --reason "…"`'
@@ -87,7 +79,7 @@ def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
         record = make_record(
             "promote",
             model,
-            _git_user(layout.root),
+            _git_user(registry.root),
             _number(champion),
             challenger.number,
             _number(registry.find_alias(model, PREVIOUS)),
@@ -95,20 +87,17 @@ def promote(layout: Layout, force: bool = False, reason: str = "") -> Promotion:
             forced=force and not verdict.passed,
             gate=verdict.to_json(),
         )
-        apply(registry, layout.promotions, record)
+        apply_record(registry, files.promotions, record)
     return Promotion(challenger, verdict, record)
 
 
-def rollback(layout: Layout, reason: str = "") -> PromotionRecord:
+def rollback(registry: Registry, model: str, promotions: Path, reason: str = "") -> PromotionRecord:
     """Swap the aliases `champion` and `previous`; there may be no present champion.
 
     Raises InputError when there is no previous champion or its files are gone.
     """
-    model = load_params(layout.params).register_.model
-    registry = Registry(layout.root)
-
-    with locked(layout.root, LOCK):
-        _recover(registry, layout.promotions)
+    with checkout_lock(registry.root, LOCK):
+        _recover(registry, promotions)
         # Deleting a version in MLflow's UI also deletes its alias, so the champion may be None.
         before, previous = (
             _number(registry.find_alias(model, CHAMPION)),
@@ -120,19 +109,19 @@ def rollback(layout: Layout, reason: str = "") -> PromotionRecord:
                 " champions"
             )
         registry.folder(previous)
-        user, number = _git_user(layout.root), previous.number
+        user, number = _git_user(registry.root), previous.number
         record = make_record("rollback", model, user, before, number, number, reason=reason)
-        apply(registry, layout.promotions, record)
+        apply_record(registry, promotions, record)
     return record
 
 
-def list_moves(layout: Layout) -> list[PromotionRecord]:
+def list_moves(root: Path, promotions: Path) -> list[PromotionRecord]:
     """Every promotion and rollback, oldest first, after finishing or undoing an interrupted one."""
-    if pending_file(layout.promotions).exists():
-        registry = Registry(layout.root)
-        with locked(layout.root, LOCK):
-            _recover(registry, layout.promotions)
-    return read_promotions(layout.promotions)
+    if pending_file(promotions).exists():
+        registry = Registry(root)
+        with checkout_lock(root, LOCK):
+            _recover(registry, promotions)
+    return read_promotions(promotions)
 
 
 def _challenger(registry: Registry, model: str, bundle: Path, card: Path) -> Version | None:

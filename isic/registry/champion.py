@@ -23,10 +23,10 @@ def read_champion(root: Path, promotions: Path, model: str) -> Bundle | None:
 
     # Imported late: MLflow takes seconds.
     from isic.predict.bundle import load_bundle
-    from isic.registry.versions import resolve
+    from isic.registry.versions import resolve_model
 
     try:
-        return load_bundle(resolve(f"models:/{model}@champion", root))
+        return load_bundle(resolve_model(f"models:/{model}@champion", root))
     except InputError as error:
         sys.stderr.write(f"isic: note: the report has no comparison with the champion: {error}\n")
         return None

@@ -17,6 +17,7 @@ from isic.core.calibration import calibrate_out_of_fold
 from isic.core.errors import InputError
 from isic.core.metric import paired_difference
 from isic.core.params import Gate
+from isic.core.paths import TrainingFiles
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.evaluate.slice_gains import SliceGain, compare_slices
 from isic.predict.bundle import Bundle, load_bundle
@@ -104,21 +105,17 @@ def judge(
     registry: Registry,
     challenger: Version,
     champion: Version | None,
-    *,
-    metadata: Path,
-    images: Path,
-    folds: Path,
+    files: TrainingFiles,
 ) -> Verdict:
     """Compare two registered versions; a champion that cannot be loaded is a failed check.
 
-    `metadata` and `images` are the official training files, `folds` is the table of folds.
     Raises InputError when the challenger's files are gone or damaged.
     """
     new = load_bundle(registry.folder(challenger))
-    checks = [_same_data(new, metadata, images, folds)]
+    checks = [_same_data(new, files)]
     slices: tuple[SliceGain, ...] = ()
     reloaded = (
-        reload_elsewhere(new.folder, metadata, images, settings.reload_rows)
+        reload_elsewhere(new.folder, files.metadata, files.tiles, settings.reload_rows)
         if checks[0].passed
         else None
     )
@@ -147,15 +144,15 @@ def judge(
             ]
         if same and reloaded is not None:
             slices = tuple(
-                compare_slices(add_metadata(rows, metadata), settings.min_slice_positives)
+                compare_slices(add_metadata(rows, files.metadata), settings.min_slice_positives)
             )
             checks.append(_slices(settings, slices))
-            checks.append(_speed(settings, reloaded, old, metadata, images))
+            checks.append(_speed(settings, reloaded, old, files))
     return Verdict(challenger.number, champion.number if champion else None, tuple(checks), slices)
 
 
-def _same_data(bundle: Bundle, metadata: Path, images: Path, folds: Path) -> Check:
-    here = (data_hash(metadata, images), file_hash(folds))
+def _same_data(bundle: Bundle, files: TrainingFiles) -> Check:
+    here = (data_hash(files.metadata, files.tiles), file_hash(files.folds))
     same = here == (bundle.manifest.data_hash, bundle.manifest.folds_hash)
     found = "the files here" if same else "other files"
     return Check(
@@ -241,10 +238,10 @@ def _size(settings: Gate, new: Bundle, old: Bundle) -> Check:
     )
 
 
-def _speed(settings: Gate, new: Reload, champion: Bundle, metadata: Path, images: Path) -> Check:
+def _speed(settings: Gate, new: Reload, champion: Bundle, files: TrainingFiles) -> Check:
     needed = f"at most {settings.max_slowdown:g} times"
     try:
-        old = reload_elsewhere(champion.folder, metadata, images, settings.reload_rows)
+        old = reload_elsewhere(champion.folder, files.metadata, files.tiles, settings.reload_rows)
     except InputError as error:
         # The files are complete, but this code no longer reads their format.
         return Check("time", False, str(error), needed)

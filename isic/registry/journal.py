@@ -2,7 +2,7 @@
 or undone.
 
 Readers use one alias, `champion`, which MLflow moves atomically; the bookkeeping around it takes
-several steps. `apply` writes the record to .pending.json, sets `previous`, sets `champion`, appends
+several steps. `apply_record` writes the record to .pending.json, sets `previous`, sets `champion`, appends
 the record to promotions.jsonl, and removes .pending.json. If a later call finds .pending.json, it
 checks `champion`: if the alias has moved, it does the remaining steps, else it restores `previous`.
 """
@@ -71,7 +71,7 @@ def make_record(
     )
 
 
-def apply(registry: Registry, promotions: Path, record: PromotionRecord) -> None:
+def apply_record(registry: Registry, promotions: Path, record: PromotionRecord) -> None:
     """Move the aliases and append to `promotions`, in the module's order.
 
     Call with the registry's lock held and no pending record.
@@ -84,7 +84,7 @@ def apply(registry: Registry, promotions: Path, record: PromotionRecord) -> None
 
 
 def recover(registry: Registry, promotions: Path) -> str | None:
-    """Finish or undo an interrupted `apply`; returns a message, or None when no record is pending.
+    """Finish or undo an interrupted `apply_record`; returns a message, or None when no record is pending.
 
     Raises InputError when `promotions` cannot be read: no alias is moved that could not be
     recorded.

@@ -15,7 +15,6 @@ import pandas as pd
 
 import isic
 from isic.core.io import sha256_json
-from isic.core.paths import Layout
 from isic.core.schema import ID, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
 from isic.predict.bundle import Bundle
 from isic.predict.manifest import FILE
@@ -31,7 +30,7 @@ from isic.registry.versions import (
 )
 from isic.tracking.context import run_tags
 from isic.tracking.runs import RunSpec, finish, start
-from isic.tracking.store import locked
+from isic.tracking.store import checkout_lock
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -58,7 +57,7 @@ def register(root: Path, bundle: Bundle, name: str, card: str = "") -> Registrat
     Raises InputError when the MLflow store cannot be reached.
     """
     registry = Registry(root)
-    with locked(root, LOCK):
+    with checkout_lock(root, LOCK):
         return make_challenger(registry, bundle, name, card)
 
 
@@ -81,7 +80,7 @@ def register_backbones(root: Path, bundle: Bundle) -> list[Version]:
     Raises InputError when the MLflow store cannot be reached.
     """
     registry = Registry(root)
-    with locked(root, LOCK):
+    with checkout_lock(root, LOCK):
         return [
             _register_backbone(registry, bundle, backbone) for backbone in bundle.manifest.backbones
         ]
@@ -136,7 +135,7 @@ def _open_run(registry: Registry, name: str, digest: str) -> Iterator[str]:
         "register", digest, f"{name}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID")
     )
     with translate_mlflow_errors(client.tracking_uri):
-        run = start(client, root, spec, run_tags(Layout(root)))
+        run = start(client, root, spec, run_tags(root))
         try:
             yield run
         except BaseException:

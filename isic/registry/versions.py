@@ -168,7 +168,7 @@ class Registry:
             raise
 
 
-def resolve(model: str, root: Path | None = None) -> Path:
+def resolve_model(model: str, root: Path | None = None) -> Path:
     """The bundle folder of `model`: `models:/NAME@ALIAS`, `models:/NAME/VERSION` (of the checkout
     `root`), or a folder.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.errors import InputError
-from isic.core.params import Params
-from isic.core.params import Stack as Settings
+from isic.core.params import Evaluate, StackSettings
 from isic.core.schema import ID, PATIENT
 from isic.evaluate.results import RunResults, align_rows
 from isic.robustness.nested import check_optimism
@@ -32,7 +31,7 @@ from isic.tabular import build_features
 
 #: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what
 #: takes time.
-RESCORED = 60_000
+_RESCORED_ROWS = 60_000
 
 
 def conditions(
@@ -42,16 +41,22 @@ def conditions(
     networks: Mapping[str, Mapping[int, Path]],
     tiles: Path,
     test: pd.DataFrame | None,
-    params: Params,
+    *,
+    tta: Mapping[str, str],
+    settings: StackSettings,
+    families: Sequence[str],
+    intervals: Evaluate,
 ) -> dict[str, Any]:
     """Everything in metrics/robustness.json; parts that cannot be computed have the reason in their
     `absent`.
 
     `inputs` are those of `stack`, with embeddings if it uses them; `networks` is backbone -> fold
     -> model folder, `tiles` the HDF5 file of the training tiles, `test` the metadata of the test
-    lesions if there are any.
+    lesions if there are any, `tta` backbone -> test-time augmentation, `settings` the stacker's,
+    and `families` its feature families.
     """
-    settings, replicates, seed = params.stack, params.evaluate.replicates, params.evaluate.seed
+    replicates, seed = intervals.replicates, intervals.seed
+    embeddings = settings.images.embeddings != "none"
 
     def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The stacker without `folds`' groups of lesions, in their order; logits keep the scale of
@@ -74,95 +79,102 @@ def conditions(
             if results.logits
             else []
         ),
-        "hospitals": _hospitals(results, lambda folds: refit(folds, inputs.logits), params),
+        "hospitals": _hospitals(
+            results, lambda folds: refit(folds, inputs.logits), intervals, embeddings
+        ),
         "sameness": distribution_shift(results.rows, results.fold, test),
-        "columns": _columns(results, params, inputs, stack),
-        "images": _images(results, params, networks, tiles),
-        "nested": _nested(inputs, results, params),
+        "columns": _columns(results, inputs, stack, families, intervals),
+        "images": _images(results, networks, tta, tiles),
+        "nested": _nested(inputs, results, settings, replicates),
     }
 
 
 def _hospitals(
-    results: RunResults, refit: Callable[[pd.DataFrame], NDArray[np.float64]], params: Params
+    results: RunResults,
+    refit: Callable[[pd.DataFrame], NDArray[np.float64]],
+    intervals: Evaluate,
+    embeddings: bool,
 ) -> dict[str, Any]:
-    """Each hospital by a stacker that saw none of it, or why not (early stopping wants three
-    groups).
+    """Scores of each hospital by a stacker trained without it, or the reason why there are none
+    (early stopping needs three groups).
     """
-    embeddings = params.stack.images.embeddings != "none"
     try:
-        return leave_hospital_out(
-            results, refit, params.evaluate.replicates, params.evaluate.seed, embeddings
-        )
+        return leave_hospital_out(results, refit, intervals.replicates, intervals.seed, embeddings)
     except InputError as error:
         return {"absent": str(error), "records": []}
 
 
-def _nested(inputs: Inputs, results: RunResults, params: Params) -> dict[str, Any]:
-    """How much shared folds flatter the score (`isic check-stack`), or the reason why it cannot be
+def _nested(
+    inputs: Inputs, results: RunResults, settings: StackSettings, replicates: int
+) -> dict[str, Any]:
+    """The optimism of scores from shared folds (`isic check-stack`), or the reason why it cannot be
     estimated.
     """
     try:
-        return {
-            "absent": "",
-            **check_optimism(inputs, results.oof, params.stack, params.evaluate.replicates),
-        }
+        return {"absent": "", **check_optimism(inputs, results.oof, settings, replicates)}
     except InputError as error:
         return {"absent": str(error)}
 
 
-def _plain(settings: Settings) -> Settings:
+def _plain(settings: StackSettings) -> StackSettings:
     """The same stacker without embeddings: their projections belong to the ordinary folds."""
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
     return settings.model_copy(update={"images": image_settings})
 
 
-def _columns(results: RunResults, params: Params, inputs: Inputs, stack: Stack) -> dict[str, Any]:
-    folds = _some_folds(results)
+def _columns(
+    results: RunResults,
+    inputs: Inputs,
+    stack: Stack,
+    families: Sequence[str],
+    intervals: Evaluate,
+) -> dict[str, Any]:
+    folds = _rescored_folds(results)
     chosen = np.flatnonzero(np.isin(results.fold, folds))
     rows, fold = results.rows.iloc[chosen].reset_index(drop=True), results.fold[chosen]
-    place = pd.Index(inputs.features[ID]).get_indexer(pd.Index(rows[ID]))
+    index = pd.Index(inputs.features[ID]).get_indexer(pd.Index(rows[ID]))
 
     def score(changed: pd.DataFrame) -> NDArray[np.float64]:
-        features = build_features(changed, list(params.features.families))
+        features = build_features(changed, list(families))
         scores = np.empty(len(changed))
-        for number in folds:
-            held = np.flatnonzero(fold == number)
+        for held_out in folds:
+            held = np.flatnonzero(fold == held_out)
             scores[held] = stack.score(
                 features.iloc[held].reset_index(drop=True),
-                {name: values[place[held]] for name, values in inputs.logits.items()},
-                number,
+                {name: values[index[held]] for name, values in inputs.logits.items()},
+                held_out,
                 changed[PATIENT].iloc[held],
-                {name: values[place[held]] for name, values in inputs.embeddings.items()} or None,
+                {name: values[index[held]] for name, values in inputs.embeddings.items()} or None,
             )
         return scores
 
     target, base = results.target[chosen], results.score[chosen]
-    records = missing_columns(
-        rows, target, base, score, params.evaluate.replicates, params.evaluate.seed
-    )
+    records = missing_columns(rows, target, base, score, intervals.replicates, intervals.seed)
     return {"folds": folds, "records": records}
 
 
-def _some_folds(results: RunResults) -> list[int]:
-    """Folds in order until RESCORED rows are reached; always one."""
+def _rescored_folds(results: RunResults) -> list[int]:
+    """Folds in order until _RESCORED_ROWS rows are reached; always one."""
     sizes = pd.Series(results.fold).value_counts().sort_index()
-    within = sizes.cumsum() <= RESCORED
-    return [int(number) for number in sizes.index[within]] or [int(sizes.index[0])]
+    within = sizes.cumsum() <= _RESCORED_ROWS
+    return [int(fold) for fold in sizes.index[within]] or [int(sizes.index[0])]
 
 
 def _images(
-    results: RunResults, params: Params, networks: Mapping[str, Mapping[int, Path]], tiles: Path
+    results: RunResults,
+    networks: Mapping[str, Mapping[int, Path]],
+    tta: Mapping[str, str],
+    tiles: Path,
 ) -> dict[str, Any]:
     fold = largest_fold(results)
     ids, target = sample_tiles(results, fold)
     records: list[dict[str, Any]] = []
     for backbone, folders in networks.items():
         try:
-            tta = params.image.recipe(backbone).tta
-            found = list(image_noise(folders[fold], tta, tiles, ids, target))
+            scores = list(image_noise(folders[fold], tta[backbone], tiles, ids, target))
         except InputError as error:
             return {"absent": str(error), "records": records}
-        records += [{"backbone": backbone, **record} for record in found]
+        records += [{"backbone": backbone, **record} for record in scores]
     about = {"fold": fold, "n": len(ids), "positives": int(target.sum())}
     return {
         "absent": "" if records else "the run has no image networks",

@@ -20,9 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.errors import InputError
-from isic.core.metric import Interval, paired_difference, pauc
+from isic.core.metric import Floats, Interval, paired_difference, pauc
 from isic.core.parallel import workers
-from isic.core.params import Stack as Settings
+from isic.core.params import StackSettings
 from isic.core.schema import PATIENT, TARGET
 from isic.robustness.leaks import screen_leaks
 from isic.stack.encoder import rows
@@ -37,7 +37,6 @@ from isic.stack.training_data import (
     with_fitted,
 )
 
-Floats = NDArray[np.float64]
 _PROXY_SEED = 50
 
 
@@ -58,7 +57,7 @@ class NestedEstimate:
 
 
 def estimate_optimism(
-    features: pd.DataFrame, folds: pd.DataFrame, settings: Settings, replicates: int = 1000
+    features: pd.DataFrame, folds: pd.DataFrame, settings: StackSettings, replicates: int = 1000
 ) -> NestedEstimate:
     """Estimate the optimism of shared folds on these features and folds; see the module."""
     quiet = settings.model_copy(update={"members": ("lightgbm",)})
@@ -121,7 +120,7 @@ def _half(data: TrainingData) -> list[str]:
 
 
 def _proxy_logits(
-    data: TrainingData, view: list[str], settings: Settings
+    data: TrainingData, view: list[str], settings: StackSettings
 ) -> dict[frozenset[int], Floats]:
     """{folds left out: logits of all rows}, for every fold and every pair of folds."""
     from isic.stack.members.lightgbm_ import binned
@@ -166,7 +165,7 @@ def _stack(
     plain: TrainingData,
     features: pd.DataFrame,
     logits: Floats,
-    settings: Settings,
+    settings: StackSettings,
     only: int | None,
 ) -> Floats:
     """Out-of-fold scores of features, proxy logits and what is fitted in `plain`, of fold `only`
@@ -184,7 +183,7 @@ def _stack(
 
 
 def check_optimism(
-    inputs: Inputs, oof: pd.DataFrame, settings: Settings, replicates: int
+    inputs: Inputs, oof: pd.DataFrame, settings: StackSettings, replicates: int
 ) -> dict[str, Any]:
     """Leaks and the optimism of shared folds, as JSON-able values (`isic check-stack`).
 

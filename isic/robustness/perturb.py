@@ -17,7 +17,7 @@ from isic.data.tiles import TileStore
 
 #: Raw columns that would go missing together: one instrument, one questionnaire line, one step of
 #: the software.
-GROUPS: dict[str, tuple[str, ...]] = {
+COLUMN_GROUPS: dict[str, tuple[str, ...]] = {
     "age": ("age_approx",),
     "sex": ("sex",),
     "hospital": ("attribution",),
@@ -96,7 +96,7 @@ def missing_columns(
     """
     patient = pd.factorize(rows[PATIENT])[0]
     records = []
-    for name, columns in GROUPS.items():
+    for name, columns in COLUMN_GROUPS.items():
         changed = score(mask_columns(rows, columns, rows))
         lost = paired_difference(target, changed, base, patient, replicates, seed)
         records.append(

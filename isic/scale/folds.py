@@ -54,36 +54,40 @@ class FoldTask:
         return [f"{stage}@{self.name}" for stage in self.stages]
 
 
-def run_folds(layout: Layout, resources: Resources) -> list[str]:
-    """Train and embed the missing folds and record them with DVC; returns the recorded stages.
+def run_folds(
+    root: Path,
+    tasks: Sequence[FoldTask],
+    inputs: Sequence[Path],
+    resources: Resources,
+    devices: int,
+) -> list[str]:
+    """Train and embed `tasks` in the checkout at `root` and record them with DVC; returns the
+    recorded stages.
 
-    Raises InputError when an input of the stages is missing or changes during training, and, after
-    all others are done, for folds that failed.
+    `inputs` are the stages' inputs besides code, `devices` the workers that train a network
+    together. Raises InputError when an input changes during training, and, after all others are
+    done, for folds that failed.
     """
-    require(layout.folds, "folds", "run `dvc repro folds` first")
-    require(layout.train_images, "training tiles", "run `dvc repro data` first")
-    tasks = missing_folds(layout)
     if not tasks:
         _log("every fold is done")
         return []
-    before = input_fingerprint(layout)
+    before = input_fingerprint(root, inputs)
     _log(
         f"{len(tasks)} folds to do: {', '.join(task.name for task in tasks)}; logs in .resume/ray/"
     )
     done: list[str] = []
     failed: dict[str, str] = {}
-    devices = load_params(layout.params).image.devices
     with connected() as ray:
-        for task, error in _run_all(ray, layout, tasks, resources, devices):
+        for task, error in _run_all(ray, root, tasks, resources, devices):
             if error:
                 failed[task.name] = error
                 continue
-            if input_fingerprint(layout) != before:
+            if input_fingerprint(root, inputs) != before:
                 raise InputError(
                     "code, parameters or data changed while folds were trained: run the command"
                     " again"
                 )
-            _dvc(layout, "commit", "--force", "--quiet", *task.targets)
+            _dvc(root, "commit", "--force", "--quiet", *task.targets)
             done += task.targets
             _log(f"{task.name} is done ({len(done)} stages recorded)")
     if failed:
@@ -92,12 +96,11 @@ def run_folds(layout: Layout, resources: Resources) -> list[str]:
     return done
 
 
-def missing_folds(layout: Layout) -> list[FoldTask]:
+def missing_folds(root: Path, backbones: Sequence[str], folds: Sequence[int]) -> list[FoldTask]:
     """Folds with a stage that DVC would rerun."""
-    params = load_params(layout.params)
-    pairs = [(backbone, fold) for backbone in params.image.backbones for fold in params.folds]
+    pairs = [(backbone, fold) for backbone in backbones for fold in folds]
     targets = [f"{stage}@{backbone}-{fold}" for backbone, fold in pairs for stage in STAGES]
-    changed = json.loads(_dvc(layout, "status", "--json", *targets))
+    changed = json.loads(_dvc(root, "status", "--json", *targets))
     tasks = [
         FoldTask(
             name, fold, tuple(stage for stage in STAGES if f"{stage}@{name}-{fold}" in changed)
@@ -107,26 +110,16 @@ def missing_folds(layout: Layout) -> list[FoldTask]:
     return [task for task in tasks if task.stages]
 
 
-def input_fingerprint(layout: Layout) -> str:
-    """Hash over sizes and times of the files that DVC records as the stages' inputs: code,
-    parameters, folds, tiles.
-    """
-    code = [
-        path for folder in ("isic", "pipelines") for path in (layout.root / folder).rglob("*.py")
-    ]
-    files = [
-        *sorted(code),
-        layout.params,
-        layout.root / "dvc.yaml",
-        layout.folds,
-        layout.train_images,
-    ]
+def input_fingerprint(root: Path, inputs: Sequence[Path]) -> str:
+    """Hash over sizes and times of `inputs` and of the code in the checkout at `root`."""
+    code = [path for folder in ("isic", "pipelines") for path in (root / folder).rglob("*.py")]
+    files = [*sorted(code), *inputs]
     states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return sha256_json(states)
 
 
 def _run_all(
-    ray: Any, layout: Layout, tasks: Sequence[FoldTask], resources: Resources, devices: int
+    ray: Any, root: Path, tasks: Sequence[FoldTask], resources: Resources, devices: int
 ) -> Iterator[tuple[FoldTask, str]]:
     """Folds as they end, each with its error or ""; a fold of a lost worker or node is restarted on
     another one.
@@ -134,7 +127,7 @@ def _run_all(
     left = {task: task.stages for task in tasks}
     for task in tasks if devices > 1 else ():
         if "train_image" in task.stages:
-            if error := train_multi_node(layout.root, task.backbone, task.fold, devices, resources):
+            if error := train_multi_node(root, task.backbone, task.fold, devices, resources):
                 del left[task]
                 yield task, error
             else:
@@ -142,7 +135,7 @@ def _run_all(
     # No retries by Ray: they are silent, and unlimited when memory runs out.
     remote = ray.remote(max_retries=0, **resources.as_options())(run_fold)
     lost = dict.fromkeys(left, 0)
-    running = {remote.remote(str(layout.root), task, stages): task for task, stages in left.items()}
+    running = {remote.remote(str(root), task, stages): task for task, stages in left.items()}
     while running:
         ready, _ = ray.wait(list(running), num_returns=1)
         task = running.pop(ready[0])
@@ -166,7 +159,7 @@ def _run_all(
                 f"{task.name} was lost ({reason}) and resumes from its last saved state on another"
                 " node"
             )
-            running[remote.remote(str(layout.root), task, left[task])] = task
+            running[remote.remote(str(root), task, left[task])] = task
 
 
 def run_fold(root: str, task: FoldTask, stages: Sequence[str]) -> str:
@@ -221,10 +214,10 @@ def _last_line(log: Path) -> str:
     return lines[-1].removeprefix("isic: error: ")[:300] if lines else "no output"
 
 
-def _dvc(layout: Layout, *arguments: str) -> str:
+def _dvc(root: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
-        cwd=layout.root,
+        cwd=root,
         capture_output=True,
         text=True,
         check=False,
@@ -272,12 +265,18 @@ def main() -> None:
     )
     options = parser.parse_args()
     layout = Layout.find()
-    workers = load_params(layout.params).image.workers
+    params = load_params(layout.params)
+    require(layout.folds, "folds", "run `dvc repro folds` first")
+    require(layout.train_images, "training tiles", "run `dvc repro data` first")
+    inputs = [layout.params, layout.root / "dvc.yaml", layout.folds, layout.train_images]
+    tasks = missing_folds(layout.root, list(params.image.backbones), params.folds)
+    image = params.image
     with connected() as ray:
-        resources = fold_resources(ray.cluster_resources(), workers, options.cpus, options.gpus)
+        cluster = ray.cluster_resources()
+        resources = fold_resources(cluster, image.workers, options.cpus, options.gpus)
         if options.memory_gb is not None:
             resources = replace(resources, memory_gb=options.memory_gb)
-        done = run_folds(layout, resources)
+        done = run_folds(layout.root, tasks, inputs, resources, image.devices)
     _log(f"{len(done)} stages done; next: dvc repro")
 
 

@@ -23,7 +23,7 @@ from isic.core.errors import InputError, redact
 from isic.core.io import sha256_json
 from isic.predict.bundle import load_bundle
 from isic.predict.scoring import MissingImages
-from isic.registry.versions import resolve
+from isic.registry.versions import resolve_model
 from isic.scale import uniqueness
 from isic.scale.cluster import connected, driver_node
 from isic.scale.coordinator import Coordinator, put_files
@@ -68,7 +68,7 @@ def predict_shards(
     lesion is in two shards (then nothing is scored), when `target` holds scores of another run,
     and, after all others are scored, for shards that failed.
     """
-    folder = resolve(model)
+    folder = resolve_model(model)
     bundle = load_bundle(folder).manifest
     manifest = read_shard_manifest(source)
     if missing_images == "error" and bundle.backbones and not manifest.images:

@@ -25,7 +25,7 @@ from isic.data.tiles import MAX_JPEG_BYTES, decode
 from isic.scale.store import Store
 
 #: Parquet readers of the folder skip names that start with an underscore.
-MANIFEST, FORMAT = "_manifest.json", 1
+MANIFEST, _SHARDS_FORMAT = "_manifest.json", 1
 JPEG = "jpeg"
 SCHEMA = ROWS.append(pa.field(JPEG, pa.binary()))
 
@@ -54,7 +54,7 @@ class ShardManifest:
 
     def to_json(self) -> bytes:
         content = {
-            "format": FORMAT,
+            "format": _SHARDS_FORMAT,
             "images": self.images,
             "shards": [asdict(shard) for shard in self.shards],
         }
@@ -70,10 +70,10 @@ def read_shard_manifest(store: Store) -> ShardManifest:
         )
     try:
         content = json.loads(store.read(MANIFEST))
-        if content["format"] != FORMAT:
+        if content["format"] != _SHARDS_FORMAT:
             raise InputError(
                 f"{store.where(MANIFEST)} has format {content['format']}, this version reads"
-                f" {FORMAT}"
+                f" {_SHARDS_FORMAT}"
             )
         manifest = ShardManifest(
             tuple(Shard(**entry) for entry in content["shards"]), bool(content["images"])

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isic.core.metric import pauc
+from isic.core.metric import Floats, pauc
 
-Floats = NDArray[np.float64]
 #: Quantiles kept of each library's held-out log-odds, and the steps of the weight search.
-KNOTS = 2049
+_KNOTS = 2049
 STEPS = 10
 
 
@@ -44,7 +43,7 @@ class Blend:
         )
         # Back to a scale of log-odds: that of the first library at the same rank.
         reference = np.asarray(next(iter(self.references.values())))
-        return np.interp(share, np.linspace(0, 1, KNOTS), reference) + 1e-6 * np.asarray(share)
+        return np.interp(share, np.linspace(0, 1, _KNOTS), reference) + 1e-6 * np.asarray(share)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,14 +54,14 @@ class Blend:
 
 def make_reference(log_odds: Floats) -> tuple[float, ...]:
     """Quantiles of held-out log-odds (n,)."""
-    return tuple(np.maximum.accumulate(np.quantile(log_odds, np.linspace(0, 1, KNOTS))).tolist())
+    return tuple(np.maximum.accumulate(np.quantile(log_odds, np.linspace(0, 1, _KNOTS))).tolist())
 
 
 def rank(log_odds: Floats, reference: tuple[float, ...]) -> Floats:
     """Rank among the reference, 0 to 1; a sliver of the value itself keeps order beyond its ends
     and inside ties.
     """
-    share = np.interp(log_odds, reference, np.linspace(0, 1, KNOTS))
+    share = np.interp(log_odds, reference, np.linspace(0, 1, _KNOTS))
     return share + 1e-6 * np.tanh(log_odds / 20)
 
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 
+from isic.core.metric import Floats
 from isic.stack.encoder import Columns
 
 Mode = Literal["aligned", "full"]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from isic.core.early_stopping import early_stopping_fold
-from isic.core.metric import auc, pauc
+from isic.core.metric import Floats, auc, pauc
 from isic.core.parallel import workers
-from isic.core.params import Stack as Settings
+from isic.core.params import StackSettings
 from isic.core.schema import TARGET
 from isic.stack.blend import Blend, find_weights, make_reference, rank
 from isic.stack.image_columns import Embeddings
@@ -30,7 +30,6 @@ from isic.stack.training_data import (
 )
 from isic.tabular.fitted import Fitted
 
-Floats = NDArray[np.float64]
 #: Benign lesions for each malignant one among the rows that decide when a member stops.
 _WATCHED = 50
 #: Mean log-odds of each library's members for every row, out of fold.
@@ -41,7 +40,7 @@ def fit_stack(
     features: pd.DataFrame,
     logits: Mapping[str, ArrayLike],
     folds: pd.DataFrame,
-    settings: Settings,
+    settings: StackSettings,
     embeddings: Embeddings | None = None,
     anchors: Anchors | None = None,
 ) -> Stack:
@@ -66,7 +65,7 @@ def fit_stack(
     return fit_training_data(data, settings)
 
 
-def fit_training_data(data: TrainingData, settings: Settings, first_seed: int = 0) -> Stack:
+def fit_training_data(data: TrainingData, settings: StackSettings, first_seed: int = 0) -> Stack:
     """`fit_stack` on prepared inputs, of which `settings.drop` is left out; members have seeds from
     `first_seed` on.
     """
@@ -78,7 +77,7 @@ def fit_training_data(data: TrainingData, settings: Settings, first_seed: int = 
 
 
 def out_of_fold(
-    data: TrainingData, settings: Settings, first_seed: int = 0
+    data: TrainingData, settings: StackSettings, first_seed: int = 0
 ) -> tuple[dict[int, Chain], Floats, float | None]:
     """Chains of the folds in `problem.images`, the scores of these folds' rows (others NaN), the
     blend's optimism.
@@ -105,7 +104,7 @@ def out_of_fold(
     return chains, score, optimism
 
 
-def offset(data: TrainingData, number: int, settings: Settings) -> float:
+def offset(data: TrainingData, number: int, settings: StackSettings) -> float:
     """See `TrainingData.offset`; members weigh malignant rows by the first library's own parameter."""
     weight = settings.library(settings.members[0])["params"].get("scale_pos_weight", 1.0)
     return data.offset(number, settings.negatives, float(weight))
@@ -140,7 +139,7 @@ def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
 
 
 def _train_all(
-    data: TrainingData, settings: Settings, first_seed: int
+    data: TrainingData, settings: StackSettings, first_seed: int
 ) -> dict[int, dict[str, list[Any]]]:
     """{fold: {library: its models}}, all models side by side."""
     if "lightgbm" in settings.members:
@@ -203,7 +202,7 @@ def _blends(
     data: TrainingData,
     margins: ByLibrary,
     held_out: dict[int, NDArray[np.int64]],
-    settings: Settings,
+    settings: StackSettings,
 ) -> tuple[dict[int, Blend], float | None]:
     """Each fold's blend, and by how much pAUC weights found on all folds at once would flatter
     (None: equal ones).

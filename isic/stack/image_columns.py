@@ -17,14 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from isic.core.errors import InputError
+from isic.core.metric import Floats
 from isic.core.params import ImageColumns
 from isic.stack.embeddings import Space, space_columns
 from isic.stack.encoder import Columns, plain
 
-Floats = NDArray[np.float64]
 Embeddings = Mapping[str, NDArray[np.float16]]
 #: Quantiles kept to rank a new logit among a fold's held-out ones.
-KNOTS = 1025
+_KNOTS = 1025
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Scale:
         knots: tuple[float, ...] = ()
         if how == "ranked":
             knots = tuple(
-                np.maximum.accumulate(np.quantile(values, np.linspace(0, 1, KNOTS))).tolist()
+                np.maximum.accumulate(np.quantile(values, np.linspace(0, 1, _KNOTS))).tolist()
             )
         return cls(float(values.mean()), float(values.std()), knots)
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.folds import read_folds
 from isic.core.io import read_parquet, require, sha256, sha256_json
-from isic.core.params import ImageColumns
-from isic.core.params import Stack as Settings
+from isic.core.params import ImageColumns, StackSettings
 from isic.core.paths import StackFiles
 from isic.core.schema import ID
 from isic.stack.training_data import Anchors, TrainingData, align, build_training_data
@@ -35,7 +34,7 @@ class Inputs(NamedTuple):
     embeddings: dict[str, NDArray[np.float16]]
 
 
-def read_training_data(files: StackFiles, settings: Settings) -> TrainingData:
+def read_training_data(files: StackFiles, settings: StackSettings) -> TrainingData:
     """The stage's training data, from the files that `settings.images` needs.
 
     Raises InputError when a file is missing, broken or of other lesions.

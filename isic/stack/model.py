@@ -29,7 +29,7 @@ from isic.stack.image_columns import Embeddings, ImageEncoder, Scale, check_imag
 from isic.stack.members import library, log_odds
 from isic.tabular.fitted import Fitted, fitted_families
 
-FORMAT = 2
+_FORMAT = 2
 _FILE = "stack.json"
 _SPACES = "spaces.npz"
 _REFIT = "rerun `dvc repro stack`, or `dvc pull` if it was made elsewhere"
@@ -172,7 +172,7 @@ class Stack:
             write_json(
                 temporary / _FILE,
                 {
-                    "format": FORMAT,
+                    "format": _FORMAT,
                     "columns": self.families,
                     "numeric": list(self.encoder.numeric),
                     "levels": {
@@ -239,9 +239,9 @@ def _write_chain(
 
 def _read_stored(file: Path) -> _Stored:
     content = read_json(file)
-    if isinstance(content, dict) and content.get("format") != FORMAT:
+    if isinstance(content, dict) and content.get("format") != _FORMAT:
         raise InputError(
-            f"{file.parent} has stacker format {content.get('format')}, this code reads {FORMAT}:"
+            f"{file.parent} has stacker format {content.get('format')}, this code reads {_FORMAT}:"
             f" {_REFIT}"
         )
     try:

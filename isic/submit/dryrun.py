@@ -15,7 +15,6 @@ import pandas as pd
 
 from isic.core.errors import InputError
 from isic.core.io import require, write_json
-from isic.core.paths import Layout
 from isic.core.schema import ID
 from isic.data.patient_chunks import open_chunked
 from isic.predict.bundle import load_bundle
@@ -24,7 +23,7 @@ from isic.predict.rows import CHUNK_ROWS
 from isic.predict.scoring import ScoringOptions
 from isic.submit.environment import fresh_environment
 from isic.submit.hidden_test_set import write_hidden_test_set
-from isic.submit.kaggle import COMPETITION, DATASET, Package, find_package, read_notebook_code
+from isic.submit.kaggle import COMPETITION, DATASET, Package, read_notebook_code
 from isic.submit.submission import check_submission, read_sample
 
 #: Assumed size of the hidden test set: more than the training set.
@@ -115,14 +114,13 @@ class DryRun:
         return "\n".join(lines)
 
 
-def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
-    """Run the built notebook on the checkout's test files and on `rows` generated lesions (0: leave
-    those out).
+def dry_run(package: Package, competition: Path, out: Path, rows: int = HIDDEN_ROWS) -> DryRun:
+    """Run the built notebook on the test files in `competition` and on `rows` generated lesions
+    (0: leave those out).
 
-    Writes submission/kaggle-dry-run.json. Raises InputError when there is no package, the notebook
+    Writes the result as JSON to `out`. Raises InputError when there is no package, the notebook
     fails, or a submission is not valid.
     """
-    package = find_package(layout)
     require(package.notebook, "Kaggle package", "run `isic submission build`")
     manifest = read_manifest(package.dataset / "bundle")
     members = manifest.models.get("stack", {}).get("members", ["lightgbm"])
@@ -130,7 +128,7 @@ def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
         folder = Path(name)
         wheel = next((package.dataset / "wheels").glob("isic-*.whl"))
         python = fresh_environment(folder / "environment", wheel, members)
-        runs = [run_notebook(package, python, layout.raw, folder / "official", "official")]
+        runs = [run_notebook(package, python, competition, folder / "official", "official")]
         guess = None
         if rows:
             write_hidden_test_set(folder / "hidden", rows)
@@ -140,14 +138,14 @@ def dry_run(layout: Layout, rows: int = HIDDEN_ROWS) -> DryRun:
                 )
             )
             plain = plain_seconds(
-                package, layout.test_metadata, folder / "hidden" / "test-metadata.csv"
+                package, competition / "test-metadata.csv", folder / "hidden" / "test-metadata.csv"
             )
             decode = decode_seconds(folder / "hidden" / "test-image.hdf5")
             models = len(manifest.backbones) * len(manifest.folds)
             guess = estimate(runs[0], runs[1], plain, decode, models)
     result = DryRun(tuple(runs), bool(_offline()), guess)
     content = asdict(result) | {"fits": guess.fits if guess else None}
-    write_json(layout.submission.with_name("kaggle-dry-run.json"), content)
+    write_json(out, content)
     return result
 
 

@@ -21,11 +21,9 @@ from typing import Any
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_dir, write_json
-from isic.core.params import Gate, load_params
-from isic.core.paths import Layout
-from isic.predict.bundle import Bundle, code_hash, load_bundle
+from isic.core.params import Gate
+from isic.predict.bundle import Bundle, code_hash
 from isic.predict.reproduce import reload_elsewhere
-from isic.registry.versions import CHAMPION, resolve
 from isic.tracking.context import data_hash
 
 COMPETITION = "isic-2024-challenge"
@@ -82,9 +80,7 @@ scores["target"].describe()"""
 
 @dataclass(frozen=True)
 class Package:
-    """submission/kaggle/: `dataset` and `notebook` folders, each with the metadata file of the
-    kaggle client.
-    """
+    """Folder with `dataset` and `notebook`, each with the metadata file of the kaggle client."""
 
     folder: Path
 
@@ -97,39 +93,28 @@ class Package:
         return self.folder / "notebook"
 
 
-def find_package(layout: Layout) -> Package:
-    """The checkout's package, built or not."""
-    return Package(layout.submission.parent / "kaggle")
-
-
-def build(
-    layout: Layout,
-    model: str | None = None,
+def build_package(
+    bundle: Bundle,
+    root: Path,
+    package: Package,
     user: str | None = None,
     image: str | None = None,
     wheels: Sequence[str] = (),
-) -> Package:
-    """Write submission/kaggle/ for `model` (default: the champion).
+) -> None:
+    """Write `package` for `bundle`, with a wheel of the checkout at `root`.
 
     `user` is the Kaggle name (default: KAGGLE_USERNAME), `image` a Docker image to pin (default:
     the one current when the notebook is pushed first), `wheels` further packages as pip
-    requirements, downloaded for Kaggle's Python. Raises InputError when there is no such model,
-    this checkout's code does not reproduce its stored scores, or a wheel cannot be built or
-    downloaded.
+    requirements, downloaded for Kaggle's Python. Call `check_code` first. Raises InputError when
+    `user` is not a valid name, or a wheel cannot be built or downloaded.
     """
-    params = load_params(layout.params)
-    bundle = load_bundle(
-        resolve(model or f"models:/{params.register_.model}@{CHAMPION}", layout.root)
-    )
-    check_code(bundle, layout.train_metadata, layout.train_images, params.gate)
     owner = user or os.environ.get("KAGGLE_USERNAME") or NO_OWNER
     if not re.fullmatch(r"[A-Za-z0-9_-]+", owner):
         raise InputError(f"{owner!r} is no Kaggle name: letters, digits, - and _ only")
-    package = find_package(layout)
     with atomic_dir(package.folder) as temporary:
         made = Package(temporary)
         shutil.copytree(bundle.folder, made.dataset / "bundle")
-        build_wheel(layout.root, made.dataset / "wheels")
+        build_wheel(root, made.dataset / "wheels")
         fetch_wheels(wheels, made.dataset / "wheels")
         made.notebook.mkdir()
         cells = (
@@ -145,7 +130,6 @@ def build(
         write_json(made.notebook / f"{NOTEBOOK}.ipynb", notebook(cells))
         write_json(made.notebook / "kernel-metadata.json", kernel_metadata(owner, image))
         write_json(made.dataset / "dataset-metadata.json", dataset_metadata(owner))
-    return package
 
 
 def check_code(bundle: Bundle, metadata: Path, images: Path, settings: Gate) -> None:

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from isic.core.errors import InputError
 from isic.core.io import require
-from isic.core.paths import Layout
-from isic.submit.kaggle import COMPETITION, NO_OWNER, find_package
+from isic.submit.kaggle import COMPETITION, NO_OWNER, Package
 
 #: Starts of the client's error lines: it exits 0 even when it fails, and pushes a notebook without
 #: its invalid sources.
@@ -29,7 +28,7 @@ _FAILURE = re.compile(
 _READY_WITHIN, _POLL_EVERY = 1800.0, 10.0
 
 
-def push(layout: Layout, message: str, submit_version: int | None = None) -> list[str]:
+def push(package: Package, message: str, submit_version: int | None = None) -> list[str]:
     """Upload the dataset and the notebook; with `submit_version`, submit that version of the
     notebook instead.
 
@@ -37,7 +36,6 @@ def push(layout: Layout, message: str, submit_version: int | None = None) -> lis
     output lines. Raises InputError when token, client or package is missing, the client fails, or
     the dataset is not ready in time.
     """
-    package = find_package(layout)
     require(package.notebook, "Kaggle package", "run `isic submission build`")
     require_token()
     client = shutil.which("kaggle")

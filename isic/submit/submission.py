@@ -1,4 +1,4 @@
-"""The submission file: scores of the test lesions by the champion, validated before it is written."""
+"""The submission file: scores of the test lesions, validated before it is written."""
 
 from __future__ import annotations
 
@@ -9,34 +9,12 @@ import pandas as pd
 
 from isic.core.errors import InputError
 from isic.core.io import write_csv
-from isic.core.params import load_params
-from isic.core.paths import Layout
 from isic.core.schema import ID, TARGET
 from isic.data.patient_chunks import open_chunked
-from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.bundle import Bundle
 from isic.predict.files import drop_work, score
 from isic.predict.rows import CHUNK_ROWS
 from isic.predict.scoring import MissingImages
-from isic.registry.versions import CHAMPION, resolve
-
-
-def make_submission(
-    layout: Layout,
-    model: str | None = None,
-    missing_images: MissingImages = "error",
-    fallback: bool = False,
-) -> pd.DataFrame:
-    """Score the test files with `model` (default: the champion) into submission/submission.csv and
-    return it.
-
-    `missing_images` and `fallback` as for `isic.predict.files.predict`.
-
-    Raises InputError when there is no champion, the test files are not usable, or the submission is
-    not valid; then no file is written.
-    """
-    name = load_params(layout.params).register_.model
-    bundle = load_bundle(resolve(model or f"models:/{name}@{CHAMPION}", layout.root))
-    return submit(bundle, layout.raw, layout.submission, missing_images, fallback)
 
 
 def submit(
@@ -46,7 +24,12 @@ def submit(
     missing_images: MissingImages = "error",
     fallback: bool = False,
 ) -> pd.DataFrame:
-    """Score the test files in folder `competition` into `out`; see `make_submission`."""
+    """Score the test files in folder `competition` with `bundle` into `out`, and return the
+    submission.
+
+    `missing_images` and `fallback` as for `isic.predict.files.predict`. Raises InputError when the
+    test files are not usable or the submission is not valid; then no file is written.
+    """
     expected = read_sample(competition / "sample_submission.csv")
     with open_chunked(competition / "test-metadata.csv", CHUNK_ROWS) as rows:
         check_lesions(rows.ids, expected)  # before hours of scoring

@@ -39,7 +39,7 @@ def formula_family(
 
     def build(frame: pd.DataFrame) -> pd.DataFrame:
         namespace = {short: frame[column].to_numpy() for short, column in OFFICIAL.items()}
-        columns = parallel_map(lambda code: evaluate(code, namespace), compiled)
+        columns = parallel_map(lambda code: _evaluate(code, namespace), compiled)
         return pd.DataFrame(
             {feature.name: column for feature, column in zip(features, columns, strict=True)},
             copy=False,
@@ -48,7 +48,7 @@ def formula_family(
     return Family(name, meaning, features, build, measured=measured)
 
 
-def evaluate(code: CodeType, namespace: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+def _evaluate(code: CodeType, namespace: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Value of a compiled formula, float64 (n,); a division by zero is missing (NaN), not infinite."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         values: NDArray[np.float64] = np.asarray(

@@ -11,16 +11,15 @@ from isic.core.io import sha256, sha256_json
 from isic.core.paths import Layout
 
 
-def run_tags(layout: Layout) -> dict[str, str]:
-    """Tags of a run started now in this checkout; tags of missing files are left out."""
+def run_tags(root: Path) -> dict[str, str]:
+    """Tags of a run started now in the checkout at `root`; tags of missing files are left out."""
+    files = Layout(root).training_files
     tags = {
-        "git_commit": git(layout.root, "rev-parse", "HEAD"),
-        "git_dirty": (
-            str(bool(git(layout.root, "status", "--porcelain", "--untracked-files=no"))).lower()
-        ),
-        "dvc_lock": file_hash(layout.root / "dvc.lock"),
-        "data_hash": data_hash(layout.train_metadata, layout.train_images),
-        "folds_hash": file_hash(layout.folds),
+        "git_commit": git(root, "rev-parse", "HEAD"),
+        "git_dirty": str(bool(git(root, "status", "--porcelain", "--untracked-files=no"))).lower(),
+        "dvc_lock": file_hash(root / "dvc.lock"),
+        "data_hash": data_hash(files.metadata, files.tiles),
+        "folds_hash": file_hash(files.folds),
     }
     return {name: value for name, value in tags.items() if value}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isic.tracking.store import experiment_id, locked
+from isic.tracking.store import checkout_lock, experiment_id
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -48,7 +48,7 @@ def start(client: MlflowClient, root: Path, spec: RunSpec, tags: Mapping[str, st
     A failed or killed child is resumed, as its training is; for a finished one a new run is
     created.
     """
-    with locked(root):
+    with checkout_lock(root):
         experiment = _experiment(client, root, spec)
         if spec.fold is None:
             return _parent(client, experiment, spec, tags)
@@ -71,7 +71,7 @@ def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status:
     client.set_terminated(run_id, status)
     if spec.fold is None:
         return
-    with locked(root):
+    with checkout_lock(root):
         parent = str(client.get_run(run_id).data.tags[PARENT_TAG])
         children = _children(client, client.get_run(run_id).info.experiment_id, parent, spec)
         _log_summary(client, parent, [run for run in children if run.info.status == "FINISHED"])

@@ -16,7 +16,7 @@ from isic.tracking.store import EXPERIMENT, SQLITE, artifact_root, connect, trac
 from isic.tracking.view import publish_view
 
 
-def probe(root: Path) -> str:
+def count_runs(root: Path) -> str:
     """Address of the store and its number of runs, as text. An absent local store is not created.
 
     Raises InputError when it cannot be reached or refuses access.

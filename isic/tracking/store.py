@@ -64,7 +64,7 @@ def artifact_root(root: Path) -> Path:
 
 
 @contextmanager
-def locked(root: Path, name: str = ".mlflow.lock") -> Iterator[None]:
+def checkout_lock(root: Path, name: str = ".mlflow.lock") -> Iterator[None]:
     """Hold a lock of the checkout, by default of its MLflow store; other processes of this machine
     wait.
     """
@@ -102,7 +102,7 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
             f"{redact(uri)} is no MLflow store: use http://…, postgresql://… or sqlite:///…"
         )
     if uri.startswith(SQLITE):
-        with locked(root):
+        with checkout_lock(root):
             _create_database(Path(uri.removeprefix(SQLITE)), root)
     from mlflow.tracking import MlflowClient
 

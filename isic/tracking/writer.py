@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from isic.core.errors import redact
-from isic.core.paths import Layout
 from isic.tracking.pipe import warn
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ GATHER = 1.0
 #: Seconds between attempts while the store is down.
 RETRY = 30.0
 #: MLflow's limits on metrics, parameters and tags in one batch.
-BATCH = {"metrics": 1000, "params": 100, "tags": 100}
+_BATCH_ROWS = {"metrics": 1000, "params": 100, "tags": 100}
 
 
 class RunLog:
@@ -58,9 +57,9 @@ class RunLog:
 
         if not self._id:
             self._id = start(
-                client, self.root, self.spec, run_tags(Layout(self.root)) | self.header["tags"]
+                client, self.root, self.spec, run_tags(self.root) | self.header["tags"]
             )
-        for kind in BATCH:
+        for kind in _BATCH_ROWS:
             self._deliver_batch(client, kind)
         while self.waiting:
             self._deliver_artifact(client, self.waiting[0])
@@ -81,8 +80,8 @@ class RunLog:
         entities = _entities(kind, [message for message in self.waiting if message["op"] == kind])
         # Logging the same metric step, parameter or tag twice changes nothing: an interrupted batch
         # can be repeated.
-        for begin in range(0, len(entities), BATCH[kind]):
-            part = {kind: entities[begin : begin + BATCH[kind]]}
+        for begin in range(0, len(entities), _BATCH_ROWS[kind]):
+            part = {kind: entities[begin : begin + _BATCH_ROWS[kind]]}
             with Refusals(self.spec.name):
                 client.log_batch(self._id, **part)
         self.waiting = [message for message in self.waiting if message["op"] != kind]

@@ -15,11 +15,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from isic.core.metric import pauc
+from isic.core.metric import Floats, pauc
 from isic.core.parallel import workers
-from isic.core.params import Stack as Settings
+from isic.core.params import StackSettings
 from isic.stack.members.lightgbm_ import bin_columns, binned, compose, train_and_score
 from isic.stack.training_data import FITTED, IMAGE_FAMILY, TrainingData
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     import lightgbm as lgb
     from optuna.trial import Trial
 
-Floats = NDArray[np.float64]
 #: LightGBM's numbers: name, lowest, highest, whether steps are multiplicative. Around the public
 #: sets (greysky, the 2nd place, junaid), which agree on small slow trees and much column sampling.
 _FLOAT_RANGES: tuple[tuple[str, float, float, bool], ...] = (
@@ -64,7 +62,7 @@ def switchable(data: TrainingData) -> tuple[str, ...]:
     )
 
 
-def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Settings:
+def suggest(trial: Trial, current: StackSettings, families: tuple[str, ...]) -> StackSettings:
     """The candidate of a trial: `current` with the searched values, rounded as params.yaml will
     hold them.
     """
@@ -96,16 +94,16 @@ def suggest(trial: Trial, current: Settings, families: tuple[str, ...]) -> Setti
         ),
         "params": current.params.model_dump() | found,
     }
-    return Settings.model_validate(current.model_dump() | changes)
+    return StackSettings.model_validate(current.model_dump() | changes)
 
 
-def as_trial(settings: Settings, families: tuple[str, ...]) -> dict[str, Any]:
+def as_trial(settings: StackSettings, families: tuple[str, ...]) -> dict[str, Any]:
     """The values of `settings` as a trial would hold them."""
     values = {name: value or _ZERO[name] for name, value in _values(settings).items()}
     return values | {f"{_SWITCH}{name}": name not in settings.drop for name in families}
 
 
-def _values(settings: Settings) -> dict[str, Any]:
+def _values(settings: StackSettings) -> dict[str, Any]:
     """The searched numbers, by name."""
     values = {
         **settings.params.model_dump(),
@@ -115,7 +113,7 @@ def _values(settings: Settings) -> dict[str, Any]:
     return {name: values[name] for name, *_ in (*_FLOAT_RANGES, *_INTEGER_RANGES)}
 
 
-def changes(new: Settings, old: Settings) -> dict[str, Any]:
+def changes(new: StackSettings, old: StackSettings) -> dict[str, Any]:
     """Values of the stack section in which `new` differs from `old`, nested as in params.yaml."""
     own, other = new.model_dump(mode="json"), old.model_dump(mode="json")
     flat = {name: own[name] for name in ("rounds", "negatives", "drop") if own[name] != other[name]}
@@ -158,7 +156,9 @@ class TrialEvaluator:
         """(seed, fold) of every member, in the order in which all candidates train them."""
         return [(seed, fold) for seed in self.seeds for fold in self.folds]
 
-    def members(self, settings: Settings, halfway_reports: int = 0) -> Iterator[tuple[int, Floats]]:
+    def members(
+        self, settings: StackSettings, halfway_reports: int = 0
+    ) -> Iterator[tuple[int, Floats]]:
         """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps
         that are left.
 
@@ -200,7 +200,7 @@ class TrialEvaluator:
 
     def _train(
         self,
-        settings: Settings,
+        settings: StackSettings,
         step: tuple[int, int],
         cancelled: threading.Event,
         threads: int,
@@ -221,7 +221,7 @@ class TrialEvaluator:
             data, seen, chosen["params"], chosen["rounds"], seed, cancelled, threads, halfway
         )
 
-    def score(self, settings: Settings, trial: Trial | None = None) -> float:
+    def score(self, settings: StackSettings, trial: Trial | None = None) -> float:
         """Pooled out-of-fold pAUC, averaged over seeds.
 
         With `trial`, the fold pAUC of `HALFWAY_REPORTS` and then of each member is reported to it,
@@ -243,7 +243,7 @@ class TrialEvaluator:
                 pooled.append(pauc(target, margins))
         return float(np.mean(pooled))
 
-    def out_of_fold(self, settings: Settings) -> Floats:
+    def out_of_fold(self, settings: StackSettings) -> Floats:
         """Log-odds of every row by its fold's members, mean over seeds, (n,)."""
         total = np.zeros(len(self.data.target))
         for fold, values in self.members(settings):
@@ -258,7 +258,7 @@ def _is_fitted(family: str) -> bool:
     return family.startswith(f"{FITTED} ")
 
 
-def _is_chosen(family: str, settings: Settings) -> bool:
+def _is_chosen(family: str, settings: StackSettings) -> bool:
     return (
         family.removeprefix(f"{FITTED} ") in settings.fitted
         if _is_fitted(family)

@@ -88,7 +88,7 @@ def open_storage(folder: Path) -> BaseStorage | str:
         raise InputError(f"OPTUNA_STORAGE {redact(url)} cannot be used: {_reason(error)}") from None
 
 
-def probe(folder: Path) -> str | None:
+def count_studies(folder: Path) -> str | None:
     """One phrase on the database of OPTUNA_STORAGE, None when it is not set. Raises InputError when
     it is unusable.
     """

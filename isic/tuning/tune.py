@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from isic.core.locks import locked
 from isic.core.metric import Interval, paired_difference
-from isic.core.params import Stack as Settings
+from isic.core.params import StackSettings
 from isic.core.schema import PATIENT
 from isic.core.tracker import Tracker
 from isic.stack.fit import fit_training_data
@@ -93,7 +93,7 @@ class TrialProgress:
 
 def tune(
     data: TrainingData,
-    current: Settings,
+    current: StackSettings,
     name: str,
     folder: Path,
     trials: int,
@@ -174,7 +174,7 @@ def winners(candidates: Sequence[Candidate]) -> dict[int, Candidate]:
 
 def assess_gain(
     data: TrainingData,
-    current: Settings,
+    current: StackSettings,
     best: int,
     candidates: Sequence[Candidate],
     families: tuple[str, ...],
@@ -216,6 +216,6 @@ def assess_gain(
     return TuningResult(change, f"trial {best} is the best, and searching gains {text}", gain)
 
 
-def refit_oof(data: TrainingData, settings: Settings) -> pd.DataFrame:
+def refit_oof(data: TrainingData, settings: StackSettings) -> pd.DataFrame:
     """Out-of-fold scores as the stage would make them, from seeds that no trial saw."""
     return fit_training_data(data, settings, first_seed=FRESH).oof

@@ -21,14 +21,14 @@ from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.predict.build import build_bundle
 from isic.predict.bundle import Bundle, load_bundle
 from isic.predict.manifest import identity, read_manifest, verify
+from pipelines.register import bundle_of
 
 
 @pytest.fixture
 def bundle(layout: Layout, params: Params) -> Bundle:
-    return build_bundle(layout, params)
+    return bundle_of(layout, params)
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_the_same_models_make_the_same_bundle(
     layout: Layout, params: Params, bundle: Bundle
 ) -> None:
     first = bundle.manifest
-    assert build_bundle(layout, params).manifest == first
+    assert bundle_of(layout, params).manifest == first
 
 
 @pytest.mark.parametrize("damage", ["change", "remove"])
@@ -433,5 +433,5 @@ print(len(load_bundle(Path({str(folder)!r})).predict(rows, TileStore({str(layout
 def test_a_missing_stage_is_named(layout: Layout, params: Params) -> None:
     shutil.rmtree(layout.image_model(next(iter(params.image.backbones)), 1))
     with pytest.raises(InputError, match="fold1"):
-        build_bundle(layout, params)
+        bundle_of(layout, params)
     assert not layout.bundle.exists()

@@ -11,8 +11,8 @@ from isic.core.errors import InputError
 from isic.core.io import read_json, write_json, write_parquet
 from isic.core.params import Params
 from isic.core.paths import Layout
-from isic.predict.build import build_bundle
-from isic.predict.import_models import import_models
+from pipelines.register import bundle_of
+from tests.commands import import_models
 
 
 @pytest.mark.parametrize("form", ["folder", "checkout", "bundle"])
@@ -22,7 +22,7 @@ def test_models_come_from_a_folder_a_checkout_or_a_bundle(
     backbone = next(iter(params.image.backbones))
     elsewhere = tmp_path / "elsewhere"
     if form == "bundle":
-        shutil.copytree(build_bundle(layout, params).folder, elsewhere)
+        shutil.copytree(bundle_of(layout, params).folder, elsewhere)
     else:
         shutil.copytree(
             layout.root / "models" / "image",
@@ -54,7 +54,7 @@ def test_other_folds_and_nothing_to_take_are_refused(
 ) -> None:
     import pandas as pd
 
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     folds = pd.read_parquet(layout.folds)
     write_parquet(layout.folds, folds.assign(fold=1 - folds["fold"]))
     with pytest.raises(InputError, match="other folds"):

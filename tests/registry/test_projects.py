@@ -22,9 +22,9 @@ from packaging.requirements import Requirement
 
 from isic.core.params import Params
 from isic.core.paths import Layout
-from isic.predict.build import build_bundle
 from isic.tracking.runs import PARENT_TAG
 from isic.tracking.store import EXPERIMENT, connect
+from pipelines.register import bundle_of
 
 NAMES = ("image_fold", "pipeline", "predict", "stack", "tune")
 
@@ -83,7 +83,7 @@ def test_mlflow_run_predict_logs_under_its_run(
     layout: Layout, params: Params, root: Path, store: Path
 ) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     files = {
         "model": bundle.folder,
         "metadata": layout.test_metadata,

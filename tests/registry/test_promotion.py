@@ -20,11 +20,11 @@ from isic.core.io import read_json, write_json, write_parquet
 from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
-from isic.predict.build import build_bundle
 from isic.registry import journal, versions
-from isic.registry.actions import list_moves, promote, rollback
 from isic.registry.register import Registration, register, register_backbones
-from isic.registry.versions import HASH_TAG, Registry, resolve
+from isic.registry.versions import HASH_TAG, Registry, resolve_model
+from pipelines.register import bundle_of
+from tests.commands import list_moves, promote, rollback
 
 MODEL = "isic-2024"
 
@@ -33,7 +33,7 @@ MODEL = "isic-2024"
 def registered(layout: Layout, params: Params, store: Path) -> Registration:
     """Version 1, the challenger."""
     shutil.copy(store, layout.root / "mlflow.db")
-    return register(layout.root, build_bundle(layout, params), MODEL)
+    return register(layout.root, bundle_of(layout, params), MODEL)
 
 
 def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) -> Registration:
@@ -44,7 +44,7 @@ def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) ->
     score = np.clip(oof["score"] * (1 + by * np.where(oof["target"] == 1, 1, -1)), 0, 1)
     write_parquet(layout.oof, oof.assign(score=score))
     write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"by": by} | metrics)
-    return register(layout.root, build_bundle(layout, params), MODEL)
+    return register(layout.root, bundle_of(layout, params), MODEL)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def aliases(layout: Layout) -> dict[str, int | None]:
 def test_the_same_bundle_is_one_version(
     layout: Layout, params: Params, registered: Registration
 ) -> None:
-    again = register(layout.root, build_bundle(layout, params), MODEL)
+    again = register(layout.root, bundle_of(layout, params), MODEL)
     assert (again.version, again.reused) == (registered.version, True)
     assert aliases(layout) == {"challenger": 1, "champion": None, "previous": None}
 
@@ -76,15 +76,15 @@ def test_first_promotion_reloads_in_a_fresh_process(
     layout: Layout, registered: Registration
 ) -> None:
     with pytest.raises(InputError, match="champion yet: run `make promote`"):
-        resolve(f"models:/{MODEL}@champion", layout.root)
+        resolve_model(f"models:/{MODEL}@champion", layout.root)
     result = promote(layout)
     assert result.verdict is not None
     assert "reload reproduces stored scores" in result.verdict.table()
     assert aliases(layout) == {"challenger": 1, "champion": 1, "previous": None}
     assert read_json(layout.root / "metrics" / "gate.json")["passed"]
     assert promote(layout).record is None, "promoting the champion again is no move"
-    folder = resolve(f"models:/{MODEL}@champion", layout.root)
-    assert folder == resolve(f"models:/{MODEL}/1", layout.root)
+    folder = resolve_model(f"models:/{MODEL}@champion", layout.root)
+    assert folder == resolve_model(f"models:/{MODEL}/1", layout.root)
     assert (
         json.loads((folder / "bundle.json").read_text())["hash"] == registered.version.bundle_hash
     )
@@ -184,7 +184,7 @@ def test_a_bundle_that_a_new_store_does_not_know_is_registered_first(
 @pytest.mark.usefixtures("without_reload", "registered")
 def test_a_damaged_bundle_is_not_registered(layout: Layout, params: Params) -> None:
     write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     (bundle.folder / "calibration.json").write_text("{}")
     with pytest.raises(InputError, match=r"calibration\.json is not the file"):
         promote(layout)
@@ -233,7 +233,7 @@ def test_a_broken_journal_stops_a_move_before_anything_changes(
     better(layout, params)
     promote(layout)
     write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
-    build_bundle(layout, params)  # not registered yet
+    bundle_of(layout, params)  # not registered yet
     layout.register_metrics.with_name("gate.json").unlink()
     content = layout.promotions.read_bytes()
     layout.promotions.write_bytes(content + broken)
@@ -403,7 +403,7 @@ def test_a_version_whose_files_are_gone_is_named(layout: Layout) -> None:
     with pytest.raises(
         InputError, match="isic-2024 version 1 is registered, but its files are gone"
     ):
-        resolve(f"models:/{MODEL}@champion", layout.root)
+        resolve_model(f"models:/{MODEL}@champion", layout.root)
 
 
 @pytest.mark.usefixtures("registered")
@@ -421,7 +421,7 @@ def test_a_version_whose_files_are_gone_from_a_server_is_named(
         with pytest.raises(
             InputError, match="version 1 is registered, but its files are gone from http://server"
         ):
-            resolve(f"models:/{MODEL}/1", layout.root)
+            resolve_model(f"models:/{MODEL}/1", layout.root)
 
 
 class Server:
@@ -444,14 +444,14 @@ def test_a_tag_that_is_no_hash_names_no_folder(
     before = sorted((layout.root / "data").rglob("*"))
     server = Server(layout.bundle)
     monkeypatch.setattr(versions, "repository", lambda *_: server)
-    resolve(
+    resolve_model(
         f"models:/{MODEL}/1", layout.root
     )  # a cache that another version might be answered from
     Registry(layout.root).tag(registered.version, {HASH_TAG: tag})
     with pytest.raises(
         InputError, match=f"version 1 has the tag bundle_hash '{tag}', which is no hash"
     ):
-        resolve(f"models:/{MODEL}/1", layout.root)
+        resolve_model(f"models:/{MODEL}/1", layout.root)
     assert server.asked == 1
     assert sorted((layout.root / "data").rglob("*")) == before
 
@@ -462,15 +462,15 @@ def test_files_from_a_server_are_those_of_the_tag(
     first = Server(Path(shutil.copytree(layout.bundle, layout.root / "first")))
     monkeypatch.setattr(versions, "repository", lambda *_: first)
     for _ in range(2):
-        folder = resolve(f"models:/{MODEL}/1", layout.root)
+        folder = resolve_model(f"models:/{MODEL}/1", layout.root)
         assert read_json(folder / "bundle.json")["hash"] == registered.version.bundle_hash
     assert first.asked == 1
     write_json(layout.evaluate_metrics, read_json(layout.evaluate_metrics) | {"other": 1})
-    second = Server(build_bundle(layout, params).folder)
+    second = Server(bundle_of(layout, params).folder)
     shutil.copy(
         second.folder / "bundle.json", folder / "bundle.json"
     )  # a cache that holds something else
-    assert resolve(f"models:/{MODEL}/1", layout.root) == folder
+    assert resolve_model(f"models:/{MODEL}/1", layout.root) == folder
     assert first.asked == 2
     assert read_json(folder / "bundle.json")["hash"] == registered.version.bundle_hash
     shutil.rmtree(folder)
@@ -478,7 +478,7 @@ def test_files_from_a_server_are_those_of_the_tag(
     with pytest.raises(
         InputError, match="version 1 has other files at http://server/artifacts than its tag"
     ):
-        resolve(f"models:/{MODEL}/1", layout.root)
+        resolve_model(f"models:/{MODEL}/1", layout.root)
     assert not folder.exists()
 
 
@@ -489,7 +489,7 @@ def test_a_champion_that_cannot_be_loaded_is_refused_as_a_rival_and_can_be_overr
 ) -> None:
     promote(layout)
     better(layout, params)
-    folder = resolve(f"models:/{MODEL}/1", layout.root)
+    folder = resolve_model(f"models:/{MODEL}/1", layout.root)
     if damage == "gone":
         shutil.rmtree(folder)
     else:
@@ -512,7 +512,7 @@ def test_a_champion_that_does_not_run_here_can_be_overruled(
     from isic.predict.reproduce import Reload
     from isic.registry import gate
 
-    champion = resolve(f"models:/{MODEL}/1", layout.root)
+    champion = resolve_model(f"models:/{MODEL}/1", layout.root)
 
     def reload(folder: Path, *_: object) -> Reload:
         if folder == champion and aliases(layout)["champion"] == 1:
@@ -538,15 +538,15 @@ def test_a_checkout_that_was_moved_finds_its_versions(
     monkeypatch.delenv(
         "MLFLOW_TRACKING_URI"
     )  # MLflow's own memory of the store, which ends with a process
-    folder = resolve(f"models:/{MODEL}@challenger", moved.root)
+    folder = resolve_model(f"models:/{MODEL}@challenger", moved.root)
     assert folder.is_relative_to(moved.root)
     assert read_json(folder / "bundle.json")["hash"] == second.bundle_hash
-    assert register(moved.root, build_bundle(moved, params), MODEL) == (second, True)
+    assert register(moved.root, bundle_of(moved, params), MODEL) == (second, True)
     promote(moved)
     rollback(moved)
     assert aliases(moved) == {"challenger": 2, "champion": 1, "previous": 2}
     with pytest.raises(InputError, match=rf"no version 9 of {MODEL}: there is 1, 2$"):
-        resolve(f"models:/{MODEL}/9", moved.root)
+        resolve_model(f"models:/{MODEL}/9", moved.root)
 
 
 def test_nothing_to_promote_or_to_go_back_to(layout: Layout, store: Path) -> None:
@@ -576,7 +576,7 @@ def test_a_store_that_is_down_does_not_undo_the_run(
 
 def test_backbones_are_registered_once(layout: Layout, params: Params, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     first = register_backbones(layout.root, bundle)
     assert [version.name for version in first] == [
         f"isic-image-{backbone}" for backbone in params.image.backbones
@@ -591,7 +591,7 @@ def test_backbones_whose_files_are_gone_are_registered_again(
     layout: Layout, params: Params, store: Path
 ) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     first = register_backbones(layout.root, bundle)
     client = Registry(layout.root).client
     place = client.get_model_version_download_uri(first[0].name, "1").removeprefix("file://")
@@ -611,7 +611,7 @@ def test_a_backbone_that_cannot_be_sent_leaves_a_failed_run(
         raise OSError(28, "No space left on device")
 
     shutil.copy(store, layout.root / "mlflow.db")
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_artifacts", refuse)
         with pytest.raises(OSError, match="No space left"):

@@ -23,10 +23,10 @@ from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.predict.build import build_bundle
 from isic.predict.requests import score_request
 from isic.registry.register import register
 from isic.registry.versions import Registry
+from pipelines.register import bundle_of
 
 
 def request_of(layout: Layout) -> Any:
@@ -38,7 +38,7 @@ def request_of(layout: Layout) -> Any:
 
 
 def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) -> None:
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     request = request_of(layout)
     rows = request.drop(columns="image")
     expected = bundle.predict(rows, TileStore(layout.test_images))
@@ -73,7 +73,7 @@ def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) ->
 def test_a_bad_request_is_named(
     layout: Layout, params: Params, change: dict, message: str | None
 ) -> None:
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     request = request_of(layout).assign(**change)
     if message is None:
         assert score_request(bundle, request)["target"].between(0, 1).all()
@@ -85,13 +85,13 @@ def test_a_bad_request_is_named(
 def test_a_request_with_images_of_nobody_is_named(layout: Layout, params: Params) -> None:
     request = request_of(layout).drop(columns="isic_id")
     with pytest.raises(InputError, match="the request lacks isic_id"):
-        score_request(build_bundle(layout, params), request)
+        score_request(bundle_of(layout, params), request)
 
 
 @pytest.mark.slow
 def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     version = register(layout.root, bundle, "isic-2024").version
     Registry(layout.root).set_alias("isic-2024", "champion", version.number)
     with socket.socket() as free:

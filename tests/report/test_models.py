@@ -21,7 +21,6 @@ from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.evaluate.results import RunResults
 from isic.image.cam import activation_maps, class_activation
 from isic.image.network.artifact import save_model
 from isic.image.network.backbone import create
@@ -32,10 +31,11 @@ from isic.report.lesion_page import write_lesion_page
 from isic.report.lesions import overview
 from isic.report.maps import lesion_maps
 from isic.report.reasons import score_reasons
-from isic.robustness.conditions import _hospitals, conditions
+from isic.robustness.conditions import _hospitals
 from isic.stack import Stack, fit_stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
+from pipelines.robustness import conditions_of
 
 from .conftest import FOLDS, HOSPITALS, make_run, results_of
 from .test_page import judge
@@ -130,25 +130,13 @@ def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
     assert "the model is missing" in notes[0]
 
 
-def all_conditions(layout: Layout, results: RunResults, params: Params) -> dict[str, Any]:
-    stack = Stack.load(layout.stack_model)
-    inputs = read_inputs(
-        layout.stack_files(params.image.backbones, params.folds), stack.uses_embeddings
-    )
-    networks = layout.image_models(params.image.backbones, params.folds)
-    test = (
-        read_metadata(layout.test_metadata, train=False) if layout.test_metadata.is_file() else None
-    )
-    return conditions(results, inputs, stack, networks, layout.train_images, test, params)
-
-
 @pytest.fixture(scope="module")
 def found(whole: Layout, params: Params) -> dict[str, Any]:
     """What the robustness stage finds in `whole`."""
     quick = params.model_copy(
         update={"features": params.features.model_copy(update={"families": ("raw",)})}
     )
-    return all_conditions(whole, results_of(whole, params.image.backbones), quick)
+    return conditions_of(whole, quick, results_of(whole, params.image.backbones))
 
 
 def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
@@ -206,9 +194,7 @@ def test_an_unseen_hospital_is_not_charged_with_the_lack_of_embeddings(
         fitted.append(folds)
         return np.zeros(len(folds))
 
-    settings = params.stack.images.model_copy(update={"embeddings": embeddings})
-    stack = params.stack.model_copy(update={"images": settings})
-    found = _hospitals(results, refit, params.model_copy(update={"stack": stack}))
+    found = _hospitals(results, refit, params.evaluate, embeddings != "none")
     pooled = found["records"][0]
     assert len(fitted) == refits
     assert found["refit_both"] is (refits == 2)
@@ -246,7 +232,7 @@ def test_the_stage_writes_its_file(
     monkeypatch.setattr(
         robustness,
         "conditions",
-        lambda *_: {"steps": [], "hospitals": {"records": []}, "sameness": {"test": []}},
+        lambda *_, **__: {"steps": [], "hospitals": {"records": []}, "sameness": {"test": []}},
     )
     robustness.main()
     assert read_json(whole.root / "metrics" / "robustness.json")["steps"] == []
@@ -260,6 +246,6 @@ def test_two_hospitals_and_early_stopping_leave_the_other_parts_whole(
     results = results_of(whole, params.image.backbones)
     rows = results.rows.replace({"attribution": {HOSPITALS[2]: HOSPITALS[1]}})
     quick = params.model_copy(update={"features": features, "stack": stack})
-    found = all_conditions(whole, replace(results, rows=rows), quick)
+    found = conditions_of(whole, quick, replace(results, rows=rows))
     assert "three `folds` or more" in found["hospitals"]["absent"]
     assert found["columns"]["records"]

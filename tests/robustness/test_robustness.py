@@ -13,7 +13,7 @@ from isic.core.paths import Layout
 from isic.core.schema import ID
 from isic.evaluate.results import RunResults
 from isic.robustness.drift import adversarial, drift, psi, too_few
-from isic.robustness.perturb import CHANGES, GROUPS, mask_columns, missing_columns
+from isic.robustness.perturb import CHANGES, COLUMN_GROUPS, mask_columns, missing_columns
 from isic.robustness.robustness import (
     MIN_MALIGNANT,
     distribution_shift,
@@ -137,7 +137,7 @@ def test_a_missing_column_costs_what_the_score_made_of_it(evidence: RunResults) 
 
 
 def test_taking_columns_away_changes_only_them_and_keeps_their_types(evidence: RunResults) -> None:
-    for columns in GROUPS.values():
+    for columns in COLUMN_GROUPS.values():
         changed = mask_columns(evidence.rows, columns, evidence.rows)
         pd.testing.assert_frame_equal(
             changed.drop(columns=list(columns)), evidence.rows.drop(columns=list(columns))

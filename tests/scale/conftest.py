@@ -21,8 +21,8 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.predict.build import build_bundle
 from isic.predict.bundle import load_bundle
+from pipelines.register import bundle_of
 from tests.registry.conftest import made, own_store
 
 __all__ = ["made", "own_store"]
@@ -47,7 +47,7 @@ def bundle(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scale") / "checkout"
     shutil.copytree(made, folder)
     layout = Layout(folder)
-    build_bundle(layout, load_params(layout.params))
+    bundle_of(layout, load_params(layout.params))
     return layout.bundle
 
 

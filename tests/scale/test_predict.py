@@ -43,7 +43,7 @@ class Loop:
 def loop(monkeypatch: pytest.MonkeyPatch) -> Loop:
     played = Loop()
     manifest = SimpleNamespace(hash="0" * 64, backbones=("vit",))
-    monkeypatch.setattr(prediction, "resolve", lambda model: Path(model))
+    monkeypatch.setattr(prediction, "resolve_model", lambda model: Path(model))
     monkeypatch.setattr(
         prediction, "load_bundle", lambda folder: SimpleNamespace(manifest=manifest)
     )

@@ -19,8 +19,7 @@ from isic.core.errors import InputError
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
-from isic.scale.folds import missing_folds, run_folds
-from isic.scale.resources import Resources
+from tests.commands import missing_folds, run_folds
 from tests.pipeline import SHRUNK, environment, make_checkout
 
 pytest.importorskip("ray")
@@ -78,7 +77,7 @@ def test_folds_go_through_the_death_of_a_node_and_dvc_finds_them_done(
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    done = run_folds(layout, Resources())
+    done = run_folds(layout)
     assert sorted(done) == [
         f"{stage}@convnext-{fold}" for stage in ("embed", "train_image") for fold in (0, 1)
     ]
@@ -90,7 +89,7 @@ def test_folds_go_through_the_death_of_a_node_and_dvc_finds_them_done(
     assert sum("goes on in epoch" in log for log in logs) == 1
     assert "Running stage" not in _would_run(layout)
     assert missing_folds(layout) == []
-    assert run_folds(layout, Resources()) == []
+    assert run_folds(layout) == []
 
 
 def test_a_fold_that_cannot_be_trained_is_one_line_and_the_other_is_kept(
@@ -104,7 +103,7 @@ def test_a_fold_that_cannot_be_trained_is_one_line_and_the_other_is_kept(
     with pytest.raises(
         InputError, match=r"^convnext-1: train_image ended with status \d"
     ) as caught:
-        run_folds(layout, Resources())
+        run_folds(layout)
     assert "\n" not in str(caught.value)
     assert [fold.name for fold in missing_folds(layout)] == ["convnext-1"]
 
@@ -118,7 +117,7 @@ def test_a_changed_checkout_is_not_recorded(
     )
     timer.start()
     with pytest.raises(InputError, match="changed while folds were trained"):
-        run_folds(layout, Resources())
+        run_folds(layout)
     timer.join()
     assert len(missing_folds(layout)) == 2
 
@@ -129,7 +128,7 @@ def test_one_network_over_two_nodes_is_that_of_two_processes(
     pytest.importorskip("lightning_fabric")
     layout = _checkout(start, tmp_path, monkeypatch, {"devices": 2, "train": {"epochs": 2}})
     weights = layout.image_model("convnext", 0) / "model.safetensors"
-    run_folds(layout, Resources())
+    run_folds(layout)
     assert load_params(layout.params).image.devices == 2
     over_nodes = load_file(weights)
     weights.unlink()

@@ -23,15 +23,15 @@ from deploy.local.servers import BUCKET, Servers
 from isic.core.errors import InputError
 from isic.core.params import Params
 from isic.core.paths import Layout
-from isic.predict.build import build_bundle
 from isic.predict.files import predict
-from isic.registry.actions import promote
 from isic.registry.register import register, register_backbones
-from isic.registry.versions import Registry, resolve
+from isic.registry.versions import Registry, resolve_model
 from isic.tracking import open_run
 from isic.tracking.copy import copy
-from isic.tracking.server import probe, probe_artifacts
+from isic.tracking.server import count_runs, probe_artifacts
 from isic.tracking.store import EXPERIMENT, connect
+from pipelines.register import bundle_of
+from tests.commands import promote
 from tests.conftest import ROOT
 from tests.registry.conftest import layout, made, own_store, params, store  # noqa: F401 (fixtures)
 from tests.scale.servers import Proxy, free_port
@@ -84,7 +84,7 @@ def member(team: Team, own_store: None, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def score(layout: Layout, model: str, out: Path) -> pd.DataFrame:  # noqa: F811
-    return predict(resolve(model), layout.test_metadata, layout.test_images, out)
+    return predict(resolve_model(model), layout.test_metadata, layout.test_images, out)
 
 
 def test_a_slice_of_the_pipeline_through_the_servers(
@@ -99,7 +99,7 @@ def test_a_slice_of_the_pipeline_through_the_servers(
         for epoch in range(50):
             run.metrics({"loss": 1 / (epoch + 1)}, epoch)
         run.artifact(layout.evaluate_metrics, "notes")
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     version, reused = register(layout.root, bundle, MODEL)
     assert (version.number, reused) == (1, False)
     assert len(register_backbones(layout.root, bundle)) == len(params.image.backbones)
@@ -123,11 +123,11 @@ def test_a_slice_of_the_pipeline_through_the_servers(
 def test_doctor_tells_a_sound_server_from_a_refusing_one(
     team: Team, member: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert team.address in probe(tmp_path)
+    assert team.address in count_runs(tmp_path)
     assert "came back" in (probe_artifacts(tmp_path) or "")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     with pytest.raises(InputError, match="refuses access"):
-        probe(tmp_path)
+        count_runs(tmp_path)
     team_s3 = team._processes[0]
     team_s3.send_signal(signal.SIGSTOP)
     try:
@@ -163,7 +163,7 @@ def test_runs_and_models_move_to_the_servers_and_go_on_there(
     layout.params.write_text(text)
     with open_run("stack", {"a": 1}, "stack-fold0", fold=0, root=layout.root) as run:
         run.metrics({"pauc": 0.15})
-    register(layout.root, build_bundle(layout, params), "moved")
+    register(layout.root, bundle_of(layout, params), "moved")
     promote(layout)
     here = score(layout, "models:/moved@champion", tmp_path / "here.csv")
     source = f"sqlite:///{layout.root / 'mlflow.db'}"
@@ -328,7 +328,7 @@ def test_a_member_may_log_and_a_stranger_may_not(
     assert client.get_run(run).data.metrics == {"pauc": 0.15}
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "stranger")
     with pytest.raises(InputError, match="refuses access"):
-        probe(tmp_path)
+        count_runs(tmp_path)
 
 
 def test_what_was_answered_survives_a_killed_store(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from isic.core.params import Stack as Settings
+from isic.core.params import StackSettings
 from tests.conftest import ROOT
 
 
@@ -59,7 +59,7 @@ def make(
     return Population(features, logits, folds)
 
 
-def settings(**changes: object) -> Settings:
+def settings(**changes: object) -> StackSettings:
     """The committed stack section, made quick, with `changes` at its top level."""
     section = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["stack"]
-    return Settings.model_validate({**section, "seeds": 2, "rounds": 40, **changes})
+    return StackSettings.model_validate({**section, "seeds": 2, "rounds": 40, **changes})

@@ -21,17 +21,17 @@ from isic.core.io import read_json, write_json
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
-from isic.predict.build import build_bundle
 from isic.predict.bundle import load_bundle
 from isic.predict.manifest import identity
 from isic.predict.reproduce import Reload
 from isic.submit import dryrun, kaggle
 from isic.submit import push as push_module
-from isic.submit.dryrun import NotebookRun, dry_run, estimate, plain_seconds
+from isic.submit.dryrun import DryRun, NotebookRun, dry_run, estimate, plain_seconds
 from isic.submit.environment import fresh_environment
 from isic.submit.hidden_test_set import UNSEEN, add_edge_cases, write_hidden_test_set
-from isic.submit.kaggle import Package, read_notebook_code
+from isic.submit.kaggle import Package, build_package, read_notebook_code
 from isic.submit.push import push
+from pipelines.register import bundle_of
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +39,25 @@ def built(made: Path, root: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The package, made once: building a wheel takes seconds. Read only."""
     layout = Layout(tmp_path_factory.mktemp("package") / "checkout")
     shutil.copytree(made, layout.root)
-    bundle = build_bundle(layout, load_params(layout.params))
+    bundle = bundle_of(layout, load_params(layout.params))
     (layout.root / "isic").symlink_to(root / "isic", target_is_directory=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (layout.root / name).symlink_to(root / name)
-    return kaggle.build(layout, str(bundle.folder), user="someone").folder
+    package = Package(layout.kaggle)
+    build_package(bundle, layout.root, package, user="someone")
+    return package.folder
 
 
 @pytest.fixture
 def package(layout: Layout, built: Path) -> Package:
-    target = kaggle.find_package(layout)
+    target = Package(layout.kaggle)
     shutil.copytree(built, target.folder)
     return target
+
+
+def rehearse(layout: Layout, rows: int) -> DryRun:
+    out = layout.submission.with_name("kaggle-dry-run.json")
+    return dry_run(Package(layout.kaggle), layout.raw, out, rows)
 
 
 def test_the_package_is_what_kaggle_takes(package: Package) -> None:
@@ -82,7 +89,7 @@ def test_the_package_is_what_kaggle_takes(package: Package) -> None:
 def test_code_that_scores_otherwise_is_not_packed(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, largest: float
 ) -> None:
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     training = (layout.train_metadata, layout.train_images)
     asked: list[int] = []
 
@@ -136,7 +143,7 @@ def test_without_a_token_it_says_what_to_set(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(InputError, match="set KAGGLE_API_TOKEN"):
-        push(layout, "a try")
+        push(Package(layout.kaggle), "a try")
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
@@ -163,12 +170,12 @@ def test_the_client_gets_folders_and_versions_and_never_the_token(
 touch %s/uploaded; exit %d
 """
     calls = stand_in(tmp_path, monkeypatch, script % (tmp_path, tmp_path, not known))
-    assert push(layout, "a try") == ["done", "done"]
-    push(layout, "a try", submit_version=3)
+    assert push(Package(layout.kaggle), "a try") == ["done", "done"]
+    push(Package(layout.kaggle), "a try", submit_version=3)
     status, upload, again, kernel, submit = calls.read_text().splitlines()
     assert status == again == "datasets status someone/isic-2024-bundle"
     assert upload.startswith("datasets version -m a try -p" if known else "datasets create -p")
-    assert kernel == f"kernels push -p {kaggle.find_package(layout).notebook}"
+    assert kernel == f"kernels push -p {layout.kaggle / 'notebook'}"
     assert submit.startswith(
         "competitions submit isic-2024-challenge -k someone/isic-2024-submission -v 3 -f"
     )
@@ -191,9 +198,9 @@ exit {status}
         with pytest.raises(
             InputError, match=r"kaggle datasets create failed: 401 for \*\*\* and \*\*\*"
         ):
-            push(layout, "a try")
+            push(Package(layout.kaggle), "a try")
     else:
-        assert push(layout, "a try") == ["401 for *** and ***"] * 2
+        assert push(Package(layout.kaggle), "a try") == ["401 for *** and ***"] * 2
 
 
 @pytest.mark.usefixtures("package")
@@ -228,7 +235,11 @@ echo "Kernel version 3 successfully pushed."
 """
     calls = stand_in(tmp_path, monkeypatch, script)
     with pytest.raises(InputError) as refused:
-        push(layout, "a try", submit_version=3 if verb.startswith("competitions") else None)
+        push(
+            Package(layout.kaggle),
+            "a try",
+            submit_version=3 if verb.startswith("competitions") else None,
+        )
     assert str(refused.value) == f"kaggle {verb} failed: {line} (***)"
     assert calls.read_text().splitlines()[-1].startswith(verb), "nothing is sent after that"
 
@@ -262,7 +273,7 @@ done
 """
     calls = stand_in(tmp_path, monkeypatch, script % (states, tmp_path))
     if message is None:
-        push(layout, "a try")
+        push(Package(layout.kaggle), "a try")
         assert [" ".join(call.split()[:2]) for call in calls.read_text().splitlines()] == [
             "datasets status",
             "datasets version",
@@ -273,7 +284,7 @@ done
         assert said == ["not_yet_persisted)", "blobs_received)"]
     else:
         with pytest.raises(InputError, match=message):
-            push(layout, "a try")
+            push(Package(layout.kaggle), "a try")
         assert "kernels push" not in calls.read_text()
 
 
@@ -370,7 +381,7 @@ def test_a_lesion_without_its_image_is_timed_apart(
 
 def test_an_unbuilt_package_is_named(layout: Layout) -> None:
     with pytest.raises(InputError, match="isic submission build"):
-        dry_run(layout, rows=0)
+        rehearse(layout, 0)
 
 
 def test_the_fresh_environment_has_what_the_wheel_requires_and_nothing_of_ours(
@@ -443,7 +454,7 @@ def test_the_notebook_runs_offline_in_a_fresh_environment(
     layout: Layout, package: Package, rows: int
 ) -> None:
     assert package.notebook.exists()
-    result = dry_run(layout, rows)
+    result = rehearse(layout, rows)
     assert [run.rows for run in result.runs] == ([3, rows] if rows else [3])
     assert all(run.peak_gb > 0.1 for run in result.runs)
     assert not any("WARNING" in note for run in result.runs for note in run.notes)
@@ -472,13 +483,13 @@ def test_a_damaged_image_model_still_gives_a_valid_submission_and_says_so(
     write_json(folder / "bundle.json", content | {"hash": identity(content)})
     notebook = package.notebook / "isic-2024-submission.ipynb"
     notebook.write_text(notebook.read_text().replace(content["hash"], identity(content)))
-    result = dry_run(layout, rows=0)
+    result = rehearse(layout, 0)
     assert result.runs[0].rows == 3
     assert "NO IMAGE WAS USED" in result.text()
 
 
 def test_a_name_that_is_none_on_kaggle_is_refused(layout: Layout, params: Params) -> None:
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     with pytest.raises(InputError, match="'bad name' is no Kaggle name"):
-        kaggle.build(layout, str(bundle.folder), "bad name")
-    assert not kaggle.find_package(layout).folder.exists()
+        build_package(bundle, layout.root, Package(layout.kaggle), "bad name")
+    assert not layout.kaggle.exists()

@@ -22,18 +22,18 @@ from isic.core.schema import TEST_COLUMNS, TRAIN_COLUMNS
 from isic.data.sample import write_sample
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
-from isic.predict.build import build_bundle
 from isic.predict.bundle import Bundle
 from isic.predict.files import LONG, predict
-from isic.registry.actions import promote, rollback
 from isic.registry.register import register
-from isic.submit.submission import check_submission, make_submission
+from isic.submit.submission import check_submission
+from pipelines.register import bundle_of
+from tests.commands import make_submission, promote, rollback
 from tests.registry.conftest import fit_stacker
 
 
 @pytest.fixture
 def bundle(layout: Layout, params: Params) -> Bundle:
-    return build_bundle(layout, params)
+    return bundle_of(layout, params)
 
 
 def test_a_submission_has_the_sample_submissions_rows_in_its_order(
@@ -196,14 +196,14 @@ def test_rolling_back_brings_the_same_bytes_back(
     layout: Layout, params: Params, store: Path
 ) -> None:
     shutil.copy(store, layout.root / "mlflow.db")
-    register(layout.root, build_bundle(layout, params), "isic-2024")
+    register(layout.root, bundle_of(layout, params), "isic-2024")
     promote(layout)
     make_submission(layout)
     before = layout.submission.read_bytes()
     write_overlay(layout.params, {"stack": {"rounds": 5}})
     other = load_params(layout.params)
     fit_stacker(layout, other)
-    register(layout.root, build_bundle(layout, other), "isic-2024")
+    register(layout.root, bundle_of(layout, other), "isic-2024")
     promote(layout, force=True, reason="to see the way back")
     make_submission(layout)
     assert layout.submission.read_bytes() != before
@@ -267,7 +267,7 @@ def test_a_model_without_networks_needs_no_tiles(layout: Layout, tmp_path: Path)
     write_overlay(layout.params, {"image": {"backbones": {"__replace__": {}}}})
     params = load_params(layout.params)
     fit_stacker(layout, params)
-    bundle = build_bundle(layout, params)
+    bundle = bundle_of(layout, params)
     predict(bundle.folder, layout.test_metadata, None, tmp_path / "without.csv")
     predict(bundle.folder, layout.test_metadata, layout.test_images, tmp_path / "with.csv")
     assert (tmp_path / "without.csv").read_bytes() == (tmp_path / "with.csv").read_bytes()

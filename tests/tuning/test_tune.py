@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 
 from isic.core.io import sha256_json
 from isic.core.metric import pauc
-from isic.core.params import Stack as Settings
+from isic.core.params import StackSettings
 from isic.core.tracker import NullTracker
 from isic.stack.encoder import rows
 from isic.stack.fit import fit_stack
@@ -245,7 +245,7 @@ def test_no_gain_changes_nothing_and_a_real_gain_is_named(
     families = switchable(data)
     good, bad = settings(), settings(rounds=1, negatives=1, seeds=1)
 
-    def against(one: Settings, other: Settings, number: int) -> list[Candidate]:
+    def against(one: StackSettings, other: StackSettings, number: int) -> list[Candidate]:
         """The current values as trial 0, and a trial that is better on every fold."""
         return [
             Candidate(at, as_trial(values, families), dict.fromkeys(range(3), score))

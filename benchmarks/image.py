@@ -187,10 +187,10 @@ def _real_tiles(real: Path, count: int) -> tuple[TileStore, np.ndarray, np.ndarr
 
 def groups_of(run: Run, tiles: TileStore, ids: np.ndarray, workers: int) -> Iterator[list[Batch]]:
     """Optimiser steps without end, as training gets them."""
-    augment = Augmenter(run.recipe.augment, 0)
+    augment = Augmenter(run.recipe.augment, 0).augment_slot
     slots = run.sampling.slots(10**6)
     group: list[Batch] = []
-    for batch in batches(tiles, ids, augment, slots, workers, pin=run.device.type == "cuda"):
+    for batch in batches(tiles, ids, slots, workers, run.device.type == "cuda", augment):
         group.append(batch)
         if batch.slot.ends_step:
             yield group
@@ -371,7 +371,7 @@ def embedding(bench: Bench, name: str, count: int, precision: str) -> dict[str, 
         with torch.inference_mode(), machine.exact_products():
             for start in range(0, count, 128):
                 with machine.autocast(precision, device):
-                    said = model.net.describe(held[: min(128, count - start)])[0]
+                    said = model.net.logits_and_embeddings(held[: min(128, count - start)])[0]
             said.cpu()
 
     sides = {"embed": lambda: embed(model, bench.tiles, names), "forward": forward}
@@ -461,7 +461,9 @@ def _tf32(bench: Bench, name: str, names: list[str]) -> np.ndarray:
             levels = resize(
                 canvas.to(bench.device), sizes.to(bench.device), spec.size, spec.interpolation
             )
-            said.append(model.net.describe(normalise(levels, spec.mean, spec.std))[0].cpu())
+            said.append(
+                model.net.logits_and_embeddings(normalise(levels, spec.mean, spec.std))[0].cpu()
+            )
     return torch.cat(said).numpy()
 
 

@@ -271,7 +271,7 @@ def forward(bundle: Bundle, fold: int, tiles: TileStore, ids: list[str]) -> Spen
 
     from isic.image.network.artifact import load_model
     from isic.image.network.device import pick
-    from isic.image.network.embed import BATCH, _flipped
+    from isic.image.network.embed import BATCH, augmented_forward
     from isic.image.network.pixels import normalise, pack, resize
 
     device, total = pick(), Spent(0.0, 0.0)
@@ -285,7 +285,7 @@ def forward(bundle: Bundle, fold: int, tiles: TileStore, ids: list[str]) -> Spen
                 canvas, sizes = pack(decoded)
                 with torch.inference_mode():
                     pixels = resize(canvas.to(device), sizes, spec.size, spec.interpolation)
-                    _flipped(net, normalise(pixels, spec.mean, spec.std), tta)[0].cpu()
+                    augmented_forward(net, normalise(pixels, spec.mean, spec.std), tta)[0].cpu()
 
             each = spent(work)
             total = Spent(total.wall + each.wall, total.processor + each.processor)

@@ -25,7 +25,7 @@ def main() -> None:
     from isic.data.anchors import anchor_tiles
     from isic.data.tiles import TileStore
     from isic.image.network.artifact import load_model
-    from isic.image.network.embed import embed
+    from isic.image.network.embed import embed, scoring_origin
 
     image = load_params(layout.params).image
     model = load_model(layout.image_model(options.backbone, options.fold))
@@ -36,7 +36,7 @@ def main() -> None:
     target = layout.embedding(options.backbone, options.fold)
     _save(target.with_suffix(".npy"), scores.embeddings)
     _save(layout.anchors(options.backbone, options.fold), anchors.embeddings)
-    write_parquet(target, rows.assign(logit=scores.logits), scores.origin)
+    write_parquet(target, rows.assign(logit=scores.logits), scoring_origin(model))
 
 
 def _save(path: Path, values: NDArray[np.float16]) -> None:

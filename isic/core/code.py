@@ -11,13 +11,6 @@ import isic
 from isic.core.io import sha256, sha256_json
 
 _NETWORK = ("isic/data/tiles.py", "isic/image/network")
-# Embedding reads tiles by the loader of training, which names these.
-_EMBED = (
-    *_NETWORK,
-    "isic/image/training/augment.py",
-    "isic/image/training/rng.py",
-    "isic/image/training/sampler.py",
-)
 _STACK = (
     "isic/core/early_stopping.py",
     "isic/core/folds.py",
@@ -30,7 +23,7 @@ _STACK = (
 SCORING_CODE = (
     "isic/core/schema.py",
     *_STACK,
-    *_EMBED,
+    *_NETWORK,
     "isic/data/patient_chunks.py",
     "isic/data/tables.py",
     "isic/predict",
@@ -48,7 +41,7 @@ _STAGES: dict[str, tuple[str, ...]] = {
         *_NETWORK,
         "isic/image/training",
     ),
-    "embed": ("isic/data/anchors", *_EMBED),
+    "embed": ("isic/data/anchors", *_NETWORK),
     "stack": _STACK,
     "evaluate": (
         "isic/core/calibration.py",
@@ -56,7 +49,7 @@ _STAGES: dict[str, tuple[str, ...]] = {
         "isic/data/tables.py",
         "isic/evaluate",
     ),
-    "robustness": (*_STACK, *_EMBED, "isic/data/tables.py", "isic/evaluate", "isic/robustness"),
+    "robustness": (*_STACK, *_NETWORK, "isic/data/tables.py", "isic/evaluate", "isic/robustness"),
     "report": (*SCORING_CODE, "isic/evaluate", "isic/image/cam.py", "isic/registry", "isic/report"),
     "register": (*SCORING_CODE, "isic/data/anchors", "isic/registry"),
 }

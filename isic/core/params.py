@@ -22,9 +22,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 #: Keys of params.yaml that were renamed.
-_RENAMED = {"image.train.tta": "image.tta", "stack.evidence": "stack.images"}
-#: Keys of `image` that affect run time only.
-_RUN_TIME = {"max_hours", "workers", "cache_gb"}
+_RENAMED = {
+    "image.train.tta": "image.tta",
+    "image.train.validate_negatives": "image.validate_negatives",
+    "stack.evidence": "stack.images",
+}
+#: Keys of `image` that affect run time and the logged scores of epochs only.
+_RUN_TIME = {"max_hours", "workers", "cache_gb", "validate_negatives"}
 
 
 Tta = Literal["none", "flips"]
@@ -91,7 +95,6 @@ class ImageTrain(Section):
     accumulate: Annotated[int, Field(ge=1)]  # micro-batches per optimiser step
     negatives_per_positive: Annotated[float, Field(gt=0)]  # fresh ones in every epoch
     positive_repeats: Annotated[int, Field(ge=1)]  # times a positive is shown per epoch
-    validate_negatives: Annotated[int, Field(ge=1)]  # sampled for the score of an epoch
     augment: Literal["none", "flips", "light", "medium", "heavy"]
     loss: Literal["bce", "focal"]
     focal_gamma: Annotated[float, Field(ge=0)]
@@ -126,6 +129,11 @@ class ImageRecipe(ImageTrain):
 
     model: str  # a name of the catalogue (`isic models`) or of timm
     tta: Tta  # decides no weight
+    validate_negatives: int  # decides no weight
+
+    def training_config(self) -> dict[str, Any]:
+        """The values that decide the weights."""
+        return self.model_dump(exclude={"tta", "validate_negatives"})
 
     @property
     def reads_diagnoses(self) -> bool:
@@ -141,6 +149,9 @@ class Image(Section):
     train: ImageTrain
     backbones: dict[str, dict[str, Any]]
     tta: Tta | dict[str, Tta]  # at embedding and prediction; one value, or one by backbone
+    validate_negatives: Annotated[
+        int, Field(ge=1)
+    ]  # sampled for the logged scores of an epoch; decides nothing
     max_hours: (
         Annotated[float, Field(gt=0)] | None
     )  # per training process; the next `dvc repro` resumes
@@ -159,7 +170,12 @@ class Image(Section):
             )
         tta = self.tta if isinstance(self.tta, str) else self.tta[backbone]
         return ImageRecipe.model_validate(
-            {**self.train.model_dump(), **self.backbones[backbone], "tta": tta}
+            {
+                **self.train.model_dump(),
+                **self.backbones[backbone],
+                "tta": tta,
+                "validate_negatives": self.validate_negatives,
+            }
         )
 
     @model_validator(mode="after")
@@ -192,6 +208,10 @@ class Image(Section):
             if "tta" in values:
                 raise ValueError(
                     f"backbones.{name}: `tta` moved to `image.tta`: one value, or one by backbone"
+                )
+            if "validate_negatives" in values:
+                raise ValueError(
+                    f"backbones.{name}: `validate_negatives` moved to `image.validate_negatives`"
                 )
             try:
                 self.recipe(name)
@@ -355,7 +375,7 @@ class Params(Section):
         return {
             **self.model_dump(mode="json", include={"data", "folds", "split"}),
             "devices": self.image.devices,
-            **self.image.recipe(backbone).model_dump(exclude={"tta"}),
+            **self.image.recipe(backbone).training_config(),
         }
 
     @model_validator(mode="after")

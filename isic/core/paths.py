@@ -26,6 +26,19 @@ class StackFiles:
 
 
 @dataclass(frozen=True)
+class TrainFiles:
+    """The files of one image fold: recorded folds, metadata and tiles to read; the model's and the
+    resume folder to write.
+    """
+
+    folds: Path
+    metadata: Path
+    tiles: Path
+    model: Path
+    resume: Path
+
+
+@dataclass(frozen=True)
 class ReportFiles:
     """The files that the report page reads; only `metrics` and `plots`, of the stage evaluate, are
     required.
@@ -172,6 +185,15 @@ class Layout:
     ) -> dict[str, dict[int, Path]]:
         """backbone -> fold -> its `image_model` folder."""
         return {name: {fold: self.image_model(name, fold) for fold in folds} for name in backbones}
+
+    def train_files(self, backbone: str, fold: int) -> TrainFiles:
+        return TrainFiles(
+            folds=self.folds,
+            metadata=self.train_metadata,
+            tiles=self.train_images,
+            model=self.image_model(backbone, fold),
+            resume=self.resume("train_image", f"{backbone}-{fold}"),
+        )
 
     @property
     def stack_model(self) -> Path:

@@ -16,18 +16,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from isic.core.errors import InputError, run
 from isic.core.io import atomic_file, sha256_json, write_json
+from isic.image.network.scores import ImageScores
 
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
     from isic.image.network.artifact import Model
-    from isic.image.network.embed import Said
 
 #: Seconds between progress lines.
 REPORT = 20.0
@@ -38,13 +37,6 @@ ModelKey = tuple[str, int]
 
 class TileError(InputError):
     """A tile does not decode and broken tiles are not imputed; the image models are not at fault."""
-
-
-class ImageScores(NamedTuple):
-    """Logits float32 (n,) and, if requested, embeddings float16 (n, width) of one model."""
-
-    logits: NDArray[np.float32]
-    embeddings: NDArray[np.float16] | None
 
 
 @dataclass
@@ -186,17 +178,16 @@ def _score_chunk(job: ImageScoringJob, model: Model, ids: list[str]) -> ImageSco
     return _with_broken(job, ids, scores)
 
 
-def _with_broken(job: ImageScoringJob, ids: list[str], scores: Said) -> ImageScores:
+def _with_broken(job: ImageScoringJob, ids: list[str], scores: ImageScores) -> ImageScores:
     """Scores of all `ids` from the scores of the intact ones; NaN for broken tiles."""
+    if not job.embeddings:
+        scores = scores._replace(embeddings=scores.embeddings[:, :0])
     if len(scores.logits) == len(ids):
-        return ImageScores(scores.logits, scores.embeddings if job.embeddings else None)
+        return scores
 
     intact = np.array([isic_id not in job.broken for isic_id in ids])
     logits = np.full(len(ids), np.nan, dtype=np.float32)
     logits[intact] = scores.logits
-    if not job.embeddings:
-        return ImageScores(logits, None)
-
     embeddings = np.full((len(ids), scores.embeddings.shape[1]), np.nan, dtype=np.float16)
     embeddings[intact] = scores.embeddings
     return ImageScores(logits, embeddings)
@@ -214,14 +205,17 @@ def _broken(tiles: TileStore, ids: Sequence[str]) -> dict[str, str]:
 
 
 def _write(file: Path, scores: ImageScores) -> None:
-    arrays = {name: values for name, values in scores._asdict().items() if values is not None}
+    arrays: dict[str, Any] = {"logits": scores.logits}
+    if scores.embeddings.shape[1]:
+        arrays["embeddings"] = scores.embeddings
     with atomic_file(file) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **arrays)
 
 
 def _read(file: Path) -> ImageScores:
     with np.load(file, allow_pickle=False) as stored:
-        return ImageScores(stored["logits"], stored.get("embeddings"))
+        logits = stored["logits"]
+        return ImageScores(logits, stored.get("embeddings", np.empty((len(logits), 0), np.float16)))
 
 
 def _on_every_gpu(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:

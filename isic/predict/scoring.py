@@ -187,7 +187,7 @@ class _Block:
         for backbone in self.bundle.manifest.backbones:
             scores = None if job is None else job.load((backbone, fold), self.chunk)
             logits[backbone] = self._by_row(None if scores is None else scores.logits, np.float32)
-            if scores is not None and scores.embeddings is not None:
+            if scores is not None and scores.embeddings.shape[1]:
                 embeddings[backbone] = self._by_row(scores.embeddings, np.float16)
         return self.bundle.stack.score(self.features, logits, fold, self.patients, embeddings)
 

@@ -49,9 +49,9 @@ def waiting_is_an_error() -> Iterator[None]:
 
 def steps_of(run: Run, tiles: TileStore, folds: pd.DataFrame) -> Iterator[list[Batch]]:
     group = []
-    augment = Augmenter("flips", 0)
+    augment = Augmenter("flips", 0).augment_slot
     ids = folds["isic_id"].to_numpy(str)
-    for batch in batches(tiles, ids, augment, run.sampling.slots(10**6), 0, pin=True):
+    for batch in batches(tiles, ids, run.sampling.slots(10**6), 0, True, augment):
         group.append(batch)
         if batch.slot.ends_step:
             yield group

@@ -194,7 +194,9 @@ def test_no_tile_is_augmented_alike_in_two_epochs_or_workers(
     plan = sampling(target, batch_size=8, positive_repeats=1, accumulate=1)
     # Every row is the same tile, so equal results can only come from equal random choices.
     same = np.full(32, folds["isic_id"][0])
-    found = list(batches(tiles, same, Augmenter("heavy", 0), plan.slots(3), workers, pin=False))
+    found = list(
+        batches(tiles, same, plan.slots(3), workers, False, Augmenter("heavy", 0).augment_slot)
+    )
     shown = [
         batch.canvas[n, :height, :width].numpy().tobytes()
         for batch in found
@@ -208,9 +210,9 @@ def test_loader_processes_do_not_change_what_is_shown(
 ) -> None:
     ids = folds["isic_id"].to_numpy(str)
     plan = sampling(folds["target"].to_numpy(np.int64), batch_size=8)
+    augment = Augmenter("medium", 0).augment_slot
     here, there = (
-        list(batches(tiles, ids, Augmenter("medium", 0), plan.slots(2), n, pin=False))
-        for n in (0, 2)
+        list(batches(tiles, ids, plan.slots(2), workers, False, augment)) for workers in (0, 2)
     )
     for one, other in zip(here, there, strict=True):
         assert torch.equal(one.sizes, other.sizes)
@@ -239,16 +241,7 @@ def test_each_process_opens_the_file_once(
     store.image(folds["isic_id"][0])
     monkeypatch.setattr(h5py, "File", opened)
     plan = sampling(folds["target"].to_numpy(np.int64), batch_size=4)
-    list(
-        batches(
-            store,
-            folds["isic_id"].to_numpy(str),
-            Augmenter("none", 0),
-            plan.slots(3),
-            workers,
-            pin=False,
-        )
-    )
+    list(batches(store, folds["isic_id"].to_numpy(str), plan.slots(3), workers, pin=False))
     pids = log.read_text().split() if log.exists() else []
     assert len(pids) == len(set(pids)) == workers
 
@@ -444,16 +437,7 @@ def test_a_missing_or_broken_tile_is_one_line_that_names_it(
     ids = np.array(["ISIC_0000000", *[name] * 3])
     plan = sampling(np.array([1, 0, 0, 0]), positive_repeats=1)
     with pytest.raises(InputError) as error:
-        list(
-            batches(
-                TileStore(tmp_path / "tiles.hdf5"),
-                ids,
-                Augmenter("none", 0),
-                plan.slots(1),
-                workers,
-                pin=False,
-            )
-        )
+        list(batches(TileStore(tmp_path / "tiles.hdf5"), ids, plan.slots(1), workers, pin=False))
     assert name in str(error.value)
     assert "\n" not in str(error.value)
     assert "Traceback" not in str(error.value)

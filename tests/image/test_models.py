@@ -28,7 +28,7 @@ from isic.image.network import device as machine
 from isic.image.network.artifact import load_model, save_model
 from isic.image.network.backbone import create, parameter_groups
 from isic.image.network.catalogue import CATALOGUE, lines, resolve
-from isic.image.network.embed import embed
+from isic.image.network.embed import embed, scoring_origin
 from isic.image.training.diagnosis import GROUPS, diagnosis_groups
 from isic.image.training.loss import blend, mixing, per_tile
 from isic.image.training.optimizer import EMA, rate
@@ -95,7 +95,7 @@ def test_demo_models_are_real_timm_models_as_the_catalogue_says(name: str) -> No
     entry = CATALOGUE[name]
     tag, args = resolve(name, {})
     net, spec = create(tag, args, entry.size, "none")
-    logits, embedding = net.eval().describe(torch.zeros(2, 3, entry.size, entry.size))
+    logits, embedding = net.eval().logits_and_embeddings(torch.zeros(2, 3, entry.size, entry.size))
     assert logits.shape == (2,)
     assert embedding.shape == (2, entry.width) == (2, spec.width)
     assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(
@@ -282,11 +282,13 @@ def test_a_model_names_the_format_of_its_scores_and_one_from_before_is_scored_in
             json.dumps({**config, "scoring_precision": wanted})
         )
         assert load_model(tmp_path / "m").precision == wanted
-        said = embed(tmp_path / "m", tiles, ids)
-        # A CPU scores in fp32 whatever the model was made for, and says so.
+        # A CPU scores in fp32, whatever the format of the model.
         if not torch.cuda.is_available():
-            assert (said.precision, said.device) == ("fp32", "CPU")
-            assert np.array_equal(said.logits, usual.logits)
+            assert scoring_origin(load_model(tmp_path / "m")) == {
+                "precision": "fp32",
+                "device": "CPU",
+            }
+            assert np.array_equal(embed(tmp_path / "m", tiles, ids).logits, usual.logits)
     (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "scoring_precision": "int8"}))
     with pytest.raises(InputError, match="scoring_precision"):
         load_model(tmp_path / "m")
@@ -295,13 +297,14 @@ def test_a_model_names_the_format_of_its_scores_and_one_from_before_is_scored_in
 def test_format_and_device_stay_with_the_logits(
     trained: Path, tiles: TileStore, folds: pd.DataFrame, tmp_path: Path
 ) -> None:
-    said = embed(trained, tiles, folds["isic_id"].tolist()[:20])
-    frame = pd.DataFrame({"isic_id": folds["isic_id"][:20], "logit": said.logits})
-    write_parquet(tmp_path / "fold.parquet", frame, said.origin)
+    scores = embed(trained, tiles, folds["isic_id"].tolist()[:20])
+    frame = pd.DataFrame({"isic_id": folds["isic_id"][:20], "logit": scores.logits})
+    origin = scoring_origin(load_model(trained))
+    write_parquet(tmp_path / "fold.parquet", frame, origin)
     for columns in (None, ["logit"]):
-        assert read_parquet(tmp_path / "fold.parquet", columns).attrs == said.origin
+        assert read_parquet(tmp_path / "fold.parquet", columns).attrs == origin
     assert not frame.attrs
-    assert set(said.origin) == {"precision", "device"}
+    assert set(origin) == {"precision", "device"}
 
 
 def test_embedding_that_runs_out_of_memory_goes_on_in_smaller_parts(
@@ -359,14 +362,16 @@ def test_a_gpu_that_torch_does_not_see_is_said_with_the_remedy(
 def test_test_time_flips_make_the_score_independent_of_mirroring(
     trained: Path, tiles: TileStore, folds: pd.DataFrame, tmp_path: Path
 ) -> None:
-    from isic.image.network.embed import _flipped
+    from isic.image.network.embed import augmented_forward
 
     pixels = torch.randn(4, 3, 32, 32)
     net = load_model(trained).net
     for axes in ((2,), (3,), (2, 3)):
-        one, other = (_flipped(net, view, "flips")[0] for view in (pixels, pixels.flip(axes)))
+        one, other = (
+            augmented_forward(net, view, "flips")[0] for view in (pixels, pixels.flip(axes))
+        )
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(_flipped(net, pixels, "none")[0], one, atol=1e-5)
+    assert not torch.allclose(augmented_forward(net, pixels, "none")[0], one, atol=1e-5)
 
 
 def test_an_embedding_beyond_float16_is_cut_off_and_one_that_is_not_finite_names_its_lesion(

@@ -43,7 +43,6 @@ from isic.image.network.loader import Batch, batches
 from isic.image.network.pixels import normalise, pack, resize
 from isic.image.training import checkpoint
 from isic.image.training import step as steps
-from isic.image.training.augment import Augmenter
 from isic.image.training.diagnosis import GROUPS, diagnosis_groups, soften
 from isic.image.training.fold import train_in
 from isic.image.training.run import prepare
@@ -156,7 +155,7 @@ def test_killed_anywhere_ends_with_the_same_weights(
 
     # Every tile is read anew, so that reads count steps.
     monkeypatch.setattr(loader, "_MEMORY", 0)
-    monkeypatch.setattr(loader.batches, "__defaults__", (0,))
+    monkeypatch.setattr(loader.batches, "__defaults__", (None, 0))
     wanted = recipe(**EVERYTHING, **more)
     texts = np.where(folds["target"] == 1, "Malignant::Melanoma", "Benign::Nevus").tolist()
     train_fold(
@@ -795,9 +794,7 @@ def test_every_group_of_micro_batches_steps_the_last_partial_one_too(
     taken = []
     group: list[Batch] = []
     slots = run.sampling.slots(1)
-    for batch in batches(
-        tiles, rows["isic_id"].to_numpy(str), Augmenter("none", 0), slots, 0, pin=False
-    ):
+    for batch in batches(tiles, rows["isic_id"].to_numpy(str), slots, 0, pin=False):
         group.append(batch)
         if batch.slot.ends_step:
             before = run.net.head.weight.detach().clone()
@@ -819,7 +816,7 @@ def test_accumulated_micro_batches_make_the_gradient_of_one_batch(
     for size, accumulate in ((16, 1), (8, 2), (4, 4)):
         run = prepare(target, recipe(batch_size=size, accumulate=accumulate, epochs=1), 0)
         slots = list(run.sampling.slots(1))[:accumulate]
-        for batch in batches(tiles, ids, Augmenter("none", 0), slots, 0, pin=False):
+        for batch in batches(tiles, ids, slots, 0, pin=False):
             list(steps._backward(run, batch))
         found.append(
             torch.cat([p.grad.flatten() for p in run.net.parameters() if p.grad is not None])

@@ -69,8 +69,8 @@ class LesionNet(nn.Module):
         embedding = self.dropout(self.backbone(pixels))
         return self._logits(embedding), None if self.groups is None else self.groups(embedding)
 
-    def describe(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits (n,), embeddings (n, width)); dropout is the caller's business (`eval`)."""
+    def logits_and_embeddings(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits (n,), embeddings (n, width)); call `eval` first to turn dropout off."""
         embedding = self.backbone(pixels)
         return self._logits(self.dropout(embedding)), embedding
 

@@ -1,6 +1,4 @@
-"""What a trained network says about tiles: one logit and one embedding each, in training and
-prediction alike.
-"""
+"""Logits and embeddings of tiles by a trained network, the same in training and prediction."""
 
 from __future__ import annotations
 
@@ -23,46 +21,42 @@ from isic.image.network.backbone import LesionNet
 from isic.image.network.device import Fetched
 from isic.image.network.loader import Batch, batches, default_workers
 from isic.image.network.pixels import normalise, resize
-from isic.image.training.augment import Augmenter
-from isic.image.training.sampler import Slot
+from isic.image.network.scores import ImageScores
 
 #: Tiles per forward pass: enough to fill a GPU.
 BATCH = 128
 #: Largest finite float16.
 _LARGEST = torch.finfo(torch.float16).max
-#: With more tiles than this every batch is filled up: products of other sizes sum in another order,
-#: and a tile's last bit must not depend on how many others are scored with it (a tree may turn it
-#: into a visible difference).
+#: With more tiles than this, every batch is filled up to `BATCH`. Products of another size sum in
+#: another order, and the last bit of a score must not depend on the number of tiles scored with it:
+#: a tree may turn it into a visible difference.
 FEW = 16
 
 
-class Said(NamedTuple):
-    """Logits float32 (n,) and embeddings float16 (n, width), in the order of the ids; in which
-    format, on what.
+class _Slot(NamedTuple):
+    """Rows (n,) of one batch."""
+
+    rows: NDArray[np.int64]
+
+
+def scoring_origin(model: Model) -> dict[str, str]:
+    """Number format and device of scores by `model` on this machine, to be stored with them.
+
+    Scores of another format or device agree only within a tolerance.
     """
-
-    logits: NDArray[np.float32]
-    embeddings: NDArray[np.float16]
-    precision: str = "fp32"
-    device: str = "CPU"
-
-    @property
-    def origin(self) -> dict[str, str]:
-        """Number format and device, to be kept with the logits: others agree with these only so
-        far.
-        """
-        return {"precision": self.precision, "device": self.device}
+    precision = machine.scoring_precision(model.precision, machine.pick())
+    return {"precision": precision, "device": (machine.describe_devices() or ["CPU"])[0]}
 
 
 def embed(
     model: Path | Model, tiles: TileStore, ids: Sequence[str], workers: int | None = None
-) -> Said:
-    """Logits and embeddings of `ids` by one fold's network; memory does not grow with the tiles'
-    pixels.
+) -> ImageScores:
+    """Logits and embeddings of `ids` by one fold's network. Memory does not grow with the number of
+    tiles, except for the result.
 
-    In the model's own number format on a GPU, in float32 on a CPU. A tile whose score is not finite
-    in 16 bits gets that of float32. Embeddings beyond float16 are cut off at ±65504. Raises
-    InputError naming the id of a tile that is missing or broken, or whose score is not finite.
+    A GPU uses the number format of the model, a CPU float32. A tile with a score that is not finite
+    in 16 bits is scored again in float32. Embeddings beyond float16 are clipped to ±65504. Raises
+    InputError naming the id of a tile that is missing or broken, or without a finite score.
     """
     loaded = model if isinstance(model, Model) else load_model(model)
     device = machine.pick()
@@ -70,22 +64,23 @@ def embed(
     loaded.net.to(device)
     loaders = default_workers(device) if workers is None else workers
     precision = machine.scoring_precision(loaded.precision, device)
-    logits, embeddings = _described(
-        loaded, tiles, names, loaders, device, precision, len(names) > FEW
-    )
+    fill = len(names) > FEW
+
+    logits, embeddings = _score(loaded, tiles, names, loaders, device, precision, fill)
     broken = np.flatnonzero(~np.isfinite(logits))
     if len(broken) and precision != "fp32":
-        again = _described(loaded, tiles, names[broken], loaders, device, "fp32", len(names) > FEW)
+        again = _score(loaded, tiles, names[broken], loaders, device, "fp32", fill)
         logits[broken], embeddings[broken] = again
+
     if not np.isfinite(logits).all():
         raise InputError(
             f"the image model gives no finite score for {names[~np.isfinite(logits)][0]}:"
             " retrain it"
         )
-    return Said(logits, embeddings, precision, (machine.describe_devices() or ["CPU"])[0])
+    return ImageScores(logits, embeddings)
 
 
-def _described(
+def _score(
     model: Model,
     tiles: TileStore,
     names: NDArray[np.str_],
@@ -93,20 +88,22 @@ def _described(
     device: torch.device,
     precision: str,
     fill: bool,
-) -> tuple[NDArray[np.float32], NDArray[np.float16]]:
-    """Logits and embeddings of `names` in one number format; `fill` fills every batch up."""
+) -> ImageScores:
+    """Scores of `names` in one number format; `fill` fills every batch up to `BATCH`."""
     spec = model.spec
-    logits = np.empty(len(names), dtype=np.float32)
-    embeddings = np.empty((len(names), spec.width), dtype=np.float16)
+    scores = ImageScores(
+        np.empty(len(names), dtype=np.float32),
+        np.empty((len(names), spec.width), dtype=np.float16),
+    )
     most = BATCH
-    # The numbers of a batch are fetched when the next ones are queued, so that a GPU does not wait
-    # for the CPU.
-    coming: deque[tuple[NDArray[np.int64], Fetched, Fetched]] = deque()
+    # Scores of a batch are fetched after the next batches are queued, so the GPU never waits for
+    # the CPU.
+    pending: deque[tuple[NDArray[np.int64], Fetched, Fetched]] = deque()
 
-    def forward(batch: Batch, start: int, most: int) -> tuple[Tensor, Tensor]:
+    def forward(batch: Batch[_Slot], start: int, most: int) -> tuple[Tensor, Tensor]:
         canvas, sizes = (
-            machine.to_device(one[start : start + most], device)
-            for one in (batch.canvas, batch.sizes)
+            machine.to_device(values[start : start + most], device)
+            for values in (batch.canvas, batch.sizes)
         )
         levels = resize(canvas, sizes, spec.size, spec.interpolation)
         count = len(levels)
@@ -114,58 +111,39 @@ def _described(
             levels = torch.cat([levels, levels[-1:].expand(most - count, -1, -1, -1)])
         pixels = normalise(levels, spec.mean, spec.std)
         with machine.autocast(precision, device):
-            said, described = _flipped(model.net, pixels, model.tta)
-        return said[:count], described[:count]
+            logits, embeddings = augmented_forward(model.net, pixels, model.tta)
+        return logits[:count], embeddings[:count]
 
-    def arrive() -> None:
-        rows, said, described = coming.popleft()
-        logits[rows], embeddings[rows] = said.numpy(), described.numpy()
+    def fetch() -> None:
+        rows, logits, embeddings = pending.popleft()
+        scores.logits[rows], scores.embeddings[rows] = logits.numpy(), embeddings.numpy()
 
-    stream = batches(
-        tiles,
-        names,
-        Augmenter("none", 0),
-        _slots(len(names)),
-        loaders,
-        device.type == "cuda",
-        memory=0,
-    )
+    stream = batches(tiles, names, _slots(len(names)), loaders, device.type == "cuda", memory=0)
     with torch.inference_mode(), machine.exact_products():
         for batch in stream:
             parts, most = machine.split_until_it_fits(
                 partial(forward, batch), len(batch.sizes), most
             )
-            said, described = (torch.cat(values) for values in zip(*parts, strict=True))
-            # A larger value would become infinite and spoil every product of its row. Cut off it is
-            # as far out as one can be, and one odd tile stops no run; what is not finite here
-            # already gives no finite logit either.
-            halves = described.float().clamp(-_LARGEST, _LARGEST).half()
-            coming.append((batch.slot.rows, Fetched(said.float()), Fetched(halves)))
-            if len(coming) > 2:
-                arrive()
-        while coming:
-            arrive()
-    return logits, embeddings
+            logits, embeddings = (torch.cat(values) for values in zip(*parts, strict=True))
+            # A larger value would become infinite and spoil every product of its row. A clipped
+            # value is still the most extreme one, and one odd tile does not end the run.
+            halves = embeddings.float().clamp(-_LARGEST, _LARGEST).half()
+            pending.append((batch.slot.rows, Fetched(logits.float()), Fetched(halves)))
+            if len(pending) > 2:
+                fetch()
+        while pending:
+            fetch()
+    return scores
 
 
-def _flipped(net: LesionNet, pixels: Tensor, tta: str) -> tuple[Tensor, Tensor]:
+def augmented_forward(net: LesionNet, pixels: Tensor, tta: str) -> tuple[Tensor, Tensor]:
     """Mean over the flips of `tta`: logits (n,), embeddings (n, width)."""
     views = [(), (2,), (3,), (2, 3)] if tta == "flips" else [()]
-    said = [net.describe(pixels.flip(axes) if axes else pixels) for axes in views]
-    return torch.stack([one[0] for one in said]).mean(0), torch.stack(
-        [one[1] for one in said]
-    ).mean(0)
+    outputs = [net.logits_and_embeddings(pixels.flip(axes) if axes else pixels) for axes in views]
+    logits, embeddings = (torch.stack(values) for values in zip(*outputs, strict=True))
+    return logits.mean(0), embeddings.mean(0)
 
 
-def _slots(count: int) -> Iterator[Slot]:
+def _slots(count: int) -> Iterator[_Slot]:
     for start in range(0, count, BATCH):
-        rows = np.arange(start, min(start + BATCH, count))
-        yield Slot(
-            0,
-            start // BATCH,
-            rows,
-            rows,
-            len(rows),
-            ends_step=True,
-            ends_epoch=rows[-1] + 1 == count,
-        )
+        yield _Slot(np.arange(start, min(start + BATCH, count)))

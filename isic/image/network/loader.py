@@ -1,14 +1,14 @@
-"""Brings micro-batches of augmented tiles to the training loop, in this process or in loader
-processes.
+"""Batches of decoded tiles for training and embedding, loaded in this process or in loader processes.
 
-Batches run on across epochs, so nobody waits at an epoch's start. A loader process may die or be
-added: what a batch holds depends on its slot alone.
+One stream of batches covers all epochs, so training does not wait at the start of an epoch. The
+content of a batch depends on its slot alone, not on the loader process that loads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,31 +19,46 @@ from torch.utils.data import DataLoader, Dataset
 from isic.core.errors import InputError
 from isic.core.parallel import cores
 from isic.image.network.cache import Tiles
-from isic.image.network.pixels import pack
-from isic.image.training.augment import Augmenter
-from isic.image.training.sampler import Slot
+from isic.image.network.pixels import Images, pack
 
-#: Decoded tiles kept by a process that loads for itself.
+#: Bytes of decoded tiles kept in memory by a process that loads its own batches.
 _MEMORY = 512 << 20
 
 
+class Rows(Protocol):
+    """Slot of a batch: the rows to load."""
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Indices (n,) into the ids."""
+
+
+SlotT = TypeVar("SlotT", bound=Rows)
+
+#: Changes the tiles of a slot before they are packed. Loader processes receive a pickled copy.
+Transform = Callable[[Images, SlotT], Images]
+
+
 @dataclass
-class Batch:
+class Batch(Generic[SlotT]):
     """Packed tiles of one slot: see `pixels.pack`; `rows` int64 (n,) are those of the slot."""
 
     canvas: Tensor
     sizes: Tensor
     rows: Tensor
-    slot: Slot
+    slot: SlotT
 
-    def pin_memory(self) -> Batch:
-        """Called by DataLoader where a GPU wants page-locked memory, from which copies do not wait."""
-        canvas, sizes, rows = (one.pin_memory() for one in (self.canvas, self.sizes, self.rows))
+    def pin_memory(self) -> Batch[SlotT]:
+        """The batch in page-locked memory, which copies to a GPU without a wait. Called by
+        DataLoader.
+        """
+        tensors = (self.canvas, self.sizes, self.rows)
+        canvas, sizes, rows = (tensor.pin_memory() for tensor in tensors)
         return Batch(canvas, sizes, rows, self.slot)
 
 
 class TileReader:
-    """Decoded tiles by row number, remembered as far as memory allows; picklable."""
+    """Decoded tiles by row; keeps up to `memory` bytes of them. Picklable."""
 
     def __init__(self, tiles: Tiles, ids: NDArray[np.str_], memory: int) -> None:
         self.tiles = tiles
@@ -61,63 +76,63 @@ class TileReader:
         return tile
 
 
-class _Batches(Dataset[Batch | InputError]):
-    """Maps a slot to its batch, or to what is wrong with a tile of it."""
+class _Batches(Dataset[Batch[SlotT] | InputError]):
+    """Maps a slot to its batch, or to the error of a tile in it."""
 
-    def __init__(self, reader: TileReader, augment: Augmenter) -> None:
+    def __init__(self, reader: TileReader, transform: Transform[SlotT] | None) -> None:
         self.reader = reader
-        self.augment = augment
+        self.transform = transform
 
-    def __getitem__(self, slot: Slot) -> Batch | InputError:
-        pairs = zip(slot.rows.tolist(), slot.position.tolist(), strict=True)
+    def __getitem__(self, slot: SlotT) -> Batch[SlotT] | InputError:
         try:
-            tiles = [
-                self.augment(self.reader[row], slot.epoch, position) for row, position in pairs
-            ]
+            tiles: Images = [self.reader[row] for row in slot.rows.tolist()]
         except InputError as error:
-            # Raised here, it would leave DataLoader with a loader process's whole traceback for its
-            # one line.
+            # Returned, because DataLoader adds a loader process's traceback to what it raises.
             return error
+
+        if self.transform is not None:
+            tiles = self.transform(tiles, slot)
         return Batch(*pack(tiles), torch.from_numpy(slot.rows), slot)
 
 
 def batches(
     tiles: Tiles,
     ids: NDArray[np.str_],
-    augment: Augmenter,
-    slots: Iterable[Slot],
+    slots: Iterable[SlotT],
     workers: int,
     pin: bool,
+    transform: Transform[SlotT] | None = None,
     memory: int = _MEMORY,
-) -> Iterator[Batch]:
-    """One batch per slot, in order. `workers` 0 loads in this process and remembers up to `memory`
-    bytes of tiles.
+) -> Iterator[Batch[SlotT]]:
+    """One batch per slot, in order. With `workers` 0, this process loads them and keeps up to
+    `memory` bytes of tiles.
 
     Raises InputError naming a tile that is missing or broken.
     """
     if workers == 0:
-        source = _Batches(TileReader(tiles, ids, memory), augment)
+        source = _Batches(TileReader(tiles, ids, memory), transform)
         for slot in slots:
-            batch = _whole(source[slot])
+            batch = _checked(source[slot])
             yield batch.pin_memory() if pin else batch
         return
+
     loader = DataLoader(
-        _Batches(TileReader(tiles, ids, memory=0), augment),
-        sampler=slots,  # any iterable of what the dataset takes
+        _Batches(TileReader(tiles, ids, memory=0), transform),
+        sampler=slots,  # any iterable of slots
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4,
         pin_memory=pin,
         worker_init_fn=_one_thread,
     )
-    for found in loader:
-        yield _whole(found)
+    for item in loader:
+        yield _checked(item)
 
 
-def _whole(found: Batch | InputError) -> Batch:
-    if isinstance(found, InputError):
-        raise found
-    return found
+def _checked(item: Batch[SlotT] | InputError) -> Batch[SlotT]:
+    if isinstance(item, InputError):
+        raise item
+    return item
 
 
 def _one_thread(_: int) -> None:
@@ -128,8 +143,9 @@ def _one_thread(_: int) -> None:
 
 
 def default_workers(device: torch.device, processes: int = 1) -> int:
-    """Loader processes for each of `processes` here: none beside a network on the CPU, which needs
-    the cores itself.
+    """Loader processes for each of `processes` training processes on this machine.
+
+    None on a CPU, whose cores the network needs.
     """
     if device.type == "cpu":
         return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.image.training.rng import AUGMENT, python_stream, stream
+from isic.image.training.sampler import Slot
 
 Tile = NDArray[np.uint8]
 PRESETS = ("none", "flips", "light", "medium", "heavy")
@@ -62,6 +63,13 @@ class Augmenter:
             self._compose = _compose(self.preset)
         self._compose.set_random_state(random, python_stream(*key))
         return self._compose(image=np.ascontiguousarray(tile))["image"]
+
+    def augment_slot(self, tiles: Sequence[Tile], slot: Slot) -> list[Tile]:
+        """The tiles of one micro-batch as shown in training."""
+        return [
+            self(tile, slot.epoch, position)
+            for tile, position in zip(tiles, slot.position.tolist(), strict=True)
+        ]
 
 
 def orient(tile: Tile, number: int) -> Tile:

@@ -341,7 +341,7 @@ _GO_ON = _Verdict(over=False, due=False)
 
 def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Batch]]:
     """The micro-batches of one optimiser step at a time, from where training stands."""
-    augment = Augmenter(run.recipe.augment, run.sampling.seed)
+    augment = Augmenter(run.recipe.augment, run.sampling.seed).augment_slot
     slots = run.sampling.slots(run.recipe.epochs, run.progress.epoch, run.progress.micro)
     workers = (
         default_workers(run.device, run.world.size)
@@ -349,7 +349,7 @@ def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Bat
         else job.limits.workers
     )
     group: list[Batch] = []
-    loaded = batches(tiles, job.ids, augment, slots, workers, pin=run.device.type == "cuda")
+    loaded = batches(tiles, job.ids, slots, workers, run.device.type == "cuda", augment)
     for batch in clock.waiting(loaded):
         group.append(batch)
         if batch.slot.ends_step:

@@ -46,8 +46,8 @@ from isic.image.network.loader import Batch, batches, default_workers
 from isic.image.network.pixels import normalise, pack, resize
 from isic.image.training.augment import Augmenter, _compose
 from isic.image.training.run import Run, prepare
-from isic.image.training.step import see, take_step
-from isic.image.training.validation import Exams, ValidationSet
+from isic.image.training.step import prepare_pixels, take_step
+from isic.image.training.validation import ValidationSet
 from isic.scale.estimate import memory_gb
 
 PARTS = ("step", "loader", "parity", "embedding", "compile", "validation", "input")
@@ -125,7 +125,9 @@ class Bench(NamedTuple):
         values = image.train.model_dump() | laid["train"] | laid["backbones"]["__replace__"][model]
         augment = values["augment"] if _albumentations() else "flips"
         return ImageRecipe.model_validate(
-            values | {"weights": "none", "augment": augment, "tta": "none"}
+            values
+            | {"weights": "none", "augment": augment, "tta": "none"}
+            | {"validate_negatives": laid["validate_negatives"]}
         )
 
 
@@ -305,7 +307,7 @@ def step_sides(run: Run, bench: Bench, steps: int, compiled: bool) -> dict[str, 
     """
     group = next(groups_of(run, bench.tiles, bench.ids, 8 if bench.gpu else 0))
     wanted = [run.target[torch.from_numpy(batch.slot.rows).to(run.device)] for batch in group]
-    pairs = list(zip([see(run, batch) for batch in group], wanted, strict=True))
+    pairs = list(zip([prepare_pixels(run, batch) for batch in group], wanted, strict=True))
     ours = dataclasses.replace(run, forward=torch.compile(run.net)) if compiled else run
     sides: dict[str, Callable[[], None]] = {"ours": lambda: train(ours, cycle([group]), steps)}
     if not compiled:
@@ -408,7 +410,7 @@ def validation_share(run: Run, bench: Bench) -> float:
     fed = groups_of(run, bench.tiles, bench.ids, default_workers(run.device))
     sides = {"epoch": lambda: train(run, fed, run.sampling.steps), "exam": lambda: exam.score(run)}
     seconds = compared(sides, rounds=2 if bench.gpu else 3)
-    return seconds["exam"] / (seconds["epoch"] * Exams(exam, None).every(run.sampling.tiles))
+    return seconds["exam"] / (seconds["epoch"] * exam.interval(run.sampling.tiles))
 
 
 def waiting(run: Run, bench: Bench, workers: int) -> float:

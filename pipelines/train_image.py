@@ -18,7 +18,7 @@ def main() -> None:
     params = load_params(layout.params)
     config = params.image_config(options.backbone)
 
-    from isic.image.training.fold import train_in
+    from isic.image.training.fold import train_files
     from isic.scale.estimate import count_positives, estimate_time
     from isic.tracking import open_run
 
@@ -27,7 +27,8 @@ def main() -> None:
     positives = count_positives(layout.folds, params.data)
     with open_run(f"train_image-{options.backbone}", config, name, options.fold) as tracker:
         estimate = estimate_time(params.image, models, positives, options.backbone, options.fold)
-        train_in(layout, params, options.backbone, options.fold, tracker, estimate=estimate)
+        files = layout.train_files(options.backbone, options.fold)
+        train_files(files, params.image, options.backbone, options.fold, tracker, estimate=estimate)
 
 
 if __name__ == "__main__":

@@ -173,13 +173,21 @@ def test_params_of_stages_exist(stages: dict[str, Any]) -> None:
     assert sections - used <= {"gate"}
 
 
-def test_test_time_augmentation_retrains_nothing(stages: dict[str, Any]) -> None:
-    reads = {
+@pytest.mark.parametrize(
+    ("key", "readers"),
+    [
+        ("image.tta", {"embed", "robustness", "report", "register"}),
+        ("image.validate_negatives", set()),
+    ],
+)
+def test_keys_that_decide_no_weight_retrain_nothing(
+    stages: dict[str, Any], key: str, readers: set[str]
+) -> None:
+    assert {
         name
         for name, stage in stages.items()
-        if any("image.tta".startswith(key) for key in stage.get("params", ()))
-    }
-    assert reads == {"embed", "robustness", "report", "register"}
+        if any(key == read or key.startswith(f"{read}.") for read in stage.get("params", ()))
+    } == readers
 
 
 def test_metrics_are_kept_in_git(stages: dict[str, Any]) -> None:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import isic
 from isic.core.code import NOT_DEPENDENCIES, SCORING_CODE, STAGE_CODE
+from isic.core.params import read_yaml
 from isic.image.training.checkpoint import resume_key
 from isic.predict.bundle import code_hash
 from tests.pipeline import call, loaded_modules
@@ -139,6 +141,23 @@ def test_an_edit_makes_exactly_the_named_stages_stale(
         assert found[file,] <= _JUDGES, file
     for file in shown:
         assert found[file,] <= {"report", "register"}, file
+
+
+@pytest.mark.slow
+def test_the_sample_of_the_logged_scores_makes_no_stage_stale(done: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(done, folder, symlinks=True)
+    before = json.loads(call(folder, "dvc", "status", "--json").stdout)
+
+    values = read_yaml(folder / "params.yaml")
+    values["image"]["validate_negatives"] += 1
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    assert json.loads(call(folder, "dvc", "status", "--json").stdout) == before == {}
+
+    values["image"]["train"]["lr"] *= 2
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    stale = json.loads(call(folder, "dvc", "status", "--json").stdout)
+    assert {stage.split("@")[0] for stage in stale} >= {"train_image"}
 
 
 @pytest.fixture

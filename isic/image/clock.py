@@ -1,6 +1,4 @@
-"""Time of a training run: of this process, of its epoch, of waiting for tiles, and since the last
-saved state.
-"""
+"""Time of a training run: in total, per epoch, waiting for tiles, and since the last saved state."""
 
 from __future__ import annotations
 
@@ -10,14 +8,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds between saved states, and how many times longer than saving them training must have run
-#: since.
+#: Least seconds between saved states, and least ratio of training time to saving time.
 SAVE_SECONDS = 5.0
 SAVE_FACTOR = 20.0
 
 
 class Clock:
-    """Counts from its making; `before` are seconds of earlier processes of the same run."""
+    """Starts when it is created; `before` are the seconds of the run's earlier processes."""
 
     def __init__(self, before: float, step: int) -> None:
         self._before = before
@@ -39,7 +36,7 @@ class Clock:
         return self._before + self.here()
 
     def waiting(self, source: Iterator[T]) -> Iterator[T]:
-        """The same items; the time to get them counts as waiting."""
+        """The items of `source`; the time to get them counts as waiting."""
         while True:
             start = time.perf_counter()
             try:
@@ -50,18 +47,19 @@ class Clock:
             yield item
 
     def epoch(self) -> tuple[float, float]:
-        """(seconds of the epoch so far, of which waiting for tiles)."""
+        """(seconds of the epoch so far, seconds of it spent waiting for tiles)."""
         return max(1e-9, time.perf_counter() - self._epoch), self._wait
 
     def remaining(self, step: int, steps: int) -> float:
-        """Estimated seconds from `step` to `steps` at the pace of this process."""
+        """Estimated seconds from `step` to `steps` at the speed of this process."""
         return self.here() / max(1, step - self._first_step) * (steps - step)
 
     def save_due(self) -> bool:
+        """Whether the state is to be saved now."""
         return time.perf_counter() - self._saved > max(SAVE_SECONDS, SAVE_FACTOR * self._saving)
 
     def saving(self, save: Callable[[], None]) -> None:
-        """Save, and remember how long it took."""
+        """Call `save` and measure it."""
         start = time.perf_counter()
         save()
         self._saved = time.perf_counter()

@@ -56,8 +56,8 @@ def _train_process(config: dict[str, Any]) -> None:
     from ray.train import get_context
 
     from isic.core.tracker import NullTracker
-    from isic.image.training.fold import train_in
-    from isic.image.training.parallel import enter
+    from isic.image.training.fold import train_files
+    from isic.image.training.parallel import join_cluster
     from isic.scale.estimate import count_positives, estimate_time
     from isic.tracking import open_run
 
@@ -68,9 +68,10 @@ def _train_process(config: dict[str, Any]) -> None:
         int(config["fold"]),
     )
     params = load_params(layout.params)
-    world = enter(rank, size)
+    files = layout.train_files(backbone, fold)
+    group = join_cluster(rank, size)
     if rank > 0:
-        train_in(layout, params, backbone, fold, NullTracker(), world)
+        train_files(files, params.image, backbone, fold, NullTracker(), group)
         return
     models = layout.image_models(params.image.backbones, params.folds)
     positives = count_positives(layout.folds, params.data)
@@ -79,4 +80,4 @@ def _train_process(config: dict[str, Any]) -> None:
     with open_run(
         f"train_image-{backbone}", config, f"{backbone}-{fold}", fold, layout.root
     ) as tracker:
-        train_in(layout, params, backbone, fold, tracker, world, estimate)
+        train_files(files, params.image, backbone, fold, tracker, group, estimate)

@@ -55,6 +55,23 @@ def test_tta_is_no_part_of_a_recipe_for_training(root: Path) -> None:
         check_params(values, "params.yaml")
 
 
+def test_the_sample_of_the_logged_scores_is_no_part_of_a_recipe_for_training(root: Path) -> None:
+    values = _committed(root)
+    values["image"]["train"]["validate_negatives"] = values["image"].pop("validate_negatives")
+    renamed = r"`image\.train\.validate_negatives` is now called `image\.validate_negatives`"
+    with pytest.raises(InputError, match=renamed):
+        check_params(values, "params.yaml")
+    values = _committed(root)
+    before = check_params(values, "params.yaml")
+    values["image"]["validate_negatives"] += 1
+    after = check_params(values, "params.yaml")
+    assert after.stack_config() == before.stack_config()
+    assert after.image_config("vit") == before.image_config("vit")
+    values["image"]["backbones"]["vit"]["validate_negatives"] = 5
+    with pytest.raises(InputError, match=r"backbones\.vit: `validate_negatives` moved to"):
+        check_params(values, "params.yaml")
+
+
 def test_tta_is_one_value_or_one_by_backbone(root: Path) -> None:
     values = _committed(root)
     values["image"]["tta"] = {"vit": "flips", "convnext": "none"}

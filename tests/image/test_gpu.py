@@ -26,7 +26,7 @@ from isic.image.training.augment import Augmenter
 from isic.image.training.run import Run, prepare
 from isic.image.training.step import take_step
 from isic.image.training.train import Limits, OutOfTime, train_fold
-from isic.image.training.validation import ValidationSet, make_exam
+from isic.image.training.validation import ValidationSet, make_validation_set
 from tests.image.conftest import preset_recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -191,7 +191,7 @@ def test_memory_that_runs_out_halves_training_validation_and_embedding(
     peak = torch.cuda.max_memory_allocated()
     total = torch.cuda.get_device_properties(0).total_memory
     run = prepare(target, wanted, 0)
-    exam = make_exam(tiles, folds, 75, 0, run.spec)
+    exam = make_validation_set(tiles, folds, 75, 0, run.spec)
     torch.cuda.empty_cache()
     try:
         torch.cuda.set_per_process_memory_fraction((held + 0.6 * (peak - held)) / total)
@@ -213,5 +213,5 @@ def test_tiles_of_a_validation_wait_in_page_locked_memory(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe
 ) -> None:
     run = prepare(folds["target"].to_numpy(np.int64), recipe(), 0)
-    exam: ValidationSet = make_exam(tiles, folds, 40, 0, run.spec)
+    exam: ValidationSet = make_validation_set(tiles, folds, 40, 0, run.spec)
     assert exam.levels.is_pinned()

@@ -90,7 +90,7 @@ def test_a_used_up_budget_is_one_line_and_the_same_command_goes_on(clones: Clone
     assert len(lines) == 1
     assert "max_hours" in lines[0]
     assert "Traceback" not in clones.said["stopped"]
-    assert "goes on in epoch" in clones.said["second"]
+    assert "resumes in epoch" in clones.said["second"]
 
 
 def test_a_session_says_how_long_it_and_all_the_rest_will_take(clones: Clones) -> None:

@@ -44,7 +44,7 @@ from isic.image.network.pixels import normalise, pack, resize
 from isic.image.training import checkpoint
 from isic.image.training import step as steps
 from isic.image.training.diagnosis import GROUPS, diagnosis_groups, soften
-from isic.image.training.fold import train_in
+from isic.image.training.fold import train_files
 from isic.image.training.run import prepare
 from isic.image.training.step import take_step
 from isic.image.training.train import Job, Limits, OutOfTime, train_fold
@@ -239,7 +239,7 @@ train_fold(TileStore({str(tiles.path)!r}), pd.read_parquet(here / "folds.parquet
     )
     resumed = [
         (int(step), int(steps))
-        for step, steps in re.findall(r"goes on .* step (\d+) of (\d+)", said + done.stderr)
+        for step, steps in re.findall(r"resumes in .* step (\d+) of (\d+)", said + done.stderr)
     ]
     assert len(resumed) >= 2
     assert any(step % (steps // 40) for step, steps in resumed)
@@ -297,9 +297,9 @@ def test_sigterm_saves_the_state_and_ends_like_ctrl_c(
     with pytest.raises(KeyboardInterrupt):
         train_fold(ended, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "was told to end at step" in capsys.readouterr().err
+    assert "stopped by SIGTERM at step" in capsys.readouterr().err
     train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
-    assert "goes on in epoch 1, step" in capsys.readouterr().err
+    assert "resumes in epoch 1, step" in capsys.readouterr().err
     train_fold(tiles, folds, 0, recipe(), tmp_path / "whole", tmp_path / "r0", NullTracker())
     assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
 
@@ -323,7 +323,7 @@ def test_another_recipe_does_not_go_on_from_this_state(
             Limits(max_hours=1e-9),
         )
     train_fold(tiles, folds, 0, recipe(lr=0.001), tmp_path / "m", tmp_path / "r", NullTracker())
-    assert "goes on" not in capsys.readouterr().err
+    assert "resumes" not in capsys.readouterr().err
 
 
 def stopped(tiles: TileStore, folds: pd.DataFrame, recipe: ImageRecipe, folder: Path) -> Path:
@@ -364,8 +364,8 @@ def test_a_state_in_the_format_of_another_gpu_goes_on_in_it(
     auto_is(other, monkeypatch)
     train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
     said = capsys.readouterr().err
-    assert f"its state is in {first}: goes on in that instead of {other}" in said
-    assert "goes on in epoch 1, step " in said
+    assert f"resumes in {first}, as its state was saved, instead of {other}" in said
+    assert "resumes in epoch 1, step " in said
     assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
     assert read_json(tmp_path / "m" / "config.json")["precision"] == first
 
@@ -384,7 +384,7 @@ def test_a_state_in_a_format_that_this_gpu_lacks_stays_for_one_that_has_it(
     auto_is("fp16", monkeypatch)
     monkeypatch.setattr(device, "has_precision", lambda precision, _: precision != "bf16")
     train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
-    assert "which this GPU lacks: starts afresh in fp16" in capsys.readouterr().err
+    assert "which this GPU lacks: starts anew in fp16" in capsys.readouterr().err
     assert read_json(tmp_path / "m" / "config.json")["precision"] == "fp16"
     assert state.is_file()
 
@@ -518,9 +518,9 @@ def test_one_class_is_refused(
 def test_early_stop_ends_before_the_last_epoch_with_the_last_weights(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
-    wanted = recipe(epochs=30, early_stop=2, validate_negatives=5)
+    wanted = recipe(epochs=40, early_stop=2)
     history = train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
-    assert len(history) < 30
+    assert len(history) < 40
 
 
 def test_early_stop_looks_at_a_further_fold_and_never_at_the_scored_one(
@@ -531,7 +531,7 @@ def test_early_stop_looks_at_a_further_fold_and_never_at_the_scored_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The scored fold's labels, moved on by a row, change its own figures and nothing else."""
-    wanted = recipe(epochs=30, early_stop=2, validate_negatives=5)
+    wanted = recipe(epochs=40, early_stop=2)
     turned = folds.assign(
         target=np.where(folds["fold"] == 0, np.roll(folds["target"], 1), folds["target"])
     )
@@ -541,19 +541,16 @@ def test_early_stop_looks_at_a_further_fold_and_never_at_the_scored_one(
     )
     assert [row.get("pauc_watched") for row in one] == [row.get("pauc_watched") for row in other]
     assert [row["auc"] for row in one] != [row["auc"] for row in other]
-    assert len(one) < 30
+    assert len(one) < 40
     assert same(weights(tmp_path / "one"), weights(tmp_path / "other"))
     assert read_json(tmp_path / "one" / "config.json")["watched_fold"] == 1
-    assert (
-        "fold 1 is kept out of training as well and decides when it stops"
-        in capsys.readouterr().err
-    )
+    assert "fold 1 is kept out of training too, for early stopping" in capsys.readouterr().err
 
 
 def test_early_stop_after_many_interruptions_ends_at_the_same_epoch(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
-    wanted = recipe(epochs=12, early_stop=1, validate_negatives=1)
+    wanted = recipe(epochs=40, early_stop=1)
     whole = train_fold(tiles, folds, 0, wanted, tmp_path / "whole", tmp_path / "r0", NullTracker())
     history, stops = None, 0
     while history is None:
@@ -565,11 +562,32 @@ def test_early_stop_after_many_interruptions_ends_at_the_same_epoch(
         except OutOfTime:
             stops += 1
     assert stops >= len(whole)
-    assert len(history) == len(whole) < 12
+    assert len(history) == len(whole) < 40
     assert [row.get("pauc_watched") for row in history] == [
         row.get("pauc_watched") for row in whole
     ]
     assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
+
+
+def test_the_sample_of_the_logged_scores_decides_neither_weights_nor_stop_nor_resume(
+    tiles: TileStore,
+    folds: pd.DataFrame,
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run that resumes with another sample ends as one that had it from the start."""
+    few, many = (recipe(epochs=40, early_stop=1, validate_negatives=count) for count in (1, 25))
+    whole = train_fold(tiles, folds, 0, few, tmp_path / "few", tmp_path / "r0", NullTracker())
+    stopped(tiles, folds, few, tmp_path / "r")
+    history = train_fold(tiles, folds, 0, many, tmp_path / "many", tmp_path / "r", NullTracker())
+
+    assert "resumes in epoch 1, step " in capsys.readouterr().err
+    assert same(weights(tmp_path / "few"), weights(tmp_path / "many"))
+    assert len(history) == len(whole) < 40
+    watched = [[row.get("pauc_watched") for row in rows] for rows in (whole, history)]
+    assert watched[0] == watched[1]
+    assert [row["auc"] for row in whole] != [row["auc"] for row in history]
 
 
 def test_each_fold_is_watched_by_one_network_which_does_not_train_on_it(
@@ -589,10 +607,10 @@ def test_each_fold_is_watched_by_one_network_which_does_not_train_on_it(
             )
             for fold in range(3)
         ]
-        assert sorted(str(job.watched) for job in jobs) == ["0", "1", "2"]
+        assert sorted(str(job.stopping_fold) for job in jobs) == ["0", "1", "2"]
         for job in jobs:
             trained = folds.loc[folds["isic_id"].isin(job.ids), "fold"].unique().tolist()
-            assert sorted([*trained, job.fold, job.watched]) == [0, 1, 2]
+            assert sorted([*trained, job.fold, job.stopping_fold]) == [0, 1, 2]
 
 
 def test_early_stop_with_two_folds_is_one_line(
@@ -697,7 +715,8 @@ def test_a_config_names_backbone_and_fold(
         layout.params,
         {"image": {"train": {"size": 32, "epochs": 1, "aux_weight": 0, "indeterminate": 0}}},
     )
-    train_in(layout, load_params(layout.params), "vit", 1, NullTracker())
+    image = load_params(layout.params).image
+    train_files(layout.train_files("vit", 1), image, "vit", 1, NullTracker())
     config = read_json(layout.image_model("vit", 1) / "config.json")
     assert (config["backbone"], config["fold"]) == ("vit", 1)
 
@@ -868,9 +887,9 @@ def test_estimates_are_said_at_the_start_and_corrected_on_the_way(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    look = TimeEstimate(fold=120.0, others=7200.0, number=5)
+    estimate = TimeEstimate(fold=120.0, others=7200.0, other_folds=5)
     train_fold(
-        tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), outlook=look
+        tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker(), estimate=estimate
     )
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "isic: image: about 2 min for this fold, 2.0 h for the 6 left"
@@ -894,7 +913,7 @@ def test_a_terminal_has_one_line_kept_current(
 
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    look = TimeEstimate(fold=120.0, others=240.0, number=2)
+    estimate = TimeEstimate(fold=120.0, others=240.0, other_folds=2)
     train_fold(
         tiles,
         folds,
@@ -904,7 +923,7 @@ def test_a_terminal_has_one_line_kept_current(
         tmp_path / "r",
         NullTracker(),
         name="vit-0",
-        outlook=look,
+        estimate=estimate,
     )
     live = re.findall(r"\r\x1b\[K(vit-0 epoch [^\r\n]*)", screen.getvalue())
     assert len(live) > 3

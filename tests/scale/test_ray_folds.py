@@ -86,7 +86,7 @@ def test_folds_go_through_the_death_of_a_node_and_dvc_finds_them_done(
         (layout.root / ".resume" / "ray" / f"train_image-convnext-{fold}.log").read_text()
         for fold in (0, 1)
     ]
-    assert sum("goes on in epoch" in log for log in logs) == 1
+    assert sum("resumes in epoch" in log for log in logs) == 1
     assert "Running stage" not in _would_run(layout)
     assert missing_folds(layout) == []
     assert run_folds(layout) == []

@@ -1,12 +1,10 @@
-"""One image fold of a checkout: reads what training needs and trains, here or in a world that
-others started.
-"""
+"""One image fold of a checkout: read its inputs and train."""
 
 from __future__ import annotations
 
 from isic.core.io import read_parquet
-from isic.core.params import Params
-from isic.core.paths import Layout
+from isic.core.params import Image
+from isic.core.paths import TrainFiles
 from isic.core.schema import ID
 from isic.core.tracker import Tracker
 from isic.data.tables import read_metadata
@@ -16,41 +14,38 @@ from isic.image.training.parallel import ProcessGroup
 from isic.image.training.train import Limits, train_fold
 
 
-def train_in(
-    layout: Layout,
-    params: Params,
+def train_files(
+    files: TrainFiles,
+    image: Image,
     backbone: str,
     fold: int,
     tracker: Tracker,
-    world: ProcessGroup | None = None,
+    processes: ProcessGroup | None = None,
     estimate: TimeEstimate | None = None,
 ) -> None:
-    """Train `backbone` without `fold` into models/image; `estimate` is printed at the start.
+    """Train `backbone` without `fold` into `files.model`; `estimate` is printed at the start.
 
-    See `train_fold` for `world` and errors.
+    See `train_fold` for `processes` and errors.
     """
-    image, recipe = params.image, params.image.recipe(backbone)
-    folds = read_parquet(layout.folds)
+    recipe = image.recipe(backbone)
+    folds = read_parquet(files.folds)
     diagnoses = None
     if recipe.reads_diagnoses:
-        diagnoses = (
-            read_metadata(layout.train_metadata, train=True)
-            .set_index(ID)
-            .loc[folds[ID], "iddx_full"]
-        )
-    name = f"{backbone}-{fold}"
+        metadata = read_metadata(files.metadata, train=True).set_index(ID)
+        diagnoses = metadata.loc[folds[ID], "iddx_full"]
+
     train_fold(
-        TileStore(layout.train_images),
+        TileStore(files.tiles),
         folds,
         fold,
         recipe,
-        layout.image_model(backbone, fold),
-        layout.resume("train_image", name),
+        files.model,
+        files.resume,
         tracker,
         Limits(image.max_hours, image.workers, image.devices, image.cache_gb),
-        name,
+        f"{backbone}-{fold}",
         diagnoses,
         estimate,
-        world,
+        processes,
         backbone,
     )

@@ -1,8 +1,8 @@
-"""One model over several processes by Lightning Fabric, or alone: the loop asks a `ProcessGroup`
-and does not care.
+"""One model trained by one process or by several (Lightning Fabric); the training loop uses the same
+interface, `ProcessGroup`, for both.
 
-Better than this is one fold per GPU (`make folds GPUS=4`): no traffic, no waiting. It is for models
-or batches that do not fit one GPU. Fabric is imported here only, and only when asked for.
+One fold per GPU (`make folds GPUS=4`) is faster, because nothing is exchanged. Several processes are
+for models or batches that do not fit one GPU. Fabric is imported only here and only for several.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from torch import Tensor
 from isic.core.errors import InputError, error_line
 from isic.image.network import device as machine
 
-#: Seconds to wait for the reason of a process that died.
-_LAST_WORDS = 10.0
+#: Seconds to wait for the error of a process that died.
+_ERROR_SECONDS = 10.0
 
 
 class ProcessGroup(Protocol):
-    """The processes that train one model, seen from one of them."""
+    """The processes that train one model, as one of them uses them."""
 
     rank: int
     size: int
     device: torch.device
 
-    def spread(self, net: Any) -> Any:
+    def wrap(self, net: Any) -> Any:
         """The network whose backward pass averages gradients over all processes."""
 
-    def no_sync(self, net: Any, hold: bool) -> AbstractContextManager[Any]:
-        """Context in which backward passes of `net` keep their gradients to themselves if `hold`."""
+    def no_sync(self, net: Any, enabled: bool) -> AbstractContextManager[Any]:
+        """Context in which backward passes of `net` do not exchange gradients if `enabled`."""
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over all processes."""
 
-    def first(self, make: Callable[[], Any]) -> Any:
-        """What `make` gives in the first process, in every process."""
+    def broadcast(self, make: Callable[[], Any]) -> Any:
+        """The result of `make`, called in the first process only, in every process."""
 
 
 class SingleProcess:
@@ -56,16 +56,16 @@ class SingleProcess:
     def __init__(self) -> None:
         self.device = machine.pick()
 
-    def spread(self, net: Any) -> Any:
+    def wrap(self, net: Any) -> Any:
         return net
 
-    def no_sync(self, net: Any, hold: bool) -> AbstractContextManager[Any]:
+    def no_sync(self, net: Any, enabled: bool) -> AbstractContextManager[Any]:
         return nullcontext()
 
     def sum(self, values: Tensor) -> Tensor:
         return values
 
-    def first(self, make: Callable[[], Any]) -> Any:
+    def broadcast(self, make: Callable[[], Any]) -> Any:
         return make()
 
 
@@ -75,8 +75,8 @@ class MultiProcess:
     def __init__(self, size: int, nodes: int = 1) -> None:
         from lightning_fabric import Fabric
 
-        # Number format and loaders are ours; Fabric brings the process group and the gradient
-        # average.
+        # Fabric provides the process group and the average of gradients; number format and loaders
+        # are not its own.
         kind = machine.pick().type
         self._fabric = Fabric(
             accelerator=kind, devices=size // nodes, num_nodes=nodes, strategy="ddp"
@@ -88,41 +88,41 @@ class MultiProcess:
         if self.device.type == "cpu":
             torch.set_num_threads(max(1, torch.get_num_threads() // size))
 
-    def spread(self, net: Any) -> Any:
+    def wrap(self, net: Any) -> Any:
         return self._fabric.setup_module(net, move_to_device=False)
 
-    def no_sync(self, net: Any, hold: bool) -> AbstractContextManager[Any]:
-        return self._fabric.no_backward_sync(net, enabled=hold)
+    def no_sync(self, net: Any, enabled: bool) -> AbstractContextManager[Any]:
+        return self._fabric.no_backward_sync(net, enabled=enabled)
 
     def sum(self, values: Tensor) -> Tensor:
         total = values.to(self.device)
         torch.distributed.all_reduce(total)
         return total.cpu()
 
-    def first(self, make: Callable[[], Any]) -> Any:
+    def broadcast(self, make: Callable[[], Any]) -> Any:
         return self._fabric.broadcast(make() if self.rank == 0 else None)
 
 
 @contextmanager
-def world_of(
+def process_group(
     size: int, task: Callable[..., None], arguments: tuple[Any, ...]
 ) -> Iterator[ProcessGroup]:
-    """The world of `size` processes; starts `task(*arguments)` in the others, which must enter it
-    by `join`.
+    """A group of `size` processes. Starts `task(*arguments)`, which must call `join`, in the others.
 
-    The caller is the first of them, so it alone needs a terminal and a tracker. Raises InputError
-    when the machine has fewer GPUs than asked for, Fabric is not installed, or another process
-    failed: with that one's reason.
+    The caller is the first process, the only one with a terminal and a tracker. Raises InputError
+    if the machine has fewer GPUs than `size` or Fabric is not installed, and with the error of
+    another process that failed.
     """
     if size == 1:
         yield SingleProcess()
         return
+
     _check(size)
     port = _free_port()
     context = multiprocessing.get_context("spawn")
-    told = context.Queue()
+    errors = context.Queue()
     others = [
-        context.Process(target=_start, args=(rank, size, port, told, task, arguments))
+        context.Process(target=_start, args=(rank, size, port, errors, task, arguments))
         for rank in range(1, size)
     ]
     for other in others:
@@ -134,29 +134,28 @@ def world_of(
         for other in others:
             other.join()
     except RuntimeError as error:
-        # What is seen here of a process that died is a closed connection.
+        # When another process dies, this one gets a closed connection.
         try:
-            reason = told.get(timeout=_LAST_WORDS)
+            reason = errors.get(timeout=_ERROR_SECONDS)
         except Empty:
             raise error from None
         raise InputError(reason) from error
     finally:
-        # Left alone they would wait half an hour for the one that failed.
+        # They would wait half an hour for the process that failed.
         for other in others:
             if other.is_alive():
                 other.terminate()
 
 
 def join(size: int) -> ProcessGroup:
-    """The same world from one of the other processes."""
+    """The group, in one of the other processes."""
     return MultiProcess(size)
 
 
-def enter(rank: int, size: int) -> ProcessGroup:
-    """The world of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT
-    set.
+def join_cluster(rank: int, size: int) -> ProcessGroup:
+    """The group of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT set.
 
-    Each sees one device of its own, so that for Fabric each is a node with one process.
+    Each process has one device, so each is a node with one process to Fabric.
     """
     os.environ.update({"WORLD_SIZE": str(size), "NODE_RANK": str(rank), "LOCAL_RANK": "0"})
     return MultiProcess(size, nodes=size)
@@ -178,7 +177,7 @@ def _start(
     rank: int,
     size: int,
     port: int,
-    told: Any,
+    errors: Any,
     task: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> None:
@@ -190,15 +189,15 @@ def _start(
         line = error_line(error)
         if line is None:
             traceback.print_exc()
-        told.put(line or f"process {rank} of {size} failed: {error!r}")
-        told.close()
-        told.join_thread()
+        errors.put(line or f"process {rank} of {size} failed: {error!r}")
+        errors.close()
+        errors.join_thread()
         sys.exit(1)
 
 
 @contextmanager
 def _environment(rank: int, size: int, port: int) -> Iterator[None]:
-    """What Fabric reads to join processes that it did not start itself."""
+    """The variables by which Fabric joins processes that it did not start."""
     wanted: Mapping[str, str] = {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

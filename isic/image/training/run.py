@@ -41,13 +41,13 @@ class Run:
     sampling: Sampling
     target: Tensor
     groups: Tensor | None
-    world: ProcessGroup
+    processes: ProcessGroup
     precision: str
     progress: Progress
 
     @property
     def device(self) -> torch.device:
-        return self.world.device
+        return self.processes.device
 
     @property
     def scored(self) -> LesionNet:
@@ -65,13 +65,13 @@ def prepare(
     recipe: ImageRecipe,
     fold: int,
     diagnoses: Sequence[object] | None = None,
-    world: ProcessGroup | None = None,
+    processes: ProcessGroup | None = None,
 ) -> Run:
     """A run at its start: labels (n,) of the training rows and, where the recipe uses them, their
     `iddx_full` (n,).
     """
-    world = world or SingleProcess()
-    device = world.device
+    processes = processes or SingleProcess()
+    device = processes.device
     machine.configure_backends(device)
     precision = machine.pick_precision(recipe.precision, device)
     grouped = recipe.aux_weight > 0 and diagnoses is not None
@@ -82,7 +82,7 @@ def prepare(
     return Run(
         recipe=recipe,
         net=net,
-        forward=world.spread(torch.compile(net) if recipe.compile else net),
+        forward=processes.wrap(torch.compile(net) if recipe.compile else net),
         spec=spec,
         optimiser=make_optimiser(
             net,
@@ -94,7 +94,7 @@ def prepare(
         ),
         scaler=machine.scaler(precision, device),
         average=EMA(net, recipe.ema) if recipe.ema else None,
-        sampling=_sampling(target, recipe, fold, world),
+        sampling=_sampling(target, recipe, fold, processes),
         target=torch.tensor(
             target if diagnoses is None else soften(target, diagnoses, recipe.indeterminate),
             dtype=torch.float32,
@@ -105,7 +105,7 @@ def prepare(
             if grouped and diagnoses is not None
             else None
         ),
-        world=world,
+        processes=processes,
         precision=precision,
         progress=Progress(),
     )
@@ -123,7 +123,7 @@ def _network(recipe: ImageRecipe, fold: int, groups: int) -> tuple[LesionNet, Sp
 
 
 def _sampling(
-    target: NDArray[np.int64], recipe: ImageRecipe, fold: int, world: ProcessGroup
+    target: NDArray[np.int64], recipe: ImageRecipe, fold: int, processes: ProcessGroup
 ) -> Sampling:
     return Sampling(
         target,
@@ -132,14 +132,14 @@ def _sampling(
         recipe.batch_size,
         recipe.accumulate,
         seed=number(recipe.seed, fold) % 2**32,
-        processes=world.size,
-        rank=world.rank,
+        processes=processes.size,
+        rank=processes.rank,
     )
 
 
 def save(run: Run, folder: Path) -> None:
     """Write the run's state; only the first of several processes does."""
-    if run.world.rank == 0:
+    if run.processes.rank == 0:
         checkpoint.save(folder, run.progress, _tensors(run))
 
 

@@ -1,6 +1,4 @@
-"""One optimiser step: gradients of a group of micro-batches, in smaller parts where memory runs
-out.
-"""
+"""One optimiser step: the gradient of a group of micro-batches, in smaller parts when memory runs out."""
 
 from __future__ import annotations
 
@@ -17,30 +15,32 @@ from isic.image.training.loss import blend, group_loss, mixing, per_tile
 from isic.image.training.optimizer import rate, set_rate
 from isic.image.training.rng import STEP, number, stream
 from isic.image.training.run import Run
+from isic.image.training.sampler import Slot
 
 
-def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> machine.Fetched:
-    """Train on the micro-batches of one step; returns the losses of their tiles, float32 (n,), on
-    their way.
+def take_step(
+    run: Run, group: Sequence[Batch[Slot]], write: Callable[[str], None]
+) -> machine.Fetched:
+    """Train on the micro-batches of one step; returns the losses of their tiles, float32 (n,).
 
-    The CPU only queues work here and never waits for a GPU (tested), so the GPU has the next step
-    before it needs it.
+    The CPU only queues work and never waits for a GPU (tested), so the GPU is never idle between
+    steps.
 
-    Out of GPU memory halves the parts a micro-batch is computed in and starts the step again: the
-    same gradient from more, smaller pieces, as if the batch size were halved and `accumulate`
-    doubled.
+    When memory runs out, the step starts again with micro-batches computed in smaller parts. The
+    gradient stays the same, as with half the batch size and twice `accumulate`. `write` prints a
+    line about it.
     """
     recipe, progress = run.recipe, run.progress
     frozen = _frozen(run, group[0])
-    if recipe.freeze_epochs and run.world.size == 1:
-        # Several processes agreed at their start on whose gradients they average: there they are
-        # made and dropped.
+    if recipe.freeze_epochs and run.processes.size == 1:
+        # With several processes, the list of averaged gradients is fixed at the start: gradients
+        # of the backbone are computed and dropped.
         run.net.backbone.requires_grad_(not frozen)
     set_rate(
         run.optimiser, rate(progress.step, run.steps, recipe.schedule, recipe.warmup, recipe.min_lr)
     )
-    # Fetched before the optimiser's work is queued: they are there that much sooner.
-    losses = machine.Fetched(_gradients(run, group, say))
+    # Fetched before the optimiser's work is queued, so that they arrive sooner.
+    losses = machine.Fetched(_gradients(run, group, write))
     if frozen:
         run.net.backbone.zero_grad(set_to_none=True)
     if recipe.clip_grad is not None:
@@ -55,11 +55,11 @@ def take_step(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> m
     return losses
 
 
-def _frozen(run: Run, batch: Batch) -> bool:
+def _frozen(run: Run, batch: Batch[Slot]) -> bool:
     return batch.slot.epoch < run.recipe.freeze_epochs
 
 
-def _gradients(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> Tensor:
+def _gradients(run: Run, group: Sequence[Batch[Slot]], write: Callable[[str], None]) -> Tensor:
     while True:
         try:
             return torch.cat([loss for batch in group for loss in _backward(run, batch)])
@@ -67,24 +67,24 @@ def _gradients(run: Run, group: Sequence[Batch], say: Callable[[str], None]) -> 
             if not machine.out_of_memory(error):
                 raise
             _halve(run, group)
-        # Outside the handler: the exception's traceback holds the tensors that have to go.
+        # Outside the handler, because the exception's traceback keeps tensors alive.
         tiles, parts = run.recipe.batch_size, run.progress.chunks
-        say(
-            f"out of memory: micro-batches of {-(-tiles // parts)} instead of {tiles} tiles and"
-            f" {parts} times the accumulation from here on, the same tiles a step"
+        write(
+            f"out of memory: continues with micro-batches of {-(-tiles // parts)} instead of"
+            f" {tiles} tiles and {parts} times the accumulation, the same tiles a step"
         )
         run.optimiser.zero_grad(set_to_none=True)
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _halve(run: Run, group: Sequence[Batch]) -> None:
+def _halve(run: Run, group: Sequence[Batch[Slot]]) -> None:
     size = f"image.train.size ({run.spec.size} px)"
-    if run.world.size > 1:
-        # The other processes would wait for gradients of the abandoned pass.
+    if run.processes.size > 1:
+        # The other processes wait for the gradients of this pass.
         raise InputError(
-            f"out of memory with image.devices {run.world.size}: halve image.train.batch_size and"
-            f" double accumulate, or lower {size}; one device alone halves by itself"
+            f"out of memory with image.devices {run.processes.size}: halve image.train.batch_size and"
+            f" double accumulate, or lower {size}; with one device this is automatic"
         )
     if run.progress.chunks >= max(len(batch.slot.rows) for batch in group):
         raise InputError(
@@ -93,14 +93,14 @@ def _halve(run: Run, group: Sequence[Batch]) -> None:
     run.progress.chunks *= 2
 
 
-def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
+def _backward(run: Run, batch: Batch[Slot]) -> Iterator[Tensor]:
     """Add the gradients of one micro-batch, part by part; yields the parts' losses."""
     recipe, slot = run.recipe, batch.slot
-    # All randomness of this micro-batch follows from its place, so none needs saving.
-    key = (STEP, run.sampling.seed, slot.epoch, slot.micro, run.world.rank)
+    # Random numbers depend on the position in the run alone, so no generator state is saved.
+    key = (STEP, run.sampling.seed, slot.epoch, slot.micro, run.processes.rank)
     torch.manual_seed(number(*key))
     rows = machine.to_device(batch.rows, run.device)
-    pixels, target = see(run, batch), run.target[rows]
+    pixels, target = prepare_pixels(run, batch), run.target[rows]
     groups = torch.full_like(rows, -1) if run.groups is None else run.groups[rows]
     partners, share = groups, 1.0
     if recipe.mixup:
@@ -113,28 +113,30 @@ def _backward(run: Run, batch: Batch) -> Iterator[Tensor]:
         )
     run.net.train()
     if _frozen(run, batch):
-        # Batch norms move their running statistics in every training pass, gradients or not;
-        # drop-path is noise.
+        # In training mode, batch norms update their running statistics even without gradients, and
+        # drop path adds noise.
         run.net.backbone.eval()
-    whole = (pixels, target, groups, partners)
-    parts = list(zip(*(values.chunk(run.progress.chunks) for values in whole), strict=True))
-    for number_, (part, wanted, group, partner) in enumerate(parts):
-        last = slot.ends_step and number_ + 1 == len(parts)
-        with run.world.no_sync(run.forward, hold=not last):
+    arrays = (pixels, target, groups, partners)
+    parts = list(zip(*(values.chunk(run.progress.chunks) for values in arrays), strict=True))
+    for index, (part, wanted, group, partner) in enumerate(parts):
+        last = slot.ends_step and index + 1 == len(parts)
+        with run.processes.no_sync(run.forward, enabled=not last):
             with machine.autocast(run.precision, run.device):
-                logits, guesses = run.forward(part)
+                logits, group_logits = run.forward(part)
             loss = per_tile(logits, wanted, recipe.loss, recipe.focal_gamma, recipe.label_smoothing)
             total = loss.sum()
-            if guesses is not None:
-                total = total + recipe.aux_weight * group_loss(guesses, group, partner, share)
-            # Several processes average their gradients; a step's tiles are those of all of them.
-            run.scaler.scale(total * (run.world.size / slot.step_tiles)).backward()
+            if group_logits is not None:
+                total = total + recipe.aux_weight * group_loss(group_logits, group, partner, share)
+            # `step_tiles` counts the tiles of all processes, and gradients are averaged over them.
+            run.scaler.scale(total * (run.processes.size / slot.step_tiles)).backward()
         yield loss.detach()
 
 
-def see(run: Run, batch: Batch) -> Tensor:
+def prepare_pixels(run: Run, batch: Batch[Slot]) -> Tensor:
     """The normalised pixels of a batch on the device, float32 (n, 3, size, size)."""
-    canvas, sizes = (machine.to_device(one, run.device) for one in (batch.canvas, batch.sizes))
+    canvas, sizes = (
+        machine.to_device(values, run.device) for values in (batch.canvas, batch.sizes)
+    )
     pixels = normalise(
         resize(canvas, sizes, run.spec.size, run.spec.interpolation), run.spec.mean, run.spec.std
     )

@@ -1,8 +1,7 @@
-"""Trains one network on all folds but one (two with `early_stop`), and survives what happens to
-long runs.
+"""Train one network without one fold (two with `early_stop`), resuming after an interruption.
 
-The loop is a function of recipe, rows and tiles alone: killed anywhere, it goes on from its last
-saved step to the same weights, bit for bit on a CPU.
+The weights are a function of recipe, rows and tiles alone: a run that is killed anywhere resumes from
+its last saved step and ends with the same weights, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -34,18 +33,24 @@ from isic.image.network.cache import Tiles, decoded
 from isic.image.network.loader import Batch, batches, default_workers
 from isic.image.training import checkpoint
 from isic.image.training.augment import Augmenter
-from isic.image.training.parallel import ProcessGroup, SingleProcess, join, world_of
+from isic.image.training.parallel import ProcessGroup, SingleProcess, join, process_group
 from isic.image.training.run import Run, prepare, restore, save
+from isic.image.training.sampler import Slot
 from isic.image.training.step import take_step
-from isic.image.training.validation import Exams, make_exam
+from isic.image.training.validation import (
+    DECIDING_NEGATIVES,
+    Validation,
+    ValidationSet,
+    make_validation_set,
+)
 
-#: Steps in a row without a finite loss that end a run in fp16, whose scaler skips such steps.
+#: Consecutive steps without a finite loss that end a run in fp16, where the scaler skips such steps.
 _SKIPS = 8
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may cost; changes nothing about its weights (but `devices` by rounding)."""
+    """Time, processes and disk of a run. They affect run time only (`devices` also rounding)."""
 
     max_hours: float | None = None
     workers: int | None = None
@@ -55,7 +60,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained on what: equal in every process that works on it."""
+    """Inputs of a run, equal in all of its processes."""
 
     tiles: TileStore
     folds: pd.DataFrame
@@ -67,21 +72,24 @@ class Job:
     limits: Limits
 
     @property
-    def watched(self) -> int | None:
-        """The fold that decides when training stops, kept out of it like the scored one; None:
-        epochs are fixed.
-        """
-        return _watched(self.folds, self.fold, self.recipe)
+    def stopping_fold(self) -> int | None:
+        """The fold whose score ends training, kept out of it; None without `early_stop`."""
+        return _stopping_fold(self.folds, self.fold, self.recipe)
 
     @property
     def training(self) -> NDArray[np.bool_]:
-        return ~np.isin(
-            self.folds["fold"], [one for one in (self.fold, self.watched) if one is not None]
-        )
+        """Whether each row is trained on."""
+        held_out = [fold for fold in (self.fold, self.stopping_fold) if fold is not None]
+        return ~np.isin(self.folds["fold"], held_out)
 
     @property
     def ids(self) -> NDArray[np.str_]:
         return self.folds.loc[self.training, ID].to_numpy(str)
+
+    def validation_set(self, run: Run, fold: int, negatives: int) -> ValidationSet:
+        """A sample of `fold` with this many negatives."""
+        rows = self.folds[self.folds["fold"] == fold]
+        return make_validation_set(self.tiles, rows, negatives, self.recipe.seed, run.spec)
 
 
 class OutOfTime(InputError):
@@ -99,49 +107,58 @@ def train_fold(
     limits: Limits | None = None,
     name: str = "image",
     diagnoses: Sequence[object] | None = None,
-    outlook: TimeEstimate | None = None,
-    world: ProcessGroup | None = None,
+    estimate: TimeEstimate | None = None,
+    processes: ProcessGroup | None = None,
     backbone: str | None = None,
 ) -> list[dict[str, Any]]:
     """Train on the rows of `folds` (isic_id, target, fold) outside `fold` and write the model's
-    folder.
+    folder. Returns the history, one row per epoch.
 
-    A recipe with `early_stop` keeps one more fold out and stops by its scores, never by those of
+    A recipe with `early_stop` keeps one more fold out and stops by its score, never by that of
     `fold`.
 
-    `diagnoses` (n,) are the rows' `iddx_full`, for recipes with an auxiliary head or a target of
-    their own for indeterminate lesions. `resume_dir` holds states of earlier, unfinished runs;
-    `outlook` are estimates to say at the start and to keep current. `world`: processes that a
-    cluster started, `limits.devices` of them, each calling this; None: this process starts what it
-    needs. `name` is how lines call the run, `backbone` (default: `name`) what config.json keeps.
-    Returns the history, one row per epoch. Raises InputError for tiles that are missing or broken,
-    a loss that is not finite, weights that cannot be had, `early_stop` with two folds, and
-    OutOfTime.
+    resume_dir: holds the states of unfinished runs.
+    name: stands in printed lines.
+    diagnoses: `iddx_full` (n,) of the rows, for an auxiliary head or soft targets of indeterminate
+        lesions.
+    estimate: printed at the start and kept current.
+    processes: those that a cluster started, `limits.devices` of them, each of which calls this;
+        None: this process starts the others.
+    backbone: name in config.json (default: `name`).
+
+    Raises InputError for tiles that are missing or broken, a loss that is not finite, weights that
+    cannot be loaded, `early_stop` with two folds; OutOfTime when `limits.max_hours` is used up.
     """
     limits = limits or Limits()
-    known = None if diagnoses is None else [str(one) for one in diagnoses]
+    known = None if diagnoses is None else [str(text) for text in diagnoses]
     key = _key(tiles, folds, fold, recipe, known, limits)
-    here = world or SingleProcess()
-    unseen = machine.unseen_gpu()
-    precision, note = here.first(lambda: _precision(recipe.precision, here.device, resume_dir, key))
+    own = processes or SingleProcess()
+    unusable = machine.unseen_gpu()
+    precision, note = own.broadcast(
+        lambda: _precision(recipe.precision, own.device, resume_dir, key)
+    )
     folder = _state(resume_dir, key, precision)
     settled = recipe.model_copy(update={"precision": precision})
     job = Job(tiles, folds, fold, settled, folder, name, known, limits)
-    helps = world is not None and world.rank > 0
-    with ExitStack() as held:
-        if not helps:
-            held.enter_context(checkpoint.locked(folder))
-        own = world or held.enter_context(world_of(limits.devices, _help, (job,)))
-        console = Console(name, recipe.epochs, outlook, quiet=helps)
-        for line in (note, f"warning: {unseen}" if unseen else ""):
+    first = processes is None or processes.rank == 0
+
+    with ExitStack() as stack:
+        if first:
+            stack.enter_context(checkpoint.locked(folder))
+        started = process_group(limits.devices, _train_in_group, (job,))
+        group = processes or stack.enter_context(started)
+        console = Console(name, recipe.epochs, estimate, quiet=not first)
+        for line in (note, f"warning: {unusable}" if unusable else ""):
             if line:
-                console.say(line)
-        run, scoring = _train(job, own, NullTracker() if helps else tracker, console)
-        if not helps:
+                console.write(line)
+
+        run, scoring = _train(job, group, tracker if first else NullTracker(), console)
+
+        if first:
             extra = {
                 "tta": recipe.tta,
                 "fold": fold,
-                "watched_fold": job.watched,
+                "watched_fold": job.stopping_fold,
                 "backbone": backbone or name,
                 "precision": precision,
                 "scoring_precision": scoring,
@@ -152,14 +169,10 @@ def train_fold(
     return run.progress.history
 
 
-def _help(job: Job) -> None:
-    """The work of a process that is not the first."""
-    _train(
-        job,
-        join(job.limits.devices),
-        NullTracker(),
-        Console(job.name, job.recipe.epochs, quiet=True),
-    )
+def _train_in_group(job: Job) -> None:
+    """Training in a process that is not the first."""
+    console = Console(job.name, job.recipe.epochs, quiet=True)
+    _train(job, join(job.limits.devices), NullTracker(), console)
 
 
 def _key(
@@ -171,10 +184,9 @@ def _key(
     limits: Limits,
 ) -> str:
     rows = [folds[column].tolist() for column in (ID, TARGET, "fold")]
-    watched = _watched(folds, fold, recipe)
     return checkpoint.resume_key(
-        recipe.model_dump(exclude={"tta"}),
-        [*rows, fold, watched, known],
+        recipe.training_config(),
+        [*rows, fold, _stopping_fold(folds, fold, recipe), known],
         tiles.path,
         limits.devices,
     )
@@ -185,170 +197,156 @@ def _state(resume_dir: Path, key: str, precision: str) -> Path:
 
 
 def _precision(wanted: str, device: torch.device, resume_dir: Path, key: str) -> tuple[str, str]:
-    """The number format to train in, and what to say of it ("": nothing).
+    """The number format to train in, and a line to print ("": none).
 
-    A state of another machine, where `auto` was another format, goes on in that one where this
-    machine has it. Where not, it stays for a machine that has.
+    A state saved on a machine where `auto` was another format is resumed in that format if this
+    machine has it. If not, the state is kept for a machine that has.
     """
     own = machine.pick_precision(wanted, device)
     others = [
-        one
-        for one in machine.PRECISIONS
-        if one != own and checkpoint.exists(_state(resume_dir, key, one))
+        precision
+        for precision in machine.PRECISIONS
+        if precision != own and checkpoint.exists(_state(resume_dir, key, precision))
     ]
     if not others or checkpoint.exists(_state(resume_dir, key, own)):
         return own, ""
-    usable = [one for one in others if machine.has_precision(one, device)]
-    if usable:
-        return usable[0], f"its state is in {usable[0]}: goes on in that instead of {own}"
-    return (
-        own,
-        (
-            f"its state is in {others[0]}, which this GPU lacks: starts afresh in {own}, that state"
-            " stays"
-        ),
-    )
+    for precision in others:
+        if machine.has_precision(precision, device):
+            return precision, f"resumes in {precision}, as its state was saved, instead of {own}"
+    lacking = f"its state was saved in {others[0]}, which this GPU lacks"
+    return own, f"{lacking}: starts anew in {own} and keeps that state"
 
 
-def _watched(folds: pd.DataFrame, fold: int, recipe: ImageRecipe) -> int | None:
+def _stopping_fold(folds: pd.DataFrame, fold: int, recipe: ImageRecipe) -> int | None:
     if recipe.early_stop is None:
         return None
     return early_stopping_fold(folds["fold"], fold, recipe.seed, "image.train.early_stop")
 
 
-def _train(job: Job, world: ProcessGroup, tracker: Tracker, console: Console) -> tuple[Run, str]:
-    """The run at its end, and the number format for its scores."""
+def _train(
+    job: Job, processes: ProcessGroup, tracker: Tracker, console: Console
+) -> tuple[Run, str]:
+    """The trained run, and the number format for its scores."""
     training, recipe = job.training, job.recipe
     known = None if job.diagnoses is None else np.asarray(job.diagnoses)[training].tolist()
-    run = prepare(
-        job.folds.loc[training, TARGET].to_numpy(np.int64), recipe, job.fold, known, world
-    )
+    target = job.folds.loc[training, TARGET].to_numpy(np.int64)
+    run = prepare(target, recipe, job.fold, known, processes)
     if restore(run, job.resume):
-        console.say(
-            f"goes on in epoch {run.progress.epoch + 1}, step {run.progress.step} of {run.steps}"
-        )
-    if job.watched is not None:
-        console.say(f"fold {job.watched} is kept out of training as well and decides when it stops")
+        progress = run.progress
+        console.write(f"resumes in epoch {progress.epoch + 1}, step {progress.step} of {run.steps}")
+    stopping = job.stopping_fold
+    if stopping is not None:
+        console.write(f"fold {stopping} is kept out of training too, for early stopping")
     console.start(run.progress.step / run.steps)
-    exams = _exams(job, run)
-    # Every lesion is training data of some fold: one cache of all serves every fold and backbone.
-    every, place = job.folds[ID].to_numpy(str), job.resume.parent.parent / "decoded"
-    with decoded(job.tiles, every, job.limits.cache_gb, place, console.say) as tiles:
-        _loop(run, job, tiles, exams, tracker, console)
-    return run, exams.scored.scoring_precision(run)
+
+    validation = Validation(
+        job.validation_set(run, job.fold, recipe.validate_negatives),
+        None if stopping is None else job.validation_set(run, stopping, DECIDING_NEGATIVES),
+    )
+    # Each lesion is a training lesion of some fold, so all folds and backbones share one cache.
+    ids, folder = job.folds[ID].to_numpy(str), job.resume.parent.parent / "decoded"
+    cached = decoded(job.tiles, ids, job.limits.cache_gb, folder, console.write)
+    with cached as tiles, _sigterm() as stop:
+        _loop(run, job, tiles, validation, tracker, console, stop)
+    return run, _scoring_precision(job, run)
 
 
-def _exams(job: Job, run: Run) -> Exams:
-    made = [
-        make_exam(
-            job.tiles,
-            job.folds[job.folds["fold"] == number],
-            job.recipe.validate_negatives,
-            job.recipe.seed,
-            run.spec,
-        )
-        for number in (job.fold, job.watched)
-        if number is not None
-    ]
-    return Exams(made[0], made[1] if len(made) > 1 else None)
-
-
-def _loop(
-    run: Run, job: Job, tiles: Tiles, exams: Exams, tracker: Tracker, console: Console
-) -> None:
-    with _termination() as asked:
-        _steps(run, job, tiles, exams, tracker, console, asked)
+def _scoring_precision(job: Job, run: Run) -> str:
+    if run.device.type == "cpu":
+        return "fp32"
+    return job.validation_set(run, job.fold, DECIDING_NEGATIVES).scoring_precision(run)
 
 
 @contextmanager
-def _termination() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets instead of ending the process: a machine that is taken back sends
-    it.
-    """
-    asked = threading.Event()
+def _sigterm() -> Iterator[threading.Event]:
+    """An event set by SIGTERM, which a preempted machine sends, in place of the end of the process."""
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        # Only the main thread may set handlers; elsewhere the signal ends the process as ever.
-        yield asked
+        # Only the main thread can install handlers.
+        yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        yield asked
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _steps(
+class _Decision(NamedTuple):
+    """Whether the run must stop and whether its state is to be saved: the same in every process."""
+
+    stop: bool
+    save: bool
+
+    def __or__(self, other: _Decision) -> _Decision:
+        return _Decision(self.stop or other.stop, self.save or other.save)
+
+
+_CONTINUE = _Decision(stop=False, save=False)
+
+
+def _loop(
     run: Run,
     job: Job,
     tiles: Tiles,
-    exams: Exams,
+    validation: Validation,
     tracker: Tracker,
     console: Console,
-    asked: threading.Event,
+    stop: threading.Event,
 ) -> None:
     clock = Clock(run.progress.seconds, run.progress.step)
-    pending: tuple[Sequence[Batch], machine.Fetched] | None = None
-    for group in _groups(run, job, tiles, clock):
-        losses = take_step(run, group, console.say)
-        # One step behind, so that a GPU has the next step queued while the CPU waits for the
-        # numbers of this one.
-        verdict = _count(run, pending, job, clock, asked) if pending else _GO_ON
+    pending: tuple[Sequence[Batch[Slot]], machine.Fetched] | None = None
+    for group in _steps(run, job, tiles, clock):
+        losses = take_step(run, group, console.write)
+
+        # Losses are counted one step late, so that a GPU has the next step queued while the CPU
+        # waits for them.
+        decision = _count(run, pending, job, clock, stop) if pending else _CONTINUE
         pending = (group, losses)
         slot = group[-1].slot
-        # MultiProcess processes learn from each other's counts that one wants to save; alone it is
-        # known at once.
-        if (
-            slot.ends_epoch
-            or verdict != _GO_ON
-            or (run.world.size == 1 and (clock.save_due() or asked.is_set()))
-        ):
-            verdict = verdict.joined(_count(run, pending, job, clock, asked))
+        # Several processes learn by `_count` that one of them must save; a single one knows now.
+        alone = run.processes.size == 1
+        now = alone and (clock.save_due() or stop.is_set())
+        if slot.ends_epoch or decision != _CONTINUE or now:
+            decision |= _count(run, pending, job, clock, stop)
             pending = None
         console.step(run, slot, clock)
+
         if slot.ends_epoch:
-            _end_epoch(run, exams, tracker, console, clock)
+            _end_epoch(run, validation, tracker, console, clock)
             if _no_better(run.progress.history, run.recipe.early_stop):
                 return
         if run.progress.step == run.steps:
             return
-        if pending is None and verdict != _GO_ON:
+
+        if pending is None and decision != _CONTINUE:
             run.progress.seconds = clock.total()
             clock.saving(lambda: save(run, job.resume))
-        if verdict.over and asked.is_set():
-            console.say(
-                f"was told to end at step {run.progress.step} of {run.steps}; the state is saved"
-            )
-            raise KeyboardInterrupt
-        if verdict.over:
-            raise OutOfTime(
-                f"{job.name}: image.max_hours ({job.limits.max_hours}) is used up at step"
-                f" {run.progress.step} of {run.steps}; the state is saved, `dvc repro` goes on"
-            )
+        if decision.stop:
+            _stop(run, job, console, stop)
 
 
-class _Verdict(NamedTuple):
-    """Whether time is up and whether the state wants saving: the same in every process."""
+def _stop(run: Run, job: Job, console: Console, stop: threading.Event) -> None:
+    """Raise KeyboardInterrupt after a SIGTERM, else OutOfTime."""
+    step = f"step {run.progress.step} of {run.steps}"
+    if stop.is_set():
+        console.write(f"stopped by SIGTERM at {step}; the state is saved")
+        raise KeyboardInterrupt
+    raise OutOfTime(
+        f"{job.name}: image.max_hours ({job.limits.max_hours}) is used up at {step}; the state is"
+        " saved, `dvc repro` resumes"
+    )
 
-    over: bool
-    due: bool
 
-    def joined(self, other: _Verdict) -> _Verdict:
-        return _Verdict(self.over or other.over, self.due or other.due)
-
-
-_GO_ON = _Verdict(over=False, due=False)
-
-
-def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Batch]]:
-    """The micro-batches of one optimiser step at a time, from where training stands."""
+def _steps(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Batch[Slot]]]:
+    """The micro-batches of each optimiser step, from the run's current step on."""
     augment = Augmenter(run.recipe.augment, run.sampling.seed).augment_slot
     slots = run.sampling.slots(run.recipe.epochs, run.progress.epoch, run.progress.micro)
-    workers = (
-        default_workers(run.device, run.world.size)
-        if job.limits.workers is None
-        else job.limits.workers
-    )
-    group: list[Batch] = []
+    workers = job.limits.workers
+    if workers is None:
+        workers = default_workers(run.device, run.processes.size)
+    group: list[Batch[Slot]] = []
     loaded = batches(tiles, job.ids, slots, workers, run.device.type == "cuda", augment)
     for batch in clock.waiting(loaded):
         group.append(batch)
@@ -359,15 +357,15 @@ def _groups(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Bat
 
 def _count(
     run: Run,
-    pending: tuple[Sequence[Batch], machine.Fetched],
+    pending: tuple[Sequence[Batch[Slot]], machine.Fetched],
     job: Job,
     clock: Clock,
-    asked: threading.Event,
-) -> _Verdict:
-    """Add a step to the epoch's sums.
+    stop: threading.Event,
+) -> _Decision:
+    """Add the losses of a step to the sums of the epoch.
 
-    A loss that is not finite ends the run and names the tiles; in fp16 only so many steps in a row
-    do, for the scaler leaves the weights of such a step as they are.
+    A loss that is not finite raises InputError naming the tiles; in fp16 only `_SKIPS` steps in a
+    row do, because the scaler leaves the weights of such a step unchanged.
     """
     group, losses = pending
     values = losses.numpy().astype(np.float64)
@@ -375,56 +373,60 @@ def _count(
     positives = float((run.sampling.target[rows] == 1).sum())
     broken = ~np.isfinite(values)
     late = job.limits.max_hours is not None and clock.here() > job.limits.max_hours * 3600
-    over = late or asked.is_set()
-    # Clocks differ between processes, and all must save and stop at the same step: what one wants,
-    # all do.
-    here = (
+
+    # All processes must save and stop at the same step, but their clocks differ: any of them
+    # decides for all.
+    own = (
         values[~broken].sum(),
         (~broken).sum(),
         positives,
         len(values),
-        over,
+        late or stop.is_set(),
         clock.save_due(),
         broken.sum(),
     )
-    *sums, over, due, failed = run.world.sum(torch.tensor(here, dtype=torch.float64)).tolist()
+    *sums, stopping, saving, failed = run.processes.sum(
+        torch.tensor(own, dtype=torch.float64)
+    ).tolist()
     progress, slot = run.progress, group[-1].slot
     progress.skipped = progress.skipped + 1 if failed else 0
     if failed and progress.skipped >= (_SKIPS if run.scaler.is_enabled() else 1):
         raise InputError(_not_finite(run, job, rows[broken], group[0].slot.epoch + 1))
+
     for name, value in zip(("loss", "finite", "positives", "tiles"), sums, strict=True):
         progress.epoch_sums[name] = progress.epoch_sums.get(name, 0.0) + value
-    progress.epoch, progress.micro = (
-        (slot.epoch + 1, 0) if slot.ends_epoch else (slot.epoch, slot.micro + 1)
-    )
-    return _Verdict(over=over > 0, due=due > 0)
+    if slot.ends_epoch:
+        progress.epoch, progress.micro = slot.epoch + 1, 0
+    else:
+        progress.epoch, progress.micro = slot.epoch, slot.micro + 1
+    return _Decision(stop=stopping > 0, save=saving > 0)
 
 
 def _not_finite(run: Run, job: Job, rows: NDArray[np.int64], epoch: int) -> str:
-    """The one line that names the tiles, whichever process had them."""
+    """The error line, naming the tiles of all processes."""
     marked = torch.zeros(len(job.ids), dtype=torch.float64)
     marked[rows] = 1
-    guilty = job.ids[run.world.sum(marked).numpy() > 0]
-    named = ", ".join(guilty[:8]) + (f" and {len(guilty) - 8} more" if len(guilty) > 8 else "")
+    ids = job.ids[run.processes.sum(marked).numpy() > 0]
+    names = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
     return (
-        f"{job.name}: the loss is not finite in epoch {epoch} for {named}: look at these tiles,"
+        f"{job.name}: the loss is not finite in epoch {epoch} for {names}: look at these tiles,"
         f" lower image.train.lr or set clip_grad{_wider(run)}"
     )
 
 
 def _wider(run: Run) -> str:
-    """Advice to train in a format with larger numbers, where the device has one."""
+    """Advice to train in a format of larger range, where the device has one."""
     if run.precision != "fp16":
         return ""
-    return (
-        f", or set precision to {'bf16' if machine.has_precision('bf16', run.device) else 'fp32'}"
-    )
+    wider = "bf16" if machine.has_precision("bf16", run.device) else "fp32"
+    return f", or set precision to {wider}"
 
 
-def _end_epoch(run: Run, exams: Exams, tracker: Tracker, console: Console, clock: Clock) -> None:
+def _end_epoch(
+    run: Run, validation: Validation, tracker: Tracker, console: Console, clock: Clock
+) -> None:
     row = _row(run, clock)
-    if row["epoch"] % exams.every(run.sampling.tiles) == 0 or row["epoch"] == run.recipe.epochs:
-        row |= run.world.first(lambda: exams.score(run))
+    row |= run.processes.broadcast(lambda: validation.score(run, row["epoch"]))
     progress = run.progress
     progress.history.append(row)
     progress.epoch_sums = {}
@@ -439,7 +441,7 @@ def _end_epoch(run: Run, exams: Exams, tracker: Tracker, console: Console, clock
 
 
 def _row(run: Run, clock: Clock) -> dict[str, Any]:
-    """What an epoch leaves in history.csv, scores still empty."""
+    """The epoch's row of history.csv, without validation scores."""
     sums = run.progress.epoch_sums
     seconds, wait = clock.epoch()
     return {
@@ -457,15 +459,14 @@ def _row(run: Run, clock: Clock) -> dict[str, Any]:
 
 
 def _no_better(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
-    """Whether the last `patience` validations of the watched fold brought no better pAUC than one
-    before them.
+    """Whether the last `patience` validations of the early-stopping fold did not raise its pAUC.
 
-    The scored fold has no say: choosing an epoch on it inflates it (FIELD section G). The last
-    weights are kept.
+    The scored fold is not used: choosing an epoch by it inflates its score (FIELD section G). The
+    last weights are kept.
     """
-    seen = [row["pauc_watched"] for row in history if row.get("pauc_watched") is not None]
+    scores = [row["pauc_watched"] for row in history if row.get("pauc_watched") is not None]
     return (
         patience is not None
-        and len(seen) > patience
-        and max(seen[-patience:]) <= max(seen[:-patience])
+        and len(scores) > patience
+        and max(scores[-patience:]) <= max(scores[:-patience])
     )

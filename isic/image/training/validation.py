@@ -1,8 +1,7 @@
-"""The score of an epoch: all held-out positives and a fixed draw of negatives, cheap enough to
-repeat.
+"""Validation scores of an epoch: all positives of a held-out fold and a fixed sample of negatives.
 
-The full fold is scored once, by `embed`. Nothing is chosen by these scores; where the recipe says
-`early_stop`, a further fold that is kept out of training decides by its own.
+They are logged and select nothing; `embed` scores the whole fold once. With `early_stop`, the score
+of a further held-out fold ends training.
 """
 
 from __future__ import annotations
@@ -25,33 +24,38 @@ from isic.image.network.pixels import normalise, pack, resize
 from isic.image.training.run import Run
 from isic.image.training.sampler import validation_rows
 
-#: A validation costs at most this share of the epochs it stands for; a forward pass is a third of a
-#: training step.
+#: Negatives of a sample that decides something: when training stops, and the number format of the
+#: scores. Not `image.validate_negatives`, so that this key only changes what is logged.
+DECIDING_NEGATIVES = 1500
+#: Largest cost of the validations of one fold, as a share of the epochs between them. A forward
+#: pass costs a third of a training step.
 SHARE = 0.1
 #: Tiles per forward pass.
 PART = 256
 
 
 class ValidationSet(NamedTuple):
-    """Held-out labels (n,) and their tiles as the network's size, uint8 (n, 3, size, size) on the
-    CPU.
+    """Labels (n,) of held-out lesions and their resized tiles, uint8 (n, 3, size, size) on the CPU.
 
-    The tiles lie in page-locked memory beside a GPU, which then fetches them itself.
+    With a GPU the tiles lie in page-locked memory, from which the GPU copies without the CPU.
     """
 
     target: NDArray[np.int64]
     levels: Tensor
 
+    def interval(self, tiles_per_epoch: int) -> int:
+        """Epochs between validations."""
+        return max(1, -(-len(self.target) // max(1, int(3 * SHARE * tiles_per_epoch))))
+
     def score(self, run: Run) -> dict[str, float]:
-        """pAUC and AUC of the run's network as it stands."""
+        """pAUC and AUC of the run's network in its current state."""
         logits = self._logits(run, run.precision)
         return {"pauc": pauc(self.target, logits), "auc": auc(self.target, logits)}
 
     def scoring_precision(self, run: Run) -> str:
-        """Number format for the trained network's scores: fp16 where all of these tiles have a
-        finite one.
+        """Number format for the trained network's scores: fp16 if all logits are finite in it.
 
-        bf16 has less than a tenth of its precision and goes where fp16 overflows; fp32 is a CPU's.
+        Else bf16, which has less than a tenth of the precision but does not overflow. fp32 on a CPU.
         """
         for precision in ("fp16", "bf16"):
             usable = machine.scoring_precision(precision, run.device) == precision
@@ -68,51 +72,53 @@ class ValidationSet(NamedTuple):
             return net(normalise(levels, run.spec.mean, run.spec.std))[0]
 
         with torch.inference_mode(), machine.autocast(precision, run.device):
-            said, _ = machine.split_until_it_fits(forward, len(self.levels), PART)
-        return torch.cat(said).double().cpu().numpy()
+            logits, _ = machine.split_until_it_fits(forward, len(self.levels), PART)
+        return torch.cat(logits).double().cpu().numpy()
 
 
-class Exams(NamedTuple):
-    """That of the scored fold, for information, and that of the fold that decides when to stop, if
-    one does.
+class Validation(NamedTuple):
+    """Validation sets of a run: that of the left-out fold, which is logged, and that of the
+    early-stopping fold, if any.
     """
 
-    scored: ValidationSet
-    watched: ValidationSet | None
+    logged: ValidationSet
+    stopping: ValidationSet | None
 
-    def every(self, tiles_per_epoch: int) -> int:
-        """Epochs between validations."""
-        count = len(self.scored.target) + (len(self.watched.target) if self.watched else 0)
-        return max(1, -(-count // max(1, int(3 * SHARE * tiles_per_epoch))))
+    def score(self, run: Run, epoch: int) -> dict[str, float]:
+        """pAUC and AUC of the sets due after `epoch` (from 1); all are due after the last one.
 
-    def score(self, run: Run) -> dict[str, float]:
-        """pAUC and AUC of the run's network as it stands; those of the watched fold end in
-        `_watched`.
+        Names of the early-stopping fold's scores end in `_watched`.
         """
-        watched = self.watched.score(run) if self.watched else {}
-        return self.scored.score(run) | {
-            f"{name}_watched": value for name, value in watched.items()
-        }
+        scores = {}
+        for validation_set, ending in ((self.logged, ""), (self.stopping, "_watched")):
+            if validation_set is None:
+                continue
+            interval = validation_set.interval(run.sampling.tiles)
+            if epoch % interval == 0 or epoch == run.recipe.epochs:
+                for name, value in validation_set.score(run).items():
+                    scores[name + ending] = value
+        return scores
 
 
-def make_exam(
+def make_validation_set(
     tiles: TileStore, held_out: pd.DataFrame, negatives: int, seed: int, spec: Spec
 ) -> ValidationSet:
-    """Read the tiles to be scored; `held_out` has isic_id and target. InputError when it holds one
-    class only.
+    """Read and resize the tiles of a sample of `held_out` (isic_id, target).
+
+    Raises InputError when it holds one class only.
     """
     target = held_out[TARGET].to_numpy(np.int64)
     if len(np.unique(target)) < 2:
         raise InputError(
             "the held-out fold needs malignant and benign lesions: use fewer folds or more data"
         )
+
     rows = validation_rows(target, negatives, seed)
     ids = held_out[ID].to_numpy(str)[rows]
-    levels = [
-        resize(*pack([tiles.image(name) for name in part]), spec.size, spec.interpolation)
+    parts = [
+        resize(*pack([tiles.image(isic_id) for isic_id in part]), spec.size, spec.interpolation)
         for part in np.array_split(ids, -(-len(ids) // 128))
     ]
-    every = torch.cat(levels)
-    return ValidationSet(
-        target[rows], every.pin_memory() if machine.pick().type == "cuda" else every
-    )
+    levels = torch.cat(parts)
+    on_gpu = machine.pick().type == "cuda"
+    return ValidationSet(target[rows], levels.pin_memory() if on_gpu else levels)

@@ -25,7 +25,7 @@ from isic.image.network.pixels import Images, pack
 _MEMORY = 512 << 20
 
 
-class Rows(Protocol):
+class HasRows(Protocol):
     """Slot of a batch: the rows to load."""
 
     @property
@@ -33,7 +33,7 @@ class Rows(Protocol):
         """Indices (n,) into the ids."""
 
 
-SlotT = TypeVar("SlotT", bound=Rows)
+SlotT = TypeVar("SlotT", bound=HasRows)
 
 #: Changes the tiles of a slot before they are packed. Loader processes receive a pickled copy.
 Transform = Callable[[Images, SlotT], Images]

@@ -5,6 +5,7 @@ wrong.
 from __future__ import annotations
 
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from isic.cli import main
+from isic.data.source import FILES
 
 
 def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
@@ -100,3 +102,46 @@ def test_what_is_wrong_is_one_line_and_exit_2(
     assert error.count("\n") == 1
     assert said in error
     assert {path.name for path in tmp_path.iterdir()} == {"held", "table.csv"}
+
+
+def exit_status(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["isic", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code
+
+
+@pytest.fixture
+def presets(checkout: Path, root: Path) -> Path:
+    """A checkout with the presets."""
+    shutil.copytree(root / "pipelines" / "presets", checkout / "pipelines" / "presets")
+    return checkout
+
+
+def test_a_preset_ends_with_the_next_command(
+    presets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert not exit_status(monkeypatch, "preset", "full")
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("+  source: folder ") for line in shown)
+    assert shown[-1].startswith("next: make data (needs a Kaggle token")
+
+    official = presets / "data" / "official"
+    official.mkdir()
+    for name in FILES:
+        (official / name).touch()
+    assert not exit_status(monkeypatch, "preset", "full")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "params.yaml already holds preset full"
+    assert shown[-1].startswith("next: dvc repro")
+
+
+def test_a_preset_without_a_name_shows_how_to_give_one(
+    presets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (presets / "params.yaml").read_text()
+    assert exit_status(monkeypatch, "preset") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("isic: error: name a preset, one of full, kaggle_t4")
+    assert "make preset P=full" in error
+    assert (presets / "params.yaml").read_text() == before

@@ -6,21 +6,38 @@ from typing import Annotated
 
 import typer
 
+from isic.core.errors import InputError
+
 app = typer.Typer()
 tracking_app = typer.Typer(help="The MLflow store: its runs and models.", no_args_is_help=True)
 
 
 @app.command()
 def preset(
-    name: Annotated[str, typer.Argument(help="full, kaggle_t4, …; see pipelines/presets.")],
+    name: Annotated[str, typer.Argument(help="full, kaggle_t4, …; see pipelines/presets.")] = "",
 ) -> None:
-    """Apply a preset to params.yaml and show the difference."""
+    """Apply a preset to params.yaml, show the difference and print the next command."""
+    from isic.core.params import load_params
     from isic.core.paths import Layout
-    from isic.core.presets import apply_preset
+    from isic.core.presets import apply_preset, preset_names
+    from isic.data.source import FILES
 
     layout = Layout.find()
-    diff = apply_preset(layout.params, layout.root / "pipelines" / "presets", name)
+    presets = layout.root / "pipelines" / "presets"
+    if not name:
+        names = preset_names(presets)
+        raise InputError(
+            f"name a preset, one of {', '.join(names)}: make preset P={names[0]}, or"
+            f" isic preset {names[0]}"
+        )
+    diff = apply_preset(layout.params, presets, name)
     typer.echo(diff or f"params.yaml already holds preset {name}", nl=not diff)
+
+    data = load_params(layout.params).data
+    folder = layout.root / str(data.folder)
+    ready = data.source == "sample" or all((folder / file).is_file() for file in FILES)
+    download = "" if ready else "make data (needs a Kaggle token and accepted rules), then "
+    typer.echo(f"next: {download}dvc repro; isic models estimates the training time")
 
 
 @app.command()

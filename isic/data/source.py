@@ -27,8 +27,8 @@ def take_folder(folder: Path, raw: Path) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
-            f"data.folder {folder} is not a folder: set it in params.yaml to where the official"
-            " files are"
+            f"data.folder {folder} is not a folder: run `make data`, which downloads the official"
+            " files to data/official, or set data.folder in params.yaml to a folder that has them"
         )
     if folder.resolve().is_relative_to(Path(raw).resolve()):
         raise InputError(
@@ -38,8 +38,8 @@ def take_folder(folder: Path, raw: Path) -> None:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"data.folder {folder} lacks {', '.join(missing)}: download the competition's files"
-            " there"
+            f"data.folder {folder} lacks {', '.join(missing)}: run `make data`, which downloads the"
+            " official files to data/official, or put them there"
         )
     with atomic_dir(raw) as temporary:
         for name in FILES:

@@ -196,6 +196,7 @@ def test_incomplete_folder_keeps_what_was_there(
     outcome = stage("data")
     assert outcome.code == 2
     assert "lacks train-metadata.csv" in outcome.error
+    assert "`make data`" in outcome.error
     assert len(list((checkout / "data" / "raw").iterdir())) == 5
     assert [file.name for file in (checkout / "data").iterdir()] == ["raw"]
 

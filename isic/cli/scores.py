@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from isic.cli.options import Fallback, MissingImages
 from isic.cli.options import missing_images as parse_missing
 from isic.core.errors import InputError, redact
+
+if TYPE_CHECKING:
+    from isic.evaluate.config import RunConfig
 
 app = typer.Typer()
 
@@ -127,9 +130,12 @@ def compare(
         typer.Option(help="JSON to write; default: reports/compare.json of the checkout, if any."),
     ] = None,
 ) -> None:
-    """Compare two sets of out-of-fold scores: print and write the paired interval over patients."""
+    """Compare two sets of out-of-fold scores: print and write the paired interval over patients, and
+    the parameters, features and data that differ.
+    """
     from isic.core.io import refuse_output, write_json
     from isic.evaluate.compare import compare_oof, comparison_table, read_oof
+    from isic.evaluate.config import changes_text, list_changes
 
     for name, side in (("A", a), ("B", b)):
         if not side:
@@ -143,9 +149,18 @@ def compare(
 
     first, second = (read_oof(file) for file in files)
     comparison = compare_oof(first, second, (a, b))
-    typer.echo(comparison_table(comparison))
+    typer.echo(comparison_table(comparison) + "\n")
+
+    configs = [_run_config(name, file) for name, file in zip((a, b), files, strict=True)]
+    unknown = [name for name, config in zip((a, b), configs, strict=True) if config is None]
+    changes = list_changes(*configs) if configs[0] and configs[1] else None
+    if changes is None:
+        typer.echo(f"what differs is unknown: {' and '.join(unknown)} holds scores alone")
+    else:
+        typer.echo(changes_text(changes, (a, b)))
+
     if target is not None:
-        write_json(target, comparison.to_json())
+        write_json(target, comparison.to_json() | {"changes": changes})
         typer.echo(f"written: {target}")
 
 
@@ -178,6 +193,32 @@ def _oof_source(name: str) -> Path:
             f"{name} not found: no such file or folder, and runs are found in a checkout only"
         ) from error
     return run_scores(root, name)
+
+
+def _run_config(name: str, source: Path) -> RunConfig | None:
+    """Parameters and hashes of the scores `source` of `_oof_source(name)`; None for a score file."""
+    from isic.core.params import load_params
+    from isic.core.paths import Layout
+    from isic.evaluate.config import RunConfig, flatten_params
+    from isic.predict.manifest import FILE, read_manifest
+    from isic.tracking.context import run_tags
+    from isic.tracking.lookup import run_values
+
+    params: dict[str, Any]
+    if (source / FILE).is_file():
+        manifest = read_manifest(source)
+        params = manifest.params
+        hashes = {"data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
+    elif (source / "dvc.yaml").is_file():
+        layout = Layout(source)
+        params, hashes = load_params(layout.params).stack_config(), run_tags(layout)
+    elif name.startswith("models:") or Path(name) == source:
+        return None
+    else:
+        params, hashes = run_values(Layout.find().root, name)
+    # A version records the data by their hash alone.
+    values = {key: value for key, value in flatten_params(params).items() if key[:5] != "data."}
+    return RunConfig(values, {key: hashes.get(key, "") for key in ("data_hash", "folds_hash")})
 
 
 @app.command()

@@ -10,6 +10,7 @@ import pandas as pd
 
 from isic.core.errors import InputError
 from isic.evaluate.compare import compare_oof
+from isic.evaluate.config import changed_values, flatten_params
 from isic.evaluate.results import RunResults
 
 
@@ -60,41 +61,3 @@ def compare_with_champion(
         "verdict": comparison.verdict,
         "changes": changes,
     }
-
-
-def flatten_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    flattened: dict[str, Any] = {}
-    for key, value in values.items():
-        flattened |= (
-            flatten_params(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
-        )
-    return flattened
-
-
-def changed_values(
-    before: Mapping[str, Any], after: Mapping[str, Any], set_only: bool = False
-) -> list[dict[str, str]]:
-    """key, before, after of the values that differ; with `set_only`, only keys with a value in
-    `before`.
-    """
-    keys = (
-        [key for key in before if before[key]]
-        if set_only
-        else [*before, *(key for key in after if key not in before)]
-    )
-    return [
-        {"key": key, "before": _format(before.get(key)), "after": _format(after.get(key))}
-        for key in keys
-        if _format(before.get(key)) != _format(after.get(key))
-    ]
-
-
-def _format(value: Any) -> str:
-    if value is None:
-        return "–"
-    text = (", ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else str(value)
-    # The first characters identify a hash.
-    return f"{text[:12]}…" if len(text) == 64 and " " not in text else text

@@ -1,9 +1,10 @@
-"""Find a run's out-of-fold scores by run id or name in the checkout's store."""
+"""Find a run's out-of-fold scores and parameters by run id or name in the checkout's store."""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from isic.core.errors import InputError
 from isic.tracking.runs import PARENT_TAG
@@ -23,6 +24,27 @@ def run_scores(root: Path, name: str) -> Path:
     Of several runs with one name the newest is used. Raises InputError when there is no such run,
     it has no scores, or the store cannot be reached.
     """
+    client, run = _run_with_scores(root, name)
+    return Path(client.download_artifacts(run.info.run_id, SCORES))
+
+
+def run_values(root: Path, name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Parameters and tags of the run whose scores `run_scores` returns. Raises as it does.
+
+    Parameters are by dotted key, their values read back from MLflow's text.
+    """
+    run = _run_with_scores(root, name)[1]
+    return {key: _parse(text) for key, text in run.data.params.items()}, dict(run.data.tags)
+
+
+def _parse(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # a plain word
+        return text
+
+
+def _run_with_scores(root: Path, name: str) -> tuple[MlflowClient, Run]:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -31,7 +53,7 @@ def run_scores(root: Path, name: str) -> Path:
         for owner in filter(None, (run, _parent(client, run))):
             files = client.list_artifacts(owner.info.run_id, SCORES.split("/")[0])
             if any(file.path == SCORES for file in files):
-                return Path(client.download_artifacts(owner.info.run_id, SCORES))
+                return client, owner
     except MlflowException as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(

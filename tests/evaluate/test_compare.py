@@ -4,12 +4,16 @@ compared.
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from isic.cli import app
 from isic.core.errors import InputError
 from isic.core.io import read_parquet, write_parquet
 from isic.core.metric import pauc
@@ -77,3 +81,29 @@ def test_scores_are_found_in_files_bundles_and_checkouts(
         assert np.array_equal(read_oof(place)["score"], oof["score"])
     with pytest.raises(InputError, match="no out-of-fold scores"):
         read_oof(tmp_path)
+
+
+def test_two_checkouts_are_compared_with_what_they_were_made_with(
+    checkout: Path, tmp_path: Path, oof: pd.DataFrame
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(checkout, other)
+    for folder in (checkout, other):
+        write_parquet(folder / "data" / "oof" / "stack.parquet", oof)
+    text = (other / "params.yaml").read_text()
+    changed = re.sub(r"num_leaves: \d+", "num_leaves: 63", text).replace("[age, border", "[border")
+    (other / "params.yaml").write_text(changed)
+    with (other / "data" / "raw" / "train-metadata.csv").open("a") as file:
+        file.write("\n")
+
+    shown = CliRunner().invoke(app, ["compare", str(checkout), str(other)]).output
+    assert re.search(r"^  features\.families +-age$", shown, re.MULTILINE)
+    assert re.search(r"^  stack\.params\.num_leaves +\d+ → 63$", shown, re.MULTILINE)
+    assert re.search(r"^  data_hash +\w{12}… → \w{12}…$", shown, re.MULTILINE)
+    assert len(re.findall(r"^  \S+  .*(?:→|-age)", shown, re.MULTILINE)) == 3
+
+    shown = CliRunner().invoke(app, ["compare", str(checkout), str(checkout)]).output
+    assert "same parameters, features, data and folds" in shown
+    scores = str(checkout / "data" / "oof" / "stack.parquet")
+    shown = CliRunner().invoke(app, ["compare", str(checkout), scores]).output
+    assert f"what differs is unknown: {scores} holds scores alone" in shown

@@ -17,6 +17,7 @@ from isic.core.errors import InputError
 from isic.core.io import read_json, write_json
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
+from isic.evaluate.config import changed_values, flatten_params
 from isic.evaluate.curve_figures import area_above
 from isic.evaluate.curves import column_of, group_by
 from isic.evaluate.evaluate import evaluate
@@ -24,7 +25,7 @@ from isic.evaluate.interval_figures import draw_slices
 from isic.evaluate.learning import learning_records
 from isic.evaluate.results import RunResults
 from isic.report.build import POINTS, build_report
-from isic.report.champion import Champion, changed_values, flatten_params
+from isic.report.champion import Champion
 from isic.report.findings import findings
 from isic.report.lesions import TileGallery, overview, worst_lesions
 from isic.report.markdown import to_html

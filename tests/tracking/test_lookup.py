@@ -80,6 +80,8 @@ def test_two_runs_are_compared_on_the_screen_and_in_a_file(
     assert f"{ids['stack-fold0-4']} is better" in done.output
     written = json.loads((root / "reports" / "compare.json").read_text())
     assert written["low"] > 0
+    assert written["changes"] == [{"key": "strength", "before": "1", "after": "4"}]
+    assert "  strength  1 → 4\n" in done.output
     assert written["rows"] == 440
 
 

@@ -17,12 +17,7 @@ export DO_NOT_TRACK := 1
 
 # Reinstalls only when the requirements change.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …" >&2; exit 2; }
-	test -x "$(BIN)/python" || $(PYTHON) -m venv $(VENV)
-	# torch first: the later installs keep the build that is resolved here (CPU-only if no other is offered).
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch torchvision
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pipeline,dev]'
-	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps grad-cam ttach
+	@bash setup.sh $(VENV) '$(PYTHON)'
 	touch $@
 
 .PHONY: setup

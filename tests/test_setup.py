@@ -1,0 +1,113 @@
+"""`make setup` with a stand-in for Python: what it prints, and that a half-made .venv is never kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+#: A Python whose `venv` makes an environment like itself and whose pip prints much.
+PYTHON = r"""#!/bin/bash
+echo "$@" >> "$CALLS"
+case "$*" in
+    *print*) echo python3.12 ;;
+    *ensurepip*) [ -z "$NO_ENSUREPIP" ] ;;
+    "-m venv "*)
+        mkdir -p "$3/bin"
+        [ -z "$BROKEN_VENV" ] || exit 1
+        cp "$0" "$3/bin/python" ;;
+    "-m pip --version") ;;
+    "-m pip install "*)
+        seq -f 'Collecting package-%g' 500
+        case "$*" in *"$FAILING"*) [ -z "$FAILING" ] || { echo 'ERROR: no space left'; exit 1; } ;; esac ;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(root: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    for name in ("Makefile", "setup.sh", "pyproject.toml", "constraints.txt"):
+        shutil.copy(root / name, folder / name)
+    (tmp_path / "python3").write_text(PYTHON)
+    (tmp_path / "python3").chmod(0o755)
+    return folder
+
+
+def make(clone: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`make setup` with the stand-in as python3."""
+    tools = {
+        "PATH": f"{clone.parent}:/usr/bin:/bin",
+        "CALLS": str(clone.parent / "calls"),
+        "NO_ENSUREPIP": "",
+        "BROKEN_VENV": "",
+        "FAILING": "",
+    }
+    return subprocess.run(
+        ["make", "setup"],
+        cwd=clone,
+        env={**os.environ, **tools, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def calls(clone: Path) -> str:
+    return (clone.parent / "calls").read_text()
+
+
+def test_the_screen_has_a_line_a_step_and_the_log_the_rest(clone: Path) -> None:
+    done = make(clone)
+    assert done.returncode == 0, done.stderr
+    assert [line[:13] for line in done.stdout.splitlines()[:3]] == [
+        f"set-up {number} of 3" for number in (1, 2, 3)
+    ]
+    assert "Collecting" not in done.stdout + done.stderr
+    assert "Collecting package-500" in (clone / ".venv" / "setup.log").read_text()
+    before = calls(clone)
+    assert make(clone).returncode == 0
+    assert calls(clone) == before
+
+
+@pytest.mark.parametrize("half_made", [False, True])
+def test_without_ensurepip_the_package_is_named_and_nothing_is_left(
+    clone: Path, half_made: bool
+) -> None:
+    if half_made:
+        (clone / ".venv" / "bin").mkdir(parents=True)
+        (clone / ".venv" / "bin" / "python").symlink_to("/nowhere/python3")
+    done = make(clone, NO_ENSUREPIP="yes")
+    assert done.returncode != 0
+    assert "sudo apt install python3.12-venv" in done.stderr
+    assert not (clone / ".venv").exists()
+    assert make(clone).returncode == 0
+
+
+def test_a_half_made_environment_is_made_again(clone: Path) -> None:
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    (clone / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    (clone / ".venv" / "bin" / "python").chmod(0o755)
+    done = make(clone)
+    assert done.returncode == 0, done.stderr
+    assert ".venv has no working pip: removed" in done.stdout
+    assert (clone / ".venv" / ".ready").exists()
+
+
+def test_a_venv_that_fails_leaves_nothing(clone: Path) -> None:
+    assert make(clone, BROKEN_VENV="yes").returncode != 0
+    assert not (clone / ".venv").exists()
+
+
+def test_a_failed_download_is_named_and_resumed(clone: Path) -> None:
+    done = make(clone, FAILING="editable")
+    assert done.returncode != 0
+    assert "ERROR: no space left" in done.stderr
+    assert "pip failed in step 2 of 3; the whole log is .venv/setup.log" in done.stderr
+    assert not (clone / ".venv" / ".ready").exists()
+    assert make(clone).returncode == 0
+    assert calls(clone).count("-m venv") == 1

@@ -5,7 +5,9 @@ Checks only read. A check that raises is reported as a failed line, and the othe
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -150,13 +152,47 @@ def _torch() -> Line:
             pick()
         except InputError as error:
             return Line("torch", "fail", f"{version('torch')}, {'; '.join(devices)}", str(error))
-        return Line("torch", "ok", f"{version('torch')}, {'; '.join(devices)}")
-    return Line(
-        "torch",
-        "note",
-        f"{version('torch')}, no GPU: the demo runs on the CPU",
-        "the full preset needs a GPU",
+        return _paired(Line("torch", "ok", f"{version('torch')}, {'; '.join(devices)}"))
+    return _paired(
+        Line(
+            "torch",
+            "note",
+            f"{version('torch')}, no GPU: the demo runs on the CPU",
+            "the full preset needs a GPU",
+        )
     )
+
+
+def _paired(line: Line) -> Line:
+    """`line`, with a note when torch and torchvision are built for different devices.
+
+    isic imports such a pair (isic/image/network/torchvision_ops.py); other programs fail.
+    """
+    own, other = (_build(name) for name in ("torch", "torchvision"))
+    if not own or not other or own == other:
+        return line
+    finding = (
+        f"{line.finding}; torch is built for {own}, torchvision for {other}: isic runs, a plain"
+        " `import timm` fails"
+    )
+    index = f"https://download.pytorch.org/whl/{own}"
+    remedy = f"for a pair: pip install --force-reinstall --no-deps --index-url {index} torchvision"
+    pin = f"=={_installed('torchvision')}"
+    advice = f"{line.remedy}; {remedy}{pin}" if line.remedy else remedy + pin
+    return Line(line.name, "note", finding, advice)
+
+
+def _build(package: str) -> str:
+    """What an installed package of PyTorch was built for, such as `cpu` or `cu130`; "" if unknown.
+
+    Read from its version.py, since the version of a wheel on PyPI has no such suffix.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return ""
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    found = re.search(r"^__version__ = '[^'+]*\+(\w+)'", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _disk(layout: Layout) -> Line:

@@ -7,11 +7,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
 
-from isic.doctor import Line, checks
+from isic.doctor import Line, _paired, checks
 from tests.conftest import Outcome
 
 #: "artifacts" is checked where MLFLOW_TRACKING_URI names a server.
@@ -121,3 +123,25 @@ def test_names_and_numbers_that_a_stage_would_stumble_over_later(
     line = _found()["params"]
     assert line.state == "fail"
     assert said in line.finding
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchvision", "state"),
+    [("cpu", "cu130", "note"), ("cpu", "cpu", "ok"), ("cu130", "cu130", "ok"), ("", "", "ok")],
+)
+def test_torch_and_torchvision_of_different_builds_get_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, torchvision: str, state: str
+) -> None:
+    for name, build in (("torch", torch), ("torchvision", torchvision)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+        version = f"2.0.0+{build}" if build else "2.0.0"
+        (tmp_path / name / "version.py").write_text(f"__version__ = '{version}'\n")
+    # As Python finds packages that are not imported yet.
+    find = partial(PathFinder.find_spec, path=[str(tmp_path)])
+    monkeypatch.setattr("isic.doctor.importlib.util.find_spec", find)
+    line = _paired(Line("torch", "ok", "2.0.0"))
+    assert line.state == state
+    if state == "note":
+        assert "torch is built for cpu, torchvision for cu130" in line.text()
+        assert "--index-url https://download.pytorch.org/whl/cpu torchvision==" in line.text()

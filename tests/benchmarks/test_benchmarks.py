@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ SCRIPTS = (
     "gpu_wheels",
     "image",
     "predict",
+    "pretrain",
     "readme",
     "real_tiles",
     "report",
@@ -100,6 +102,20 @@ def test_the_quickest_part_is_measured(root: Path, name: str) -> None:
     assert line["name"] == name
     assert line["measured"]
     assert set(line["met"].values()) == {None}
+
+
+def test_pretraining_shares_no_seed(root: Path) -> None:
+    """Networks that start from generated tiles are judged on generated tiles: not on the same."""
+    (seed,) = re.findall(
+        r"^SEED = ([\d_]+)$", (root / "benchmarks" / "pretrain.py").read_text(), re.MULTILINE
+    )
+    files = [path for end in ("py", "yaml") for path in root.rglob(f"*.{end}")]
+    holders = {
+        path.name
+        for path in files
+        if {seed, seed.replace("_", "")} & set(re.findall(r"\d[\d_]*", path.read_text()))
+    }
+    assert holders == {"pretrain.py"}
 
 
 def test_a_part_that_fails_leaves_the_others(harness: Any, tmp_path: Path) -> None:

@@ -361,9 +361,11 @@ def _kaggle() -> Line:
 
 
 def _time(layout: Layout) -> Line:
-    from isic.scale.estimate import count_positives, remaining_time
+    from isic.scale.estimate import count_lesions, hidden_set_time, remaining_time
 
     params = load_params(layout.params)
     models = layout.image_models(params.image.backbones, params.folds)
-    positives = count_positives(layout.folds, params.data)
-    return Line("time", "ok", remaining_time(params.image, models, positives))
+    counts = count_lesions(layout.folds, params.data)
+    training = remaining_time(params.image, models, counts)
+    scoring = hidden_set_time(params.image, len(params.folds))
+    return Line("time", "ok", "; ".join(filter(None, (training, scoring))))

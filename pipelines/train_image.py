@@ -19,14 +19,14 @@ def main() -> None:
     config = params.image_config(options.backbone)
 
     from isic.image.training.fold import train_files
-    from isic.scale.estimate import count_positives, estimate_time
+    from isic.scale.estimate import count_lesions, estimate_time
     from isic.tracking import open_run
 
     name = f"{options.backbone}-{options.fold}"
     models = layout.image_models(params.image.backbones, params.folds)
-    positives = count_positives(layout.folds, params.data)
+    counts = count_lesions(layout.folds, params.data)
     with open_run(f"train_image-{options.backbone}", config, name, options.fold) as tracker:
-        estimate = estimate_time(params.image, models, positives, options.backbone, options.fold)
+        estimate = estimate_time(params.image, models, counts, options.backbone, options.fold)
         files = layout.train_files(options.backbone, options.fold)
         train_files(files, params.image, options.backbone, options.fold, tracker, estimate=estimate)
 

@@ -33,12 +33,12 @@ def _print_costs() -> None:
     except InputError:
         return
     from isic.core.params import load_params
-    from isic.scale.estimate import cost_table, count_positives
+    from isic.scale.estimate import cost_table, count_lesions
 
     params = load_params(layout.params)
-    positives = count_positives(layout.folds, params.data)
+    counts = count_lesions(layout.folds, params.data)
     typer.echo("")
-    for line in cost_table(params.image, len(params.folds), positives):
+    for line in cost_table(params.image, len(params.folds), counts):
         typer.echo(line)
 
 

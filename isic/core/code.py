@@ -74,6 +74,7 @@ NOT_DEPENDENCIES = (
     "isic/core/tracker.py",
     "isic/image/clock.py",
     "isic/image/console.py",
+    "isic/image/scoring_time.py",
     "isic/robustness/leaks.py",  # `stack` prints its warning; a dep of `robustness`, where it chooses columns
     "isic/scale/estimate.py",
     "isic/tracking",

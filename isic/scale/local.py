@@ -112,7 +112,7 @@ def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
     from isic.image.network.device import describe_devices
-    from isic.scale.estimate import count_positives, remaining_time
+    from isic.scale.estimate import count_lesions, remaining_time
 
     cores = (
         sorted(os.sched_getaffinity(0))
@@ -126,7 +126,7 @@ def main() -> None:
     if not ready and subprocess.run(_dvc("repro", "folds"), check=False).returncode:
         raise InputError("`dvc repro folds` failed: see above")
     models = layout.image_models(params.image.backbones, params.folds)
-    left = remaining_time(params.image, models, count_positives(layout.folds, params.data))
+    left = remaining_time(params.image, models, count_lesions(layout.folds, params.data))
     sys.stderr.write(f"isic: {left}; {count} at a time\n")
     pairs = [f"{backbone}-{fold}" for backbone in params.image.backbones for fold in params.folds]
     for stage in ("train_image", "embed"):

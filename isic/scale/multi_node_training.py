@@ -58,7 +58,7 @@ def _train_process(config: dict[str, Any]) -> None:
     from isic.core.tracker import NullTracker
     from isic.image.training.fold import train_files
     from isic.image.training.parallel import join_cluster
-    from isic.scale.estimate import count_positives, estimate_time
+    from isic.scale.estimate import count_lesions, estimate_time
     from isic.tracking import open_run
 
     rank, size = get_context().get_world_rank(), get_context().get_world_size()
@@ -74,8 +74,8 @@ def _train_process(config: dict[str, Any]) -> None:
         train_files(files, params.image, backbone, fold, NullTracker(), group)
         return
     models = layout.image_models(params.image.backbones, params.folds)
-    positives = count_positives(layout.folds, params.data)
-    estimate = estimate_time(params.image, models, positives, backbone, fold)
+    counts = count_lesions(layout.folds, params.data)
+    estimate = estimate_time(params.image, models, counts, backbone, fold)
     config = params.image_config(backbone)
     with open_run(
         f"train_image-{backbone}", config, f"{backbone}-{fold}", fold, layout.root

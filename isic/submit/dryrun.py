@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,9 +15,16 @@ import numpy as np
 import pandas as pd
 
 from isic.core.errors import InputError
-from isic.core.io import require, write_json
+from isic.core.io import read_json, require, write_json
 from isic.core.schema import ID
 from isic.data.patient_chunks import open_chunked
+from isic.image.scoring_time import (
+    HIDDEN_ROWS,
+    KAGGLE_GPUS,
+    T4,
+    ScoredNetwork,
+    kaggle_seconds,
+)
 from isic.predict.bundle import load_bundle
 from isic.predict.manifest import read_manifest
 from isic.predict.rows import CHUNK_ROWS
@@ -26,12 +34,8 @@ from isic.submit.hidden_test_set import write_hidden_test_set
 from isic.submit.kaggle import COMPETITION, DATASET, Package, read_notebook_code
 from isic.submit.submission import check_submission, read_sample
 
-#: Assumed size of the hidden test set: more than the training set.
-HIDDEN_ROWS = 500_000
 LIMIT_HOURS = 12.0
-#: A T4 has a peak of 8.1 TFLOP/s in float32, of which image networks reach about a third.
-_T4_GFLOPS = 2700.0
-_T4_COUNT, _KAGGLE_CORES = 2, 4
+_KAGGLE_CORES = 4
 _WARNING = "isic: WARNING"
 
 
@@ -51,7 +55,7 @@ class Estimate:
     """Estimated hours for the hidden test set: here, and on Kaggle's two T4 and four cores.
 
     `plain_hours_*` is the part of features and boosters. A tile counts once per image model; images
-    per second are None without image models.
+    per second are None without image models. `basis`: how the networks' time on Kaggle was found.
     """
 
     images_per_second_here: float | None
@@ -60,6 +64,7 @@ class Estimate:
     plain_hours_kaggle: float
     hours_here: float
     hours_kaggle: float
+    basis: str = ""
 
     @property
     def fits(self) -> bool:
@@ -68,7 +73,7 @@ class Estimate:
     def text(self) -> str:
         here = _parts(self.plain_hours_here, self.images_per_second_here)
         kaggle = _parts(self.plain_hours_kaggle, self.images_per_second_kaggle)
-        networks = f"networks scaled by matrix speed to {_T4_COUNT} x T4, decoding, "
+        networks = f"{self.basis}, decoding, "
         return (
             f"{HIDDEN_ROWS:,} lesions: {self.hours_here:.2f} h here{here}; about"
             f" {self.hours_kaggle:.2f} h on Kaggle{kaggle}, which"
@@ -141,8 +146,8 @@ def dry_run(package: Package, competition: Path, out: Path, rows: int = HIDDEN_R
                 package, competition / "test-metadata.csv", folder / "hidden" / "test-metadata.csv"
             )
             decode = decode_seconds(folder / "hidden" / "test-image.hdf5")
-            models = len(manifest.backbones) * len(manifest.folds)
-            guess = estimate(runs[0], runs[1], plain, decode, models)
+            networks = scored_networks(package.dataset / "bundle")
+            guess = estimate(runs[0], runs[1], plain, decode, networks)
     result = DryRun(tuple(runs), bool(_offline()), guess)
     content = asdict(result) | {"fits": guess.fits if guess else None}
     write_json(out, content)
@@ -232,32 +237,85 @@ def plain_seconds(package: Package, few: Path, many: Path) -> float:
     return seconds / len(rows.ids)
 
 
+def scored_networks(folder: Path) -> list[ScoredNetwork]:
+    """The image networks of a bundle folder with the number format of their scores."""
+    configs = [read_json(path) for path in sorted(folder.glob("image/*/fold*/config.json"))]
+    return [
+        ScoredNetwork(
+            config["model"], config["size"], config.get("scoring_precision", "fp32"), config["tta"]
+        )
+        for config in configs
+    ]
+
+
 def estimate(
-    small: NotebookRun, large: NotebookRun, plain: float, decode: float, models: int
+    small: NotebookRun,
+    large: NotebookRun,
+    plain: float,
+    decode: float,
+    networks: Sequence[ScoredNetwork],
 ) -> Estimate:
     """Scale a run to the hidden set: seconds beyond those of a run of a few rows grow with the
     lesions.
 
     `plain`: seconds per lesion without its image, not scaled down for a machine with fewer cores
     than Kaggle's, since not all of that work is parallel. `decode`: seconds per tile on one core;
-    each of `models` decodes every tile. The rest of the time per lesion counts as matrix work and
-    is scaled from this machine's speed to two T4.
+    each of `networks` decodes every tile. The rest of the time per lesion is the networks': see
+    `_networks_on_kaggle`.
     """
     per_lesion = max(large.seconds - small.seconds, 1e-9) / large.rows
-    plain = min(plain, per_lesion) if models else per_lesion
-    images, decoding = per_lesion - plain, decode * models
-    work = max(images - decoding, 0.0) * matrix_gflops() / (_T4_GFLOPS * _T4_COUNT)
+    plain = min(plain, per_lesion) if networks else per_lesion
+    images, decoding = per_lesion - plain, decode * len(networks)
+    work, basis = _networks_on_kaggle(networks, max(images - decoding, 0.0))
     images_there = max(decoding / _KAGGLE_CORES, work)
     plain_there = plain * max(1.0, len(os.sched_getaffinity(0)) / _KAGGLE_CORES)
     start, hours = small.seconds / 3600, HIDDEN_ROWS / 3600
+    count = len(networks)
     return Estimate(
-        images_per_second_here=models / max(images, 1e-9) if models else None,
-        images_per_second_kaggle=models / max(images_there, 1e-9) if models else None,
+        images_per_second_here=count / max(images, 1e-9) if count else None,
+        images_per_second_kaggle=count / max(images_there, 1e-9) if count else None,
         plain_hours_here=hours * plain,
         plain_hours_kaggle=hours * plain_there,
         hours_here=start + hours * per_lesion,
         hours_kaggle=start + hours * (plain_there + images_there),
+        basis=basis,
     )
+
+
+def _networks_on_kaggle(networks: Sequence[ScoredNetwork], measured: float) -> tuple[float, str]:
+    """Seconds of the networks per lesion on Kaggle's GPUs, and what they were computed from.
+
+    `measured`: their seconds per lesion here. On a GPU these are scaled to a T4, number format by
+    number format. A CPU has no 16-bit speed: there a T4's constants hold, and only for networks
+    without constants the matrix work measured in float32.
+    """
+    from isic.image.network.device import describe_devices, gpu_tflops
+
+    if not networks:
+        return 0.0, ""
+    formats = sorted({network.precision for network in networks})
+    # A T4 has no bf16: such a network is scored in float32 there. The slowest format counts.
+    slowest = min(T4.get(name, T4["fp32"]).tflops for name in formats)
+    there = f"{KAGGLE_GPUS} x T4 in {', '.join(_on_t4(name) for name in formats)}"
+    tflops = gpu_tflops()
+    if tflops is not None:
+        devices = describe_devices()
+        here = (
+            tflops
+            * len(devices)
+            * (T4["fp32"].tflops / T4["fp16"].tflops if formats == ["fp32"] else 1)
+        )
+        scale = here / (slowest * KAGGLE_GPUS)
+        return measured * scale, f"networks as measured on {devices[0]}, scaled to {there}"
+    constants = kaggle_seconds(networks)
+    if constants is not None:
+        return constants, f"networks by constants of {there}, not measured"
+    work = measured * matrix_gflops() / (slowest * 1e3 * KAGGLE_GPUS)
+    return work, f"networks scaled by matrix speed to {there}, not measured"
+
+
+def _on_t4(precision: str) -> str:
+    return precision if precision in T4 else f"fp32 for {precision}"
 
 
 def matrix_gflops(side: int = 1024, rounds: int = 5) -> float:

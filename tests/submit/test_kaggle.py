@@ -20,18 +20,31 @@ from isic.core.errors import InputError
 from isic.core.io import read_json, write_json
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
+from isic.core.presets import apply_preset
 from isic.data.tiles import TileStore
+from isic.image.network import device
+from isic.image.network.catalogue import resolve
+from isic.image.scoring_time import ScoredNetwork
 from isic.predict.bundle import load_bundle
 from isic.predict.manifest import identity
 from isic.predict.reproduce import Reload
 from isic.submit import dryrun, kaggle
 from isic.submit import push as push_module
-from isic.submit.dryrun import DryRun, NotebookRun, dry_run, estimate, plain_seconds
+from isic.submit.dryrun import (
+    DryRun,
+    NotebookRun,
+    dry_run,
+    estimate,
+    plain_seconds,
+    scored_networks,
+)
 from isic.submit.environment import fresh_environment
 from isic.submit.hidden_test_set import UNSEEN, add_edge_cases, write_hidden_test_set
 from isic.submit.kaggle import Package, build_package, read_notebook_code
 from isic.submit.push import push
 from pipelines.register import bundle_of
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +350,8 @@ def test_the_estimate_counts_what_grows_with_the_lesions(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     small, large = NotebookRun("official", 3, 10.0, 1.0), NotebookRun("hidden", 10_000, 110.0, 1.5)
     # 10 ms a lesion, of them 4 without images, 10 x 0.1 decoding, and 5 in networks.
-    result = estimate(small, large, plain=0.004, decode=1e-4, models=10)
+    networks = [ScoredNetwork("test_vit", 48, "fp32")] * 10
+    result = estimate(small, large, plain=0.004, decode=1e-4, networks=networks)
     assert result.hours_here == pytest.approx((10 + 500_000 * 0.01) / 3600)
     assert result.images_per_second_here == pytest.approx(10 / 0.006)
     assert result.images_per_second_kaggle == pytest.approx(10 / images)
@@ -346,7 +360,8 @@ def test_the_estimate_counts_what_grows_with_the_lesions(
     assert result.hours_kaggle == pytest.approx((10 + 500_000 * (images + plain)) / 3600)
     assert result.fits
     assert "estimate: networks scaled" in result.text()
-    slow = estimate(small, large, plain=0.004, decode=0.1, models=10)
+    assert "2 x T4 in fp32, not measured, decoding" in result.text()
+    slow = estimate(small, large, plain=0.004, decode=0.1, networks=networks)
     assert not slow.fits, "138 h of decoding are more than 4 cores do in 12"
 
 
@@ -356,7 +371,7 @@ def test_a_model_without_networks_is_not_scaled_as_if_it_were_one(
     monkeypatch.setattr(dryrun, "matrix_gflops", lambda: 1.0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     small, large = NotebookRun("official", 3, 10.0, 1.0), NotebookRun("hidden", 10_000, 110.0, 1.5)
-    result = estimate(small, large, plain=0.001, decode=1e-4, models=0)
+    result = estimate(small, large, plain=0.001, decode=1e-4, networks=[])
     assert result.hours_kaggle == pytest.approx((10 + 500_000 * 0.02) / 3600), (
         "twice Kaggle's cores, half the time"
     )
@@ -365,6 +380,75 @@ def test_a_model_without_networks_is_not_scaled_as_if_it_were_one(
         == "500,000 lesions: 1.39 h here; about 2.78 h on Kaggle, which fits 12 h (an estimate:"
         " features and boosters by 4 cores)"
     )
+
+
+SMALL, LARGE = NotebookRun("official", 3, 10.0, 1.0), NotebookRun("hidden", 20_000, 4010.0, 1.5)
+
+
+def preset_bundle(folder: Path, preset: str, **changes: str) -> Path:
+    """A bundle folder with the configs that a preset's networks get, without their weights."""
+    shutil.copy(ROOT / "params.yaml", folder)
+    apply_preset(folder / "params.yaml", ROOT / "pipelines" / "presets", preset)
+    params = load_params(folder / "params.yaml")
+    for backbone in params.image.backbones:
+        recipe = params.image.recipe(backbone)
+        tag, _ = resolve(recipe.model, recipe.model_args)
+        config = {"model": tag, "size": recipe.size, "scoring_precision": "fp16", "tta": recipe.tta}
+        for fold in params.folds:
+            write_json(folder / f"image/{backbone}/fold{fold}/config.json", config | changes)
+    return folder
+
+
+@pytest.mark.parametrize("preset", ["full", "kaggle_t4"])
+def test_a_preset_bundle_fits_the_limit(preset: str, tmp_path: Path) -> None:
+    networks = scored_networks(preset_bundle(tmp_path, preset))
+    assert len(networks) == 10
+    # 0.2 s a lesion here, on a CPU in fp32: eva02_base alone would take 1 s a network.
+    result = estimate(SMALL, LARGE, plain=0.005, decode=6e-4, networks=networks)
+    assert result.fits
+    assert 1.5 < result.hours_kaggle < 12
+    assert "networks by constants of 2 x T4 in fp16, not measured" in result.text()
+    # What was shipped before, fp32 with four flips, does not.
+    (tmp_path / "before").mkdir()
+    old = preset_bundle(tmp_path / "before", preset, scoring_precision="fp32", tta="flips")
+    before = estimate(SMALL, LARGE, plain=0.005, decode=6e-4, networks=scored_networks(old))
+    assert not before.fits
+    assert before.hours_kaggle > 6 * (result.hours_kaggle - result.plain_hours_kaggle)
+
+
+def test_a_format_that_a_t4_lacks_counts_as_the_one_it_gets(tmp_path: Path) -> None:
+    hours = {}
+    for precision in ("fp16", "bf16", "fp32"):
+        (tmp_path / precision).mkdir()
+        folder = preset_bundle(tmp_path / precision, "full", scoring_precision=precision)
+        networks = scored_networks(folder)
+        result = estimate(SMALL, LARGE, plain=0.005, decode=6e-4, networks=networks)
+        hours[precision] = result.hours_kaggle
+    assert hours["bf16"] == hours["fp32"] > 2 * hours["fp16"]
+    absent = next(tmp_path.glob("fp32/image/*/fold0/config.json"))
+    write_json(absent, {"model": "resnet18", "size": 64, "tta": "none"})
+    assert ScoredNetwork("resnet18", 64, "fp32") in scored_networks(tmp_path / "fp32")
+
+
+@pytest.mark.parametrize(
+    ("precision", "tflops", "there"),
+    [
+        ("fp16", 18.0, 0.005),  # one T4 here, two there
+        ("fp16", 240.0, 0.005 * 240 / 18),  # an H100
+        ("fp32", 18.0, 0.005),
+        ("bf16", 240.0, 0.005 * 240 / 2.7),  # a T4 scores it in fp32
+    ],
+)
+def test_a_gpu_is_measured_and_scaled(
+    monkeypatch: pytest.MonkeyPatch, precision: str, tflops: float, there: float
+) -> None:
+    monkeypatch.setattr(device, "gpu_tflops", lambda: tflops)
+    monkeypatch.setattr(device, "describe_devices", lambda: ["NVIDIA Any, 1.0 GB"])
+    networks = [ScoredNetwork("eva02_base", 224, precision)] * 10
+    # 0.2 s a lesion: 0.184 in features and boosters, 0.006 decoding, 0.01 in the networks.
+    result = estimate(SMALL, LARGE, plain=0.184, decode=6e-4, networks=networks)
+    assert result.images_per_second_kaggle == pytest.approx(10 / there, rel=1e-6)
+    assert "networks as measured on NVIDIA Any, 1.0 GB, scaled to 2 x T4" in result.text()
 
 
 def test_a_lesion_without_its_image_is_timed_apart(

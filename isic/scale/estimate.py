@@ -52,7 +52,7 @@ class Counts(NamedTuple):
 
 
 #: The official training file.
-OFFICIAL = Counts(401_059, 393)
+_OFFICIAL = Counts(401_059, 393)
 
 
 #: Folder of the trained model by backbone and fold, of every backbone and fold in params.yaml.
@@ -91,7 +91,7 @@ def estimate_time(
     """Estimated seconds of training one fold, and all other folds that are not trained yet."""
     others = [pair for pair in _missing(models) if pair != (backbone, fold)]
     pairs = [(backbone, fold), *others]
-    fold_seconds, *rest = _times(image, models, pairs, counts or OFFICIAL, _gpu_speeds())
+    fold_seconds, *rest = _times(image, models, pairs, counts or _OFFICIAL, _gpu_speeds())
     return TimeEstimate(fold_seconds, sum(rest), len(rest))
 
 
@@ -99,7 +99,7 @@ def cost_table(image: Image, folds: int, counts: Counts | None) -> Iterator[str]
     """Estimated memory and time of the backbones of params.yaml for this number of folds, as lines
     of a table.
     """
-    counts = counts or OFFICIAL
+    counts = counts or _OFFICIAL
     training_positives = counts.positives * (1 - 1 / folds)
     yield (
         f"{'params.yaml':<17}{'model':<18}{'px':>4}{'batch':>7}{'GB':>7}{'A100 a fold':>13}"

@@ -151,13 +151,14 @@ def compare(
     comparison = compare_oof(first, second, (a, b))
     typer.echo(comparison_table(comparison) + "\n")
 
-    configs = [_run_config(name, file) for name, file in zip((a, b), files, strict=True)]
-    unknown = [name for name, config in zip((a, b), configs, strict=True) if config is None]
-    changes = list_changes(*configs) if configs[0] and configs[1] else None
-    if changes is None:
-        typer.echo(f"what differs is unknown: {' and '.join(unknown)} holds scores alone")
-    else:
+    before, after = (_run_config(name, file) for name, file in zip((a, b), files, strict=True))
+    changes = None
+    if before and after:
+        changes = list_changes(before, after)
         typer.echo(changes_text(changes, (a, b)))
+    else:
+        unknown = " and ".join(name for name, config in ((a, before), (b, after)) if not config)
+        typer.echo(f"what differs is unknown: {unknown} holds scores alone")
 
     if target is not None:
         write_json(target, comparison.to_json() | {"changes": changes})
@@ -211,7 +212,7 @@ def _run_config(name: str, source: Path) -> RunConfig | None:
         hashes = {"data_hash": manifest.data_hash, "folds_hash": manifest.folds_hash}
     elif (source / "dvc.yaml").is_file():
         layout = Layout(source)
-        params, hashes = load_params(layout.params).stack_config(), run_tags(layout)
+        params, hashes = load_params(layout.params).stack_config(), run_tags(layout.root)
     elif name.startswith("models:") or Path(name) == source:
         return None
     else:

@@ -23,8 +23,11 @@ def list_changes(a: RunConfig, b: RunConfig) -> list[dict[str, str]]:
         for side in (a, b)
     )
     known = {name for name in a.hashes if a.hashes[name] and b.hashes.get(name)}
-    hashes = [{name: side.hashes[name] for name in sorted(known)} for side in (a, b)]
-    return [*changed_values(first, second), *changed_values(*hashes)]
+    hashes = changed_values(
+        {name: a.hashes[name] for name in sorted(known)},
+        {name: b.hashes[name] for name in sorted(known)},
+    )
+    return [*changed_values(first, second), *hashes]
 
 
 def changes_text(changes: list[dict[str, str]], names: tuple[str, str]) -> str:

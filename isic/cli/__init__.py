@@ -32,7 +32,7 @@ app.add_typer(submission.app, name="submission")
 app.add_typer(checkout.tracking_app, name="tracking")
 
 #: Verbs and flags of earlier versions, and the verbs that replace them.
-RENAMED = {
+_RENAMED = {
     "features --list": "features list",
     "features --write": "features write",
     "features --check": "features check",
@@ -49,6 +49,6 @@ def main() -> None:
 
 def _run_verb() -> None:
     old = " ".join(sys.argv[1:3])
-    if old in RENAMED:
-        raise InputError(f"`isic {old}` is now `isic {RENAMED[old]}`")
+    if old in _RENAMED:
+        raise InputError(f"`isic {old}` is now `isic {_RENAMED[old]}`")
     app()

@@ -8,7 +8,7 @@ import typer
 
 app = typer.Typer()
 
-Reason = Annotated[str, typer.Option(help="The reason, for registry/promotions.jsonl.")]
+_Reason = Annotated[str, typer.Option(help="The reason, for registry/promotions.jsonl.")]
 
 
 @app.command()
@@ -16,7 +16,7 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Promote although the gate refuses; needs --reason.")
     ] = False,
-    reason: Reason = "",
+    reason: _Reason = "",
 ) -> None:
     """Make the challenger the champion if the gate allows it."""
     from isic.core.params import load_params
@@ -41,7 +41,7 @@ def promote(
 
 
 @app.command()
-def rollback(reason: Reason = "") -> None:
+def rollback(reason: _Reason = "") -> None:
     """Make the previous champion the champion again."""
     from isic.core.params import load_params
     from isic.core.paths import Layout

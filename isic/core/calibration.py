@@ -19,7 +19,7 @@ from isic.core.errors import InputError
 
 #: Isotonic regression overtakes Platt's sigmoid near a thousand points (Niculescu-Mizil & Caruana,
 #: ICML 2005); at this prevalence the number of malignant lesions decides.
-ISOTONIC_FROM = 200
+_ISOTONIC_FROM = 200
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def fit_calibration(target: np.ndarray, score: np.ndarray, kind: str | None = No
         raise InputError(
             "calibration needs malignant and benign lesions: these rows hold one class only"
         )
-    kind = kind or ("isotonic" if positives >= ISOTONIC_FROM else "platt")
+    kind = kind or ("isotonic" if positives >= _ISOTONIC_FROM else "platt")
     if kind == "isotonic":
         return _isotonic(target, score)
     return _platt(target, score)
@@ -93,7 +93,7 @@ def calibrate_out_of_fold(
     """
     target, score = np.asarray(target), np.asarray(score, dtype=np.float64)
     probability = np.full(len(score), np.nan)
-    kind = "isotonic" if int(target.sum()) >= ISOTONIC_FROM else "platt"
+    kind = "isotonic" if int(target.sum()) >= _ISOTONIC_FROM else "platt"
     for number in np.unique(fold):
         held, rest = fold == number, fold != number
         if not 0 < int(target[rest].sum()) < int(rest.sum()):

@@ -28,7 +28,7 @@ from isic.core.errors import InputError
 MIN_SENSITIVITY = 0.8
 #: Share of malignant lesions that decides pAUC; 0.19999999999999996 in floating point, as in the
 #: official code.
-MAX_MISSED = 1 - MIN_SENSITIVITY
+_MAX_MISSED = 1 - MIN_SENSITIVITY
 #: Highest scores of each patient that count.
 TOP = 15
 #: Replicates per matrix product: bounds memory at 64 x (2 x malignant + 1) numbers.
@@ -222,7 +222,7 @@ class _Counts:
         benign = np.cumsum(np.asarray(self.negatives @ weights.T), axis=0)
         width = malignant / malignant.sum(axis=0)
         left = np.cumsum(malignant, axis=0) / malignant.sum(axis=0) - width
-        used = np.clip(MAX_MISSED - left, 0, width)
+        used = np.clip(_MAX_MISSED - left, 0, width)
         below, up_to = benign[0:-1:2] / benign[-1], benign[1::2] / benign[-1]
         # Ties make the curve rise along the segment; its part up to the boundary ends at the
         # interpolated point.

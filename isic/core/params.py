@@ -18,7 +18,7 @@ _TAKEN = ("all", "rank", "ratio", "above")
 
 
 #: The range that numpy, scikit-learn, torch and LightGBM all accept.
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+_Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 #: Keys of params.yaml that were renamed.
@@ -31,7 +31,7 @@ _RENAMED = {
 _RUN_TIME = {"max_hours", "workers", "cache_gb", "validate_negatives"}
 
 
-Tta = Literal["none", "flips"]
+_Tta = Literal["none", "flips"]
 
 
 class Section(BaseModel):
@@ -46,7 +46,7 @@ class SampleData(Section):
     patients: Annotated[int, Field(ge=1)]
     lesions: Annotated[int, Field(ge=1)]
     positives: Annotated[int, Field(ge=0)]
-    seed: Seed
+    seed: _Seed
 
 
 class Data(Section):
@@ -69,7 +69,7 @@ class Data(Section):
 class Split(Section):
     """How patients are assigned to folds; the number of folds is the length of `folds`."""
 
-    seed: Seed
+    seed: _Seed
 
 
 class Features(Section):
@@ -86,7 +86,7 @@ class ImageTrain(Section):
     size: Annotated[int, Field(ge=16, le=1024)] | None  # px; null: the model's own
     model_args: dict[str, Any]  # passed to timm, such as {patch_size: 8}
     weights: str  # hub | none | path of a safetensors file
-    seed: Seed
+    seed: _Seed
     epochs: Annotated[int, Field(ge=1)]
     early_stop: (
         Annotated[int, Field(ge=1)] | None
@@ -128,7 +128,7 @@ class ImageRecipe(ImageTrain):
     """The recipe of one backbone: shared values with the backbone's own laid over them."""
 
     model: str  # a name of the catalogue (`isic models`) or of timm
-    tta: Tta  # decides no weight
+    tta: _Tta  # decides no weight
     validate_negatives: int  # decides no weight
 
     def training_config(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Image(Section):
 
     train: ImageTrain
     backbones: dict[str, dict[str, Any]]
-    tta: Tta | dict[str, Tta]  # at embedding and prediction; one value, or one by backbone
+    tta: _Tta | dict[str, _Tta]  # at embedding and prediction; one value, or one by backbone
     validate_negatives: Annotated[
         int, Field(ge=1)
     ]  # sampled for the logged scores of an epoch; decides nothing
@@ -321,7 +321,7 @@ class Evaluate(Section):
     """Intervals of the metrics."""
 
     replicates: Annotated[int, Field(ge=10)]
-    seed: Seed
+    seed: _Seed
 
 
 class Register(Section):
@@ -336,7 +336,7 @@ class Gate(Section):
     """
 
     replicates: Annotated[int, Field(ge=10)]
-    seed: Seed
+    seed: _Seed
     min_gain: float  # of pAUC
     min_gain_low: float  # low end of its 95 % interval over patients
     max_slice_loss: Annotated[float, Field(ge=0)]  # of pAUC in any slice that is judged

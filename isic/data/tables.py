@@ -37,7 +37,7 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
     belongs, a target other than 0 or 1, a missing or repeated isic_id.
     """
     path = Path(path)
-    with translate_csv_errors(path):
+    with _translate_csv_errors(path):
         frame = _typed(_read(path), path, train)
     if frame.empty:
         raise InputError(f"{path} has a header and no rows: put the official file there")
@@ -53,7 +53,7 @@ def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame
     """
     path = Path(path)
     with (
-        translate_csv_errors(path),
+        _translate_csv_errors(path),
         pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as chunks,
     ):
         for chunk in chunks:
@@ -99,7 +99,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 @contextmanager
-def translate_csv_errors(path: Path) -> Iterator[None]:
+def _translate_csv_errors(path: Path) -> Iterator[None]:
     """Raise InputError in place of the errors of a missing, empty or malformed CSV file."""
     if not path.is_file():
         raise InputError(

@@ -19,7 +19,7 @@ from isic.core.errors import InputError
 
 #: Real tiles are 51 to 239 px wide. A file is not trusted beyond this side: a few kilobytes of JPEG
 #: can claim 65,535 × 65,535 pixels and 12 GB of memory.
-MAX_SIDE = 4096
+_MAX_SIDE = 4096
 #: Real tiles are about 2.75 KB.
 MAX_JPEG_BYTES = 8 << 20
 
@@ -139,12 +139,12 @@ def decode(data: bytes, name: str) -> np.ndarray:
     """Decode JPEG bytes to uint8 RGB (height, width, 3).
 
     Raises InputError naming `name` when the bytes are no JPEG, do not decode, claim more than
-    MAX_SIDE pixels, or decode to another size than they claim.
+    _MAX_SIDE pixels, or decode to another size than they claim.
     """
     height, width = jpeg_size(data, name)
-    if max(height, width) > MAX_SIDE:
+    if max(height, width) > _MAX_SIDE:
         raise InputError(
-            f"tile {name} claims {width} x {height} pixels, at most {MAX_SIDE} a side are decoded:"
+            f"tile {name} claims {width} x {height} pixels, at most {_MAX_SIDE} a side are decoded:"
             " replace it"
         )
     # The orientation tag is ignored: tiles have none, and a flip hidden in metadata would differ

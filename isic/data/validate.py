@@ -62,14 +62,14 @@ def validate(raw: Path) -> dict[str, Any]:
     train = read_metadata(raw / "train-metadata.csv", train=True)
     test = read_metadata(raw / "test-metadata.csv", train=False)
     faults = [
-        *(f"train-metadata.csv: {fault}" for fault in table_faults(train)),
-        *(f"test-metadata.csv: {fault}" for fault in table_faults(test)),
+        *(f"train-metadata.csv: {fault}" for fault in _table_faults(train)),
+        *(f"test-metadata.csv: {fault}" for fault in _table_faults(test)),
         *_label_faults(train),
         *(
             f"train-image.hdf5: {fault}"
-            for fault in tile_faults(raw / "train-image.hdf5", train[ID])
+            for fault in _tile_faults(raw / "train-image.hdf5", train[ID])
         ),
-        *(f"test-image.hdf5: {fault}" for fault in tile_faults(raw / "test-image.hdf5", test[ID])),
+        *(f"test-image.hdf5: {fault}" for fault in _tile_faults(raw / "test-image.hdf5", test[ID])),
         *_submission_faults(raw / "sample_submission.csv", test),
     ]
     if faults:
@@ -78,7 +78,7 @@ def validate(raw: Path) -> dict[str, Any]:
     return _summary(train, test)
 
 
-def table_faults(frame: pd.DataFrame) -> Iterator[str]:
+def _table_faults(frame: pd.DataFrame) -> Iterator[str]:
     """Broken rules of one metadata table: missing values, infinities, ranges, identities,
     functional columns.
     """
@@ -137,7 +137,7 @@ def _label_faults(train: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def tile_faults(path: Path, ids: pd.Series) -> Iterator[str]:
+def _tile_faults(path: Path, ids: pd.Series) -> Iterator[str]:
     """Broken rules between a tile file and the table's isic_ids: missing, surplus, undecodable."""
     store = TileStore(path)
     stored = set(store.ids())

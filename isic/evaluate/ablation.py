@@ -20,14 +20,14 @@ from isic.core.schema import PATIENT, TARGET
 
 #: Family names -> out-of-fold scores (n,), aligned with the folds, of a model of these families
 #: only.
-Scorer = Callable[[Sequence[str]], ArrayLike]
+_Scorer = Callable[[Sequence[str]], ArrayLike]
 #: Ways of ablation: a family is added to the base, left out of the families in use, or put into
 #: them.
 WAYS = ("added", "left_out", "put_in")
 
 
 def family_ablation(
-    score: Scorer,
+    score: _Scorer,
     folds: pd.DataFrame,
     families: Sequence[str],
     used: Sequence[str],
@@ -87,7 +87,7 @@ def family_ablation(
         rows.append(gains_of(family))
         seconds = (time.monotonic() - start) / len(rows)
         left = seconds * (len(families) - len(rows)) / 60
-        echo(f"{len(rows)}/{len(families)} {describe_gains(rows[-1])} · {left:.0f} min left")
+        echo(f"{len(rows)}/{len(families)} {_describe_gains(rows[-1])} · {left:.0f} min left")
 
     return {
         "lesions": len(folds),
@@ -98,7 +98,7 @@ def family_ablation(
     }
 
 
-def describe_gains(row: dict[str, Any]) -> str:
+def _describe_gains(row: dict[str, Any]) -> str:
     """A family's gains in one line."""
     words = {"added": "added to the base", "left_out": "left out", "put_in": "put in"}
     gains = [f"{words[way]} {format_gain(row, way)}" for way in WAYS if row[way] is not None]

@@ -16,7 +16,7 @@ from isic.core.schema import ID, PATIENT, TARGET
 from isic.evaluate.results import OOF_COLUMNS, check_oof
 
 #: Files of out-of-fold scores in a bundle, a checkout or the folder of the file itself.
-OOF_FILES = ("oof.parquet", "data/oof/stack.parquet", "stack.parquet")
+_OOF_FILES = ("oof.parquet", "data/oof/stack.parquet", "stack.parquet")
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ def read_oof(path: Path) -> pd.DataFrame:
     """
     path = Path(path)
     if path.is_dir():
-        files = [path / name for name in OOF_FILES if (path / name).is_file()]
+        files = [path / name for name in _OOF_FILES if (path / name).is_file()]
         if not files:
             raise InputError(
-                f"{path} holds no out-of-fold scores ({', '.join(OOF_FILES)}): name a bundle or a"
+                f"{path} holds no out-of-fold scores ({', '.join(_OOF_FILES)}): name a bundle or a"
                 " checkout"
             )
         path = files[0]

@@ -14,9 +14,9 @@ from sklearn.metrics import roc_curve
 Records = list[dict[str, Any]]
 
 #: Points kept per ROC curve, about the pixels of a figure.
-MAX_POINTS = 1200
+_MAX_POINTS = 1200
 #: Most lesions flagged per patient: with more, a reader examines nearly everything.
-MAX_FLAGGED = 200
+_MAX_FLAGGED = 200
 
 
 def column_of(records: Records, name: str) -> np.ndarray:
@@ -51,7 +51,7 @@ def roc_points(target: np.ndarray, score: np.ndarray) -> Records:
 
 
 def _spaced_indices(count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, min(count, MAX_POINTS)).astype(int))
+    return np.unique(np.linspace(0, count - 1, min(count, _MAX_POINTS)).astype(int))
 
 
 def rank_in_patient(patient: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ def flagged_points(patient: np.ndarray, target: np.ndarray, score: np.ndarray) -
             "pooled": float(np.mean(ranks <= k)),
             "share": float(np.minimum(counts, k).sum() / len(patient)),
         }
-        for k in _flag_counts(min(MAX_FLAGGED, int(counts.max())))
+        for k in _flag_counts(min(_MAX_FLAGGED, int(counts.max())))
     ]
 
 

@@ -13,7 +13,7 @@ from isic.evaluate.curves import Records
 from isic.evaluate.results import RunResults
 
 
-def ladder_steps(results: RunResults) -> dict[str, np.ndarray]:
+def _ladder_steps(results: RunResults) -> dict[str, np.ndarray]:
     """Step -> score (n,), in the order of the ladder; the last one is the final score."""
     steps = {f"image {name}": values for name, values in results.logits.items()}
     if len(results.logits) > 1:
@@ -32,7 +32,7 @@ def ladder_records(results: RunResults, replicates: int, seed: int) -> Records:
     """
     final = results.score
     records: Records = []
-    for name, score in ladder_steps(results).items():
+    for name, score in _ladder_steps(results).items():
         value, low, high = pauc_interval(results.target, score, results.patient, replicates, seed)
         record: dict[str, Any] = {"step": name, "pauc": value, "low": low, "high": high}
         record["auc"] = auc(results.target, score)

@@ -14,7 +14,7 @@ from isic.evaluate.curves import Records
 #: Final out-of-fold pAUC of single networks on the full 401,059 rows. Claims of the public guide
 #: (no stored output) and, where it was measured elsewhere, the range over published runs. Not valid
 #: for generated data.
-PUBLISHED_PAUC = (
+_PUBLISHED_PAUC = (
     ("eva02_base", 0.14, 0.16),
     ("convnextv2_tiny", 0.15, 0.16),
     ("convnext", 0.13, 0.16),
@@ -27,7 +27,7 @@ def expected_band(backbone: str, model: str = "") -> tuple[float, float] | None:
     bands = [
         (low, high)
         for text in (model, backbone)
-        for name, low, high in PUBLISHED_PAUC
+        for name, low, high in _PUBLISHED_PAUC
         if text.startswith(name)
     ]
     return bands[0] if bands else None

@@ -70,7 +70,7 @@ def read_results(
 
     logits, missing = {}, []
     for backbone, paths in logit_paths.items():
-        values = image_logits(paths, oof)
+        values = _image_logits(paths, oof)
         if values is None:
             missing.append(f"image logits of {backbone} (no complete set in {backbone}/)")
         else:
@@ -111,7 +111,7 @@ def align_rows(frame: pd.DataFrame, ids: pd.Series, source: str) -> pd.DataFrame
     return frame.iloc[position].reset_index(drop=True)
 
 
-def image_logits(paths: Mapping[int, Path], oof: pd.DataFrame) -> np.ndarray | None:
+def _image_logits(paths: Mapping[int, Path], oof: pd.DataFrame) -> np.ndarray | None:
     """Out-of-fold logits of one backbone in the order of `oof`, or None when a fold or a row is
     missing.
 

@@ -20,7 +20,7 @@ from isic.evaluate.curves import Records, both_classes
 SELECTED_MM = 2.5
 
 #: Level of a lesion whose value is missing.
-MISSING = "missing"
+_MISSING = "missing"
 
 #: Malignant lesions needed for a slice's pAUC: with fewer, three lesions or less decide it.
 MIN_POSITIVES = 15
@@ -68,7 +68,7 @@ def _band(values: pd.Series, bands: dict[str, float], right: bool) -> pd.Series:
     return pd.cut(values, [-np.inf, *bands.values()], right=right, labels=list(bands)).astype("str")
 
 
-SLICE_GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
+_SLICE_GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "size": _size,
     "hospital": lambda rows: rows["attribution"],
     "sex": lambda rows: rows["sex"],
@@ -80,12 +80,12 @@ SLICE_GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 
 
 def slice_levels(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Group -> level of each lesion as text, MISSING where the value is missing. `rows`: metadata
+    """Group -> level of each lesion as text, _MISSING where the value is missing. `rows`: metadata
     with patient_id.
     """
-    levels = {name: level_of(rows) for name, level_of in SLICE_GROUPS.items()}
+    levels = {name: level_of(rows) for name, level_of in _SLICE_GROUPS.items()}
     return {
-        name: values.fillna(MISSING).replace("nan", MISSING).astype("str")
+        name: values.fillna(_MISSING).replace("nan", _MISSING).astype("str")
         for name, values in levels.items()
     }
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Role -> (colour on paper, stand-in written into the SVG and then replaced by the page's CSS
 #: variable). Blue and vermilion stay apart for every common colour blindness (Wong, Nature Methods
 #: 2011).
-ROLES = {
+_ROLES = {
     "ink": ("#1b1f24", "#010101"),
     "muted": ("#5b6470", "#010102"),
     "grid": ("#d5dae0", "#010103"),
@@ -27,7 +27,7 @@ ROLES = {
     "green": ("#0a7a5c", "#010106"),
     "gold": ("#9a6a00", "#010107"),
 }
-CYCLE = ("blue", "red", "green", "gold", "muted", "ink")
+_CYCLE = ("blue", "red", "green", "gold", "muted", "ink")
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Theme:
     page: bool
 
     def __getitem__(self, role: str) -> str:
-        return ROLES[role][1 if self.page else 0]
+        return _ROLES[role][1 if self.page else 0]
 
     def cycle(self, index: int) -> str:
-        return self[CYCLE[index % len(CYCLE)]]
+        return self[_CYCLE[index % len(_CYCLE)]]
 
 
 PAPER = Theme(page=False)
@@ -102,7 +102,7 @@ def to_svg(figure: Figure, name: str) -> str:
 
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    for role, (_, stand_in) in ROLES.items():
+    for role, (_, stand_in) in _ROLES.items():
         text = text.replace(stand_in, f"var(--{role})")
     # Ids such as figure_1 and axes_1 repeat in every file and are never referenced.
     text = re.sub(

@@ -30,7 +30,7 @@ _FITTED = {
     "probabilities": "calibration.json",
 }
 #: Packages needed for scoring, besides this one.
-LIBRARIES = (
+_LIBRARIES = (
     "albumentations",
     "h5py",
     "lightgbm",
@@ -88,13 +88,13 @@ def build_bundle(
     return Bundle(out, read_manifest(out))
 
 
-def library_versions(members: Iterable[str]) -> dict[str, str]:
+def _library_versions(members: Iterable[str]) -> dict[str, str]:
     """Installed versions of the packages that score with these members, without build tags such as
     +cpu.
     """
     versions = {}
     for package in (
-        *LIBRARIES,
+        *_LIBRARIES,
         *(package for member in members for package in _MEMBER_LIBRARIES.get(member, ())),
     ):
         try:
@@ -158,7 +158,7 @@ def _manifest(
         "code_hash": code_hash(),
         "git_commit": git_commit,
         "isic_version": isic.__version__,
-        "libraries": library_versions(members),
+        "libraries": _library_versions(members),
         "licence": _LICENCE,
         "load": _LOAD,
         "files": file_hashes(folder),

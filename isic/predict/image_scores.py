@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from isic.image.network.artifact import Model
 
 #: Seconds between progress lines.
-REPORT = 20.0
+_REPORT = 20.0
 
 #: Backbone and fold.
 ModelKey = tuple[str, int]
@@ -114,7 +114,7 @@ def score_images(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> 
 
 
 class ScoringProgress:
-    """Prints the share done and the time left, at most every `REPORT` seconds."""
+    """Prints the share done and the time left, at most every `_REPORT` seconds."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -127,7 +127,7 @@ class ScoringProgress:
         self.done += count
         self.fresh += count if fresh else 0
         now = time.monotonic()
-        if now - self.printed < REPORT:
+        if now - self.printed < _REPORT:
             return
 
         self.printed = now

@@ -38,7 +38,7 @@ def import_models(
             f"{source} was made on other folds than data/folds.parquet: retrain, or take its"
             " folds too"
         )
-    folders = find_models(source, list(image.backbones), fold_numbers)
+    folders = _find_models(source, list(image.backbones), fold_numbers)
     if not folders:
         wanted = ", ".join(image.backbones)
         raise InputError(
@@ -65,7 +65,7 @@ def _folds_hash(source: Path) -> str | None:
     return sha256(folds) if folds.is_file() else None
 
 
-def find_models(
+def _find_models(
     source: Path, backbones: Sequence[str], folds: Sequence[int]
 ) -> dict[tuple[str, int], Path]:
     """Folders of image models below `source` by (backbone, fold)."""

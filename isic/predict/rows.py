@@ -41,7 +41,7 @@ class InMemoryRows:
     """`PatientChunks` of a frame in memory."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
-        check_rows(rows)
+        _check_rows(rows)
         self._rows = rows.reset_index(drop=True)
         self.ids = self._rows[ID]
         self._blocks = patient_blocks(rows[PATIENT], CHUNK_ROWS)
@@ -65,7 +65,7 @@ def patient_blocks(patients: pd.Series, size: int) -> list[NDArray[np.intp]]:
     return [np.flatnonzero(block == index) for index in np.unique(block)]
 
 
-def check_rows(rows: pd.DataFrame) -> None:
+def _check_rows(rows: pd.DataFrame) -> None:
     """Raise InputError for an empty frame, missing columns, a missing or repeated id, a lesion
     without patient, or a measurement that is missing or infinite.
     """

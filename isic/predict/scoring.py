@@ -54,7 +54,7 @@ def score_chunks(
     if not bundle.manifest.backbones:
         # Without image models no tile is read, so none can be missing.
         tiles, options = None, replace(options, missing_images="impute")
-    has_tile = find_tiles(chunks, tiles, options.missing_images)
+    has_tile = _find_tiles(chunks, tiles, options.missing_images)
     total = np.zeros(len(has_tile))
     # Without files, embeddings of all folds at once would fill the memory.
     one_fold_at_a_time = bundle.stack.uses_embeddings and options.work is None
@@ -84,7 +84,7 @@ def score_chunks(
     return total / len(folds)
 
 
-def find_tiles(
+def _find_tiles(
     chunks: PatientChunks, tiles: TileStore | None, missing_images: MissingImages
 ) -> NDArray[np.bool_]:
     """Which lesions have a tile, (n,) by row.

@@ -1,5 +1,4 @@
-"""Feature importance of the stacker: gain in training, and SHAP values by column and by feature
-family.
+"""SHAP values of the stacker by column and by feature family.
 
 SHAP values are log-odds that add up to the score. With several libraries, their values are averaged
 with the weights of the blend; the blend ranks first, so the sum is then approximate.
@@ -7,65 +6,28 @@ with the weights of the blend; the blend ranks first, so the sum is then approxi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from isic.core.schema import ID, PATIENT
 from isic.report.shap_text import ShapGroup, group_shap
 from isic.stack.encoder import Columns, rows
-from isic.stack.image_columns import Embeddings
 from isic.stack.inputs import Inputs
 from isic.stack.members import library
 from isic.stack.model import Stack
 
 
-def gain_importance(stack: Stack) -> pd.DataFrame:
-    """column, family, gain: share of all gain in training, mean over every member, highest first."""
-    shares = []
-    for chain in stack.chains.values():
-        for name, models in chain.members.items():
-            for model in models:
-                gain = library(name).gain(model, stack.names)
-                shares.append(gain / max(gain.sum(), 1e-12))
-
-    table = pd.DataFrame(
-        {
-            "column": stack.names,
-            "family": list(stack.families.values()),
-            "gain": np.mean(shares, axis=0),
-        }
-    )
-    return table.sort_values("gain", ascending=False, ignore_index=True)
-
-
 def shap_values(
-    stack: Stack,
-    features: pd.DataFrame,
-    logits: Mapping[str, ArrayLike],
-    fold: int,
-    patients: ArrayLike,
-    embeddings: Embeddings | None = None,
-    keep: NDArray[np.int64] | None = None,
-) -> pd.DataFrame:
-    """SHAP values in log-odds, one row per lesion of `keep` (all), one column per stacker column;
-    arguments as `score`.
-
-    Attribute `attrs["average"]` is the log-odds of the average lesion, to which each row's values
-    add.
-    """
-    columns = stack.columns(features, logits, fold, patients, embeddings)
-    return _shap_of_columns(
-        stack, columns, fold, features[ID], np.arange(len(features)) if keep is None else keep
-    )
-
-
-def _shap_of_columns(
     stack: Stack, columns: Columns, fold: int, ids: pd.Series, keep: NDArray[np.int64]
 ) -> pd.DataFrame:
+    """SHAP values in log-odds, one row per lesion of `keep`, one column per stacker column.
+
+    `columns` are those of chain `fold`, `ids` names their rows. Attribute `attrs["average"]` is the
+    log-odds of the average lesion, to which each row's values add.
+    """
     matrix = rows(columns, keep)
     chain = stack.chain(fold)
 
@@ -110,7 +72,7 @@ def explain_lesions(
 
     columns = stack.columns(features, logits, fold, patients, embeddings)
     keep = np.flatnonzero(features[ID].isin(isic_ids))
-    values = _shap_of_columns(stack, columns, fold, features[ID], keep)
+    values = shap_values(stack, columns, fold, features[ID], keep)
     return {
         str(isic_id): LesionShap(
             values.iloc[i],

@@ -14,10 +14,10 @@ from isic.core.metric import auc
 from isic.core.schema import CATEGORICAL, NUMERIC, PATIENT
 
 #: Fewer rows or patients than this say nothing about a distribution.
-FEWEST_ROWS, FEWEST_PATIENTS = 100, 8
+_FEWEST_ROWS, _FEWEST_PATIENTS = 100, 8
 #: Rows per side given to the classifier: more would not change its verdict.
-MOST_ROWS = 10_000
-BINS = 10
+_MOST_ROWS = 10_000
+_BINS = 10
 
 
 def drift(reference: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:
@@ -34,7 +34,9 @@ def drift(reference: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _numeric(name: str, reference: pd.Series, other: pd.Series) -> dict[str, Any]:
     a, b = reference.dropna().to_numpy(float), other.dropna().to_numpy(float)
-    edges = np.unique(np.quantile(a, np.linspace(0, 1, BINS + 1)[1:-1])) if len(a) else np.array([])
+    edges = (
+        np.unique(np.quantile(a, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(a) else np.array([])
+    )
     counts = [
         np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (a, b)
     ]
@@ -70,10 +72,10 @@ def psi(a: np.ndarray, b: np.ndarray) -> float:
 def too_few(frame: pd.DataFrame) -> str:
     """Why `frame` cannot be compared, or "" when it can."""
     patients = frame[PATIENT].nunique()
-    if len(frame) < FEWEST_ROWS or patients < FEWEST_PATIENTS:
+    if len(frame) < _FEWEST_ROWS or patients < _FEWEST_PATIENTS:
         return (
-            f"too few to say ({len(frame)} lesions of {patients} patients; {FEWEST_ROWS} of"
-            f" {FEWEST_PATIENTS} needed)"
+            f"too few to say ({len(frame)} lesions of {patients} patients; {_FEWEST_ROWS} of"
+            f" {_FEWEST_PATIENTS} needed)"
         )
     return ""
 
@@ -88,7 +90,7 @@ def adversarial(a: pd.DataFrame, b: pd.DataFrame, columns: list[str], seed: int 
     from sklearn.model_selection import StratifiedGroupKFold
 
     both = pd.concat([_sample(a, seed), _sample(b, seed)], ignore_index=True)
-    label = np.repeat([0, 1], [min(len(a), MOST_ROWS), min(len(b), MOST_ROWS)])
+    label = np.repeat([0, 1], [min(len(a), _MOST_ROWS), min(len(b), _MOST_ROWS)])
     table = _encode(both[columns])
     score = np.zeros(len(both))
     for train, held in StratifiedGroupKFold(2, shuffle=True, random_state=seed).split(
@@ -102,7 +104,7 @@ def adversarial(a: pd.DataFrame, b: pd.DataFrame, columns: list[str], seed: int 
 
 
 def _sample(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
-    return frame if len(frame) <= MOST_ROWS else frame.sample(MOST_ROWS, random_state=seed)
+    return frame if len(frame) <= _MOST_ROWS else frame.sample(_MOST_ROWS, random_state=seed)
 
 
 def _encode(frame: pd.DataFrame) -> np.ndarray:

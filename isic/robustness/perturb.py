@@ -111,7 +111,7 @@ def missing_columns(
     return sorted(records, key=lambda record: record["change"])
 
 
-class ChangedTiles(TileStore):
+class _ChangedTiles(TileStore):
     """Tiles as a worse camera would have given them; `change` maps uint8 RGB to uint8 RGB."""
 
     def __init__(
@@ -143,7 +143,7 @@ def darker(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return (image * 0.8).astype(np.uint8)
 
 
-def squeezed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _squeezed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """JPEG at quality 25."""
     data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 25])[1]
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)[:, :, ::-1]
@@ -153,7 +153,7 @@ CHANGES = {
     "grain, 10 of 255 levels": grain,
     "blur, 1.5 px": blur,
     "a fifth darker": darker,
-    "JPEG at quality 25": squeezed,
+    "JPEG at quality 25": _squeezed,
 }
 
 
@@ -170,7 +170,7 @@ def image_noise(
     before = embed(model, TileStore(tiles), ids, workers=workers).logits
     spread = float(before.std()) or 1.0
     for name, change in CHANGES.items():
-        after = embed(model, ChangedTiles(tiles, change), ids, workers=workers).logits
+        after = embed(model, _ChangedTiles(tiles, change), ids, workers=workers).logits
         yield {
             "change": name,
             "before": auc(target, before),

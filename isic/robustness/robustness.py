@@ -18,11 +18,11 @@ from isic.evaluate.slices import MIN_POSITIVES
 from isic.robustness.drift import adversarial, drift, too_few
 
 #: folds frame -> out-of-fold scores in its row order, by a refit of the stacker on those folds.
-Refit = Callable[[pd.DataFrame], NDArray[np.float64]]
+_Refit = Callable[[pd.DataFrame], NDArray[np.float64]]
 
 #: Columns that name the hospital almost by themselves; adversarial validation is also run without
 #: them.
-HOSPITAL_PROXIES = ("attribution", "tbp_tile_type", "tbp_lv_x", "tbp_lv_y", "tbp_lv_z")
+_HOSPITAL_PROXIES = ("attribution", "tbp_tile_type", "tbp_lv_x", "tbp_lv_y", "tbp_lv_z")
 #: A held-out hospital needs both classes; one with fewer malignant lesions joins the others of its
 #: kind.
 MIN_MALIGNANT = 3
@@ -51,7 +51,7 @@ def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None
 
 
 def leave_hospital_out(
-    results: RunResults, refit: Refit, replicates: int, seed: int, refit_both: bool = False
+    results: RunResults, refit: _Refit, replicates: int, seed: int, refit_both: bool = False
 ) -> dict[str, Any]:
     """Score each hospital by a stacker that saw none of it; compare with the ordinary out-of-fold
     score.
@@ -147,7 +147,7 @@ def distribution_shift(
     every = [*NUMERIC, *CATEGORICAL]
     columns = {
         "all columns": every,
-        "without hospital, lighting, position": [c for c in every if c not in HOSPITAL_PROXIES],
+        "without hospital, lighting, position": [c for c in every if c not in _HOSPITAL_PROXIES],
     }
     why = "there are no test rows here" if test is None else too_few(test)
     found: dict[str, Any] = {

@@ -111,7 +111,7 @@ def cost_table(image: Image, folds: int, counts: Counts | None) -> Iterator[str]
         if entry is None:
             yield f"{name:<17}{recipe.model:<18}not in the catalogue: no estimate"
             continue
-        tiles = tiles_shown(recipe, training_positives)
+        tiles = _tiles_shown(recipe, training_positives)
         hours = [
             duration(tiles * (_per_tile(recipe, gpu["fp16"]) + _READ) + _OVERHEAD)
             for gpu in (A100, T4)
@@ -170,7 +170,7 @@ def memory_gb(recipe: ImageRecipe, entry: Entry) -> float:
     return (kept + entry.parameters_m * (_STATE_MB + (4.0 if recipe.ema else 0.0))) / 1e3
 
 
-def tiles_shown(recipe: ImageRecipe, positives: float) -> float:
+def _tiles_shown(recipe: ImageRecipe, positives: float) -> float:
     """Tiles that a whole training shows, given enough negatives."""
     return positives * recipe.positive_repeats * (1 + recipe.negatives_per_positive) * recipe.epochs
 
@@ -207,7 +207,7 @@ def _seconds(
     positives: int,
     gpu: Mapping[str, Speed] | None,
 ) -> float:
-    shown = tiles_shown(recipe, positives * (1 - 1 / len(folds)))
+    shown = _tiles_shown(recipe, positives * (1 - 1 / len(folds)))
     measured = list(_measured_speeds(folds))
     if measured:
         return shown / (sum(measured) / len(measured)) + _OVERHEAD

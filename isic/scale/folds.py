@@ -31,7 +31,7 @@ from isic.scale.multi_node_training import train_multi_node
 from isic.scale.resources import Resources
 
 #: A fold is given up after this many lost tasks.
-MAX_LOST_TASKS = 3
+_MAX_LOST_TASKS = 3
 #: Seconds that a task waits for processes of a lost node, which may still run for a while.
 _LOCK_SECONDS = 120.0
 STAGES = ("train_image", "embed")
@@ -71,7 +71,7 @@ def run_folds(
     if not tasks:
         _log("every fold is done")
         return []
-    before = input_fingerprint(root, inputs)
+    before = _input_fingerprint(root, inputs)
     _log(
         f"{len(tasks)} folds to do: {', '.join(task.name for task in tasks)}; logs in .resume/ray/"
     )
@@ -82,7 +82,7 @@ def run_folds(
             if error:
                 failed[task.name] = error
                 continue
-            if input_fingerprint(root, inputs) != before:
+            if _input_fingerprint(root, inputs) != before:
                 raise InputError(
                     "code, parameters or data changed while folds were trained: run the command"
                     " again"
@@ -110,7 +110,7 @@ def missing_folds(root: Path, backbones: Sequence[str], folds: Sequence[int]) ->
     return [task for task in tasks if task.stages]
 
 
-def input_fingerprint(root: Path, inputs: Sequence[Path]) -> str:
+def _input_fingerprint(root: Path, inputs: Sequence[Path]) -> str:
     """Hash over sizes and times of `inputs` and of the code in the checkout at `root`."""
     code = [path for folder in ("isic", "pipelines") for path in (root / folder).rglob("*.py")]
     files = [*sorted(code), *inputs]
@@ -133,7 +133,7 @@ def _run_all(
             else:
                 left[task] = tuple(stage for stage in task.stages if stage != "train_image")
     # No retries by Ray: they are silent, and unlimited when memory runs out.
-    remote = ray.remote(max_retries=0, **resources.as_options())(run_fold)
+    remote = ray.remote(max_retries=0, **resources.as_options())(_run_fold)
     lost = dict.fromkeys(left, 0)
     running = {remote.remote(str(root), task, stages): task for task, stages in left.items()}
     while running:
@@ -146,7 +146,7 @@ def _run_all(
         except ray.exceptions.RayError as error:
             lost[task] += 1
             reason = type(error).__name__
-            if lost[task] >= MAX_LOST_TASKS:
+            if lost[task] >= _MAX_LOST_TASKS:
                 yield (
                     task,
                     (
@@ -162,7 +162,7 @@ def _run_all(
             running[remote.remote(str(root), task, left[task])] = task
 
 
-def run_fold(root: str, task: FoldTask, stages: Sequence[str]) -> str:
+def _run_fold(root: str, task: FoldTask, stages: Sequence[str]) -> str:
     """Run these stages of a fold in the checkout at `root`, on a node; returns "" or a one-line
     error.
     """

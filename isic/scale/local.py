@@ -31,10 +31,10 @@ class DeviceSlot(NamedTuple):
 
 
 #: Runs a job in a slot and returns its exit status.
-RunJob = Callable[[str, DeviceSlot], int]
+_RunJob = Callable[[str, DeviceSlot], int]
 
 
-def run_jobs(jobs: Sequence[str], slots: Sequence[DeviceSlot], run_job: RunJob) -> list[str]:
+def run_jobs(jobs: Sequence[str], slots: Sequence[DeviceSlot], run_job: _RunJob) -> list[str]:
     """Call `run_job` for every job, one per slot at a time; returns the jobs that failed."""
     free: Queue[DeviceSlot] = Queue()
     for slot in slots:

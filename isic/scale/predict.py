@@ -33,10 +33,10 @@ from isic.scale.store import Store
 from isic.scale.worker import Outcome, ScoringTask, read_stamp, score_batch
 
 #: Seconds between progress lines.
-PROGRESS_SECONDS = 20.0
+_PROGRESS_SECONDS = 20.0
 #: For shards without images, which take a second each: tasks per processor, and the most shards of
 #: a task.
-TASKS_PER_PROCESSOR, SHARDS_PER_TASK = 16, 8
+_TASKS_PER_PROCESSOR, _SHARDS_PER_TASK = 16, 8
 #: Written last and removed before any score changes: where it exists, all scores exist and have one
 #: origin.
 COMPLETION_FILE = "_scores.json"
@@ -148,7 +148,7 @@ def _tasks(shards: int, processors: float) -> int:
     """
     return min(
         shards,
-        max(math.ceil(shards / SHARDS_PER_TASK), math.ceil(TASKS_PER_PROCESSOR * processors)),
+        max(math.ceil(shards / _SHARDS_PER_TASK), math.ceil(_TASKS_PER_PROCESSOR * processors)),
     )
 
 
@@ -200,7 +200,7 @@ class ShardProgress:
                 f" {outcome.worker}"
             )
         now = time.monotonic()
-        if now - self.printed >= PROGRESS_SECONDS:
+        if now - self.printed >= _PROGRESS_SECONDS:
             self.printed = now
             left = (self.rows - self.rows_done) * (now - self.started) / max(self.rows_done, 1)
             share = self.rows_done / self.rows

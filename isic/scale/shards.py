@@ -27,7 +27,7 @@ from isic.scale.store import Store
 #: Parquet readers of the folder skip names that start with an underscore.
 MANIFEST, _SHARDS_FORMAT = "_manifest.json", 1
 JPEG = "jpeg"
-SCHEMA = ROWS.append(pa.field(JPEG, pa.binary()))
+_SCHEMA = ROWS.append(pa.field(JPEG, pa.binary()))
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def _check(manifest: ShardManifest, store: Store) -> None:
 def pack_shard(rows: pd.DataFrame, jpegs: list[bytes | None]) -> bytes:
     """A shard file of these lesions; `jpegs` in the rows' order, None where there is no tile."""
     columns = [
-        pa.array(rows[name], SCHEMA.field(name).type, from_pandas=True) for name in TEST_COLUMNS
+        pa.array(rows[name], _SCHEMA.field(name).type, from_pandas=True) for name in TEST_COLUMNS
     ]
-    table = pa.Table.from_arrays([*columns, pa.array(jpegs, pa.binary())], schema=SCHEMA)
+    table = pa.Table.from_arrays([*columns, pa.array(jpegs, pa.binary())], schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     # JPEG bytes are already compressed.
-    compression: Any = {name: "NONE" if name == JPEG else "ZSTD" for name in SCHEMA.names}
+    compression: Any = {name: "NONE" if name == JPEG else "ZSTD" for name in _SCHEMA.names}
     pq.write_table(
         table, sink, compression=compression, use_dictionary=[name for name in TEXT if name != ID]
     )

@@ -25,7 +25,7 @@ _Result = TypeVar("_Result")
 
 #: Attempts at one file, and seconds before the second; each further wait is twice as long (25 s in
 #: total).
-ATTEMPTS, WAIT = 8, 0.2
+_ATTEMPTS, WAIT = 8, 0.2
 #: Errors that are not retried.
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -34,7 +34,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Store:
     """A folder by path or URI (`s3://bucket/folder`, `gs://…`, any fsspec protocol); picklable.
 
-    Raises InputError for a URI that no installed library supports, and when ATTEMPTS at a file have
+    Raises InputError for a URI that no installed library supports, and when _ATTEMPTS at a file have
     failed.
     """
 
@@ -110,7 +110,7 @@ class Store:
         return f"{self._root}/{name}" if self._root else name
 
     def _retry(self, name: str, action: str, attempt: Callable[[], _Result]) -> _Result:
-        for attempts in range(1, ATTEMPTS + 1):
+        for attempts in range(1, _ATTEMPTS + 1):
             try:
                 return attempt()
             except FileNotFoundError as error:
@@ -121,14 +121,14 @@ class Store:
                 if isinstance(error, _PERMANENT) or error.errno in _FULL:
                     raise
                 reason = _reason(error)
-                if attempts == ATTEMPTS:
+                if attempts == _ATTEMPTS:
                     raise InputError(
-                        f"{self.where(name)} cannot be {action} after {ATTEMPTS} attempts"
+                        f"{self.where(name)} cannot be {action} after {_ATTEMPTS} attempts"
                         f" ({reason}): check the storage and run the same command again"
                     ) from error
                 sys.stderr.write(
                     f"isic: note: {self.where(name)}: {reason}; attempt {attempts + 1} of"
-                    f" {ATTEMPTS}\n"
+                    f" {_ATTEMPTS}\n"
                 )
                 # Jitter, so that the workers of a cluster do not all retry at once.
                 time.sleep(WAIT * 2 ** (attempts - 1) * random.uniform(0.5, 1.0))

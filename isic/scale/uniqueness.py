@@ -39,7 +39,7 @@ def check_unique(ray: Any, source: Store, shards: tuple[Shard, ...]) -> None:
     """
     ranges = 1 + sum(shard.rows for shard in shards) // _RANGE_LESIONS
     read = ray.remote(num_cpus=1, num_returns=ranges, max_retries=5)(hashes_of)
-    search = ray.remote(num_cpus=1, max_retries=5)(equal_hashes)
+    search = ray.remote(num_cpus=1, max_retries=5)(_equal_hashes)
     parts = [
         read.remote(source, list(enumerate(shards))[start : start + _TASK_SHARDS], ranges)
         for start in range(0, len(shards), _TASK_SHARDS)
@@ -87,7 +87,7 @@ def _select_range(joined: list[Any], remainder: int, ranges: int) -> Hashes:
     return Hashes(joined[0][lesions], joined[1][lesions], joined[2][patients], joined[3][patients])
 
 
-def equal_hashes(*parts: Hashes) -> list[tuple[str, int, int]]:
+def _equal_hashes(*parts: Hashes) -> list[tuple[str, int, int]]:
     """Column and two shard indices for every pair of equal hashes of one range, at most 100 pairs
     of each column.
     """

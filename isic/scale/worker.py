@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from isic.data.tiles import TileStore
 
 #: A shard is given up after its worker was lost this many times.
-MAX_LOST_WORKERS = 3
+_MAX_LOST_WORKERS = 3
 _STAMP = b"isic"
 
 
@@ -76,13 +76,13 @@ def score_batch(batch: Mapping[str, Any], task: ScoringTask) -> dict[str, Any]:
     """The function that Ray Data maps: shards as JSON in column `shard` to one outcome as JSON
     each.
     """
-    outcomes = [score_shard(Shard(**json.loads(text)), task) for text in batch["shard"]]
+    outcomes = [_score_shard(Shard(**json.loads(text)), task) for text in batch["shard"]]
     return {
         "outcome": np.array([json.dumps(outcome.__dict__) for outcome in outcomes], dtype=object)
     }
 
 
-def score_shard(shard: Shard, task: ScoringTask) -> Outcome:
+def _score_shard(shard: Shard, task: ScoringTask) -> Outcome:
     """Score one shard into one file, unless it is already scored. Errors a user can fix are
     returned as a line.
     """
@@ -97,7 +97,7 @@ def score_shard(shard: Shard, task: ScoringTask) -> Outcome:
     try:
         if read_stamp(task.target, shard.name) != task.stamp(shard):
             lost = ray.get(coordinator.start.remote(shard.name, worker))
-            if len(lost) >= MAX_LOST_WORKERS:
+            if len(lost) >= _MAX_LOST_WORKERS:
                 return Outcome(shard.name, 0, worker, _crash_error(shard, len(lost)), lost)
             _score(_bundle(task.coordinator), shard, task)
     except MemoryError:

@@ -21,7 +21,7 @@ from isic.core.metric import Floats, pauc
 
 #: Quantiles kept of each library's held-out log-odds, and the steps of the weight search.
 _KNOTS = 2049
-STEPS = 10
+_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,12 @@ def find_weights(target: NDArray[np.int64], ranks: Mapping[str, Floats]) -> dict
     """Weights (steps of 0.1, sum 1) of the highest pAUC; the most even ones among equals."""
     names = list(ranks)
     stacked = np.stack([ranks[name] for name in names])
-    grid = [point for point in product(range(STEPS + 1), repeat=len(names)) if sum(point) == STEPS]
-    grid.sort(key=lambda point: sum((share - STEPS / len(names)) ** 2 for share in point))
-    scores = [pauc(target, np.asarray(point) / STEPS @ stacked) for point in grid]
+    grid = [
+        point for point in product(range(_STEPS + 1), repeat=len(names)) if sum(point) == _STEPS
+    ]
+    grid.sort(key=lambda point: sum((share - _STEPS / len(names)) ** 2 for share in point))
+    scores = [pauc(target, np.asarray(point) / _STEPS @ stacked) for point in grid]
     return {
-        name: share / STEPS for name, share in zip(names, grid[int(np.argmax(scores))], strict=True)
+        name: share / _STEPS
+        for name, share in zip(names, grid[int(np.argmax(scores))], strict=True)
     }

@@ -33,7 +33,7 @@ from isic.tabular.fitted import Fitted
 #: Benign lesions for each malignant one among the rows that decide when a member stops.
 _WATCHED = 50
 #: Mean log-odds of each library's members for every row, out of fold.
-ByLibrary = dict[str, Floats]
+_ByLibrary = dict[str, Floats]
 
 
 def fit_stack(
@@ -72,7 +72,7 @@ def fit_training_data(data: TrainingData, settings: StackSettings, first_seed: i
     data = drop_families(data, settings.drop)
     chains, score, optimism = out_of_fold(data, settings, first_seed)
     oof = data.folds.assign(score=score)
-    metrics = fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
+    metrics = _fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
     return Stack(data.encoder, chains, data.all_families(), oof, metrics)
 
 
@@ -110,7 +110,7 @@ def offset(data: TrainingData, number: int, settings: StackSettings) -> float:
     return data.offset(number, settings.negatives, float(weight))
 
 
-def fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
+def _fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
     """pAUC and AUC pooled and per fold, with the folds' mean and standard deviation (pAUC is not
     additive).
     """
@@ -187,7 +187,7 @@ def _held_out_margins(
     data: TrainingData,
     members: dict[int, dict[str, list[Any]]],
     held_out: dict[int, NDArray[np.int64]],
-) -> ByLibrary:
+) -> _ByLibrary:
     margins = {name: np.empty(len(data.fold)) for name in next(iter(members.values()))}
     for number, index in held_out.items():
         columns = data.columns_of(number)
@@ -200,7 +200,7 @@ def _held_out_margins(
 
 def _blends(
     data: TrainingData,
-    margins: ByLibrary,
+    margins: _ByLibrary,
     held_out: dict[int, NDArray[np.int64]],
     settings: StackSettings,
 ) -> tuple[dict[int, Blend], float | None]:

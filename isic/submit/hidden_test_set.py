@@ -14,8 +14,8 @@ from isic.core.io import write_csv
 from isic.core.schema import ID, PATIENT, TARGET, TEST_COLUMNS
 
 #: The largest patient of the training set has 9,184 lesions.
-LARGEST = 9000
-FEWEST = 10
+_LARGEST = 9000
+_FEWEST = 10
 UNSEEN = "A hospital that is in no training file"
 
 
@@ -27,9 +27,9 @@ def write_hidden_test_set(out: Path, rows: int, seed: int = 0) -> None:
     missing values, a lesion without a tile and a truncated tile. Raises InputError for fewer than
     10 lesions.
     """
-    if rows < FEWEST:
+    if rows < _FEWEST:
         raise InputError(
-            f"a generated test set needs at least {FEWEST} lesions for its edge cases, not {rows}"
+            f"a generated test set needs at least {_FEWEST} lesions for its edge cases, not {rows}"
         )
     from isic.data.sample import write_sample
     from isic.data.tables import read_metadata
@@ -50,7 +50,7 @@ def add_edge_cases(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """`table` with the edge cases of `write_hidden_test_set`."""
     rng = np.random.default_rng(seed)
     row = np.arange(len(table))
-    large = min(LARGEST, len(table) // 2)
+    large = min(_LARGEST, len(table) // 2)
     changed = table.assign(
         **{
             PATIENT: (

@@ -27,7 +27,7 @@ from isic.predict.reproduce import reload_elsewhere
 from isic.tracking.context import data_hash
 
 COMPETITION = "isic-2024-challenge"
-DATASET, NOTEBOOK = "isic-2024-bundle", "isic-2024-submission"
+DATASET, _NOTEBOOK = "isic-2024-bundle", "isic-2024-submission"
 #: Placeholder for the Kaggle name in ids; `push` refuses it.
 NO_OWNER = "your-kaggle-name"
 _KAGGLE_PYTHON = "3.12"
@@ -114,7 +114,7 @@ def build_package(
     with atomic_dir(package.folder) as temporary:
         made = Package(temporary)
         shutil.copytree(bundle.folder, made.dataset / "bundle")
-        build_wheel(root, made.dataset / "wheels")
+        _build_wheel(root, made.dataset / "wheels")
         fetch_wheels(wheels, made.dataset / "wheels")
         made.notebook.mkdir()
         cells = (
@@ -127,9 +127,9 @@ def build_package(
             ("code", _INSTALL.format(dataset=DATASET, competition=COMPETITION)),
             ("code", _SCORE.format(hash=bundle.manifest.hash, short=bundle.manifest.hash[:12])),
         )
-        write_json(made.notebook / f"{NOTEBOOK}.ipynb", notebook(cells))
-        write_json(made.notebook / "kernel-metadata.json", kernel_metadata(owner, image))
-        write_json(made.dataset / "dataset-metadata.json", dataset_metadata(owner))
+        write_json(made.notebook / f"{_NOTEBOOK}.ipynb", notebook(cells))
+        write_json(made.notebook / "kernel-metadata.json", _kernel_metadata(owner, image))
+        write_json(made.dataset / "dataset-metadata.json", _dataset_metadata(owner))
 
 
 def check_code(bundle: Bundle, metadata: Path, images: Path, settings: Gate) -> None:
@@ -171,12 +171,12 @@ def notebook(cells: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {"cells": content, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
-def kernel_metadata(owner: str, image: str | None) -> dict[str, Any]:
+def _kernel_metadata(owner: str, image: str | None) -> dict[str, Any]:
     """kernel-metadata.json: private, GPU on, internet off, the image pinned."""
     return {
-        "id": f"{owner}/{NOTEBOOK}",
-        "title": NOTEBOOK,
-        "code_file": f"{NOTEBOOK}.ipynb",
+        "id": f"{owner}/{_NOTEBOOK}",
+        "title": _NOTEBOOK,
+        "code_file": f"{_NOTEBOOK}.ipynb",
         "language": "python",
         "kernel_type": "notebook",
         "is_private": True,
@@ -193,12 +193,12 @@ def kernel_metadata(owner: str, image: str | None) -> dict[str, Any]:
     }
 
 
-def dataset_metadata(owner: str) -> dict[str, Any]:
+def _dataset_metadata(owner: str) -> dict[str, Any]:
     """dataset-metadata.json; the licence of the weights is in the bundle."""
     return {"title": DATASET, "id": f"{owner}/{DATASET}", "licenses": [{"name": "other"}]}
 
 
-def build_wheel(root: Path, target: Path) -> Path:
+def _build_wheel(root: Path, target: Path) -> Path:
     """Build the pure-Python wheel of this package, without network, from a copy so that the
     checkout stays clean.
     """
@@ -233,7 +233,7 @@ def _pip(*arguments: str) -> None:
 
 def read_notebook_code(package: Package) -> str:
     """The notebook's code cells as one script."""
-    content = json.loads((package.notebook / f"{NOTEBOOK}.ipynb").read_text(encoding="utf-8"))
+    content = json.loads((package.notebook / f"{_NOTEBOOK}.ipynb").read_text(encoding="utf-8"))
     return (
         "\n\n".join(
             "".join(cell["source"]) for cell in content["cells"] if cell["cell_type"] == "code"

@@ -32,7 +32,7 @@ def submit(
     """
     expected = read_sample(competition / "sample_submission.csv")
     with open_chunked(competition / "test-metadata.csv", CHUNK_ROWS) as rows:
-        check_lesions(rows.ids, expected)  # before hours of scoring
+        _check_lesions(rows.ids, expected)  # before hours of scoring
         images = competition / "test-image.hdf5"
         scores = score(bundle, rows, images, out, missing_images, fallback).set_index(ID)[TARGET]
     submission = pd.DataFrame({ID: expected.to_numpy(), TARGET: scores.loc[expected].to_numpy()})
@@ -58,7 +58,7 @@ def read_sample(path: Path) -> pd.Series:
     return sample[ID]
 
 
-def check_lesions(ids: pd.Series, expected: pd.Series) -> None:
+def _check_lesions(ids: pd.Series, expected: pd.Series) -> None:
     """Raise InputError naming a lesion that only the test rows or only the sample submission has."""
     unscored, unknown = expected[~expected.isin(ids)], ids[~ids.isin(expected)]
     if len(unscored):

@@ -16,13 +16,13 @@ from isic.core.errors import InputError
 from isic.core.schema import CATEGORICAL, ID, NUMERIC, PATIENT
 
 #: Text columns that features may use. The licence is used in combinations only.
-TEXTS = (*CATEGORICAL, "copyright_license")
+_TEXTS = (*CATEGORICAL, "copyright_license")
 
 
 def canonical(frame: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Sorted copy of the columns features may see, and the input position of each of its rows.
 
-    The copy holds isic_id, patient_id and TEXTS as `category` (missing: code -1) and NUMERIC as
+    The copy holds isic_id, patient_id and _TEXTS as `category` (missing: code -1) and NUMERIC as
     float64 with infinities as NaN; any other column of `frame`, the train-only ones above all, is
     left behind. Raises InputError for missing columns, missing or repeated ids, missing patients,
     text among the numbers.
@@ -31,13 +31,13 @@ def canonical(frame: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     patient = pd.Categorical(frame[PATIENT])
     order = _order(frame[ID], patient.codes)
     columns: dict[str, object] = {ID: frame[ID].take(order).array, PATIENT: patient.take(order)}
-    columns |= {name: pd.Categorical(frame[name]).take(order) for name in TEXTS}
+    columns |= {name: pd.Categorical(frame[name]).take(order) for name in _TEXTS}
     columns |= {name: _finite(frame[name], order) for name in NUMERIC}
     return pd.DataFrame(columns, copy=False), order
 
 
 def _check(frame: pd.DataFrame) -> None:
-    missing = [name for name in (ID, PATIENT, *TEXTS, *NUMERIC) if name not in frame.columns]
+    missing = [name for name in (ID, PATIENT, *_TEXTS, *NUMERIC) if name not in frame.columns]
     if missing:
         raise InputError(
             f"features need column `{missing[0]}` ({len(missing)} missing in all): use the official"

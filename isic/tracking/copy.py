@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 #: Tag on the copy: its id in the source.
 ORIGIN = "copied_from"
 #: Tag on a copied run: the state of the source run when it was copied.
-ARRIVED = "copied_state"
+_ARRIVED = "copied_state"
 _PARENT = "mlflow.parentRunId"
 _PAGE = 1000
 
 
-class Tally(NamedTuple):
+class _Tally(NamedTuple):
     """Number of items in the source, and how many of them this copy sent."""
 
     total: int
@@ -44,12 +44,12 @@ class Tally(NamedTuple):
 class Copied:
     """Counts of a copy by kind, and the aliases it did not move."""
 
-    counts: dict[str, Tally] = field(default_factory=dict)
+    counts: dict[str, _Tally] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
 
     def add(self, kind: str, total: int, sent: int) -> None:
-        before = self.counts.get(kind, Tally(0, 0))
-        self.counts[kind] = Tally(before.total + total, before.sent + sent)
+        before = self.counts.get(kind, _Tally(0, 0))
+        self.counts[kind] = _Tally(before.total + total, before.sent + sent)
 
     def text(self) -> str:
         """One line per kind, and one per alias that differs in the target."""
@@ -172,7 +172,7 @@ class Copy:
         }
         points = [point for name in sorted(history) for point in history[name]]
         state += f" {len(points)} {max((point.timestamp for point in points), default=0)}"
-        arrived = self.target.get_run(there).data.tags.get(ARRIVED) == state
+        arrived = self.target.get_run(there).data.tags.get(_ARRIVED) == state
         if not arrived:
             self._send(run, there, points)
             self.say(
@@ -185,7 +185,7 @@ class Copy:
         if not arrived:
             if run.info.status != "RUNNING":
                 self.target.set_terminated(there, run.info.status, run.info.end_time)
-            self.target.set_tag(there, ARRIVED, state)
+            self.target.set_tag(there, _ARRIVED, state)
 
     def _send(self, run: Run, there: str, points: list[Metric]) -> None:
         from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
@@ -359,8 +359,8 @@ def copy(
 
 
 def _own_tags(run: Run) -> dict[str, str]:
-    """The run's tags without ORIGIN and ARRIVED, which a store that is itself a copy has."""
-    return {name: value for name, value in run.data.tags.items() if name not in (ORIGIN, ARRIVED)}
+    """The run's tags without ORIGIN and _ARRIVED, which a store that is itself a copy has."""
+    return {name: value for name, value in run.data.tags.items() if name not in (ORIGIN, _ARRIVED)}
 
 
 def _resolved(uri: str, root: Path) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 #: Replaces ids in a text; ids have equal lengths, so the file keeps its size.
-Rewrite = Callable[[str], str]
+_Rewrite = Callable[[str], str]
 
 
 def repository(location: str, uri: str, fallback: Path | None = None) -> ArtifactRepository:
@@ -50,7 +50,7 @@ def _walk(repo: ArtifactRepository, folder: str | None) -> Iterator[tuple[str, i
 
 
 def copy_files(
-    source: ArtifactRepository, target: ArtifactRepository, rewrite: Rewrite
+    source: ArtifactRepository, target: ArtifactRepository, rewrite: _Rewrite
 ) -> tuple[int, int]:
     """Copy the files that `target` lacks; `rewrite` is applied to MLmodel files, which contain run
     and model ids.

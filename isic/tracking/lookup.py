@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 #: Artifact of a run's out-of-fold scores; the evaluate stage logs it to the stacker's parent run.
-SCORES = "oof/stack.parquet"
+_SCORES = "oof/stack.parquet"
 
 
 def run_scores(root: Path, name: str) -> Path:
@@ -25,7 +25,7 @@ def run_scores(root: Path, name: str) -> Path:
     it has no scores, or the store cannot be reached.
     """
     client, run = _run_with_scores(root, name)
-    return Path(client.download_artifacts(run.info.run_id, SCORES))
+    return Path(client.download_artifacts(run.info.run_id, _SCORES))
 
 
 def run_values(root: Path, name: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -51,8 +51,8 @@ def _run_with_scores(root: Path, name: str) -> tuple[MlflowClient, Run]:
         client = connect(root)
         run = _find(client, name)
         for owner in filter(None, (run, _parent(client, run))):
-            files = client.list_artifacts(owner.info.run_id, SCORES.split("/")[0])
-            if any(file.path == SCORES for file in files):
+            files = client.list_artifacts(owner.info.run_id, _SCORES.split("/")[0])
+            if any(file.path == _SCORES for file in files):
                 return client, owner
     except MlflowException as error:
         reason = " ".join(str(error).split())[:160]
@@ -60,7 +60,7 @@ def _run_with_scores(root: Path, name: str) -> tuple[MlflowClient, Run]:
             f"the MLflow store does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
         ) from error
     raise InputError(
-        f"run {run.info.run_name} holds no out-of-fold scores ({SCORES}): name a run stack-…, a"
+        f"run {run.info.run_name} holds no out-of-fold scores ({_SCORES}): name a run stack-…, a"
         " version (models:/NAME/3), a bundle or a checkout"
     )
 

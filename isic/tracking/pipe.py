@@ -17,7 +17,7 @@ import isic
 
 #: Seconds a finished run waits for the delivery of its last messages; then the writer continues
 #: alone.
-PATIENCE = 15.0
+_PATIENCE = 15.0
 
 
 def warn(line: str) -> None:
@@ -77,7 +77,7 @@ class Pipe:
         """Wait until the writer has finished a run; False when the writer has died."""
         if self._process is None:
             return False
-        if self._patient and not self._event(run).wait(PATIENCE):
+        if self._patient and not self._event(run).wait(_PATIENCE):
             # Once per process: with a hanging store, only the first run waits.
             self._patient = False
             warn("the store is slow; the last messages are sent in the background")

@@ -60,7 +60,7 @@ def open_run(
         "outer": outer,
     }
     try:
-        tracker = PipeTracker(root, spec, config)
+        tracker = _PipeTracker(root, spec, config)
     except OSError as error:  # no space for files waiting to be sent
         warn(f"this run is not tracked ({error}); its results are on disk as always")
         yield NullTracker()
@@ -84,7 +84,7 @@ def parent(family: str, config: Mapping[str, Any], root: Path | None = None) -> 
         yield tracker
 
 
-class PipeTracker:
+class _PipeTracker:
     """A `Tracker` that sends messages to the writer process, one JSON line each."""
 
     _numbers = itertools.count()

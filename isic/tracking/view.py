@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KEY = "isic"
 #: Pooled pAUC and interval of a stack, mean and sd over folds of a parent run, then metrics of
 #: single folds.
-METRICS = (
+_METRICS = (
     "pauc",
     "pauc_low",
     "pauc_high",
@@ -28,7 +28,7 @@ METRICS = (
     "top15_sensitivity",
     "folds_finished",
 )
-TAGS = ("family", "fold", "DVC_EXP_NAME", "git_commit")
+_TAGS = ("family", "fold", "DVC_EXP_NAME", "git_commit")
 
 
 def publish_view(client: MlflowClient) -> str:
@@ -38,7 +38,7 @@ def publish_view(client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return ""
-    state = json.dumps(view_state(), separators=(",", ":"))
+    state = json.dumps(_view_state(), separators=(",", ":"))
     name = f"mlflow.sharedViewState.{KEY}"
     # This kind hides MLflow's columns for chats and prompts.
     for tag, value in ((name, state), ("mlflow.experimentKind", "custom_model_development")):
@@ -47,12 +47,12 @@ def publish_view(client: MlflowClient) -> str:
     return f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={KEY}"
 
 
-def view_state() -> dict[str, Any]:
+def _view_state() -> dict[str, Any]:
     """State of the page as MLflow stores it; missing keys keep their defaults."""
     name, created, models = "attributes.`Run Name`", "attributes.start_time", "attributes.`Models`"
     metrics, tags = (
         [f"{kind}.`{name}`" for name in names]
-        for kind, names in (("metrics", METRICS), ("tags", TAGS))
+        for kind, names in (("metrics", _METRICS), ("tags", _TAGS))
     )
     widths = {
         name: 260,

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 
 #: Seconds over which messages are collected into one request.
-GATHER = 1.0
+_GATHER = 1.0
 #: Seconds between attempts while the store is down.
-RETRY = 30.0
+_RETRY = 30.0
 #: MLflow's limits on metrics, parameters and tags in one batch.
 _BATCH_ROWS = {"metrics": 1000, "params": 100, "tags": 100}
 
 
-class RunLog:
+class _RunLog:
     """The undelivered messages of one run."""
 
     def __init__(self, header: Message) -> None:
@@ -82,16 +82,16 @@ class RunLog:
         # can be repeated.
         for begin in range(0, len(entities), _BATCH_ROWS[kind]):
             part = {kind: entities[begin : begin + _BATCH_ROWS[kind]]}
-            with Refusals(self.spec.name):
+            with _Refusals(self.spec.name):
                 client.log_batch(self._id, **part)
         self.waiting = [message for message in self.waiting if message["op"] != kind]
 
     def _deliver_artifact(self, client: MlflowClient, message: Message) -> None:
-        with Refusals(self.spec.name):
+        with _Refusals(self.spec.name):
             client.log_artifact(self._id, message["path"], message["folder"] or None)
 
 
-class Refusals:
+class _Refusals:
     """Drop messages that MLflow refuses as invalid, with a warning: a retry would be refused again."""
 
     def __init__(self, name: str) -> None:
@@ -107,11 +107,11 @@ class Refusals:
         return refused
 
 
-class Writer:
+class _Writer:
     """All runs of one stage process, and the time of the next retry."""
 
     def __init__(self) -> None:
-        self.runs: dict[int, RunLog] = {}
+        self.runs: dict[int, _RunLog] = {}
         self._clients: dict[str, MlflowClient] = {}
         self._retry_at = 0.0
         self._warned = False
@@ -119,14 +119,14 @@ class Writer:
     def take(self, message: Message) -> None:
         """Queue a message of the stage."""
         if message["op"] == "start":
-            self.runs[message["run"]] = RunLog(message)
+            self.runs[message["run"]] = _RunLog(message)
         elif message["op"] == "end":
             self.runs[message["run"]].status = message["status"]
         else:
             self.runs[message["run"]].waiting.append(message)
 
     def deliver(self, last: bool = False) -> None:
-        """Deliver the waiting messages; after a failure at most every RETRY seconds, except for the
+        """Deliver the waiting messages; after a failure at most every _RETRY seconds, except for the
         `last` attempt.
         """
         if last or time.monotonic() >= self._retry_at:
@@ -138,7 +138,7 @@ class Writer:
                         del self.runs[number]
                         _done(number)
             except Exception as error:  # no tracking error may reach the stage
-                self._retry_at = time.monotonic() + RETRY
+                self._retry_at = time.monotonic() + _RETRY
                 self._warn_once(error)
         for number, run in self.runs.items():
             if run.status:
@@ -157,7 +157,7 @@ class Writer:
         for run in self.runs.values():
             run.close()
 
-    def _client(self, run: RunLog) -> MlflowClient:
+    def _client(self, run: _RunLog) -> MlflowClient:
         from isic.tracking.store import connect
 
         uri = run.header["uri"]
@@ -216,9 +216,9 @@ def _read(lines: queue.Queue[Message | None]) -> None:
 
 
 def _gather(lines: queue.Queue[Message | None]) -> list[Message | None]:
-    """Wait for a message and collect those within GATHER seconds, or up to one that is no metric."""
+    """Wait for a message and collect those within _GATHER seconds, or up to one that is no metric."""
     messages = [lines.get()]
-    until = time.monotonic() + GATHER
+    until = time.monotonic() + _GATHER
     while messages[-1] is not None and messages[-1]["op"] == "metrics":
         try:
             messages.append(lines.get(timeout=max(0.0, until - time.monotonic())))
@@ -236,7 +236,7 @@ def main() -> None:
     os.nice(5)
     lines: queue.Queue[Message | None] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
-    writer = Writer()
+    writer = _Writer()
     try:
         while True:
             for message in _gather(lines):

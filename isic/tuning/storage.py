@@ -35,7 +35,7 @@ from isic.core.errors import InputError, redact
 #: Errors of a database that is down, restarting or refusing connections.
 CONNECTION_ERRORS = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.DBAPIError)
 #: Retries of a trial whose worker died: the trial itself may be the cause (memory).
-RETRIES = 2
+_RETRIES = 2
 
 _T = TypeVar("_T")
 
@@ -73,7 +73,7 @@ def open_storage(folder: Path) -> BaseStorage | str:
                     engine_kwargs={"pool_pre_ping": True},
                     heartbeat_interval=beat,
                     grace_period=4 * beat,
-                    heartbeat_stale_trial_callback=_RequeueStaleTrial(max_retry=RETRIES),
+                    heartbeat_stale_trial_callback=_RequeueStaleTrial(max_retry=_RETRIES),
                 )
     except (ImportError, sqlalchemy.exc.NoSuchModuleError):
         raise InputError(

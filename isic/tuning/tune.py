@@ -40,10 +40,10 @@ from isic.tuning.storage import retry
 from isic.tuning.study import DONE, join_study
 
 #: First seed of the comparison: none that a trial used.
-FRESH = 1000
+_FRESH = 1000
 #: Members of a trial for each fold.
 SEEDS = 2
-OpenChild = Callable[[int], AbstractContextManager[Tracker]]
+_OpenChild = Callable[[int], AbstractContextManager[Tracker]]
 
 
 class Candidate(NamedTuple):
@@ -65,7 +65,7 @@ class TuningResult:
     difference: Interval | None = None
 
 
-class TrialProgress:
+class _TrialProgress:
     """One line per trial of this process: best, the pace of all processes together, time left."""
 
     def __init__(self, trials: int, say: Callable[[str], None]) -> None:
@@ -97,7 +97,7 @@ def tune(
     name: str,
     folder: Path,
     trials: int,
-    open_child: OpenChild | None = None,
+    open_child: _OpenChild | None = None,
     say: Callable[[str], None] = lambda line: None,
     seeds: int = SEEDS,
 ) -> TuningResult | None:
@@ -112,7 +112,7 @@ def tune(
     """
     families = switchable(data)
     evaluator = TrialEvaluator(data, seeds)
-    progress = TrialProgress(trials, say)
+    progress = _TrialProgress(trials, say)
     with join_study(name, folder, as_trial(current, families)) as worker:
         study = worker.study
 
@@ -218,4 +218,4 @@ def assess_gain(
 
 def refit_oof(data: TrainingData, settings: StackSettings) -> pd.DataFrame:
     """Out-of-fold scores as the stage would make them, from seeds that no trial saw."""
-    return fit_training_data(data, settings, first_seed=FRESH).oof
+    return fit_training_data(data, settings, first_seed=_FRESH).oof

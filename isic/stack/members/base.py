@@ -21,7 +21,7 @@ from isic.core.parallel import workers
 from isic.stack.encoder import Columns, rows
 
 #: Rows scored at a time: bounds memory.
-CHUNK = 16_384
+_CHUNK = 16_384
 
 
 @dataclass
@@ -93,11 +93,6 @@ class Library(Protocol):
     def log_odds(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw margin of each row of `matrix` (rows, columns), columns in training order."""
 
-    def gain(self, model: Any, columns: Sequence[str]) -> NDArray[np.float64]:
-        """What each of `columns` gained the model in training, (columns,), on the library's own
-        scale.
-        """
-
     def contributions(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """SHAP values (rows, columns + 1); each row sums to its log-odds, the last column is the
         average lesion's.
@@ -115,8 +110,8 @@ def log_odds(
     """Log-odds of each model for the chosen rows, (models, rows) float64."""
     scores = np.empty((len(models), len(index)))
     with ThreadPoolExecutor(workers()) as pool:
-        for start in range(0, len(index), CHUNK):
-            matrix = rows(columns, index[start : start + CHUNK])
+        for start in range(0, len(index), _CHUNK):
+            matrix = rows(columns, index[start : start + _CHUNK])
             scored = [pool.submit(library.log_odds, model, matrix) for library, model in models]
-            scores[:, start : start + CHUNK] = np.stack([future.result() for future in scored])
+            scores[:, start : start + _CHUNK] = np.stack([future.result() for future in scored])
     return scores

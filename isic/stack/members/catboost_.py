@@ -58,9 +58,6 @@ class CatBoost:
             model.predict(matrix, prediction_type="RawFormulaVal", thread_count=1), np.float64
         )
 
-    def gain(self, model: catboost.CatBoost, columns: Sequence[str]) -> NDArray[np.float64]:
-        return np.asarray(model.get_feature_importance(type="PredictionValuesChange"), np.float64)
-
     def contributions(
         self, model: catboost.CatBoost, matrix: NDArray[np.float32]
     ) -> NDArray[np.float64]:

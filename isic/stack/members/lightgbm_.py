@@ -128,7 +128,7 @@ def _held_out_scores(booster: lgb.Booster, held_out: lgb.Dataset) -> NDArray[np.
     return scores_out
 
 
-def train_with_early_stopping(
+def _train_with_early_stopping(
     data: lgb.Dataset,
     held_out: lgb.Dataset,
     params: Mapping[str, Any],
@@ -166,7 +166,7 @@ class LightGBM:
             booster = train(data, task.params, task.rounds, task.seed)
         else:
             held_out = compose(tables, stopping.index)
-            booster = train_with_early_stopping(
+            booster = _train_with_early_stopping(
                 data, held_out, task.params, task.rounds, task.seed, stopping
             )
 
@@ -176,9 +176,6 @@ class LightGBM:
 
     def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.predict(matrix, raw_score=True, num_threads=1))
-
-    def gain(self, model: lgb.Booster, columns: Sequence[str]) -> NDArray[np.float64]:
-        return np.asarray(model.feature_importance("gain"), np.float64)
 
     def contributions(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(model.predict(matrix, pred_contrib=True, num_threads=1), np.float64)

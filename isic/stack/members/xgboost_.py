@@ -57,10 +57,6 @@ class XGBoost:
             np.float64,
         )
 
-    def gain(self, model: xgb.Booster, columns: Sequence[str]) -> NDArray[np.float64]:
-        gains = model.get_score(importance_type="total_gain")
-        return np.array([gains.get(name, 0.0) for name in columns], dtype=np.float64)
-
     def contributions(self, model: xgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         data = xgb.DMatrix(matrix, feature_names=model.feature_names, nthread=1)
         return np.asarray(model.predict(data, pred_contribs=True), np.float64)

@@ -18,7 +18,7 @@ from isic.tabular.registry import Feature
 #: FittedColumns whose rate is learnt, and the weight of the overall rate in lesions
 #: (junaidaliop/isic2024-tbp: m = 50).
 ENCODED = ("anatom_site_general", "sex", "tbp_lv_location", "tbp_lv_location_simple")
-PRIOR_WEIGHT = 50.0
+_PRIOR_WEIGHT = 50.0
 #: Groups of patients whose training rows get the rates of the others. A level has as many rates in
 #: training: more of them tell groups apart better than levels, and noise gains by it (ten cost
 #: pure-noise columns .01 AUC, three none).
@@ -95,7 +95,7 @@ def _tally(
 def _smooth(
     malignant: NDArray[np.float64], count: NDArray[np.float64], prior: float
 ) -> NDArray[np.float64]:
-    return (malignant + PRIOR_WEIGHT * prior) / (count + PRIOR_WEIGHT)
+    return (malignant + _PRIOR_WEIGHT * prior) / (count + _PRIOR_WEIGHT)
 
 
 def _name(column: str) -> str:
@@ -108,7 +108,7 @@ FAMILY = FittedFamily(
     features=tuple(
         Feature(
             _name(name),
-            f"(malignant + {PRIOR_WEIGHT:.0f} · rate) / (n + {PRIOR_WEIGHT:.0f}) over training rows"
+            f"(malignant + {_PRIOR_WEIGHT:.0f} · rate) / (n + {_PRIOR_WEIGHT:.0f}) over training rows"
             f" by {name}",
             f"smoothed share of malignant training lesions with the same {name}, 0 to 1",
         )

@@ -18,7 +18,7 @@ from isic.tabular.registry import Feature
 from isic.tabular.relative import CORE
 
 #: The winning solution's number.
-CLUSTERS = 29
+_CLUSTERS = 29
 #: Training rows used by k-means: more do not move 29 centres.
 _SAMPLE = 50_000
 _ROUNDS = 60
@@ -44,7 +44,7 @@ def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def _centres(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Lloyd's algorithm from k-means++ seeds; fewer centres than CLUSTERS where fewer points
+    """Lloyd's algorithm from k-means++ seeds; fewer centres than _CLUSTERS where fewer points
     differ.
 
     scikit-learn's sums are split over threads and round by chance; equal training rows must give
@@ -52,7 +52,7 @@ def _centres(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
     """
     chosen = [points[0]]
     away = ((points - chosen[0]) ** 2).sum(axis=1)
-    while len(chosen) < CLUSTERS and away.max() > 0:
+    while len(chosen) < _CLUSTERS and away.max() > 0:
         chosen.append(points[rng.choice(len(points), p=away / away.sum())])
         away = np.minimum(away, ((points - chosen[-1]) ** 2).sum(axis=1))
     centres = np.array(chosen)
@@ -123,11 +123,11 @@ def _points(
 
 
 _WHERE = (
-    f"k-means with {CLUSTERS} clusters of training rows in {len(CORE)} standardised measurements"
+    f"k-means with {_CLUSTERS} clusters of training rows in {len(CORE)} standardised measurements"
 )
 FAMILY = FittedFamily(
     name="kmeans",
-    meaning=f"z-score against training rows of the same kind, one of {CLUSTERS} by k-means",
+    meaning=f"z-score against training rows of the same kind, one of {_CLUSTERS} by k-means",
     features=(
         Feature(
             "fitted_cluster_distance",

@@ -14,7 +14,7 @@ from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import CORE, per_row
 
 #: Beyond this many sd a measurement counts as far out.
-FAR = 2.0
+_FAR = 2.0
 
 
 def _family(name: str, meaning: str, keys: Sequence[str], over: str, centre: str) -> Family:
@@ -30,7 +30,7 @@ def _family(name: str, meaning: str, keys: Sequence[str], over: str, centre: str
         ),
         Feature(
             f"{name}_far",
-            f"count of |z| > {FAR:.0f} over {over}",
+            f"count of |z| > {_FAR:.0f} over {over}",
             f"number of {len(CORE)} measurements over 2 sd away from {centre}",
         ),
         Feature(
@@ -49,7 +49,7 @@ def _family(name: str, meaning: str, keys: Sequence[str], over: str, centre: str
         columns = {v: np.abs(z) for v, z in per_row(frame, (PATIENT, *keys), CORE, zscore).items()}
         far, total, largest = (np.zeros(len(frame), dtype=np.float32) for _ in range(3))
         for z in columns.values():
-            far += z > FAR
+            far += z > _FAR
             total += z
             np.maximum(largest, z, out=largest)
         summary = {

@@ -13,7 +13,7 @@ from isic.tabular.registry import Family, Feature
 from isic.tabular.spaces import SPACES, by_group, raw_points, unit_range
 
 #: scikit-learn's defaults, which the published solution uses on measurements scaled to 0..1.
-RADIUS, ENOUGH = 0.5, 5
+_RADIUS, _ENOUGH = 0.5, 5
 _SITE = "anatom_site_general"
 
 
@@ -38,7 +38,7 @@ def _cluster_sizes(
     points = np.ascontiguousarray(raw_points(frame, names)[:, groups.rows])
     scaled = unit_range(points, groups) if len(frame) else points
     found = np.empty(len(frame))
-    by_group(groups, lambda first, last: dbscan(scaled, first, last, RADIUS, ENOUGH, found))
+    by_group(groups, lambda first, last: dbscan(scaled, first, last, _RADIUS, _ENOUGH, found))
     sizes = np.empty(len(frame))
     sizes[groups.rows] = found
     return sizes
@@ -46,7 +46,7 @@ def _cluster_sizes(
 
 def _features(space: str) -> tuple[Feature, ...]:
     where = (
-        f"DBSCAN(eps {RADIUS}, {ENOUGH} lesions) on ({', '.join(SPACES[space])}) scaled to 0..1"
+        f"DBSCAN(eps {_RADIUS}, {_ENOUGH} lesions) on ({', '.join(SPACES[space])}) scaled to 0..1"
         f" over patient × {_SITE}"
     )
     return (

@@ -17,7 +17,7 @@ from isic.tabular.relative import differences
 from isic.tabular.spaces import DUCKLING, by_group, standardised
 
 #: Neighbours; fewer in smaller patients.
-NEIGHBOURS = 30
+_NEIGHBOURS = 30
 _STEPS = (1, 5, 10, 30)
 #: Measurements compared with the most similar lesion.
 _TWIN = ("H", "diam", "deltaLBnorm", "norm_color", "norm_border")
@@ -45,8 +45,8 @@ def outliers(
     patient.
     """
     points = standardised(frame, DUCKLING)
-    distance = np.full((len(frame), NEIGHBOURS), np.nan)
-    index = np.full((len(frame), NEIGHBOURS), -1, dtype=np.int32)
+    distance = np.full((len(frame), _NEIGHBOURS), np.nan)
+    index = np.full((len(frame), _NEIGHBOURS), -1, dtype=np.int32)
     factor = np.empty(len(frame))
 
     def work(first: int, last: int) -> None:
@@ -73,7 +73,7 @@ FAMILY = Family(
     features=(
         Feature(
             "duckling_lof",
-            f"local outlier factor, {NEIGHBOURS} neighbours, in ({', '.join(DUCKLING)})",
+            f"local outlier factor, {_NEIGHBOURS} neighbours, in ({', '.join(DUCKLING)})",
             "1 amid alike lesions, larger when isolated; 1 below 3 lesions",
         ),
         *(

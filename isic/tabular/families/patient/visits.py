@@ -19,7 +19,7 @@ from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import official_column
 
-CHANGING = (
+_CHANGING = (
     "H",
     "L",
     "B",
@@ -56,7 +56,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     for name in ("visit_lesions", "visit_site_lesions", "visit_location_lesions"):
         columns[name] = np.where(known, columns[name], np.nan)
     earlier = Earlier(visit)
-    for v in CHANGING:
+    for v in _CHANGING:
         values = frame[official_column(v)].to_numpy()
         columns[f"visit_change__{v}"] = earlier.change(values, earlier.all_before)
         columns[f"visit_step__{v}"] = earlier.change(values, earlier.last_before)
@@ -183,7 +183,7 @@ FAMILY = Family(
                 " is none",
                 f"change since earlier visits at the site: {MEANING[v]}",
             )
-            for v in CHANGING
+            for v in _CHANGING
         ),
         *(
             Feature(
@@ -192,7 +192,7 @@ FAMILY = Family(
                 " where there is none",
                 f"change since the visit before at the site: {MEANING[v]}",
             )
-            for v in CHANGING
+            for v in _CHANGING
         ),
     ),
     build=build,

@@ -125,20 +125,13 @@ def draw_flagged(points: dict[str, Records], theme: Theme = PAPER) -> Figure | N
         return None
 
     figure, axes = canvas(theme)
-    axes.plot(
-        column_of(records, "flagged"),
-        column_of(records, "sensitivity"),
-        color=theme["blue"],
-        linewidth=2,
-        label="mean over patients",
-    )
-    axes.plot(
-        column_of(records, "flagged"),
-        column_of(records, "pooled"),
-        color=theme["red"],
-        linewidth=1.2,
-        label="over all malignant lesions",
-    )
+    flagged = column_of(records, "flagged")
+    for column, label, colour, width in (
+        ("sensitivity", "mean over patients", "blue", 2),
+        ("pooled", "over all malignant lesions", "red", 1.2),
+    ):
+        share = column_of(records, column)
+        axes.plot(flagged, share, color=theme[colour], linewidth=width, label=label)
 
     axes.axvline(
         15, color=theme["muted"], linewidth=1, linestyle="--", label="15, the official count"

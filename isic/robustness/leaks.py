@@ -54,59 +54,57 @@ def find_leaks(
     """Columns that separate malignant lesions too well, or in one fold unlike in the others, worst
     first.
 
-    All arrays are (n,); a missing value ties below all others. Gaps are held against the error for
+    All arrays are (n,); a missing value ties below all others. Gaps are compared with the error for
     lesions clustered in patients, on as many degrees of freedom as the fold has patients with a
     malignant lesion, Bonferroni-corrected over columns and folds. Folds without both classes are
-    passed over.
+    skipped.
     """
     kept = _sample(target)
-    labels, place = target[kept], fold[kept]
+    labels, folds = target[kept], fold[kept]
     codes = np.unique(np.asarray(patients)[kept].astype(str), return_inverse=True)[1]
-    numbers = [
-        number for number in np.unique(place).tolist() if set(labels[place == number]) == {0, 1}
-    ]
-    share = _FALSE_ALARM / 2 / max(1, len(columns) * len(numbers))
+    groups = [group for group in np.unique(folds).tolist() if set(labels[folds == group]) == {0, 1}]
+    share = _FALSE_ALARM / 2 / max(1, len(columns) * len(groups))
 
     def judge(item: tuple[str, NDArray[np.float32]]) -> list[Leak]:
         name, column = item
         values = np.where(np.isnan(column[kept]), -np.inf, column[kept])
-        whole = _area(values, labels, codes)[0]
-        if max(whole, 1 - whole) > _TOO_GOOD:
-            return [Leak(name, None, whole, f"alone it reaches AUC {max(whole, 1 - whole):.3f}")]
-        found = []
-        for number in numbers if len(numbers) > 1 else []:
-            mine = place == number
+        area = _area(values, labels, codes)[0]
+        if max(area, 1 - area) > _TOO_GOOD:
+            return [Leak(name, None, area, f"alone it reaches AUC {max(area, 1 - area):.3f}")]
+        leaks = []
+        for group in groups if len(groups) > 1 else []:
+            mine = folds == group
             inside, error, patient_count = _area(values[mine], labels[mine], codes[mine])
             outside, other, _ = _area(values[~mine], labels[~mine], codes[~mine])
             gap, spread = abs(inside - outside), float(np.hypot(error, other)) + 1e-12
             degrees = patient_count - 1
             if degrees > 0 and gap > max(_GAP, student.isf(share, degrees) * spread):
                 apart = f"{gap / spread:.1f} standard errors apart"
-                found.append(
+                leaks.append(
                     Leak(
                         name,
-                        number,
+                        group,
                         inside,
-                        f"AUC {inside:.3f} in fold {number}, {outside:.3f} in the others, {apart}",
+                        f"AUC {inside:.3f} in fold {group}, {outside:.3f} in the others, {apart}",
                     )
                 )
-        return found
+        return leaks
 
     with ThreadPoolExecutor(workers()) as pool:
-        leaks = [leak for found in pool.map(judge, columns.items()) for leak in found]
+        leaks = [leak for part in pool.map(judge, columns.items()) for leak in part]
     return sorted(leaks, key=lambda leak: -abs(leak.auc - 0.5))
 
 
 def screen_leaks(data: TrainingData) -> list[Leak]:
     """`find_leaks` in all that the chains read, each chain's fitted columns among them.
 
-    In those, the fold that a chain scores is beside its training rows: a column that knows the
-    labels of the rows it was learnt from is strong in the others and weak in that fold.
+    A fitted column that leaks the labels of its training rows is strong in those folds and weak in
+    the fold that the chain scores.
     """
     judged = dict(data.columns)
-    for number in data.pools:
+    for fold in data.pools:
         judged |= {
-            f"{name} of chain {number}": made for name, made in data.fitted_columns(number).items()
+            f"{name} of chain {fold}": made for name, made in data.fitted_columns(fold).items()
         }
     return find_leaks(judged, data.target, data.fold, data.folds[PATIENT])
 

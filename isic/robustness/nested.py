@@ -65,8 +65,8 @@ def estimate_optimism(
     plain = build_training_data(
         features, {}, folds, image_settings, settings.params.max_bin, fitted=settings.fitted
     )
-    numbers = sorted(plain.images)
-    if len(numbers) < 3:
+    fold_numbers = sorted(plain.images)
+    if len(fold_numbers) < 3:
         raise InputError(
             "the nested check leaves two folds out at a time: set three `folds` or more in"
             " params.yaml"
@@ -74,23 +74,23 @@ def estimate_optimism(
     view = _half(plain)
     logits = _proxy_logits(plain, view, quiet)
     shared_logits = _by_own_fold(
-        logits, plain.fold, {number: frozenset({number}) for number in numbers}
+        logits, plain.fold, {fold: frozenset({fold}) for fold in fold_numbers}
     )
     sources = plain.encoder.sources()
     kept = features.drop(columns=[sources[name] for name in view])
     shared = _stack(plain, kept, shared_logits, quiet, None)
     matched, nested = np.empty(len(features)), np.empty(len(features))
-    for outer in numbers:
+    for outer in fold_numbers:
         mine = plain.fold == outer
-        # Both leave two folds out of every rebuilt learner, so that they differ in what it saw, not
-        # in how much.
+        # Both leave two folds out of every rebuilt learner, so that they differ in the rows it
+        # trained on, not in their number.
         for scores, extra in (
-            (matched, _other_than(outer, numbers)),
-            (nested, dict.fromkeys(numbers, outer)),
+            (matched, _other_than(outer, fold_numbers)),
+            (nested, dict.fromkeys(fold_numbers, outer)),
         ):
             left_out = {
-                number: frozenset({number} if number == outer else {number, extra[number]})
-                for number in numbers
+                fold: frozenset({fold} if fold == outer else {fold, extra[fold]})
+                for fold in fold_numbers
             }
             scores[mine] = _stack(
                 plain, kept, _by_own_fold(logits, plain.fold, left_out), quiet, outer
@@ -102,21 +102,20 @@ def estimate_optimism(
     )
 
 
-def _other_than(outer: int, numbers: list[int]) -> dict[int, int]:
+def _other_than(outer: int, fold_numbers: list[int]) -> dict[int, int]:
     """For every fold, the next one in turn that is neither itself nor `outer`."""
     turned = {
-        number: numbers[place + 1 :] + numbers[:place] for place, number in enumerate(numbers)
+        fold: fold_numbers[index + 1 :] + fold_numbers[:index]
+        for index, fold in enumerate(fold_numbers)
     }
-    return {number: next(other for other in turned[number] if other != outer) for number in numbers}
+    return {fold: next(other for other in turned[fold] if other != outer) for fold in fold_numbers}
 
 
 def _half(data: TrainingData) -> list[str]:
-    """The numeric columns that the proxy network sees; the stacker sees the others beside its
-    logit.
-    """
-    numbers = [name for name in data.columns if data.encoder.level(name) is None]
-    order = np.random.default_rng(_PROXY_SEED).permutation(len(numbers))
-    return [numbers[place] for place in sorted(order[: len(numbers) // 2])]
+    """Numeric columns of the proxy network; the stacker gets the others and its logit."""
+    numeric = [name for name in data.columns if data.encoder.level(name) is None]
+    order = np.random.default_rng(_PROXY_SEED).permutation(len(numeric))
+    return [numeric[index] for index in sorted(order[: len(numeric) // 2])]
 
 
 def _proxy_logits(
@@ -128,11 +127,11 @@ def _proxy_logits(
     columns = {name: data.columns[name] for name in view}
     pool = Pool(columns, data.target, data.pool.max_bin)
     binned(pool)
-    numbers = np.unique(data.fold).tolist()
-    tasks = [frozenset(left) for size in (1, 2) for left in combinations(numbers, size)]
+    folds = np.unique(data.fold).tolist()
+    tasks = [frozenset(left) for size in (1, 2) for left in combinations(folds, size)]
     chosen = settings.library("lightgbm")
 
-    def one(left: frozenset[int]) -> Floats:
+    def score(left: frozenset[int]) -> Floats:
         index = sample_rows(
             data.target, ~np.isin(data.fold, list(left)), settings.negatives, [_PROXY_SEED]
         )
@@ -146,7 +145,7 @@ def _proxy_logits(
         return scores
 
     with ThreadPoolExecutor(workers()) as workers_pool:
-        return dict(zip(tasks, workers_pool.map(one, tasks), strict=True))
+        return dict(zip(tasks, workers_pool.map(score, tasks), strict=True))
 
 
 def _by_own_fold(
@@ -156,8 +155,8 @@ def _by_own_fold(
 ) -> Floats:
     """Each row's logit from the model that left out `left_out[its fold]`."""
     chosen = np.empty(len(fold))
-    for number, left in left_out.items():
-        chosen[fold == number] = logits[left][fold == number]
+    for group, left in left_out.items():
+        chosen[fold == group] = logits[left][fold == group]
     return chosen
 
 
@@ -168,14 +167,14 @@ def _stack(
     settings: StackSettings,
     only: int | None,
 ) -> Floats:
-    """Out-of-fold scores of features, proxy logits and what is fitted in `plain`, of fold `only`
+    """Out-of-fold scores of features, proxy logits and the fitted features of `plain`, of fold `only`
     alone if given (others NaN).
     """
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
     bare = build_training_data(
         features, {"proxy": logits}, plain.folds, image_settings, settings.params.max_bin
     )
-    # Learnt once: it reads no logit, and needs columns that went to the proxy.
+    # Fitted once: fitted features read no logit, and need columns of the proxy.
     data = drop_families(with_fitted(bare, plain), settings.drop)
     if only is not None:
         data = replace(data, images={only: data.images[only]})

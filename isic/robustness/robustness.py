@@ -1,6 +1,4 @@
-"""Would the result hold elsewhere? Refits and rescoring under conditions that the headline does not
-test.
-"""
+"""Refits and rescoring under other conditions: hospitals left out, shifted distributions."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from isic.robustness.drift import adversarial, drift, too_few
 #: folds frame -> out-of-fold scores in its row order, by a refit of the stacker on those folds.
 _Refit = Callable[[pd.DataFrame], NDArray[np.float64]]
 
-#: Columns that name the hospital almost by themselves; adversarial validation is also run without
+#: Columns that nearly identify the hospital; adversarial validation is also run without
 #: them.
 _HOSPITAL_PROXIES = ("attribution", "tbp_tile_type", "tbp_lv_x", "tbp_lv_y", "tbp_lv_z")
 #: A held-out hospital needs both classes; one with fewer malignant lesions joins the others of its
@@ -53,12 +51,12 @@ def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None
 def leave_hospital_out(
     results: RunResults, refit: _Refit, replicates: int, seed: int, refit_both: bool = False
 ) -> dict[str, Any]:
-    """Score each hospital by a stacker that saw none of it; compare with the ordinary out-of-fold
+    """Score each hospital by a stacker trained without it; compare with the ordinary out-of-fold
     score.
 
     `refit_both` is for a `refit` that lacks a part of the run's stacker: it then also makes the
     score on the ordinary folds, so that only the hospital differs. Image logits stay those of the
-    ordinary folds: only the stacker is refitted, so this is the milder half of the question.
+    ordinary folds: only the stacker is refitted.
     """
     target, patient = results.target, pd.factorize(results.patient)[0]
     groups = hospital_groups(results.rows["attribution"], target)
@@ -67,9 +65,9 @@ def leave_hospital_out(
     usual = refit(results.oof) if refit_both else results.score
     codes = pd.factorize(groups, sort=True)[0]
     left_out = refit(results.oof.assign(fold=codes.astype(np.int64)))
-    whole = np.ones(len(target), dtype=bool)
+    all_rows = np.ones(len(target), dtype=bool)
     parts = [
-        ("all pooled", whole),
+        ("all pooled", all_rows),
         *((str(name), (groups == name).to_numpy()) for name in sorted(groups.unique())),
     ]
     records = [
@@ -149,45 +147,45 @@ def distribution_shift(
         "all columns": every,
         "without hospital, lighting, position": [c for c in every if c not in _HOSPITAL_PROXIES],
     }
-    why = "there are no test rows here" if test is None else too_few(test)
-    found: dict[str, Any] = {
-        "test_absent": why,
+    absent = "there are no test rows here" if test is None else too_few(test)
+    shift: dict[str, Any] = {
+        "test_absent": absent,
         "test": [],
         "drift": [],
         "drift_of": "",
         "folds": [],
     }
-    if test is not None and not why:
-        found["test"] = [
+    if test is not None and not absent:
+        shift["test"] = [
             {"columns": name, "auc": adversarial(rows, test, names)}
             for name, names in columns.items()
         ]
-    numbers = np.unique(fold)
-    if len(numbers) > 1:
-        honest = columns["without hospital, lighting, position"]
-        found["folds"] = [
+    groups = np.unique(fold)
+    if len(groups) > 1:
+        without_proxies = columns["without hospital, lighting, position"]
+        shift["folds"] = [
             {
-                "fold": int(number),
-                "auc": adversarial(rows[fold != number], rows[fold == number], honest),
+                "fold": int(group),
+                "auc": adversarial(rows[fold != group], rows[fold == group], without_proxies),
             }
-            for number in numbers
-            if not too_few(rows[fold == number])
+            for group in groups
+            if not too_few(rows[fold == group])
         ]
-    if test is not None and not why:
-        found |= {"drift_of": "test rows against training rows", "drift": drift(rows, test)}
-    elif len(numbers) > 1:
-        first = int(numbers[0])
-        found |= {
+    if test is not None and not absent:
+        shift |= {"drift_of": "test rows against training rows", "drift": drift(rows, test)}
+    elif len(groups) > 1:
+        first = int(groups[0])
+        shift |= {
             "drift_of": f"fold {first} against the others",
             "drift": drift(rows[fold != first], rows[fold == first]),
         }
-    return found
+    return shift
 
 
 def sample_tiles(
     results: RunResults, fold: int, malignant: int = 40, benign: int = 160, seed: int = 0
 ) -> tuple[Sequence[str], np.ndarray]:
-    """Ids and targets of some lesions of a fold, malignant first: enough to see an AUC move."""
+    """Ids and targets of a sample of a fold's lesions, malignant first."""
     rng = np.random.default_rng(seed)
     chosen = []
     for value, most in ((1, malignant), (0, benign)):
@@ -198,20 +196,20 @@ def sample_tiles(
 
 
 def largest_fold(results: RunResults) -> int:
-    """The fold with most malignant lesions: where a change of the tiles shows best."""
+    """The fold with most malignant lesions."""
     return int(pd.Series(results.target).groupby(results.fold).sum().idxmax())
 
 
-def pooled_metrics(found: Mapping[str, Any]) -> dict[str, float]:
-    """The single numbers worth a tracker's line."""
-    numbers: dict[str, float] = {}
+def pooled_metrics(content: Mapping[str, Any]) -> dict[str, float]:
+    """Headline values for the tracker."""
+    metrics: dict[str, float] = {}
     pooled = [
-        record for record in found["hospitals"]["records"] if record["hospital"] == "all pooled"
+        record for record in content["hospitals"]["records"] if record["hospital"] == "all pooled"
     ]
     if pooled and "pauc_left_out" in pooled[0]:
-        numbers["robustness_pauc_left_out"] = pooled[0]["pauc_left_out"]
-    for record in found["steps"]:
-        numbers["robustness_pauc_" + record["step"].replace(" ", "_")] = record["pauc"]
-    if found["sameness"]["test"]:
-        numbers["robustness_auc_train_test"] = found["sameness"]["test"][0]["auc"]
-    return numbers
+        metrics["robustness_pauc_left_out"] = pooled[0]["pauc_left_out"]
+    for record in content["steps"]:
+        metrics["robustness_pauc_" + record["step"].replace(" ", "_")] = record["pauc"]
+    if content["sameness"]["test"]:
+        metrics["robustness_auc_train_test"] = content["sameness"]["test"][0]["auc"]
+    return metrics

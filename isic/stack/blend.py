@@ -1,10 +1,9 @@
-"""Joining libraries: each library's log-odds become a rank among the fold's held-out rows, ranks
-are averaged.
+"""Blend of libraries: the average rank of a row's log-odds among the fold's held-out rows.
 
 The ranks' reference is stored with the chain, so that a lesion's score does not depend on which
 others are scored with it. With `weights`, chain F uses weights found on the other folds'
-out-of-fold scores, never on fold F's own, and what the same search reaches when it may look at
-every fold says how much such weights flatter.
+out-of-fold scores, never on fold F's own. Their optimism is the pAUC gained by a search on all
+folds.
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ def make_reference(log_odds: Floats) -> tuple[float, ...]:
 
 
 def rank(log_odds: Floats, reference: tuple[float, ...]) -> Floats:
-    """Rank among the reference, 0 to 1; a sliver of the value itself keeps order beyond its ends
-    and inside ties.
+    """Rank among the reference, 0 to 1; 1e-6 of the squashed value orders rows beyond its ends and
+    inside ties.
     """
     share = np.interp(log_odds, reference, np.linspace(0, 1, _KNOTS))
     return share + 1e-6 * np.tanh(log_odds / 20)

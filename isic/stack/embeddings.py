@@ -1,7 +1,7 @@
-"""Embeddings as columns of the stacker, beyond what the logit holds.
+"""Embeddings as columns of the stacker.
 
 Embeddings of different fold models live in different spaces. `aligned` keeps the main directions of
-each space, signed so that they rise with the logit, and rotates them by orthogonal Procrustes onto
+each space, signed to rise with the logit, and rotates them by orthogonal Procrustes onto
 the first fold's space, using the embeddings of the anchors: lesions that no network was trained on.
 `full` takes every dimension as it is. No label is read here.
 """
@@ -53,7 +53,7 @@ class Space:
         """Rotated so that the projections of `own` (m, d) come close to `other` (m, k).
 
         `own` are this model's embeddings of some lesions, `other` the projections of the same
-        lesions in another space. Both are centred first, because these lesions may be unlike the
+        lesions in another space. Both are centred first: these lesions may differ from the
         population.
         """
         projected = self.project(own)

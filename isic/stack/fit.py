@@ -30,7 +30,7 @@ from isic.stack.training_data import (
 )
 from isic.tabular.fitted import Fitted
 
-#: Benign lesions for each malignant one among the rows that decide when a member stops.
+#: Benign lesions for each malignant one among the rows used for early stopping.
 _WATCHED = 50
 #: Mean log-odds of each library's members for every row, out of fold.
 _ByLibrary = dict[str, Floats]
@@ -47,8 +47,8 @@ def fit_stack(
     """Fit one chain per fold and score every row out of fold.
 
     features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits
-    (n,)}, and embeddings {backbone: (n, d)} where `settings.images.embeddings` asks for them, in
-    the same order; `anchors` where it is "aligned". folds: isic_id, patient_id, target, fold of the
+    (n,)}, and embeddings {backbone: (n, d)} if `settings.images.embeddings` is not "none", in the
+    same order; `anchors` where it is "aligned". folds: isic_id, patient_id, target, fold of the
     same lesions in any order. The same input gives the same bytes. Raises InputError when the
     frames do not hold the same lesions, or a logit is missing.
     """
@@ -66,8 +66,8 @@ def fit_stack(
 
 
 def fit_training_data(data: TrainingData, settings: StackSettings, first_seed: int = 0) -> Stack:
-    """`fit_stack` on prepared inputs, of which `settings.drop` is left out; members have seeds from
-    `first_seed` on.
+    """`fit_stack` on prepared inputs without the families of `settings.drop`; the first member of a
+    library has seed `first_seed`.
     """
     data = drop_families(data, settings.drop)
     chains, score, optimism = out_of_fold(data, settings, first_seed)
@@ -79,62 +79,62 @@ def fit_training_data(data: TrainingData, settings: StackSettings, first_seed: i
 def out_of_fold(
     data: TrainingData, settings: StackSettings, first_seed: int = 0
 ) -> tuple[dict[int, Chain], Floats, float | None]:
-    """Chains of the folds in `problem.images`, the scores of these folds' rows (others NaN), the
-    blend's optimism.
+    """Chains of the folds in `data.images`, the scores of their rows (others NaN), and the blend's
+    optimism.
     """
     members = _train_all(data, settings, first_seed)
-    held_out = {number: np.flatnonzero(data.fold == number) for number in data.images}
+    held_out = {fold: np.flatnonzero(data.fold == fold) for fold in data.images}
     margins = _held_out_margins(data, members, held_out)
     blends, optimism = _blends(data, margins, held_out, settings)
     chains = {
-        number: Chain(
-            data.images[number],
-            members[number],
-            blends[number],
-            offset(data, number, settings),
-            data.fitted.get(number, Fitted({})),
+        fold: Chain(
+            data.images[fold],
+            members[fold],
+            blends[fold],
+            offset(data, fold, settings),
+            data.fitted.get(fold, Fitted({})),
         )
-        for number in held_out
+        for fold in held_out
     }
     score = np.full(len(data.fold), np.nan)
-    for number, index in held_out.items():
+    for fold, index in held_out.items():
         score[index] = probabilities(
-            chains[number], {name: values[index] for name, values in margins.items()}
+            chains[fold], {name: values[index] for name, values in margins.items()}
         )
     return chains, score, optimism
 
 
-def offset(data: TrainingData, number: int, settings: StackSettings) -> float:
+def offset(data: TrainingData, fold: int, settings: StackSettings) -> float:
     """See `TrainingData.offset`; members weigh malignant rows by the first library's own parameter."""
     weight = settings.library(settings.members[0])["params"].get("scale_pos_weight", 1.0)
-    return data.offset(number, settings.negatives, float(weight))
+    return data.offset(fold, settings.negatives, float(weight))
 
 
 def _fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
     """pAUC and AUC pooled and per fold, with the folds' mean and standard deviation (pAUC is not
     additive).
     """
-    each = []
-    for number, part in oof.groupby("fold"):
+    records = []
+    for fold, part in oof.groupby("fold"):
         values = {
             "pauc": pauc(part[TARGET], part["score"]),
             "auc": auc(part[TARGET], part["score"]),
         }
-        each.append(
+        records.append(
             {
-                "fold": int(str(number)),
+                "fold": int(str(fold)),
                 **values,
                 "positives": int(part[TARGET].sum()),
                 "n": len(part),
             }
         )
-    of_folds = [values["pauc"] for values in each]
+    of_folds = [values["pauc"] for values in records]
     return {
         "pauc": pauc(oof[TARGET], oof["score"]),
         "auc": auc(oof[TARGET], oof["score"]),
         "pauc_fold_mean": float(np.mean(of_folds)),
         "pauc_fold_sd": float(np.std(of_folds, ddof=1)) if len(of_folds) > 1 else 0.0,
-        "folds": each,
+        "folds": records,
     }
 
 
@@ -145,41 +145,40 @@ def _train_all(
     if "lightgbm" in settings.members:
         from isic.stack.members.lightgbm_ import binned
 
-        for number in data.images:
-            binned(data.pool_of(number))  # once, before threads ask for it
+        for fold in data.images:
+            binned(data.pool_of(fold))  # once, before the threads start
     tasks = [
-        (number, name, seed)
-        for number in data.images
+        (fold, name, seed)
+        for fold in data.images
         for name in settings.members
         for seed in range(first_seed, first_seed + settings.seeds)
     ]
 
-    def one(task: tuple[int, str, int]) -> Any:
-        number, name, seed = task
+    def train(task: tuple[int, str, int]) -> Any:
+        fold, name, seed = task
         chosen = settings.library(name)
         if settings.early_stop is None:
-            index, watch = data.training_rows(number, settings.negatives, seed), None
+            index, watch = data.training_rows(fold, settings.negatives, seed), None
         else:
-            watched = early_stopping_fold(data.fold, number, seed, "stack.early_stop")
-            index = data.training_rows(number, settings.negatives, seed, watched)
-            seen = sample_rows(data.target, data.fold == watched, _WATCHED, [seed, number])
-            watch = EarlyStopping(seen, data.target[seen], settings.early_stop)
-        pool = data.pool_of(number)
+            watched = early_stopping_fold(data.fold, fold, seed, "stack.early_stop")
+            index = data.training_rows(fold, settings.negatives, seed, watched)
+            rows = sample_rows(data.target, data.fold == watched, _WATCHED, [seed, fold])
+            watch = EarlyStopping(rows, data.target[rows], settings.early_stop)
+        pool = data.pool_of(fold)
         return library(name).train(
             MemberTask(pool, index, chosen["params"], chosen["rounds"], seed, watch)
         )
 
     with ThreadPoolExecutor(workers()) as pool:
-        trained = dict(zip(tasks, pool.map(one, tasks), strict=True))
+        trained = dict(zip(tasks, pool.map(train, tasks), strict=True))
     return {
-        number: {
+        fold: {
             name: [
-                trained[number, name, seed]
-                for seed in range(first_seed, first_seed + settings.seeds)
+                trained[fold, name, seed] for seed in range(first_seed, first_seed + settings.seeds)
             ]
             for name in settings.members
         }
-        for number in data.images
+        for fold in data.images
     }
 
 
@@ -189,9 +188,9 @@ def _held_out_margins(
     held_out: dict[int, NDArray[np.int64]],
 ) -> _ByLibrary:
     margins = {name: np.empty(len(data.fold)) for name in next(iter(members.values()))}
-    for number, index in held_out.items():
-        columns = data.columns_of(number)
-        for name, models in members[number].items():
+    for fold, index in held_out.items():
+        columns = data.columns_of(fold)
+        for name, models in members[fold].items():
             implementation = library(name)
             scored = log_odds([(implementation, model) for model in models], columns, index)
             margins[name][index] = scored.mean(axis=0)
@@ -204,32 +203,32 @@ def _blends(
     held_out: dict[int, NDArray[np.int64]],
     settings: StackSettings,
 ) -> tuple[dict[int, Blend], float | None]:
-    """Each fold's blend, and by how much pAUC weights found on all folds at once would flatter
-    (None: equal ones).
+    """Each fold's blend, and the pAUC optimism of weights found on all folds at once (None: equal
+    weights).
     """
     if len(margins) == 1:
-        return {number: Blend(dict.fromkeys(margins, 1.0), {}) for number in held_out}, None
+        return {fold: Blend(dict.fromkeys(margins, 1.0), {}) for fold in held_out}, None
     references = {
-        number: {name: make_reference(values[index]) for name, values in margins.items()}
-        for number, index in held_out.items()
+        fold: {name: make_reference(values[index]) for name, values in margins.items()}
+        for fold, index in held_out.items()
     }
     even = dict.fromkeys(margins, 1 / len(margins))
     if (
         settings.blend == "rank" or len(held_out) == 1
     ):  # weights of a fold are found on others' scores
-        return {number: Blend(even, references[number]) for number in held_out}, None
+        return {fold: Blend(even, references[fold]) for fold in held_out}, None
     ranks = {name: np.empty(len(data.fold)) for name in margins}
-    for number, index in held_out.items():
+    for fold, index in held_out.items():
         for name, values in margins.items():
-            ranks[name][index] = rank(values[index], references[number][name])
-    blends, honest = {}, np.empty(len(data.fold))
-    for number, index in held_out.items():
-        others = data.fold != number
+            ranks[name][index] = rank(values[index], references[fold][name])
+    blends, unbiased = {}, np.empty(len(data.fold))
+    for fold, index in held_out.items():
+        others = data.fold != fold
         weights = find_weights(
             data.target[others], {name: values[others] for name, values in ranks.items()}
         )
-        blends[number] = Blend(weights, references[number])
-        honest[index] = sum(weight * ranks[name][index] for name, weight in weights.items())
+        blends[fold] = Blend(weights, references[fold])
+        unbiased[index] = sum(weight * ranks[name][index] for name, weight in weights.items())
     best = find_weights(data.target, ranks)
-    seen = sum(weight * ranks[name] for name, weight in best.items())
-    return blends, pauc(data.target, seen) - pauc(data.target, honest)
+    biased = sum(weight * ranks[name] for name, weight in best.items())
+    return blends, pauc(data.target, biased) - pauc(data.target, unbiased)

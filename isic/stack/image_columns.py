@@ -29,8 +29,8 @@ _KNOTS = 1025
 
 @dataclass(frozen=True)
 class Scale:
-    """How raw logits of one image model become comparable to those of other folds: (x - mean) / sd,
-    or a rank.
+    """Scale that makes raw logits of one fold's image model comparable to those of other folds:
+    (x - mean) / sd, or a rank.
     """
 
     mean: float
@@ -38,11 +38,11 @@ class Scale:
     knots: tuple[float, ...] = ()
 
     @classmethod
-    def fit(cls, logits: ArrayLike, how: str) -> Scale:
-        """Fit on held-out logits (n,) of one fold; `how` is "standardised" or "ranked" (0 to 1)."""
+    def fit(cls, logits: ArrayLike, kind: str) -> Scale:
+        """Fit on held-out logits (n,) of one fold; `kind` is "standardised" or "ranked" (0 to 1)."""
         values = np.asarray(logits, dtype=np.float64)
         knots: tuple[float, ...] = ()
-        if how == "ranked":
+        if kind == "ranked":
             knots = tuple(
                 np.maximum.accumulate(np.quantile(values, np.linspace(0, 1, _KNOTS))).tolist()
             )
@@ -94,7 +94,7 @@ class ImageEncoder:
     ) -> Columns:
         """Columns of n rows; with `rng`, the noise of training is added to the scaled logits.
 
-        A space without embeddings, as where no row has an image, takes every one for missing.
+        A space without embeddings, as when no row has an image, treats all as missing.
         """
         scaled = {name: scale(logits[name]) for name, scale in self.scales.items()}
         if rng is not None and self.settings.noise:
@@ -149,22 +149,21 @@ def check_images(
     """Raise InputError unless `logits` (and `embeddings` if the stacker uses them) are of these
     backbones and rows.
 
-    Where every logit is missing no network has looked at anything, so there is no embedding to ask
-    for.
+    Where every logit is missing no tile was scored, so no embedding is required.
     """
     unseen = not embeddings and all(
         np.isnan(np.asarray(values, np.float64)).all() for values in logits.values()
     )
-    for what, given in (("logits", logits), ("embeddings", embeddings)):
-        wanted = set(backbones) if what == "logits" or (uses and not unseen) else set(given)
+    for kind, given in (("logits", logits), ("embeddings", embeddings)):
+        wanted = set(backbones) if kind == "logits" or (uses and not unseen) else set(given)
         if set(given) != wanted:
             raise InputError(
-                f"{what} are of backbones {sorted(given)}, the stacker needs {sorted(wanted)}: "
+                f"{kind} are of backbones {sorted(given)}, the stacker needs {sorted(wanted)}: "
                 "use the image models it belongs to"
             )
         for backbone, values in given.items():
             if len(np.asarray(values)) != length:
                 raise InputError(
-                    f"{backbone} has {len(np.asarray(values))} {what} for {length} rows: give one"
+                    f"{backbone} has {len(np.asarray(values))} {kind} for {length} rows: give one"
                     " per row"
                 )

@@ -42,11 +42,11 @@ class _StoredChain(BaseModel):
     members: dict[str, list[str]]
     blend: Blend
     offset: float
-    fitted: dict[str, dict[str, Any]] = {}  # none in stackers from before there were any
+    fitted: dict[str, dict[str, Any]] = {}  # absent in old stackers
 
 
 class _Stored(BaseModel):
-    """stack.json. A key added by later code within a format is no reason to refuse the rest."""
+    """stack.json; unknown keys, added by later code within a format, are ignored."""
 
     columns: dict[str, str]
     numeric: tuple[str, ...]
@@ -59,8 +59,8 @@ class _Stored(BaseModel):
 
 @dataclass(frozen=True)
 class Chain:
-    """What scores one fold: its image side, {library: models}, their blend, log-odds that undo the
-    sampling, and what its fitted features learnt from the training folds.
+    """Scores one fold: image encoder, {library: models}, their blend, the log-odds offset that
+    undoes the sampling, and the features fitted on the training folds.
     """
 
     images: ImageEncoder
@@ -75,7 +75,7 @@ class Stack:
     """A fitted stacker. `oof` (isic_id, patient_id, target, fold, score) exists only after fitting.
 
     `families` maps every column, in the order the members read them, to its feature family ("image"
-    for evidence).
+    for image columns).
     """
 
     encoder: Encoder
@@ -116,9 +116,9 @@ class Stack:
         """Score of chain `fold` for each row, (n,) between 0 and 1, higher = more malignant.
 
         `logits` are the raw ones of fold `fold`'s image models, NaN where an image is missing;
-        `patients` (n,) names each row's patient, because a lesion's rank among its patient's others
-        is evidence. `embeddings` are needed only if `uses_embeddings`. Raises InputError on a
-        missing feature, another set of backbones or an unknown fold.
+        `patients` (n,) names each row's patient: image columns include ranks within the patient.
+        `embeddings` are needed only if `uses_embeddings`. Raises InputError on a missing feature,
+        another set of backbones or an unknown fold.
         """
         chain = self.chain(fold)
         columns = self.columns(features, logits, fold, patients, embeddings)
@@ -139,7 +139,7 @@ class Stack:
         patients: ArrayLike,
         embeddings: Embeddings | None = None,
     ) -> Columns:
-        """What the members of chain `fold` read: arguments as for `score`."""
+        """Columns that the members of chain `fold` read; arguments as for `score`."""
         vectors = embeddings or {}
         check_images(logits, vectors, self.backbones, len(features), self.uses_embeddings)
         chain, made = self.chain(fold), self.encoder.columns(features)
@@ -158,9 +158,7 @@ class Stack:
         return self.chains[fold]
 
     def save(self, folder: Path) -> None:
-        """Write `stack.json`, one file per member and `spaces.npz`; the folder appears whole or not
-        at all.
-        """
+        """Write `stack.json`, one file per member and `spaces.npz`, all or nothing."""
         with atomic_dir(Path(folder)) as temporary:
             arrays: dict[str, NDArray] = {}
             chains = {
@@ -197,9 +195,9 @@ class Stack:
             raise InputError(
                 f"{folder}/{_FILE} names columns that this code would not build: refit the stacker"
             )
-        how = stored.images
+        settings = stored.images
         chains = {
-            fold: _read_chain(folder, fold, chain, how, names)
+            fold: _read_chain(folder, fold, chain, settings, names)
             for fold, chain in stored.chains.items()
         }
         return cls(encoder, chains, stored.columns, metrics=stored.metrics)
@@ -219,7 +217,7 @@ def _write_chain(
     for name, models in chain.members.items():
         implementation = library(name)
         files[name] = [
-            f"fold{fold}-{name}-{number}{implementation.suffix}" for number in range(len(models))
+            f"fold{fold}-{name}-{index}{implementation.suffix}" for index in range(len(models))
         ]
         for file, model in zip(files[name], models, strict=True):
             implementation.save(model, folder / file)
@@ -251,7 +249,7 @@ def _read_stored(file: Path) -> _Stored:
 
 
 def _read_chain(
-    folder: Path, fold: int, stored: _StoredChain, how: ImageColumns, names: list[str]
+    folder: Path, fold: int, stored: _StoredChain, settings: ImageColumns, names: list[str]
 ) -> Chain:
     members: dict[str, list[Any]] = {}
     for name, files in stored.members.items():
@@ -259,14 +257,14 @@ def _read_chain(
             if not (folder / file).is_file():
                 raise InputError(f"{folder / file} is missing: {_REFIT}")
         members[name] = [library(name).load(folder / file, names) for file in files]
-    strange = stored.fitted.keys() - fitted_families().keys()
-    if strange:
+    unknown = stored.fitted.keys() - fitted_families().keys()
+    if unknown:
         raise InputError(
-            f"{folder / _FILE} has fitted features `{min(strange)}`, which this code lacks:"
+            f"{folder / _FILE} has fitted features `{min(unknown)}`, which this code lacks:"
             f" {_REFIT}"
         )
-    backbones = list(stored.scales) if how.embeddings != "none" else []
-    images = ImageEncoder(how, stored.scales, _read_spaces(folder, fold, backbones))
+    backbones = list(stored.scales) if settings.embeddings != "none" else []
+    images = ImageEncoder(settings, stored.scales, _read_spaces(folder, fold, backbones))
     return Chain(images, members, stored.blend, stored.offset, Fitted(stored.fitted))
 
 

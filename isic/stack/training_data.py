@@ -1,9 +1,7 @@
-"""Everything a fit needs and many fits can share: columns, folds, sampled rows. Built once, read by
-all.
+"""Columns, folds and sampled rows of the stacker, computed once and shared by many fits.
 
-A training row carries the image evidence of its own fold's models, so one set of columns serves
-every chain. Fitted features are the exception: what chain F learns from its training rows is a
-column of its own for every row.
+A training row has the image columns of its own fold's models, so all chains share one set of
+columns. Fitted features are the exception: each chain has its own columns of them.
 """
 
 from __future__ import annotations
@@ -31,19 +29,18 @@ from isic.tabular.registry import choose
 IMAGE_FAMILY = "image"
 #: {backbone: {fold: embeddings (m, d) of the same m lesions, which no network saw}}.
 Anchors = Mapping[str, Mapping[int, NDArray[np.float16]]]
-#: First word of the family of a column that a chain learnt from its training rows.
+#: First word of the family of a fitted column.
 FITTED = "fitted"
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A prepared stacking problem of n rows.
+    """Training data of n rows.
 
     `columns` are for scoring; `pool` holds the same with the noise of training. `folds` has
     isic_id, patient_id, target, fold in row order; `families` maps each column to its feature
-    family, image evidence to "image". `fitted` holds what each chain learnt from its training rows
-    and `pools` the pool with the columns made of it, by fold; both are empty without fitted
-    features.
+    family, image columns to "image". `fitted` and `pools` hold each chain's fitted features and its
+    pool with their columns, by fold; both are empty without fitted features.
     """
 
     folds: pd.DataFrame
@@ -57,19 +54,19 @@ class TrainingData:
     fitted: dict[int, Fitted] = field(default_factory=dict)
     pools: dict[int, Pool] = field(default_factory=dict)
 
-    def pool_of(self, number: int) -> Pool:
-        """What members of chain `number` train on."""
-        return self.pools.get(number, self.pool)
+    def pool_of(self, fold: int) -> Pool:
+        """Training pool of chain `fold`."""
+        return self.pools.get(fold, self.pool)
 
-    def columns_of(self, number: int) -> Columns:
-        """What members of chain `number` score; its training rows' fitted columns are those of
+    def columns_of(self, fold: int) -> Columns:
+        """Columns that members of chain `fold` score; its training rows have the fitted columns of
         training.
         """
-        return self.columns | self.fitted_columns(number)
+        return self.columns | self.fitted_columns(fold)
 
-    def fitted_columns(self, number: int) -> Columns:
-        """What chain `number` learnt, as columns of every row: of training for its training rows."""
-        own = self.pools.get(number)
+    def fitted_columns(self, fold: int) -> Columns:
+        """Fitted columns of chain `fold` for every row; those of training for its training rows."""
+        own = self.pools.get(fold)
         return {name: own.columns[name] for group in own.groups for name in group} if own else {}
 
     def all_families(self) -> dict[str, str]:
@@ -78,17 +75,17 @@ class TrainingData:
         return self.families | {plain(name): f"{FITTED} {kind}" for name, kind in names.items()}
 
     def training_rows(
-        self, number: int, negatives: int, seed: int, watched: int | None = None
+        self, fold: int, negatives: int, seed: int, watched: int | None = None
     ) -> NDArray[np.int64]:
-        """Rows of one member of chain `number`, none of them of fold `watched`."""
-        kept = self.fold != number if watched is None else ~np.isin(self.fold, (number, watched))
-        return sample_rows(self.target, kept, negatives, [seed, number])
+        """Rows of one member of chain `fold`, none of them of fold `watched`."""
+        kept = self.fold != fold if watched is None else ~np.isin(self.fold, (fold, watched))
+        return sample_rows(self.target, kept, negatives, [seed, fold])
 
-    def offset(self, number: int, negatives: int, weight: float) -> float:
-        """Log-odds to add so that chain `number` gives probabilities at the prevalence of its
+    def offset(self, fold: int, negatives: int, weight: float) -> float:
+        """Log-odds to add so that chain `fold` gives probabilities at the prevalence of its
         training rows.
         """
-        training = self.target[self.fold != number]
+        training = self.target[self.fold != fold]
         malignant, benign = int(training.sum()), int((training == 0).sum())
         kept = min(negatives * malignant, benign) if negatives else benign
         return math.log(kept / benign) - math.log(weight)
@@ -190,12 +187,10 @@ def drop_families(data: TrainingData, drop: tuple[str, ...]) -> TrainingData:
 
 
 def with_fitted(data: TrainingData, other: TrainingData) -> TrainingData:
-    """`data` with what the chains of `other`, a problem of the same rows and folds, learnt from
-    training rows.
-    """
+    """`data` with the fitted features of `other`, training data of the same rows and folds."""
     pools = {
-        number: data.pool.extended(other.fitted_columns(number), own.groups)
-        for number, own in other.pools.items()
+        fold: data.pool.extended(other.fitted_columns(fold), own.groups)
+        for fold, own in other.pools.items()
     }
     return replace(data, fitted=other.fitted, pools=pools)
 
@@ -206,8 +201,8 @@ def with_groups(
     """`data` with other groups of rows to leave out, (n,); `features` and `kinds` as for
     `build_training_data`.
 
-    Image evidence stays on the scale of the networks that made it, as it would be for a group
-    nobody has seen. Chains of the result score its own rows only.
+    Image columns stay on the scale of the networks that made them, as for a new group. Chains of
+    the result score its own rows only.
     """
     images = dict.fromkeys(np.unique(fold).tolist(), next(iter(data.images.values())))
     other = replace(
@@ -219,18 +214,18 @@ def with_groups(
 def _fit_features(data: TrainingData, features: pd.DataFrame, kinds: Sequence[str]) -> TrainingData:
     """Fit the kinds on the training rows of each chain, and make their columns for every row."""
     fitted, pools = {}, {}
-    for number in data.images:
-        training = data.fold != number
-        seen, target = features[training], data.target[training]
-        fitted[number] = Fitted.fit(kinds, seen, target)
-        own = fitted[number].training_columns(seen, target, data.folds.loc[training, PATIENT])
+    for fold in data.images:
+        training = data.fold != fold
+        rows, target = features[training], data.target[training]
+        fitted[fold] = Fitted.fit(kinds, rows, target)
+        own = fitted[fold].training_columns(rows, target, data.folds.loc[training, PATIENT])
         made: Columns = {}
-        for name, values in fitted[number].columns(features[~training]).items():
-            whole = np.empty(len(training), dtype=np.float32)
-            whole[training], whole[~training] = own[name], values
-            made[plain(name)] = whole
-        groups = groupby(fitted[number].names.items(), key=lambda item: item[1])
-        pools[number] = data.pool.extended(
+        for name, values in fitted[fold].columns(features[~training]).items():
+            column = np.empty(len(training), dtype=np.float32)
+            column[training], column[~training] = own[name], values
+            made[plain(name)] = column
+        groups = groupby(fitted[fold].names.items(), key=lambda item: item[1])
+        pools[fold] = data.pool.extended(
             made, [[plain(name) for name, _ in group] for _, group in groups]
         )
     return replace(data, fitted=fitted, pools=pools)
@@ -256,26 +251,31 @@ def _fit_images(
     image_settings: ImageColumns,
     anchors: Anchors,
 ) -> dict[int, ImageEncoder]:
-    numbers = np.unique(fold).tolist()
-    index = {number: np.flatnonzero(fold == number) for number in numbers}
+    chains = np.unique(fold).tolist()
+    index = {chain: np.flatnonzero(fold == chain) for chain in chains}
     images = {
-        n: ImageEncoder.fit(_take(logits, index[n]), _take(embeddings, index[n]), image_settings)
-        for n in numbers
+        chain: ImageEncoder.fit(
+            _take(logits, index[chain]), _take(embeddings, index[chain]), image_settings
+        )
+        for chain in chains
     }
     for backbone in embeddings if image_settings.embeddings == "aligned" else ():
         known = anchors.get(backbone, {})
         if any(
-            n not in known or known[n].shape[1] != embeddings[backbone].shape[1] for n in numbers
+            chain not in known or known[chain].shape[1] != embeddings[backbone].shape[1]
+            for chain in chains
         ):
             raise InputError(
                 f"no anchors of {backbone} to align its spaces by: rerun `dvc repro` for that"
                 " backbone"
             )
-        for n in numbers:
-            _check_finite("anchors", {backbone: known[n]})
-        first = images[numbers[0]].spaces[backbone].project(known[numbers[0]])
-        for n in numbers[1:]:
-            images[n].spaces[backbone] = images[n].spaces[backbone].aligned_to(known[n], first)
+        for chain in chains:
+            _check_finite("anchors", {backbone: known[chain]})
+        first = images[chains[0]].spaces[backbone].project(known[chains[0]])
+        for chain in chains[1:]:
+            images[chain].spaces[backbone] = (
+                images[chain].spaces[backbone].aligned_to(known[chain], first)
+            )
     return images
 
 
@@ -291,10 +291,12 @@ def _image_columns(
     """
     rng = np.random.default_rng(0)
     both: tuple[Columns, Columns] = ({}, {})
-    for number, side in images.items():
-        index = np.flatnonzero(fold == number)
+    for chain, encoder in images.items():
+        index = np.flatnonzero(fold == chain)
         given = _take(logits, index), _take(embeddings, index), patients.to_numpy()[index]
-        for made, part in zip(both, (side.columns(*given), side.columns(*given, rng)), strict=True):
+        for made, part in zip(
+            both, (encoder.columns(*given), encoder.columns(*given, rng)), strict=True
+        ):
             for name, values in part.items():
                 made.setdefault(name, np.empty(len(fold), dtype=np.float32))[index] = values
     return both
@@ -304,7 +306,7 @@ def _take(arrays: Mapping[str, ArrayLike], index: NDArray[np.int64]) -> dict[str
     return {name: np.asarray(values)[index] for name, values in arrays.items()}
 
 
-def _check_finite(what: str, given: Mapping[str, ArrayLike]) -> None:
+def _check_finite(kind: str, given: Mapping[str, ArrayLike]) -> None:
     for backbone, values in given.items():
         rows = np.asarray(values)
         with np.errstate(invalid="ignore"):  # inf - inf
@@ -313,6 +315,6 @@ def _check_finite(what: str, given: Mapping[str, ArrayLike]) -> None:
         broken = int((~np.isfinite(sums)).sum())
         if broken:
             raise InputError(
-                f"{broken} {what} of {backbone} are NaN or infinite: rerun `dvc repro` for that"
+                f"{broken} {kind} of {backbone} are NaN or infinite: rerun `dvc repro` for that"
                 " backbone"
             )

@@ -168,22 +168,19 @@ class TrialEvaluator:
         cancelled = threading.Event()
         halves: list[Future[Floats]] = [Future() for _ in range(halfway_reports)]
 
-        # Whole models side by side, and the cores that the last round would leave idle within its
-        # models.
+        # One model per core; the models of the last round share the cores that would be idle.
         last = len(self.steps) % workers()
         threads = [1] * (len(self.steps) - last) + [workers() // max(last, 1)] * last
 
-        def member(number: int, threads: int) -> Floats:
-            if number >= halfway_reports:
-                return self._train(settings, self.steps[number], cancelled, threads)
-            half = halves[number]
+        def member(step: int, threads: int) -> Floats:
+            if step >= halfway_reports:
+                return self._train(settings, self.steps[step], cancelled, threads)
+            half = halves[step]
             try:
-                return self._train(
-                    settings, self.steps[number], cancelled, threads, half.set_result
-                )
+                return self._train(settings, self.steps[step], cancelled, threads, half.set_result)
             except BaseException as error:
                 if not half.done():
-                    half.set_exception(error)  # or it would be waited for
+                    half.set_exception(error)  # otherwise `members` would wait for it
                 raise
 
         with ThreadPoolExecutor(workers()) as pool:
@@ -209,16 +206,14 @@ class TrialEvaluator:
         """The member of one step, see `train_and_score`."""
         seed, fold = step
         chosen = settings.library("lightgbm")
-        kept = [
-            place for place, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)
-        ]
+        kept = [run for run, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
         index = self.data.training_rows(fold, settings.negatives, seed)
         trained = binned(self.data.pool_of(fold))
         scored = [*self._scored, *trained[len(self._scored) :]]
-        data = compose([trained[place] for place in kept], index)
-        seen = compose([scored[place] for place in kept], np.flatnonzero(self.data.fold == fold))
+        data = compose([trained[run] for run in kept], index)
+        held_out = compose([scored[run] for run in kept], np.flatnonzero(self.data.fold == fold))
         return train_and_score(
-            data, seen, chosen["params"], chosen["rounds"], seed, cancelled, threads, halfway
+            data, held_out, chosen["params"], chosen["rounds"], seed, cancelled, threads, halfway
         )
 
     def score(self, settings: StackSettings, trial: Trial | None = None) -> float:
@@ -230,11 +225,11 @@ class TrialEvaluator:
         target = self.data.target
         pooled, margins = [], np.empty(len(target))
         halfway_reports = 0 if trial is None else HALFWAY_REPORTS
-        for number, (fold, values) in enumerate(self.members(settings, halfway_reports)):
+        for step, (fold, values) in enumerate(self.members(settings, halfway_reports)):
             mine = self.data.fold == fold
             if trial is not None:
-                _report(trial, number, pauc(target[mine], values))
-            if number < halfway_reports:
+                _report(trial, step, pauc(target[mine], values))
+            if step < halfway_reports:
                 continue
             margins[mine] = values + self.data.offset(
                 fold, settings.negatives, settings.params.scale_pos_weight

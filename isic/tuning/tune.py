@@ -56,9 +56,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a search came to: the change to the stack section ({} for none), and one line that says
-    why.
-    """
+    """Result of a search: the change to the stack section ({} for none), and the reason in a line."""
 
     change: dict[str, Any]
     line: str
@@ -76,7 +74,7 @@ class _TrialProgress:
         done = study.get_trials(deepcopy=False, states=DONE)
         if self._before < 0:
             self._before = len(done) - 1
-        pruned = sum(each.state == TrialState.PRUNED for each in done)
+        pruned = sum(trial.state == TrialState.PRUNED for trial in done)
         pace = (len(done) - self._before) / (time.monotonic() - self._start) * 60
         left = max(0, self._trials - len(done)) / pace
         best = (
@@ -101,11 +99,9 @@ def tune(
     say: Callable[[str], None] = lambda line: None,
     seeds: int = SEEDS,
 ) -> TuningResult | None:
-    """Fill the study `name` up to `trials` trials and judge its best; None when that is another
-    process's to do.
+    """Run trials until the study `name` has `trials` of them, and assess the best one.
 
-    It is while another is judging, and while others' trials still run: the one that ends last
-    judges.
+    None when another process assesses it: the process whose trial ends last does.
 
     `data` must have been prepared with every family (`drop` empty). `open_child(number)` opens a
     run for a trial that improved. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
@@ -140,18 +136,18 @@ def tune(
             if not mine:
                 return None
             ended = retry(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-            found = [
+            candidates = [
                 Candidate(trial.number, trial.params, by_fold(trial, evaluator.steps))
                 for trial in ended
             ]
             return assess_gain(
-                data, current, retry(lambda: study.best_trial).number, found, families
+                data, current, retry(lambda: study.best_trial).number, candidates, families
             )
 
 
 def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, float]:
-    """A finished trial's pAUC of each fold, mean over seeds; `steps` are the (seed, fold) it went
-    through.
+    """A finished trial's pAUC of each fold, mean over seeds; `steps` are its (seed, fold)
+    pairs.
     """
     folds: dict[int, list[float]] = {}
     for step, (_, fold) in enumerate(steps, HALFWAY_REPORTS):
@@ -160,13 +156,13 @@ def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, f
 
 
 def winners(candidates: Sequence[Candidate]) -> dict[int, Candidate]:
-    """For each fold the candidate of the highest mean pAUC on the others: its own lesions had no
-    say.
-    """
+    """For each fold the candidate of the highest mean pAUC on the other folds."""
     return {
         fold: max(
             candidates,
-            key=lambda one: np.mean([value for other, value in one.folds.items() if other != fold]),
+            key=lambda candidate: np.mean(
+                [value for other, value in candidate.folds.items() if other != fold]
+            ),
         )
         for fold in candidates[0].folds
     }
@@ -185,15 +181,15 @@ def assess_gain(
     If so, the change is to the values of trial `best`, which is one of the candidates.
     """
     settings = {
-        one.number: suggest(optuna.trial.FixedTrial(one.values), current, families)
-        for one in candidates
+        candidate.number: suggest(optuna.trial.FixedTrial(candidate.values), current, families)
+        for candidate in candidates
     }
     change = changes(settings[best], current)
     if not change:
         return TuningResult(
             {}, "the current values are the best ones found: params.yaml stays as it is"
         )
-    chosen = {fold: one.number for fold, one in winners(candidates).items()}
+    chosen = {fold: winner.number for fold, winner in winners(candidates).items()}
     fitted = {
         number: refit_oof(data, settings[number])["score"].to_numpy()
         for number in set(chosen.values())
@@ -217,5 +213,5 @@ def assess_gain(
 
 
 def refit_oof(data: TrainingData, settings: StackSettings) -> pd.DataFrame:
-    """Out-of-fold scores as the stage would make them, from seeds that no trial saw."""
+    """Out-of-fold scores as the stage would make them, from seeds that no trial used."""
     return fit_training_data(data, settings, first_seed=_FRESH).oof

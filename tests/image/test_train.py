@@ -1,6 +1,4 @@
-"""Training: it learns, it resumes to the same weights from anywhere, it stops with words a person
-can use.
-"""
+"""Training: learning, resuming to the same weights, stopping with a useful message."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ from isic.data import tiles as tiles_module
 from isic.data.tiles import TileStore
 from isic.image import clock
 from isic.image.console import TimeEstimate
-from isic.image.network import device
+from isic.image.network import cache, device
 from isic.image.network.artifact import load_model
 from isic.image.network.cache import DecodedTiles, decoded
 from isic.image.network.embed import embed
@@ -66,32 +64,29 @@ EVERYTHING = {
 }
 
 
-class Mortal(TileStore):
-    """A store that kills its reader at the n-th tile."""
+class InterruptingStore(TileStore):
+    """A store that sends a signal to this process at the n-th tile."""
 
-    def __init__(self, path: Path, reads: int) -> None:
+    def __init__(self, path: Path, reads: int, number: signal.Signals) -> None:
         super().__init__(path)
         self.reads = reads
+        self.number = number
 
     def image(self, isic_id: str) -> np.ndarray:
         self.reads -= 1
-        if self.reads < 0:
-            raise KeyboardInterrupt
+        if self.reads == 0:
+            signal.raise_signal(self.number)
         return super().image(isic_id)
 
 
-class Notes(NullTracker):
-    """Keeps what it is told."""
+class RecordingTracker(NullTracker):
+    """Keeps the logged metrics."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, float]] = []
-        self.tagged: dict[str, str] = {}
+        self.logged: list[dict[str, float]] = []
 
     def metrics(self, values, step=None) -> None:  # type: ignore[no-untyped-def]
-        self.told.append(dict(values))
-
-    def tags(self, values) -> None:  # type: ignore[no-untyped-def]
-        self.tagged |= dict(values)
+        self.logged.append(dict(values))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -112,19 +107,19 @@ def saves_often(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_learns_and_scores_unseen_tiles(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path, backbone: str
 ) -> None:
-    notes = Notes()
+    tracker = RecordingTracker()
     history = train_fold(
-        tiles, folds, 0, recipe(backbone, epochs=8), tmp_path / "m", tmp_path / "r", notes
+        tiles, folds, 0, recipe(backbone, epochs=8), tmp_path / "m", tmp_path / "r", tracker
     )
     unseen = folds[folds["fold"] == 0]
-    said = embed(tmp_path / "m", tiles, unseen["isic_id"].tolist())
-    assert auc(unseen["target"], said.logits) > 0.85
-    assert said.embeddings.dtype == np.float16
-    assert said.embeddings.shape == (30, 64)
+    scores = embed(tmp_path / "m", tiles, unseen["isic_id"].tolist())
+    assert auc(unseen["target"], scores.logits) > 0.85
+    assert scores.embeddings.dtype == np.float16
+    assert scores.embeddings.shape == (30, 64)
     assert [row["epoch"] for row in history] == list(range(1, 9))
-    assert len(notes.told) == 8
+    assert len(tracker.logged) == 8
     assert pd.read_csv(tmp_path / "m" / "history.csv")["pauc"].notna().iloc[-1]
-    # The state has served its purpose; nothing but the lock's folder may stay.
+    # The state of a finished run is removed; only the lock's folder may stay.
     assert not list((tmp_path / "r").rglob("*.safetensors"))
 
 
@@ -153,7 +148,7 @@ def test_killed_anywhere_ends_with_the_same_weights(
 ) -> None:
     from isic.image.network import loader
 
-    # Every tile is read anew, so that reads count steps.
+    # No tile is kept in memory, so that reads count steps.
     monkeypatch.setattr(loader, "_MEMORY", 0)
     monkeypatch.setattr(loader.batches, "__defaults__", (None, 0))
     wanted = recipe(**EVERYTHING, **more)
@@ -162,12 +157,11 @@ def test_killed_anywhere_ends_with_the_same_weights(
         tiles, folds, 0, wanted, tmp_path / "whole", tmp_path / "r0", NullTracker(), diagnoses=texts
     )
     reads = np.random.default_rng(3).integers(16, 60, 12)
-    deaths = 0
+    interruptions = 0
     for count in reads:
         try:
-            mortal = Mortal(tiles.path, int(count))
             train_fold(
-                mortal,
+                InterruptingStore(tiles.path, int(count) + 1, signal.SIGINT),
                 folds,
                 0,
                 wanted,
@@ -178,10 +172,10 @@ def test_killed_anywhere_ends_with_the_same_weights(
             )
         except KeyboardInterrupt:
             assert not (tmp_path / "parts").exists()
-            deaths += 1
+            interruptions += 1
             continue
         break
-    assert deaths >= 2
+    assert interruptions >= 2
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     kept = ["epoch", "loss", "pauc", "auc", "lr", "positive_share"]
     histories = [pd.read_csv(tmp_path / name / "history.csv")[kept] for name in ("whole", "parts")]
@@ -192,9 +186,7 @@ def test_killed_anywhere_ends_with_the_same_weights(
 def test_sigkill_at_random_moments_ends_with_the_same_weights(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
-    """Also with loader processes, and inside an epoch: the state at a kill is not at an epoch's end
-    each time.
-    """
+    """With loader processes, and with states saved within an epoch."""
     wanted = recipe(**EVERYTHING | {"epochs": 40, "precision": "fp16", "freeze_epochs": 2})
     (tmp_path / "recipe.json").write_text(wanted.model_dump_json())
     folds.to_parquet(tmp_path / "folds.parquet")
@@ -213,13 +205,13 @@ train_fold(TileStore({str(tiles.path)!r}), pd.read_parquet(here / "folds.parquet
            here / "resume", NullTracker(), Limits(workers=2))
 """
     delays = iter(np.random.default_rng().uniform(0.05, 1.5, 6))
-    said = ""
+    printed = ""
     for delay in delays:
         before = {
             file: file.stat().st_mtime_ns for file in tmp_path.glob("resume/*/state.safetensors")
         }
         child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True)
-        # The clock of the kill starts with a state newer than the last process left.
+        # The delay starts when the process has saved a state of its own.
         while child.poll() is None:
             now = {
                 file: file.stat().st_mtime_ns
@@ -230,7 +222,7 @@ train_fold(TileStore({str(tiles.path)!r}), pd.read_parquet(here / "folds.parquet
             time.sleep(0.01)
         time.sleep(delay)
         child.kill()
-        said += child.communicate()[1]
+        printed += child.communicate()[1]
         assert child.returncode in (-9, 0)
         if child.returncode == 0:
             break
@@ -239,7 +231,7 @@ train_fold(TileStore({str(tiles.path)!r}), pd.read_parquet(here / "folds.parquet
     )
     resumed = [
         (int(step), int(steps))
-        for step, steps in re.findall(r"resumes in .* step (\d+) of (\d+)", said + done.stderr)
+        for step, steps in re.findall(r"resumes in .* step (\d+) of (\d+)", printed + done.stderr)
     ]
     assert len(resumed) >= 2
     assert any(step % (steps // 40) for step, steps in resumed)
@@ -268,20 +260,6 @@ def test_budget_stops_at_a_saved_state_and_the_next_run_goes_on(
     assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
 
 
-class Preempted(TileStore):
-    """A store whose reader is told to end at the n-th tile, as by a machine that is taken back."""
-
-    def __init__(self, path: Path, reads: int) -> None:
-        super().__init__(path)
-        self.reads = reads
-
-    def image(self, isic_id: str) -> np.ndarray:
-        self.reads -= 1
-        if self.reads == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().image(isic_id)
-
-
 def test_sigterm_saves_the_state_and_ends_like_ctrl_c(
     tiles: TileStore,
     folds: pd.DataFrame,
@@ -290,12 +268,12 @@ def test_sigterm_saves_the_state_and_ends_like_ctrl_c(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No state was due by the clock: what is there was written because of the signal."""
+    """No state is due by the clock: only the signal can have caused the save."""
     monkeypatch.setattr(clock, "SAVE_SECONDS", 1e6)
     before = signal.getsignal(signal.SIGTERM)
-    ended = Preempted(tiles.path, 45)
+    preempted = InterruptingStore(tiles.path, 45, signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(ended, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
+        train_fold(preempted, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
     assert signal.getsignal(signal.SIGTERM) is before
     assert "stopped by SIGTERM at step" in capsys.readouterr().err
     train_fold(tiles, folds, 0, recipe(), tmp_path / "m", tmp_path / "r", NullTracker())
@@ -363,9 +341,9 @@ def test_a_state_in_the_format_of_another_gpu_goes_on_in_it(
     stopped(tiles, folds, wanted, tmp_path / "r")
     auto_is(other, monkeypatch)
     train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
-    said = capsys.readouterr().err
-    assert f"resumes in {first}, as its state was saved, instead of {other}" in said
-    assert "resumes in epoch 1, step " in said
+    printed = capsys.readouterr().err
+    assert f"resumes in {first}, as its state was saved, instead of {other}" in printed
+    assert "resumes in epoch 1, step " in printed
     assert same(weights(tmp_path / "m"), weights(tmp_path / "whole"))
     assert read_json(tmp_path / "m" / "config.json")["precision"] == first
 
@@ -628,14 +606,14 @@ def test_early_stop_with_two_folds_is_one_line(
         )
 
 
-def test_decoded_tiles_on_disk_change_nothing_and_their_size_is_said_first(
+def test_decoded_tiles_on_disk_change_nothing_and_their_size_is_printed_first(
     tiles: TileStore,
     folds: pd.DataFrame,
     recipe: Recipe,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told = {}
+    printed = {}
     for name, room in (("none", 0.0), ("tight", 1e-6), ("wide", 1.0)):
         limits = Limits(cache_gb=room, workers=1)
         train_fold(
@@ -648,11 +626,11 @@ def test_decoded_tiles_on_disk_change_nothing_and_their_size_is_said_first(
             NullTracker(),
             limits,
         )
-        told[name] = capsys.readouterr().err
+        printed[name] = capsys.readouterr().err
         assert same(weights(tmp_path / name), weights(tmp_path / "none"))
-    assert "decoded" not in told["none"]
-    assert "would take 0.00 GB" in told["tight"]
-    assert "writes decoded tiles, 0.00 GB" in told["wide"]
+    assert "decoded" not in printed["none"]
+    assert "would take 0.00 GB" in printed["tight"]
+    assert "writes decoded tiles, 0.00 GB" in printed["wide"]
     assert (tmp_path / "r" / "decoded").is_dir()
 
 
@@ -675,32 +653,50 @@ def test_folds_and_backbones_share_one_cache_within_its_budget(
             tiles, folds, fold, recipe(backbone, epochs=1), tmp_path / name, tmp_path / "r" / name, NullTracker(),
             Limits(cache_gb=room, workers=1),
         )  # fmt: skip
-    (cache,) = caches(tmp_path / "r" / "decoded")
-    assert (cache / "pixels.bin").stat().st_size <= room * 1e9
+    (folder,) = caches(tmp_path / "r" / "decoded")
+    assert (folder / "pixels.bin").stat().st_size <= room * 1e9
     assert capsys.readouterr().err.count("writes decoded tiles") == 1
 
 
-def test_a_new_cache_takes_the_place_of_those_that_nobody_reads(
-    tiles: TileStore, tmp_path: Path
+def test_headers_of_tiles_are_read_once(
+    tiles: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
+    """Whether the cache is written or not, the next run knows its size."""
+    reads: list[str] = []
+
+    def counted(jpeg: bytes, isic_id: str) -> tuple[int, int]:
+        reads.append(isic_id)
+        return tiles_module.jpeg_size(jpeg, isic_id)
+
+    monkeypatch.setattr(cache, "jpeg_size", counted)
+    ids = np.array(tiles.ids())
+    lines: list[str] = []
+    for room in (1e-6, 1e-6, 1.0, 1.0):
+        with decoded(tiles, ids, room, tmp_path, lines.append):
+            assert len(reads) == len(ids)
+    assert [line.split(",")[0] for line in lines[:2]] == ["decoded tiles would take 0.00 GB"] * 2
+    assert len(lines) == 3
+
+
+def test_a_new_cache_replaces_those_not_in_use(tiles: TileStore, tmp_path: Path) -> None:
+    lines: list[str] = []
     ids = np.array(tiles.ids())
     room = 1.01 * sum(tiles.image(name).nbytes for name in ids[:20]) / 1e9
-    with decoded(tiles, ids[:20], room, tmp_path, said.append):
+    with decoded(tiles, ids[:20], room, tmp_path, lines.append):
         (first,) = caches(tmp_path)
     shutil.copytree(first, tmp_path / ".half-written.tmp")
     (tmp_path / "something else").mkdir()
-    with decoded(tiles, ids[1:20], room, tmp_path, said.append) as read:
+    with decoded(tiles, ids[1:20], room, tmp_path, lines.append) as read:
         (second,) = caches(tmp_path)
         assert second != first
         assert isinstance(read, DecodedTiles)
-        with decoded(tiles, ids[:20], room, tmp_path, said.append) as other:
+        with decoded(tiles, ids[:20], room, tmp_path, lines.append) as other:
             assert other is tiles
-        assert "0.00 GB that other runs read" in said[-1]
+        assert "0.00 GB in use by other runs" in lines[-1]
         assert (read.image(ids[1]) == tiles.image(ids[1])).all()
-    with decoded(tiles, ids[19:0:-1], room, tmp_path, said.append):
+    with decoded(tiles, ids[19:0:-1], room, tmp_path, lines.append):
         assert caches(tmp_path) == [second]
-    with decoded(tiles, ids[:20], room, tmp_path, said.append):
+    with decoded(tiles, ids[:20], room, tmp_path, lines.append):
         assert caches(tmp_path) == [first]
     assert (tmp_path / "something else").is_dir()
 
@@ -721,7 +717,7 @@ def test_a_config_names_backbone_and_fold(
     assert (config["backbone"], config["fold"]) == ("vit", 1)
 
 
-def test_a_finished_fold_removes_states_that_were_given_up_and_no_others(
+def test_a_finished_fold_removes_states_that_were_abandoned_and_no_others(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
     states: list[Path] = []
@@ -740,10 +736,10 @@ def test_a_finished_fold_removes_states_that_were_given_up_and_no_others(
         (state,) = set((tmp_path / "r").glob("*/state.safetensors")) - set(states)
         states.append(state)
         os.utime(state, (time.time() - days * 24 * 3600,) * 2)
-    given_up, held, young = states
+    abandoned, held, young = states
     with checkpoint.locked(held.parent):
         train_fold(tiles, folds, 0, recipe(epochs=1), tmp_path / "m", tmp_path / "r", NullTracker())
-    assert not given_up.parent.exists()
+    assert not abandoned.parent.exists()
     assert held.is_file()
     assert young.is_file()
 

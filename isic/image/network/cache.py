@@ -1,9 +1,9 @@
-"""Decoded tiles in one flat file, for machines whose disk is quicker than their JPEG decoder.
+"""Cache of decoded tiles in one flat file, for machines with a disk faster than their JPEG decoder.
 
-Optional (`image.cache_gb`): decoding is a small part of what a heavily augmented tile costs. The
-size is known from the JPEG headers and said before a byte is written. One file holds the lesions of
-all folds, so that folds and backbones share it and its room is taken once. Several may start at
-once: the first makes the file, the others wait for it.
+Optional (`image.cache_gb`): decoding is a small part of the cost of a heavily augmented tile. The
+size is computed from the JPEG headers and printed before the file is written. One file holds the
+lesions of all folds, and all folds and backbones share it. When several runs start at once, the
+first writes the file and the others wait for it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from isic.core.io import atomic_dir, sha256, sha256_json
+from isic.core.io import atomic_dir, atomic_file, sha256, sha256_json
 from isic.core.locks import locked
 from isic.data.tiles import TileStore, jpeg_size
 
-#: The lock is held shared by every process that reads the cache.
+#: Every process that reads the cache holds a shared lock.
 _PIXELS, _INDEX, _LOCK = "pixels.bin", "index.npz", "lock"
 
 
 class Tiles(Protocol):
-    """Where decoded tiles come from."""
+    """Source of decoded tiles."""
 
     path: Path
 
@@ -34,26 +34,26 @@ class Tiles(Protocol):
         """uint8 RGB (height, width, 3)."""
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     start: int
     height: int
     width: int
 
 
 class DecodedTiles:
-    """Tiles of a cache folder by isic_id; picklable, each process maps the file itself."""
+    """Tiles of a cache folder by isic_id. Picklable: each process maps the file itself."""
 
     def __init__(self, folder: Path, path: Path) -> None:
         self.folder = folder
         self.path = path
         self._pixels: NDArray[np.uint8] | None = None
-        self._places: dict[str, _Place] = {}
+        self._positions: dict[str, _Position] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "path": self.path, "_pixels": None, "_places": {}}
+        return {"folder": self.folder, "path": self.path, "_pixels": None, "_positions": {}}
 
     def image(self, isic_id: str) -> NDArray[np.uint8]:
-        """One tile as uint8 RGB (height, width, 3), read from the file as it is looked at."""
+        """One tile as uint8 RGB (height, width, 3), mapped from the file."""
         if self._pixels is None:
             with np.load(self.folder / _INDEX) as index:
                 rows = zip(
@@ -62,12 +62,12 @@ class DecodedTiles:
                     index["width"].tolist(),
                     strict=True,
                 )
-                self._places = {
-                    name: _Place(*row)
+                self._positions = {
+                    name: _Position(*row)
                     for name, row in zip(index["ids"].tolist(), rows, strict=True)
                 }
             self._pixels = np.memmap(self.folder / _PIXELS, dtype=np.uint8, mode="r")
-        start, height, width = self._places[isic_id]
+        start, height, width = self._positions[isic_id]
         return self._pixels[start : start + 3 * height * width].reshape(height, width, 3)
 
 
@@ -77,32 +77,33 @@ def decoded(
     ids: NDArray[np.str_],
     room_gb: float,
     folder: Path,
-    say: Callable[[str], None],
+    write: Callable[[str], None],
 ) -> Iterator[Tiles]:
-    """The tiles decoded on disk if they fit in `room_gb`, else `tiles` itself; `say` hears the size
-    either way.
+    """The tiles decoded on disk if they fit in `room_gb`, else `tiles` itself; `write` prints the
+    size.
 
-    A new cache takes the place of those in `folder` of other tiles or lesions; one that is being
-    read stays, and its room counts.
+    A new cache replaces those in `folder` of other tiles or lesions, except those in use, whose size
+    counts towards `room_gb`.
     """
     if room_gb <= 0:
         yield tiles
         return
-    sizes = [jpeg_size(tiles.jpeg(str(name)), str(name)) for name in ids]
-    need = sum(3 * height * width for height, width in sizes) / 1e9
+
+    target = folder / _name(tiles, ids)
+    need = _size_gb(tiles, ids, target)
     if need > room_gb:
-        say(
-            f"decoded tiles would take {need:.2f} GB, image.cache_gb allows {room_gb}: decoding"
+        write(
+            f"decoded tiles would take {need:.2f} GB, image.cache_gb allows {room_gb}: decodes"
             " them every time"
         )
         yield tiles
         return
-    target = folder / _name(tiles, ids)
+
     with ExitStack() as reading:
         with locked(folder / _LOCK):
-            made = _make(tiles, ids, target, need, room_gb, say)
+            made = _make(tiles, ids, target, need, room_gb, write)
             if made:
-                # Taken before the folder's lock goes: at no time does this cache look unused.
+                # Locked before the folder is unlocked, so that no process removes this cache.
                 reading.enter_context(locked(target / _LOCK, shared=True))
         yield DecodedTiles(target, tiles.path) if made else tiles
 
@@ -113,50 +114,56 @@ def _make(
     target: Path,
     need: float,
     room_gb: float,
-    say: Callable[[str], None],
+    write: Callable[[str], None],
 ) -> bool:
-    """Write the cache unless it is there; False when those that are being read leave it no room."""
+    """Write the cache if it does not exist; False when the caches in use leave too little room."""
     if (target / _INDEX).is_file():
         return True
     taken = _clear(target.parent)
     if need + taken > room_gb:
-        say(
-            f"decoded tiles would take {need:.2f} GB beside {taken:.2f} GB that other runs read,"
-            f" image.cache_gb allows {room_gb}: decoding them every time"
+        write(
+            f"decoded tiles would take {need:.2f} GB beside {taken:.2f} GB in use by other runs,"
+            f" image.cache_gb allows {room_gb}: decodes them every time"
         )
         return False
-    say(f"writes decoded tiles, {need:.2f} GB, to {target}")
+    write(f"writes decoded tiles, {need:.2f} GB, to {target}")
     _write(tiles, ids, target)
     return True
 
 
+def _size_gb(tiles: TileStore, ids: NDArray[np.str_], target: Path) -> float:
+    """Size of the decoded tiles by their JPEG headers, which are read once: the size is stored."""
+    stored = target.with_suffix(".size")
+    if not stored.is_file():
+        sizes = [jpeg_size(tiles.jpeg(str(isic_id)), str(isic_id)) for isic_id in ids]
+        with atomic_file(stored) as temporary:
+            temporary.write_text(str(sum(3 * height * width for height, width in sizes)))
+    return int(stored.read_text()) / 1e9
+
+
 def _clear(folder: Path) -> float:
-    """Remove every cache that nobody reads, half-written ones of killed processes too; returns the
-    GB that stay.
+    """Remove every cache not in use, also unfinished ones of killed processes; returns the GB of the
+    others.
     """
     taken = 0
     for pixels in list(folder.glob(f"*/{_PIXELS}")):
-        with suppress(OSError), locked(pixels.with_name(_LOCK), patience=0) as unread:
-            if unread:
+        with suppress(OSError), locked(pixels.with_name(_LOCK), patience=0) as unused:
+            if unused:
                 shutil.rmtree(pixels.parent)
         taken += pixels.stat().st_size if pixels.is_file() else 0
     return taken / 1e9
 
 
 def _name(tiles: TileStore, ids: NDArray[np.str_]) -> str:
-    """Name of the cache: the tile file's hash and the lesions', in whatever order."""
+    """Name of the cache: a hash of the tile file and the lesions, whose order does not matter."""
     return sha256_json([sha256(tiles.path), sorted(ids.tolist())])[:16]
 
 
 def _write(tiles: TileStore, ids: NDArray[np.str_], target: Path) -> None:
-    start, heights, widths = (
-        np.zeros(len(ids), np.int64),
-        np.zeros(len(ids), np.int64),
-        np.zeros(len(ids), np.int64),
-    )
+    start, heights, widths = np.zeros((3, len(ids)), np.int64)
     with atomic_dir(target) as temporary, (temporary / _PIXELS).open("wb") as stream:
-        for number, name in enumerate(ids):
-            tile = tiles.image(str(name))
-            start[number], (heights[number], widths[number]) = stream.tell(), tile.shape[:2]
+        for index, isic_id in enumerate(ids):
+            tile = tiles.image(str(isic_id))
+            start[index], (heights[index], widths[index]) = stream.tell(), tile.shape[:2]
             stream.write(np.ascontiguousarray(tile).tobytes())
         np.savez(temporary / _INDEX, ids=ids, start=start, height=heights, width=widths)

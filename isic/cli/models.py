@@ -17,9 +17,9 @@ def models(context: typer.Context) -> None:
     """The catalogue of image backbones: timm tag, size, embedding width, memory, speed."""
     if context.invoked_subcommand is not None:
         return
-    from isic.image.network.catalogue import lines
+    from isic.image.network.catalogue import table_lines
 
-    for line in lines():
+    for line in table_lines():
         typer.echo(line)
     _print_costs()
 

@@ -1,8 +1,8 @@
-"""Where a network looked: Grad-CAM over one tile, for plain and for token networks.
+"""Grad-CAM maps over tiles, for convolutional and for token networks.
 
 Gradient-weighted class activation mapping (Selvaraju et al., ICCV 2017) by the grad-cam library. A
-map shows which regions the last layer's activation would change the logit through; it is a hint for
-a person, not an explanation.
+map marks the regions of the last layer whose activation raises the logit. It is a hint, not an
+explanation.
 """
 
 from __future__ import annotations
@@ -24,24 +24,22 @@ from isic.image.network.backbone import LesionNet, Spec
 from isic.image.network.pixels import normalise, pack, resize
 from isic.image.network.torchvision_ops import declare_missing_operators
 
-#: Side of the pictures written, pixels.
+#: Side of the returned images, pixels.
 SIDE = 160
 
 
-class Look(NamedTuple):
-    """JPEG of a tile under a network's map; `silent` when no place raised the logit, so that the
-    map is empty.
-    """
+class Overlay(NamedTuple):
+    """JPEG of a tile under a network's map; `empty` when no region raises the logit."""
 
     jpeg: bytes
-    silent: bool
+    empty: bool
 
 
-def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[str, Look]:
-    """isic_id -> the tile with the network's map laid over it; tiles that cannot be read are left
-    out.
+def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[str, Overlay]:
+    """isic_id -> the tile under the network's map, without tiles that cannot be read.
 
-    `model` is a fold's folder; give lesions of that fold, so that the network never saw them.
+    `model` is a fold's folder; `ids` should be of that fold, whose lesions are not in its training
+    data.
     """
     loaded = load_model(model)
     images = {isic_id: image for isic_id in ids if (image := _read(tiles, isic_id)) is not None}
@@ -53,8 +51,8 @@ def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[
         loaded.net, loaded.spec, normalise(pixels, loaded.spec.mean, loaded.spec.std)
     )
     return {
-        isic_id: Look(_overlay(image, heat[number]), not heat[number].any())
-        for number, (isic_id, image) in enumerate(images.items())
+        isic_id: Overlay(_overlay(image, heat[index]), not heat[index].any())
+        for index, (isic_id, image) in enumerate(images.items())
     }
 
 
@@ -64,7 +62,7 @@ def activation_maps(net: LesionNet, spec: Spec, pixels: Tensor) -> NDArray[np.fl
     from pytorch_grad_cam import GradCAM
 
     layer, reshape = target_layer(net.backbone, spec, pixels[:1])
-    # Loaded networks are frozen; the map needs gradients of the activations.
+    # Loaded networks are frozen, but the map needs gradients of the activations.
     net.requires_grad_(True)
     with GradCAM(_OneLogit(net), [layer], reshape_transform=reshape) as cam:
         return np.asarray(cam(input_tensor=pixels, targets=None), dtype=np.float32)
@@ -73,42 +71,42 @@ def activation_maps(net: LesionNet, spec: Spec, pixels: Tensor) -> NDArray[np.fl
 def target_layer(
     backbone: nn.Module, spec: Spec, pixels: Tensor
 ) -> tuple[nn.Module, Callable[[Tensor], Tensor] | None]:
-    """The last layer that still knows places, and how its output becomes (n, channels, height,
-    width).
+    """The last layer with a spatial output, and a function from its output to (n, channels, height,
+    width), None where it has that shape.
 
-    Found by running the network once, because every family names its layers differently: the last
-    module with a spatial output, or for token networks the norm before the last attention. Raises
-    InputError for a network without either.
+    One forward pass finds it, because layer names differ between families: the last module with a
+    spatial output, or the norm before the last attention of token networks. Raises InputError for a
+    network without either.
     """
     blocks = getattr(backbone, "blocks", None)
     if hasattr(backbone, "patch_embed") and blocks is not None:
         return blocks[-1].norm1, _tokens_to_map(backbone)
-    found = _spatial_modules(backbone, pixels)
-    if not found:
+    modules = _spatial_modules(backbone, pixels)
+    if not modules:
         raise InputError(
-            f"{spec.model} has no layer with a place in it: no class-activation map for it"
+            f"{spec.model} has no layer with a spatial output: no class-activation map for it"
         )
-    module, channels_last = found[-1]
+    module, channels_last = modules[-1]
     return module, _channels_first if channels_last else None
 
 
 def _spatial_modules(backbone: nn.Module, pixels: Tensor) -> list[tuple[nn.Module, bool]]:
-    """Modules in order of their output that give (n, c, h, w) or (n, h, w, c) with more than one
-    place.
+    """Modules with an output (n, c, h, w) or (n, h, w, c) larger than 1 x 1, in order of execution,
+    and whether its channels come last.
     """
-    found: list[tuple[nn.Module, bool]] = []
+    modules: list[tuple[nn.Module, bool]] = []
 
-    def note(module: nn.Module, _: object, output: object) -> None:
+    def record(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
             _, a, b, c = output.shape
-            # Maps are square here, so the odd one out is the channel axis.
+            # Maps are square here, so two equal axes are height and width.
             if b == c > 1:
-                found.append((module, False))
+                modules.append((module, False))
             elif a == b > 1:
-                found.append((module, True))
+                modules.append((module, True))
 
     hooks = [
-        module.register_forward_hook(note)
+        module.register_forward_hook(record)
         for module in backbone.modules()
         if module is not backbone
     ]
@@ -116,16 +114,16 @@ def _spatial_modules(backbone: nn.Module, pixels: Tensor) -> list[tuple[nn.Modul
         backbone(pixels)
     for hook in hooks:
         hook.remove()
-    return found
+    return modules
 
 
 def _tokens_to_map(backbone: nn.Module) -> Callable[[Tensor], Tensor]:
     prefix = int(getattr(backbone, "num_prefix_tokens", 0))
 
     def reshape(tokens: Tensor) -> Tensor:
-        places = tokens[:, prefix:]
-        side = int(places.shape[1] ** 0.5)
-        return places.transpose(1, 2).reshape(len(places), -1, side, side)
+        patches = tokens[:, prefix:]
+        side = int(patches.shape[1] ** 0.5)
+        return patches.transpose(1, 2).reshape(len(patches), -1, side, side)
 
     return reshape
 
@@ -135,7 +133,7 @@ def _channels_first(output: Tensor) -> Tensor:
 
 
 class _OneLogit(nn.Module):
-    """The logit as the only class, in the shape the library reads."""
+    """The network with its logit as the only class, as grad-cam expects."""
 
     def __init__(self, net: LesionNet) -> None:
         super().__init__()
@@ -153,7 +151,7 @@ def _read(tiles: TileStore, isic_id: str) -> NDArray[np.uint8] | None:
 
 
 def _overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> bytes:
-    """JPEG of the tile, dimmed to grey where the map is low and coloured where it is high."""
+    """JPEG of the tile, grey where the map is low and coloured where it is high."""
     base = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     grey = base.mean(axis=2, keepdims=True).repeat(3, axis=2)
     level = cv2.resize(heat, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)

@@ -69,8 +69,8 @@ def _pictures(
 
     return {
         isic_id: {
-            "title": f"{backbone}: no region raised the logit" if overlay.silent else backbone,
-            "alt": f"Grad-CAM of {backbone} on {isic_id}{': empty' if overlay.silent else ''}",
+            "title": f"{backbone}: no region raised the logit" if overlay.empty else backbone,
+            "alt": f"Grad-CAM of {backbone} on {isic_id}{': empty' if overlay.empty else ''}",
             "uri": f"data:image/jpeg;base64,{base64.b64encode(overlay.jpeg).decode()}",
         }
         for isic_id, overlay in class_activation(folder, tiles, ids).items()

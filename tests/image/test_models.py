@@ -27,7 +27,7 @@ from isic.image.console import red_flags
 from isic.image.network import device as machine
 from isic.image.network.artifact import load_model, save_model
 from isic.image.network.backbone import create, parameter_groups
-from isic.image.network.catalogue import CATALOGUE, lines, resolve
+from isic.image.network.catalogue import CATALOGUE, resolve, table_lines
 from isic.image.network.embed import embed, scoring_origin
 from isic.image.training.diagnosis import GROUPS, diagnosis_groups
 from isic.image.training.loss import blend, mixing, per_tile
@@ -117,7 +117,7 @@ def test_catalogue_entries_exist_in_timm_with_weights(name: str) -> None:
 
 
 def test_the_table_names_every_model() -> None:
-    text = "\n".join(lines())
+    text = "\n".join(table_lines())
     assert all(entry.name in text and entry.tag in text for entry in CATALOGUE.values())
 
 

@@ -20,20 +20,20 @@ _SPEC = TypeAdapter(Spec)
 
 
 class _Prediction(BaseModel):
-    """What config.json holds for prediction besides the network's Spec."""
+    """Keys of config.json for prediction, beside the network's Spec."""
 
     tta: Literal["none", "flips"]
-    #: Folds from before there was a choice were scored in fp32.
+    #: Older models have no such key: they were scored in fp32.
     scoring_precision: Literal["fp32", "fp16", "bf16"] = "fp32"
 
 
 class Model(NamedTuple):
-    """A trained network in evaluation mode with what prediction must repeat."""
+    """A trained network in evaluation mode, with its settings for prediction."""
 
     net: LesionNet
     spec: Spec
     tta: str
-    precision: str = "fp32"  # of its scores
+    precision: str = "fp32"  # number format for its scores
 
 
 def save_model(
@@ -43,7 +43,7 @@ def save_model(
     extra: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Write a fold's folder at once; `extra` joins config.json (at least `tta`)."""
+    """Write a fold's folder atomically; `extra` is added to config.json (at least `tta`)."""
     state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     with atomic_dir(folder) as temporary:
         save_file(state, temporary / WEIGHTS)
@@ -65,7 +65,7 @@ def load_model(folder: Path) -> Model:
         folder / WEIGHTS, "image weights", "run `dvc repro`, or `dvc pull` if it was made elsewhere"
     )
     try:
-        spec, how = _SPEC.validate_python(config), _Prediction.model_validate(config)
+        spec, prediction = _SPEC.validate_python(config), _Prediction.model_validate(config)
         net = rebuild(spec)
         net.load_state_dict(load_file(weights))
     except (InputError, MemoryError, OSError):
@@ -75,9 +75,11 @@ def load_model(folder: Path) -> Model:
             f"{folder / CONFIG} has no usable `{faulty_key(error)}`: rerun its training stage"
         ) from error
     except Exception as error:
-        # Each model of timm fails in its own way at arguments of another kind.
+        # timm's models raise different exceptions for wrong arguments.
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"{folder} does not hold a complete image model ({reason}): rerun its training stage"
         ) from error
-    return Model(net.eval().requires_grad_(False), spec, how.tta, how.scoring_precision)
+    return Model(
+        net.eval().requires_grad_(False), spec, prediction.tta, prediction.scoring_precision
+    )

@@ -1,7 +1,7 @@
-"""The only module that imports timm: everything else asks it for a network.
+"""Networks by timm; no other module imports it.
 
 A network is a timm model without its classifier, whose output is the embedding, and a linear head
-of our own. So the embedding is what the head sees, whatever the family calls its pooling.
+of our own. So the embedding is the input of the head in every family of networks.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOADING = {
 
 @dataclass(frozen=True)
 class Spec:
-    """Everything needed to build a network again: what config.json holds besides the recipe."""
+    """All that is needed to rebuild a network; stored in config.json beside the recipe."""
 
     model: str
     model_args: dict[str, Any]
@@ -51,9 +51,7 @@ class Spec:
 
 
 class LesionNet(nn.Module):
-    """timm backbone, dropout, one logit; during training optionally a second head on diagnosis
-    groups.
-    """
+    """timm backbone, dropout, one logit; in training optionally a second head for diagnosis groups."""
 
     def __init__(self, backbone: nn.Module, width: int, dropout: float, groups: int) -> None:
         super().__init__()
@@ -75,8 +73,8 @@ class LesionNet(nn.Module):
         return self._logits(self.dropout(embedding)), embedding
 
     def _logits(self, embedding: Tensor) -> Tensor:
-        """In float32 whatever the backbone's format: a logit in 16 bits has two or three digits,
-        and ties.
+        """Logits in float32 in every number format: in 16 bits they have two or three digits, and
+        ties.
         """
         with torch.autocast(embedding.device.type, enabled=False):
             return self.head(embedding.float())[:, 0]
@@ -96,11 +94,11 @@ def create(
     drop_path: float = 0.0,
     groups: int = 0,
 ) -> tuple[LesionNet, Spec]:
-    """A new network from a timm name; `weights` is `none`, `hub` or the path of a safetensors or
-    torch file.
+    """A new network by timm name; `weights` is `none`, `hub` or the path of a safetensors or torch
+    file.
 
     Raises InputError for an unknown model, an argument it does not take, or weights that cannot be
-    had.
+    loaded.
     """
     config = _config(model)
     args = dict(model_args)
@@ -128,7 +126,7 @@ def create(
 def _config(model: str) -> timm.models.PretrainedCfg:
     try:
         config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
-    except RuntimeError:  # the architecture is known, the tag behind the dot is not
+    except RuntimeError:  # a known architecture with an unknown tag behind the dot
         config = None
     if config is None:
         raise InputError(
@@ -139,27 +137,28 @@ def _config(model: str) -> timm.models.PretrainedCfg:
 
 
 def recompute(net: LesionNet, model: str) -> None:
-    """Keep fewer values for the backward pass and compute them again there (gradient
-    checkpointing).
+    """Gradient checkpointing: keep fewer values for the backward pass and compute the others again.
+
+    Raises InputError for a network without it.
     """
     try:
         net.backbone.set_grad_checkpointing()  # type: ignore[operator]  # missing in torch's stubs
     except (AssertionError, AttributeError) as error:
         raise InputError(
-            f"`{model}` cannot recompute its values: set checkpoint_gradients to false"
+            f"`{model}` has no gradient checkpointing: set checkpoint_gradients to false"
         ) from error
 
 
 def rebuild(spec: Spec) -> LesionNet:
     """The network of a stored spec with undefined weights, for loading.
 
-    Raises InputError for what would make timm fetch or unpickle something: the spec may come from
-    anyone.
+    Raises InputError for arguments by which timm downloads or unpickles a file: the spec may come
+    from an untrusted source.
     """
     if not timm.is_model(spec.model) or _LOADING & spec.model_args.keys():
         raise InputError(
-            f"an image model's config.json names `{spec.model}` with {spec.model_args}: do not"
-            " use it"
+            f"an image model's config.json has the unsafe or unknown model `{spec.model}` with"
+            f" {spec.model_args}: do not use it"
         )
     return LesionNet(_backbone(spec.model, spec.model_args, "none"), spec.width, 0.0, spec.groups)
 
@@ -178,16 +177,15 @@ def _backbone(model: str, args: Mapping[str, Any], weights: str) -> nn.Module:
 
 
 def _from_hub(model: str, args: Mapping[str, Any]) -> nn.Module:
-    # Whatever library fetches them, a failure to fetch is some OSError or a subclass of Exception
-    # of its own.
+    # A failed download raises OSError or an exception of the library that downloads.
     try:
         return timm.create_model(model, pretrained=True, num_classes=0, **args)
     except TypeError:
         raise
     except Exception as error:
         raise InputError(
-            f"pretrained weights of `{model}` cannot be fetched ({type(error).__name__}): go online"
-            " once, or set image.train.weights to a local safetensors file, or to `none` to start"
+            f"pretrained weights of `{model}` cannot be downloaded ({type(error).__name__}): go"
+            " online once, or set image.train.weights to a local safetensors file, or to `none` to start"
             " from random weights"
         ) from error
 
@@ -199,16 +197,16 @@ def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
             " file"
         )
     try:
-        found = read_weights(str(path), weights_only=True)
-    except Exception as error:  # safetensors, zip and pickle readers fail each in their own way
+        stored = read_weights(str(path), weights_only=True)
+    except Exception as error:  # safetensors, zip and pickle readers raise different exceptions
         raise InputError(
-            f"{path} is not a readable file of weights ({type(error).__name__}): fetch it again"
+            f"{path} is not a readable file of weights ({type(error).__name__}): download it again"
         ) from error
-    state = {key.removeprefix("backbone."): value for key, value in found.items()}
+    state = {key.removeprefix("backbone."): value for key, value in stored.items()}
+
     with torch.random.fork_rng(devices=[]):
         start = timm.create_model(model, pretrained=False, num_classes=0, **args).state_dict()
-    # timm's own way in: it renames what older files call otherwise and fits position embeddings to
-    # the size.
+    # timm renames the keys of older files and resizes position embeddings.
     try:
         backbone = timm.create_model(
             model,
@@ -221,21 +219,21 @@ def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
         raise InputError(
             f"{path} does not fit `{model}` ({type(error).__name__}): it is of another model"
         ) from error
-    # It also takes a file that fits in part or not at all, and random weights would go unseen.
-    # Those are the ones of the first network: both were drawn from the same random state.
+
+    # timm also accepts a file that fits in part or not at all. Weights missing from the file equal
+    # those of `start`, which was drawn from the same random state.
     now = backbone.state_dict()
-    brought = sum(int((now[name] != start[name]).sum()) for name in now) / sum(
-        one.numel() for one in now.values()
-    )
-    if brought < 0.9:
+    loaded = sum(int((now[name] != start[name]).sum()) for name in now)
+    share = loaded / sum(values.numel() for values in now.values())
+    if share < 0.9:
         raise InputError(
-            f"{path} brings {brought:.0%} of the weights of `{model}`: it is of another model"
+            f"{path} has {share:.0%} of the weights of `{model}`: it is of another model"
         )
     return backbone
 
 
 def _width(backbone: nn.Module, size: int) -> int:
-    """Width of the embedding, measured: the attribute that holds it differs between families."""
+    """Width of the embedding, measured: its attribute differs between families."""
     training = backbone.training
     backbone.eval()
     with torch.inference_mode():
@@ -247,10 +245,10 @@ def _width(backbone: nn.Module, size: int) -> int:
 def parameter_groups(
     net: LesionNet, weight_decay: float, layer_decay: float | None
 ) -> list[dict[str, Any]]:
-    """Optimiser groups with `weight_decay`, `scale` (of the learning rate) and `head` (whether its
-    own rate applies).
+    """Optimiser groups with `weight_decay`, `scale` (factor of the learning rate) and `head` (whether
+    `head_lr` applies).
 
-    Norms, biases and what the model itself names are not decayed; with `layer_decay` the rate falls
+    Norms, biases and the exceptions of the model are not decayed. With `layer_decay` the rate falls
     by that factor per layer towards the input.
     """
     groups: list[dict[str, Any]] = []

@@ -1,9 +1,8 @@
-"""Backbones by a short name: which timm model, what it costs. Read without torch, so that `isic
-models` is quick.
+"""Backbones by short name: timm model and cost. Imports no torch, so that `isic models` starts fast.
 
 Multiply-adds and values kept for the backward pass were counted by torch's FlopCounterMode and
-saved_tensors_hooks on one tile of the native size (timm 1.0.31, torch 2.13.0); memory and speed
-follow by arithmetic and are estimates. `benchmarks/image.py` measures.
+saved_tensors_hooks on one tile of the native size (timm 1.0.31, torch 2.13.0). Memory and speed are
+estimates computed from them; `benchmarks/image.py` measures.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ from typing import Any
 
 #: bf16 training keeps most values in 2 bytes, norms and losses in 4.
 _BYTES = 3.0
-#: What a data-centre GPU of the A100's kind gets out of 16-bit products in training, not its peak.
+#: 16-bit tera-operations a second that training reaches on an A100; its peak is 312.
 _GPU_TFLOPS = 100.0
-#: A training step costs a forward pass and twice as much for the backward one; a multiply-add is
-#: two operations.
+#: Operations per multiply-add of the forward pass: two, and twice as many in the backward pass.
 _OPERATIONS = 6
-#: Operations a GPU could do while it moves a kept value in and out of memory, about 13 times in a
-#: step. This is what bounds convolutional networks: by arithmetic alone they would be three to ten
-#: times as fast as any of them is.
+#: Operations in the time of moving a kept value in and out of memory, about 13 times in a step.
+#: These transfers bound convolutional networks: by arithmetic alone they would be three to ten times
+#: as fast.
 MOVED = 2500.0
 
 
@@ -40,19 +38,19 @@ class Entry:
 
     @property
     def memory_mb(self) -> float:
-        """Estimated memory per tile of a training batch, MB, without weights and optimiser (16
-        bytes a parameter).
+        """Estimated memory per tile of a training batch, MB. Weights and optimiser take 16 bytes a
+        parameter more.
         """
         return self.kept_m * _BYTES
 
     @property
     def images_per_second(self) -> float:
-        """Estimated training speed on such a GPU, tiles a second, as far as reading them keeps up."""
+        """Estimated training speed on an A100, tiles a second, if tiles load fast enough."""
         return 1 / self.seconds_per_tile(self.size, _GPU_TFLOPS)
 
     def seconds_per_tile(self, size: int, effective_tflops: float, moved: float = MOVED) -> float:
-        """Estimated training time per tile of `size` px: arithmetic and memory, both growing with
-        the area.
+        """Estimated training time per tile of `size` px: arithmetic and memory transfers, both
+        proportional to the area.
         """
         work = _OPERATIONS * self.gmacs + self.kept_m * moved / 1e3
         return work * (size / self.size) ** 2 / (effective_tflops * 1e3)
@@ -85,13 +83,13 @@ def resolve(model: str, model_args: Mapping[str, Any]) -> tuple[str, dict[str, A
     return entry.tag, {**entry.model_args, **model_args}
 
 
-def lines() -> Iterator[str]:
-    """The catalogue as a table for people."""
+def table_lines() -> Iterator[str]:
+    """The catalogue as lines of a table."""
     yield (
         f"{'name':<17}{'timm model':<45}{'px':>4}{'width':>7}{'M par.':>8}{'MB/tile':>9}{'tiles/s':>9}"
     )
     for entry in CATALOGUE.values():
-        # Tiny networks are bound by launching kernels, not by arithmetic.
+        # The time of tiny networks is that of launching kernels, not of arithmetic.
         speed = f"{entry.images_per_second:>9,.0f}" if entry.gmacs >= 0.3 else f"{'-':>9}"
         yield (
             f"{entry.name:<17}{entry.tag:<45}{entry.size:>4}{entry.width:>7}{entry.parameters_m:>8.1f}"

@@ -1,4 +1,4 @@
-"""The machine's side of training: device, number format, memory."""
+"""Device, number format and memory of this machine."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 def pick() -> torch.device:
-    """The GPU where there is one, else the CPU. Raises InputError for a GPU that this torch has no
-    kernels for.
+    """The GPU if there is one, else the CPU. Raises InputError for a GPU without kernels in this
+    torch.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -34,11 +34,11 @@ def pick() -> torch.device:
 
 
 def missing_kernels(capability: tuple[int, int], compiled: Sequence[str]) -> str:
-    """What to do where torch's kernels, such as `sm_80` or `compute_90`, do not run on a GPU; ""
-    where some do.
+    """Error and remedy if none of torch's kernels, such as `sm_80` or `compute_90`, runs on a GPU of
+    this capability; else "".
 
-    Machine code runs on its own major capability from its minor one on, intermediate code on any
-    later GPU.
+    Machine code (sm) runs on GPUs of the same major and the same or a later minor capability,
+    intermediate code (compute) on all later GPUs.
     """
     for name in compiled:
         kind, _, digits = name.partition("_")
@@ -50,32 +50,30 @@ def missing_kernels(capability: tuple[int, int], compiled: Sequence[str]) -> str
             return ""
         if kind == "compute" and (major, minor) <= capability:
             return ""
-    lowest = ", ".join(compiled) or "no GPU"
+    names = ", ".join(compiled) or "no GPU"
     return (
-        f"this torch has kernels for {lowest} and not for sm_{capability[0]}{capability[1]}: choose"
+        f"this torch has kernels for {names} and not for sm_{capability[0]}{capability[1]}: choose"
         " another GPU, install a torch built for it, or hide it (CUDA_VISIBLE_DEVICES=) to use"
         " the CPU"
     )
 
 
 def unseen_gpu(devices: Path = Path("/dev")) -> str:
-    """What to do where the machine has an NVIDIA GPU that torch does not see; "" where all is well."""
+    """Error and remedy if the machine has an NVIDIA GPU that torch cannot use; else ""."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     if hidden or torch.cuda.is_available() or not list(devices.glob("nvidia[0-9]*")):
         return ""
     if torch.version.cuda is None:
-        return "there is a GPU, and this torch is built for CPUs: install a build for CUDA"
+        return "there is a GPU, but this torch is built for CPUs: install a build for CUDA"
     return (
-        "there is a GPU that torch does not see: its driver may be too old for CUDA"
-        f" {torch.version.cuda} (nvidia-smi names its newest): renew the driver, or install a torch"
-        " for an older CUDA"
+        "there is a GPU that torch cannot use: its driver may be too old for CUDA"
+        f" {torch.version.cuda} (nvidia-smi prints the newest it supports): update the driver, or"
+        " install a torch for an older CUDA"
     )
 
 
 def pick_precision(wanted: str, device: torch.device) -> str:
-    """`fp32`, `bf16` or `fp16`: `auto` is fp32 on a CPU, bf16 on GPUs that have it (Ampere on),
-    else fp16.
-    """
+    """`wanted`, or for `auto`: fp32 on a CPU, bf16 on GPUs from Ampere on, else fp16."""
     if wanted != "auto":
         return wanted
     if device.type == "cpu":
@@ -84,9 +82,7 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 
 
 def has_precision(precision: str, device: torch.device) -> bool:
-    """Whether the device trains in `precision` at a useful pace: GPUs before Ampere only emulate
-    bf16.
-    """
+    """Whether the device trains in `precision` at a useful speed: GPUs before Ampere emulate bf16."""
     return (
         precision != "bf16"
         or device.type == "cpu"
@@ -95,8 +91,8 @@ def has_precision(precision: str, device: torch.device) -> bool:
 
 
 def scoring_precision(wanted: str, device: torch.device) -> str:
-    """Number format in which a model that wants `wanted` is scored here: a CPU has fp32 alone, at a
-    useful pace.
+    """Number format for scores on this device by a model in format `wanted`: fp32 on a CPU, which is
+    slow in the others.
     """
     return wanted if device.type != "cpu" and has_precision(wanted, device) else "fp32"
 
@@ -111,14 +107,14 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 def scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """Gradient scaler; passes values through unless the precision is fp16."""
+    """Gradient scaler, without effect unless the precision is fp16."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """`values` (on the CPU) on the device, without waiting for a GPU's earlier work.
+    """Copy `values` from the CPU to the device, without a wait for the GPU's queued work.
 
-    A GPU copies on its own from page-locked memory alone; for anything else the CPU waits.
+    The copy is asynchronous from page-locked memory only.
     """
     if device.type == "cuda" and not values.is_pinned():
         values = values.pin_memory()
@@ -126,9 +122,9 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 
 class Fetched:
-    """Values on their way from the device to the CPU, so that the CPU can wait for them alone.
+    """An asynchronous copy of values from the device to the CPU.
 
-    `Tensor.cpu` would wait for everything that was queued after them as well.
+    `Tensor.cpu` also waits for work queued before the call; this waits for the values only.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -141,33 +137,33 @@ class Fetched:
             self._arrived.record()
 
     def numpy(self) -> NDArray[Any]:
-        """The values, waiting for them if need be."""
+        """The values, once they have arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._values.numpy()
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an allocation failed: torch says so by type on a GPU, by words on a CPU and inside
-    NVIDIA's libraries.
+    """Whether an allocation failed. The type of the error shows it on a GPU, the text on a CPU and
+    in NVIDIA's libraries.
     """
-    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    texts = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
 
 
 def split_until_it_fits(
     forward: Callable[[int, int], _T], count: int, most: int
 ) -> tuple[list[_T], int]:
-    """`forward(start, most)` of consecutive parts of `count` rows, smaller ones where memory runs
-    out.
+    """Call `forward(start, most)` for consecutive parts of `count` rows, with half of `most` when
+    memory runs out.
 
-    Returns the results and the number of rows that fits. Raises InputError when one row does not.
+    Returns the results and the number of rows that fit. Raises InputError when one row does not.
     """
-    done: list[_T] = []
+    results: list[_T] = []
     start = 0
     while start < count:
         try:
-            done.append(forward(start, most))
+            results.append(forward(start, most))
             start += most
             continue
         except RuntimeError as error:
@@ -175,20 +171,20 @@ def split_until_it_fits(
                 raise
             if most == 1:
                 raise InputError(
-                    "one tile at a time does not fit in GPU memory: end what else runs on this GPU"
+                    "one tile at a time does not fit in GPU memory: end other programs on this GPU"
                 ) from error
-        # Outside the handler: the exception's traceback holds the tensors that have to go.
+        # Outside the handler, because the exception's traceback keeps tensors alive.
         most = -(-most // 2)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    return done, most
+    return results, most
 
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Context in which float32 products of a GPU keep all their bits.
+    """Context without TF32: float32 products of a GPU keep all their bits.
 
-    TF32 keeps ten of them, which moves a logit by up to 2e-3. On a CPU nothing changes.
+    TF32 keeps ten of them, which changes a logit by up to 2e-3. No effect on a CPU.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
@@ -221,16 +217,14 @@ def peak_memory_gb(device: torch.device) -> float:
 #: Fused multiply-adds in 16 bits per multiprocessor and clock of NVIDIA's generations (its white
 #: papers).
 _PER_CLOCK = {6: 128, 7: 512, 8: 1024, 9: 2048}
-#: Desktop and inference chips of a generation have half of what its data-centre chip has.
+#: Desktop and inference chips, with half the rate of their generation's data-centre chip.
 _SMALLER = {(8, 6): 512, (8, 7): 512, (8, 9): 512, (12, 0): 512}
-#: Typical clock, Hz, and what training gets out of the peak.
+#: Typical clock, Hz, and share of the peak that training reaches.
 _CLOCK, _USED = 1.4e9, 0.32
 
 
 def effective_tflops(multiprocessors: int, capability: tuple[int, int]) -> float:
-    """Estimated 16-bit tera-operations a second that training gets out of a GPU: 100 on an A100, 18
-    on a T4.
-    """
+    """Estimated 16-bit tera-operations a second of a GPU in training: 100 on an A100, 18 on a T4."""
     per_clock = _SMALLER.get(capability, _PER_CLOCK.get(capability[0], 2048))
     return multiprocessors * per_clock * 2 * _CLOCK * _USED / 1e12
 
@@ -239,15 +233,13 @@ def gpu_tflops() -> float | None:
     """`effective_tflops` of this machine's GPU, None without one."""
     if not torch.cuda.is_available():
         return None
-    found = torch.cuda.get_device_properties(0)
-    return effective_tflops(found.multi_processor_count, (found.major, found.minor))
+    gpu = torch.cuda.get_device_properties(0)
+    return effective_tflops(gpu.multi_processor_count, (gpu.major, gpu.minor))
 
 
 def describe_devices() -> list[str]:
-    """One phrase per GPU, such as `NVIDIA T4, 15.8 GB`; empty without one."""
+    """Name and memory of each GPU, such as `NVIDIA T4, 15.8 GB`; empty without one."""
     if not torch.cuda.is_available():
         return []
-    found = [
-        torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())
-    ]
-    return [f"{device.name}, {device.total_memory / 1e9:.1f} GB" for device in found]
+    gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [f"{gpu.name}, {gpu.total_memory / 1e9:.1f} GB" for gpu in gpus]

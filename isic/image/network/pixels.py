@@ -1,10 +1,9 @@
-"""From ragged uint8 tiles to one normalised batch: the only resize of the project.
+"""Ragged uint8 tiles to one normalised batch: the only resize of the project.
 
-Training, embedding and prediction see the same pixels on every device: antialiased bicubic or
-bilinear as in Pillow, with its whole-number arithmetic. On the CPU torch's own uint8 kernel does
-it. On a GPU two matrix products per axis do, whose matrices hold the filter of each tile (a tile of
-h rows is W(size, h) @ tile @ W(size, w).T), so that tiles of any size go in one call. Both give the
-same bits (tested): a model trained on a GPU sees the same pixels at home.
+Training, embedding and prediction use the same pixels on every device: antialiased bicubic or
+bilinear as in Pillow, in its integer arithmetic. A CPU uses torch's uint8 kernel. A GPU uses two
+matrix products per axis with the filters of each tile, W(size, h) @ tile @ W(size, w).T for a tile
+of h x w px, so tiles of all sizes take one call. Both give the same bits (tested).
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from torch.nn import functional
 
 Images = Sequence[NDArray[np.uint8]]
 
-#: Reach of each filter in source pixels at scale 1.
+#: Radius of each filter in source pixels at scale 1.
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
-#: Lengths whose filters are kept; tiles are 51 to 239 px wide.
+#: Longest side whose filters are cached; tiles are 51 to 239 px wide.
 _TABLE = 256
-#: Most bits of a weight's fraction in torch's kernel.
+#: Most fraction bits of a weight in torch's kernel.
 _MOST_BITS = 22
 
 
 def pack(images: Images) -> tuple[Tensor, Tensor]:
-    """Tiles in the corner of one canvas: uint8 (n, side, side, 3) and sizes int64 (n, 2) as
-    (height, width).
+    """Tiles in the upper left corners of one canvas, uint8 (n, side, side, 3), and their sizes,
+    int64 (n, 2) as (height, width).
 
-    What lies outside a tile is undefined and never read.
+    The canvas outside a tile is undefined and never read.
     """
     side = max(max(image.shape[:2]) for image in images)
     canvas = torch.empty((len(images), side, side, 3), dtype=torch.uint8)
     view = canvas.numpy()
-    for number, image in enumerate(images):
-        view[number, : image.shape[0], : image.shape[1]] = image
+    for index, image in enumerate(images):
+        view[index, : image.shape[0], : image.shape[1]] = image
     return canvas, torch.tensor([image.shape[:2] for image in images], dtype=torch.int64)
 
 
@@ -54,20 +53,19 @@ def resize(canvas: Tensor, sizes: Tensor, size: int, interpolation: str) -> Tens
 
 def _resize_each(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> Tensor:
     out = torch.empty((len(canvas), size, size, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    for number, (height, width) in enumerate(sizes.tolist()):
-        tile = canvas[number, :height, :width].permute(2, 0, 1)[None]
-        out[number] = functional.interpolate(tile, size=(size, size), mode=kind, antialias=True)[0]
+    for index, (height, width) in enumerate(sizes.tolist()):
+        tile = canvas[index, :height, :width].permute(2, 0, 1)[None]
+        out[index] = functional.interpolate(tile, size=(size, size), mode=kind, antialias=True)[0]
     return out
 
 
 def resize_by_matrices(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> Tensor:
-    """The same for any device, bit for bit: uint8 (n, 3, size, size) by batched products per axis."""
+    """`resize` by batched products per axis, on any device and with the same bits."""
     side = canvas.shape[1]
     sizes = sizes.to(canvas.device, non_blocking=True)
-    # Undefined canvas is multiplied by zero weights; as uint8 it cannot hold a NaN that would
-    # survive that.
+    # The undefined canvas is multiplied by zero weights; uint8 has no NaN.
     tiles = canvas.permute(0, 3, 1, 2).float()
-    # Columns first and whole levels after each axis, as Pillow and torch do it.
+    # Columns first, and rounding to integers after each axis, as in Pillow and torch.
     weights, bits = _chosen(sizes[:, 1], size, side, kind)
     upper, lower = (torch.matmul(tiles, part.transpose(1, 2)[:, None]) for part in _halves(weights))
     narrow = _levels(upper, lower, bits)
@@ -78,7 +76,7 @@ def resize_by_matrices(canvas: Tensor, sizes: Tensor, size: int, kind: str) -> T
 
 
 def _chosen(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, Tensor]:
-    """`_filters`, looked up where all lengths are in the table."""
+    """`_filters`, from the table if it has all lengths."""
     if side > _TABLE:
         return _filters(lengths, size, side, kind)
     weights, bits = _table(size, kind, lengths.device)
@@ -87,8 +85,8 @@ def _chosen(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, T
 
 @lru_cache(maxsize=8)
 def _table(size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Filters int16 (256, size, 256) and bits (256,) of lengths 1 to 256: making them costs as much
-    as using them.
+    """Filters int16 (256, size, 256) and bits (256,) of lengths 1 to 256. Cached, because computing
+    them takes as long as a resize.
     """
     with torch.inference_mode(False):
         weights, bits = _filters(torch.arange(1, _TABLE + 1, device=device), size, _TABLE, kind)
@@ -96,28 +94,28 @@ def _table(size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _halves(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Upper part and lowest eight bits of whole-number weights, float32.
+    """Upper part and lowest eight bits of integer weights, float32.
 
-    Neither needs more than nine bits and a level needs eight, so products and sums below 2**24 are
-    exact in float32 and in the ten bits of TF32 alike, in whatever order they are added.
+    Both need at most nine bits and a level needs eight. So products and their sums, below 2**24, are
+    exact in float32 and in TF32 (ten bits), in any order of addition.
     """
     whole = weights.to(torch.int16)
     return (whole >> 8).float(), (whole & 255).float()
 
 
 def _levels(upper: Tensor, lower: Tensor, bits: Tensor) -> Tensor:
-    """Whole levels 0 to 255, float32, of sums of products whose weights are shares of 2**bits."""
+    """Integer levels 0 to 255, float32, of sums of products with weights scaled by 2**bits."""
     bits = bits[:, None, None, None]
     sums = upper.to(torch.int32) * 256 + lower.to(torch.int32) + (1 << bits) // 2
     return (sums >> bits).clamp_(0, 255).float()
 
 
 def _filters(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, Tensor]:
-    """Antialiasing filters (n, size, side), zero beyond each length, as whole numbers in float64,
-    and bits int32 (n,).
+    """Antialiasing filters (n, size, side), integers in float64, zero beyond each length; and bits
+    int32 (n,).
 
-    Rows sum to about 2**bits: as many as let the largest weight of a tile be a 16-bit number, as in
-    torch's CPU kernel for uint8, whose formulas these are.
+    Rows sum to about 2**bits, with the most bits for which the largest weight of a tile fits 16 bits.
+    The formulas are those of torch's CPU kernel for uint8.
     """
     scale = (lengths.double() / size)[:, None, None]
     centre = (
@@ -132,7 +130,7 @@ def _filters(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, 
     weight = _bicubic(distance) if kind == "bicubic" else (1 - distance).clamp(min=0)
     weight = weight * ((source >= first) & (source < last))
     weight = weight / weight.sum(-1, keepdim=True)
-    # Bits are counted up as long as the largest weight stays below 2**15.
+    # Count the bits for which the largest weight stays below 2**15.
     doubled = torch.exp2(
         torch.arange(1, _MOST_BITS + 1, device=lengths.device, dtype=torch.float64)
     )
@@ -157,10 +155,9 @@ def normalise(
 ) -> Tensor:
     """(levels / 255 - mean) / std per channel, as `dtype`, from uint8 (n, 3, h, w)."""
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), pixels.device)
-    # In place: fresh pages for a second copy of a batch cost as much as the arithmetic.
+    # In place: memory for a second copy of a batch costs as much as the arithmetic.
     if pixels.is_contiguous(memory_format=torch.channels_last):
-        # As rows of pixels: to repeat three numbers along the innermost axis is the slow way for a
-        # CPU.
+        # As rows of pixels: a CPU is slow at broadcasting three numbers along the innermost axis.
         count, _, height, width = pixels.shape
         rows = pixels.permute(0, 2, 3, 1).reshape(count * height, width * 3).float()
         rows.mul_(scale.repeat(width)).add_(shift.repeat(width))
@@ -173,8 +170,8 @@ def normalise(
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Both (3,) float32 on the device. Kept, because making a tensor from numbers on a GPU waits
-    for the GPU.
+    """Both (3,) float32 on the device. Cached, because a tensor made from numbers on a GPU waits for
+    the GPU.
     """
     with torch.inference_mode(False):
         scale = torch.tensor([1 / (255 * s) for s in std], device=device)

@@ -1,9 +1,9 @@
-"""Lets a torchvision wheel built for CUDA be imported beside a torch built for the CPU.
+"""Import of a torchvision wheel built for CUDA with a torch built for the CPU.
 
-timm imports torchvision, and torchvision registers shape functions for its compiled operators.
-Where torch has no CUDA those operators did not load, and the import dies with "operator
-torchvision::nms does not exist" (torch 2.13.0, torchvision 0.28.0). Declaring the names first is
-enough to import; calling them still fails, and nothing here does.
+timm imports torchvision, which registers shape functions for its compiled operators. Without CUDA
+these operators do not load, and the import fails with "operator torchvision::nms does not exist"
+(torch 2.13.0, torchvision 0.28.0). The import works once the names are declared. Calling the
+operators still fails, but isic calls none.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _NAMES = (
     "_deform_conv2d_backward",
 )
 
-#: Declarations live as long as the Library object: collected, they would go and the error return.
+#: Keeps the Library object alive: its declarations end with it.
 _declared: list[torch.library.Library] = []
 
 
 def declare_missing_operators() -> None:
-    """Declare torchvision's operators where its compiled ones cannot load; call before torchvision
-    is imported.
+    """Declare torchvision's operators if its compiled ones cannot load; call before torchvision is
+    imported.
     """
-    # A torch with CUDA loads the real operators; declaring them before would make that fail.
+    # A torch with CUDA loads the compiled operators, which fails for declared names.
     if _declared or torch.version.cuda is not None or hasattr(torch.ops.torchvision, "nms"):
         return
     if _own_operators_load():
@@ -46,7 +46,7 @@ def declare_missing_operators() -> None:
 
 
 def _own_operators_load() -> bool:
-    """Whether torchvision's compiled library fits this torch, tried without importing torchvision."""
+    """Whether this torch loads torchvision's compiled library; torchvision is not imported."""
     import importlib.util
     from pathlib import Path
 

@@ -1,9 +1,8 @@
-"""Augmentation in uint8 at the tile's own resolution; random choices follow from (seed, epoch,
-position).
+"""Augmentation in uint8 at the tile's own resolution, random by (seed, epoch, position).
 
 albumentations 2.0.8 draws the same transforms in every epoch and worker (#266 and #272 of its
 successor, never fixed under the MIT licence), so its generators are replaced before every tile. Its
-import costs 2.4 s: `none` and `flips` do without.
+import takes 2.4 s; `none` and `flips` do not import it.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from isic.image.training.sampler import Slot
 Tile = NDArray[np.uint8]
 PRESETS = ("none", "flips", "light", "medium", "heavy")
 
-#: Degrees of freedom of a square: a lesion has no up and no left.
+#: Flips and quarter turns of a square: a lesion has no orientation.
 _ORIENTATIONS = 8
 
 
 class Augmenter:
-    """Applies a preset to single tiles; picklable, so loader processes can have their own.
+    """Applies a preset to tiles; picklable for loader processes.
 
-    Raises InputError for a preset that needs albumentations where it is not installed.
+    Raises InputError if the preset needs albumentations and it is not installed.
     """
 
     def __init__(self, preset: str, seed: int) -> None:
@@ -72,27 +71,26 @@ class Augmenter:
         ]
 
 
-def orient(tile: Tile, number: int) -> Tile:
+def orient(tile: Tile, orientation: int) -> Tile:
     """One of the eight flips and quarter turns of a tile (0: the tile itself).
 
-    By OpenCV: copying a view with pixels of three bytes in another order costs numpy five times as
-    long.
+    By OpenCV: numpy takes five times as long to copy pixels of three bytes in another order.
     """
-    if number & 4:
+    if orientation & 4:
         tile = np.asarray(cv2.transpose(tile), dtype=np.uint8)
-    axis = _FLIPS.get(number & 3)
+    axis = _FLIPS.get(orientation & 3)
     return tile if axis is None else np.asarray(cv2.flip(tile, axis), dtype=np.uint8)
 
 
-#: OpenCV's code of a flip: 0 turns rows round, 1 columns, -1 both.
+#: OpenCV's code of a flip: 0 reverses rows, 1 columns, -1 both.
 _FLIPS = {1: 1, 2: 0, 3: -1}
 
 
 def _compose(preset: str) -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # asks the network at import otherwise
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no request at import
     import albumentations
 
-    # Loader processes share the cores already; OpenCV's own threads would fight them.
+    # Loader processes already use all cores.
     cv2.setNumThreads(0)
     return albumentations.Compose(_TRANSFORMS[preset](albumentations))
 
@@ -126,7 +124,7 @@ def _heavy(a: Any) -> list[Any]:
         a.GaussianBlur(blur_limit=(3, 5)),
         a.GaussNoise(std_range=(0.012, 0.022)),  # variance 10 to 30 of 255² in the original
     ]
-    # The default fills with black what a warp draws in from outside; tiles have no such frames.
+    # The default fills areas from outside the tile with black, which no real tile has.
     mirrored = {"border_mode": cv2.BORDER_REFLECT_101}
     warp = [
         a.OpticalDistortion(distort_limit=1.0, **mirrored),
@@ -154,7 +152,7 @@ _TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {
 
 def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
     class Move(a.ImageOnlyTransform):
-        """Shift, zoom of either axis and rotation as albumentations' Affine draws them, in less
+        """Shift, zoom per axis and rotation with the distributions of albumentations' Affine, in less
         than half its time.
         """
 
@@ -168,19 +166,22 @@ def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
 
 
 def move(tile: Tile, shift: NDArray[np.float64], zoom: NDArray[np.float64], degrees: float) -> Tile:
-    """The tile zoomed and turned round its centre, then shifted by shares of its width and height;
-    edges mirrored.
+    """The tile zoomed and rotated about its centre, then shifted by shares of its width and height;
+    borders are mirrored.
 
-    `shift` and `zoom` are (x, y); positive degrees turn clockwise.
+    `shift` and `zoom` are (x, y); positive degrees rotate clockwise.
     """
     size = np.array(tile.shape[1::-1], dtype=np.float64)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     linear = np.array([[cos, -sin], [sin, cos]]) * zoom
     centre = (size - 1) / 2
     matrix = np.column_stack([linear, centre + shift * size - linear @ centre])
-    whole = (tile.shape[1], tile.shape[0])
     moved = cv2.warpAffine(
-        tile, matrix, whole, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        tile,
+        matrix,
+        (tile.shape[1], tile.shape[0]),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REFLECT_101,
     )
     return np.asarray(moved, dtype=np.uint8)
 
@@ -227,8 +228,8 @@ def draw_hair(tile: Tile, curves: NDArray[np.float64]) -> Tile:
 
 def _elastic_transform(a: Any, alpha: float, sigma: float) -> Any:
     class Elastic(a.ImageOnlyTransform):
-        """Elastic distortion with the displacements of albumentations' own, at a twentieth of its
-        time.
+        """Elastic distortion with the displacements of albumentations' ElasticTransform, in a
+        twentieth of its time.
         """
 
         def get_params(self) -> dict[str, Any]:
@@ -249,17 +250,17 @@ _COARSE = 32
 
 
 def bend(tile: Tile, noise: NDArray[np.float32], alpha: float, sigma: float) -> Tile:
-    """The tile moved by smooth random displacements (Simard et al. 2003): `alpha` times white noise
-    blurred by `sigma`.
+    """The tile distorted by smooth random displacements (Simard et al. 2003): `alpha` times white
+    noise blurred by `sigma`.
 
-    `noise` (2, k, k) in [-1, 1] stands on a grid that covers the tile; a blur of 50 px leaves
-    nothing finer. Blurred noise of a grid of c pixels has c times the sd of noise at every pixel,
-    hence the division.
+    `noise` (2, k, k) in [-1, 1] lies on a grid over the tile: a blur of 50 px removes finer detail.
+    After the blur, noise on a grid of c px has c times the sd of noise at every pixel, hence the
+    division.
     """
     height, width = tile.shape[:2]
     cell = max(height, width) / _COARSE
-    blurred = [cv2.GaussianBlur(one, (0, 0), sigma / cell) * (alpha / cell) for one in noise]
-    across, down = (cv2.resize(one, (width, height)) for one in blurred)
+    blurred = [cv2.GaussianBlur(axis, (0, 0), sigma / cell) * (alpha / cell) for axis in noise]
+    across, down = (cv2.resize(axis, (width, height)) for axis in blurred)
     columns, rows = np.meshgrid(
         np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
     )

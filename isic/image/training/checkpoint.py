@@ -1,9 +1,8 @@
-"""Resume state: one safetensors file with every tensor and, in its header, every number. Written
-atomically.
+"""Resume state: a safetensors file of all tensors, with all numbers in its header. Written atomically.
 
-It lies in `.resume/STAGE/NAME/KEY-PRECISION`, where KEY is a hash of all else that decides the
-result, so that a change of any of it starts afresh and changing back goes on (for a month: see
-`discard`). DVC deletes outputs before a stage runs, hence a place of its own (its #9221).
+Its path is `.resume/STAGE/NAME/KEY-PRECISION`, where KEY is a hash of all other inputs of the result.
+So a changed input starts training anew, and the former input resumes its own state (for a month: see
+`discard`). DVC deletes outputs before a stage runs, so states are no outputs (its #9221).
 """
 
 from __future__ import annotations
@@ -29,30 +28,29 @@ from isic.core.errors import InputError
 from isic.core.io import atomic_file, sha256, sha256_json
 
 _STATE = "state.safetensors"
-#: Packages that decide the weights beside the code of the stage: they train, build networks,
-#: decode, resize, augment.
+#: Packages that decide the weights: they train, build networks, decode, resize, augment.
 _PACKAGES = ("torch", "timm", "numpy", "opencv-python-headless", "albumentations")
-#: Seconds after which a state that is not written any more counts as given up.
-_GIVEN_UP = 30 * 24 * 3600
+#: Seconds after its last save when a state is abandoned.
+_ABANDONED = 30 * 24 * 3600
 
 
 @dataclass
 class Progress:
-    """Where training stands, at an optimiser step's end."""
+    """Position of a run after an optimiser step, and its measurements so far."""
 
     epoch: int = 0
     micro: int = 0  # micro-batches done of this epoch
     step: int = 0  # optimiser steps done in all
-    chunks: int = 1  # parts a micro-batch is cut into since memory ran out
-    skipped: int = 0  # last steps in a row whose loss was not finite
-    seconds: float = 0.0  # spent over all processes
+    chunks: int = 1  # parts of a micro-batch; doubled when memory runs out
+    skipped: int = 0  # last consecutive steps without a finite loss
+    seconds: float = 0.0  # of all processes so far
     epoch_sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def resume_key(recipe: Mapping[str, Any], rows: Any, tiles: Path, processes: int) -> str:
-    """Hash of all that decides the weights but the number format: recipe, rows (JSON-able), tiles,
-    code, packages, processes. Of a file of weights its content counts, not its path.
+    """Hash of all that decides the weights except the number format: recipe, rows (JSON-able),
+    tiles, code, packages, processes. A file of weights is hashed by content, not by path.
     """
     start = Path(recipe["weights"])
     return sha256_json(
@@ -71,7 +69,7 @@ def resume_key(recipe: Mapping[str, Any], rows: Any, tiles: Path, processes: int
 
 
 def _version(package: str) -> str:
-    """Empty where it is not installed: some presets of augmentation do without albumentations."""
+    """Empty if not installed: some augmentation presets do not need albumentations."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -80,9 +78,11 @@ def _version(package: str) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the resume folder against a second process: a killed `dvc` leaves its child running."""
-    with locks.locked(folder / "lock", patience=0) as mine:
-        if not mine:
+    """Lock the resume folder. Raises InputError if another process has it: a killed `dvc` leaves its
+    child running.
+    """
+    with locks.locked(folder / "lock", patience=0) as acquired:
+        if not acquired:
             raise InputError(
                 f"another process is training this model ({folder}): wait for it, or end it and run"
                 " `dvc repro` again"
@@ -91,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def save(folder: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
-    """Write the state; the previous one stays until the new one is complete."""
+    """Write the state; the previous one is kept until the new one is complete."""
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic_file(folder / _STATE) as temporary:
         save_file(own, temporary, metadata={"progress": json.dumps(asdict(progress))})
@@ -103,7 +103,7 @@ def exists(folder: Path) -> bool:
 
 
 def load(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
-    """The saved state, or None where there is none or it is damaged (then training starts afresh)."""
+    """The saved state; None if there is none or it is damaged (it is deleted then)."""
     path = folder / _STATE
     if not exists(folder):
         return None
@@ -117,42 +117,39 @@ def load(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove the state after the result is on disk, and with it states of other keys that were
-    given up.
+    """Remove the state of a finished run, and abandoned states of other keys.
 
-    Given up is what nobody holds and nobody has gone on from for a month: a younger one may be
-    wanted again.
+    A state is abandoned when no process has locked it and it was not saved for a month.
     """
     shutil.rmtree(folder, ignore_errors=True)
     for state in list(folder.parent.glob(f"*/{_STATE}")):
-        # A run that ends meanwhile removes its own; whatever else is in the way, this run's result
-        # is not worth less.
+        # Another run may remove its own state meanwhile, and no error here may fail this run.
         with suppress(OSError, InputError):
-            if time.time() - state.stat().st_mtime > _GIVEN_UP:
+            if time.time() - state.stat().st_mtime > _ABANDONED:
                 with locked(state.parent):
                     shutil.rmtree(state.parent)
 
 
 def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by `optimiser.PARAMETER.NAME`; rates follow from the step and are not
-    kept.
+    """The optimiser's tensors by `optimiser.PARAMETER.NAME`, without rates, which follow from the
+    step.
     """
     return {
-        f"optimiser.{number}.{name}": torch.as_tensor(value)
-        for number, state in optimiser.state_dict()["state"].items()
+        f"optimiser.{index}.{name}": torch.as_tensor(value)
+        for index, state in optimiser.state_dict()["state"].items()
         for name, value in state.items()
     }
 
 
 def unpack_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `pack_optimiser`, into the tensors that the optimiser has already.
+    """Inverse of `pack_optimiser`, into the existing tensors of the optimiser.
 
-    Copied, not replaced: files hold values without strides, and fused kernels pair parameter,
-    gradient and moments by their place in memory. Under channels last a contiguous moment is an
-    error on a GPU and a wrong update on a CPU.
+    Copied, not replaced: files store values without strides, and fused kernels match the elements of
+    parameter, gradient and moments by memory order. Under channels last a contiguous moment raises
+    an error on a GPU and gives a wrong update on a CPU.
     """
-    own = [optimiser.state[one] for group in optimiser.param_groups for one in group["params"]]
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     with torch.no_grad():
-        for number, state in enumerate(own):
-            for name, value in state.items():
-                value.copy_(tensors[f"optimiser.{number}.{name}"])
+        for index, parameter in enumerate(parameters):
+            for name, value in optimiser.state[parameter].items():
+                value.copy_(tensors[f"optimiser.{index}.{name}"])

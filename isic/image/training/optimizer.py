@@ -19,7 +19,7 @@ def make_optimiser(
     weight_decay: float,
     fused: bool,
 ) -> torch.optim.AdamW:
-    """AdamW whose groups remember their own peak rate as `peak`, for `set_rate`."""
+    """AdamW with the peak rate of each group in `peak`, for `set_rate`."""
     groups = parameter_groups(net, weight_decay, layer_decay)
     for group in groups:
         base = head_lr if group.pop("head") and head_lr is not None else lr
@@ -31,27 +31,26 @@ def make_optimiser(
 
 
 def _allocate(optimiser: torch.optim.AdamW, fused: bool) -> None:
-    """Make both moments now, as AdamW would in its first step.
+    """Allocate both moments, as AdamW does in its first step.
 
-    The first step must not be the one that runs out of memory: half-made moments cannot be
-    repeated. A moment has the strides of its parameter, which fused kernels rely on (channels last
-    has its own).
+    A first step that runs out of memory would leave some moments allocated and could not be
+    repeated. Moments have the strides of their parameter, as fused kernels require (channels last).
     """
     for group in optimiser.param_groups:
         for parameter in group["params"]:
-            place = parameter.device if fused else torch.device("cpu")
+            device = parameter.device if fused else torch.device("cpu")
             optimiser.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=place),
+                "step": torch.zeros((), dtype=torch.float32, device=device),
                 "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
                 "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
             }
 
 
 def rate(step: int, steps: int, schedule: str, warmup: float, floor: float) -> float:
-    """Share of the peak rate at a step: linear rise over `warmup * steps`, then down to `floor`.
+    """Share of the peak rate at a step: a rise over `warmup * steps`, then a fall to `floor`.
 
     `cosine` rises linearly and falls by a cosine; `onecycle` does both by a cosine, from 1/25
-    (Smith & Topin 2018, arXiv:1708.07120); `constant` stays up.
+    (Smith & Topin 2018, arXiv:1708.07120); `constant` does not fall.
     """
     rise = round(warmup * steps)
     if step < rise:
@@ -72,11 +71,11 @@ def set_rate(optimiser: torch.optim.Optimizer, share: float) -> None:
 
 
 class EMA:
-    """Exponential moving average of the weights, as a network that can be scored.
+    """Exponential moving average of the weights, in a network of its own.
 
-    The decay grows as (1 + step) / (10 + step) up to `decay`: with some twenty steps an epoch a
-    fixed .999 would still hold the random start after many epochs (FIELD section D: .999 hurt, .995
-    with warm-up helped).
+    The decay grows as (1 + step) / (10 + step) up to `decay`: with some twenty steps an epoch, a
+    fixed .999 keeps the random start for many epochs (FIELD section D: .999 hurt, .995 with warm-up
+    helped).
     """
 
     def __init__(self, net: LesionNet, decay: float) -> None:
@@ -87,5 +86,5 @@ class EMA:
     def update(self, net: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.net.parameters()), list(net.parameters()), 1 - decay)
-        for mine, theirs in zip(self.net.buffers(), net.buffers(), strict=True):
-            mine.copy_(theirs)
+        for average, current in zip(self.net.buffers(), net.buffers(), strict=True):
+            average.copy_(current)

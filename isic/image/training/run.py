@@ -1,4 +1,4 @@
-"""The moving parts of one training run: built from a recipe, saved, and brought back."""
+"""One training run: built from a recipe, saved and restored."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from isic.image.training.checkpoint import Progress
 from isic.image.training.diagnosis import GROUPS, diagnosis_groups, soften
 from isic.image.training.optimizer import EMA, make_optimiser
 from isic.image.training.parallel import ProcessGroup, SingleProcess
-from isic.image.training.rng import WEIGHTS, number
+from isic.image.training.rng import WEIGHTS, seed
 from isic.image.training.sampler import Sampling
 
 
 @dataclass
 class Run:
-    """One training run. `target` (in [0, 1]) and `groups` (or None) are of the training rows and
-    lie on `device`.
+    """One training run. `target` (n,) in [0, 1] and `groups` (n,) or None are those of the training
+    rows, on `device`.
     """
 
     recipe: ImageRecipe
     net: LesionNet
-    forward: Any  # `net`, compiled or spread over processes
+    forward: Any  # `net`, compiled or wrapped for several processes
     spec: Spec
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -51,7 +51,7 @@ class Run:
 
     @property
     def scored(self) -> LesionNet:
-        """The network whose scores count: the averaged one where there is one."""
+        """The network that is scored and saved: the averaged one if there is one."""
         return self.average.net if self.average else self.net
 
     @property
@@ -67,8 +67,8 @@ def prepare(
     diagnoses: Sequence[object] | None = None,
     processes: ProcessGroup | None = None,
 ) -> Run:
-    """A run at its start: labels (n,) of the training rows and, where the recipe uses them, their
-    `iddx_full` (n,).
+    """A new run. `target` (n,) are the labels of the training rows, `diagnoses` (n,) their
+    `iddx_full`, for recipes that use it.
     """
     processes = processes or SingleProcess()
     device = processes.device
@@ -113,7 +113,7 @@ def prepare(
 
 def _network(recipe: ImageRecipe, fold: int, groups: int) -> tuple[LesionNet, Spec]:
     model, args = resolve(recipe.model, recipe.model_args)
-    torch.manual_seed(number(WEIGHTS, recipe.seed, fold))
+    torch.manual_seed(seed(WEIGHTS, recipe.seed, fold))
     net, spec = create(
         model, args, recipe.size, recipe.weights, recipe.dropout, recipe.drop_path, groups
     )
@@ -131,24 +131,25 @@ def _sampling(
         recipe.positive_repeats,
         recipe.batch_size,
         recipe.accumulate,
-        seed=number(recipe.seed, fold) % 2**32,
+        seed=seed(recipe.seed, fold) % 2**32,
         processes=processes.size,
         rank=processes.rank,
     )
 
 
 def save(run: Run, folder: Path) -> None:
-    """Write the run's state; only the first of several processes does."""
+    """Write the run's state, in the first process only."""
     if run.processes.rank == 0:
         checkpoint.save(folder, run.progress, _tensors(run))
 
 
 def restore(run: Run, folder: Path) -> bool:
-    """Bring back the state in `folder`, if there is a usable one."""
-    found = checkpoint.load(folder)
-    if found is None:
+    """Load the state in `folder`; False without a usable one."""
+    state = checkpoint.load(folder)
+    if state is None:
         return False
-    run.progress, tensors = found
+
+    run.progress, tensors = state
     run.net.load_state_dict(_below(tensors, "net."))
     if run.average:
         run.average.net.load_state_dict(_below(tensors, "average."))

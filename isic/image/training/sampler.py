@@ -1,9 +1,8 @@
-"""Which tiles an epoch shows, in which order: a function of (labels, recipe, seed, epoch) and
-nothing else.
+"""Tiles of an epoch and their order: a function of (labels, recipe, seed, epoch).
 
-The field's answer to 0.1 % prevalence (FIELD: every competition system read): each epoch takes all
-positives, some times over, and a small fresh draw of negatives. Positives are spread evenly, so
-every batch holds the set share.
+As in the competition's published systems (FIELD), for a prevalence of 0.1 %: each epoch has all
+positives, repeated, and a small new sample of negatives. Positives are evenly spaced, so every batch
+has the configured share.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Slot:
-    """One micro-batch of this process: rows to show, and where in the run it stands."""
+    """One micro-batch of this process: its rows and its position in the run."""
 
     epoch: int
-    micro: int  # number of the micro-batch within its epoch
+    micro: int  # index of the micro-batch within its epoch
     rows: Rows
     position: Rows  # of each row within its epoch, over all processes
     step_tiles: int  # tiles of the whole optimiser step, over all processes
@@ -35,7 +34,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How epochs are drawn from the labels of the training rows."""
+    """Sampling of epochs from the labels of the training rows."""
 
     target: NDArray[np.int64]
     negatives_per_positive: float
@@ -57,7 +56,7 @@ class Sampling:
 
     @property
     def negatives(self) -> int:
-        """Shown per epoch: the set ratio as far as there are any, and a few more that fill up the
+        """Shown per epoch: the configured ratio or all there are, and a few more to fill up the
         micro-batches.
         """
         return self.tiles - self.positives
@@ -76,18 +75,16 @@ class Sampling:
 
     @property
     def micro_batches(self) -> int:
-        """Per epoch and process, all of one size: another would be compiled and tuned for anew on a
-        GPU.
-        """
+        """Per epoch and process, all of one size: another size is compiled and tuned again on a GPU."""
         return -(-self._wanted // (self.batch_size * self.processes))
 
     @property
     def steps(self) -> int:
-        """Optimiser steps per epoch; the last, partial group of micro-batches steps as well."""
+        """Optimiser steps per epoch, with one for the last, partial group of micro-batches."""
         return -(-self.micro_batches // self.accumulate)
 
     def rows(self, epoch: int) -> Rows:
-        """Row numbers of one epoch in order, positives evenly spread."""
+        """Row indices of one epoch in order, positives evenly spaced."""
         random = stream(EPOCH, self.seed, epoch)
         positive = np.concatenate(
             [
@@ -95,25 +92,24 @@ class Sampling:
                 for _ in range(self.positive_repeats)
             ]
         )
-        # As many rounds of all negatives as the epoch needs: one, but where filling up takes more
-        # than there are.
-        benign = np.flatnonzero(self.target == 0)
-        rounds = [random.permutation(benign) for _ in range(-(-self.negatives // len(benign)))]
+        # One round of all negatives, or more if filling up needs more than there are.
+        others = np.flatnonzero(self.target == 0)
+        rounds = [random.permutation(others) for _ in range(-(-self.negatives // len(others)))]
         negative = np.concatenate(rounds)[: self.negatives]
-        place = ((np.arange(len(positive)) + random.random()) * self.tiles / len(positive)).astype(
-            np.int64
-        )
+        position = (
+            (np.arange(len(positive)) + random.random()) * self.tiles / len(positive)
+        ).astype(np.int64)
         rows = np.empty(self.tiles, dtype=np.int64)
         is_positive = np.zeros(self.tiles, dtype=bool)
-        is_positive[place] = True
+        is_positive[position] = True
         rows[is_positive] = positive
         rows[~is_positive] = negative
         return rows
 
     def slots(self, epochs: int, epoch: int = 0, micro: int = 0) -> Iterator[Slot]:
         """All micro-batches of this process from (epoch, micro) to the end."""
-        for number in range(epoch, epochs):
-            yield from self._epoch_slots(number, micro if number == epoch else 0)
+        for current in range(epoch, epochs):
+            yield from self._epoch_slots(current, micro if current == epoch else 0)
 
     def _epoch_slots(self, epoch: int, first: int) -> Iterator[Slot]:
         rows = self.rows(epoch)
@@ -121,7 +117,7 @@ class Sampling:
         for micro in range(first, self.micro_batches):
             group = micro // self.accumulate * self.accumulate
             end = min(group + self.accumulate, self.micro_batches)
-            position = self._dealt(rows, np.arange(micro * size, (micro + 1) * size), micro)
+            position = self._share(rows, np.arange(micro * size, (micro + 1) * size), micro)
             yield Slot(
                 epoch=epoch,
                 micro=micro,
@@ -132,12 +128,12 @@ class Sampling:
                 ends_epoch=micro + 1 == self.micro_batches,
             )
 
-    def _dealt(self, rows: Rows, position: Rows, micro: int) -> Rows:
-        """This process' share of a micro-batch of all, ascending.
+    def _share(self, rows: Rows, position: Rows, micro: int) -> Rows:
+        """This process' share of a micro-batch, ascending.
 
-        Positives are dealt before the others, as cards are: at their even distance, which may be a
-        multiple of the number of processes, one process would get all of them. Who is dealt the
-        first changes with the micro-batch.
+        Positives are dealt out in turn before the negatives. Their even spacing may be a multiple of
+        the number of processes, and one process would get all of them. The first process to get one
+        changes with the micro-batch.
         """
         positive = self.target[rows[position]] == 1
         dealt = np.concatenate([position[positive], position[~positive]])
@@ -145,9 +141,7 @@ class Sampling:
 
 
 def validation_rows(target: NDArray[np.int64], negatives: int, seed: int) -> Rows:
-    """All positives and a fixed draw of at most `negatives` others, ascending: the same in every
-    epoch.
-    """
+    """Row indices of all positives and a fixed sample of at most `negatives` others, ascending."""
     others = np.flatnonzero(target == 0)
-    drawn = stream(VALIDATION, seed).choice(others, min(negatives, len(others)), replace=False)
-    return np.sort(np.concatenate([np.flatnonzero(target == 1), drawn]))
+    sample = stream(VALIDATION, seed).choice(others, min(negatives, len(others)), replace=False)
+    return np.sort(np.concatenate([np.flatnonzero(target == 1), sample]))

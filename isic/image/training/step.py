@@ -13,7 +13,7 @@ from isic.image.network.loader import Batch
 from isic.image.network.pixels import normalise, resize
 from isic.image.training.loss import blend, group_loss, mixing, per_tile
 from isic.image.training.optimizer import rate, set_rate
-from isic.image.training.rng import STEP, number, stream
+from isic.image.training.rng import STEP, seed, stream
 from isic.image.training.run import Run
 from isic.image.training.sampler import Slot
 
@@ -98,7 +98,7 @@ def _backward(run: Run, batch: Batch[Slot]) -> Iterator[Tensor]:
     recipe, slot = run.recipe, batch.slot
     # Random numbers depend on the position in the run alone, so no generator state is saved.
     key = (STEP, run.sampling.seed, slot.epoch, slot.micro, run.processes.rank)
-    torch.manual_seed(number(*key))
+    torch.manual_seed(seed(*key))
     rows = machine.to_device(batch.rows, run.device)
     pixels, target = prepare_pixels(run, batch), run.target[rows]
     groups = torch.full_like(rows, -1) if run.groups is None else run.groups[rows]

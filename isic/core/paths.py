@@ -68,12 +68,14 @@ class TrainingFiles:
 class BundleFiles:
     """The models and results that a bundle is made of.
 
-    inputs: without embeddings. networks: backbone -> fold -> folder.
+    inputs: without embeddings. networks: backbone -> fold -> folder. logits: backbone -> fold ->
+    `Layout.embedding`.
     """
 
     training: TrainingFiles
     inputs: StackFiles
     networks: dict[str, dict[int, Path]]
+    logits: dict[str, dict[int, Path]]
     stack: Path
     oof: Path
     calibration: Path
@@ -246,6 +248,7 @@ class Layout:
             training=self.training_files,
             inputs=self.stack_files((), folds),
             networks=self.image_models(backbones, folds),
+            logits=self.embeddings(backbones, folds),
             stack=self.stack_model,
             oof=self.oof,
             calibration=self.root / "models" / "calibration.json",

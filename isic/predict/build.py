@@ -15,6 +15,7 @@ from isic.core.paths import BundleFiles
 from isic.data.anchors import ANCHOR_TILES
 from isic.predict.bundle import Bundle, code_hash
 from isic.predict.manifest import BUNDLE_FORMAT, FILE, file_hashes, identity, read_manifest
+from isic.predict.models import OOF_LOGITS
 from isic.tracking.context import data_hash
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ def build_bundle(
             for fold, source in networks.items():
                 target = folder / "image" / backbone / f"fold{fold}"
                 _copy_image_model(source, target, tta[backbone])
+                logits = files.logits[backbone][fold]
+                shutil.copy(
+                    require(logits, "out-of-fold logits", "run `dvc repro stack`"),
+                    target / OOF_LOGITS,
+                )
         shutil.copytree(require(files.stack, "stacker", "run `dvc repro stack`"), folder / "stack")
         _fit_features_only(files, settings).save(folder / "features_only")
         oof = require(files.oof, "out-of-fold scores", "run `dvc repro stack`")

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from isic.stack import Stack
 
 
+#: Stored logits of a fold's own lesions, beside its network; bundles before isic 0.3 have none.
+OOF_LOGITS = "logits.parquet"
+
+
 @dataclass(frozen=True)
 class BundleModels:
     """Models of the bundle in `folder`, described by `manifest`."""
@@ -41,3 +45,10 @@ class BundleModels:
     def oof(self) -> pd.DataFrame:
         """The stored out-of-fold scores: isic_id, patient_id, target, fold, score."""
         return read_parquet(self.folder / "oof.parquet")
+
+    def oof_logits(self, backbone: str, fold: int) -> pd.DataFrame | None:
+        """The stored out-of-fold logits of one network: isic_id, logit; number format and device in
+        `attrs`. None where the bundle has none.
+        """
+        path = self.folder / "image" / backbone / f"fold{fold}" / OOF_LOGITS
+        return read_parquet(path) if path.is_file() else None

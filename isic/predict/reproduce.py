@@ -9,8 +9,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,17 +19,45 @@ import pandas as pd
 from isic.core.errors import InputError, run
 from isic.core.io import sha256_json
 from isic.core.schema import ID, PATIENT, TEST_COLUMNS
-from isic.predict.bundle import load_bundle
+from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.tolerance import origin_of, pair_tolerance
+
+if TYPE_CHECKING:
+    from isic.data.tiles import TileStore
 
 
 class Reload(NamedTuple):
     """Rows scored again, the largest difference from their stored scores, and seconds per row after
     loading.
+
+    A tree turns the last bits of a logit into a visible difference of the score. So where a GPU
+    made the logits, or scores them here, networks and stacker are compared apart. `stacker`: the
+    largest difference of the scores of stored logits, None where all was done on CPUs. `share`: the
+    largest difference of logits from stored ones as a share of their tolerance, and `pair`, where
+    they were made.
     """
 
     rows: int
     largest: float
     seconds_per_row: float
+    stacker: float | None = None
+    share: float = 0.0
+    pair: str = ""
+
+    def reproduces(self, tolerance: float) -> bool:
+        """Whether the bundle gives its stored scores; `tolerance`: of scores on CPUs."""
+        apart = self.stacker is not None and self.stacker <= tolerance and self.share <= 1
+        return self.largest <= tolerance or apart
+
+    def text(self) -> str:
+        """What was found, in one line."""
+        found = f"largest difference {self.largest:.1e} over {self.rows} rows"
+        if self.stacker is None:
+            return found
+        return (
+            f"{found}; of the stacker alone {self.stacker:.1e}, of logits {self.share:.2g} of the"
+            f" tolerance of {self.pair}"
+        )
 
 
 def reload_elsewhere(folder: Path, metadata: Path, images: Path, rows: int) -> Reload:
@@ -85,6 +114,7 @@ def reload_here(folder: Path, metadata: Path, images: Path, rows: int) -> Reload
     table = read_metadata(metadata, train=True).set_index(ID, drop=False)
     tiles = TileStore(images)
     largest, seconds = 0.0, 0.0
+    apart: list[_Apart] = []
     # Loads libraries and the stacker, so that the seconds below are of scoring only.
     first = table.loc[stored[ID].head(1), list(TEST_COLUMNS)].reset_index(drop=True)
     bundle.predict(first, tiles)
@@ -94,7 +124,64 @@ def reload_here(folder: Path, metadata: Path, images: Path, rows: int) -> Reload
         again = bundle.predict(lesions, tiles, folds=[int(str(fold))])
         seconds += time.perf_counter() - started
         largest = max(largest, float(np.abs(again.to_numpy() - part["score"].to_numpy()).max()))
-    return Reload(len(stored), largest, seconds / len(stored))
+        apart += _networks_and_stacker(bundle, int(str(fold)), lesions, part["score"], tiles)
+    worst = max(apart, key=lambda one: one.share, default=None)
+    result = Reload(len(stored), largest, seconds / len(stored))
+    if worst is None:
+        return result
+    stacker = max(one.stacker for one in apart)
+    return result._replace(stacker=stacker, share=worst.share, pair=worst.pair)
+
+
+class _Apart(NamedTuple):
+    """`Reload.stacker`, `.share` and `.pair` of one network."""
+
+    stacker: float
+    share: float
+    pair: str
+
+
+def _networks_and_stacker(
+    bundle: Bundle, fold: int, lesions: pd.DataFrame, scores: pd.Series, tiles: TileStore
+) -> Iterator[_Apart]:
+    """Compare a fold's networks with their stored logits, and its stacker with the scores of these.
+
+    Nothing where no GPU is involved, or where it cannot be done: a bundle without stored logits, or
+    a stacker that reads embeddings, which are not stored.
+    """
+    from isic.image.network.artifact import load_model
+    from isic.image.network.embed import embed, scoring_origin
+    from isic.tabular import build_features
+
+    backbones = bundle.manifest.backbones
+    stored = {backbone: bundle.oof_logits(backbone, fold) for backbone in backbones}
+    known = {name: frame for name, frame in stored.items() if frame is not None}
+    if len(known) < len(backbones) or bundle.stack.uses_embeddings:
+        return
+    models = {
+        backbone: load_model(bundle.folder / "image" / backbone / f"fold{fold}")
+        for backbone in backbones
+    }
+    pairs = {
+        name: (origin_of(frame.attrs), origin_of(scoring_origin(models[name])))
+        for name, frame in known.items()
+    }
+    if not any(origin.tolerance for pair in pairs.values() for origin in pair):
+        return
+
+    logits = {
+        name: frame.set_index(ID)["logit"].loc[lesions[ID]].to_numpy()
+        for name, frame in known.items()
+    }
+    features = build_features(lesions, list(bundle.manifest.families))
+    again = bundle.stack.score(features, logits, fold, lesions[PATIENT])
+    stacker = float(np.abs(again - scores.to_numpy()).max())
+    for name, (before, here) in pairs.items():
+        spread = max(1.0, float(known[name]["logit"].std(ddof=0)))
+        now = embed(models[name], tiles, lesions[ID].tolist()).logits
+        allowed = pair_tolerance(before, here) * spread
+        share = float(np.abs(now - logits[name]).max()) / allowed
+        yield _Apart(stacker, share, f"{before.text()}, here {here.text()}")
 
 
 def main() -> None:

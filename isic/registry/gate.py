@@ -163,8 +163,8 @@ def _same_data(bundle: Bundle, files: TrainingFiles) -> Check:
 def _reproduced(settings: Gate, reloaded: Reload) -> Check:
     return Check(
         "reload reproduces stored scores",
-        reloaded.largest <= settings.reload_tolerance,
-        f"largest difference {reloaded.largest:.1e} over {reloaded.rows} rows",
+        reloaded.reproduces(settings.reload_tolerance),
+        reloaded.text(),
         f"at most {settings.reload_tolerance:.0e}",
     )
 

@@ -146,7 +146,7 @@ def check_code(bundle: Bundle, metadata: Path, images: Path, settings: Gate) -> 
         return
 
     done = reload_elsewhere(bundle.folder, metadata, images, settings.reload_rows)
-    if done.largest > settings.reload_tolerance:
+    if not done.reproduces(settings.reload_tolerance):
         commit = bundle.manifest.git_commit[:12] or "an unknown commit"
         raise InputError(
             f"this checkout's code scores {done.rows} training lesions up to {done.largest:.1e}"

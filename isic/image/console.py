@@ -26,7 +26,8 @@ _FALL = 0.02
 def red_flags(history: Sequence[Mapping[str, Any]], set_share: float) -> dict[str, str]:
     """Warnings by name for the usual signs of a broken run; empty without any.
 
-    `history` has one row per epoch as in history.csv; `set_share` is the recipe's share of positives.
+    `history` has one row per epoch as in history.csv; `set_share` is the recipe's share of
+    positives.
     """
     last = history[-1]
     scored = [row["pauc"] for row in history if row["pauc"] is not None]
@@ -64,8 +65,8 @@ class TimeEstimate(NamedTuple):
     other_folds: int
 
     def remaining(self, left: float, total: float) -> str:
-        """Time for all untrained folds. This fold has `left` of `total` seconds left; the others are
-        scaled by its speed.
+        """Time for all untrained folds. This fold has `left` of `total` seconds left; the others
+        are scaled by its speed.
         """
         scale = total / self.fold if self.fold else 1.0
         return f"{duration(left + self.others * scale)} for the {self.other_folds + 1} left"

@@ -245,8 +245,8 @@ def _width(backbone: nn.Module, size: int) -> int:
 def parameter_groups(
     net: LesionNet, weight_decay: float, layer_decay: float | None
 ) -> list[dict[str, Any]]:
-    """Optimiser groups with `weight_decay`, `scale` (factor of the learning rate) and `head` (whether
-    `head_lr` applies).
+    """Optimiser groups with `weight_decay`, `scale` (factor of the learning rate) and `head`
+    (whether `head_lr` applies).
 
     Norms, biases and the exceptions of the model are not decayed. With `layer_decay` the rate falls
     by that factor per layer towards the input.

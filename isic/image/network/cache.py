@@ -82,8 +82,8 @@ def decoded(
     """The tiles decoded on disk if they fit in `room_gb`, else `tiles` itself; `write` prints the
     size.
 
-    A new cache replaces those in `folder` of other tiles or lesions, except those in use, whose size
-    counts towards `room_gb`.
+    A new cache replaces those in `folder` of other tiles or lesions, except those in use, whose
+    size counts towards `room_gb`.
     """
     if room_gb <= 0:
         yield tiles
@@ -142,8 +142,8 @@ def _size_gb(tiles: TileStore, ids: NDArray[np.str_], target: Path) -> float:
 
 
 def _clear(folder: Path) -> float:
-    """Remove every cache not in use, also unfinished ones of killed processes; returns the GB of the
-    others.
+    """Remove every cache not in use, also unfinished ones of killed processes; returns the GB of
+    the others.
     """
     taken = 0
     for pixels in list(folder.glob(f"*/{_PIXELS}")):

@@ -1,4 +1,5 @@
-"""Backbones by short name: timm model and cost. Imports no torch, so that `isic models` starts fast.
+"""Backbones by short name: timm model and cost. Imports no torch, so that `isic models` starts
+fast.
 
 Multiply-adds and values kept for the backward pass were counted by torch's FlopCounterMode and
 saved_tensors_hooks on one tile of the native size (timm 1.0.31, torch 2.13.0). Memory and speed are
@@ -18,8 +19,8 @@ _GPU_TFLOPS = 100.0
 #: Operations per multiply-add of the forward pass: two, and twice as many in the backward pass.
 _OPERATIONS = 6
 #: Operations in the time of moving a kept value in and out of memory, about 13 times in a step.
-#: These transfers bound convolutional networks: by arithmetic alone they would be three to ten times
-#: as fast.
+#: These transfers bound convolutional networks: by arithmetic alone they would be three to ten
+#: times as fast.
 MOVED = 2500.0
 
 

@@ -34,8 +34,8 @@ def pick() -> torch.device:
 
 
 def missing_kernels(capability: tuple[int, int], compiled: Sequence[str]) -> str:
-    """Error and remedy if none of torch's kernels, such as `sm_80` or `compute_90`, runs on a GPU of
-    this capability; else "".
+    """Error and remedy if none of torch's kernels, such as `sm_80` or `compute_90`, runs on a GPU
+    of this capability; else "".
 
     Machine code (sm) runs on GPUs of the same major and the same or a later minor capability,
     intermediate code (compute) on all later GPUs.
@@ -91,8 +91,8 @@ def has_precision(precision: str, device: torch.device) -> bool:
 
 
 def scoring_precision(wanted: str, device: torch.device) -> str:
-    """Number format for scores on this device by a model in format `wanted`: fp32 on a CPU, which is
-    slow in the others.
+    """Number format for scores on this device by a model in format `wanted`: fp32 on a CPU, which
+    is slow in the others.
     """
     return wanted if device.type != "cpu" and has_precision(wanted, device) else "fp32"
 

@@ -1,4 +1,5 @@
-"""Batches of decoded tiles for training and embedding, loaded in this process or in loader processes.
+"""Batches of decoded tiles for training and embedding, loaded in this process or in loader
+processes.
 
 One stream of batches covers all epochs, so training does not wait at the start of an epoch. The
 content of a batch depends on its slot alone, not on the loader process that loads it.

@@ -96,8 +96,8 @@ def _table(size: int, kind: str, device: torch.device) -> tuple[Tensor, Tensor]:
 def _halves(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Upper part and lowest eight bits of integer weights, float32.
 
-    Both need at most nine bits and a level needs eight. So products and their sums, below 2**24, are
-    exact in float32 and in TF32 (ten bits), in any order of addition.
+    Both need at most nine bits and a level needs eight. So products and their sums, below 2**24,
+    are exact in float32 and in TF32 (ten bits), in any order of addition.
     """
     whole = weights.to(torch.int16)
     return (whole >> 8).float(), (whole & 255).float()
@@ -114,8 +114,8 @@ def _filters(lengths: Tensor, size: int, side: int, kind: str) -> tuple[Tensor, 
     """Antialiasing filters (n, size, side), integers in float64, zero beyond each length; and bits
     int32 (n,).
 
-    Rows sum to about 2**bits, with the most bits for which the largest weight of a tile fits 16 bits.
-    The formulas are those of torch's CPU kernel for uint8.
+    Rows sum to about 2**bits, with the most bits for which the largest weight of a tile fits 16
+    bits. The formulas are those of torch's CPU kernel for uint8.
     """
     scale = (lengths.double() / size)[:, None, None]
     centre = (
@@ -170,8 +170,8 @@ def normalise(
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Both (3,) float32 on the device. Cached, because a tensor made from numbers on a GPU waits for
-    the GPU.
+    """Both (3,) float32 on the device. Cached, because a tensor made from numbers on a GPU waits
+    for the GPU.
     """
     with torch.inference_mode(False):
         scale = torch.tensor([1 / (255 * s) for s in std], device=device)

@@ -152,8 +152,8 @@ _TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {
 
 def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
     class Move(a.ImageOnlyTransform):
-        """Shift, zoom per axis and rotation with the distributions of albumentations' Affine, in less
-        than half its time.
+        """Shift, zoom per axis and rotation with the distributions of albumentations' Affine, in
+        less than half its time.
         """
 
         def get_params(self) -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""Resume state: a safetensors file of all tensors, with all numbers in its header. Written atomically.
+"""Resume state: a safetensors file of all tensors, with all numbers in its header. Written
+atomically.
 
-Its path is `.resume/STAGE/NAME/KEY-PRECISION`, where KEY is a hash of all other inputs of the result.
-So a changed input starts training anew, and the former input resumes its own state (for a month: see
-`discard`). DVC deletes outputs before a stage runs, so states are no outputs (its #9221).
+Its path is `.resume/STAGE/NAME/KEY-PRECISION`, where KEY is a hash of all other inputs of the
+result. So a changed input starts training anew, and the former input resumes its own state (for a
+month: see `discard`). DVC deletes outputs before a stage runs, so states are no outputs (its
+#9221).
 """
 
 from __future__ import annotations
@@ -78,8 +80,8 @@ def _version(package: str) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the resume folder. Raises InputError if another process has it: a killed `dvc` leaves its
-    child running.
+    """Lock the resume folder. Raises InputError if another process has it: a killed `dvc` leaves
+    its child running.
     """
     with locks.locked(folder / "lock", patience=0) as acquired:
         if not acquired:
@@ -144,9 +146,9 @@ def pack_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 def unpack_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Inverse of `pack_optimiser`, into the existing tensors of the optimiser.
 
-    Copied, not replaced: files store values without strides, and fused kernels match the elements of
-    parameter, gradient and moments by memory order. Under channels last a contiguous moment raises
-    an error on a GPU and gives a wrong update on a CPU.
+    Copied, not replaced: files store values without strides, and fused kernels match the elements
+    of parameter, gradient and moments by memory order. Under channels last a contiguous moment
+    raises an error on a GPU and gives a wrong update on a CPU.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     with torch.no_grad():

@@ -1,9 +1,9 @@
 """Training targets from the diagnosis: groups for the auxiliary head, soft targets of indeterminate
 lesions.
 
-The diagnosis columns exist in training only, so they are no input of the network (FIELD A.5). Second
-place used such a head with weight 0.1 to 0.3; fifth place gave indeterminate lesions half a weight
-or a label of their own.
+The diagnosis columns exist in training only, so they are no input of the network (FIELD A.5).
+Second place used such a head with weight 0.1 to 0.3; fifth place gave indeterminate lesions half a
+weight or a label of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-#: Groups and their words. A row is in the first group with a word in its full diagnosis, else in -1.
+#: Groups and their words. A row is in the first group with a word in its full diagnosis, else in
+#: -1.
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("melanoma", ("Melanoma",)),
     ("basal cell carcinoma", ("Basal cell carcinoma",)),

@@ -14,8 +14,8 @@ _NEAR = 1e-6
 def per_tile(logits: Tensor, target: Tensor, loss: str, gamma: float, smoothing: float) -> Tensor:
     """Loss of each tile (n,) float32. `target` in [0, 1] may be soft.
 
-    `focal` multiplies the cross entropy by |target - probability| ** gamma: for hard targets that of
-    Lin et al. 2017 (arXiv:1708.02002) without its alpha.
+    `focal` multiplies the cross entropy by |target - probability| ** gamma: for hard targets that
+    of Lin et al. 2017 (arXiv:1708.02002) without its alpha.
     """
     logits, target = logits.float(), target.float()
     target = target * (1 - smoothing) + smoothing / 2

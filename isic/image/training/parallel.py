@@ -1,8 +1,9 @@
-"""One model trained by one process or by several (Lightning Fabric); the training loop uses the same
-interface, `ProcessGroup`, for both.
+"""One model trained by one process or by several (Lightning Fabric); the training loop uses the
+same interface, `ProcessGroup`, for both.
 
-One fold per GPU (`make folds GPUS=4`) is faster, because nothing is exchanged. Several processes are
-for models or batches that do not fit one GPU. Fabric is imported only here and only for several.
+One fold per GPU (`make folds GPUS=4`) is faster, because nothing is exchanged. Several processes
+are for models or batches that do not fit one GPU. Fabric is imported only here and only for
+several.
 """
 
 from __future__ import annotations
@@ -107,7 +108,8 @@ class MultiProcess:
 def process_group(
     size: int, task: Callable[..., None], arguments: tuple[Any, ...]
 ) -> Iterator[ProcessGroup]:
-    """A group of `size` processes. Starts `task(*arguments)`, which must call `join`, in the others.
+    """A group of `size` processes. Starts `task(*arguments)`, which must call `join`, in the
+    others.
 
     The caller is the first process, the only one with a terminal and a tracker. Raises InputError
     if the machine has fewer GPUs than `size` or Fabric is not installed, and with the error of
@@ -153,7 +155,8 @@ def join(size: int) -> ProcessGroup:
 
 
 def join_cluster(rank: int, size: int) -> ProcessGroup:
-    """The group of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT set.
+    """The group of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT
+    set.
 
     Each process has one device, so each is a node with one process to Fabric.
     """

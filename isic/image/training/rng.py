@@ -1,5 +1,5 @@
-"""Random streams by keys. A stream depends on its keys alone, not on the order of use, the process or
-a restart.
+"""Random streams by keys. A stream depends on its keys alone, not on the order of use, the process
+or a restart.
 """
 
 from __future__ import annotations

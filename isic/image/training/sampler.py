@@ -1,8 +1,8 @@
 """Tiles of an epoch and their order: a function of (labels, recipe, seed, epoch).
 
 As in the competition's published systems (FIELD), for a prevalence of 0.1 %: each epoch has all
-positives, repeated, and a small new sample of negatives. Positives are evenly spaced, so every batch
-has the configured share.
+positives, repeated, and a small new sample of negatives. Positives are evenly spaced, so every
+batch has the configured share.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Sampling:
 
     @property
     def micro_batches(self) -> int:
-        """Per epoch and process, all of one size: another size is compiled and tuned again on a GPU."""
+        """Per epoch and process, all of one size: another size is compiled and tuned again on a
+        GPU.
+        """
         return -(-self._wanted // (self.batch_size * self.processes))
 
     @property
@@ -131,9 +133,9 @@ class Sampling:
     def _share(self, rows: Rows, position: Rows, micro: int) -> Rows:
         """This process' share of a micro-batch, ascending.
 
-        Positives are dealt out in turn before the negatives. Their even spacing may be a multiple of
-        the number of processes, and one process would get all of them. The first process to get one
-        changes with the micro-batch.
+        Positives are dealt out in turn before the negatives. Their even spacing may be a multiple
+        of the number of processes, and one process would get all of them. The first process to get
+        one changes with the micro-batch.
         """
         positive = self.target[rows[position]] == 1
         dealt = np.concatenate([position[positive], position[~positive]])

@@ -1,4 +1,6 @@
-"""One optimiser step: the gradient of a group of micro-batches, in smaller parts when memory runs out."""
+"""One optimiser step: the gradient of a group of micro-batches, in smaller parts when memory runs
+out.
+"""
 
 from __future__ import annotations
 

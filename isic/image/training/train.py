@@ -1,7 +1,7 @@
 """Train one network without one fold (two with `early_stop`), resuming after an interruption.
 
-The weights are a function of recipe, rows and tiles alone: a run that is killed anywhere resumes from
-its last saved step and ends with the same weights, bit for bit on a CPU.
+The weights are a function of recipe, rows and tiles alone: a run that is killed anywhere resumes
+from its last saved step and ends with the same weights, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from isic.image.training.validation import (
     make_validation_set,
 )
 
-#: Consecutive steps without a finite loss that end a run in fp16, where the scaler skips such steps.
+#: Consecutive steps without a finite loss that end a run in fp16, where the scaler skips such
+#: steps.
 _SKIPS = 8
 
 

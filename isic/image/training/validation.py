@@ -55,7 +55,8 @@ class ValidationSet(NamedTuple):
     def scoring_precision(self, run: Run) -> str:
         """Number format for the trained network's scores: fp16 if all logits are finite in it.
 
-        Else bf16, which has less than a tenth of the precision but does not overflow. fp32 on a CPU.
+        Else bf16, which has less than a tenth of the precision but does not overflow. fp32 on a
+        CPU.
         """
         for precision in ("fp16", "bf16"):
             usable = machine.scoring_precision(precision, run.device) == precision

@@ -76,7 +76,7 @@ def result_table(root: Path) -> str:
         *_ladder_rows(root, found),
     ]
     size = f"{found['n']:,} lesions, {found['positives']} malignant, {found['patients']} patients"
-    told = f"{size}, {len(found['folds'])} folds; from `dvc repro`, then `dvc metrics show`."
+    told = f"{size}, {len(found['folds'])} folds; from `dvc repro`, then `isic summary`."
     return "\n".join([*rows, "", told, *features_ahead(_steps(root), found)])
 
 

@@ -6,7 +6,7 @@ from isic.core.errors import run
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.evaluate.evaluate import describe_result, evaluate, scalar_metrics
+from isic.evaluate.evaluate import describe_result, evaluate, headline_metrics, scalar_metrics
 from isic.evaluate.figures import FIGURES
 from isic.evaluate.learning import learning_records
 from isic.evaluate.results import read_results
@@ -31,6 +31,7 @@ def main() -> None:
         write_json(layout.plots / f"{name}.json", records)
     write_json(layout.root / "models" / "calibration.json", evaluation.calibration.to_json())
     write_json(layout.evaluate_metrics, evaluation.metrics)
+    write_json(layout.headline_metrics, headline_metrics(evaluation.metrics))
     with parent("stack", params.stack_config()) as tracker:
         tracker.metrics(scalar_metrics(evaluation.metrics))
         tracker.tags({"mlflow.note.content": describe_result(evaluation.metrics)})

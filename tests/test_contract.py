@@ -191,10 +191,25 @@ def test_keys_that_decide_no_weight_retrain_nothing(
 
 
 def test_metrics_are_kept_in_git(stages: dict[str, Any]) -> None:
+    kept = set()
     for name, stage in stages.items():
-        for metric in stage.get("metrics", ()):
-            ((path, options),) = metric.items()
-            assert options == {"cache": False}, f"{name}: {path}"
+        for entry in (*stage.get("metrics", ()), *stage.get("outs", ())):
+            path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+            if path.startswith("metrics/"):
+                assert options == {"cache": False}, f"{name}: {path}"
+                kept.add(path)
+    names = ("evaluate", "headline", "register", "robustness", "validate")
+    assert kept == {f"metrics/{name}.json" for name in names}
+
+
+def test_metrics_diff_shows_the_headline_alone(stages: dict[str, Any]) -> None:
+    shown = {
+        path: name
+        for name, stage in stages.items()
+        for metric in stage.get("metrics", ())
+        for path in metric
+    }
+    assert shown == {"metrics/headline.json": "evaluate"}
 
 
 def test_every_make_target_is_helped(root: Path) -> None:

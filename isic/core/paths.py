@@ -214,6 +214,10 @@ class Layout:
         return self.root / "metrics" / "evaluate.json"
 
     @property
+    def headline_metrics(self) -> Path:
+        return self.root / "metrics" / "headline.json"
+
+    @property
     def robustness_metrics(self) -> Path:
         return self.root / "metrics" / "robustness.json"
 

@@ -121,6 +121,21 @@ def describe_result(metrics: dict[str, Any]) -> str:
     )
 
 
+def headline_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:
+    """The few numbers that runs are compared by: the rows of `dvc metrics diff`."""
+    names = (
+        "pauc",
+        "pauc_low",
+        "pauc_high",
+        "pauc_fold_mean",
+        "pauc_fold_sd",
+        "auc",
+        "top15_sensitivity",
+    )
+    values = {name: metrics[name] for name in names}
+    return values | {"calibration_error": metrics["calibration_error"]["after"]}
+
+
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
     """The scalar values of `metrics`, for MLflow; None and nested values are left out."""
     return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,11 +14,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from isic.core.errors import InputError
-from isic.core.io import read_parquet, write_parquet
+from isic.core.io import read_parquet, write_json, write_parquet
 from isic.core.metric import pauc, top15_sensitivity
 from isic.core.paths import Layout
 from isic.evaluate.curves import decision_points, flagged_points, histogram_points, rank_in_patient
-from isic.evaluate.evaluate import Evaluation, evaluate
+from isic.evaluate.evaluate import Evaluation, evaluate, headline_metrics
 from isic.evaluate.learning import learning_records
 from isic.evaluate.slices import slice_masks
 from tests.report.conftest import FOLDS, results_of
@@ -221,3 +224,32 @@ def test_scores_that_cannot_be_judged_are_refused(
     write_parquet(layout.oof, spoil(read_parquet(run_dir.oof)))
     with pytest.raises(InputError, match=says):
         evaluate(results_of(layout), replicates=50, seed=0)
+
+
+def test_metrics_diff_fits_a_terminal(
+    judged: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commits' headlines in a repository whose dvc.yaml declares the same metrics file."""
+    monkeypatch.chdir(tmp_path)
+    stage = {"cmd": "true", "metrics": [{"metrics/headline.json": {"cache": False}}]}
+    write_json(tmp_path / "dvc.yaml", {"stages": {"evaluate": stage}})
+    headline = headline_metrics(judged.metrics)
+    write_json(tmp_path / "metrics" / "headline.json", headline)
+    dvc = (sys.executable, "-m", "dvc")
+    for command in (
+        ("git", "init", "-q"),
+        (*dvc, "init", "-q"),
+        ("git", "add", "."),
+        ("git", "-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "Baseline"),
+    ):
+        subprocess.run(command, check=True)
+    changed = {name: value - 0.01234567 for name, value in headline.items() if value is not None}
+    assert set(changed) == set(headline)
+    write_json(tmp_path / "metrics" / "headline.json", changed)
+
+    done = subprocess.run(
+        [*dvc, "metrics", "diff"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert len(done) == 1 + len(headline) <= 9
+    assert max(map(len, done)) <= 100
+    assert all(line.split()[-1] == "-0.01235" for line in done[1:])

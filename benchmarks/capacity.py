@@ -1,12 +1,11 @@
-"""What a number of lesions costs in time, machines and money, from the measured results alone.
+"""Estimate time, cores and money for a number of lesions from measured results.
 
 Reads benchmarks/results/scale.json (Ray, with and without images), else predict.json (one machine),
-and multiplies. Prices are the reader's: nothing is assumed about them. `--write` puts the table
-into docs/scale.md.
+and multiplies. Prices are given by options. `--write` puts the table into docs/scale.md.
 
-Two bounds are given for many cores, since two nodes are all that was measured. At best the
-efficiency of two nodes holds for any number (shards are independent of each other); at worst the
-share of time that two nodes did not save is a serial share, and Amdahl's law applies.
+The estimate for many cores is a range, because only two nodes were measured. The lower bound
+assumes the efficiency of two nodes for any number, since shards are independent. The upper bound
+takes the time that two nodes did not save as a serial share in Amdahl's law.
 """
 
 from __future__ import annotations
@@ -24,13 +23,15 @@ from isic.core.io import atomic_file, read_json
 SIZES = (10**5, 10**6, 10**7, 10**8, 10**9)
 #: The official training file: 1.2 GB for 401,059 tiles, decoded nowhere but in memory.
 BYTES_PER_TILE = 1.2e9 / 401_059
+#: Core-hours below which a row is left out: they would round to 0.00.
+NEGLIGIBLE = 0.005
 _PAGE = harness.ROOT / "docs" / "scale.md"
 _MARKS = ("<!-- capacity -->", "<!-- /capacity -->")
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Core-seconds of one lesion, how two nodes compare with one, and where both come from."""
+    """Core-seconds of one lesion, speedup of two nodes over one, and the source of both."""
 
     name: str
     core_seconds: float
@@ -49,7 +50,7 @@ class Pace:
 
 
 def paces() -> list[Pace]:
-    """With images and by the features alone, as far as they were measured."""
+    """Measured paces: with images, and by the features alone."""
     found, scale, predict = [], _result("scale"), _result("predict")
     speedup = scale["measured"].get("two_nodes_speedup") if scale else None
     if scale and "one_node_ray_seconds" in scale["measured"]:
@@ -67,7 +68,7 @@ def paces() -> list[Pace]:
 
 
 def table(asked: argparse.Namespace) -> str:
-    """The model as a Markdown table, with what it rests on."""
+    """The estimate as a Markdown table, with its sources."""
     priced = asked.price_core_hour is not None
     head = ["lesions", "work", "core-hours", f"on {asked.cores} cores", "tiles"] + [
         "price"
@@ -77,9 +78,11 @@ def table(asked: argparse.Namespace) -> str:
         return "Not measured yet: run `benchmarks/predict.py` or `benchmarks/scale.py`."
     for lesions in SIZES:
         for pace in known:
+            core_hours = lesions * pace.core_seconds / 3600
+            if core_hours < NEGLIGIBLE:
+                continue
             best, worst = pace.hours(lesions, asked.cores)
             time = span(best) if worst < 1.05 * best else f"{span(best)} to {span(worst)}"
-            core_hours = lesions * pace.core_seconds / 3600
             size = lesions * asked.bytes_per_tile / 1e9 if pace.images else 0.0
             cells = [
                 f"{lesions:,}",
@@ -104,7 +107,7 @@ def table(asked: argparse.Namespace) -> str:
 
 
 def span(hours: float) -> str:
-    """A time as a person says it."""
+    """A time in its natural unit."""
     for unit, size in (("d", 24.0), ("h", 1.0), ("min", 1 / 60)):
         if hours >= 2 * size or (unit == "min" and hours >= size):
             return (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -19,8 +21,13 @@ def capacity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return importlib.import_module("capacity")
 
 
-def test_bounds_for_many_cores(capacity: ModuleType, tmp_path: Path) -> None:
-    measured = {
+def test_bounds_for_many_cores(
+    capacity: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    measured: dict[str, float] = {
         "one_node_lesions": 100_000,
         "one_node_ray_seconds": 180.0,
         "nodes_lesions": 1_000_000,
@@ -28,7 +35,7 @@ def test_bounds_for_many_cores(capacity: ModuleType, tmp_path: Path) -> None:
         "two_nodes_speedup": 1.6,
     }
     machine = {"cores": 2, "processor": "p"}
-    result = {
+    result: dict[str, Any] = {
         "name": "scale",
         "measured": measured,
         "machine": machine,
@@ -43,6 +50,20 @@ def test_bounds_for_many_cores(capacity: ModuleType, tmp_path: Path) -> None:
     assert best == pytest.approx(12.5)
     assert worst == pytest.approx(257.5)
     assert images.hours(10**9, 1) == (1000.0, 1000.0)
+
+    monkeypatch.setattr(sys, "argv", ["capacity.py"])
+    capacity.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "Ray |" in line]
+    # 100,000 lesions by the features alone take 36 core-seconds, which is 0.01 core-hours.
+    assert rows[1][:3] == ["| 100,000", "features alone, on Ray", "0.01"]
+    assert len(rows) == 10
+
+    result["measured"]["single_node_seconds"] = 36.0
+    (tmp_path / "scale.json").write_text(json.dumps(result))
+    capacity.main()
+    shown = capsys.readouterr().out
+    assert " 0.00 " not in shown
+    assert shown.count("Ray |") == 9
 
 
 def test_without_measurements_nothing_is_claimed(capacity: ModuleType) -> None:

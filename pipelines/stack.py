@@ -12,6 +12,7 @@ from isic.robustness.leaks import describe_leaks, screen_leaks
 from isic.stack.fit import fit_training_data
 from isic.stack.inputs import read_training_data
 from isic.tracking import open_run, parent
+from isic.tracking.oof import log_oof
 
 
 def main() -> None:
@@ -33,8 +34,10 @@ def main() -> None:
         index = fold["fold"]
         with open_run("stack", config, name=f"stack-fold{index}", fold=index) as tracker:
             tracker.metrics({name: fold[name] for name in ("pauc", "auc")})
+            tracker.dataset(layout.train_metadata, "train")
     with parent("stack", config) as tracker:
-        tracker.metrics({f"oof_{name}": value for name, value in pooled.items()})
+        tracker.metrics(pooled)
+        log_oof(tracker, layout.train_metadata, layout.oof)
     print(
         f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over"
         f" {len(stack.oof)} lesions"

@@ -21,6 +21,7 @@ def main() -> None:
     from isic.image.training.fold import train_files
     from isic.scale.estimate import count_lesions, estimate_time
     from isic.tracking import open_run
+    from isic.tracking.oof import log_network
 
     name = f"{options.backbone}-{options.fold}"
     models = layout.image_models(params.image.backbones, params.folds)
@@ -29,6 +30,9 @@ def main() -> None:
         estimate = estimate_time(params.image, models, counts, options.backbone, options.fold)
         files = layout.train_files(options.backbone, options.fold)
         train_files(files, params.image, options.backbone, options.fold, tracker, estimate=estimate)
+        log_network(tracker, name, layout.image_model(options.backbone, options.fold))
+        tracker.dataset(layout.train_metadata, "train")
+        tracker.dataset(layout.train_images, "train")
 
 
 if __name__ == "__main__":

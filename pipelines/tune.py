@@ -60,7 +60,7 @@ def main() -> None:
             name,
             folder,
             trials,
-            lambda n: open_run("tune", config, f"trial{n}", fold=n),
+            lambda n: open_run("tune", config, f"trial-{n}", trial=n),
             print,
         )
     except KeyboardInterrupt:

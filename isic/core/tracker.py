@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,15 @@ class Tracker(Protocol):
 
     def artifact(self, path: Path, folder: str = "") -> None: ...
 
+    def dataset(self, path: Path, context: str) -> None:
+        """Log the file or folder `path` as an input of the run; `context` is "train" or "oof"."""
+
+    def model(self, name: str, files: Sequence[Path], tags: Mapping[str, str]) -> None:
+        """Log a model made by this run, unless the run has one; later metrics are also the model's.
+
+        `files` describe it; the weights stay where they are.
+        """
+
 
 class NullTracker:
     """Logs nothing."""
@@ -38,4 +47,10 @@ class NullTracker:
         pass
 
     def artifact(self, path: Path, folder: str = "") -> None:
+        pass
+
+    def dataset(self, path: Path, context: str) -> None:
+        pass
+
+    def model(self, name: str, files: Sequence[Path], tags: Mapping[str, str]) -> None:
         pass

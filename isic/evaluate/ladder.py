@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from isic.core.metric import auc, paired_difference, pauc_interval
-from isic.evaluate.curves import Records
+from isic.core.metric import auc, paired_difference, pauc, pauc_interval
+from isic.evaluate.curves import Records, both_classes
 from isic.evaluate.results import RunResults
+
+#: Metric name -> value.
+Scores = dict[str, float]
 
 
 def _ladder_steps(results: RunResults) -> dict[str, np.ndarray]:
@@ -24,6 +27,36 @@ def _ladder_steps(results: RunResults) -> dict[str, np.ndarray]:
         if np.isfinite(values).all()
     }
     return {**steps, **named, "stack": results.score}
+
+
+def network_scores(results: RunResults, ladder: Records) -> dict[str, dict[int | None, Scores]]:
+    """Backbone -> fold -> pAUC and AUC of its out-of-fold logits; fold None is the pooled value with
+    its interval, of `ladder`.
+
+    Folds with one class only are left out.
+    """
+    pooled = {record["step"]: record for record in ladder}
+    found: dict[str, dict[int | None, Scores]] = {}
+    for name, logits in results.logits.items():
+        step = pooled[f"image {name}"]
+        scores: dict[int | None, Scores] = {
+            None: {
+                "pauc": step["pauc"],
+                "pauc_low": step["low"],
+                "pauc_high": step["high"],
+                "auc": step["auc"],
+            }
+        }
+        for fold in np.unique(results.fold):
+            mask = results.fold == fold
+            target = results.target[mask]
+            if both_classes(target):
+                scores[int(fold)] = {
+                    "pauc": pauc(target, logits[mask]),
+                    "auc": auc(target, logits[mask]),
+                }
+        found[name] = scores
+    return found
 
 
 def ladder_records(results: RunResults, replicates: int, seed: int) -> Records:

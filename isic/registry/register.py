@@ -135,7 +135,7 @@ def _open_run(registry: Registry, name: str, digest: str) -> Iterator[str]:
         "register", digest, f"{name}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID")
     )
     with translate_mlflow_errors(client.tracking_uri):
-        run = start(client, root, spec, run_tags(root))
+        run = start(client, root, spec, lambda: run_tags(root))
         try:
             yield run
         except BaseException:

@@ -60,6 +60,7 @@ def _train_process(config: dict[str, Any]) -> None:
     from isic.image.training.parallel import join_cluster
     from isic.scale.estimate import count_lesions, estimate_time
     from isic.tracking import open_run
+    from isic.tracking.oof import log_network
 
     rank, size = get_context().get_world_rank(), get_context().get_world_size()
     layout, backbone, fold = (
@@ -81,3 +82,6 @@ def _train_process(config: dict[str, Any]) -> None:
         f"train_image-{backbone}", config, f"{backbone}-{fold}", fold, layout.root
     ) as tracker:
         train_files(files, params.image, backbone, fold, tracker, group, estimate)
+        log_network(tracker, f"{backbone}-{fold}", layout.image_model(backbone, fold))
+        tracker.dataset(layout.train_metadata, "train")
+        tracker.dataset(layout.train_images, "train")

@@ -1,10 +1,11 @@
-"""Tags of a run: hashes of commit, lock file, data and folds; runs with equal data and folds are
+"""Tags of a run: commit, and hashes of data and folds; runs with equal data and folds are
 comparable.
 """
 
 from __future__ import annotations
 
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 
 from isic.core.io import sha256, sha256_json
@@ -14,10 +15,11 @@ from isic.core.paths import Layout
 def run_tags(root: Path) -> dict[str, str]:
     """Tags of a run started now in the checkout at `root`; tags of missing files are left out."""
     files = Layout(root).training_files
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
     tags = {
         "git_commit": git(root, "rev-parse", "HEAD"),
-        "git_dirty": str(bool(git(root, "status", "--porcelain", "--untracked-files=no"))).lower(),
-        "dvc_lock": file_hash(root / "dvc.lock"),
+        # Absent where git refuses, for example in a checkout of another owner.
+        "git_dirty": "" if changes is None else str(bool(changes)).lower(),
         "data_hash": data_hash(files.metadata, files.tiles),
         "folds_hash": file_hash(files.folds),
     }
@@ -32,11 +34,25 @@ def data_hash(metadata: Path, images: Path) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, "" when it does not exist."""
-    return sha256(path) if path.exists() else ""
+    if not path.exists():
+        return ""
+    state = path.stat()
+    return _hash_once(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_once(path: Path, size: int, changed: int) -> str:
+    """Cached by size and time of change: a process hashes the tiles (1.2 GB) once."""
+    return sha256(path)
 
 
 def git(root: Path, *arguments: str) -> str:
     """Output of a git command in `root`, "" where there is no git or no repository."""
+    return _git(root, *arguments) or ""
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """As `git`, None where the command failed."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],
@@ -46,5 +62,5 @@ def git(root: Path, *arguments: str) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isic.core.errors import InputError
 from isic.tracking.runs import PARENT_TAG
-from isic.tracking.store import EXPERIMENT, connect
+from isic.tracking.store import EXPERIMENT, connect, experiment_ids
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -66,12 +66,11 @@ def _run_with_scores(root: Path, name: str) -> tuple[MlflowClient, Run]:
 
 
 def _find(client: MlflowClient, name: str) -> Run:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment is not None and "'" not in name:
-        for field in ("run_id", "run_name"):
-            runs = client.search_runs(
-                [experiment.experiment_id], f"attributes.{field} = '{name}'", max_results=1
-            )
+    experiments = experiment_ids(client)
+    if experiments and "'" not in name:
+        # A name may go on with what changed: `stack-1a2b3c4d num_leaves=63`.
+        for wanted in (f"run_id = '{name}'", f"run_name = '{name}'", f"run_name LIKE '{name} %'"):
+            runs = client.search_runs(experiments, f"attributes.{wanted}", max_results=1)
             if runs:
                 return runs[0]
     raise InputError(

@@ -1,5 +1,5 @@
-"""Structure of runs: one parent per stage family and configuration, one child per fold, both found
-by tags.
+"""Structure of runs: one parent per stage family and configuration, one child per fold or trial, all
+found by tags.
 
 Functions here call the store directly and may raise; `writer` handles failures.
 """
@@ -7,24 +7,33 @@ Functions here call the store directly and may raise; `writer` handles failures.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isic.tracking.store import checkout_lock, experiment_id
+from isic.tracking.store import EXPERIMENT, REGISTRY_EXPERIMENT, checkout_lock, experiment_id
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 PARENT_TAG = "mlflow.parentRunId"
+#: Families whose runs hold checks only; they are in `REGISTRY_EXPERIMENT`.
+CHECKS = ("register", "gate", "frontier")
+#: Metrics of folds of which a parent has mean and sd. Others, such as the number of the last epoch
+#: or a score on sampled lesions, have no meaning over folds.
+OVER_FOLDS = ("pauc", "auc")
+#: Characters of a run's name, and parameters per batch.
+_NAME, _PARAMS = 90, 100
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Identity of a run: `fold` None means the parent itself; `outer` is the run that `mlflow run`
-    opened, if any.
+    """Identity of a run: `fold` and `trial` None means the parent itself.
+
+    `outer` is the run that `mlflow run` opened, if any. `attach`: the newest run of this identity
+    is used as it is, if there is one.
     """
 
     family: str
@@ -32,35 +41,66 @@ class RunSpec:
     name: str
     fold: int | None = None
     outer: str | None = None
+    trial: int | None = None
+    attach: bool = False
+
+    @property
+    def is_parent(self) -> bool:
+        return self.fold is None and self.trial is None
 
     def tags(self) -> dict[str, str]:
-        tags = {
-            "family": self.family,
-            "config_hash": self.config,
-            "role": "parent" if self.fold is None else "fold",
-        }
-        return tags if self.fold is None else tags | {"fold": str(self.fold)}
+        tags = {"family": self.family, "config_hash": self.config}
+        if self.trial is not None:
+            return tags | {"role": "trial", "trial": str(self.trial)}
+        if self.fold is not None:
+            return tags | {"role": "fold", "fold": str(self.fold)}
+        return tags | {"role": "parent"}
+
+    @property
+    def stage(self) -> str:
+        """The DVC stage that makes runs of this family, "" for work that is no stage."""
+        if self.family.startswith("train_image-"):
+            return f"train_image@{self.family.removeprefix('train_image-')}-{self.fold or 0}"
+        return self.family if self.family in ("stack", "register") else ""
 
 
-def start(client: MlflowClient, root: Path, spec: RunSpec, tags: Mapping[str, str]) -> str:
+#: Tags of a run that is created now or opened again by its own stage. Cached, may take seconds.
+Provenance = Callable[[], Mapping[str, str]]
+
+
+def start(
+    client: MlflowClient,
+    root: Path,
+    spec: RunSpec,
+    provenance: Provenance,
+    params: Mapping[str, str] | None = None,
+    owner: bool = True,
+) -> str:
     """Find or create the run of `spec` and return its id.
 
     A failed or killed child is resumed, as its training is; for a finished one a new run is
-    created.
+    created. A parent that is created gets `params`. Tags of an existing run change only if `owner`.
     """
+    if owner and not spec.attach:
+        provenance()  # hashes files: without the lock
     with checkout_lock(root):
         experiment = _experiment(client, root, spec)
-        if spec.fold is None:
-            return _parent(client, experiment, spec, tags)
-        parent = spec.outer or _parent(client, experiment, _parent_of(spec), tags)
+        if spec.is_parent:
+            return _parent(client, experiment, spec, provenance, params or {}, owner)
+        if spec.attach and (found := _find(client, experiment, spec)):
+            return str(found[-1].info.run_id)
+
+        parent = spec.outer or _parent(
+            client, experiment, _parent_of(spec), provenance, params or {}, owner
+        )
         broken = [
             run
             for run in _find(client, experiment, spec)
             if run.info.status in ("FAILED", "KILLED") and run.data.tags.get(PARENT_TAG) == parent
         ]
         if broken:
-            return _reopen(client, broken[0].info.run_id, tags)
-        every = {**tags, **spec.tags(), PARENT_TAG: parent}
+            return _reopen(client, broken[0].info.run_id, provenance())
+        every = {**provenance(), **spec.tags(), PARENT_TAG: parent}
         return str(client.create_run(experiment, tags=every, run_name=spec.name).info.run_id)
 
 
@@ -68,13 +108,16 @@ def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status:
     """Close a run as FINISHED, FAILED or KILLED; closing a fold also updates its parent's mean and
     sd.
     """
-    client.set_terminated(run_id, status)
-    if spec.fold is None:
+    # An attached run that had ended keeps its time of end.
+    if not spec.attach or client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, status)
+    if spec.is_parent:
         return
     with checkout_lock(root):
         parent = str(client.get_run(run_id).data.tags[PARENT_TAG])
         children = _children(client, client.get_run(run_id).info.experiment_id, parent, spec)
-        _log_summary(client, parent, [run for run in children if run.info.status == "FINISHED"])
+        if spec.fold is not None:
+            _log_summary(client, parent, [run for run in children if run.info.status == "FINISHED"])
         # MLflow closes the run that `mlflow run` opened.
         if parent != spec.outer and not any(run.info.status == "RUNNING" for run in children):
             client.set_terminated(parent, status)
@@ -93,25 +136,72 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    """Log any number of parameters."""
+    from mlflow.entities import Param
+
+    every = [Param(name, value) for name, value in params.items()]
+    for begin in range(0, len(every), _PARAMS):
+        client.log_batch(run_id, params=every[begin : begin + _PARAMS])
+
+
 def _experiment(client: MlflowClient, root: Path, spec: RunSpec) -> str:
     if spec.outer:
         return str(client.get_run(spec.outer).info.experiment_id)
-    return experiment_id(client, root)
+    name = REGISTRY_EXPERIMENT if spec.family in CHECKS else EXPERIMENT
+    return experiment_id(client, root, name)
 
 
 def _parent_of(spec: RunSpec) -> RunSpec:
-    return RunSpec(spec.family, spec.config, f"{spec.family}-{spec.config[:8]}", None, spec.outer)
+    name = f"{spec.family}-{spec.config[:8]}"
+    return replace(spec, name=name, fold=None, trial=None, attach=False)
 
 
-def _parent(client: MlflowClient, experiment: str, spec: RunSpec, tags: Mapping[str, str]) -> str:
+def _parent(
+    client: MlflowClient,
+    experiment: str,
+    spec: RunSpec,
+    provenance: Provenance,
+    params: Mapping[str, str],
+    owner: bool,
+) -> str:
     same = _find(client, experiment, spec)
     found = [
         run for run in same if spec.outer is None or run.data.tags.get(PARENT_TAG) == spec.outer
     ]
     if found:
-        return _reopen(client, found[0].info.run_id, tags)
-    every = {**tags, **spec.tags(), **({PARENT_TAG: spec.outer} if spec.outer else {})}
-    return str(client.create_run(experiment, tags=every, run_name=spec.name).info.run_id)
+        return _reopen(client, found[0].info.run_id, provenance() if owner else {})
+    every = {**provenance(), **spec.tags(), **({PARENT_TAG: spec.outer} if spec.outer else {})}
+    name = spec.name + _changes(client, experiment, spec, params)
+    run_id = str(client.create_run(experiment, tags=every, run_name=name).info.run_id)
+    log_params(client, run_id, params)
+    return run_id
+
+
+def _changes(
+    client: MlflowClient, experiment: str, spec: RunSpec, params: Mapping[str, str]
+) -> str:
+    """Parameters that differ from those of the family's last parent, as the end of a name."""
+    wanted = f"tags.`family` = '{spec.family}' and tags.`role` = 'parent'"
+    last = client.search_runs(
+        [experiment], wanted, max_results=1, order_by=["attributes.start_time DESC"]
+    )
+    before = last[0].data.params if last else {}
+    if not before or not params or spec.family in CHECKS:
+        return ""
+    # The last part of a dotted name is enough to recognise it.
+    changed = [
+        f" {key.rsplit('.', 1)[-1]}={value}"
+        for key, value in params.items()
+        if before.get(key) != value
+    ]
+    changed += [f" without {key}" for key in before if key not in params]
+    text = ""
+    for count, change in enumerate(changed):
+        if len(spec.name + text + change) > _NAME:
+            return f"{text} and {len(changed) - count} more"
+        text += change
+    return text
 
 
 def _find(client: MlflowClient, experiment: str, spec: RunSpec) -> list[Run]:
@@ -123,13 +213,14 @@ def _find(client: MlflowClient, experiment: str, spec: RunSpec) -> list[Run]:
 
 
 def _children(client: MlflowClient, experiment: str, parent: str, spec: RunSpec) -> list[Run]:
-    """The newest run of every fold under `parent`."""
+    """The newest run of every fold (or trial) under `parent`."""
+    role = spec.tags()["role"]
     wanted = (
         f"tags.`{PARENT_TAG}` = '{parent}' and tags.`family` = '{spec.family}' and tags.`role` ="
-        " 'fold'"
+        f" '{role}'"
     )
     runs = client.search_runs([experiment], wanted, order_by=["attributes.start_time ASC"])
-    return list({run.data.tags["fold"]: run for run in runs}.values())
+    return list({run.data.tags[role]: run for run in runs}.values())
 
 
 def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> str:
@@ -141,17 +232,20 @@ def _reopen(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> str:
 
 
 def _log_summary(client: MlflowClient, parent: str, folds: list[Run]) -> None:
-    """Mean and standard deviation over the finished folds of every metric they share."""
+    """Mean and standard deviation over the finished folds of the metrics that all of them have."""
     from mlflow.entities import Metric
     from mlflow.utils.time import get_current_time_millis
 
-    shared = set.intersection(*(set(run.data.metrics) for run in folds)) if folds else set()
-    now = get_current_time_millis()
     values: dict[str, float] = {"folds_finished": float(len(folds))}
-    for name in sorted(shared):
-        column = [run.data.metrics[name] for run in folds]
-        values[f"{name}_mean"] = statistics.fmean(column)
-        values[f"{name}_sd"] = statistics.stdev(column) if len(column) > 1 else 0.0
+    for name in OVER_FOLDS:
+        column = [run.data.metrics[name] for run in folds if name in run.data.metrics]
+        if not column or len(column) < len(folds):
+            continue
+        values[f"{name}_fold_mean"] = statistics.fmean(column)
+        if len(column) > 1:
+            values[f"{name}_fold_sd"] = statistics.stdev(column)
+
+    now = get_current_time_millis()
     client.log_batch(
-        parent, metrics=[Metric(name, value, now, len(folds)) for name, value in values.items()]
+        parent, metrics=[Metric(name, value, now, 0) for name, value in values.items()]
     )

@@ -20,7 +20,10 @@ from isic.core.errors import InputError, redact
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+#: Experiment of the work: networks, stackers, searches.
 EXPERIMENT = "isic-2024"
+#: Experiment of runs that hold checks only. Stores made before it have them in `EXPERIMENT`.
+REGISTRY_EXPERIMENT = "isic-2024-registry"
 SQLITE = "sqlite:///"
 #: URI schemes of stores with both runs and a registry; a bare path is a folder of files.
 _SCHEMES = ("", "file", "http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql")
@@ -109,14 +112,20 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def experiment_id(client: MlflowClient, root: Path) -> str:
-    """The id of the experiment, created if absent. Call with the lock held."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+def experiment_id(client: MlflowClient, root: Path, name: str = EXPERIMENT) -> str:
+    """The id of experiment `name`, created if absent. Call with the lock held."""
+    experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
     local = client.tracking_uri.startswith(SQLITE)
-    location = (artifact_root(root) / EXPERIMENT).as_uri() if local else None
-    return str(client.create_experiment(EXPERIMENT, artifact_location=location))
+    location = (artifact_root(root) / name).as_uri() if local else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def experiment_ids(client: MlflowClient) -> list[str]:
+    """Ids of the experiments that exist: first the work, then the checks."""
+    found = map(client.get_experiment_by_name, (EXPERIMENT, REGISTRY_EXPERIMENT))
+    return [str(experiment.experiment_id) for experiment in found if experiment is not None]
 
 
 def _create_database(path: Path, root: Path) -> None:

@@ -13,7 +13,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,16 @@ def open_run(
     name: str,
     fold: int | None = None,
     root: Path | None = None,
+    trial: int | None = None,
+    attach: bool = False,
 ) -> Iterator[Tracker]:
     """Open a run of stage family `family` with configuration `config` (JSON-able) and yield its
     tracker.
 
-    With `fold`, the run `name` is a child of the parent run of (family, hash of config); without,
-    it is that parent. Under `mlflow run` both are children of the run it opened. An exception
-    inside marks the run FAILED and propagates. Tracking errors never raise; they print one line to
-    stderr.
+    With `fold` or `trial`, the run `name` is a child of the parent run of (family, hash of config);
+    without, it is that parent. `attach` adds to the newest run of this identity instead of opening
+    a new one. Under `mlflow run` all are children of the run it opened. An exception inside marks
+    the run FAILED and propagates. Tracking errors never raise; they print one line to stderr.
     """
     root = Path(root).resolve() if root is not None else Layout.find().root
     if importlib.util.find_spec("mlflow") is None:
@@ -58,6 +60,8 @@ def open_run(
         "name": name,
         "fold": fold,
         "outer": outer,
+        "trial": trial,
+        "attach": attach,
     }
     try:
         tracker = _PipeTracker(root, spec, config)
@@ -131,6 +135,19 @@ class _PipeTracker:
             warn(f"{path} could not be copied for tracking ({error})")
             return
         self._send("artifact", path=str(target), folder=folder)
+
+    def dataset(self, path: Path, context: str) -> None:
+        self._send("dataset", path=str(Path(path).resolve()), context=context)
+
+    def model(self, name: str, files: Sequence[Path], tags: Mapping[str, str]) -> None:
+        try:
+            folder = self._new_folder()
+            for file in files:
+                shutil.copy2(file, folder)
+        except OSError as error:
+            warn(f"model {name} could not be copied for tracking ({error})")
+            return
+        self._send("model", name=name, path=str(folder), tags=dict(tags))
 
     def close(self, status: str) -> None:
         """Send the run's final status and wait briefly for its delivery."""

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 KEY = "isic"
-#: Pooled pAUC and interval of a stack, mean and sd over folds of a parent run, then metrics of
-#: single folds.
+#: Pooled pAUC with its interval, mean and sd over folds of a parent run, other metrics.
 _METRICS = (
     "pauc",
     "pauc_low",
     "pauc_high",
-    "pauc_mean",
-    "pauc_sd",
+    "pauc_fold_mean",
+    "pauc_fold_sd",
     "auc",
     "top15_sensitivity",
     "folds_finished",

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -42,23 +43,34 @@ class _RunLog:
         self.header = header
         self.root = Path(header["root"])
         self.spec = RunSpec(**header["spec"])
-        self.waiting: list[Message] = [
-            {"op": "params", "values": flatten(header["config"]), "time": header["time"]}
-        ]
+        self.params = flatten(header["config"])
+        # A trial has parameters of its own.
+        own = self.params if self.spec.trial is None else {}
+        self.waiting: list[Message] = [{"op": "params", "values": own, "time": header["time"]}]
         self.status = ""
         self._id = ""
+        self._model = ""
+        #: Metrics that an attached run has: the same values are not logged again.
+        self._known: dict[str, float] = {}
 
     def deliver(self, client: MlflowClient) -> None:
         """Send the waiting messages and the final status. Raises what the store raises; call again
         to resume.
         """
-        from isic.tracking.context import run_tags
         from isic.tracking.runs import finish, start
 
         if not self._id:
+            stage = self.header["tags"].get("DVC_STAGE", self.spec.stage)
+            # The stages evaluate and report add to the stacker's run, which another stage made.
+            owner = stage.split("@")[0] == self.spec.stage.split("@")[0]
             self._id = start(
-                client, self.root, self.spec, run_tags(self.root) | self.header["tags"]
+                client, self.root, self.spec, cache(self._provenance), self.params, owner
             )
+            run = client.get_run(self._id)
+            if self.spec.fold is not None and run.outputs and run.outputs.model_outputs:
+                self._model = run.outputs.model_outputs[-1].model_id
+                self._known = dict(run.data.metrics) if self.spec.attach else {}
+        self._deliver_model(client)
         for kind in _BATCH_ROWS:
             self._deliver_batch(client, kind)
         while self.waiting:
@@ -76,8 +88,45 @@ class _RunLog:
         """Remove the copies of artifacts."""
         shutil.rmtree(self.header["spool"], ignore_errors=True)
 
+    def _provenance(self) -> dict[str, str]:
+        from isic.tracking.context import run_tags
+        from isic.tracking.inputs import stage_inputs
+
+        tags = run_tags(self.root) | self.header["tags"]
+        inputs = stage_inputs(self.root, self.spec.stage) if self.spec.stage else ""
+        return tags | ({"stage_inputs": inputs} if inputs else {})
+
+    def _deliver_model(self, client: MlflowClient) -> None:
+        """Create the run's model before its metrics, which are the model's too."""
+        from mlflow.entities import LoggedModelOutput
+
+        for message in [message for message in self.waiting if message["op"] == "model"]:
+            if not self._model:
+                experiment = client.get_run(self._id).info.experiment_id
+                model = client.create_logged_model(
+                    experiment, message["name"], self._id, message["tags"], self.params, "network"
+                )
+                client.log_model_artifacts(model.model_id, message["path"])
+                client.finalize_logged_model(model.model_id, "READY")
+                client.log_outputs(self._id, [LoggedModelOutput(model.model_id, 0)])
+                self._model = model.model_id
+            self.waiting.remove(message)
+
+    def _deliver_dataset(self, client: MlflowClient, message: Message) -> None:
+        from isic.tracking.datasets import dataset_input
+
+        path = Path(message["path"])
+        if not path.exists():
+            warn(f"{path} is gone, so it is no data set of run {self.spec.name}")
+            return
+        client.log_inputs(self._id, [dataset_input(self.root, path, message["context"])])
+
     def _deliver_batch(self, client: MlflowClient, kind: str) -> None:
-        entities = _entities(kind, [message for message in self.waiting if message["op"] == kind])
+        entities = _entities(
+            kind, [message for message in self.waiting if message["op"] == kind], self._model
+        )
+        if kind == "metrics":
+            entities = [item for item in entities if self._known.get(item.key) != item.value]
         # Logging the same metric step, parameter or tag twice changes nothing: an interrupted batch
         # can be repeated.
         for begin in range(0, len(entities), _BATCH_ROWS[kind]):
@@ -88,6 +137,9 @@ class _RunLog:
 
     def _deliver_artifact(self, client: MlflowClient, message: Message) -> None:
         with _Refusals(self.spec.name):
+            if message["op"] == "dataset":
+                self._deliver_dataset(client, message)
+                return
             client.log_artifact(self._id, message["path"], message["folder"] or None)
 
 
@@ -176,12 +228,12 @@ class _Writer:
         )
 
 
-def _entities(kind: str, messages: list[Message]) -> list[Any]:
+def _entities(kind: str, messages: list[Message], model: str) -> list[Any]:
     from mlflow.entities import Metric, Param, RunTag
 
     if kind == "metrics":
         return [
-            Metric(name, value, message["time"], message["step"] or 0)
+            Metric(name, value, message["time"], message["step"] or 0, model or None)
             for message in messages
             for name, value in message["values"].items()
         ]

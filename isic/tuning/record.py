@@ -38,10 +38,19 @@ def record_study(
     tracker.artifact(folder / f"{name}.csv")
     for plot, figure in study_figures(name, folder).items():
         tracker.figure(figure, f"{plot}.png")
+    done = study_values(name, folder)
+    tracker.metrics({"trials": len(done), **({"trial_pauc": max(done)} if done else {})})
     if result is not None and result.difference is not None:
         tracker.metrics(
             {f"gain_{part}": value for part, value in result.difference._asdict().items()}
         )
+
+
+def study_values(name: str, folder: Path) -> list[float]:
+    """The value of every trial that ran to its end."""
+    study = optuna.load_study(study_name=name, storage=open_storage(folder))
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [float(trial.value) for trial in ended if trial.value is not None]
 
 
 def trial_table(name: str, folder: Path) -> pd.DataFrame:

@@ -104,7 +104,7 @@ def tune(
     None when another process assesses it: the process whose trial ends last does.
 
     `data` must have been prepared with every family (`drop` empty). `open_child(number)` opens a
-    run for a trial that improved. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
+    run for a trial that ended. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
     """
     families = switchable(data)
     evaluator = TrialEvaluator(data, seeds)
@@ -114,14 +114,9 @@ def tune(
 
         def after(trial: FrozenTrial) -> None:
             progress(study, trial)
-            if (
-                open_child is not None
-                and trial.state == TrialState.COMPLETE
-                and study.best_trial.number == trial.number
-            ):
+            if open_child is not None and trial.state in DONE:
                 with open_child(trial.number) as tracker:
-                    tracker.params(trial.params)
-                    tracker.metrics({"trial_pauc": float(trial.value or 0.0)})
+                    log_trial(tracker, trial)
 
         worker.run(
             lambda trial: evaluator.score(suggest(trial, current, families), trial), trials, after
@@ -143,6 +138,14 @@ def tune(
             return assess_gain(
                 data, current, retry(lambda: study.best_trial).number, candidates, families
             )
+
+
+def log_trial(tracker: Tracker, trial: FrozenTrial) -> None:
+    """Log the values a trial searched, and its pAUC; a pruned trial has none."""
+    tracker.params(trial.params)
+    tracker.tags({"trial_state": trial.state.name.lower()})
+    if trial.state == TrialState.COMPLETE:
+        tracker.metrics({"trial_pauc": float(trial.value or 0.0)})
 
 
 def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, float]:

@@ -76,7 +76,7 @@ def test_mlflow_run_stack_logs_under_its_run(layout: Layout, root: Path, store: 
     outer, inner = mlflow_run(layout, root, "stack", "-P", "evaluate=no")
     assert {run.data.tags["role"] for run in inner} == {"fold", "parent"}
     assert len([run for run in inner if run.data.tags["role"] == "fold"]) == 2
-    assert "pauc_mean" in outer.data.metrics
+    assert "pauc_fold_mean" in outer.data.metrics
 
 
 @pytest.mark.slow

@@ -92,5 +92,5 @@ def test_the_view_names_its_columns_once(runs: tuple[Path, dict[str, str]]) -> N
     state = json.loads(
         client.get_experiment_by_name(EXPERIMENT).tags[f"mlflow.sharedViewState.{KEY}"]
     )
-    assert "metrics.`pauc_mean`" in state["selectedColumns"]
+    assert "metrics.`pauc_fold_mean`" in state["selectedColumns"]
     assert set(state["selectedColumns"]) <= set(state["columnOrder"])

@@ -83,8 +83,8 @@ def test_the_table_shows_parents_with_their_columns_and_folds_below_them(
         "pauc",
         "pauc_low",
         "pauc_high",
-        "pauc_mean",
-        "pauc_sd",
+        "pauc_fold_mean",
+        "pauc_fold_sd",
         "folds_finished",
         "family",
     ):

@@ -423,6 +423,10 @@ def _wider(run: Run) -> str:
     return f", or set precision to {wider}"
 
 
+#: Names in the log of scores on the sampled validation lesions, which are not the fold's own.
+_LOGGED = {"pauc": "val_pauc", "auc": "val_auc"}
+
+
 def _end_epoch(
     run: Run, validation: Validation, tracker: Tracker, console: Console, clock: Clock
 ) -> None:
@@ -431,9 +435,8 @@ def _end_epoch(
     progress = run.progress
     progress.history.append(row)
     progress.epoch_sums = {}
-    tracker.metrics(
-        {name: float(value) for name, value in row.items() if value is not None}, row["epoch"]
-    )
+    values = {_LOGGED.get(name, name): value for name, value in row.items() if value is not None}
+    tracker.metrics({name: float(value) for name, value in values.items()}, row["epoch"])
     flags = red_flags(progress.history, 1 / (1 + run.recipe.negatives_per_positive))
     if fresh := console.warn(flags):
         tracker.tags({f"red_flag.{name}": text for name, text in fresh.items()})

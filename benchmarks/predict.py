@@ -315,10 +315,15 @@ def compare(layout: Layout, files: list[Path]) -> None:
     """What `isic.registry.gate.judge` does with scores; the reload in a fresh process is not in it."""
     settings = load_params(harness.ROOT / "params.yaml").gate
     rows = gate.joined(*(pd.read_parquet(file) for file in files))
-    gate._gain(settings, rows)
+    gate._gain(settings, rows, 1)
     gate._calibration(settings, rows)
     list(
-        compare_slices(gate.add_metadata(rows, layout.train_metadata), settings.min_slice_positives)
+        compare_slices(
+            gate.add_metadata(rows, layout.train_metadata),
+            settings.min_slice_positives,
+            settings.replicates,
+            settings.seed,
+        )
     )
 
 

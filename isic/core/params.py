@@ -27,6 +27,12 @@ _RENAMED = {
     "image.train.validate_negatives": "image.validate_negatives",
     "stack.evidence": "stack.images",
 }
+#: Keys of params.yaml that were removed, and the advice to those who still have them.
+_REMOVED = {
+    "gate.min_gain_low": (
+        "replace it by `gate.false_promotions: 0.03`, the chance that no gain at all passes"
+    )
+}
 #: Keys of `image` that affect run time and the logged scores of epochs only.
 _RUN_TIME = {"max_hours", "workers", "cache_gb", "validate_negatives"}
 
@@ -337,9 +343,10 @@ class Gate(Section):
 
     replicates: Annotated[int, Field(ge=10)]
     seed: _Seed
-    min_gain: float  # of pAUC
-    min_gain_low: float  # low end of its 95 % interval over patients
-    max_slice_loss: Annotated[float, Field(ge=0)]  # of pAUC in any slice that is judged
+    min_gain: float  # of pAUC, beyond chance
+    # Chance that a first challenger without a gain passes; the k-th one's is divided by k².
+    false_promotions: Annotated[float, Field(gt=0, lt=0.5)]
+    max_slice_loss: Annotated[float, Field(ge=0)]  # of pAUC in any slice, if beyond chance
     min_slice_positives: Annotated[int, Field(ge=1)]  # malignant lesions that make a slice judged
     max_log_loss_rise: Annotated[float, Field(ge=0)]  # as a share
     max_growth: Annotated[float, Field(gt=0)]  # bundle size, times
@@ -436,6 +443,8 @@ def _first_fault(error: ValidationError) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "the file"
     if key in _RENAMED:
         return f"`{key}` is now called `{_RENAMED[key]}`: rename it"
+    if key in _REMOVED:
+        return f"`{key}` was removed: {_REMOVED[key]}"
     if fault["type"] == "extra_forbidden":
         return f"unknown key `{key}`: check its spelling"
     if fault["type"] == "missing":

@@ -27,6 +27,9 @@ MIN_POSITIVES = 15
 
 _AGES = {"under 40": 40, "40 to 59": 60, "60 to 74": 75, "75 and over": np.inf}
 
+#: Bands of the number of a patient's lesions, by their upper bound.
+_LESIONS = {"1": 1, "2 to 3": 3, "4 to 9": 9, "10 and more": np.inf}
+
 #: Bands of the individual typology angle by their upper bound, degrees, darkest first (Chardon et
 #: al., Int. J. Cosmet. Sci. 13, 191, 1991; Del Bino & Bernerd, Br. J. Dermatol. 169 suppl. 3, 33,
 #: 2013).
@@ -68,6 +71,10 @@ def _band(values: pd.Series, bands: dict[str, float], right: bool) -> pd.Series:
     return pd.cut(values, [-np.inf, *bands.values()], right=right, labels=list(bands)).astype("str")
 
 
+def _lesions_per_patient(rows: pd.DataFrame) -> pd.Series:
+    return _band(rows.groupby(PATIENT)[PATIENT].transform("size"), _LESIONS, right=True)
+
+
 _SLICE_GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "size": _size,
     "hospital": lambda rows: rows["attribution"],
@@ -76,6 +83,7 @@ _SLICE_GROUPS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "site": lambda rows: rows["anatom_site_general"],
     "tile type": lambda rows: rows["tbp_tile_type"],
     "skin tone (proxy)": skin_tone,
+    "lesions per patient": _lesions_per_patient,
 }
 
 

@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import isic
-from isic.core.io import atomic_dir, read_json, require, sha256, write_json
+from isic.core.io import (
+    atomic_dir,
+    read_json,
+    read_parquet,
+    require,
+    sha256,
+    write_json,
+    write_parquet,
+)
 from isic.core.params import StackSettings
 from isic.core.paths import BundleFiles
+from isic.core.schema import ID
 from isic.data.anchors import ANCHOR_TILES
-from isic.predict.bundle import Bundle, code_hash
+from isic.predict.bundle import FEATURES_ONLY, Bundle, code_hash
 from isic.predict.manifest import BUNDLE_FORMAT, FILE, file_hashes, identity, read_manifest
 from isic.predict.models import OOF_LOGITS
 from isic.tracking.context import data_hash
@@ -84,9 +93,11 @@ def build_bundle(
                     target / OOF_LOGITS,
                 )
         shutil.copytree(require(files.stack, "stacker", "run `dvc repro stack`"), folder / "stack")
-        _fit_features_only(files, settings).save(folder / "features_only")
-        oof = require(files.oof, "out-of-fold scores", "run `dvc repro stack`")
-        shutil.copy(oof, folder / "oof.parquet")
+        oof = read_parquet(require(files.oof, "out-of-fold scores", "run `dvc repro stack`"))
+        features_only = _fit_features_only(files, settings)
+        features_only.save(folder / "features_only")
+        alone = features_only.oof.set_index(ID)["score"].loc[oof[ID]].to_numpy()
+        write_parquet(folder / "oof.parquet", oof.assign(**{FEATURES_ONLY: alone}))
         # Scores only rank; this map, fitted on out-of-fold scores, converts them to probabilities.
         calibration = require(files.calibration, "calibration", "run `dvc repro evaluate`")
         shutil.copy(calibration, folder / "calibration.json")

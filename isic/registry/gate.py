@@ -1,7 +1,9 @@
 """The gate: a list of checks that decides whether a challenger may become champion.
 
-Both models are compared on the same out-of-fold rows, stored in their bundles. Intervals come from
-resampling patients for both models at once, because the lesions of a patient are not independent.
+Both models are compared on the same out-of-fold rows, stored in their bundles. The standard
+deviation of a gain comes from resampling patients for both models at once, because the lesions of a
+patient are not independent, and from the seeds of both. The same rows judge every challenger of a
+champion, so each further one has to show more (`chance_of`).
 """
 
 from __future__ import annotations
@@ -15,25 +17,38 @@ import pandas as pd
 
 from isic.core.calibration import calibrate_out_of_fold
 from isic.core.errors import InputError
-from isic.core.metric import paired_difference
+from isic.core.metric import pauc_interval
 from isic.core.params import Gate
 from isic.core.paths import TrainingFiles
 from isic.core.schema import ID, PATIENT, TARGET
+from isic.evaluate.paired_gain import SEED_COLUMN, chance_of, paired_gain, seed_scores
 from isic.evaluate.slice_gains import SliceGain, compare_slices
-from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.bundle import FEATURES_ONLY, Bundle, load_bundle
 from isic.predict.reproduce import Reload, reload_elsewhere
 from isic.registry.versions import Registry, Version
 from isic.tracking.context import data_hash, file_hash
 
+#: pAUC of random scores above 80 % sensitivity: half the square of the false-positive range left.
+_RANDOM_PAUC = 0.02
+
+_SHORT = {"passed": "ok", "warning": "warn", "refused": "NO"}
+_MARKDOWN = {"passed": "yes", "warning": "yes, with a warning", "refused": "**no**"}
+
 
 @dataclass(frozen=True)
 class Check:
-    """One check: `found` against `needed`, as text."""
+    """One check: `found` against `needed`, as text. A `warning` passes and is shown."""
 
     name: str
     passed: bool
     found: str
     needed: str
+    warning: bool = False
+
+    @property
+    def outcome(self) -> str:
+        """passed, warning or refused."""
+        return "refused" if not self.passed else "warning" if self.warning else "passed"
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,7 @@ class Verdict:
     champion: int | None
     checks: tuple[Check, ...]
     slices: tuple[SliceGain, ...] = ()
+    attempt: int = 1
 
     @property
     def passed(self) -> bool:
@@ -62,8 +78,7 @@ class Verdict:
         """The checks as aligned lines of text."""
         rows = [("check", "", "found", "needed")]
         rows += [
-            (check.name, "ok" if check.passed else "NO", check.found, check.needed)
-            for check in self.checks
+            (check.name, _SHORT[check.outcome], check.found, check.needed) for check in self.checks
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         return "\n".join(
@@ -78,8 +93,7 @@ class Verdict:
             "no champion to beat" if self.champion is None else f"against version {self.champion}"
         )
         rows = [
-            f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.found} |"
-            f" {check.needed} |"
+            f"| {check.name} | {_MARKDOWN[check.outcome]} | {check.found} | {check.needed} |"
             for check in self.checks
         ]
         head = [
@@ -96,7 +110,8 @@ class Verdict:
             "champion": self.champion,
             "passed": self.passed,
             "checks": [asdict(check) for check in self.checks],
-            "slices": [item._asdict() | {"gain": item.gain} for item in self.slices],
+            "attempt": self.attempt,
+            "slices": [item.to_json() for item in self.slices],
         }
 
 
@@ -114,6 +129,7 @@ def judge(
     new = load_bundle(registry.folder(challenger))
     checks = [_same_data(new, files)]
     slices: tuple[SliceGain, ...] = ()
+    attempt = 1
     reloaded = (
         reload_elsewhere(new.folder, files.metadata, files.tiles, settings.reload_rows)
         if checks[0].passed
@@ -121,6 +137,11 @@ def judge(
     )
     if reloaded is not None:
         checks.append(_reproduced(settings, reloaded))
+    oof = new.oof()
+    if champion is None:
+        checks.append(_above_chance(settings, oof))
+    if FEATURES_ONLY in oof and new.manifest.backbones:
+        checks.append(_images_help(settings, oof))
     if champion is not None:
         try:
             old = load_bundle(registry.folder(champion))
@@ -136,19 +157,26 @@ def judge(
         found = "the same rows" if same else "other data or folds"
         checks.append(Check("champion was judged on", same, found, "the same rows"))
         if same:
-            rows = joined(new.oof(), old.oof())
+            attempt = registry.count_challenger(champion, challenger)
+            rows = joined(oof, old.oof())
             checks += [
-                *_gain(settings, rows),
+                _gain(settings, rows, attempt),
                 _calibration(settings, rows),
                 _size(settings, new, old),
             ]
         if same and reloaded is not None:
             slices = tuple(
-                compare_slices(add_metadata(rows, files.metadata), settings.min_slice_positives)
+                compare_slices(
+                    add_metadata(rows, files.metadata),
+                    settings.min_slice_positives,
+                    settings.replicates,
+                    settings.seed,
+                )
             )
             checks.append(_slices(settings, slices))
             checks.append(_speed(settings, reloaded, old, files))
-    return Verdict(challenger.number, champion.number if champion else None, tuple(checks), slices)
+    number = champion.number if champion else None
+    return Verdict(challenger.number, number, tuple(checks), slices, attempt)
 
 
 def _same_data(bundle: Bundle, files: TrainingFiles) -> Check:
@@ -169,30 +197,56 @@ def _reproduced(settings: Gate, reloaded: Reload) -> Check:
     )
 
 
-def _gain(settings: Gate, rows: pd.DataFrame) -> list[Check]:
-    gain = paired_difference(
+def _gain(settings: Gate, rows: pd.DataFrame, attempt: int) -> Check:
+    gain = paired_gain(
         rows[TARGET],
         rows["score"],
         rows["score_champion"],
         rows[PATIENT],
         settings.replicates,
         settings.seed,
+        seed_scores(rows),
+        seed_scores(rows, "_champion"),
     )
-    interval = f"{gain.low:+.4f} to {gain.high:+.4f}"
-    return [
-        Check(
-            "pAUC gain",
-            gain.value >= settings.min_gain,
-            f"{gain.value:+.4f}",
-            f"at least {settings.min_gain:+.4f}",
-        ),
-        Check(
-            "pAUC gain, 95 % over patients",
-            gain.low >= settings.min_gain_low,
-            interval,
-            f"low end at least {settings.min_gain_low:+.4f}",
-        ),
-    ]
+    chance = chance_of(attempt, settings.false_promotions)
+    low = gain.low(chance)
+    of = "patients and seeds" if gain.sd_seeds is not None else "patients (seeds not stored)"
+    return Check(
+        "pAUC gain",
+        low > settings.min_gain,
+        f"{gain.value:+.4f}, sd {gain.sd:.4f} over {of}, low end {low:+.4f}",
+        f"low end above {settings.min_gain:+.4f} at {100 * chance:.2g} % for challenger {attempt}",
+    )
+
+
+def _above_chance(settings: Gate, oof: pd.DataFrame) -> Check:
+    value, low, high = pauc_interval(
+        oof[TARGET], oof["score"], oof[PATIENT], settings.replicates, settings.seed
+    )
+    return Check(
+        "pAUC above chance",
+        low > _RANDOM_PAUC,
+        f"{value:.4f}, 95 % {low:.4f} to {high:.4f} over patients",
+        f"low end above {_RANDOM_PAUC}",
+    )
+
+
+def _images_help(settings: Gate, oof: pd.DataFrame) -> Check:
+    gain = paired_gain(
+        oof[TARGET],
+        oof["score"],
+        oof[FEATURES_ONLY],
+        oof[PATIENT],
+        settings.replicates,
+        settings.seed,
+    )
+    return Check(
+        "images help",
+        True,
+        f"{gain.value:+.4f}, sd {gain.sd:.4f}, against its own features alone",
+        "a gain; else a warning: images do not help here",
+        warning=gain.value <= 0,
+    )
 
 
 def _calibration(settings: Gate, rows: pd.DataFrame) -> Check:
@@ -251,17 +305,26 @@ def _speed(settings: Gate, new: Reload, champion: Bundle, files: TrainingFiles) 
 
 
 def _slices(settings: Gate, slices: tuple[SliceGain, ...]) -> Check:
-    judged = [(item.gain, item) for item in slices if item.judged and item.gain is not None]
-    needed = f"each at least {-settings.max_slice_loss:+.3f}"
+    """Refuse when a slice loses more than allowed, and its interval excludes no loss at all.
+
+    The intervals together err with a chance of 5 %: each has its share (Bonferroni).
+    """
+    judged = [(item, item.paired) for item in slices if item.paired is not None]
+    needed = f"no loss beyond chance of more than {settings.max_slice_loss:.3f}"
     if not judged:
         found = f"none with {settings.min_slice_positives} malignant lesions"
         return Check("pAUC gain by slice", True, found, needed)
-    gain, worst = min(judged, key=lambda pair: pair[0])
+
+    chance = 0.05 / len(judged)
+    worst, paired = min(judged, key=lambda pair: pair[1].high(chance))
     found = (
-        f"worst {gain:+.4f} in {worst.group} {worst.level} ({worst.positives} malignant of"
-        f" {worst.n})"
+        f"worst {paired.value:+.4f}, up to {paired.high(chance):+.4f}, in {worst.group}"
+        f" {worst.level} ({worst.positives} malignant of {worst.n})"
     )
-    return Check("pAUC gain by slice", gain >= -settings.max_slice_loss, found, needed)
+    lost = any(
+        paired.value < -settings.max_slice_loss and paired.high(chance) < 0 for _, paired in judged
+    )
+    return Check("pAUC gain by slice", not lost, found, needed)
 
 
 def add_metadata(rows: pd.DataFrame, metadata: Path) -> pd.DataFrame:
@@ -273,10 +336,12 @@ def add_metadata(rows: pd.DataFrame, metadata: Path) -> pd.DataFrame:
 
 
 def joined(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
-    """The challenger's out-of-fold rows with `score_champion` beside `score`; InputError unless the
-    lesions agree.
+    """The challenger's out-of-fold rows with the champion's columns (suffix `_champion`) beside its
+    own; InputError unless the lesions agree.
     """
-    rows = new.merge(old[[ID, "score"]], on=ID, suffixes=("", "_champion"), validate="one_to_one")
+    kept = [name for name in old if name in (ID, "score") or str(name).startswith(SEED_COLUMN)]
+    champion = old[kept].rename(columns=lambda name: name if name == ID else f"{name}_champion")
+    rows = new.merge(champion, on=ID, validate="one_to_one")
     if len(rows) != len(new) or len(new) != len(old):
         raise InputError(
             "challenger and champion were scored on different lesions: run `dvc repro` on the same"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 #: Tag that identifies the bundle of a version, so that no bundle is registered twice.
 HASH_TAG = "bundle_hash"
+#: Tag of a champion: short hashes of the bundles that were judged against it, in order.
+JUDGED_TAG, _MAX_JUDGED = "judged", 500
 #: Folder of the bundle among the files of a version that scores lesions.
 BUNDLE = "artifacts/bundle"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -88,6 +90,22 @@ class Registry:
         with translate_mlflow_errors(self.client.tracking_uri):
             for key, value in tags.items():
                 self.client.set_model_version_tag(version.name, str(version.number), key, value)
+
+    def count_challenger(self, champion: Version, challenger: Version) -> int:
+        """Position of `challenger` among the bundles judged against `champion`, from 1; recorded in
+        a tag of the champion, so that judging a bundle again does not count twice.
+
+        Call with the registry's lock held.
+        """
+        with translate_mlflow_errors(self.client.tracking_uri):
+            tags = self.client.get_model_version(champion.name, str(champion.number)).tags
+        judged = tags.get(JUDGED_TAG, "").split()
+        short = challenger.bundle_hash[:8]
+        if short not in judged:
+            judged.append(short)
+            # A tag holds 5,000 characters; by then the chance left is 1 in 10 million.
+            self.tag(champion, {JUDGED_TAG: " ".join(judged[:_MAX_JUDGED])})
+        return judged.index(short) + 1
 
     def description(self, version: Version) -> str:
         """The description (Markdown) of a version, "" when there is none."""

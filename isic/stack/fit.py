@@ -32,7 +32,7 @@ from isic.tabular.fitted import Fitted
 
 #: Benign lesions for each malignant one among the rows used for early stopping.
 _WATCHED = 50
-#: Mean log-odds of each library's members for every row, out of fold.
+#: Log-odds of each library's members for every row, out of fold.
 _ByLibrary = dict[str, Floats]
 
 
@@ -70,21 +70,24 @@ def fit_training_data(data: TrainingData, settings: StackSettings, first_seed: i
     library has seed `first_seed`.
     """
     data = drop_families(data, settings.drop)
-    chains, score, optimism = out_of_fold(data, settings, first_seed)
-    oof = data.folds.assign(score=score)
+    chains, score, optimism, by_seed = out_of_fold(data, settings, first_seed)
+    # The gate needs each seed's log-odds: two stacks of one recipe differ by their seeds.
+    seeds = {f"seed_{item}": values for item, values in enumerate(by_seed)}
+    oof = data.folds.assign(score=score, **seeds)
     metrics = _fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
     return Stack(data.encoder, chains, data.all_families(), oof, metrics)
 
 
 def out_of_fold(
     data: TrainingData, settings: StackSettings, first_seed: int = 0
-) -> tuple[dict[int, Chain], Floats, float | None]:
-    """Chains of the folds in `data.images`, the scores of their rows (others NaN), and the blend's
-    optimism.
+) -> tuple[dict[int, Chain], Floats, float | None, NDArray[np.float32]]:
+    """Chains of the folds in `data.images`, the scores of these folds' rows (others NaN), the
+    blend's optimism, and the log-odds (seeds, n) of each seed's members alone.
     """
     members = _train_all(data, settings, first_seed)
     held_out = {fold: np.flatnonzero(data.fold == fold) for fold in data.images}
-    margins = _held_out_margins(data, members, held_out)
+    each = _held_out_margins(data, members, held_out)
+    margins = {name: values.mean(axis=0) for name, values in each.items()}
     blends, optimism = _blends(data, margins, held_out, settings)
     chains = {
         fold: Chain(
@@ -97,11 +100,16 @@ def out_of_fold(
         for fold in held_out
     }
     score = np.full(len(data.fold), np.nan)
+    by_seed = np.full((settings.seeds, len(data.fold)), np.nan, np.float32)
     for fold, index in held_out.items():
         score[index] = probabilities(
             chains[fold], {name: values[index] for name, values in margins.items()}
         )
-    return chains, score, optimism
+        for seed in range(settings.seeds):
+            by_seed[seed, index] = blends[fold](
+                {name: values[seed, index] for name, values in each.items()}
+            )
+    return chains, score, optimism, by_seed
 
 
 def offset(data: TrainingData, fold: int, settings: StackSettings) -> float:
@@ -187,13 +195,16 @@ def _held_out_margins(
     members: dict[int, dict[str, list[Any]]],
     held_out: dict[int, NDArray[np.int64]],
 ) -> _ByLibrary:
-    margins = {name: np.empty(len(data.fold)) for name in next(iter(members.values()))}
+    """{library: log-odds of each seed's model (seeds, n), each row by the chain that left it out}."""
+    libraries = next(iter(members.values()))
+    margins = {name: np.empty((len(of), len(data.fold))) for name, of in libraries.items()}
     for fold, index in held_out.items():
         columns = data.columns_of(fold)
         for name, models in members[fold].items():
             implementation = library(name)
-            scored = log_odds([(implementation, model) for model in models], columns, index)
-            margins[name][index] = scored.mean(axis=0)
+            margins[name][:, index] = log_odds(
+                [(implementation, model) for model in models], columns, index
+            )
     return margins
 
 

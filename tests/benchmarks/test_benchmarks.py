@@ -21,6 +21,7 @@ from isic.tabular.registry import feature_families
 SCRIPTS = (
     "capacity",
     "features",
+    "gate",
     "gpu_wheels",
     "image",
     "predict",
@@ -46,6 +47,7 @@ MODULES = {
 QUICKEST = {
     "features": ["--only", "values"],
     "image": ["--only", "loader"],
+    "gate": ["--only", "simulated"],
     "predict": ["--only", "gate"],
     "report": [],
     "sample": ["--only", "table"],

@@ -145,6 +145,7 @@ def test_slices_say_when_there_is_too_little(judged: Evaluation, run_dir: Layout
         "site",
         "tile type",
         "skin tone (proxy)",
+        "lesions per patient",
         "diagnosis (against all benign)",
     }
 

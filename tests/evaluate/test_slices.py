@@ -20,7 +20,10 @@ def test_the_gate_judges_the_lesions_that_the_report_shows_under_the_same_name(
         (family, name): (int(mask.sum()), int(rows["target"][mask].sum()))
         for family, name, mask in slice_masks(rows)
     }
-    gate = {(part.group, part.level): (part.n, part.positives) for part in compare_slices(rows, 15)}
+    gate = {
+        (part.group, part.level): (part.n, part.positives)
+        for part in compare_slices(rows, 15, 100, 0)
+    }
     assert gate == {
         key: counts for key, counts in shown.items() if not key[0].startswith("diagnosis")
     }

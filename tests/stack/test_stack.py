@@ -37,7 +37,8 @@ def saved(stack: Stack, tmp_path: Path) -> Path:
 
 
 def test_scores_every_lesion_out_of_fold_far_above_chance(stack: Stack, people: Population) -> None:
-    assert list(stack.oof.columns) == ["isic_id", "patient_id", "target", "fold", "score"]
+    names = ["isic_id", "patient_id", "target", "fold", "score", "seed_0", "seed_1"]
+    assert list(stack.oof.columns) == names
     assert (stack.oof["isic_id"] == people.features["isic_id"]).all()
     assert stack.oof["score"].between(0, 1, inclusive="neither").all()
     assert stack.metrics["pauc"] == pauc(stack.oof["target"], stack.oof["score"]) > 0.12

@@ -73,6 +73,8 @@ def predict(
             "--metadata is needed: a CSV with the columns of test-metadata.csv; --input is for"
             " --on ray"
         )
+    if out.endswith("/"):
+        raise InputError(f"{out} is a folder: name a file to write")
     from isic.predict.files import predict as score_rows
     from isic.registry.versions import resolve_model
 

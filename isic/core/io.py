@@ -6,13 +6,19 @@ missing, empty or truncated file.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
+import socket
+import stat
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +38,42 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`, on failure it
-    is removed.
+def output_path(path: Path) -> Path:
+    """The place that a result named `path` is written to: a link is followed to its target.
+
+    A link to a read-only file stays what it was, a link of DVC's into its cache: the result takes
+    the place of the link. Raises InputError for a device, pipe or socket, which a rename would
+    replace, and for a link that leads nowhere.
     """
     path = Path(path)
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return path.resolve() if path.is_symlink() else path
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is no path ({error}): name another file") from error
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(f"{path} is a link that leads nowhere: name another file") from error
+    if not stat.S_ISREG(state.st_mode) and not stat.S_ISDIR(state.st_mode):
+        raise InputError(f"{path} is a device, pipe or socket: name a file to write")
+    is_cached = stat.S_ISREG(state.st_mode) and not state.st_mode & 0o222
+    return path.resolve() if path.is_symlink() and not is_cached else path
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside the `output_path` of `path`; on success it takes its place, on
+    failure it is removed.
+    """
+    path = output_path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
     descriptor, name = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        prefix=_temporary_prefix(), suffix=_suffix(path), dir=path.parent
     )
     os.close(descriptor)
     temporary = Path(name)
@@ -57,26 +90,81 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, on failure
-    it is removed.
+    """Yield a temporary folder beside the `output_path` of `path`; on success it takes its place,
+    on failure it is removed.
     """
-    path = Path(path)
+    path = output_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _sweep(path.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(), dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         for file in temporary.rglob("*"):
             _fsync(file)
         # A folder cannot be renamed over a non-empty one: move the old one away first.
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+        aside = Path(tempfile.mkdtemp(prefix=_temporary_prefix(), dir=path.parent))
         if path.exists():
-            path.replace(aside / path.name)
+            path.replace(aside / "old")
         temporary.replace(path)
         _fsync(path.parent)
         shutil.rmtree(aside)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_files(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder inside `folder`; on success its files move into `folder`, on failure
+    they are removed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(), dir=folder))
+    try:
+        yield temporary
+        for file in sorted(temporary.iterdir()):
+            file.replace(folder / file.name)
+        _fsync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+#: Start of the names of temporary files, which git and DVC ignore.
+TEMPORARY = ".isic-tmp-"
+
+
+def _temporary_prefix() -> str:
+    return f"{TEMPORARY}{_host()}-{os.getpid()}-"
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _suffix(path: Path) -> str:
+    # Some writers choose the form by the suffix; a long one would make the name too long.
+    return path.suffix if len(path.suffix) < 20 else ""
+
+
+@lru_cache
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left in `folder`; once in each process."""
+    for left in folder.glob(f"{TEMPORARY}{_host()}-*"):
+        owner = left.name.removeprefix(f"{TEMPORARY}{_host()}-").partition("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            with suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _umask() -> int:
@@ -95,16 +183,26 @@ def require(path: Path, what: str, hint: str) -> Path:
 
 
 def refuse_output(path: Path, *inputs: Path | None) -> None:
-    """Raise InputError when the output `path` is a folder or one of its own inputs; call it before
-    any work.
+    """Raise InputError when the output `path` is a folder, no file, one of its own inputs or inside
+    of one, and what the system raises when its folder cannot be written to; call it before any
+    work.
     """
-    if path.is_dir():
+    target = output_path(path)
+    if target.is_dir():
         raise InputError(f"{path} is a folder: name a file to write")
-    if any(
-        other is not None and path.exists() and other.exists() and path.samefile(other)
-        for other in inputs
-    ):
-        raise InputError(f"{path} would be written over its own input: name another file")
+    for other in inputs:
+        if other is None or not other.exists():
+            continue
+        if target.exists() and target.samefile(other):
+            raise InputError(f"{path} would be written over its own input: name another file")
+        if other.is_dir() and target.resolve().is_relative_to(other.resolve()):
+            raise InputError(f"{path} would be written into its own input {other}: name another")
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=_temporary_prefix(), dir=folder)).rmdir()
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -115,12 +213,31 @@ def write_json(path: Path, obj: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; InputError when the file is missing or not JSON."""
+    """Read JSON; InputError when the file is missing or not JSON, NaN and infinity included."""
     require(path, "JSON file", "run `dvc repro`, or `dvc pull` if it was made elsewhere")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_json(Path(path).read_bytes())
+    except ValueError as error:
         raise InputError(f"{path} is not valid JSON ({error}): {_BROKEN}") from error
+
+
+def parse_json(data: bytes) -> Any:
+    """Parse UTF-8 JSON as RFC 8259 has it; ValueError for NaN, infinity and nesting without end."""
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_float)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
 
 
 def write_parquet(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from isic.core.io import refuse_output, write_csv
+from isic.core.errors import InputError
+from isic.core.io import TEMPORARY, refuse_output, write_csv
+from isic.core.locks import locked
 from isic.core.schema import ID, TARGET
 from isic.data.patient_chunks import ChunkedTable, open_chunked
 from isic.predict.bundle import Bundle, load_bundle
@@ -42,12 +46,13 @@ def predict(
     InputError on anything wrong with the files; then nothing is written.
     """
     started = time.perf_counter()
-    refuse_output(Path(out), metadata, images)
-    with open_chunked(metadata, CHUNK_ROWS) as rows:
-        bundle = load_bundle(bundle_folder)
-        scores = score(bundle, rows, images, Path(out), missing_images, fallback)
-    write_csv(Path(out), scores)
-    drop_work(Path(out))
+    refuse_output(Path(out), metadata, images, bundle_folder)
+    with alone(Path(out)):
+        with open_chunked(metadata, CHUNK_ROWS) as rows:
+            bundle = load_bundle(bundle_folder)
+            scores = score(bundle, rows, images, Path(out), missing_images, fallback)
+        write_csv(Path(out), scores)
+        drop_work(Path(out))
     if os.environ.get("MLFLOW_RUN_ID"):
         files = {"metadata": str(metadata), "images": str(images), "out": str(out)}
         _log_run(bundle, files, scores[TARGET], time.perf_counter() - started)
@@ -88,6 +93,20 @@ def _note_missing(rows: ChunkedTable, tiles: TileStore) -> None:
             f"isic: note: {missing:,} of {len(rows.ids):,} lesions have no tile: they get average"
             " image scores\n"
         )
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold the output `out` and its cache; InputError when another process is writing it."""
+    name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]
+    lock = out.with_name(f"{TEMPORARY}{name}.lock")
+    with locked(lock, patience=0) as mine:
+        if not mine:
+            raise InputError(f"another process is writing {out}: wait for it, or name another file")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def drop_work(out: Path) -> None:

@@ -136,6 +136,10 @@ class Store:
 
 
 def _open(uri: str) -> tuple[Any, str]:
+    if not uri.strip():
+        raise InputError("an empty path names no folder: give one, or a URI such as s3://…")
+    if "\0" in uri:
+        raise InputError(f"{uri!r} is no path: name another folder")
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).absolute())
     try:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from isic.core.errors import InputError
-from isic.core.io import write_csv
+from isic.core.io import refuse_output, write_csv
 from isic.core.schema import ID, TARGET
 from isic.data.patient_chunks import open_chunked
 from isic.predict.bundle import Bundle
-from isic.predict.files import drop_work, score
+from isic.predict.files import alone, drop_work, score
 from isic.predict.rows import CHUNK_ROWS
 from isic.predict.scoring import MissingImages
 
@@ -30,15 +30,17 @@ def submit(
     `missing_images` and `fallback` as for `isic.predict.files.predict`. Raises InputError when the
     test files are not usable or the submission is not valid; then no file is written.
     """
+    refuse_output(out, competition, bundle.folder)
     expected = read_sample(competition / "sample_submission.csv")
-    with open_chunked(competition / "test-metadata.csv", CHUNK_ROWS) as rows:
+    with alone(out), open_chunked(competition / "test-metadata.csv", CHUNK_ROWS) as rows:
         _check_lesions(rows.ids, expected)  # before hours of scoring
         images = competition / "test-image.hdf5"
         scores = score(bundle, rows, images, out, missing_images, fallback).set_index(ID)[TARGET]
-    submission = pd.DataFrame({ID: expected.to_numpy(), TARGET: scores.loc[expected].to_numpy()})
-    check_submission(submission, expected)
-    write_csv(out, submission)
-    drop_work(out)
+        values = scores.loc[expected].to_numpy()
+        submission = pd.DataFrame({ID: expected.to_numpy(), TARGET: values})
+        check_submission(submission, expected)
+        write_csv(out, submission)
+        drop_work(out)
     return submission
 
 

@@ -65,21 +65,14 @@ _SIZES = ["isic", "sample", "--patients", "20", "--lesions", "600", "--positives
 
 
 @pytest.mark.parametrize(
-    ("script", "size", "whole"),
+    ("script", "size"),
     [
-        pytest.param(_WRITE_PARQUET, "64k", set(), id="table"),
-        pytest.param(_SAMPLE.format(arguments=_SIZES), "64k", set(), id="CSV"),
-        pytest.param(
-            _SAMPLE.format(arguments=_SIZES),
-            "17200k",
-            {"train-metadata.csv", "test-metadata.csv", "sample_submission.csv"},
-            id="tiles half way",
-        ),
+        pytest.param(_WRITE_PARQUET, "64k", id="table"),
+        pytest.param(_SAMPLE.format(arguments=_SIZES), "64k", id="CSV"),
+        pytest.param(_SAMPLE.format(arguments=_SIZES), "17200k", id="tiles half way"),
     ],
 )
-def test_full_disk_is_told_and_leaves_nothing_half_written(
-    tmp_path: Path, script: str, size: str, whole: set[str]
-) -> None:
+def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path, script: str, size: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     # A small file system in a mount namespace of its own: the fault is the kernel's, not a
@@ -102,4 +95,4 @@ def test_full_disk_is_told_and_leaves_nothing_half_written(
     assert done.returncode == 2
     assert done.stderr.startswith("isic: error: no disk space left")
     assert done.stderr.count("\n") == 1
-    assert {Path(line).name for line in done.stdout.splitlines()} == whole
+    assert not done.stdout

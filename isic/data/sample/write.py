@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from isic.core.io import atomic_file, write_csv
+from isic.core.io import atomic_file, atomic_files, write_csv
 from isic.core.parallel import cores
 from isic.data.sample.looks import draw_looks
 from isic.data.sample.patients import check_request
@@ -52,24 +52,23 @@ def write_sample(
     two HDF5 files.
 
     The same arguments give the same rows and tiles, whatever the number of `processes` (default:
-    the usable cores, at most 8). Each file is complete or absent. Raises InputError for impossible
+    the usable cores, at most 8). All files appear together at the end. Raises InputError for impossible
     requests.
     """
     check_request(patients, lesions, positives, seed)
     facts = population()
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     train, test = draw_rows(facts, seed, patients, lesions, positives), _test_sample(facts, seed)
-    write_csv(out / "train-metadata.csv", train.frame)
-    write_csv(out / "test-metadata.csv", test_rows(test))
-    write_csv(
-        out / "sample_submission.csv",
-        pd.DataFrame({"isic_id": test.frame["isic_id"], "target": 0.3}),
-    )
-    if images:
-        processes = processes or min(cores(), 8)
-        write_tiles(out / "train-image.hdf5", train, (seed, 1), processes)
-        write_tiles(out / "test-image.hdf5", test, (seed, 2), 1)
+    with atomic_files(Path(out)) as folder:
+        write_csv(folder / "train-metadata.csv", train.frame)
+        write_csv(folder / "test-metadata.csv", test_rows(test))
+        write_csv(
+            folder / "sample_submission.csv",
+            pd.DataFrame({"isic_id": test.frame["isic_id"], "target": 0.3}),
+        )
+        if images:
+            processes = processes or min(cores(), 8)
+            write_tiles(folder / "train-image.hdf5", train, (seed, 1), processes)
+            write_tiles(folder / "test-image.hdf5", test, (seed, 2), 1)
 
 
 def _test_sample(facts: Population, seed: int) -> Sample:

@@ -61,7 +61,10 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
             "use error or impute",
         ),
         ("predict --model none --metadata table.csv --out table.csv", "written over its own input"),
-        ("predict --model none --metadata table.csv --images held/x --out held", "held is a folder"),
+        (
+            "predict --model none --metadata table.csv --images held/x --out held",
+            "held is a folder",
+        ),
         ("compare a b", "a not found"),
         ("compare table.csv held --out held", "held is a folder"),
         ("compare  b", "A is empty"),

@@ -21,6 +21,7 @@ from isic.core.errors import InputError
 from isic.core.parallel import workers
 from isic.stack.encoder import Columns
 from isic.stack.members.base import EarlyStopping, MemberTask, Pool
+from isic.stack.members.lightgbm_text import check_text
 
 #: Byte-equal models for equal input, and none of LightGBM's own searches or filters that depend on
 #: the machine.
@@ -185,18 +186,12 @@ class LightGBM:
 
     def load(self, path: Path, columns: Sequence[str]) -> lgb.Booster:
         try:
-            model = lgb.Booster(model_file=path)
-        except lgb.basic.LightGBMError as error:
+            return lgb.Booster(model_str=check_text(path.read_bytes(), columns))
+        except (ValueError, lgb.basic.LightGBMError) as error:
             raise InputError(
-                f"{path} is not a LightGBM model ({error}): rerun `dvc repro stack`"
+                f"{path} is not a LightGBM model of the columns of stack.json ({error}): rerun"
+                " `dvc repro stack`"
             ) from error
-        # LightGBM matches columns by position and does not check their names.
-        if model.feature_name() != list(columns):
-            raise InputError(
-                f"{path} was trained on other columns than stack.json names: rerun `dvc repro"
-                " stack`"
-            )
-        return model
 
 
 LIBRARY = LightGBM()

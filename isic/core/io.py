@@ -20,11 +20,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from isic.core.errors import InputError
+
+_Stored = TypeVar("_Stored")
 
 #: Remedy for a broken file, which may be a stage's output or the user's own file.
 _BROKEN = "name another file, or, if `dvc repro` made it, delete it and run that again"
@@ -227,6 +229,15 @@ def parse_json(data: bytes) -> Any:
         return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_float)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def typed(model: type[_Stored], content: Any) -> _Stored:
+    """`content`, read from JSON, as `model` (a pydantic model or a dataclass), without conversions:
+    text is no number and a boolean neither. Raises pydantic's ValidationError.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(model).validate_json(json.dumps(content), strict=True)
 
 
 def _refuse_constant(name: str) -> Any:

@@ -13,6 +13,8 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,10 @@ _REPORT = 20.0
 
 #: Backbone and fold.
 ModelKey = tuple[str, int]
+
+
+#: Errors of a file of scores that is missing or damaged.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class TileError(InputError):
@@ -83,9 +89,21 @@ class ImageScoringJob:
         return self.folder / "image" / key[0] / f"fold{key[1]}"
 
     def is_cached(self, key: ModelKey, index: int) -> bool:
-        """Whether chunk `index` has scores by this model."""
+        """Whether chunk `index` has scores by this model; a damaged file has none."""
+        if self.work is None:
+            return (key, index) in self.in_memory
+        try:
+            scores = _read(self._file(key, index))
+        except _DAMAGED:
+            return False
+        count = len(self.chunk_ids(index))
+        embeddings = scores.embeddings
         return (
-            (key, index) in self.in_memory if self.work is None else self._file(key, index).exists()
+            scores.logits.dtype == np.float32
+            and scores.logits.shape == (count,)
+            and not np.isinf(scores.logits).any()
+            and (embeddings is not None) == self.embeddings
+            and (embeddings is None or (embeddings.dtype, len(embeddings)) == (np.float16, count))
         )
 
     def load(self, key: ModelKey, index: int) -> ImageScores:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isic.core.errors import InputError, faulty_key
-from isic.core.io import read_json, sha256, sha256_json
+from isic.core.io import read_json, sha256, sha256_json, typed
 
 #: Incremented when older code cannot read a new bundle.json; `_upgraded` converts older formats.
 BUNDLE_FORMAT = 2
@@ -47,7 +47,7 @@ class Manifest(BaseModel):
 
     format: int
     hash: str
-    folds: tuple[int, ...]
+    folds: Annotated[tuple[Annotated[int, Field(ge=0, lt=1000)], ...], Field(min_length=1)]
     backbones: tuple[str, ...]
     families: tuple[str, ...]
     models: dict[str, Any]
@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> Manifest:
     content = read_json(folder / FILE)
     if (
         not isinstance(content, dict)
-        or not isinstance(content.get("format"), int)
+        or type(content.get("format")) is not int
         or content["format"] < 1
     ):
         raise InputError(
@@ -105,7 +105,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         unchanged = identity(content) == content["hash"]
-        manifest = Manifest.model_validate(_upgraded(content))
+        manifest = typed(Manifest, _upgraded(content))
     except KeyError as error:
         raise InputError(f"{folder / FILE} has no {error}: build the bundle again") from error
     except ValidationError as error:
@@ -165,8 +165,10 @@ def refuse_removed(folder: Path, manifest: Manifest) -> None:
                 f"{folder} uses the removed feature family `{family}`: isic {last} is the last to"
                 " read it"
             )
-    stack = manifest.params.get("stack")
-    images = stack.get("images", stack.get("evidence")) if isinstance(stack, dict) else None
+    stack = manifest.params.get("stack", {})
+    if not isinstance(stack, dict):
+        raise InputError(f"{folder / FILE} has no usable `params.stack`: build the bundle again")
+    images = stack.get("images", stack.get("evidence"))
     mode = images.get("embeddings") if isinstance(images, dict) else None
     if isinstance(mode, str) and mode in _LAST_READER:
         raise InputError(
@@ -199,6 +201,9 @@ def _check_names(folder: Path, manifest: Manifest) -> None:
                 f"{folder / FILE} names {name}, a kind of file no bundle has: do not use this"
                 " bundle"
             )
+    for names in (manifest.folds, manifest.backbones, manifest.families):
+        if len(set(names)) < len(names):
+            raise InputError(f"{folder / FILE} names one of {list(names)} twice: do not use it")
     for name in manifest.backbones:
         if PurePosixPath(name).parts != (name,) or name == ".." or "\\" in name:
             raise InputError(

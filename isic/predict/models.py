@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from isic.core.errors import InputError
 from isic.core.io import read_parquet
 from isic.predict.manifest import Manifest
 
@@ -30,17 +31,25 @@ class BundleModels:
     @cached_property
     def stack(self) -> Stack:
         """The stacker."""
-        from isic.stack import Stack
-
-        return Stack.load(self.folder / "stack")
+        return self._stack("stack", set(self.manifest.backbones))
 
     @cached_property
     def features_only(self) -> Stack | None:
         """The stacker that needs no image model, None in bundles older than it."""
+        is_there = (self.folder / "features_only").is_dir()
+        return self._stack("features_only", set()) if is_there else None
+
+    def _stack(self, name: str, backbones: set[str]) -> Stack:
+        """A stacker of the bundle; InputError unless it has the manifest's folds and `backbones`."""
         from isic.stack import Stack
 
-        folder = self.folder / "features_only"
-        return Stack.load(folder) if folder.is_dir() else None
+        stack = Stack.load(self.folder / name)
+        if set(stack.folds) != set(self.manifest.folds) or set(stack.backbones) != backbones:
+            raise InputError(
+                f"{self.folder / name} is of folds {list(stack.folds)} and backbones"
+                f" {list(stack.backbones)}, unlike bundle.json: build the bundle again"
+            )
+        return stack
 
     def oof(self) -> pd.DataFrame:
         """The stored out-of-fold scores: isic_id, patient_id, target, fold, score."""

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from isic.core.errors import InputError
-from isic.core.io import atomic_file, read_json, write_json
+from isic.core.errors import InputError, faulty_key
+from isic.core.io import atomic_file, read_json, typed, write_json
 from isic.registry.versions import CHAMPION, PREVIOUS, Registry
 
 #: JSON does not escape these, but str.splitlines and many editors end a line at each of them.
@@ -94,7 +94,13 @@ def recover(registry: Registry, promotions: Path) -> str | None:
     if not pending.exists():
         return None
 
-    record = PromotionRecord.model_validate(read_json(pending))
+    try:
+        record = typed(PromotionRecord, read_json(pending))
+    except ValidationError as error:
+        raise InputError(
+            f"{pending} is not the record of a promotion (`{faulty_key(error)}`): remove it, see"
+            " `isic history` and promote again"
+        ) from error
     champion = registry.find_alias(record.model, CHAMPION)
     moved = champion is not None and champion.number == record.after
     if moved:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
-from typing import Any
+from itertools import pairwise, product
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, FiniteFloat
 
 from isic.core.metric import Floats, pauc
 
@@ -23,14 +24,26 @@ _KNOTS = 2049
 _STEPS = 10
 
 
+def ascending(values: tuple[float, ...]) -> tuple[float, ...]:
+    """`values`, none of them below the one before it; ValueError otherwise."""
+    if any(later < earlier for earlier, later in pairwise(values)):
+        raise ValueError("the values must ascend")
+    return values
+
+
+Reference = Annotated[
+    tuple[FiniteFloat, ...], Field(min_length=_KNOTS, max_length=_KNOTS), AfterValidator(ascending)
+]
+
+
 @dataclass(frozen=True)
 class Blend:
     """Weights of the libraries and, where there are several, the reference that ranks each one's
     log-odds.
     """
 
-    weights: dict[str, float]
-    references: dict[str, tuple[float, ...]]
+    weights: Annotated[dict[str, Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
+    references: dict[str, Reference]
 
     def __call__(self, log_odds: Mapping[str, Floats]) -> Floats:
         """Blended log-odds (n,) of {library: mean log-odds of its models (n,)}."""

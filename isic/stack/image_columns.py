@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from pydantic import AfterValidator, Field, FiniteFloat
 from scipy.special import expit
 
 from isic.core.errors import InputError
 from isic.core.metric import Floats
 from isic.core.params import ImageColumns
+from isic.stack.blend import ascending
 from isic.stack.embeddings import Space, space_columns
 from isic.stack.encoder import Columns, plain
 
@@ -33,9 +35,9 @@ class Scale:
     (x - mean) / sd, or a rank.
     """
 
-    mean: float
-    sd: float
-    knots: tuple[float, ...] = ()
+    mean: Annotated[float, Field(ge=-1e6, le=1e6)]
+    sd: Annotated[float, Field(ge=0, le=1e6)]
+    knots: Annotated[tuple[FiniteFloat, ...], AfterValidator(ascending)] = ()
 
     @classmethod
     def fit(cls, logits: ArrayLike, kind: str) -> Scale:

@@ -8,10 +8,12 @@ mean of the chains is the score.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +22,9 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from scipy.special import expit
 
 from isic.core.errors import InputError, faulty_key
-from isic.core.io import atomic_dir, read_json, write_json
+from isic.core.io import atomic_dir, read_json, typed, write_json
 from isic.core.params import ImageColumns
+from isic.core.schema import TEST_COLUMNS, TEXT
 from isic.stack.blend import Blend
 from isic.stack.embeddings import Space
 from isic.stack.encoder import Columns, Encoder, plain
@@ -32,16 +35,25 @@ from isic.tabular.fitted import Fitted, fitted_families
 _FORMAT = 2
 _FILE = "stack.json"
 _SPACES = "spaces.npz"
+#: A lesion on which fitted values are tried when they are loaded.
+_ANY_ROW = pd.DataFrame({name: ["unknown"] if name in TEXT else [1.0] for name in TEST_COLUMNS})
 _REFIT = "rerun `dvc repro stack`, or `dvc pull` if it was made elsewhere"
+
+
+#: A file of the stacker's own folder.
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+\.[a-z]+$")]
 
 
 class _StoredChain(BaseModel):
     """A chain in stack.json."""
 
     scales: dict[str, Scale]
-    members: dict[str, list[str]]
+    members: Annotated[
+        dict[str, Annotated[list[FileName], Field(min_length=1)]], Field(min_length=1)
+    ]
     blend: Blend
-    offset: float
+    #: A log-odds; beyond 100 all scores are equal.
+    offset: Annotated[float, Field(ge=-100, le=100)]
     fitted: dict[str, dict[str, Any]] = {}  # absent in old stackers
 
 
@@ -50,7 +62,7 @@ class _Stored(BaseModel):
 
     columns: dict[str, str]
     numeric: tuple[str, ...]
-    levels: dict[str, tuple[str, ...]]
+    levels: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]]
     # Called "evidence" before isic 0.2.
     images: ImageColumns = Field(validation_alias=AliasChoices("images", "evidence"))
     chains: dict[int, _StoredChain] = Field(min_length=1)
@@ -191,15 +203,17 @@ class Stack:
         folder = Path(folder)
         stored = _read_stored(folder / _FILE)
         encoder, names = Encoder(stored.numeric, stored.levels), list(stored.columns)
-        if list(encoder.names) != names[: len(encoder.names)]:
-            raise InputError(
-                f"{folder}/{_FILE} names columns that this code would not build: refit the stacker"
-            )
         settings = stored.images
         chains = {
             fold: _read_chain(folder, fold, chain, settings, names)
             for fold, chain in stored.chains.items()
         }
+        for chain in chains.values():
+            if _columns(encoder, chain) != names:
+                raise InputError(
+                    f"{folder}/{_FILE} names columns that this code would not build: refit the"
+                    " stacker"
+                )
         return cls(encoder, chains, stored.columns, metrics=stored.metrics)
 
 
@@ -208,6 +222,13 @@ def probabilities(chain: Chain, margins: Mapping[str, NDArray[np.float64]]) -> N
     (n,).
     """
     return np.asarray(expit(chain.blend(margins) + chain.offset), dtype=np.float64)
+
+
+def _columns(encoder: Encoder, chain: Chain) -> list[str]:
+    """Names of the columns that a chain reads, in order."""
+    no_image = {backbone: [np.nan] for backbone in chain.images.scales}
+    image = chain.images.columns(no_image, {}, ["patient"]) if no_image else {}
+    return [*encoder.names, *image, *map(plain, chain.fitted.names)]
 
 
 def _write_chain(
@@ -243,7 +264,7 @@ def _read_stored(file: Path) -> _Stored:
             f" {_REFIT}"
         )
     try:
-        return _Stored.model_validate(content)
+        return typed(_Stored, content)
     except ValidationError as error:
         raise InputError(f"{file} has no usable `{faulty_key(error)}`: {_REFIT}") from error
 
@@ -252,6 +273,14 @@ def _read_chain(
     folder: Path, fold: int, stored: _StoredChain, settings: ImageColumns, names: list[str]
 ) -> Chain:
     members: dict[str, list[Any]] = {}
+    references = set(stored.members) if len(stored.members) > 1 else set()
+    if set(stored.blend.weights) != set(stored.members) or not references <= set(
+        stored.blend.references
+    ):
+        raise InputError(
+            f"{folder / _FILE} blends {list(stored.blend.weights)}, its members are"
+            f" {list(stored.members)}: {_REFIT}"
+        )
     for name, files in stored.members.items():
         for file in files:
             if not (folder / file).is_file():
@@ -263,9 +292,14 @@ def _read_chain(
             f"{folder / _FILE} has fitted features `{min(unknown)}`, which this code lacks:"
             f" {_REFIT}"
         )
+    fitted = Fitted(stored.fitted)
+    try:
+        fitted.columns(_ANY_ROW)
+    except Exception as error:  # each family fails in its own way at another one's values
+        raise InputError(f"{folder / _FILE} has no usable `fitted`: {_REFIT}") from error
     backbones = list(stored.scales) if settings.embeddings != "none" else []
     images = ImageEncoder(settings, stored.scales, _read_spaces(folder, fold, backbones))
-    return Chain(images, members, stored.blend, stored.offset, Fitted(stored.fitted))
+    return Chain(images, members, stored.blend, stored.offset, fitted)
 
 
 def _read_spaces(folder: Path, fold: int, backbones: list[str]) -> dict[str, Space]:
@@ -274,8 +308,19 @@ def _read_spaces(folder: Path, fold: int, backbones: list[str]) -> dict[str, Spa
     try:
         with np.load(folder / _SPACES, allow_pickle=False) as arrays:
             return {
-                name: Space(arrays[f"{fold}/{name}/centre"], arrays[f"{fold}/{name}/directions"])
+                name: _space(arrays[f"{fold}/{name}/centre"], arrays[f"{fold}/{name}/directions"])
                 for name in backbones
             }
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{folder / _SPACES} is missing or broken: {_REFIT}") from error
+
+
+def _space(centre: NDArray, directions: NDArray) -> Space:
+    """ValueError unless the arrays (d,) and (d, k) fit each other and hold finite numbers."""
+    if centre.dtype.kind != "f" or directions.dtype.kind != "f":
+        raise ValueError("a space holds numbers")
+    if centre.ndim != 1 or directions.ndim != 2 or len(directions) != len(centre):
+        raise ValueError("centre and directions are of different spaces")
+    if not (np.isfinite(centre).all() and np.isfinite(directions).all()):
+        raise ValueError("a space is not finite")
+    return Space(centre, directions)

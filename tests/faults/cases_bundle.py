@@ -93,7 +93,6 @@ def _manifests() -> Iterator[Case]:
         "params": (None, [], {"stack": 3}, {"stack": {"images": {"embeddings": "distance"}}}),
         "models": (None, 3),
         "features": (None, [1], "all"),
-        "hash": (None, 3),
         "libraries": (None, [], {"numpy": 2}),
         "code_hash": (None, 3),
         "format": (None, "2", [2]),

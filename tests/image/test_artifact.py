@@ -38,7 +38,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"std": "wide"}, "no usable `std`"),
         ({"size": "large"}, "no usable `size`"),
         ({"width": 7}, "complete image model"),
-        ({"width": -1}, "complete image model"),
+        ({"width": -1}, "no usable `width`"),
     ],
 )
 def test_a_config_of_another_shape_is_one_line(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from isic.core.params import ImageRecipe
 from isic.core.tracker import NullTracker
 from isic.data.tiles import TileStore
+from isic.image.training import checkpoint
 from isic.image.training import run as runs
 from isic.image.training.optimizer import make_optimiser
 from isic.image.training.train import Limits, OutOfTime, train_fold
@@ -125,3 +126,26 @@ def test_moments_are_there_before_the_first_step_in_the_order_of_their_parameter
             one.optimiser.step()
     ours, theirs = run.net.state_dict(), plain.net.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        "null",
+        "[" * 100_000,
+        '{"epoch": -1}',
+        '{"epoch": "1"}',
+        '{"epoch": true}',
+        '{"chunks": 0}',
+        '{"seconds": NaN}',
+        '{"history": 3}',
+    ],
+)
+def test_a_state_of_other_values_is_none(tmp_path: Path, progress: str) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "state.safetensors"
+    save_file({"net.a": torch.zeros(1)}, file, metadata={"progress": progress})
+    assert checkpoint.load(tmp_path) is None
+    save_file({"net.a": torch.zeros(1)}, file, metadata={"progress": '{"epoch": 1}'})
+    assert checkpoint.load(tmp_path) is not None

@@ -293,7 +293,7 @@ def test_a_manifest_of_another_shape_is_one_line(bundle: Bundle, change: dict) -
     with suppress(ValueError):  # a number that is none has no hash
         content["hash"] = identity(content)
     (bundle.folder / "bundle.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"bundle\.json .*build the bundle again"):
+    with pytest.raises(InputError, match=r"bundle\.json .* again"):
         load_bundle(bundle.folder)
 
 
@@ -435,3 +435,23 @@ def test_a_missing_stage_is_named(layout: Layout, params: Params) -> None:
     with pytest.raises(InputError, match="fold1"):
         bundle_of(layout, params)
     assert not layout.bundle.exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\3\4", b"half", None])
+def test_damaged_cached_scores_are_computed_again(
+    bundle: Bundle, tmp_path: Path, damage: bytes | None
+) -> None:
+    from isic.predict.image_scores import ImageScores, ImageScoringJob, _write
+
+    job = ImageScoringJob(bundle.folder, None, lambda _: ["a", "b"], 1, False, work=tmp_path)  # type: ignore[arg-type]
+    file = tmp_path / "vit-0-0.npz"
+    assert not job.is_cached(("vit", 0), 0)
+    _write(file, ImageScores(np.zeros(2, np.float32), None))
+    assert job.is_cached(("vit", 0), 0)
+    if damage is None:  # of other lesions
+        _write(file, ImageScores(np.zeros(3, np.float32), None))
+    elif damage == b"half":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.write_bytes(damage)
+    assert not job.is_cached(("vit", 0), 0)

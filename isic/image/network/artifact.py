@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors.torch import load_file, save_file
 
 from isic.core.errors import InputError, faulty_key
-from isic.core.io import atomic_dir, read_json, require, write_json
+from isic.core.io import atomic_dir, read_json, require, typed, write_json
 from isic.image.network.backbone import LesionNet, Spec, rebuild
 
 WEIGHTS, CONFIG, HISTORY = "model.safetensors", "config.json", "history.csv"
-
-_SPEC = TypeAdapter(Spec)
 
 
 class _Prediction(BaseModel):
@@ -65,7 +63,7 @@ def load_model(folder: Path) -> Model:
         folder / WEIGHTS, "image weights", "run `dvc repro`, or `dvc pull` if it was made elsewhere"
     )
     try:
-        spec, prediction = _SPEC.validate_python(config), _Prediction.model_validate(config)
+        spec, prediction = typed(Spec, config), typed(_Prediction, config)
         net = rebuild(spec)
         net.load_state_dict(load_file(weights))
     except (InputError, MemoryError, OSError):

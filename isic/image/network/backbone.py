@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from isic.core.errors import InputError
@@ -33,18 +34,34 @@ _LOADING = {
 }
 
 
+def _moderate(value: Any) -> Any:
+    """`value`, all of whose numbers are of a network's order; ValueError otherwise: a stored spec
+    may ask for more memory than there is.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            _moderate(part)
+    elif isinstance(value, int | float) and not -1e4 <= value <= 1e4:
+        raise ValueError(f"{value} is beyond any network's arguments")
+    return value
+
+
+_Level = Annotated[float, Field(ge=-10, le=10)]
+_Spread = Annotated[float, Field(ge=1e-3, le=10)]
+
+
 @dataclass(frozen=True)
 class Spec:
     """All that is needed to rebuild a network; stored in config.json beside the recipe."""
 
     model: str
-    model_args: dict[str, Any]
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str
-    width: int
-    groups: int = 0
+    model_args: Annotated[dict[str, Any], AfterValidator(_moderate)]
+    size: Annotated[int, Field(ge=16, le=1024)]
+    mean: tuple[_Level, _Level, _Level]
+    std: tuple[_Spread, _Spread, _Spread]
+    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random"]
+    width: Annotated[int, Field(ge=1, le=1 << 16)]
+    groups: Annotated[int, Field(ge=0, le=1 << 12)] = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -116,7 +133,7 @@ def create(
         size,
         tuple(data["mean"]),
         tuple(data["std"]),
-        str(data["interpolation"]),
+        data["interpolation"],
         width,
         groups,
     )

@@ -17,9 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,7 +28,7 @@ from torch import Tensor
 from isic.core import locks
 from isic.core.code import STAGE_CODE, hash_code
 from isic.core.errors import InputError
-from isic.core.io import atomic_file, sha256, sha256_json
+from isic.core.io import atomic_file, sha256, sha256_json, typed
 
 _STATE = "state.safetensors"
 #: Packages that decide the weights: they train, build networks, decode, resize, augment.
@@ -36,16 +37,19 @@ _PACKAGES = ("torch", "timm", "numpy", "opencv-python-headless", "albumentations
 _ABANDONED = 30 * 24 * 3600
 
 
+_Count = Annotated[int, Field(ge=0)]
+
+
 @dataclass
 class Progress:
     """Position of a run after an optimiser step, and its measurements so far."""
 
-    epoch: int = 0
-    micro: int = 0  # micro-batches done of this epoch
-    step: int = 0  # optimiser steps done in all
-    chunks: int = 1  # parts of a micro-batch; doubled when memory runs out
-    skipped: int = 0  # last consecutive steps without a finite loss
-    seconds: float = 0.0  # of all processes so far
+    epoch: _Count = 0
+    micro: _Count = 0  # micro-batches done of this epoch
+    step: _Count = 0  # optimiser steps done in all
+    chunks: Annotated[int, Field(ge=1)] = 1  # parts of a micro-batch
+    skipped: _Count = 0  # last consecutive steps without a finite loss
+    seconds: Annotated[float, Field(ge=0)] = 0.0  # of all processes so far
     epoch_sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -111,10 +115,10 @@ def load(folder: Path) -> tuple[Progress, dict[str, Tensor]] | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
+            progress = typed(Progress, json.loads(file.metadata()["progress"]))
             return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        path.unlink()
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError, OSError):
+        # Each process of a run reads it; the first state that is saved takes its place.
         return None
 
 

@@ -144,12 +144,17 @@ def save(run: Run, folder: Path) -> None:
 
 
 def restore(run: Run, folder: Path) -> bool:
-    """Load the state in `folder`; False without a usable one."""
+    """Load the state in `folder`; False without a usable one of this run."""
     state = checkpoint.load(folder)
     if state is None:
         return False
 
-    run.progress, tensors = state
+    progress, tensors = state
+    own = {name: value.shape for name, value in _tensors(run).items()}
+    fits = {name: value.shape for name, value in tensors.items()} == own
+    if not fits or progress.epoch > run.recipe.epochs or progress.step > run.steps:
+        return False
+    run.progress = progress
     run.net.load_state_dict(_below(tensors, "net."))
     if run.average:
         run.average.net.load_state_dict(_below(tensors, "average."))

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from isic.core.errors import InputError
@@ -26,7 +27,7 @@ from isic.data.tiles import TileStore
 from isic.image.console import red_flags
 from isic.image.network import device as machine
 from isic.image.network.artifact import load_model, save_model
-from isic.image.network.backbone import create, parameter_groups
+from isic.image.network.backbone import create, parameter_groups, rebuild
 from isic.image.network.catalogue import CATALOGUE, resolve, table_lines
 from isic.image.network.embed import embed, scoring_origin
 from isic.image.training.diagnosis import GROUPS, diagnosis_groups
@@ -113,7 +114,47 @@ def test_catalogue_entries_exist_in_timm_with_weights(name: str) -> None:
     with torch.device("meta"):
         model = timm.create_model(entry.tag, num_classes=0)
     assert model.head_hidden_size == entry.width
-    assert timm.get_pretrained_cfg(entry.tag).input_size[-1] == entry.size
+    wanted = entry.model_args.get("img_size", timm.get_pretrained_cfg(entry.tag).input_size[-1])
+    assert wanted == entry.size
+
+
+def test_the_presets_eva02_takes_weights_of_448_px_at_224(tmp_path: Path) -> None:
+    """One block of it: resampled position embeddings, the rotary ones of the 224 px network."""
+    import timm
+
+    tag, args = resolve("eva02_base_in1k", {"depth": 1})
+    large = timm.create_model(tag, num_classes=0, depth=1)
+    assert timm.get_pretrained_cfg(tag).hf_hub_id == f"timm/{tag}"
+    state = {name: value.clone() for name, value in large.state_dict().items()}
+    height, width = torch.meshgrid(*[(torch.arange(32) + 0.5) / 32] * 2, indexing="ij")
+    waves = torch.stack([torch.sin(3 * height + k * width) for k in range(768)], dim=-1)
+    state["pos_embed"][0, 1:] = (waves * (torch.arange(768) < 6)).reshape(1024, 768)
+    save_file(state, tmp_path / "large.safetensors")
+    torch.manual_seed(5)
+    net, spec = create(tag, args, None, str(tmp_path / "large.safetensors"))
+    assert (spec.size, spec.width) == (224, 768)
+    own = net.backbone.state_dict()
+    assert torch.equal(own["blocks.0.mlp.fc2.weight"], state["blocks.0.mlp.fc2.weight"])
+    height, width = torch.meshgrid(*[(torch.arange(16) + 0.5) / 16] * 2, indexing="ij")
+    waves = torch.stack([torch.sin(3 * height + k * width) for k in range(6)], dim=-1)
+    inside = own["pos_embed"][0, 1:, :6].reshape(16, 16, 6)[1:-1, 1:-1]
+    torch.testing.assert_close(inside, waves[1:-1, 1:-1], atol=0.02, rtol=0)
+    mim, _ = create(*resolve("eva02_base", {"depth": 1}), 224, "none")
+    torch.testing.assert_close(net.backbone.rope.pos_embed, mim.backbone.rope.pos_embed)
+    logits, embedding = net.eval().logits_and_embeddings(torch.zeros(1, 3, 224, 224))
+    assert embedding.shape == (1, 768)
+    assert torch.isfinite(logits).all()
+    again = rebuild(spec)
+    again.load_state_dict(net.state_dict())
+
+
+@pytest.mark.parametrize("preset", ["full", "kaggle_t4"])
+def test_the_presets_embeddings_have_the_guides_widths(preset: str) -> None:
+    values = yaml.safe_load((ROOT / "pipelines" / "presets" / f"{preset}.yaml").read_text())
+    backbones = values["image"]["backbones"]["__replace__"]
+    models = {name: recipe["model"] for name, recipe in backbones.items()}
+    assert models == {"eva02": "eva02_base_in1k", "convnext": "convnextv2_nano"}
+    assert [CATALOGUE[model].width for model in models.values()] == [768, 640]
 
 
 def test_the_table_names_every_model() -> None:

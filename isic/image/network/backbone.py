@@ -119,7 +119,7 @@ def create(
     """
     config = _config(model)
     args = dict(model_args)
-    size = size or config.input_size[-1]
+    size = size or args.get("img_size") or config.input_size[-1]
     if config.fixed_input_size:
         args["img_size"] = size
     if drop_path:

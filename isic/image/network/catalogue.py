@@ -63,6 +63,17 @@ _ENTRIES = (
     Entry("vit_base", "vit_base_patch16_224.augreg2_in21k_ft_in1k", 224, 768, 85.8, 16.85, 29.4),
     Entry("eva02_small", "eva02_small_patch14_336.mim_in22k_ft_in1k", 336, 384, 21.7, 12.38, 52.8),
     Entry("eva02_base", "eva02_base_patch14_224.mim_in22k", 224, 768, 85.8, 21.94, 53.1),
+    # Fine-tuned on labels at 448 px; the network is that of the line above at 224 px.
+    Entry(
+        "eva02_base_in1k",
+        "eva02_base_patch14_448.mim_in22k_ft_in22k_in1k",
+        224,
+        768,
+        85.8,
+        21.94,
+        53.1,
+        {"img_size": 224},
+    ),
     Entry("convnextv2_nano", "convnextv2_nano.fcmae_ft_in22k_in1k", 224, 640, 15.0, 2.44, 26.4),
     Entry("convnextv2_tiny", "convnextv2_tiny.fcmae_ft_in22k_in1k", 224, 768, 27.9, 4.45, 42.4),
     Entry("convnext_tiny", "convnext_tiny.in12k_ft_in1k", 224, 768, 27.8, 4.45, 27.3),

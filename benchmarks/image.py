@@ -227,13 +227,16 @@ def usual_path(jpeg: bytes, compose: object) -> np.ndarray:
     return compose(image=image)["image"]  # type: ignore[operator]
 
 
-def _their_affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
+def _their_affine(
+    a: Any, shift: float, zoom: float, degrees: float, p: float, zooms: int = 2
+) -> Any:
     return a.Affine(
         scale=(1 - zoom, 1 + zoom),
         translate_percent=(-shift, shift),
         rotate=(-degrees, degrees),
         border_mode=cv2.BORDER_REFLECT_101,
         p=p,
+        keep_ratio=zooms == 1,
     )
 
 

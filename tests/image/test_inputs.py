@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import h5py
@@ -21,16 +22,18 @@ from isic.core.errors import InputError
 from isic.data.tiles import TileStore
 from isic.image.network.loader import batches
 from isic.image.network.pixels import normalise, pack, resize, resize_by_matrices
+from isic.image.training import augment
 from isic.image.training.augment import (
     _TRANSFORMS,
     PRESETS,
     Augmenter,
+    Tile,
     _compose,
     bend,
-    draw_hair,
     move,
     orient,
 )
+from isic.image.training.rng import AUGMENT, python_stream, stream
 from isic.image.training.sampler import Sampling, validation_rows
 from tests.image.conftest import draw
 
@@ -298,7 +301,6 @@ _LEVELS = {
     "ImageCompression",
     "CLAHE",
     "CoarseDropout",
-    "Hair",
 }
 
 
@@ -327,13 +329,88 @@ def test_what_moves_pixels_brings_in_no_frame(preset: str) -> None:
         )
 
 
-def test_hair_is_drawn_on_a_copy() -> None:
-    tile = draw(0, np.random.default_rng(2))
-    before = tile.copy()
-    hairy = draw_hair(tile, np.random.default_rng(0).random((4, 8)))
-    assert (tile == before).all()
-    assert 0 < (hairy != tile).any(axis=2).mean() < 0.4
-    assert hairy.mean() < tile.mean()
+#: The SIIM list as section D of the field's reference writes it: transform, probability, limits.
+SIIM = (
+    ("RandomBrightnessContrast", 0.75, {"brightness_limit": (-0.2, 0.2), "contrast_limit": (0, 0)}),
+    ("RandomBrightnessContrast", 0.75, {"brightness_limit": (0, 0), "contrast_limit": (-0.2, 0.2)}),
+    ("OneOf", 0.7, ("MotionBlur", "MedianBlur", "GaussianBlur", "GaussNoise")),
+    ("OneOf", 0.7, ("OpticalDistortion", "GridDistortion", "Elastic")),
+    ("CLAHE", 0.7, {"clip_limit": (1, 4)}),
+    (
+        "HueSaturationValue",
+        0.5,
+        {
+            "hue_shift_limit": (-10, 10),
+            "sat_shift_limit": (-20, 20),
+            "val_shift_limit": (-10, 10),
+        },
+    ),
+    ("Move", 0.85, {}),
+    (
+        "CoarseDropout",
+        0.7,
+        {
+            "num_holes_range": (1, 1),
+            "hole_height_range": (0.375, 0.375),
+            "hole_width_range": (0.375, 0.375),
+        },
+    ),
+)
+
+
+def test_heavy_is_the_siim_list() -> None:
+    import albumentations as a
+
+    listed = _TRANSFORMS["heavy"](a)
+    assert len(listed) == len(SIIM)
+    for transform, (name, probability, wanted) in zip(listed, SIIM, strict=True):
+        assert (type(transform).__name__, transform.p) == (name, probability)
+        if isinstance(wanted, tuple):
+            assert tuple(type(one).__name__ for one in transform.transforms) == wanted
+            assert len({one.p for one in transform.transforms}) == 1, "each as likely"
+        else:
+            for key, value in wanted.items():
+                assert tuple(getattr(transform, key)) == pytest.approx(value), (name, key)
+    motion, median, gaussian, noise = listed[2].transforms
+    assert {one.blur_limit[1] for one in (motion, median, gaussian)} == {5}
+    assert [(255 * sd) ** 2 for sd in noise.std_range] == pytest.approx([5, 30])
+
+
+def test_heavy_moves_by_one_zoom_factor_and_the_set_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import albumentations as a
+
+    drawn: list[tuple[float, ...]] = []
+
+    def record(tile: Tile, shift: Any, zoom: Any, degrees: float) -> Tile:
+        drawn.append((*shift, *zoom, degrees))
+        return tile
+
+    monkeypatch.setattr(augment, "move", record)
+    moves = a.Compose([_TRANSFORMS["heavy"](a)[6]], seed=3)
+    for _ in range(2000):
+        moves(image=np.zeros((60, 60, 3), np.uint8))
+    values = np.array(drawn)
+    assert len(values) / 2000 == pytest.approx(0.85, abs=0.03)
+    assert (values[:, 2] == values[:, 3]).all()
+    for column, middle, limit in ((0, 0, 0.1), (1, 0, 0.1), (2, 1, 0.1), (4, 0, 15)):
+        spread = values[:, column] - middle
+        assert np.abs(spread).max() == pytest.approx(limit, rel=0.02)
+        assert spread.std() == pytest.approx(limit / np.sqrt(3), rel=0.05)
+
+
+def test_heavy_changes_brightness_and_contrast_apart() -> None:
+    """Each in three of four tiles, so both stay in one of sixteen."""
+    import albumentations as a
+
+    light, contrast = _TRANSFORMS["heavy"](a)[:2]
+    tile = np.tile(np.arange(60, 180, dtype=np.uint8)[:, None, None], (1, 40, 3))
+    compose = a.Compose([light, contrast])
+    same = 0
+    for number in range(1600):
+        # As `Augmenter` does; with a seed alone, albumentations decides alike for both.
+        compose.set_random_state(stream(AUGMENT, number), python_stream(AUGMENT, number))
+        same += int((compose(image=tile)["image"] == tile).all())
+    assert same / 1600 == pytest.approx(1 / 16, abs=0.025)
 
 
 def test_elastic_moves_as_far_as_albumentations_own() -> None:

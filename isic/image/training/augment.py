@@ -11,7 +11,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -115,16 +115,17 @@ def _medium(a: Any) -> list[Any]:
 
 
 def _heavy(a: Any) -> list[Any]:
-    """The SIIM-2020 winners' list (FIELD section D) plus hair; flips and the transpose are done
-    before.
+    """The list of the SIIM-2020 winners (FIELD section D); its flips and transpose are done before.
+
+    Borders are mirrored, where the original fills what a warp brings in with black: no real tile
+    has black areas.
     """
     blur = [
         a.MotionBlur(blur_limit=5),
         a.MedianBlur(blur_limit=5),
         a.GaussianBlur(blur_limit=(3, 5)),
-        a.GaussNoise(std_range=(0.012, 0.022)),  # variance 10 to 30 of 255² in the original
+        a.GaussNoise(std_range=_NOISE),
     ]
-    # The default fills areas from outside the tile with black, which no real tile has.
     mirrored = {"border_mode": cv2.BORDER_REFLECT_101}
     warp = [
         a.OpticalDistortion(distort_limit=1.0, **mirrored),
@@ -132,15 +133,19 @@ def _heavy(a: Any) -> list[Any]:
         _elastic_transform(a, alpha=3.0, sigma=50.0),
     ]
     return [
-        a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, p=0.75),
+        a.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.0, p=0.75),
+        a.RandomBrightnessContrast(brightness_limit=0.0, contrast_limit=0.2, p=0.75),
         a.OneOf(blur, p=0.7),
         a.OneOf(warp, p=0.7),
         a.CLAHE(clip_limit=4.0, p=0.7),
         a.HueSaturationValue(hue_shift_limit=10, sat_shift_limit=20, val_shift_limit=10, p=0.5),
-        _affine(a, 0.1, 0.1, 15, p=0.85),
-        _hair_transform(a, p=0.3),
+        _affine(a, 0.1, 0.1, 15, p=0.85, zooms=1),
         _hole(a, 0.375, p=0.7),
     ]
+
+
+#: Standard deviation of the SIIM list's noise, whose variance is 5 to 30 in levels of 255.
+_NOISE = (math.sqrt(5) / 255, math.sqrt(30) / 255)
 
 
 _TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {
@@ -150,17 +155,20 @@ _TRANSFORMS: dict[str, Callable[[Any], list[Any]]] = {
 }
 
 
-def _affine(a: Any, shift: float, zoom: float, degrees: float, p: float) -> Any:
+def _affine(
+    a: Any, shift: float, zoom: float, degrees: float, p: float, zooms: Literal[1, 2] = 2
+) -> Any:
     class Move(a.ImageOnlyTransform):
-        """Shift, zoom per axis and rotation with the distributions of albumentations' Affine, in
-        less than half its time.
+        """Shift, zoom and rotation with the distributions of albumentations' Affine, in less than
+        half its time. `zooms`: one factor for both axes, or one each.
         """
 
         def get_params(self) -> dict[str, Any]:
-            return {"drawn": self.random_generator.uniform(-1, 1, 5)}
+            return {"drawn": self.random_generator.uniform(-1, 1, 3 + zooms)}
 
         def apply(self, img: Tile, drawn: NDArray[np.float64], **_: Any) -> Tile:
-            return move(img, drawn[:2] * shift, 1 + drawn[2:4] * zoom, float(drawn[4]) * degrees)
+            factors = np.broadcast_to(1 + drawn[2:-1] * zoom, 2)
+            return move(img, drawn[:2] * shift, factors, float(drawn[-1]) * degrees)
 
     return Move(p=p)
 
@@ -190,40 +198,6 @@ def _hole(a: Any, side: float, p: float) -> Any:
     return a.CoarseDropout(
         num_holes_range=(1, 1), hole_height_range=(side, side), hole_width_range=(side, side), p=p
     )
-
-
-def _hair_transform(a: Any, p: float) -> Any:
-    class Hair(a.ImageOnlyTransform):
-        """Draws a few dark, curved hairs over the tile (FIELD: CQUPT)."""
-
-        def get_params(self) -> dict[str, Any]:
-            return {
-                "curves": self.random_generator.random(
-                    (int(self.random_generator.integers(1, 7)), 8)
-                )
-            }
-
-        def apply(self, img: Tile, curves: NDArray[np.float64], **_: Any) -> Tile:
-            return draw_hair(img, curves)
-
-    return Hair(p=p)
-
-
-def draw_hair(tile: Tile, curves: NDArray[np.float64]) -> Tile:
-    """A copy of the tile with one quadratic curve per row of `curves` (k, 8) in [0, 1).
-
-    Columns: start x, y; bend x, y; end x, y (share of the side), darkness, width.
-    """
-    out = np.ascontiguousarray(tile).copy()
-    height, width = out.shape[:2]
-    t = np.linspace(0, 1, 12)[:, None]
-    for row in curves:
-        start, bend, end = row[0:2] * 1.4 - 0.2, row[2:4], row[4:6] * 1.4 - 0.2
-        points = ((1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end) * (width, height)
-        shade = (int(70 * row[6]), int(55 * row[6]), int(45 * row[6]))
-        thickness = 1 + int(row[7] * max(height, width) / 90)
-        cv2.polylines(out, [points.round().astype(np.int32)], False, shade, thickness, cv2.LINE_AA)
-    return out
 
 
 def _elastic_transform(a: Any, alpha: float, sigma: float) -> Any:

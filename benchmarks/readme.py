@@ -1,5 +1,4 @@
-"""Write the measured parts of README.md and docs/stacking.md from the files that hold them: `make
-docs`.
+"""Write the measured parts of README.md and docs from the files that hold them: `make docs`.
 
 Results come from metrics/evaluate.json, metrics/robustness.json and plots/ladder.json, speed from
 benchmarks/results, the graph from `dvc dag`.
@@ -215,8 +214,10 @@ def main() -> None:
         "--check", action="store_true", help="write nothing; a stale page is an error"
     )
     check = parser.parse_args().check
-    blocks = {
-        "README.md": [("graph", graph()), ("speed", speed_table(ROOT))],
+    blocks: dict[str, list[tuple[str, str]]] = {
+        "README.md": [],
+        "docs/pipeline.md": [("graph", graph())],
+        "docs/speed.md": [("speed", speed_table(ROOT))],
         "docs/stacking.md": [("families", families_table(ROOT))],
     }
     # A checkout that has not run the demo keeps the numbers of one that has.

@@ -10,7 +10,7 @@ from typing import Any
 #: sensitivity).
 CHANCE = 0.02
 #: `dvc metrics diff` compares with the last commit, so the first result is committed.
-BASELINE = 'git add dvc.lock metrics plots data models reports && git commit -m "Baseline"'
+BASELINE = 'git add . && git commit -m "Baseline"'
 
 
 def result_summary(metrics: Mapping[str, Any], root: Path, outputs: Mapping[str, Path]) -> str:

@@ -9,7 +9,7 @@
   that the pAUC, its spread over seeds and the paired spread between recipes are those of `fitted`
   or wider. A gain is a signal scaled up; its true size is the difference on 400,000 further lesions.
 
-Both call the gate's own check. `before` is the rule of isic 0.2: a gain of at least 0 whose 95 %
+Both call the gate's own check. `before` is the earlier rule: a gain of at least 0 whose 95 %
 interval over patients begins above −.005.
 """
 

@@ -110,6 +110,7 @@ def write_network(params: Params, backbone: str, folder: Path) -> None:
 
 def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
     """Generated tiles of every lesion that the page asks for."""
+    from isic.data.sample.population import population
     from isic.data.sample.rows import Sample
     from isic.data.sample.write import write_tiles as render
     from isic.evaluate.results import read_results
@@ -126,7 +127,8 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
         wanted.add(lesions[ID].iloc[position])
         wanted |= {near["lesion"]["id"] for near in similar_lesions(lesions, position)}
     frame = results.rows[results.rows[ID].isin(wanted)].reset_index(drop=True)
-    render(layout.train_images, Sample(frame, pd.factorize(frame[PATIENT])[0]), (1, 1), 2)
+    sample = Sample(frame, pd.factorize(frame[PATIENT])[0], np.full(len(frame), np.nan))
+    render(layout.train_images, population(), sample, (1, 1), 2)
 
 
 @contextmanager

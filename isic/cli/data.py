@@ -21,6 +21,9 @@ def sample(
     positives: Annotated[int, typer.Option(help="Number of malignant lesions.")] = 393,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
     no_images: Annotated[bool, typer.Option("--no-images", help="Tables only.")] = False,
+    population: Annotated[
+        Path | None, typer.Option(help="Population file; default: the published population.")
+    ] = None,
 ) -> None:
     """Generate the five official files, matched to the published population."""
     from isic.data.sample import write_sample
@@ -32,7 +35,7 @@ def sample(
             f"{out} already holds {existing[0]}: name another folder, or remove its files first"
         )
 
-    write_sample(out, patients, lesions, positives, seed, images=not no_images)
+    write_sample(out, patients, lesions, positives, seed, not no_images, population_file=population)
     typer.echo(f"{lesions:,} lesions of {patients:,} patients, {positives} malignant: {out}")
 
 

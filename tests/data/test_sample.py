@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 
 import cv2
@@ -204,7 +206,7 @@ def test_lesions_of_a_patient_resemble_each_other(rows: pd.DataFrame) -> None:
 
 def test_tiles_agree_with_their_rows() -> None:
     sample = draw_rows(population(), seed=5, patients=60, lesions=250, positives=20)
-    looks = draw_looks(np.random.default_rng(0), sample.frame, sample.owner)
+    looks = draw_looks(population(), np.random.default_rng(0), sample)
     rng = np.random.default_rng(0)
     seen = []
     for look in looks:
@@ -223,8 +225,68 @@ def test_tiles_agree_with_their_rows() -> None:
 
 def test_images_carry_signs_that_no_column_has() -> None:
     sample = draw_rows(population(), seed=6, patients=300, lesions=4000, positives=800)
-    signs = draw_looks(np.random.default_rng(0), sample.frame, sample.owner)["signs"].sum(axis=1)
+    signs = draw_looks(population(), np.random.default_rng(0), sample)["signs"].sum(axis=1)
     target = sample.frame["target"].to_numpy()
     assert signs.shape == target.shape
     assert len(SIGNS) > 3
     assert 0.75 < roc_auc_score(target, signs) < 0.97
+
+
+def test_shares_are_the_same_whatever_the_seed() -> None:
+    for seed in range(3):
+        frame = draw_rows(population(), seed, patients=1042, lesions=20_000, positives=393).frame
+        malignant = frame[frame["target"] == 1]
+        # Published: 196 of 393 under white light, 174 at Memorial Sloan Kettering, 163 basal cell
+        # carcinomas, a quarter smaller than what the machine finds by itself.
+        assert (malignant["tbp_tile_type"] == "3D: white").sum() == pytest.approx(196, abs=6)
+        largest = malignant["attribution"].value_counts().max()
+        assert largest == pytest.approx(174, abs=4)
+        basal = malignant["iddx_full"].str.contains("Basal cell carcinoma").sum()
+        assert basal == pytest.approx(163, abs=2)
+        small = (malignant["clin_size_long_diam_mm"] < 2.5).mean()
+        assert small == pytest.approx(0.255, abs=0.02)
+        assert malignant["age_approx"].mean() == pytest.approx(61.4, abs=1)
+        assert frame["age_approx"].mean() == pytest.approx(58.0, abs=1)
+
+
+def test_some_benign_lesions_look_malignant() -> None:
+    """Without them a linear rule finds half of the malignant lesions at once."""
+    sample = draw_rows(population(), seed=2, patients=1000, lesions=30_000, positives=400)
+    target = sample.frame["target"].to_numpy()
+    lookalike = ~np.isnan(sample.visibility) & (target == 0)
+    assert lookalike.mean() == pytest.approx(0.043, abs=0.002)
+    assert not np.isnan(sample.visibility[target == 1]).any()
+    hue = sample.frame["tbp_lv_H"].to_numpy()
+    assert hue[lookalike].mean() < hue[(target == 0) & ~lookalike].mean() - 4
+    small = sample.frame.loc[lookalike, "clin_size_long_diam_mm"] < 2.5
+    assert small.mean() < 0.01
+
+
+def test_a_tile_shows_more_where_its_row_does() -> None:
+    sample = draw_rows(population(), seed=6, patients=300, lesions=4000, positives=2000)
+    signs = draw_looks(population(), np.random.default_rng(0), sample)["signs"].sum(axis=1)
+    malignant = sample.frame["target"].to_numpy() == 1
+    order = np.argsort(sample.visibility[malignant])
+    hidden, plain = signs[malignant][order[:500]], signs[malignant][order[-500:]]
+    assert hidden.mean() < 0.9 * plain.mean()
+
+
+def test_another_population_file(tmp_path: Path) -> None:
+    shipped = json.loads(files("isic.data.sample").joinpath("population.json").read_text("utf-8"))
+    shipped["visibility"]["lookalikes"] = 0.5
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(shipped), encoding="utf-8")
+    sample = draw_rows(population(path), seed=2, patients=10, lesions=1000, positives=0)
+    assert np.isfinite(sample.visibility).sum() == 500
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"variables": []}', None])
+def test_a_file_of_another_form_is_one_line(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "other.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        write_sample(tmp_path / "out", 10, 100, 5, seed=0, images=False, population_file=path)
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+    assert not (tmp_path / "out").exists()

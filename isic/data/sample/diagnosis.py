@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from isic.data.sample.measure import is_small
-from isic.data.sample.patients import unique_codes
+from isic.data.sample.patients import apportion, unique_codes
 from isic.data.sample.population import Population
 
 #: Share of lesions with a lesion_id (published: 22,058 of 401,059).
@@ -70,11 +70,19 @@ def _draw(rng: np.random.Generator, counts: dict[str, int], size: int) -> np.nda
     return rng.choice(names, size=size, p=weights / weights.sum())
 
 
+def _deal(rng: np.random.Generator, counts: dict[str, int], size: int) -> np.ndarray:
+    """Names in random order, each as often as its share of `counts` allows."""
+    names = np.array(list(counts), dtype=object)
+    return rng.permutation(
+        np.repeat(names, apportion(np.array(list(counts.values()), dtype=float), size))
+    )
+
+
 def _malignant(facts: Population, rng: np.random.Generator, rows: pd.DataFrame) -> np.ndarray:
     """Full diagnoses: drawn as published, then dealt by looks, dark and even brown to melanoma, red
     to carcinoma.
     """
-    drawn = _draw(rng, facts.diagnoses["malignant"], len(rows))
+    drawn = _deal(rng, facts.diagnoses["malignant"], len(rows))
     brown = (
         rows["tbp_lv_H"] / 7.6 - rows["tbp_lv_deltaL"] / 5 + 0.01 * rows["tbp_lv_nevi_confidence"]
     )

@@ -1,32 +1,23 @@
 """What a tile shows, as one record per row: measurements turned into image colours, and traits no
 column tells.
 
-The step from table to picture was fitted on real tiles: under white light a tile shows the measured
-colours, tiles of type XP are lighter and shift with the patient; the centre of a lesion differs
-from the skin by more than the mean over its area says.
+The step from table to picture was fitted on real tiles (`tiles` in the population file): under
+white light a tile shows the measured colours, tiles of type XP are lighter and shift with the
+patient; the centre of a lesion differs from the skin by more than the mean over its area. What
+the picture adds follows the visibility of the row in part: a lesion that its columns hide is
+often plain in its tile too.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from isic.data.sample.diagnosis import CANCERS, family
 from isic.data.sample.measure import is_small
-
-#: Image L, a, b of the skin = constant + weights · (Lext, Aext, Bext). Least squares on real tiles
-#: with rows.
-_SKIN = {
-    "3D: white": np.array(
-        [[0.3, 1.00, -0.08, 0.06], [0.4, -0.03, 1.00, -0.08], [-2.0, -0.18, 0.00, 1.09]]
-    ),
-    "3D: XP": np.array(
-        [[15.6, 0.90, -0.25, 0.03], [4.6, -0.13, 1.03, -0.01], [2.6, -0.28, -0.07, 1.22]]
-    ),
-}
-#: Residual sd of that fit; most of it is shared by the tiles of a patient.
-_RESIDUAL = {"3D: white": np.array([0.8, 0.6, 0.6]), "3D: XP": np.array([5.6, 1.4, 2.0])}
-_CONTRAST = {"3D: white": np.array([1.15, 1.05, 1.05]), "3D: XP": np.array([1.6, 1.2, 1.3])}
+from isic.data.sample.population import Population
+from isic.data.sample.rows import Sample
 
 #: Side of real tiles in pixels at these quantiles (6,478 tiles).
 _SIDES = (
@@ -40,10 +31,14 @@ SIGNS = ("dark_blots", "veil", "scale", "vessels", "halo", "ulcer", "ink")
 _CHANCES = {
     "benign": (0.06, 0.01, 0.03, 0.03, 0.05, 0.004, 0.002),
     "biopsied": (0.25, 0.05, 0.12, 0.08, 0.12, 0.02, 0.05),
+    "lookalike": (0.25, 0.05, 0.12, 0.08, 0.12, 0.02, 0.01),
     "melanoma": (0.60, 0.28, 0.10, 0.08, 0.15, 0.04, 0.07),
     "basal": (0.08, 0.06, 0.30, 0.45, 0.50, 0.22, 0.07),
     "squamous": (0.05, 0.03, 0.60, 0.20, 0.55, 0.12, 0.07),
 }
+
+#: How strongly the signs of one tile come together: correlation of each with the picture's latent.
+_TOGETHER = 0.6
 
 #: One tile's record: what `render` needs, in this order.
 RECORD = np.dtype(
@@ -72,16 +67,17 @@ RECORD = np.dtype(
 )
 
 
-def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray) -> np.ndarray:
-    """One `RECORD` per row of `frame` (n,); `owner` (n,) indexes patients, whose tiles share skin,
-    hair and camera.
+def draw_looks(facts: Population, rng: np.random.Generator, sample: Sample) -> np.ndarray:
+    """One `RECORD` per row of the sample (n,); the tiles of a patient share skin, hair and
+    camera.
     """
+    frame, owner = sample.frame, sample.owner
     n = len(frame)
     looks = np.zeros(n, dtype=RECORD)
     patients = int(owner.max()) + 1
     camera = rng.normal(0, 0.05, patients)[owner]
     looks["side"] = np.rint(np.interp(rng.random(n), *_SIDES) * np.exp(camera)).clip(51, 239)
-    looks["skin"], looks["contrast"] = _colours(rng, frame, owner, patients)
+    looks["skin"], looks["contrast"] = _colours(facts, rng, frame, owner, patients)
     looks["long_mm"] = frame["clin_size_long_diam_mm"]
     looks["short_mm"] = frame["tbp_lv_minorAxisMM"]
     looks["border"] = frame["tbp_lv_norm_border"] / 10
@@ -103,7 +99,7 @@ def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray)
     looks["hair"] = _hair(rng, frame, owner, patients)
     looks["blur"] = np.exp(rng.normal(-0.8, 0.35, patients)[owner] + rng.normal(0, 0.2, n))
     looks["neighbours"] = rng.gamma(0.7, 1.0, patients)[owner]
-    looks["signs"] = _signs(rng, frame)
+    looks["signs"] = _signs(rng, frame, sample.visibility, facts.visibility.picture)
     core = 0.5 * frame["clin_size_long_diam_mm"].to_numpy()
     small = is_small(frame["clin_size_long_diam_mm"].to_numpy())
     looks["halo_mm"] = np.where(small, rng.uniform(1.2, 3.4, n), core + rng.uniform(0.4, 2.2, n))
@@ -111,18 +107,23 @@ def draw_looks(rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray)
 
 
 def _colours(
-    rng: np.random.Generator, frame: pd.DataFrame, owner: np.ndarray, patients: int
+    facts: Population,
+    rng: np.random.Generator,
+    frame: pd.DataFrame,
+    owner: np.ndarray,
+    patients: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     outside = frame[["tbp_lv_Lext", "tbp_lv_Aext", "tbp_lv_Bext"]].to_numpy()
     difference = frame[["tbp_lv_deltaL", "tbp_lv_deltaA", "tbp_lv_deltaB"]].to_numpy()
     shared, single = rng.standard_normal((patients, 3))[owner], rng.standard_normal((len(frame), 3))
     skin, contrast = np.empty_like(outside), np.empty_like(outside)
     tile_type = frame["tbp_tile_type"].to_numpy()
-    for name, weights in _SKIN.items():
+    for name, fit in facts.tiles.items():
         rows = tile_type == name
-        residual = (0.8 * shared[rows] + 0.6 * single[rows]) * _RESIDUAL[name]
+        weights = np.asarray(fit["skin"])
+        residual = (0.8 * shared[rows] + 0.6 * single[rows]) * np.asarray(fit["residual"])
         skin[rows] = weights[:, 0] + outside[rows] @ weights[:, 1:].T + residual
-        contrast[rows] = difference[rows] * _CONTRAST[name]
+        contrast[rows] = difference[rows] * np.asarray(fit["contrast"])
     skin[:, 0] = skin[:, 0].clip(18, 88)
     return skin, contrast
 
@@ -142,17 +143,28 @@ def _hair(
     return np.minimum(person * sex * place, 45)
 
 
-def _signs(rng: np.random.Generator, frame: pd.DataFrame) -> np.ndarray:
+def _signs(
+    rng: np.random.Generator, frame: pd.DataFrame, visibility: np.ndarray, correlation: float
+) -> np.ndarray:
+    """Which signs each tile shows (n, signs): more of them where the row is visible too."""
     full = frame["iddx_full"].to_numpy(dtype=object)
     kinds = np.full(len(frame), "benign", dtype=object)
+    kinds[~np.isnan(visibility)] = "lookalike"
     kinds[full != "Benign"] = "biopsied"
     malignant = np.flatnonzero(frame["target"].to_numpy() == 1)
     kinds[malignant] = [family(full[row]) for row in malignant]
     chances = np.empty((len(frame), len(SIGNS)), dtype=np.float32)
-    for kind in ("benign", "biopsied", *CANCERS):
+    for kind in ("benign", "biopsied", "lookalike", *CANCERS):
         chances[kinds == kind] = _CHANCES[kind]
     # Tiny outlines are mostly the core of a larger red patch that the machine missed and a
     # clinician tagged.
     small = is_small(frame["clin_size_long_diam_mm"].to_numpy())
     chances[small, SIGNS.index("halo")] = np.where(kinds[small] == "benign", 0.25, 0.85)
-    return rng.random(chances.shape, dtype=np.float32) < chances
+    picture = rng.standard_normal(len(frame))
+    striking = ~np.isnan(visibility)
+    picture[striking] *= np.sqrt(1 - correlation**2)
+    picture[striking] += correlation * visibility[striking]
+    level = _TOGETHER * picture[:, None] + np.sqrt(1 - _TOGETHER**2) * rng.standard_normal(
+        chances.shape
+    )
+    return ndtr(-level) < chances

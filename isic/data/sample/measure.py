@@ -5,9 +5,17 @@ malignant apart. Age and position are given from outside; the others follow them
 Spearman correlations say. What remains is split into hospital offsets, patient effects and lesion
 noise, so that lesions of a patient resemble each other and a malignant lesion stands out among its
 own patient's.
+
+Two things keep the task as hard as it is on real rows. A malignant lesion hides some groups of
+columns, which are then read off the benign tables: that decides the last fifth of the ROC curve.
+Some benign lesions are lookalikes, drawn like malignant ones: they decide its first half, where
+without them half of the malignant lesions would be found at a sixth of the real false-positive
+rate.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,10 +23,9 @@ from scipy.special import ndtr, ndtri
 
 from isic.data.sample.population import (
     EXOGENOUS,
-    FAINT,
-    HIDDEN_ELSE,
-    HIDDEN_IF_FAINT,
+    LEAST_DIAMETER,
     SHOWN_TOGETHER,
+    SIZE,
     Group,
     Population,
     nearest_correlation,
@@ -29,10 +36,55 @@ from isic.data.sample.population import (
 #: strong.
 _PATIENT_PART = 0.4
 _SKIN = ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_Lext", "tbp_lv_stdLExt")
-#: Lesions found by the machine have at least this contrast and diameter (published minima of
-#: untagged lesions).
-_LEAST_CONTRAST = 4.5
-_LEAST_DIAMETER = 2.5
+#: The group of columns that a lesion too small to measure shows all the same, as no colour at all.
+_COLOUR = ("tbp_lv_color_std_mean", "tbp_lv_radial_color_std_max")
+#: Below this diameter (mm) colour spread falls away, in normal scores per log of the diameter: real
+#: lesions under 2 mm have none, a third of those at 2.5 to 3.3 mm have none.
+_MEASURABLE, _FADE = 3.3, 2.5
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Latents of the rows.
+
+    Attributes:
+        lookalike: bool (n,), benign lesions that are drawn like malignant ones.
+        latent: float64 (n,), how much a malignant lesion or a lookalike shows of it; standard
+            normal, NaN for all others.
+    """
+
+    lookalike: np.ndarray
+    latent: np.ndarray
+
+    @property
+    def striking(self) -> np.ndarray:
+        """Row numbers of malignant lesions and lookalikes."""
+        return np.flatnonzero(~np.isnan(self.latent))
+
+
+def draw_visibility(
+    facts: Population, rng: np.random.Generator, malignant: np.ndarray
+) -> Visibility:
+    """The published share of lookalikes, and latents in equal steps of probability."""
+    benign = np.flatnonzero(~malignant)
+    lookalike = np.zeros(len(malignant), dtype=bool)
+    count = round(facts.visibility.lookalikes * len(benign))
+    lookalike[rng.choice(benign, count, replace=False)] = True
+    latent = np.full(len(malignant), np.nan)
+    for members in (malignant, lookalike):
+        latent[members] = stratified(rng, rng.random((members.sum(), 1)))[:, 0]
+    return Visibility(lookalike, latent)
+
+
+def stratified(rng: np.random.Generator, scores: np.ndarray) -> np.ndarray:
+    """Normal scores (n, k) in the order of `scores`, one of each column in each of n equal shares.
+
+    A column read off a table with them has that table's distribution whatever the seed.
+    """
+    n = len(scores)
+    ranks = np.empty(scores.shape, dtype=np.int64)
+    np.put_along_axis(ranks, np.argsort(scores, axis=0), np.arange(n)[:, None], axis=0)
+    return ndtri(np.clip((ranks + rng.random(scores.shape)) / max(n, 1), 1e-7, 1 - 1e-7))
 
 
 def draw_scores(
@@ -41,11 +93,13 @@ def draw_scores(
     patients: pd.DataFrame,
     owner: np.ndarray,
     malignant: np.ndarray,
+    lookalike: np.ndarray,
     given: np.ndarray,
 ) -> np.ndarray:
     """Normal scores (n, variables) of all copula variables.
 
-    `owner` (n,) indexes patients, `malignant` (n,) is bool, `given` (n, 4) scores age, x, y, z.
+    `owner` (n,) indexes patients, `malignant` and `lookalike` (n,) are bool, `given` (n, 4) scores
+    age, x, y, z.
     """
     hospital = np.stack(facts.hospitals["offset"].to_list())
     hospital_cov = _weighted_covariance(hospital, facts.hospitals["rows"].to_numpy(float))
@@ -65,11 +119,12 @@ def draw_scores(
     shifted = effect + (has_malignant - mean) * shift
     scores = np.empty((len(owner), len(facts.variables)))
     scores[:, :EXOGENOUS] = given
-    for is_malignant, group, share in (
-        (False, facts.benign, "rows"),
-        (True, facts.overt, "malignant"),
+    for members, group, share in (
+        (~malignant & ~lookalike, facts.plain, "rows"),
+        (lookalike, facts.lookalike, "rows"),
+        (malignant, facts.overt, "malignant"),
     ):
-        rows = np.flatnonzero(malignant == is_malignant)
+        rows = np.flatnonzero(members)
         slope, rest = _condition(group.correlation)
         within = rest - hospital_cov - patient_cov
         root = _root(within)
@@ -80,59 +135,106 @@ def draw_scores(
         noise = rng.standard_normal((len(rows), len(scale))) @ root.T
         # The tables of a group already hold its mix of hospitals.
         mix = np.average(hospital, axis=0, weights=facts.hospitals[share].to_numpy(float))
-        own = (effect if is_malignant else shifted) - mix
-        scores[rows, EXOGENOUS:] = (noise + own[owner[rows]]) * scale + given[rows] @ slope.T
+        own = (effect if share == "malignant" else shifted) - mix
+        drawn = (noise + own[owner[rows]]) * scale + given[rows] @ slope.T
+        scores[rows, EXOGENOUS:] = stratified(rng, drawn)
     return scores
 
 
 def read_tables(
-    facts: Population, rng: np.random.Generator, scores: np.ndarray, malignant: np.ndarray
+    facts: Population,
+    rng: np.random.Generator,
+    scores: np.ndarray,
+    malignant: np.ndarray,
+    visibility: Visibility,
 ) -> pd.DataFrame:
     """Values of the copula variables: each column read off the benign table, or the malignant one
     where that shows.
     """
-    rows = np.flatnonzero(malignant)
-    hidden = np.where(rng.random(len(rows)) < FAINT, HIDDEN_IF_FAINT, HIDDEN_ELSE)
-    shown = {name: np.ones(len(rows), dtype=bool) for name in facts.variables[:EXOGENOUS]}
-    for group, part in SHOWN_TOGETHER.items():
-        shown |= dict.fromkeys(group, rng.random(len(rows)) >= part * hidden)
-    columns = {}
-    for index, name in enumerate(facts.variables):
-        column = facts.benign.tables[name](scores[:, index])
-        overt = rows[shown[name]]
-        column[overt] = facts.overt.tables[name](scores[overt, index])
+    order = sorted(facts.variables, key=lambda name: name != SIZE)
+    shown: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
+    for name in order:
+        index = facts.variables.index(name)
+        if index < EXOGENOUS:
+            shows = ~np.isnan(visibility.latent)
+        elif name in shown:
+            shows = shown[name]
+        else:
+            group = next(names for names in SHOWN_TOGETHER if name in names)
+            shows = _shown(facts, rng, group, visibility, malignant, columns.get(SIZE))
+            shown |= dict.fromkeys(group, shows)
+        parts = [~shows, shows & malignant, shows & visibility.lookalike]
+        column = np.empty(len(scores))
+        for part, source in zip(parts, (facts.plain, facts.overt, facts.lookalike), strict=True):
+            score = scores[part, index]
+            if name in _COLOUR:
+                fade = np.log(np.maximum(_MEASURABLE / columns[SIZE][part], 1))
+                score = stratified(rng, (score - _FADE * fade)[:, None])[:, 0]
+            column[part] = source.tables[name](score)
         columns[name] = column
-    return pd.DataFrame(columns)
+    return pd.DataFrame({name: columns[name] for name in facts.variables})
 
 
-def complete(rng: np.random.Generator, drawn: pd.DataFrame) -> pd.DataFrame:
+def _shown(
+    facts: Population,
+    rng: np.random.Generator,
+    group: tuple[str, ...],
+    visibility: Visibility,
+    malignant: np.ndarray,
+    diameter: np.ndarray | None,
+) -> np.ndarray:
+    """Which rows (n,) show what is malignant about them in a group of columns."""
+    rows = visibility.striking
+    chance = np.full(len(rows), facts.visibility.hidden * SHOWN_TOGETHER[group])
+    if _COLOUR[0] in group and diameter is not None:
+        tiny = is_small(diameter[rows])
+        for members in (malignant[rows], ~malignant[rows]):
+            open_ = members & ~tiny
+            chance[open_] *= members.sum() / max(open_.sum(), 1)
+        chance[tiny] = 0
+    shared = facts.visibility.shared
+    level = np.sqrt(shared) * visibility.latent[rows] + np.sqrt(1 - shared) * rng.standard_normal(
+        len(rows)
+    )
+    shows = np.zeros(len(visibility.latent), dtype=bool)
+    shows[rows] = level >= ndtri(np.minimum(chance, 0.95))
+    return shows
+
+
+def complete(facts: Population, rng: np.random.Generator, drawn: pd.DataFrame) -> pd.DataFrame:
     """All measured columns from the drawn ones, float64 values of float32 precision.
 
-    Exact identities hold to the rounding; near-exact relations carry the published residuals (FIELD
-    A.4).
+    Exact identities hold to the rounding; near-exact relations are the fitted ones, with their
+    residual sd.
     """
+    fit = facts.relations
     n = len(drawn)
     normal = rng.standard_normal((5, n))
     rows = drawn.copy()
     tbp = {name.removeprefix("tbp_lv_"): rows[name].to_numpy() for name in rows.columns}
     rows["clin_size_long_diam_mm"] = diameter = np.round(tbp["clin_size_long_diam_mm"], 2)
-    flat = np.clip(tbp["eccentricity"] - 0.012 + 0.03 * normal[0], 0.0, 0.985)
+    flat, spread = _fitted(fit["eccentricity"], tbp["eccentricity"])
+    flat = np.clip(flat + spread * normal[0], 0.0, 0.985)
     rows["tbp_lv_minorAxisMM"] = minor = _stored(diameter * np.sqrt(1 - flat**2))
-    area = _stored(0.966 * np.pi / 4 * diameter * minor * np.clip(1 + 0.116 * normal[1], 0.6, 1.4))
+    # An ellipse, less what a jagged outline cuts off.
+    ragged, spread = _fitted(
+        fit["area"], np.log(diameter), np.log(minor / diameter), np.log(tbp["area_perim_ratio"])
+    )
+    area = _stored(np.pi / 4 * diameter * minor * np.exp(ragged + spread * normal[1]))
     rows["tbp_lv_areaMM2"] = area
     rows["tbp_lv_perimeterMM"] = perimeter = _stored(np.sqrt(tbp["area_perim_ratio"] * area))
     rows["tbp_lv_area_perim_ratio"] = ratio = perimeter**2 / area
     _add_colours(rows, tbp)
-    _add_contrasts(rows, rng, normal[2])
+    _add_contrasts(facts, rows, rng, normal[2])
     tidy = np.where(tbp["color_std_mean"] == 0, 0.0, tbp["radial_color_std_max"])
     rows["tbp_lv_radial_color_std_max"] = tidy
-    colour = np.clip(
-        1.266 * tbp["color_std_mean"] + 1.635 * tidy + 0.10 + 0.17 * normal[3], 0.01, 10
+    colour, spread = _fitted(fit["norm_color"], tbp["color_std_mean"], tidy)
+    rows["tbp_lv_norm_color"] = np.where(
+        tbp["color_std_mean"] == 0, 0.0, np.clip(colour + spread * normal[3], 0.01, 10)
     )
-    rows["tbp_lv_norm_color"] = np.where(tbp["color_std_mean"] == 0, 0.0, colour)
-    rows["tbp_lv_norm_border"] = np.clip(
-        0.1731 * ratio + 7.577 * tbp["symm_2axis"] - 2.172 + 0.09 * normal[4], 0, 10
-    )
+    border, spread = _fitted(fit["norm_border"], ratio, tbp["symm_2axis"])
+    rows["tbp_lv_norm_border"] = np.clip(border + spread * normal[4], 0, 10)
     rows["tbp_lv_symm_2axis_angle"] = 5 * rng.integers(0, 36, n)
     return rows.apply(_stored)
 
@@ -153,24 +255,35 @@ def _add_colours(rows: pd.DataFrame, tbp: dict[str, np.ndarray]) -> None:
         rows[f"tbp_lv_H{end}"] = np.degrees(np.arctan2(b, a))
 
 
-def _add_contrasts(rows: pd.DataFrame, rng: np.random.Generator, normal: np.ndarray) -> None:
+def _fitted(relation: list[float], *columns: np.ndarray) -> tuple[np.ndarray, float]:
+    """Value of a linear relation (intercept, a weight per column, residual sd), and that sd."""
+    intercept, *weights, spread = relation
+    total = intercept + sum(
+        weight * column for weight, column in zip(weights, columns, strict=True)
+    )
+    return np.asarray(total), spread
+
+
+def _add_contrasts(
+    facts: Population, rows: pd.DataFrame, rng: np.random.Generator, normal: np.ndarray
+) -> None:
     """deltaLB = √(deltaL² + deltaB²) + e, and its ratio to the skin's lightness."""
-    excess = rng.gamma(3.26, 0.051, len(rows))
+    shape, scale = facts.relations["excess"]
+    excess = rng.gamma(shape, scale, len(rows))
     contrast = np.hypot(rows["tbp_lv_deltaL"], rows["tbp_lv_deltaB"]).to_numpy() + excess
     rows["tbp_lv_deltaLB"] = contrast
-    normalised = contrast * (40.5 + 3.2 * normal) / rows["tbp_lv_Lext"].to_numpy()
-    # Fainter lesions are not detected: what falls below the threshold is folded back above it.
-    low = normalised < _LEAST_CONTRAST
-    rows["tbp_lv_deltaLBnorm"] = np.where(
-        low, np.minimum(2 * _LEAST_CONTRAST - normalised, 6.5), normalised
+    columns = (rows["tbp_lv_Lext"], contrast, rows[SIZE], rows["tbp_lv_Bext"])
+    normalised, spread = _fitted(
+        facts.relations["contrast"], *(np.log(np.asarray(column)) for column in columns)
     )
+    rows["tbp_lv_deltaLBnorm"] = np.exp(normalised + spread * normal)
 
 
 def is_small(diameter: np.ndarray) -> np.ndarray:
     """Lesions below what the machine selects by itself: they are in the data because a clinician
     tagged them.
     """
-    return diameter < _LEAST_DIAMETER
+    return diameter < LEAST_DIAMETER
 
 
 def mixture_scores(weights: np.ndarray, place: np.ndarray, values: np.ndarray) -> np.ndarray:

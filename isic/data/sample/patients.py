@@ -17,30 +17,28 @@ _HANDFUL = 6
 #: At most this share of the patients is malignant (published: 25 %), so that every request has
 #: benign patients too.
 _LARGEST_SHARE = 0.75
+#: Male among lesions of known sex, and lesions of unknown sex: 383 malignant ones known, 274 male;
+#: all but what patients with a malignant lesion take of 389,542 known, 265,546 male.
+_SEX_OF_MALIGNANT, _SEX = (274 / 383, 10 / 393), (0.66, 0.031)
+_AGE_MISSING = 2_798 / 401_059
 
 
 def draw_patients(
     facts: Population, rng: np.random.Generator, patients: int, lesions: int, positives: int
 ) -> pd.DataFrame:
-    """One row per patient: patient_id, hospital (index), lesions, malignant, sex, age_score,
-    visits.
+    """One row per patient: patient_id, hospital (index), white, lesions, malignant, sex, age,
+    age_missing, visits.
 
-    Lesions and malignant ones sum exactly to what is asked. `age_score` is a normal score, `visits`
-    the share of the patient's lesions seen at a second visit five years on. Raises InputError for
-    impossible requests.
+    Lesions and malignant ones sum exactly to what is asked; shares of hospitals, white light, sexes
+    and ages are those of lesions, so that a patient of thousands does not move them. `age` is in
+    years at the first visit, `visits` the share of the patient's lesions seen at a second one five
+    years on. Raises InputError for impossible requests.
     """
     check_request(patients, lesions, positives)
     malignant = _malignant_counts(facts, rng, patients, positives)
-    hospital = _hospitals(facts, rng, malignant > 0)
+    hospital = _hospitals(facts, rng, malignant)
     counts = _lesion_counts(facts, rng, hospital, malignant, lesions)
     malignant = _fit_into(malignant, counts)
-    is_malignant = malignant > 0
-    male = rng.random(patients) < np.where(is_malignant, 0.70, 0.68)
-    sex = np.where(male, "male", "female").astype(object)
-    sex[rng.random(patients) < 0.029] = None
-    # Patients with a malignant lesion are older (mean 61.4 years); the rest shift so that all
-    # lesions keep theirs.
-    age = rng.standard_normal(patients) + np.where(is_malignant, 0.10, -0.07)
     second_visit = np.where(rng.random(patients) < 0.12, rng.uniform(0.2, 0.8, patients), 0.0)
     return pd.DataFrame(
         {
@@ -48,9 +46,10 @@ def draw_patients(
             "hospital": hospital,
             "lesions": counts,
             "malignant": malignant,
-            "sex": sex,
-            "age_score": age,
-            "age_missing": rng.random(patients) < 0.007,
+            "white": _white(facts, rng, hospital, counts),
+            "sex": _sexes(rng, counts, malignant),
+            "age": _ages(facts, rng, counts, malignant) - 5 * second_visit,
+            "age_missing": portion(rng, counts, _AGE_MISSING),
             "visits": second_visit,
         }
     )
@@ -118,24 +117,85 @@ def _malignant_counts(
     return counts
 
 
-def _hospitals(facts: Population, rng: np.random.Generator, is_malignant: np.ndarray) -> np.ndarray:
-    """Hospital of each patient: malignant patients as the malignant lesions are spread, all of them
-    as published.
+def portion(rng: np.random.Generator, weights: np.ndarray, share: float) -> np.ndarray:
+    """Randomly chosen members (bool) that hold `share` of the total weight, or a little less."""
+    chosen = np.zeros(len(weights), dtype=bool)
+    room = share * weights.sum() + 0.5 * rng.random()
+    for member in rng.permutation(len(weights)):
+        if weights[member] <= room:
+            chosen[member] = True
+            room -= weights[member]
+    return chosen
+
+
+def _white(
+    facts: Population, rng: np.random.Generator, hospital: np.ndarray, lesions: np.ndarray
+) -> np.ndarray:
+    """Patients photographed in white light (bool): at each hospital its share of the lesions."""
+    white = np.zeros(len(hospital), dtype=bool)
+    for code, share in enumerate(facts.hospitals["white_benign"]):
+        members = np.flatnonzero(hospital == code)
+        if share > 0 and len(members):
+            white[members] = ~portion(rng, lesions[members], 1 - share)
+    return white
+
+
+def _sexes(rng: np.random.Generator, lesions: np.ndarray, malignant: np.ndarray) -> np.ndarray:
+    """male, female or None per patient: the published shares of malignant lesions and of all."""
+    sex = np.full(len(lesions), "female", dtype=object)
+    for members, weights, (male, missing) in (
+        (np.flatnonzero(malignant > 0), malignant, _SEX_OF_MALIGNANT),
+        (np.flatnonzero(malignant == 0), lesions, _SEX),
+    ):
+        unknown = portion(rng, weights[members], missing)
+        sex[members[unknown]] = None
+        known = members[~unknown]
+        sex[known[portion(rng, weights[known], male)]] = "male"
+    return sex
+
+
+def _ages(
+    facts: Population, rng: np.random.Generator, lesions: np.ndarray, malignant: np.ndarray
+) -> np.ndarray:
+    """Years per patient: over lesions the benign table; malignant patients older by as much as
+    gives malignant lesions their mean.
+    """
+    table = facts.benign.tables["age_approx"]
+    wanted = facts.malignant_age
+    noise = rng.standard_normal(len(lesions))
+
+    def drawn(older: float) -> np.ndarray:
+        order = np.argsort(noise + older * (malignant > 0), kind="stable")
+        position = np.empty(len(lesions))
+        position[order] = np.cumsum(lesions[order]) - 0.5 * lesions[order]
+        return table(ndtri(position / lesions.sum()))
+
+    low, high = -0.5, 1.5
+    for _ in range(20 if malignant.any() else 0):
+        middle = (low + high) / 2
+        younger = np.average(drawn(middle), weights=malignant) < wanted
+        low, high = (middle, high) if younger else (low, middle)
+    return drawn((low + high) / 2 if malignant.any() else 0.0)
+
+
+def _hospitals(facts: Population, rng: np.random.Generator, malignant: np.ndarray) -> np.ndarray:
+    """Hospital of each patient: patients as published, malignant lesions as near to the published
+    shares as patients with several of them allow.
     """
     hospitals = facts.hospitals
-    total = apportion(hospitals["patients"].to_numpy(float), len(is_malignant))
-    malignant = np.minimum(
-        apportion(hospitals["malignant"].to_numpy(float), int(is_malignant.sum())), total
-    )
-    while (short := int(is_malignant.sum() - malignant.sum())) > 0:
-        free = total - malignant
-        malignant[np.argsort(-free, kind="stable")[:short]] += (
-            free[np.argsort(-free, kind="stable")[:short]] > 0
-        )
-    assigned = np.empty(len(is_malignant), dtype=np.int64)
-    codes = np.arange(len(hospitals))
-    assigned[is_malignant] = rng.permutation(np.repeat(codes, malignant))
-    assigned[~is_malignant] = rng.permutation(np.repeat(codes, total - malignant))
+    free = apportion(hospitals["patients"].to_numpy(float), len(malignant))
+    open_ = apportion(hospitals["malignant"].to_numpy(float), int(malignant.sum())).astype(float)
+    assigned = np.full(len(malignant), -1)
+    shuffled = rng.permutation(np.flatnonzero(malignant > 0))
+    # The fullest first, each to a hospital by how many malignant lesions it still lacks.
+    for patient in shuffled[np.argsort(-malignant[shuffled], kind="stable")]:
+        fits = np.where((free > 0) & (open_ >= malignant[patient]), open_, 0)
+        if not fits.any():
+            fits = np.where(free > 0, np.maximum(open_, 1e-3), 0)
+        assigned[patient] = rng.choice(len(open_), p=fits / fits.sum())
+        open_[assigned[patient]] -= malignant[patient]
+        free[assigned[patient]] -= 1
+    assigned[assigned < 0] = rng.permutation(np.repeat(np.arange(len(free)), free))
     return assigned
 
 

@@ -1,5 +1,5 @@
-"""What is published about the 401,059 lesions, as values: the only place that reads
-`population.json`.
+"""What is published about the 401,059 lesions, as values: the only place that reads a population
+file.
 
 The numbers are aggregates; their sources are named in the file. No row of the challenge data is in
 it.
@@ -11,19 +11,18 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-#: A malignant lesion may show nothing in a group of measurements: each group is hidden in most of
-#: the faint lesions and in few of the others. Without this the published margins and correlations
-#: make the task easier than it is; set so that LightGBM ranks generated rows about as well as real
-#: ones.
-FAINT, HIDDEN_IF_FAINT, HIDDEN_ELSE = 0.24, 0.85, 0.03
-#: The groups, and how much of that hiding they take part in: malignant sizes leave little room for
-#: benign ones.
+from isic.core.errors import InputError
+
+#: Measurements that a malignant lesion shows or hides together, and how much of the hiding they take
+#: part in: malignant sizes leave little room for benign ones, and hues mixed from a hidden and a
+#: shown half of the lesions would spread too far.
 SHOWN_TOGETHER: dict[tuple[str, ...], float] = {
     (
         "clin_size_long_diam_mm",
@@ -31,7 +30,7 @@ SHOWN_TOGETHER: dict[tuple[str, ...], float] = {
         "tbp_lv_area_perim_ratio",
         "tbp_lv_symm_2axis",
     ): 0.5,
-    ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_deltaA", "tbp_lv_deltaB", "tbp_lv_stdLExt"): 1.0,
+    ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_deltaA", "tbp_lv_deltaB", "tbp_lv_stdLExt"): 0.5,
     (
         "tbp_lv_Lext",
         "tbp_lv_deltaL",
@@ -41,12 +40,17 @@ SHOWN_TOGETHER: dict[tuple[str, ...], float] = {
     ): 1.0,
     ("tbp_lv_nevi_confidence", "tbp_lv_dnn_lesion_confidence"): 1.0,
 }
+SIZE = "clin_size_long_diam_mm"
+#: Lesions found by the machine are at least this long (published minimum of untagged lesions).
+LEAST_DIAMETER = 2.5
 
 #: The first variables, age and position, are drawn outside the copula; the others follow them.
 EXOGENOUS = 4
 
 #: Spreads the ends of a quantile table over a finite range of normal scores: 1 in 400,000.
 _EDGE = 2.5e-6
+#: Normal scores of 4,000 equal shares.
+_FINE = ndtri((np.arange(4000) + 0.5) / 4000)
 
 
 @dataclass(frozen=True)
@@ -72,20 +76,33 @@ class Table:
         probabilities = np.clip(np.asarray(published["p"]), _EDGE, 1 - _EDGE)
         return cls(ndtri(probabilities), np.asarray(published["value"], dtype=np.float64))
 
+    def score(self, value: np.ndarray) -> np.ndarray:
+        """Normal scores of values of any shape."""
+        return np.interp(value, self.values, self.scores)
+
     def without(self, other: Table, share: float) -> Table:
         """What is left of this distribution when `share` of it comes from `other`.
 
         Where `other` claims more than there is, nothing is left; the small difference goes to its
         neighbours.
         """
-        fine = ndtri((np.arange(4000) + 0.5) / 4000)
-        whole, part = np.sort(self(fine)), np.sort(other(fine))
+        whole, part = np.sort(self(_FINE)), np.sort(other(_FINE))
         values = np.sort(np.concatenate([whole, part]))
         below, taken = (
             np.searchsorted(side, values, "right") / len(side) for side in (whole, part)
         )
         rest = np.maximum.accumulate((below - share * taken) / (1 - share))
         return Table(ndtri(np.clip(rest, _EDGE, 1 - _EDGE)), values)
+
+    def at_least(self, low: float) -> Table:
+        """The part of this distribution from `low` on."""
+        values = self(_FINE)
+        values = values[values >= low]
+        return Table(ndtri((np.arange(len(values)) + 0.5) / len(values)), values)
+
+    def below(self, high: float) -> float:
+        """Probability of a value below `high`."""
+        return float((self(_FINE) < high).mean())
 
 
 @dataclass(frozen=True)
@@ -99,17 +116,44 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Visibility:
+    """How much of what makes malignant lesions malignant can be seen in one of them.
+
+    Every malignant lesion has one standard normal latent. A group of columns is hidden where
+    √shared · latent + √(1 − shared) · noise falls into its lowest `hidden` share. A lookalike is a
+    benign lesion drawn like a malignant one of `LEAST_DIAMETER` or more.
+    """
+
+    hidden: float
+    shared: float
+    #: Share of benign lesions.
+    lookalikes: float
+    #: Correlation of the latent with that of the picture.
+    picture: float
+
+
+@dataclass(frozen=True)
 class Population:
-    """Everything the generator knows."""
+    """Everything the generator is given."""
 
     rows: int
     malignant: int
     patients: int
     malignant_patients: int
+    #: Mean age of malignant lesions, years.
+    malignant_age: float
     variables: tuple[str, ...]
+    #: All benign lesions, and those that are no lookalikes.
     benign: Group
-    #: Tables of what malignant lesions measure where they show it; their correlation as published.
+    plain: Group
+    #: What malignant lesions and lookalikes measure in the groups of columns that they show.
     overt: Group
+    lookalike: Group
+    visibility: Visibility
+    #: Near-exact relations between columns: name → coefficients and residual sd (see measure).
+    relations: dict[str, list[float]]
+    #: Tile type → image colour of the skin by Lext, Aext, Bext, its residual sd, contrast factors.
+    tiles: dict[str, dict[str, Any]]
     #: Share of each variable's variance that lies between patients (of one hospital); exogenous
     #: ones excluded.
     patient_share: np.ndarray
@@ -129,20 +173,50 @@ class Population:
 
 
 @cache
-def population() -> Population:
-    """The published numbers, read once."""
-    text = resources.files(__package__).joinpath("population.json").read_text(encoding="utf-8")
-    facts = json.loads(text)
-    names = tuple(facts["variables"])
+def population(path: Path | None = None) -> Population:
+    """The published numbers, or those of another file of the same form, read once.
+
+    Raises InputError for a file that is absent or has another form.
+    """
+    file = path or resources.files(__package__).joinpath("population.json")
+    try:
+        return _population(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if path is None:
+            raise
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{path} is no population file: {reason}") from error
+
+
+def _population(facts: dict[str, Any]) -> Population:
     benign, whole = _group(facts, "benign"), _group(facts, "malignant")
+    visibility = Visibility(**facts["visibility"])
+    large = Group(
+        whole.tables | {SIZE: whole.tables[SIZE].at_least(LEAST_DIAMETER)}, whole.correlation
+    )
+    plain = Group(
+        {
+            name: table
+            if name in facts["variables"][:EXOGENOUS]
+            else table.without(large.tables[name], visibility.lookalikes)
+            for name, table in benign.tables.items()
+        },
+        benign.correlation,
+    )
     return Population(
         rows=facts["rows"],
         malignant=facts["malignant"],
         patients=facts["patients"],
         malignant_patients=facts["malignant_patients"],
-        variables=names,
+        malignant_age=float(whole.tables["age_approx"](_FINE).mean()),
+        variables=tuple(facts["variables"]),
         benign=benign,
-        overt=_overt(whole, benign, names),
+        plain=plain,
+        overt=_overt(whole, plain, visibility.hidden),
+        lookalike=_overt(large, plain, visibility.hidden),
+        visibility=visibility,
+        relations=facts["relations"],
+        tiles=facts["tiles"],
         patient_share=np.asarray(facts["patient_share"]),
         hospitals=pd.DataFrame(facts["hospitals"]),
         locations=_locations(facts),
@@ -162,14 +236,15 @@ def _group(facts: dict[str, Any], name: str) -> Group:
     return Group(tables, _normal_correlation(facts["spearman"][name]))
 
 
-def _overt(whole: Group, benign: Group, names: tuple[str, ...]) -> Group:
+def _overt(whole: Group, plain: Group, hidden: float) -> Group:
     """Age and position are never hidden; of the others the hidden share is taken out, so that the
     whole stays right.
     """
-    tables = {name: whole.tables[name] for name in names[:EXOGENOUS]}
+    tables = dict(whole.tables)
     for group, part in SHOWN_TOGETHER.items():
-        hidden = part * (FAINT * HIDDEN_IF_FAINT + (1 - FAINT) * HIDDEN_ELSE)
-        tables |= {name: whole.tables[name].without(benign.tables[name], hidden) for name in group}
+        tables |= {
+            name: whole.tables[name].without(plain.tables[name], part * hidden) for name in group
+        }
     return Group(tables, whole.correlation)
 
 

@@ -11,7 +11,13 @@ import pandas as pd
 
 from isic.core.schema import TEST_COLUMNS, TRAIN_COLUMNS
 from isic.data.sample.diagnosis import draw_diagnoses
-from isic.data.sample.measure import complete, draw_scores, mixture_scores, read_tables
+from isic.data.sample.measure import (
+    complete,
+    draw_scores,
+    draw_visibility,
+    mixture_scores,
+    read_tables,
+)
 from isic.data.sample.patients import draw_patients, unique_codes
 from isic.data.sample.population import Population
 
@@ -37,6 +43,8 @@ class Sample:
     frame: pd.DataFrame
     #: Index of each row's patient, for traits of skin that only images show.
     owner: np.ndarray
+    #: How visible each malignant lesion or lookalike is, NaN for all others.
+    visibility: np.ndarray
 
 
 def draw_rows(facts: Population, seed: int, patients: int, lesions: int, positives: int) -> Sample:
@@ -58,15 +66,17 @@ def draw_rows_of(
     )
     malignant = np.arange(len(owner)) - first < people["malignant"].to_numpy()[owner]
     place, given = _places(facts, rng, people, owner, malignant)
-    scores = draw_scores(facts, rng, people, owner, malignant, given)
-    rows = complete(rng, read_tables(facts, rng, scores, malignant))
+    visibility = draw_visibility(facts, rng, malignant)
+    scores = draw_scores(facts, rng, people, owner, malignant, visibility.lookalike, given)
+    rows = complete(facts, rng, read_tables(facts, rng, scores, malignant, visibility))
     rows["target"] = malignant.astype(np.int64)
     rows = rows.assign(**_identity(facts, rng, people, owner, malignant), **_site(facts, place))
-    rows["age_approx"] = _ages(rng, people, owner, rows["age_approx"].to_numpy())
+    rows["age_approx"] = _ages(rng, people, owner)
     rows = rows.assign(**draw_diagnoses(facts, rng, rows, owner))
     rows["isic_id"] = unique_codes(code_rng, len(rows), "ISIC_")
     order = np.argsort(rows["isic_id"].to_numpy().astype(str), kind="stable")
-    return Sample(rows.loc[order, list(TRAIN_COLUMNS)].reset_index(drop=True), owner[order])
+    frame = rows.loc[order, list(TRAIN_COLUMNS)].reset_index(drop=True)
+    return Sample(frame, owner[order], visibility.latent[order])
 
 
 def test_rows(sample: Sample) -> pd.DataFrame:
@@ -86,9 +96,11 @@ def _places(
     habit = (_PLACE_SPREAD * rng.standard_normal((len(people), len(table)))).astype(np.float32)
     place = np.empty(len(owner), dtype=np.int64)
     given = np.empty((len(owner), 4))
-    given[:, 0] = people["age_score"].to_numpy()[owner]
+    age = people["age"].to_numpy()[owner] + rng.uniform(-1, 1, len(people))[owner]
     for is_malignant in (False, True):
         rows = np.flatnonzero(malignant == is_malignant)
+        group = facts.overt if is_malignant else facts.benign
+        given[rows, 0] = group.tables["age_approx"].score(age[rows])
         weights = table["malignant" if is_malignant else "benign"].to_numpy(float)
         with np.errstate(divide="ignore"):
             logits = np.log(weights).astype(np.float32)
@@ -113,17 +125,19 @@ def _identity(
     """Columns that follow from the patient and the hospital, and the lighting."""
     hospital = people["hospital"].to_numpy()[owner]
     table = facts.hospitals
-    # One hospital photographs most patients in white light; elsewhere white tiles are single
-    # lesions.
-    white = rng.random(len(people))[owner] < table["white_benign"].to_numpy()[hospital]
-    single = rng.random(len(owner)) < table["white_malignant"].to_numpy()[hospital]
+    white = people["white"].to_numpy()[owner]
+    # Elsewhere white tiles are single malignant lesions; together as many as published.
+    for code, share in enumerate(table["white_malignant"]):
+        here = np.flatnonzero(malignant & (hospital == code))
+        lacking = round(share * len(here) + rng.uniform(-0.5, 0.5)) - int(white[here].sum())
+        others = here[~white[here]] if lacking > 0 else here[white[here]]
+        change = rng.permutation(others)[: abs(lacking)]
+        white[change] = ~white[change]
     return {
         "patient_id": people["patient_id"].to_numpy()[owner],
         "sex": people["sex"].to_numpy()[owner],
         "image_type": np.full(len(owner), "TBP tile: close-up", dtype=object),
-        "tbp_tile_type": (
-            np.where(white | (single & malignant), "3D: white", "3D: XP").astype(object)
-        ),
+        "tbp_tile_type": (np.where(white, "3D: white", "3D: XP").astype(object)),
         "attribution": table["name"].to_numpy(dtype=object)[hospital],
         "copyright_license": table["licence"].to_numpy(dtype=object)[hospital],
     }
@@ -148,17 +162,12 @@ def _simple(location: str) -> str:
     return next((name for name in _SITES if location.startswith(name)), "Unknown")
 
 
-def _ages(
-    rng: np.random.Generator, people: pd.DataFrame, owner: np.ndarray, drawn: np.ndarray
-) -> np.ndarray:
+def _ages(rng: np.random.Generator, people: pd.DataFrame, owner: np.ndarray) -> np.ndarray:
     """Age in steps of five, one per patient, five years more at a second visit; missing for whole
     patients.
     """
-    # The benign and malignant tables would give a patient two ages: the first lesion's holds for
-    # all of them.
-    first = np.unique(owner, return_index=True)[1]
-    base = np.clip(5 * np.rint(drawn[first] / 5), 5, 85)
+    base = np.clip(5 * np.rint(people["age"].to_numpy() / 5), 5, 85)[owner]
     later = rng.random(len(owner)) < people["visits"].to_numpy()[owner]
-    age = np.minimum(base[owner] + 5 * later, 85)
+    age = np.minimum(base + 5 * later, 85)
     age[people["age_missing"].to_numpy()[owner]] = np.nan
     return age

@@ -47,16 +47,18 @@ def write_sample(
     seed: int,
     images: bool = True,
     processes: int | None = None,
+    population_file: Path | None = None,
 ) -> None:
     """Write train-metadata.csv, test-metadata.csv, sample_submission.csv and, with `images`, the
     two HDF5 files.
 
     The same arguments give the same rows and tiles, whatever the number of `processes` (default:
-    the usable cores, at most 8). All files appear together at the end. Raises InputError for impossible
-    requests.
+    the usable cores, at most 8). `population_file` has the form of the shipped `population.json`,
+    which is the default. All files appear together at the end. Raises InputError for impossible
+    requests and for a population file of another form.
     """
     check_request(patients, lesions, positives, seed)
-    facts = population()
+    facts = population(population_file)
     train, test = draw_rows(facts, seed, patients, lesions, positives), _test_sample(facts, seed)
     with atomic_files(Path(out)) as folder:
         write_csv(folder / "train-metadata.csv", train.frame)
@@ -67,8 +69,8 @@ def write_sample(
         )
         if images:
             processes = processes or min(cores(), 8)
-            write_tiles(folder / "train-image.hdf5", train, (seed, 1), processes)
-            write_tiles(folder / "test-image.hdf5", test, (seed, 2), 1)
+            write_tiles(folder / "train-image.hdf5", facts, train, (seed, 1), processes)
+            write_tiles(folder / "test-image.hdf5", facts, test, (seed, 2), 1)
 
 
 def _test_sample(facts: Population, seed: int) -> Sample:
@@ -83,8 +85,9 @@ def _test_sample(facts: Population, seed: int) -> Sample:
             "hospital": [0, 3, 3],
             "lesions": 1,
             "malignant": 0,
+            "white": [True, False, False],
             "sex": ["male", "female", "male"],
-            "age_score": rng.standard_normal(3),
+            "age": rng.uniform(40, 80, 3),
             "age_missing": False,
             "visits": 0.0,
         }
@@ -93,13 +96,15 @@ def _test_sample(facts: Population, seed: int) -> Sample:
     frame = sample.frame.assign(isic_id=list(_TEST_IDS))
     moved = sample.owner == 2
     frame.loc[moved, ["attribution", "copyright_license"]] = _TEST_HOSPITAL
-    return Sample(frame, sample.owner)
+    return Sample(frame, sample.owner, sample.visibility)
 
 
-def write_tiles(path: Path, sample: Sample, seed: Sequence[int], processes: int) -> None:
+def write_tiles(
+    path: Path, facts: Population, sample: Sample, seed: Sequence[int], processes: int
+) -> None:
     """One scalar `|S<n>` dataset of JPEG bytes per isic_id, in row order."""
     entropy = [part % 2**64 for part in seed]
-    looks = draw_looks(np.random.default_rng(entropy), sample.frame, sample.owner)
+    looks = draw_looks(facts, np.random.default_rng(entropy), sample)
     names = sample.frame["isic_id"].to_list()
     pieces = [
         (index, looks[start : start + _PIECE])

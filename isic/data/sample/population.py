@@ -116,7 +116,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Visibility:
+class VisibilityModel:
     """How much of what makes malignant lesions malignant can be seen in one of them.
 
     Every malignant lesion has one standard normal latent. A group of columns is hidden where
@@ -149,7 +149,7 @@ class Population:
     #: What malignant lesions and lookalikes measure in the groups of columns that they show.
     overt: Group
     lookalike: Group
-    visibility: Visibility
+    visibility: VisibilityModel
     #: Near-exact relations between columns: name → coefficients and residual sd (see measure).
     relations: dict[str, list[float]]
     #: Tile type → image colour of the skin by Lext, Aext, Bext, its residual sd, contrast factors.
@@ -190,7 +190,7 @@ def population(path: Path | None = None) -> Population:
 
 def _population(facts: dict[str, Any]) -> Population:
     benign, whole = _group(facts, "benign"), _group(facts, "malignant")
-    visibility = Visibility(**facts["visibility"])
+    visibility = VisibilityModel(**facts["visibility"])
     large = Group(
         whole.tables | {SIZE: whole.tables[SIZE].at_least(LEAST_DIAMETER)}, whole.correlation
     )

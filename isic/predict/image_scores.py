@@ -47,11 +47,12 @@ class TileError(InputError):
 
 @dataclass
 class ImageScoringJob:
-    """Image-scoring job: the bundle in `folder`, the tiles `chunk_ids(index)` of `chunks` chunks, a
-    cache.
+    """Image-scoring job: bundle, tiles and cache.
 
-    Scores are cached in files below `work` if given, else in memory. With `impute_broken`, a tile
-    that does not decode gets NaN instead of an error; such tiles are added to `broken`.
+    `chunk_ids(index)` gives the ids of each of the `chunks` chunks. Scores are cached in files
+    below `work` if given, else in memory. With `impute_broken`, a tile that does not decode gets
+    NaN instead of an error and is added to `broken`. `workers`: loader processes; None: by the
+    cores of this machine.
     """
 
     folder: Path
@@ -61,13 +62,12 @@ class ImageScoringJob:
     embeddings: bool
     impute_broken: bool = False
     work: Path | None = None
+    workers: int | None = None
     broken: set[str] = field(default_factory=set)
     in_memory: dict[tuple[ModelKey, int], ImageScores] = field(default_factory=dict)
 
     def identity(self, bundle_hash: str) -> str:
-        """Hash of the bundle, tiles, lesions, chunks and the treatment of broken tiles: the name of
-        the cache.
-        """
+        """Name of the cache: hash of bundle, tiles, lesions, chunks and treatment of broken tiles."""
         state = self.tiles.path.stat()
         lesions = hashlib.sha256()
         for index in range(self.chunks):
@@ -123,8 +123,9 @@ class ImageScoringJob:
 
 
 def score_images(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
-    """Score every chunk, `tiles` tiles in all, by every model of `keys`. Raises what the models
-    raise.
+    """Score every chunk, `tiles` tiles in all, by every model of `keys`.
+
+    Raises InputError for a model or tile that cannot be read.
     """
     if job.work is not None and isinstance(job.tiles.path, Path):
         _on_every_gpu(job, keys, tiles)
@@ -176,7 +177,7 @@ def _score_chunk(job: ImageScoringJob, model: Model, ids: list[str]) -> ImageSco
     from isic.image.network.embed import embed
 
     try:
-        scores = embed(model, job.tiles, job.intact(ids))
+        scores = embed(model, job.tiles, job.intact(ids), job.workers)
     except InputError as error:
         broken = _broken(job.tiles, job.intact(ids))
         if not broken:
@@ -192,7 +193,7 @@ def _score_chunk(job: ImageScoringJob, model: Model, ids: list[str]) -> ImageSco
             f" {reason}\n"
         )
         job.broken.update(broken)
-        scores = embed(model, job.tiles, job.intact(ids))
+        scores = embed(model, job.tiles, job.intact(ids), job.workers)
     return _with_broken(job, ids, scores)
 
 
@@ -237,8 +238,9 @@ def _read(file: Path) -> ImageScores:
 
 
 def _on_every_gpu(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) -> None:
-    """With two GPUs or more, fill the cache by one process per GPU; a failed process only leaves
-    gaps in it.
+    """With two GPUs or more, fill the cache by one process per GPU.
+
+    The caller scores the chunks that a failed process did not.
     """
     from isic.image.network.device import describe_devices
 
@@ -258,6 +260,7 @@ def _on_every_gpu(job: ImageScoringJob, keys: Sequence[ModelKey], tiles: int) ->
             job.embeddings,
             job.impute_broken,
             tiles,
+            count,
         ],
     )
 
@@ -284,17 +287,27 @@ def _ids_file(index: int) -> str:
 
 
 def main() -> None:
+    """Score the chunks of `task.json` by the models given, as one of several processes."""
     from isic.data.tiles import TileStore
+    from isic.image.network.device import pick
+    from isic.image.network.loader import default_workers
 
     task, keys = Path(sys.argv[1]), [(backbone, fold) for backbone, fold in json.loads(sys.argv[2])]
-    folder, path, chunks, embeddings, impute_broken, tiles = json.loads(task.read_text())
+    folder, path, chunks, embeddings, impute_broken, tiles, processes = json.loads(task.read_text())
 
     def chunk_ids(index: int) -> list[str]:
         ids: list[str] = json.loads((task.parent / _ids_file(index)).read_text())
         return ids
 
     job = ImageScoringJob(
-        Path(folder), TileStore(path), chunk_ids, chunks, embeddings, impute_broken, task.parent
+        Path(folder),
+        TileStore(path),
+        chunk_ids,
+        chunks,
+        embeddings,
+        impute_broken,
+        work=task.parent,
+        workers=default_workers(pick(), processes),
     )
     _score(job, keys, tiles)
 

@@ -62,7 +62,8 @@ def _train_process(config: dict[str, Any]) -> None:
     from isic.tracking import open_run
     from isic.tracking.oof import log_network
 
-    rank, size = get_context().get_world_rank(), get_context().get_world_size()
+    context = get_context()
+    rank = context.get_world_rank()
     layout, backbone, fold = (
         Layout(Path(config["root"])),
         str(config["backbone"]),
@@ -70,7 +71,7 @@ def _train_process(config: dict[str, Any]) -> None:
     )
     params = load_params(layout.params)
     files = layout.train_files(backbone, fold)
-    group = join_cluster(rank, size)
+    group = join_cluster(rank, context.get_world_size(), context.get_local_world_size())
     if rank > 0:
         train_files(files, params.image, backbone, fold, NullTracker(), group)
         return

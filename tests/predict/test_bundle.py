@@ -22,6 +22,7 @@ from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 from isic.predict.bundle import Bundle, load_bundle
+from isic.predict.image_scores import ImageScoringJob, ModelKey
 from isic.predict.manifest import identity, read_manifest, verify
 from pipelines.register import bundle_of
 
@@ -38,7 +39,7 @@ def rows(layout: Layout) -> pd.DataFrame:
 
 @pytest.fixture
 def tiles(layout: Layout) -> TileStore:
-    return TileStore(layout.test_images)
+    return TileStore(layout.raw / "test-image.hdf5")
 
 
 def test_a_fold_scores_as_it_did_out_of_fold(layout: Layout, bundle: Bundle) -> None:
@@ -112,11 +113,11 @@ def test_a_killed_prediction_resumes(
     seen: list[int] = []
     original = embed.embed
 
-    def counted(model: object, store: TileStore, ids: list[str]) -> object:
+    def counted(model: object, store: TileStore, ids: list[str], workers: int | None) -> object:
         if len(seen) == len(sizes) + 2:
             raise KeyboardInterrupt
         seen.append(len(ids))
-        return original(model, store, ids)
+        return original(model, store, ids, workers)
 
     monkeypatch.setattr(embed, "embed", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -150,6 +151,45 @@ def test_with_two_gpus_two_processes_score_the_tiles(
     np.testing.assert_allclose(bundle.predict(rows, tiles, work=tmp_path), alone, rtol=1e-6)
 
 
+def test_each_of_two_gpu_processes_loads_tiles_with_half_of_the_cores(
+    tiles: TileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from isic.image.network import device, loader
+    from isic.predict import image_scores
+
+    class Process:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            commands.append(command)
+            gpus.append(env["CUDA_VISIBLE_DEVICES"])
+
+        def wait(self) -> int:
+            return 0
+
+    def record(job: ImageScoringJob, keys: list[ModelKey], tiles: int) -> None:
+        scored.append((job.workers, keys))
+
+    commands: list[list[str]] = []
+    gpus: list[str] = []
+    scored: list[tuple[int | None, list[ModelKey]]] = []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "describe_devices", lambda: ["one", "another"])
+    monkeypatch.setattr(device, "pick", lambda: torch.device("cuda"))
+    monkeypatch.setattr(loader, "cores", lambda: 9)
+    monkeypatch.setattr(image_scores.subprocess, "Popen", Process)
+    monkeypatch.setattr(image_scores, "_score", record)
+
+    job = ImageScoringJob(tmp_path, tiles, lambda _: ["a"], 1, embeddings=False, work=tmp_path)
+    image_scores.score_images(job, [("net", 0), ("net", 1)], 1)
+    assert gpus == ["0", "1"]
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", command[2:])
+        image_scores.main()
+    caller = (None, [("net", 0), ("net", 1)])
+    assert scored == [caller, (4, [("net", 0)]), (4, [("net", 1)])]
+
+
 def test_the_fallback_scores_by_features_alone(
     bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +206,7 @@ def test_a_tile_that_is_no_jpeg_is_named_or_imputed(
 ) -> None:
     name = rows["isic_id"].iloc[1]
     path = layout.root / "broken.hdf5"
-    shutil.copy(layout.test_images, path)
+    shutil.copy(layout.raw / "test-image.hdf5", path)
     with h5py.File(path, "a") as file:
         del file[name]
         file[name] = np.bytes_(b"no picture")
@@ -187,7 +227,7 @@ def test_one_broken_tile_is_imputed_and_the_others_keep_their_scores(
 
     ids = rows["isic_id"].tolist()
     path = layout.root / "broken.hdf5"
-    shutil.copy(layout.test_images, path)
+    shutil.copy(layout.raw / "test-image.hdf5", path)
     corrupt_tiles(path, without=ids[0], cut=ids[1])
     # Both lesions score as without a tile; one patient a lesion, so the other scores stay.
     alone = rows.assign(patient_id=ids)
@@ -412,6 +452,7 @@ BLOCKED = (
 
 
 def test_it_needs_no_mlflow_and_no_dvc(layout: Layout, bundle: Bundle, root: Path) -> None:
+    images = layout.raw / "test-image.hdf5"
     folder = shutil.move(bundle.folder, layout.root.parent / "elsewhere")
     script = f"""
 import sys
@@ -421,7 +462,7 @@ from isic.data.tiles import TileStore
 from isic.predict.bundle import load_bundle
 from pathlib import Path
 rows = read_metadata(Path({str(layout.test_metadata)!r}), train=False)
-print(len(load_bundle(Path({str(folder)!r})).predict(rows, TileStore({str(layout.test_images)!r}))))
+print(len(load_bundle(Path({str(folder)!r})).predict(rows, TileStore({str(images)!r}))))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False

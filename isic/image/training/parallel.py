@@ -29,10 +29,14 @@ _ERROR_SECONDS = 10.0
 
 
 class ProcessGroup(Protocol):
-    """The processes that train one model, as one of them uses them."""
+    """The processes that train one model, as one of them uses them.
+
+    `rank` of this process among `size`; `local_size` of them run on this machine.
+    """
 
     rank: int
     size: int
+    local_size: int
     device: torch.device
 
     def wrap(self, net: Any) -> Any:
@@ -53,6 +57,7 @@ class SingleProcess:
 
     rank = 0
     size = 1
+    local_size = 1
 
     def __init__(self) -> None:
         self.device = machine.pick()
@@ -71,9 +76,9 @@ class SingleProcess:
 
 
 class MultiProcess:
-    """One of several processes under Fabric."""
+    """One of `size` processes under Fabric, `local_size` of them on this machine."""
 
-    def __init__(self, size: int, nodes: int = 1) -> None:
+    def __init__(self, size: int, local_size: int, nodes: int = 1) -> None:
         from lightning_fabric import Fabric
 
         # Fabric provides the process group and the average of gradients; number format and loaders
@@ -85,9 +90,10 @@ class MultiProcess:
         self._fabric.launch()
         self.rank = self._fabric.global_rank
         self.size = size
+        self.local_size = local_size
         self.device = self._fabric.device
         if self.device.type == "cpu":
-            torch.set_num_threads(max(1, torch.get_num_threads() // size))
+            torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
 
     def wrap(self, net: Any) -> Any:
         return self._fabric.setup_module(net, move_to_device=False)
@@ -131,7 +137,7 @@ def process_group(
         other.start()
     try:
         with _environment(0, size, port):
-            yield MultiProcess(size)
+            yield MultiProcess(size, size)
             torch.distributed.destroy_process_group()
         for other in others:
             other.join()
@@ -151,17 +157,17 @@ def process_group(
 
 def join(size: int) -> ProcessGroup:
     """The group, in one of the other processes."""
-    return MultiProcess(size)
+    return MultiProcess(size, size)
 
 
-def join_cluster(rank: int, size: int) -> ProcessGroup:
-    """The group of processes that a cluster's launcher started with MASTER_ADDR and MASTER_PORT
-    set.
+def join_cluster(rank: int, size: int, local_size: int) -> ProcessGroup:
+    """The group of processes started by a cluster's launcher, which sets MASTER_ADDR and
+    MASTER_PORT.
 
-    Each process has one device, so each is a node with one process to Fabric.
+    Each process has one device, so Fabric treats each as a node with one process.
     """
     os.environ.update({"WORLD_SIZE": str(size), "NODE_RANK": str(rank), "LOCAL_RANK": "0"})
-    return MultiProcess(size, nodes=size)
+    return MultiProcess(size, local_size, nodes=size)
 
 
 def _check(size: int) -> None:

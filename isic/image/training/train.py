@@ -346,7 +346,7 @@ def _steps(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Batc
     slots = run.sampling.slots(run.recipe.epochs, run.progress.epoch, run.progress.micro)
     workers = job.limits.workers
     if workers is None:
-        workers = default_workers(run.device, run.processes.size)
+        workers = default_workers(run.device, run.processes.local_size)
     group: list[Batch[Slot]] = []
     loaded = batches(tiles, job.ids, slots, workers, run.device.type == "cuda", augment)
     for batch in clock.waiting(loaded):

@@ -55,16 +55,6 @@ class Calibration:
             "ys": list(self.ys),
         }
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Calibration:
-        """Raises InputError when `values` is not what `to_json` gave."""
-        try:
-            return cls(**{**values, "xs": tuple(values["xs"]), "ys": tuple(values["ys"])})
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"the stored calibration is not readable ({error}): rerun `dvc repro evaluate`"
-            ) from error
-
 
 def fit_calibration(target: np.ndarray, score: np.ndarray, kind: str | None = None) -> Calibration:
     """Fit the map on out-of-fold rows; `kind` is chosen by the number of malignant lesions unless

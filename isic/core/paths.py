@@ -136,10 +136,6 @@ class Layout:
         return self.raw / "test-metadata.csv"
 
     @property
-    def test_images(self) -> Path:
-        return self.raw / "test-image.hdf5"
-
-    @property
     def sample_submission(self) -> Path:
         return self.raw / "sample_submission.csv"
 

@@ -10,7 +10,7 @@ from scipy.special import expit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss
 
-from isic.core.calibration import Calibration, calibrate_out_of_fold, fit_calibration
+from isic.core.calibration import calibrate_out_of_fold, fit_calibration
 
 
 def simulated(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,16 +71,3 @@ def test_out_of_fold_probabilities_are_not_certain_either() -> None:
     assert made is not None
     assert made[1] == "isotonic"
     assert 0 < made[0].min() < made[0].max() < 1
-
-
-def test_a_stored_map_of_an_earlier_version_still_loads() -> None:
-    stored = {
-        "kind": "isotonic",
-        "odds": False,
-        "slope": 0.0,
-        "offset": 0.0,
-        "xs": [0.1, 0.9],
-        "ys": [0.0, 1.0],
-    }
-    assert Calibration.from_json(stored)(np.array([0.0, 0.5, 1.0])).tolist() == [0.0, 0.5, 1.0]
-    assert Calibration.from_json(stored).to_json() == stored

@@ -88,7 +88,7 @@ def test_mlflow_run_predict_logs_under_its_run(
     files = {
         "model": bundle.folder,
         "metadata": layout.test_metadata,
-        "images": layout.test_images,
+        "images": layout.raw / "test-image.hdf5",
         "out": "scores.csv",
     }
     arguments = [part for name, value in files.items() for part in ("-P", f"{name}={value}")]

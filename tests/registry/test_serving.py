@@ -31,7 +31,7 @@ from pipelines.register import bundle_of
 
 def request_of(layout: Layout) -> Any:
     rows = read_metadata(layout.test_metadata, train=False)
-    tiles = TileStore(layout.test_images)
+    tiles = TileStore(layout.raw / "test-image.hdf5")
     return rows.assign(
         image=[base64.b64encode(tiles.jpeg(name)).decode() for name in rows["isic_id"]]
     )
@@ -41,7 +41,7 @@ def test_a_request_is_scored_as_the_files_are(layout: Layout, params: Params) ->
     bundle = bundle_of(layout, params)
     request = request_of(layout)
     rows = request.drop(columns="image")
-    expected = bundle.predict(rows, TileStore(layout.test_images))
+    expected = bundle.predict(rows, TileStore(layout.raw / "test-image.hdf5"))
     answer = score_request(bundle, request)
     assert answer["isic_id"].tolist() == request["isic_id"].tolist()
     np.testing.assert_allclose(answer["target"], expected, rtol=1e-9)
@@ -134,7 +134,7 @@ def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path
         os.killpg(process.pid, 15)
         process.wait()
     rows = read_metadata(layout.test_metadata, train=False)
-    expected = bundle.predict(rows, TileStore(layout.test_images))
+    expected = bundle.predict(rows, TileStore(layout.raw / "test-image.hdf5"))
     assert [row["isic_id"] for row in answer["predictions"]] == expected.index.tolist()
     np.testing.assert_allclose(
         [row["target"] for row in answer["predictions"]], expected, atol=1e-6

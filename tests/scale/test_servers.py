@@ -84,7 +84,7 @@ def member(team: Team, own_store: None, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def score(layout: Layout, model: str, out: Path) -> pd.DataFrame:  # noqa: F811
-    return predict(resolve_model(model), layout.test_metadata, layout.test_images, out)
+    return predict(resolve_model(model), layout.test_metadata, layout.raw / "test-image.hdf5", out)
 
 
 def test_a_slice_of_the_pipeline_through_the_servers(

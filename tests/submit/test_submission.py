@@ -62,7 +62,7 @@ def test_predict_writes_what_the_submission_holds(
 ) -> None:
     made = make_submission(layout, str(bundle.folder)).set_index("isic_id")["target"]
     out = tmp_path / "scores.csv"
-    predict(bundle.folder, layout.test_metadata, layout.test_images, out)
+    predict(bundle.folder, layout.test_metadata, layout.raw / "test-image.hdf5", out)
     scores = pd.read_csv(out, index_col="isic_id")["target"]
     np.testing.assert_allclose(scores, made.loc[scores.index], rtol=1e-12)
 
@@ -111,11 +111,11 @@ def test_a_missing_tile_leaves_no_file(
     layout: Layout, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = pd.read_csv(layout.sample_submission)["isic_id"].iloc[0]
-    copied = layout.test_images.with_suffix(".copy")
-    shutil.copy(layout.test_images, copied)
+    copied = (layout.raw / "test-image.hdf5").with_suffix(".copy")
+    shutil.copy(layout.raw / "test-image.hdf5", copied)
     with h5py.File(copied, "a") as file:
         del file[first]
-    copied.replace(layout.test_images)
+    copied.replace(layout.raw / "test-image.hdf5")
     with pytest.raises(InputError, match=f"{first}.*--missing-images impute"):
         make_submission(layout, str(bundle.folder))
     assert not layout.submission.exists()
@@ -132,9 +132,9 @@ def test_lesions_of_one_side_only_are_named_before_anything_is_scored(
     sample = pd.read_csv(layout.sample_submission)
     last = sample["isic_id"].iloc[-1]
     more = pd.DataFrame({"isic_id": ["ISIC_0000000"], "target": [0.1]})
-    for path in (layout.sample_submission, layout.test_images):
+    for path in (layout.sample_submission, layout.raw / "test-image.hdf5"):
         path.unlink()  # shared with other checkouts
-    layout.test_images.write_bytes(b"no tiles")
+    (layout.raw / "test-image.hdf5").write_bytes(b"no tiles")
     changed = pd.concat([sample, more]) if side == "unscored" else sample.iloc[:-1]
     changed.to_csv(layout.sample_submission, index=False)
     message = (
@@ -269,5 +269,7 @@ def test_a_model_without_networks_needs_no_tiles(layout: Layout, tmp_path: Path)
     fit_stacker(layout, params)
     bundle = bundle_of(layout, params)
     predict(bundle.folder, layout.test_metadata, None, tmp_path / "without.csv")
-    predict(bundle.folder, layout.test_metadata, layout.test_images, tmp_path / "with.csv")
+    predict(
+        bundle.folder, layout.test_metadata, layout.raw / "test-image.hdf5", tmp_path / "with.csv"
+    )
     assert (tmp_path / "without.csv").read_bytes() == (tmp_path / "with.csv").read_bytes()

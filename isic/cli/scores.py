@@ -1,4 +1,4 @@
-"""Verbs about scores: predict, judge, compare and explain them."""
+"""Verbs for scores: predict, score, compare, explain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def predict(
     on: Annotated[
         str,
         typer.Option(
-            help="here, or ray: the cluster at RAY_ADDRESS, else one started on this machine."
+            help="here (this machine), or ray: the cluster at RAY_ADDRESS, else one started on this machine."
         ),
     ] = "here",
     source: Annotated[
@@ -56,7 +56,7 @@ def predict(
         float | None, typer.Option(help="With --on ray: memory to reserve for a worker.")
     ] = None,
 ) -> None:
-    """Score any lesions with a registered model or a bundle folder, here or on a cluster."""
+    """Score lesions with a registered model or a bundle folder, on this machine or a cluster."""
     if on == "ray":
         if source is None or metadata is not None or images is not None or fallback:
             raise InputError(
@@ -126,7 +126,7 @@ def compare(
             help="A run (id or name), version (models:/NAME@ALIAS), bundle, checkout or score file."
         ),
     ],
-    b: Annotated[str, typer.Argument(help="The other one, scored on the same lesions.")],
+    b: Annotated[str, typer.Argument(help="The other one, with scores of the same lesions.")],
     out: Annotated[
         Path | None,
         typer.Option(help="JSON to write; default: reports/compare.json of the checkout, if any."),
@@ -160,7 +160,7 @@ def compare(
         typer.echo(changes_text(changes, (a, b)))
     else:
         unknown = " and ".join(name for name, config in ((a, before), (b, after)) if not config)
-        typer.echo(f"what differs is unknown: {unknown} holds scores alone")
+        typer.echo(f"differences unknown: {unknown} holds scores alone")
 
     if target is not None:
         write_json(target, comparison.to_json() | {"changes": changes})
@@ -219,14 +219,14 @@ def _run_config(name: str, source: Path) -> RunConfig | None:
         return None
     else:
         params, hashes = run_values(Layout.find().root, name)
-    # A version records the data by their hash alone.
+    # A version records only the hash of the data.
     values = {key: value for key, value in flatten_params(params).items() if key[:5] != "data."}
     return RunConfig(values, {key: hashes.get(key, "") for key in ("data_hash", "folds_hash")})
 
 
 @app.command()
 def explain(isic_id: Annotated[str, typer.Argument(help="A training lesion, ISIC_…")]) -> None:
-    """Explain one lesion's score: print what raised and lowered it, and write its page."""
+    """Explain one lesion's score: print the reasons, and write its page."""
     from isic.core.io import read_parquet
     from isic.core.params import load_params
     from isic.core.paths import Layout

@@ -1,5 +1,5 @@
-"""Ablation of feature families: pAUC gained by adding each to a base, and by removing it from or
-adding it to the families in use, on the same folds, seeds and patients.
+"""Ablation of feature families: pAUC gained by adding each family to a base, removing it from the
+families in use, or adding it to them, on the same folds, seeds and patients.
 
 The learner is a function from family names to out-of-fold scores, called once per set. Differences
 under about 0.005 pAUC are noise on the official data, hence the intervals.
@@ -21,7 +21,7 @@ from isic.core.schema import PATIENT, TARGET
 #: Family names -> out-of-fold scores (n,), aligned with the folds, of a model of these families
 #: only.
 _Scorer = Callable[[Sequence[str]], ArrayLike]
-#: Ways of ablation: a family is added to the base, left out of the families in use, or put into
+#: Kinds of ablation: a family is added to the base, left out of the families in use, or put into
 #: them.
 WAYS = ("added", "left_out", "put_in")
 
@@ -44,7 +44,7 @@ def family_ablation(
     added_high, left_out, …, put_in, …}]}. Gains are differences of pAUC with the 95 % interval over
     patients: `added` to the base, `left_out` of the used families (negative: the family helps),
     `put_in` with them; None without a comparison. `echo` receives a line of progress after every
-    family. Raises InputError when `base` is empty or not part of `used`, or `used` not part of
+    family. Raises InputError when `base` is empty, `base` is not part of `used`, or `used` not of
     `families`.
     """
     unknown = [name for name in base if name not in used] + [
@@ -100,8 +100,8 @@ def family_ablation(
 
 def _describe_gains(row: dict[str, Any]) -> str:
     """A family's gains in one line."""
-    words = {"added": "added to the base", "left_out": "left out", "put_in": "put in"}
-    gains = [f"{words[way]} {format_gain(row, way)}" for way in WAYS if row[way] is not None]
+    labels = {"added": "added to the base", "left_out": "left out", "put_in": "put in"}
+    gains = [f"{labels[way]} {format_gain(row, way)}" for way in WAYS if row[way] is not None]
     return f"{row['family']}: {', '.join(gains) or 'the base itself'}"
 
 

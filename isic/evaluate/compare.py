@@ -50,7 +50,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence. An interval that spans zero is no evidence."""
+        """Conclusion in one sentence."""
         if self.low > 0:
             return f"{self.b.name} is better: the whole interval lies above zero."
         if self.high < 0:

@@ -1,4 +1,4 @@
-"""What two runs were made with: their parameters, features, data and folds, and where these differ."""
+"""Configurations of two runs (parameters, features, data, folds) and the differences between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RunConfig:
 
 
 def list_changes(a: RunConfig, b: RunConfig) -> list[dict[str, str]]:
-    """key, before, after of what differs, in sections and hashes that both know."""
+    """{key, before, after} of each difference, in the sections and hashes that both runs have."""
     shared = {_section(key) for key in a.params} & {_section(key) for key in b.params}
     first, second = (
         {key: value for key, value in side.params.items() if _section(key) in shared}
@@ -31,11 +31,13 @@ def list_changes(a: RunConfig, b: RunConfig) -> list[dict[str, str]]:
 
 
 def changes_text(changes: list[dict[str, str]], names: tuple[str, str]) -> str:
-    """The changes for a terminal, one a line; of two lists only the entries of one of them."""
+    """The changes for a terminal, one per line; of a changed list only the entries added or
+    removed.
+    """
     if not changes:
         return "same parameters, features, data and folds"
     width = max(len(change["key"]) for change in changes)
-    lines = [f"what differs ({names[0]} → {names[1]}):"]
+    lines = [f"differences ({names[0]} → {names[1]}):"]
     lines += [f"  {change['key']:<{width}}  {_change(change)}" for change in changes]
     return "\n".join(lines)
 
@@ -71,7 +73,7 @@ def flatten_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 def changed_values(
     before: Mapping[str, Any], after: Mapping[str, Any], set_only: bool = False
 ) -> list[dict[str, str]]:
-    """key, before, after of the values that differ; with `set_only`, only keys with a value in
+    """{key, before, after} of each value that differs; with `set_only`, only keys with a value in
     `before`.
     """
     keys = (

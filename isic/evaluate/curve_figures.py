@@ -149,8 +149,8 @@ def draw_flagged(points: dict[str, Records], theme: Theme = PAPER) -> Figure | N
 
 
 def draw_calibration(points: dict[str, Records], theme: Theme = PAPER) -> Figure | None:
-    """Observed against predicted share on log axes; a bin without a malignant lesion shows the top
-    of its interval.
+    """Observed against predicted share on log axes. A bin without a malignant lesion shows the
+    upper end of its interval.
     """
     if not points["calibration"]:
         return None
@@ -220,7 +220,7 @@ def draw_decision(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
 
     best = 1000 * max(column_of(records, "all").max(), column_of(records, "model").max())
     axes.set(
-        xlabel="probability above which one acts",
+        xlabel="threshold probability",
         ylabel="net benefit per 1,000 lesions",
         xscale="log",
         ylim=(-0.15 * best, 1.1 * best),

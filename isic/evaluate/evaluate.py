@@ -109,7 +109,7 @@ def _errors(calibration: Records) -> dict[str, float | None]:
 
 
 def describe_result(metrics: dict[str, Any]) -> str:
-    """The result in two sentences, for the note of the MLflow run."""
+    """The result in two sentences, for the description of the MLflow run."""
     low, high = metrics["pauc_low"], metrics["pauc_high"]
     return (
         f"pAUC above 80 % sensitivity **{metrics['pauc']:.4f}** (95 % over patients {low:.4f} to"
@@ -122,7 +122,7 @@ def describe_result(metrics: dict[str, Any]) -> str:
 
 
 def headline_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """The few numbers that runs are compared by: the rows of `dvc metrics diff`."""
+    """The headline metrics by which runs are compared: the rows of `dvc metrics diff`."""
     names = (
         "pauc",
         "pauc_low",

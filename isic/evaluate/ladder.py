@@ -36,7 +36,7 @@ def network_scores(results: RunResults, ladder: Records) -> dict[str, dict[int |
     Folds with one class only are left out.
     """
     pooled = {record["step"]: record for record in ladder}
-    found: dict[str, dict[int | None, Scores]] = {}
+    by_backbone: dict[str, dict[int | None, Scores]] = {}
     for name, logits in results.logits.items():
         step = pooled[f"image {name}"]
         scores: dict[int | None, Scores] = {
@@ -55,8 +55,8 @@ def network_scores(results: RunResults, ladder: Records) -> dict[str, dict[int |
                     "pauc": pauc(target, logits[mask]),
                     "auc": auc(target, logits[mask]),
                 }
-        found[name] = scores
-    return found
+        by_backbone[name] = scores
+    return by_backbone
 
 
 def ladder_records(results: RunResults, replicates: int, seed: int) -> Records:

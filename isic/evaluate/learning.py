@@ -59,10 +59,10 @@ def _model(config: Path) -> str:
 
 
 def _long(history: pd.DataFrame) -> Records:
-    numbers = history.select_dtypes("number")
-    if "epoch" not in numbers:
-        numbers = numbers.assign(epoch=np.arange(1, len(numbers) + 1))
-    long = numbers.melt(id_vars="epoch", var_name="name", value_name="value").dropna()
+    numeric = history.select_dtypes("number")
+    if "epoch" not in numeric:
+        numeric = numeric.assign(epoch=np.arange(1, len(numeric) + 1))
+    long = numeric.melt(id_vars="epoch", var_name="name", value_name="value").dropna()
     return [
         {"epoch": int(row.epoch), "name": str(row.name_), "value": float(row.value)}
         for row in long.rename(columns={"name": "name_"}).itertuples()

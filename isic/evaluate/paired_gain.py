@@ -55,8 +55,8 @@ def paired_gain(
     """Gain of scores `new` (n,) over scores `old` (n,).
 
     `new_seeds` and `old_seeds` (n, seeds) are the log-odds of each seed's members, None where they
-    were not stored: such a model is taken to vary over seeds like the other one. The patients'
-    share comes from `replicates` paired resamples of whole patients, the seeds' share from
+    were not stored: the variance of the other model is used for such a model. The patients' share
+    comes from `replicates` paired resamples of whole patients, the seeds' share from
     `seed_variance` of each model. Two models of one recipe differ by their seeds only, so the sum
     overstates their variance: the bound errs on the side of no gain.
     """

@@ -1,4 +1,6 @@
-"""Calibration points: what was predicted against what was found, in bins even on a log axis."""
+"""Calibration points: observed against predicted share of malignant lesions, in bins even on a log
+axis.
+"""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class RunResults:
     oof: isic_id, patient_id, target, fold, score; one row per lesion. rows: the metadata of the
     same lesions in the same order (with train-only columns, for description only). steps: earlier
     steps of the ladder, name -> score per row (NaN where a step has none). logits: backbone ->
-    out-of-fold logit per row, standardised within each fold. missing: what could not be read, in
-    words.
+    out-of-fold logit per row, standardised within each fold. missing: descriptions of the inputs
+    that are incomplete.
     """
 
     oof: pd.DataFrame

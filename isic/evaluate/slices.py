@@ -1,7 +1,8 @@
 """Slices: groups of lesions on which a model is evaluated separately, the same for the report and
 the gate.
 
-They depend on how lesions were collected and lit as much as on the patients.
+Differences between slices come from how lesions were collected and lit as much as from the
+patients.
 """
 
 from __future__ import annotations
@@ -103,12 +104,12 @@ def diagnosis_group(rows: pd.DataFrame) -> pd.Series:
     text = rows["iddx_full"].fillna("").str.lower()
     group = pd.Series("other malignant", index=rows.index)
 
-    for word, name in (
+    for keyword, name in (
         ("melanoma", "melanoma"),
         ("basal", "basal cell carcinoma"),
         ("squamous", "squamous cell carcinoma"),
     ):
-        group[text.str.contains(word)] = name
+        group[text.str.contains(keyword)] = name
 
     return group.where(rows["target"] == 1)
 

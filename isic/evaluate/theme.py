@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 #: Role -> (colour on paper, stand-in written into the SVG and then replaced by the page's CSS
-#: variable). Blue and vermilion stay apart for every common colour blindness (Wong, Nature Methods
-#: 2011).
+#: variable). Blue and vermilion are distinguishable with every common colour blindness (Wong,
+#: Nature Methods 2011).
 _ROLES = {
     "ink": ("#1b1f24", "#010101"),
     "muted": ("#5b6470", "#010102"),

@@ -106,4 +106,4 @@ def test_two_checkouts_are_compared_with_what_they_were_made_with(
     assert "same parameters, features, data and folds" in shown
     scores = str(checkout / "data" / "oof" / "stack.parquet")
     shown = CliRunner().invoke(app, ["compare", str(checkout), scores]).output
-    assert f"what differs is unknown: {scores} holds scores alone" in shown
+    assert f"differences unknown: {scores} holds scores alone" in shown

@@ -13,8 +13,8 @@ from typing import Any
 from isic.core.errors import InputError, redact
 from isic.core.parallel import cores
 
-#: Bytes, for a Ray started here. It can be small: shards are read from shared storage, and a result
-#: is one row.
+#: Bytes, for a Ray started here. Few suffice: shards are read from shared storage, and a result is
+#: one row.
 _OBJECT_STORE_BYTES = 256 << 20
 
 

@@ -19,9 +19,7 @@ from isic.predict.bundle import Bundle, code_hash, load_bundle
 
 
 class Coordinator:
-    """An actor on the driver's node. `files` are references to the bundle's files by their relative
-    path.
-    """
+    """Actor on the driver's node. `files`: relative path -> reference to a file of the bundle."""
 
     def __init__(self, files: dict[str, Any], bundle_hash: str) -> None:
         self._files = files
@@ -54,8 +52,8 @@ def receive_bundle(ray: Any, coordinator: Any) -> Bundle:
     files, bundle_hash, driver_code = ray.get(coordinator.bundle.remote())
     if code_hash() != driver_code:
         raise InputError(
-            f"node {ray.util.get_node_ip_address()} has other scoring code than the machine the run"
-            " was started on: install the same version of isic everywhere"
+            f"node {ray.util.get_node_ip_address()} has other scoring code than the driver: install"
+            " the same version of isic everywhere"
         )
 
     home = Path(tempfile.gettempdir()) / f"isic-bundles-{os.getuid()}"

@@ -1,5 +1,5 @@
-"""Estimated time and memory of the configured image training: from the speed of trained folds, else
-computed.
+"""Estimated time and memory of the configured image training. The speed is that of folds trained
+here, else computed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _CHECKPOINTED_MEMORY, _CHECKPOINTED_TIME = 0.3, 4 / 3
 _STATE_MB = 16.0
 #: One CPU core: slow arithmetic hides the memory transfers.
 _CORE = Speed(0.03, moved=30.0)
-#: Seconds to read a tile, beside a GPU and on a CPU.
+#: Seconds to read a tile on a machine with a GPU and on one without.
 _READ, _READ_HERE = 1e-4, 1e-3
-#: A GPU's 32-bit share of its 16-bit operations, as of a T4.
+#: Ratio of a GPU's 32-bit to its 16-bit operations per second; that of a T4.
 _SHARE_32 = T4["fp32"].tflops / T4["fp16"].tflops
 
 
@@ -55,7 +55,7 @@ class Counts(NamedTuple):
 _OFFICIAL = Counts(401_059, 393)
 
 
-#: Folder of the trained model by backbone and fold, of every backbone and fold in params.yaml.
+#: Backbone -> fold -> folder of the trained model, for every backbone and fold in params.yaml.
 Models = Mapping[str, Mapping[int, Path]]
 
 
@@ -88,7 +88,7 @@ def remaining_time(image: Image, models: Models, counts: Counts | None) -> str:
 def estimate_time(
     image: Image, models: Models, counts: Counts | None, backbone: str, fold: int
 ) -> TimeEstimate:
-    """Estimated seconds of training one fold, and all other folds that are not trained yet."""
+    """Estimated seconds of training one fold and all other folds that are not trained yet."""
     others = [pair for pair in _missing(models) if pair != (backbone, fold)]
     pairs = [(backbone, fold), *others]
     fold_seconds, *rest = _times(image, models, pairs, counts or _OFFICIAL, _gpu_speeds())
@@ -171,7 +171,7 @@ def memory_gb(recipe: ImageRecipe, entry: Entry) -> float:
 
 
 def _tiles_shown(recipe: ImageRecipe, positives: float) -> float:
-    """Tiles that a whole training shows, given enough negatives."""
+    """Tiles shown in a whole training, given enough negatives."""
     return positives * recipe.positive_repeats * (1 + recipe.negatives_per_positive) * recipe.epochs
 
 
@@ -237,7 +237,7 @@ def _per_tile(recipe: ImageRecipe, speed: Speed) -> float:
 
 
 def _measured_speeds(folds: Mapping[int, Path]) -> Iterator[float]:
-    """Median tiles a second of each trained fold of a backbone."""
+    """Median tiles per second of each trained fold of a backbone."""
     for folder in folds.values():
         history = folder / "history.csv"
         if history.is_file():

@@ -2,8 +2,8 @@
 
 The checkout is on storage that all nodes mount at the same path. A task runs the stage mains there,
 so resume states, models and embeddings are at the paths of dvc.yaml; only the driver calls DVC, to
-record finished stages. `dvc repro` afterwards does not rerun them. With `image.devices` above 1
-each network is trained by that many workers together, one network after the other
+record finished stages. `dvc repro` afterwards does not rerun them. With `image.devices` above 1,
+that many workers train each network together, one network after the other
 (`isic.scale.multi_node_training`).
 """
 
@@ -32,7 +32,7 @@ from isic.scale.resources import Resources
 
 #: A fold is given up after this many lost tasks.
 _MAX_LOST_TASKS = 3
-#: Seconds that a task waits for processes of a lost node, which may still run for a while.
+#: Seconds that a task waits for the processes of a lost node, which may still be running.
 _LOCK_SECONDS = 120.0
 STAGES = ("train_image", "embed")
 
@@ -64,9 +64,9 @@ def run_folds(
     """Train and embed `tasks` in the checkout at `root` and record them with DVC; returns the
     recorded stages.
 
-    `inputs` are the stages' inputs besides code, `devices` the workers that train a network
-    together. Raises InputError when an input changes during training, and, after all others are
-    done, for folds that failed.
+    `inputs`: the stages' inputs besides code; `devices`: workers that train one network together.
+    Raises InputError when an input changes during training, and, after all others are done, for
+    folds that failed.
     """
     if not tasks:
         _log("every fold is done")
@@ -121,8 +121,8 @@ def _input_fingerprint(root: Path, inputs: Sequence[Path]) -> str:
 def _run_all(
     ray: Any, root: Path, tasks: Sequence[FoldTask], resources: Resources, devices: int
 ) -> Iterator[tuple[FoldTask, str]]:
-    """Folds as they end, each with its error or ""; a fold of a lost worker or node is restarted on
-    another one.
+    """Yield each finished fold with its error or "". The fold of a lost worker or node is restarted
+    on another.
     """
     left = {task: task.stages for task in tasks}
     for task in tasks if devices > 1 else ():
@@ -237,7 +237,7 @@ def _log(text: str) -> None:
 def fold_resources(
     cluster: Mapping[str, float], workers: int | None, cpus: float | None, gpus: float | None
 ) -> Resources:
-    """Resources that a fold requests from a cluster with `cluster` resources; None selects the
+    """Resources requested for a fold from a cluster with `cluster` resources; None selects the
     default.
 
     Defaults: a GPU if the cluster has any. A core for the training loop and one for each of the

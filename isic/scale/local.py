@@ -1,8 +1,8 @@
 """Train and embed every missing fold on this machine, one fold per GPU at a time: `make folds
 GPUS=4`.
 
-Each fold runs as its own `dvc repro`; DVC locks outputs by path, so several may run at once. `dvc
-repro` afterwards runs the stages that follow. Without a GPU the processes share the cores.
+Each fold runs as its own `dvc repro`; DVC locks outputs by path, so several can run at once. `dvc
+repro` afterwards runs the later stages. Without a GPU the processes share the cores.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def share_machine(
 def repro(job: str, slot: DeviceSlot) -> int:
     """Run `dvc repro` of one stage, without its upstream stages, on the slot's GPU and cores."""
     if hasattr(os, "sched_setaffinity"):
-        # Applies to this thread and its child processes, whose thread pools and loaders count their
-        # cores by it.
+        # Applies to this thread and its child processes: their thread pools and loaders use these
+        # cores.
         os.sched_setaffinity(0, slot.cores)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu}
     command = _dvc("repro", "--single-item", job)
@@ -93,8 +93,7 @@ def repro(job: str, slot: DeviceSlot) -> int:
 
 
 def _dvc(*arguments: str) -> list[str]:
-    # Several processes start at once, and each holds the repository's lock while it reads the
-    # graph.
+    # Processes start at the same time, and each locks the repository while it reads the graph.
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
 
 

@@ -23,7 +23,7 @@ def make_shards(
     megabytes: float = 64,
     impute: bool = False,
 ) -> ShardManifest:
-    """Write the lesions of a metadata CSV and the tiles of an HDF5 file as shards, and return their
+    """Write the lesions of a metadata CSV and the tiles of an HDF5 file as shards; returns the
     manifest.
 
     A shard holds at most `rows` lesions or about `megabytes`, whichever is less, unless one patient

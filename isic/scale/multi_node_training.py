@@ -1,5 +1,5 @@
-"""Train one network on the GPUs of several nodes: Ray Train starts the processes, the training loop
-is the usual one.
+"""Train one network on the GPUs of several nodes. Ray Train starts the processes; the training loop
+is the one of a single machine.
 
 For networks or batches that do not fit one machine; otherwise one fold per GPU is faster.
 """
@@ -13,7 +13,7 @@ from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.scale.resources import Resources
 
-#: Restarts of the workers, from the last saved state, after one is lost.
+#: Restarts of the workers from the last saved state, each after a lost worker.
 _MAX_RESTARTS = 3
 
 

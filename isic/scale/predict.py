@@ -34,11 +34,11 @@ from isic.scale.worker import Outcome, ScoringTask, read_stamp, score_batch
 
 #: Seconds between progress lines.
 _PROGRESS_SECONDS = 20.0
-#: For shards without images, which take a second each: tasks per processor, and the most shards of
-#: a task.
+#: For shards without images, which take a second each: tasks per processor and maximum shards per
+#: task.
 _TASKS_PER_PROCESSOR, _SHARDS_PER_TASK = 16, 8
-#: Written last and removed before any score changes: where it exists, all scores exist and have one
-#: origin.
+#: Written last, removed before any score changes. Where it exists, all scores exist and come from
+#: one run.
 COMPLETION_FILE = "_scores.json"
 
 
@@ -62,11 +62,12 @@ def predict_shards(
     missing_images: MissingImages = "error",
     resources: Resources | None = None,
 ) -> PredictionSummary:
-    """Score every shard of `source` that `target` lacks, one parquet file of isic_id, target each.
+    """Score every shard of `source` that is not in `target`: one parquet file of isic_id, target
+    for each.
 
-    `model` is as for one machine, and the scores are equal. Raises InputError when a patient or
-    lesion is in two shards (then nothing is scored), when `target` holds scores of another run,
-    and, after all others are scored, for shards that failed.
+    The scores equal those of one machine. Raises InputError when a patient or lesion is in two
+    shards (then nothing is scored), when `target` holds scores of another run, and, after all
+    others are scored, for shards that failed.
     """
     folder = resolve_model(model)
     bundle = load_bundle(folder).manifest
@@ -133,8 +134,8 @@ def _missing(task: ScoringTask, manifest: ShardManifest) -> list[Shard]:
     for name, stamp in stamps.items():
         if stamp is None or json.loads(stamp)["bundle"] != task.bundle_hash:
             raise InputError(
-                f"{task.target.where(name)} is not of this model: name another folder for --out, or"
-                " remove that file"
+                f"{task.target.where(name)} holds scores of another model: name another folder for"
+                " --out, or remove that file"
             )
     return [shard for shard in manifest.shards if stamps.get(shard.name) != task.stamp(shard)]
 
@@ -143,8 +144,7 @@ def _tasks(shards: int, processors: float) -> int:
     """Number of Ray tasks for quick shards: starting a task leaves its worker idle for a tenth of a
     second.
 
-    Enough tasks that no worker waits long for the last, and few enough shards in each for regular
-    progress lines.
+    Enough tasks for an even load, and few enough shards in each for regular progress lines.
     """
     return min(
         shards,
@@ -160,7 +160,7 @@ def _run(
     _silence_ray_data()
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
-    # An outcome is one line. By default Ray Data reserves 128 MB for a block and starts fewer
+    # An outcome is one line; Ray Data's default reserves 128 MB for a block and starts fewer
     # workers.
     context.target_max_block_size = 1 << 20
     items = [{"shard": json.dumps(asdict(shard))} for shard in shards]
@@ -177,7 +177,7 @@ def _run(
 
 
 def _silence_ray_data() -> None:
-    """Keep Ray Data's execution plans in its log files, off the terminal."""
+    """Log Ray Data's execution plans to its files only, not to the terminal."""
     for handler in logging.getLogger("ray.data").handlers:
         if handler.get_name() == "console":
             handler.setLevel(logging.ERROR)
@@ -237,8 +237,7 @@ def _finish(
         )
     if left := _missing(task, manifest):
         raise InputError(
-            f"{task.target.where(left[0].name)} is missing although it was written: check the"
-            " storage"
+            f"{task.target.where(left[0].name)} was written but is missing: check the storage"
         )
     done = {
         "bundle": task.bundle_hash,

@@ -2,7 +2,7 @@
 them.
 
 Features compare a lesion with the others of its patient, so a patient never spans two files, and a
-worker needs one shard only. The manifest is written last: a folder without one is unfinished.
+worker needs one shard only. The manifest is written last: a folder without it is incomplete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from isic.data.patient_chunks import ROWS
 from isic.data.tiles import MAX_JPEG_BYTES, decode
 from isic.scale.store import Store
 
-#: Parquet readers of the folder skip names that start with an underscore.
+#: Parquet readers of a folder skip names that start with an underscore.
 MANIFEST, _SHARDS_FORMAT = "_manifest.json", 1
 JPEG = "jpeg"
 _SCHEMA = ROWS.append(pa.field(JPEG, pa.binary()))
@@ -89,7 +89,7 @@ def read_shard_manifest(store: Store) -> ShardManifest:
 def _check(manifest: ShardManifest, store: Store) -> None:
     names = [shard.name for shard in manifest.shards]
     if not names:
-        raise InputError(f"{store.where(MANIFEST)} names no shard: make it again")
+        raise InputError(f"{store.where(MANIFEST)} lists no shard: make it again")
     for name in names:
         # The name is used as a path, for reading and for the scores.
         if (
@@ -99,13 +99,13 @@ def _check(manifest: ShardManifest, store: Store) -> None:
             or not name.endswith(".parquet")
         ):
             raise InputError(
-                f"{store.where(MANIFEST)} names {name!r}: a shard is a .parquet file in the same"
+                f"{store.where(MANIFEST)} lists {name!r}: a shard is a .parquet file in the same"
                 " folder"
             )
     if len(set(names)) < len(names):
         repeated = next(name for name in names if names.count(name) > 1)
         raise InputError(
-            f"{store.where(MANIFEST)} names {repeated} more than once: keep one entry of each shard"
+            f"{store.where(MANIFEST)} lists {repeated} more than once: keep one entry of each shard"
         )
 
 
@@ -188,7 +188,7 @@ def read_shard(store: Store, shard: Shard) -> ShardContents:
     """
     data = store.read(shard.name)
     if not _matches(data, shard):
-        # A stream that broke off silently looks like a truncated file: read once more.
+        # An interrupted stream can end without an error: read the file once more.
         data = store.read(shard.name)
     if not _matches(data, shard):
         raise InputError(

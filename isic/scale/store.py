@@ -23,8 +23,8 @@ from isic.core.io import atomic_file
 
 _Result = TypeVar("_Result")
 
-#: Attempts at one file, and seconds before the second; each further wait is twice as long (25 s in
-#: total).
+#: Attempts at one file, and seconds before the second attempt. Each wait is twice the previous one
+#: (25 s in total).
 _ATTEMPTS, WAIT = 8, 0.2
 #: Errors that are not retried.
 _PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -34,8 +34,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 class Store:
     """A folder by path or URI (`s3://bucket/folder`, `gs://…`, any fsspec protocol); picklable.
 
-    Raises InputError for a URI that no installed library supports, and when _ATTEMPTS at a file have
-    failed.
+    Raises InputError for a URI that no installed library supports, and when all _ATTEMPTS at a file
+    fail.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -171,7 +171,7 @@ def _by_fsspec(uri: str) -> tuple[Any, str]:
 
 
 def _reason(error: Exception) -> str:
-    """A library's message, shortened; passwords are masked first, because a truncated address would
-    not match.
+    """A library's message, shortened. Passwords are masked first: a truncated address would not
+    match.
     """
     return redact(" ".join(str(error).split()))[:160]

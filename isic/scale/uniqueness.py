@@ -19,7 +19,7 @@ from isic.core.schema import ID, PATIENT
 from isic.scale.shards import Shard
 from isic.scale.store import Store
 
-#: Lesions that a searching task holds in memory, 12 bytes each; shards that a reading task reads.
+#: Lesions in memory of a searching task, 12 bytes each; shards of a reading task.
 _RANGE_LESIONS, _TASK_SHARDS = 20_000_000, 16
 
 

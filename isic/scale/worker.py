@@ -28,16 +28,14 @@ from isic.scale.store import Store
 if TYPE_CHECKING:
     from isic.data.tiles import TileStore
 
-#: A shard is given up after its worker was lost this many times.
+#: A shard fails after its worker was lost this many times.
 _MAX_LOST_WORKERS = 3
 _STAMP = b"isic"
 
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """Settings of the run, the same in every worker. `coordinator` is the name of the coordinator's
-    actor.
-    """
+    """Settings of the run, the same in every worker. `coordinator`: name of the coordinator actor."""
 
     source: Store
     target: Store
@@ -161,6 +159,6 @@ def read_stamp(store: Store, name: str) -> str | None:
 def _crash_error(shard: Shard, times: int) -> str:
     return (
         f"{shard.name} ({shard.rows:,} lesions, {shard.bytes / 1e6:.0f} MB) crashed its worker"
-        f" {times} times, probably out of memory: give workers more (--memory-gb) or make smaller"
+        f" {times} times, probably out of memory: raise --memory-gb or make smaller"
         " shards (isic shard --rows)"
     )

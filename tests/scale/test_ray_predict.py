@@ -189,7 +189,7 @@ def test_results_of_another_model_or_input_are_not_mixed(
     out = tmp_path / "out"
     out.mkdir()
     pd.DataFrame({"isic_id": ["a"], "target": [0.5]}).to_parquet(out / "part-00000.parquet")
-    with pytest.raises(InputError, match="is not of this model"):
+    with pytest.raises(InputError, match="holds scores of another model"):
         predict_shards(str(bundle), Store(shards), Store(out))
     (out / "part-00000.parquet").rename(out / "part-77777.parquet")
     with pytest.raises(InputError, match="belongs to no shard"):

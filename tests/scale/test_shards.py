@@ -143,7 +143,7 @@ def test_a_truncated_shard_is_named(shards: Store) -> None:
         (lambda m: m["shards"][0].update(name="../../etc/x.parquet"), "in the same folder"),
         (lambda m: m["shards"].append(m["shards"][0]), "more than once"),
         (lambda m: m.update(format=99), "format 99"),
-        (lambda m: m.update(shards=[]), "names no shard"),
+        (lambda m: m.update(shards=[]), "lists no shard"),
         (lambda m: m.pop("images"), "not a manifest"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Columns from rows: what a lesion looks like, and how it differs from the same patient's other
+"""Features of lesions: their own measurements, and differences from the same patient's other
 lesions.
 
 Works on frames alone (numpy, pandas, numba), so that training, the bundle and an offline notebook

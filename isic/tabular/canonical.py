@@ -20,12 +20,12 @@ _TEXTS = (*CATEGORICAL, "copyright_license")
 
 
 def canonical(frame: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """Sorted copy of the columns features may see, and the input position of each of its rows.
+    """Sorted copy of the columns that features may use, and the input position of each of its rows.
 
     The copy holds isic_id, patient_id and _TEXTS as `category` (missing: code -1) and NUMERIC as
-    float64 with infinities as NaN; any other column of `frame`, the train-only ones above all, is
-    left behind. Raises InputError for missing columns, missing or repeated ids, missing patients,
-    text among the numbers.
+    float64 with infinities as NaN; other columns of `frame`, in particular the train-only ones, are
+    dropped. Raises InputError for missing columns, missing or repeated ids, missing patients, text
+    among the numbers.
     """
     _check(frame)
     patient = pd.Categorical(frame[PATIENT])
@@ -56,8 +56,8 @@ def _check(frame: pd.DataFrame) -> None:
 
 
 def _order(ids: pd.Series, patient: NDArray[np.signedinteger]) -> NDArray[np.int64]:
-    # The official files come sorted by isic_id; sorting 400,000 texts costs more than all z-scores
-    # together.
+    # The official files are sorted by isic_id, and sorting 400,000 texts takes longer than all
+    # z-scores.
     if ids.is_monotonic_increasing:
         return np.argsort(patient, kind="stable").astype(np.int64)
     by_id = ids.reset_index(drop=True).sort_values(kind="stable").index.to_numpy()
@@ -76,8 +76,8 @@ def _finite(column: pd.Series, order: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def codes(frame: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.int64]:
-    """One integer per row naming its combination of the `columns` (category dtype); missing is a
-    value of its own.
+    """One integer per row for its combination of the `columns` (category dtype); missing is a level
+    of its own.
     """
     combined = np.zeros(len(frame), dtype=np.int64)
     for name in columns:

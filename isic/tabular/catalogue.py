@@ -47,15 +47,15 @@ def catalogue(families: Sequence[str] | None = None) -> list[Row]:
     ones last.
     """
     rows = [
-        Row(each.name, family.name, each.formula, each.meaning)
+        Row(feature.name, family.name, feature.formula, feature.meaning)
         for family in choose(families)
-        for each in family.features
+        for feature in family.features
     ]
     if families is None:
         rows += [
-            Row(each.name, f"fitted: {name}", each.formula, each.meaning)
+            Row(feature.name, f"fitted: {name}", feature.formula, feature.meaning)
             for name, kind in fitted_families().items()
-            for each in kind.features
+            for feature in kind.features
         ]
     return rows
 
@@ -63,8 +63,8 @@ def catalogue(families: Sequence[str] | None = None) -> list[Row]:
 def find_features(families: Sequence[str] = (), text: str = "") -> list[Row]:
     """Features of the named families (none named: of all) with `text` in name, formula or meaning.
 
-    A fitted family goes by its name with or without `fitted: `. Raises InputError for an unknown
-    family, and when no feature matches.
+    A fitted family is named with or without `fitted: `. Raises InputError for an unknown family,
+    and when no feature matches.
     """
     rows = catalogue()
     known = dict.fromkeys(row.family.removeprefix("fitted: ") for row in rows)
@@ -73,15 +73,15 @@ def find_features(families: Sequence[str] = (), text: str = "") -> list[Row]:
         raise InputError(f"unknown feature family `{name}`: choose from {', '.join(known)}")
 
     text = text.lower()
-    found = [
+    matching = [
         row
         for row in rows
         if (not chosen or row.family.removeprefix("fitted: ") in chosen)
         and any(text in field.lower() for field in (row.name, row.formula, row.meaning))
     ]
-    if not found:
+    if not matching:
         raise InputError(f"no feature with {text!r} in its name, formula or meaning")
-    return found
+    return matching
 
 
 def family_rows() -> list[tuple[str, int, str]]:

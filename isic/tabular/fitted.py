@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from isic.core.errors import InputError
 from isic.tabular.registry import Feature
 
-#: FittedColumns by name, each (n,) float32.
+#: Columns by name, each (n,) float32.
 FittedColumns = dict[str, NDArray[np.float32]]
 
 
@@ -53,8 +53,8 @@ def fitted_families() -> dict[str, FittedFamily]:
     from isic.tabular.families import fitted as package
 
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    found = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
-    return {module.FAMILY.name: module.FAMILY for module in found}
+    modules = [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+    return {module.FAMILY.name: module.FAMILY for module in modules}
 
 
 @dataclass(frozen=True)
@@ -88,22 +88,22 @@ class Fitted:
 
     def columns(self, frame: pd.DataFrame) -> FittedColumns:
         """The columns of rows that were not trained on. InputError names a missing column."""
-        made: FittedColumns = {}
+        columns: FittedColumns = {}
         for name, state in self.states.items():
-            made |= fitted_families()[name].apply(state, frame)
-        return made
+            columns |= fitted_families()[name].apply(state, frame)
+        return columns
 
     def training_columns(
         self, frame: pd.DataFrame, target: ArrayLike, patients: ArrayLike
     ) -> FittedColumns:
-        """The columns of the rows that `fit` got; none depends on its own patient's labels."""
+        """The columns of the rows given to `fit`; none depends on its own patient's labels."""
         labels = np.asarray(target, dtype=np.float64)
-        # In order of their names, so that a row's columns do not depend on the order of the rows.
+        # Numbered in order of name, so that a row's columns do not depend on the order of the rows.
         codes = pd.factorize(np.asarray(patients), sort=True)[0].astype(np.int64)
-        made: FittedColumns = {}
+        columns: FittedColumns = {}
         for name, state in self.states.items():
             kind = fitted_families()[name]
-            made |= (
+            columns |= (
                 kind.training(frame, labels, codes) if kind.training else kind.apply(state, frame)
             )
-        return made
+        return columns

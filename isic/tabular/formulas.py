@@ -54,7 +54,7 @@ def _evaluate(code: CodeType, namespace: dict[str, NDArray[np.float64]]) -> NDAr
         values: NDArray[np.float64] = np.asarray(
             eval(code, {"__builtins__": {}, **_FUNCTIONS}, dict(namespace)), dtype=np.float64
         )
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        values = np.where(wrong, np.nan, values)
+    infinite = ~np.isfinite(values)
+    if infinite.any():
+        values = np.where(infinite, np.nan, values)
     return values

@@ -1,6 +1,4 @@
-"""Groups of training rows by hospital and location, and the coarser group used for rare or unknown
-ones.
-"""
+"""Groups of training rows by hospital and location; rare and unknown groups use a coarser one."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ def level_codes(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], ND
 
 
 def rows_by_level(frame: pd.DataFrame, name: str) -> dict[str, NDArray[np.int64]]:
-    """Level of a grouping → its rows, rare levels left out (never the one level of `all`)."""
+    """Level of a grouping → its rows. Rare levels are left out, except the one level of `all`."""
     labels, member = level_codes(frame, GROUPINGS[name][0])
     order = np.argsort(member, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(member, minlength=len(labels)))[:-1])
@@ -72,11 +70,11 @@ def level_values(
     """
     keys, coarser = GROUPINGS[name]
     labels, member = level_codes(frame, keys)
-    found = np.array([label in tables[name] for label in labels], dtype=bool)
+    known = np.array([label in tables[name] for label in labels], dtype=bool)
     empty = np.zeros(np.shape(tables["all"]["all"]))
     values = np.array([tables[name].get(label, empty) for label in labels], dtype=np.float64)
     values = values.reshape(-1, *empty.shape)[member]
-    unknown = ~found[member] if len(found) else np.zeros(len(frame), dtype=bool)
+    unknown = ~known[member] if len(known) else np.zeros(len(frame), dtype=bool)
     if coarser is not None and unknown.any():
         values[unknown] = level_values(tables, coarser, frame[unknown])
     return values

@@ -1,9 +1,9 @@
 """Statistics of one column within groups, as compiled loops over sorted groups.
 
 pandas' `groupby().transform` passes over the keys again for every column and every statistic. Here
-the groups are found once and each column is read group by group while it sits in the processor's
-cache. The kernels release the interpreter's lock, so `isic.tabular.parallel` runs columns side by
-side. NaN is skipped and stays NaN.
+the groups are computed once and each column is read group by group from the processor's cache. The
+kernels release the interpreter's lock, so `isic.tabular.parallel` runs columns side by side. NaN is
+skipped and stays NaN.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-#: Keeps a ratio finite where its divisor may be 0; the same in every published solution.
+#: Added to divisors that may be 0; the same in every published solution.
 EPSILON = 1e-5
 
 #: Columns of `summarise`.
@@ -26,8 +26,8 @@ def zscore(values, rows, starts, out):  # type: ignore[no-untyped-def]
     for group in range(len(starts) - 1):
         first, last = starts[group], starts[group + 1]
         mean, sd, _ = _moments(values, rows, first, last)
-        for place in range(first, last):
-            row = rows[place]
+        for index in range(first, last):
+            row = rows[index]
             out[row] = (values[row] - mean) / (sd + EPSILON)
 
 
@@ -38,29 +38,29 @@ def percentile_rank(values, rows, starts, out):  # type: ignore[no-untyped-def]
         members = _present(values, rows, starts[group], starts[group + 1], out)
         sorted_rows = members[np.argsort(values[members])]
         size = len(sorted_rows)
-        place = 0
-        while place < size:
-            end = place + 1
-            while end < size and values[sorted_rows[end]] == values[sorted_rows[place]]:
+        start = 0
+        while start < size:
+            end = start + 1
+            while end < size and values[sorted_rows[end]] == values[sorted_rows[start]]:
                 end += 1
-            share = (place + 1 + end) / 2 / size
-            for tied in range(place, end):
+            share = (start + 1 + end) / 2 / size
+            for tied in range(start, end):
                 out[sorted_rows[tied]] = share
-            place = end
+            start = end
 
 
 @njit(nogil=True, cache=True)
 def summarise(values, rows, starts, out):  # type: ignore[no-untyped-def]
     """out[group] = mean, sd, min, max, sum, median, skew, count of the group's present values; NaN
-    where none is.
+    without any.
     """
     for group in range(len(starts) - 1):
         first, last = starts[group], starts[group + 1]
         mean, sd, skew = _moments(values, rows, first, last)
         present = np.empty(last - first)
         size = 0
-        for place in range(first, last):
-            value = values[rows[place]]
+        for index in range(first, last):
+            value = values[rows[index]]
             if not np.isnan(value):
                 present[size] = value
                 size += 1
@@ -68,10 +68,14 @@ def summarise(values, rows, starts, out):  # type: ignore[no-untyped-def]
         if size == 0:
             out[group, :7] = np.nan
             continue
-        found = present[:size]
+        present_values = present[:size]
         out[group, 0], out[group, 1] = mean, sd
-        out[group, 2], out[group, 3] = found.min(), found.max()
-        out[group, 4], out[group, 5], out[group, 6] = found.sum(), np.median(found), skew
+        out[group, 2], out[group, 3] = present_values.min(), present_values.max()
+        out[group, 4], out[group, 5], out[group, 6] = (
+            present_values.sum(),
+            np.median(present_values),
+            skew,
+        )
 
 
 @njit(nogil=True, cache=True)
@@ -79,11 +83,11 @@ def _moments(values, rows, first, last):  # type: ignore[no-untyped-def]
     """Mean, population sd and skewness of the present values; sd and skewness 0 for one or equal
     values.
     """
-    # Sums are taken from the first present value: equal values then differ from their mean by
+    # Sums are relative to the first present value: equal values then differ from their mean by
     # exactly 0.
     shift, size, total = np.nan, 0, 0.0
-    for place in range(first, last):
-        value = values[rows[place]]
+    for index in range(first, last):
+        value = values[rows[index]]
         if not np.isnan(value):
             if size == 0:
                 shift = value
@@ -93,8 +97,8 @@ def _moments(values, rows, first, last):  # type: ignore[no-untyped-def]
         return np.nan, np.nan, np.nan
     mean = shift + total / size
     second, third = 0.0, 0.0
-    for place in range(first, last):
-        value = values[rows[place]]
+    for index in range(first, last):
+        value = values[rows[index]]
         if not np.isnan(value):
             away = value - mean
             second += away * away
@@ -109,8 +113,8 @@ def _present(values, rows, first, last, out):  # type: ignore[no-untyped-def]
     """Rows of a group whose value is present; `out` of the others becomes NaN."""
     members = np.empty(last - first, dtype=np.int64)
     size = 0
-    for place in range(first, last):
-        row = rows[place]
+    for index in range(first, last):
+        row = rows[index]
         if np.isnan(values[row]):
             out[row] = np.nan
         else:
@@ -121,10 +125,10 @@ def _present(values, rows, first, last, out):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _extremes(values, rows, first, last):  # type: ignore[no-untyped-def]
-    """Smallest and largest present value; NaN where none is."""
+    """Smallest and largest present value; NaN without any."""
     low, high = np.nan, np.nan
-    for place in range(first, last):
-        value = values[rows[place]]
+    for index in range(first, last):
+        value = values[rows[index]]
         if not np.isnan(value):
             if not value >= low:
                 low = value
@@ -138,8 +142,8 @@ def position(values, rows, starts, out):  # type: ignore[no-untyped-def]
     """out = (value - min) / (max - min) of the group, float32; 0 where the group is constant."""
     for group in range(len(starts) - 1):
         low, high = _extremes(values, rows, starts[group], starts[group + 1])
-        for place in range(starts[group], starts[group + 1]):
-            row = rows[place]
+        for index in range(starts[group], starts[group + 1]):
+            row = rows[index]
             out[row] = (values[row] - low) / (high - low) if high > low else values[row] - low
 
 
@@ -148,8 +152,8 @@ def ratio_to_max(values, rows, starts, out):  # type: ignore[no-untyped-def]
     """out = value / (max of group + 1e-5), float32."""
     for group in range(len(starts) - 1):
         _, high = _extremes(values, rows, starts[group], starts[group + 1])
-        for place in range(starts[group], starts[group + 1]):
-            row = rows[place]
+        for index in range(starts[group], starts[group + 1]):
+            row = rows[index]
             out[row] = values[row] / (high + EPSILON)
 
 
@@ -158,8 +162,8 @@ def ratio_to_mean(values, rows, starts, out):  # type: ignore[no-untyped-def]
     """out = value / (mean of group + 1e-5), float32."""
     for group in range(len(starts) - 1):
         mean, _, _ = _moments(values, rows, starts[group], starts[group + 1])
-        for place in range(starts[group], starts[group + 1]):
-            row = rows[place]
+        for index in range(starts[group], starts[group + 1]):
+            row = rows[index]
             out[row] = values[row] / (mean + EPSILON)
 
 

@@ -16,7 +16,7 @@ from isic.tabular.canonical import codes
 
 @dataclass(frozen=True)
 class Groups:
-    """A partition of rows, as the array kernels take it.
+    """A partition of rows, in the form that the kernels read.
 
     Group g holds rows[starts[g]:starts[g + 1]]; within a group rows keep their order.
     """

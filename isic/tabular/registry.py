@@ -1,4 +1,4 @@
-"""What a feature family is, and which exist.
+"""Feature families: their interface, and the list of all.
 
 A module in `isic/tabular/families/lesion` or `…/patient` holds one `FAMILY` or several `FAMILIES`.
 """
@@ -55,9 +55,9 @@ def feature_families() -> dict[str, Family]:
     """All families by name: the lesion families, then the relative ones, each sorted by name."""
     from isic.tabular.families import patient
 
-    found = [*lesion_families(), *_load(patient)]
-    _refuse_duplicates(found)
-    return {family.name: family for family in found}
+    families = [*lesion_families(), *_load(patient)]
+    _refuse_duplicates(families)
+    return {family.name: family for family in families}
 
 
 @cache
@@ -69,11 +69,11 @@ def lesion_families() -> tuple[Family, ...]:
 
 
 def _load(package: ModuleType) -> list[Family]:
-    found: list[Family] = []
+    families: list[Family] = []
     for entry in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{entry.name}")
-        found += getattr(module, "FAMILIES", None) or [module.FAMILY]
-    return sorted(found, key=lambda family: family.name)
+        families += getattr(module, "FAMILIES", None) or [module.FAMILY]
+    return sorted(families, key=lambda family: family.name)
 
 
 def choose(names: Sequence[str] | None, key: str = "features.families") -> list[Family]:

@@ -66,7 +66,7 @@ def measured_features() -> dict[str, str]:
 
 
 def formulas_only() -> tuple[str, ...]:
-    """The measurements and measured formulas that COMPARED leaves out."""
+    """The measurements and measured formulas that are not in COMPARED."""
     return tuple(name for name in measured_features() if name not in COMPARED)
 
 

@@ -54,7 +54,7 @@ def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float6
     """Points (measurements, lesions) in sd from the patient's mean; a missing or constant
     measurement is 0.
 
-    Unlike the z-score features nothing is added to the sd, as in scikit-learn's scaler.
+    As in scikit-learn's scaler, nothing is added to the sd; the z-score features add 1e-5.
     """
     groups = Groups.of(frame, (PATIENT,))
     sizes = groups.sizes
@@ -67,8 +67,8 @@ def standardised(frame: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float6
         mean = np.add.reduceat(filled, groups.starts[:-1]) / count
         away = np.where(present, values - np.repeat(mean, sizes), 0.0)
         variance = np.add.reduceat(away**2, groups.starts[:-1]) / count
-        # A constant column differs from its mean by rounding only; that must not become a whole sd.
-        # The bound is scikit-learn's, so that a measurement that is tiny everywhere still counts.
+        # A constant column differs from its mean by rounding only, which must not be scaled to a
+        # whole sd. The bound is scikit-learn's: a measurement with tiny values still counts.
         rounding = np.finfo(np.float64).eps * count
         constant = variance <= rounding * variance + (rounding * mean) ** 2
         sd = np.where(constant, np.inf, np.sqrt(variance))

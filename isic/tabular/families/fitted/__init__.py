@@ -1,1 +1,1 @@
-"""Families fitted on training rows; each file holds one `FAMILY`, found by `isic.tabular.fitted`."""
+"""Families fitted on training rows; each file holds one `FAMILY`, loaded by `isic.tabular.fitted`."""

@@ -1,4 +1,4 @@
-"""Share of malignant training lesions with the same site, sex or location, drawn towards the
+"""Share of malignant training lesions with the same site, sex or location, shrunk towards the
 overall share.
 """
 
@@ -15,13 +15,13 @@ from isic.tabular.fitted import FittedColumns, FittedFamily
 from isic.tabular.hospital_groups import level_codes, require_columns
 from isic.tabular.registry import Feature
 
-#: FittedColumns whose rate is learnt, and the weight of the overall rate in lesions
+#: Columns whose rate is fitted, and the weight of the overall rate in lesions
 #: (junaidaliop/isic2024-tbp: m = 50).
 ENCODED = ("anatom_site_general", "sex", "tbp_lv_location", "tbp_lv_location_simple")
 _PRIOR_WEIGHT = 50.0
-#: Groups of patients whose training rows get the rates of the others. A level has as many rates in
-#: training: more of them tell groups apart better than levels, and noise gains by it (ten cost
-#: pure-noise columns .01 AUC, three none).
+#: Parts of the patients; training rows of a part get the rates of the others. A level has as many
+#: rates in training. With many parts a rate identifies the part rather than the level: with ten,
+#: columns of pure noise cost .01 AUC, with three none.
 PARTS = 3
 
 
@@ -39,49 +39,47 @@ def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
 
 def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     """Fitted rates of the rows' levels; the overall rate where unknown."""
-    made: FittedColumns = {}
+    columns: FittedColumns = {}
     for name, rates in state["rates"].items():
         labels, member = level_codes(frame, (name,))
-        made[_name(name)] = np.array(
+        columns[_name(name)] = np.array(
             [rates.get(label, state["prior"]) for label in labels], dtype=np.float32
         )[member]
-    return made
+    return columns
 
 
 def training(
     frame: pd.DataFrame, target: NDArray[np.float64], patients: NDArray[np.int64]
 ) -> FittedColumns:
-    """Rates of the training rows themselves, those of each part of the patients from the other
-    parts.
+    """Rates of the training rows: those of each part of the patients come from the other parts.
 
-    A rate that includes the row's own target leaks the label of a rare level. Leaving out its
-    patient alone leaks it too: of all rows of a level, the lowest rates would be those of malignant
-    ones.
+    A rate that includes the row's own target leaks the label of a rare level. Leaving out only its
+    patient leaks it too: of all rows of a level, malignant ones would get the lowest rates.
     """
     part = np.random.default_rng(0).permutation(int(patients.max()) + 1)[patients] % PARTS
-    made: FittedColumns = {}
+    columns: FittedColumns = {}
     for name in ENCODED:
         labels, member = level_codes(frame, (name,))
         rates = np.array(
-            [_rates_of(part != number, member, target, len(labels)) for number in range(PARTS)]
+            [_rates_of(part != index, member, target, len(labels)) for index in range(PARTS)]
         )
-        made[_name(name)] = rates[part, member].astype(np.float32)
-    return made
+        columns[_name(name)] = rates[part, member].astype(np.float32)
+    return columns
 
 
 def _rates_of(
-    seen: NDArray[np.bool_], member: NDArray[np.int64], target: NDArray[np.float64], size: int
+    used: NDArray[np.bool_], member: NDArray[np.int64], target: NDArray[np.float64], size: int
 ) -> NDArray[np.float64]:
-    """Smoothed rate of each of `size` levels in the rows `seen`, brought to the overall rate of all
+    """Smoothed rate of each of `size` levels in the rows `used`, scaled to the overall rate of all
     rows.
 
-    The fewer malignant lesions these rows have, the more the left-out part has: unscaled, its rates
-    would all be low.
+    The fewer malignant lesions these rows have, the more the left-out part has; unscaled rates
+    would be too low for it.
     """
-    prior, overall = float(target[seen].sum()) / max(int(seen.sum()), 1), float(target.mean())
+    prior, overall = float(target[used].sum()) / max(int(used.sum()), 1), float(target.mean())
     if prior == 0:
         return np.full(size, overall)
-    return _smooth(*_tally(member[seen], target[seen], size), prior) * (overall / prior)
+    return _smooth(*_tally(member[used], target[used], size), prior) * (overall / prior)
 
 
 def _tally(
@@ -108,7 +106,8 @@ FAMILY = FittedFamily(
     features=tuple(
         Feature(
             _name(name),
-            f"(malignant + {_PRIOR_WEIGHT:.0f} · rate) / (n + {_PRIOR_WEIGHT:.0f}) over training rows"
+            f"(malignant + {_PRIOR_WEIGHT:.0f} · rate) / (n + {_PRIOR_WEIGHT:.0f}) over training"
+            " rows"
             f" by {name}",
             f"smoothed share of malignant training lesions with the same {name}, 0 to 1",
         )

@@ -40,12 +40,14 @@ def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
 def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     """z-scores against the fitted levels; a missing measurement stays missing."""
     values = core_values(frame)
-    made: FittedColumns = {}
+    columns: FittedColumns = {}
     for name in _Z:
         level = level_values(state, name, frame)
         z = ((values - level[:, 0]) / (level[:, 1] + EPSILON)).astype(np.float32)
-        made |= {_name(name, v): np.ascontiguousarray(z[:, place]) for place, v in enumerate(CORE)}
-    return made
+        columns |= {
+            _name(name, v): np.ascontiguousarray(z[:, index]) for index, v in enumerate(CORE)
+        }
+    return columns
 
 
 def _name(grouping: str, v: str) -> str:

@@ -1,6 +1,6 @@
 """Statistics of training rows of the same hospital and location.
 
-No sums: the sum over training rows depends on the number of training folds.
+Sums are left out: they depend on the number of training folds.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
 
 def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     """The fitted statistics of each row's level."""
-    made: FittedColumns = {}
+    columns: FittedColumns = {}
     for name in _OVER:
         table = level_values(state, name, frame).astype(np.float32)
-        made |= {
-            column: np.ascontiguousarray(table[:, place])
-            for place, column in enumerate(_names(name))
+        columns |= {
+            column: np.ascontiguousarray(table[:, index])
+            for index, column in enumerate(_names(name))
         }
-    return made
+    return columns
 
 
 def _statistics(values: list[NDArray[np.float64]], rows: NDArray[np.int64]) -> list[float]:
-    found: list[float] = []
+    statistics: list[float] = []
     starts = np.array([0, len(rows)])
     for column in values:
         table = np.empty((1, len(SUMMARY)))
         summarise(column, rows, starts, table)
         # 0 for a measurement that no training row has: JSON has no NaN.
-        found += [float(np.nan_to_num(table[0, SUMMARY.index(name)])) for name in _STATISTICS]
-    return found
+        statistics += [float(np.nan_to_num(table[0, SUMMARY.index(name)])) for name in _STATISTICS]
+    return statistics
 
 
 def _names(grouping: str) -> list[str]:

@@ -34,7 +34,7 @@ def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     centres = _centres(points[rng.permutation(len(points))[:_SAMPLE]], rng)
     member = _nearest(points, centres)
-    levels = [_level(values[member == number], mean, sd) for number in range(len(centres))]
+    levels = [_level(values[member == cluster], mean, sd) for cluster in range(len(centres))]
     return {
         "mean": mean.tolist(),
         "sd": sd.tolist(),
@@ -47,8 +47,8 @@ def _centres(points: NDArray[np.float64], rng: np.random.Generator) -> NDArray[n
     """Lloyd's algorithm from k-means++ seeds; fewer centres than _CLUSTERS where fewer points
     differ.
 
-    scikit-learn's sums are split over threads and round by chance; equal training rows must give
-    equal bytes.
+    Not scikit-learn's: its sums are split over threads and round differently from run to run, and
+    equal training rows must give equal bytes.
     """
     chosen = [points[0]]
     away = ((points - chosen[0]) ** 2).sum(axis=1)
@@ -91,27 +91,27 @@ def apply(state: Mapping[str, Any], frame: pd.DataFrame) -> FittedColumns:
     level = np.array(state["levels"])[member]
     z = ((values - level[:, 0]) / (level[:, 1] + EPSILON)).astype(np.float32)
     away = np.sqrt(((points - centres[member]) ** 2).sum(axis=1)).astype(np.float32)
-    made = {
-        f"fitted_cluster_z__{v}": np.ascontiguousarray(z[:, place]) for place, v in enumerate(CORE)
+    scores = {
+        f"fitted_cluster_z__{v}": np.ascontiguousarray(z[:, index]) for index, v in enumerate(CORE)
     }
-    return {"fitted_cluster_distance": away, **made}
+    return {"fitted_cluster_distance": away, **scores}
 
 
 @njit(nogil=True, cache=True)
 def _nearest(points, centres):  # type: ignore[no-untyped-def]
-    """Number of the nearest centre of each point; row by row, so that a row does not depend on its
+    """Index of the nearest centre of each point. Row by row, so that a row does not depend on its
     batch.
     """
     member = np.empty(len(points), dtype=np.int64)
     for row in range(len(points)):
         best = np.inf
-        for number in range(len(centres)):
+        for cluster in range(len(centres)):
             away = 0.0
-            for place in range(points.shape[1]):
-                step = points[row, place] - centres[number, place]
+            for dimension in range(points.shape[1]):
+                step = points[row, dimension] - centres[cluster, dimension]
                 away += step * step
             if away < best:
-                best, member[row] = away, number
+                best, member[row] = away, cluster
     return member
 
 

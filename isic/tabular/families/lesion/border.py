@@ -1,4 +1,4 @@
-"""How irregular the border is."""
+"""Irregularity of the border."""
 
 from isic.tabular.formulas import formula_family
 

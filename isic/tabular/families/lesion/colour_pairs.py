@@ -8,34 +8,34 @@ _CHANNELS = ("A", "B", "C", "H", "L")
 
 
 def _pairs(suffix: str, where: str) -> list[tuple[str, str, str]]:
-    found = []
-    for one, other in combinations([channel + suffix for channel in _CHANNELS], 2):
-        found.append(
+    formulas = []
+    for a, b in combinations([channel + suffix for channel in _CHANNELS], 2):
+        formulas.append(
             (
-                f"{one}_minus_{other}",
-                f"{one} - {other}",
-                f"{one} minus {other}, {where}, L*a*b* units or degrees",
+                f"{a}_minus_{b}",
+                f"{a} - {b}",
+                f"{a} minus {b}, {where}, L*a*b* units or degrees",
             )
         )
-        found.append(
+        formulas.append(
             (
-                f"{one}_by_{other}",
-                f"{one} / ({other} + 1e-5)",
-                f"{one} by {other}, {where}, no unit",
+                f"{a}_by_{b}",
+                f"{a} / ({b} + 1e-5)",
+                f"{a} by {b}, {where}, no unit",
             )
         )
-    return found
+    return formulas
 
 
 def _across() -> list[tuple[str, str, str]]:
-    """How a difference of channels inside compares with the same difference outside."""
+    """Differences of channels inside the lesion divided by the same difference outside."""
     return [
         (
-            f"{one}_{other}_contrast_ratio",
-            f"({one} - {other}) / ({one}ext - {other}ext + 1e-5)",
-            f"{one} minus {other} inside by the same outside, no unit",
+            f"{a}_{b}_contrast_ratio",
+            f"({a} - {b}) / ({a}ext - {b}ext + 1e-5)",
+            f"{a} minus {b} inside by the same outside, no unit",
         )
-        for one, other in combinations(_CHANNELS, 2)
+        for a, b in combinations(_CHANNELS, 2)
     ]
 
 

@@ -1,4 +1,5 @@
-"""Categories put together: a place under one lighting at one hospital is a category of its own.
+"""Combinations of categories: a location under one lighting at one hospital is a category of its
+own.
 
 Licence and hospital are not combined with each other: the hospital decides its licence.
 """
@@ -34,20 +35,20 @@ _COMBINED: dict[str, tuple[str, ...]] = {
 
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
-    """The combined texts as categories; missing where a part is."""
+    """The combined texts as categories; missing where one of the parts is missing."""
     columns = parallel_map(lambda names: _combine(frame, names), list(_COMBINED.values()))
     return pd.DataFrame(dict(zip(_COMBINED, columns, strict=True)), copy=False)
 
 
 def _combine(frame: pd.DataFrame, names: tuple[str, ...]) -> pd.Categorical:
     _, example, member = np.unique(codes(frame, names), return_index=True, return_inverse=True)
-    # Texts are put together once per combination that occurs, not once per row.
+    # Texts are joined once per combination that occurs, not once per row.
     parts = frame[list(names)].iloc[example]
     complete = parts.notna().all(axis=1).to_numpy()
     texts = ["_".join(row) for row in parts[complete].astype("str").itertuples(index=False)]
-    number = np.full(len(example), -1)
-    number[complete] = np.arange(complete.sum())
-    return pd.Categorical.from_codes(number[member], categories=pd.Index(texts, dtype="str"))
+    category = np.full(len(example), -1)
+    category[complete] = np.arange(complete.sum())
+    return pd.Categorical.from_codes(category[member], categories=pd.Index(texts, dtype="str"))
 
 
 FAMILY = Family(

@@ -1,4 +1,4 @@
-"""Where on the body the lesion is."""
+"""Position of the lesion on the body."""
 
 from isic.tabular.formulas import formula_family
 

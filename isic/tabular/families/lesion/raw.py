@@ -1,4 +1,4 @@
-"""The measurements and categories as the camera's software gives them."""
+"""The measurements and categories of the metadata file, unchanged."""
 
 from __future__ import annotations
 

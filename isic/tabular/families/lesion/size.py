@@ -1,4 +1,4 @@
-"""How large the lesion is."""
+"""Size of the lesion."""
 
 from isic.tabular.formulas import formula_family
 

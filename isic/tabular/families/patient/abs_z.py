@@ -1,4 +1,4 @@
-"""|z| within a group and the number of measurements far out: the second place's count of |z| > 2."""
+"""|z| within a group and the number of measurements with |z| > 2, as in the second-place solution."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from isic.tabular.names import MEANING
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import CORE, per_row
 
-#: Beyond this many sd a measurement counts as far out.
+#: Sd beyond which a measurement counts as an outlier.
 _FAR = 2.0
 
 

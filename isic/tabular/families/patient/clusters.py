@@ -1,4 +1,4 @@
-"""Size of the cluster of similar lesions that a lesion belongs to; an ugly duckling's is small."""
+"""Size of a lesion's cluster of similar lesions. An outlier ("ugly duckling") has a small one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SITE = "anatom_site_general"
 def build(frame: pd.DataFrame) -> pd.DataFrame:
     """Size of the cluster, its share of the group and the lesions outside it, in every space."""
     groups = Groups.of(frame, (PATIENT, _SITE))
-    whole = groups.broadcast(groups.sizes.astype(np.float64))
+    group_size = groups.broadcast(groups.sizes.astype(np.float64))
     columns = {}
     for space, names in SPACES.items():
         size = _cluster_sizes(frame, names, groups)
         columns[f"cluster_{space}_size"] = size
-        columns[f"cluster_{space}_share"] = size / whole
-        columns[f"cluster_{space}_others"] = whole - size
+        columns[f"cluster_{space}_share"] = size / group_size
+        columns[f"cluster_{space}_others"] = group_size - size
     return pd.DataFrame(
         {name: values.astype(np.float32) for name, values in columns.items()}, copy=False
     )
@@ -37,10 +37,12 @@ def _cluster_sizes(
 ) -> NDArray[np.float64]:
     points = np.ascontiguousarray(raw_points(frame, names)[:, groups.rows])
     scaled = unit_range(points, groups) if len(frame) else points
-    found = np.empty(len(frame))
-    by_group(groups, lambda first, last: dbscan(scaled, first, last, _RADIUS, _ENOUGH, found))
+    ordered_sizes = np.empty(len(frame))
+    by_group(
+        groups, lambda first, last: dbscan(scaled, first, last, _RADIUS, _ENOUGH, ordered_sizes)
+    )
     sizes = np.empty(len(frame))
-    sizes[groups.rows] = found
+    sizes[groups.rows] = ordered_sizes
     return sizes
 
 

@@ -1,4 +1,4 @@
-"""Statistics of the group that a lesion belongs to: the level that the relative features subtract."""
+"""Statistics of a lesion's group: the level that the relative features subtract."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import SUMMARISED, official_column
 
-#: Those of `kernels.SUMMARY` but the count.
+#: Those of `kernels.SUMMARY` except the count.
 _STATISTICS = ("mean", "sd", "min", "max", "sum", "median", "skew")
 
 

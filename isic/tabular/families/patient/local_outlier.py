@@ -1,5 +1,5 @@
-"""How isolated a lesion is among the patient's others in 15 respects at once: the winning
-solution's outlier factor.
+"""Isolation of a lesion among the patient's others in 15 measurements: the winning solution's local
+outlier factor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     factor, distance, index = outliers(frame)
     columns = {"duckling_lof": factor.astype(np.float32)}
     columns |= {f"duckling_knn{step}": _mean_distance(distance[:, :step]) for step in _STEPS}
-    # A lesion alone is its own twin.
+    # A single lesion is its own nearest neighbour.
     twin = np.where(index[:, 0] < 0, np.arange(len(frame)), index[:, 0])
     columns |= {
         f"duckling_twin__{v}": values for v, values in differences(frame, _TWIN, twin).items()

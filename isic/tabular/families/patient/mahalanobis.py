@@ -24,10 +24,10 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for space, names in _SPACES.items():
         points = standardised(frame, names)
-        found = np.empty(len(frame), dtype=np.float32)
+        distances = np.empty(len(frame), dtype=np.float32)
         for first, last in zip(groups.starts[:-1], groups.starts[1:], strict=True):
-            found[first:last] = _distance(points[:, first:last])
-        columns[f"mahalanobis_{space}"] = found
+            distances[first:last] = _distance(points[:, first:last])
+        columns[f"mahalanobis_{space}"] = distances
     return pd.DataFrame(columns, copy=False)
 
 

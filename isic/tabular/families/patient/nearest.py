@@ -1,4 +1,4 @@
-"""Differences to the nearest lesion on the body, which had the same exposure to the sun."""
+"""Differences to the nearest lesion on the body, whose skin had a similar exposure to the sun."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 from isic.tabular.relative import CORE, differences, official_column
 
-#: Sizes, always positive: a ratio to another lesion's makes sense.
+#: Sizes, always positive, so that ratios are defined.
 SIZES = ("diam", "areaMM2", "minorAxisMM", "perimeterMM")
 _ANCHORS = ("largest", "smallest")
 

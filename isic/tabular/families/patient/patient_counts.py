@@ -1,4 +1,4 @@
-"""Numbers of lesions of a patient, in all and by part of the body."""
+"""Number of lesions of a patient, in all and by part of the body."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PARTS = (
     "Torso Front",
     "Unknown",
 )
-#: The other locations are parts of the body themselves. The camera gave some lesions no finer part.
+#: The other locations are parts of the body themselves: some lesions have no finer location.
 _LOCATIONS = (
     "Left Arm",
     "Left Arm - Lower",
@@ -57,12 +57,12 @@ _LOCATIONS = (
 
 def build(frame: pd.DataFrame) -> pd.DataFrame:
     """Counts, shares and total areas over the patient and over parts of the patient."""
-    everyone = _count(frame, ())
+    count = _count(frame, ())
     area = _total(frame, ())
-    columns = {"patient_count": everyone, "patient_area": area}
+    columns = {"patient_count": count, "patient_area": area}
     for name, key in _KEYS.items():
         columns[f"patient_{name}_count"] = _count(frame, (key,))
-        columns[f"patient_{name}_share"] = columns[f"patient_{name}_count"] / everyone
+        columns[f"patient_{name}_share"] = columns[f"patient_{name}_count"] / count
     columns["patient_site_area"] = _total(frame, (_KEYS["site"],))
     columns["patient_area_share"] = frame["tbp_lv_areaMM2"].to_numpy() / (area + 1e-5)
     columns |= {_pivot_name("site", site): _members(frame, _KEYS["site"], site) for site in _SITES}

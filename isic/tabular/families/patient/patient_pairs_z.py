@@ -1,6 +1,6 @@
 """Colour pairs and restated formulas against the patient.
 
-A restated formula orders lesions as another column does, so its value alone is redundant for a
+A restated formula has the same order of lesions as another column, so its value is redundant for a
 tree. Its z-score is not: the formula is not linear in that column.
 """
 

@@ -32,8 +32,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
         points = raw_points(frame, names) if space == "position" else standardised(frame, names)
         table, closest, farthest = _distances(points, groups)
         columns |= {
-            f"similarity_{space}_{name}": table[:, number]
-            for number, name in enumerate(_STATISTICS)
+            f"similarity_{space}_{name}": table[:, index] for index, name in enumerate(_STATISTICS)
         }
         if space in _ANCHORED:
             for end, other in (("closest", closest), ("farthest", farthest)):
@@ -55,14 +54,14 @@ def _distances(
     """Statistics (n, 5) and the rows of the most and least similar other, all in the frame's order."""
     ordered = np.ascontiguousarray(points[:, groups.rows])
     count = ordered.shape[1]
-    found = np.empty((count, len(_STATISTICS)))
+    statistics = np.empty((count, len(_STATISTICS)))
     near, far = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     by_group(
-        groups, lambda first, last: distance_statistics(ordered, first, last, found, near, far)
+        groups, lambda first, last: distance_statistics(ordered, first, last, statistics, near, far)
     )
-    table = np.empty(found.shape, dtype=np.float32)
+    table = np.empty(statistics.shape, dtype=np.float32)
     closest, farthest = np.empty_like(near), np.empty_like(far)
-    table[groups.rows] = found
+    table[groups.rows] = statistics
     closest[groups.rows], farthest[groups.rows] = groups.rows[near], groups.rows[far]
     return table, closest, farthest
 
@@ -82,10 +81,10 @@ def _features(space: str) -> tuple[Feature, ...]:
 
 
 def _anchored(space: str) -> tuple[Feature, ...]:
-    found: list[Feature] = []
-    for end, word in (("closest", "most"), ("farthest", "least")):
-        where = f"the {word} similar lesion in {space} over patient × {_SITE}"
-        found += [
+    features: list[Feature] = []
+    for end, degree in (("closest", "most"), ("farthest", "least")):
+        where = f"the {degree} similar lesion in {space} over patient × {_SITE}"
+        features += [
             Feature(
                 f"similarity_{space}_{end}__{v}",
                 f"{v} - {v} of {where}",
@@ -93,14 +92,14 @@ def _anchored(space: str) -> tuple[Feature, ...]:
             )
             for v in _COMPARED
         ]
-        found.append(
+        features.append(
             Feature(
                 f"similarity_{space}_{end}_ratio__diam",
                 f"diam / (diam of {where} + 1e-5)",
                 f"diameter as a multiple of {where}",
             )
         )
-    return tuple(found)
+    return tuple(features)
 
 
 FAMILY = Family(

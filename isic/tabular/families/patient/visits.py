@@ -1,8 +1,7 @@
 """Visits of a patient, ordered by age at imaging.
 
-Age is given in steps of five years, so visits closer than that fall together. A lesion without an
-age has none of these. Values of later visits are not used: at the time of a visit they are the
-future.
+Age is in steps of five years, so closer visits are merged. The features of a lesion without an age
+are missing. Values of later visits are not used: they are unknown at the time of a visit.
 """
 
 from __future__ import annotations
@@ -61,15 +60,16 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
         columns[f"visit_change__{v}"] = earlier.change(values, earlier.all_before)
         columns[f"visit_step__{v}"] = earlier.change(values, earlier.last_before)
     return pd.DataFrame(
-        {each.name: columns[each.name].astype(np.float32) for each in FAMILY.features}, copy=False
+        {feature.name: columns[feature.name].astype(np.float32) for feature in FAMILY.features},
+        copy=False,
     )
 
 
 def _extreme(ufunc: np.ufunc, values: NDArray[np.float64], groups: Groups) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = (
+    extremes: NDArray[np.float64] = (
         ufunc.reduceat(values[groups.rows], groups.starts[:-1]) if len(values) else values
     )
-    return found
+    return extremes
 
 
 def _visits(visit: pd.DataFrame, patients: Groups) -> NDArray[np.float64]:
@@ -90,12 +90,12 @@ class Earlier:
     """Each lesion against lesions of the same patient and site at earlier visits."""
 
     def __init__(self, visit: pd.DataFrame) -> None:
-        # Codes of `visit` grow with age, so within patient × site the groups come in order of time.
+        # Codes of `visit` grow with age, so within patient × site the groups are in order of time.
         self.visits = Groups.of(visit, (PATIENT, _SITE, "visit"))
         opening = self.visits.rows[self.visits.starts[:-1]]
-        place = Groups.of(visit, (PATIENT, _SITE))
+        sites = Groups.of(visit, (PATIENT, _SITE))
         owner = np.empty(len(visit), dtype=np.int64)
-        owner[place.rows] = np.repeat(np.arange(len(place.sizes)), place.sizes)
+        owner[sites.rows] = np.repeat(np.arange(len(sites.sizes)), sites.sizes)
         self.owner, self.known = owner[opening], visit["visit"].cat.codes.to_numpy()[opening] >= 0
         self.size = np.where(self.known, self.visits.sizes, 0).astype(np.float64)
 
@@ -104,7 +104,7 @@ class Earlier:
         values: NDArray[np.float64],
         before: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     ) -> NDArray[np.float64]:
-        """Value minus the mean over the visits that `before` takes together; 0 where there is none."""
+        """Value minus the mean over the visits summed by `before`; 0 where there is none."""
         total, count = (
             before(np.where(self.known, self.visits.sums(values), 0.0)),
             before(self.size),
@@ -116,7 +116,7 @@ class Earlier:
         return np.where(self.visits.broadcast(self.known.astype(np.float64)) > 0, change, np.nan)
 
     def all_before(self, amount: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum of the visits before each one at the same site."""
+        """Sum of the earlier visits at the same site."""
         return _running(amount, self.owner)
 
     def last_before(self, amount: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -128,10 +128,9 @@ class Earlier:
 
 
 def _running(amount: NDArray[np.float64], owner: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sum of the entries before each one that have the same owner; owners come in blocks.
+    """Sum of the earlier entries of the same owner; the entries of an owner are contiguous.
 
-    Summed block by block: one running total over all patients would round differently with other
-    patients before.
+    Summed owner by owner: rounding of one running total would depend on the patients before.
     """
     out = np.zeros(len(amount))
     for step in range(1, int(np.bincount(owner).max(initial=0))):

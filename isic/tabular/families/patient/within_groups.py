@@ -28,13 +28,15 @@ from isic.tabular.relative import (
     per_row,
 )
 
-#: A ratio to a mean or maximum near zero means nothing, so signed contrasts are left out.
+#: Ratios to a mean or maximum near zero are unstable, so signed contrasts are left out.
 _UNSIGNED = tuple(v for v in CORE if not v.startswith("delta") or v.startswith("deltaLB"))
 _FORMULAS = "z-score within {group}, of the formulas and coordinates"
 
 
 class _Row(NamedTuple):
-    """A family: `keys` are grouped by beside the patient; `meaning` may name the `{group}`."""
+    """A family: groups are patient × `keys`; `{group}` in `meaning` is replaced by their
+    description.
+    """
 
     name: str
     keys: tuple[str, ...]
@@ -72,7 +74,7 @@ _TABLE = (
     _Row("patient_mean_ratio", (), ratio_to_mean, _UNSIGNED, "Ratio to the patient's mean"),
 )
 
-#: Kernel → formula of `{v}` over the group, and what the value is.
+#: Kernel → formula of `{v}` over the group, and meaning of the value.
 _TEXTS: dict[Kernel, tuple[str, str]] = {
     zscore: ("({v} - mean({v})) / (sd({v}) + 1e-5) over {over}", "sd from {mean}: {meaning}"),
     percentile_rank: (
@@ -103,7 +105,7 @@ _KEYS = {
 
 
 def _group_texts(keys: Sequence[str]) -> dict[str, str]:
-    """What the texts of a family call its group, its members and their mean."""
+    """Names of a family's group, its members and their mean in texts."""
     if not keys:
         members, mean = "the patient's lesions", "the patient's mean"
         return {"group": "the patient", "over": "the patient", "members": members, "mean": mean}

@@ -1,1 +1,1 @@
-"""Bundles and scoring: all that an offline notebook needs, without MLflow."""
+"""Bundles and scoring, without MLflow: an offline notebook needs no other package of isic."""

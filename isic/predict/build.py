@@ -98,7 +98,7 @@ def build_bundle(
         features_only.save(folder / "features_only")
         alone = features_only.oof.set_index(ID)["score"].loc[oof[ID]].to_numpy()
         write_parquet(folder / "oof.parquet", oof.assign(**{FEATURES_ONLY: alone}))
-        # Scores only rank; this map, fitted on out-of-fold scores, converts them to probabilities.
+        # Scores are ranks. This map, fitted on out-of-fold scores, converts them to probabilities.
         calibration = require(files.calibration, "calibration", "run `dvc repro evaluate`")
         shutil.copy(calibration, folder / "calibration.json")
         write_json(folder / FILE, _manifest(folder, files, config, git_commit))
@@ -132,7 +132,7 @@ def _copy_image_model(source: Path, target: Path, tta: str) -> None:
         require(source / name, "image model", "run `dvc repro`") for name in _IMAGE_FILES
     )
     shutil.copy(weights, target / weights.name)
-    # Of the parameters, not of the time of training: a change of `image.tta` trains nothing again.
+    # From the parameters, not from training: a change of `image.tta` does not retrain.
     write_json(target / config.name, read_json(config) | {"tta": tta})
 
 

@@ -41,9 +41,9 @@ def predict(
     """Score the lesions of a metadata CSV with tiles of an HDF5 file and write isic_id, target to
     `out`.
 
-    The columns of a training table that the test table lacks are not read. A long run that was
-    killed resumes when called again. `missing_images` and `fallback` as in `Bundle.predict`. Raises
-    InputError on anything wrong with the files; then nothing is written.
+    Train-only columns are not read. A long run that was killed resumes when called again.
+    `missing_images` and `fallback` as in `Bundle.predict`. Raises InputError on anything wrong with
+    the files; then nothing is written.
     """
     started = time.perf_counter()
     refuse_output(Path(out), metadata, images, bundle_folder)
@@ -68,7 +68,7 @@ def score(
     fallback: bool = False,
     folds: Sequence[int] | None = None,
 ) -> pd.DataFrame:
-    """isic_id, target of a table's lesions in the order of the file; the caller writes them to
+    """isic_id, target of a table's lesions in the order of the file. The caller writes them to
     `out`.
 
     Memory holds one chunk and a few bytes for each further lesion. Image scores are cached beside
@@ -119,7 +119,7 @@ def _work(out: Path) -> Path:
 
 
 def _log_run(bundle: Bundle, files: dict[str, str], scores: pd.Series, seconds: float) -> None:
-    """Log a child of the run that `mlflow run` opened; a prediction started by hand is not logged."""
+    """Log a child run of the run that `mlflow run` opened. Other predictions are not logged."""
     from isic.tracking import open_run
 
     config = {"bundle": bundle.manifest.hash, **files}

@@ -37,7 +37,7 @@ _REPORT = 20.0
 ModelKey = tuple[str, int]
 
 
-#: Errors of a file of scores that is missing or damaged.
+#: Errors of reading a missing or damaged file of scores.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 

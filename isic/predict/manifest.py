@@ -39,7 +39,7 @@ class Manifest(BaseModel):
     """bundle.json. `hash` identifies the models, parameters, metrics, data and folds.
 
     `models`: description of each learner; `features`: columns of the stacker; `fitted`: files of
-    fitted values; `libraries`: package versions the bundle was made with.
+    fitted values; `libraries`: versions of the packages at the time of building.
     """
 
     # Later code may add keys within a format.
@@ -57,7 +57,7 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     data_hash: str
     folds_hash: str
-    #: Of the tiles that the embeddings were aligned by; empty in bundles of isic 0.1.
+    #: Hash of the tiles by which the embeddings were aligned; empty in bundles of isic 0.1.
     anchors_hash: str = ""
     code_hash: str
     git_commit: str
@@ -100,7 +100,8 @@ def read_manifest(folder: Path) -> Manifest:
         )
     if content["format"] > BUNDLE_FORMAT:
         raise InputError(
-            f"{folder} has bundle format {content['format']}, this code reads up to {BUNDLE_FORMAT}:"
+            f"{folder} has bundle format {content['format']}, this code reads up to"
+            f" {BUNDLE_FORMAT}:"
             " update isic"
         )
     try:

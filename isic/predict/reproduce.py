@@ -50,12 +50,13 @@ class Reload(NamedTuple):
         return self.largest <= tolerance or apart
 
     def text(self) -> str:
-        """What was found, in one line."""
-        found = f"largest difference {self.largest:.1e} over {self.rows} rows"
+        """The differences in one line."""
+        differences = f"largest difference {self.largest:.1e} over {self.rows} rows"
         if self.stacker is None:
-            return found
+            return differences
         return (
-            f"{found}; of the stacker alone {self.stacker:.1e}, of logits {self.share:.2g} of the"
+            f"{differences}; of the stacker alone {self.stacker:.1e}, of logits {self.share:.2g} of"
+            " the"
             f" tolerance of {self.pair}"
         )
 
@@ -115,7 +116,7 @@ def reload_here(folder: Path, metadata: Path, images: Path, rows: int) -> Reload
     tiles = TileStore(images)
     largest, seconds = 0.0, 0.0
     apart: list[_Apart] = []
-    # Loads libraries and the stacker, so that the seconds below are of scoring only.
+    # Loads libraries and the stacker, so that the seconds below measure scoring only.
     first = table.loc[stored[ID].head(1), list(TEST_COLUMNS)].reset_index(drop=True)
     bundle.predict(first, tiles)
     for fold, part in stored.groupby("fold"):
@@ -125,11 +126,11 @@ def reload_here(folder: Path, metadata: Path, images: Path, rows: int) -> Reload
         seconds += time.perf_counter() - started
         largest = max(largest, float(np.abs(again.to_numpy() - part["score"].to_numpy()).max()))
         apart += _networks_and_stacker(bundle, int(str(fold)), lesions, part["score"], tiles)
-    worst = max(apart, key=lambda one: one.share, default=None)
+    worst = max(apart, key=lambda item: item.share, default=None)
     result = Reload(len(stored), largest, seconds / len(stored))
     if worst is None:
         return result
-    stacker = max(one.stacker for one in apart)
+    stacker = max(item.stacker for item in apart)
     return result._replace(stacker=stacker, share=worst.share, pair=worst.pair)
 
 
@@ -146,8 +147,8 @@ def _networks_and_stacker(
 ) -> Iterator[_Apart]:
     """Compare a fold's networks with their stored logits, and its stacker with the scores of these.
 
-    Nothing where no GPU is involved, or where it cannot be done: a bundle without stored logits, or
-    a stacker that reads embeddings, which are not stored.
+    Empty without a GPU on either side, for a bundle without stored logits, and for a stacker that
+    reads embeddings, which are not stored.
     """
     from isic.image.network.artifact import load_model
     from isic.image.network.embed import embed, scoring_origin

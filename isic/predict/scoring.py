@@ -32,9 +32,7 @@ BLOCK = 8_192
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Scoring options. `work`: folder of the image-score cache, for resuming; `fallback`: see
-    `Bundle.predict`.
-    """
+    """Scoring options. `work`: folder of the image-score cache; `fallback`: see `Bundle.predict`."""
 
     missing_images: MissingImages = "error"
     work: Path | None = None
@@ -87,7 +85,7 @@ def score_chunks(
 def _find_tiles(
     chunks: PatientChunks, tiles: TileStore | None, missing_images: MissingImages
 ) -> NDArray[np.bool_]:
-    """Which lesions have a tile, (n,) by row.
+    """Mask (n,) of the rows whose lesion has a tile.
 
     Raises InputError naming the first lesion without one, unless missing tiles are imputed.
     """
@@ -155,7 +153,7 @@ def _add_scores(
             total[row[block]] += score(
                 _Block(bundle, index, patients[PATIENT], features, tile[block])
             )
-            del features  # or the next block's are built beside them
+            del features  # frees them before the next block's are built
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from scipy.stats import ks_2samp
 from isic.core.metric import auc
 from isic.core.schema import CATEGORICAL, NUMERIC, PATIENT
 
-#: Fewer rows or patients than this say nothing about a distribution.
+#: Minimum rows and patients for comparing distributions.
 _FEWEST_ROWS, _FEWEST_PATIENTS = 100, 8
-#: Rows per side given to the classifier: more would not change its verdict.
+#: Rows per side given to the classifier; more do not change its AUC.
 _MOST_ROWS = 10_000
 _BINS = 10
 
@@ -24,8 +24,8 @@ def drift(reference: pd.DataFrame, other: pd.DataFrame) -> list[dict[str, Any]]:
     """Per column: population stability index and, for numbers, the Kolmogorov-Smirnov distance;
     largest PSI first.
 
-    By the usual reading a PSI below 0.1 is stable, above 0.25 a shift worth a look. `shift` is the
-    difference of the means in standard deviations of the reference.
+    A PSI below 0.1 is usually called stable, above 0.25 a large shift. `shift` is the difference of
+    the means in standard deviations of the reference.
     """
     records = [_numeric(name, reference[name], other[name]) for name in NUMERIC]
     records += [_category(name, reference[name], other[name]) for name in CATEGORICAL]
@@ -40,7 +40,7 @@ def _numeric(name: str, reference: pd.Series, other: pd.Series) -> dict[str, Any
     counts = [
         np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1) for values in (a, b)
     ]
-    # Missing values are a bin of their own: a column that vanishes is the worst drift.
+    # Missing values are a bin of their own, so a column that is missing has a large PSI.
     shares = [
         np.append(count, column.isna().sum())
         for count, column in zip(counts, (reference, other), strict=True)
@@ -74,17 +74,17 @@ def too_few(frame: pd.DataFrame) -> str:
     patients = frame[PATIENT].nunique()
     if len(frame) < _FEWEST_ROWS or patients < _FEWEST_PATIENTS:
         return (
-            f"too few to say ({len(frame)} lesions of {patients} patients; {_FEWEST_ROWS} of"
+            f"too few to compare ({len(frame)} lesions of {patients} patients; {_FEWEST_ROWS} of"
             f" {_FEWEST_PATIENTS} needed)"
         )
     return ""
 
 
 def adversarial(a: pd.DataFrame, b: pd.DataFrame, columns: list[str], seed: int = 0) -> float:
-    """AUC of telling rows of `a` from rows of `b`, on patients the classifier did not see; 0.5:
-    alike.
+    """AUC of a classifier of rows of `a` against rows of `b`, on patients not trained on; 0.5: no
+    shift.
 
-    Gradient boosting on `columns`, two halves of the patients in turn.
+    Gradient boosting on `columns`, two-fold over patients.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import StratifiedGroupKFold

@@ -104,7 +104,7 @@ def screen_leaks(data: TrainingData) -> list[Leak]:
     judged = dict(data.columns)
     for fold in data.pools:
         judged |= {
-            f"{name} of chain {fold}": made for name, made in data.fitted_columns(fold).items()
+            f"{name} of chain {fold}": column for name, column in data.fitted_columns(fold).items()
         }
     return find_leaks(judged, data.target, data.fold, data.folds[PATIENT])
 

@@ -15,8 +15,8 @@ from isic.core.metric import auc, paired_difference
 from isic.core.schema import NUMERIC, PATIENT
 from isic.data.tiles import TileStore
 
-#: Raw columns that would go missing together: one instrument, one questionnaire line, one step of
-#: the software.
+#: Raw columns that are missing together in practice: one instrument, one question, one step of the
+#: software.
 COLUMN_GROUPS: dict[str, tuple[str, ...]] = {
     "age": ("age_approx",),
     "sex": ("sex",),
@@ -62,15 +62,14 @@ COLUMN_GROUPS: dict[str, tuple[str, ...]] = {
     "nevus confidence": ("tbp_lv_nevi_confidence",),
 }
 
-#: Rows (metadata) -> score: the run's own chain for those rows.
+#: Rows (metadata) -> score, by the chain that gave their out-of-fold score.
 Score = Callable[[pd.DataFrame], NDArray[np.float64]]
 
 
 def mask_columns(rows: pd.DataFrame, columns: Sequence[str], typical: pd.DataFrame) -> pd.DataFrame:
     """`rows` with numbers of `columns` set to the median of `typical` and texts set to missing.
 
-    Measurements are never missing in the official files, so the pipeline has no way for that: the
-    median is what a person would fill in.
+    The pipeline refuses missing measurements (the official files have none), hence the median.
     """
     gone: dict[str, Any] = {
         name: float(typical[name].median()) if name in NUMERIC and name != "age_approx" else np.nan
@@ -91,7 +90,7 @@ def missing_columns(
     replicates: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Per group of columns: pAUC lost when it is gone, with its paired interval, the largest loss
+    """Change of pAUC without each group of columns, with its paired interval; the largest loss
     first.
     """
     patient = pd.factorize(rows[PATIENT])[0]
@@ -112,7 +111,7 @@ def missing_columns(
 
 
 class _ChangedTiles(TileStore):
-    """Tiles as a worse camera would have given them; `change` maps uint8 RGB to uint8 RGB."""
+    """Degraded tiles; `change` maps uint8 RGB to uint8 RGB."""
 
     def __init__(
         self, path: Path, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -128,7 +127,7 @@ class _ChangedTiles(TileStore):
 
 
 def grain(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Gaussian noise of 10 levels, the same for the same tile."""
+    """Gaussian noise of 10 levels, equal for equal tiles."""
     rng = np.random.default_rng(int(image.sum()))
     return np.clip(image + rng.normal(0, 10, image.shape), 0, 255).astype(np.uint8)
 
@@ -139,7 +138,7 @@ def blur(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def darker(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A fifth less light."""
+    """Brightness reduced by a fifth."""
     return (image * 0.8).astype(np.uint8)
 
 
@@ -160,8 +159,8 @@ CHANGES = {
 def image_noise(
     folder: Path, tta: str, tiles: Path, ids: Sequence[str], target: np.ndarray, workers: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Per change of the tiles: AUC of one network's logit before and after, and how far logits
-    moved in their sd.
+    """Per change of the tiles: AUC of one network's logit before and after, and the mean change of
+    the logit in units of its sd.
     """
     from isic.image.network.artifact import load_model
     from isic.image.network.embed import embed

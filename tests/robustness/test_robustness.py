@@ -116,7 +116,7 @@ def test_the_classifier_tells_different_sets_apart_and_like_ones_not() -> None:
 
 
 def test_three_official_test_rows_are_too_few_to_compare(evidence: RunResults) -> None:
-    assert "too few to say (3 lesions" in too_few(evidence.rows.iloc[:3])
+    assert "too few to compare (3 lesions" in too_few(evidence.rows.iloc[:3])
     found = distribution_shift(evidence.rows, evidence.fold, evidence.rows.iloc[:3])
     assert found["test"] == []
     assert "fold 0" in found["drift_of"]

@@ -1,8 +1,8 @@
-"""From a feature frame to named float32 columns, the same for every gradient-boosting library.
+"""Encoder of a feature frame as named float32 columns, the same for every gradient-boosting
+library.
 
-Categories become one column per level seen in training: an unknown hospital or site is then simply
-none of the known ones, which is a valid value everywhere, and no library's own idea of categories
-has to be stored or reproduced.
+Categories become one 0/1 column per training level, so an unknown hospital or site is 0 in all of
+them, and no library's own encoding of categories is needed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TRAIN_ONLY
 
-#: Columns by name, each (n,) float32. Not one block: features stay where the frame holds them,
-#: without a copy.
+#: Columns by name, each (n,) float32. Not one matrix: columns are views of the frame where
+#: possible.
 Columns = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Which columns a stacker reads: numbers in frame order, then one 0/1 column per level of each
+    """The columns of a stacker: numbers in frame order, then one 0/1 column per level of each
     category.
     """
 
@@ -55,7 +55,7 @@ class Encoder:
         return cls(numeric, levels)
 
     def drop_families(self, features: set[str]) -> Encoder:
-        """The design that never reads these features."""
+        """The encoder without these features."""
         return Encoder(
             tuple(column for column in self.numeric if column not in features),
             {column: levels for column, levels in self.levels.items() if column not in features},
@@ -63,7 +63,7 @@ class Encoder:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Column names in order, plain ASCII words because LightGBM refuses punctuation in feature
+        """Column names in order. ASCII letters, digits and _ only: LightGBM refuses punctuation in
         names.
         """
         return (
@@ -72,14 +72,14 @@ class Encoder:
         )
 
     def sources(self) -> dict[str, str]:
-        """Column name -> feature it was made from."""
-        made = {plain(column): column for column in self.numeric}
-        return made | {
+        """Column name -> feature."""
+        sources = {plain(column): column for column in self.numeric}
+        return sources | {
             name: column for column, names in self._level_names().items() for name in names
         }
 
     def level(self, name: str) -> str | None:
-        """The category level that column `name` stands for, None for a number."""
+        """The category level of column `name`, None for a number."""
         for column, names in self._level_names().items():
             if name in names:
                 return self.levels[column][names.index(name)]
@@ -97,32 +97,33 @@ class Encoder:
                 f"features lack {', '.join(missing[:5])}: build them with the training run's"
                 " families"
             )
-        made: Columns = {}
+        columns: Columns = {}
         for column in self.numeric:
             if not _is_number(features[column]):
                 raise InputError(
                     f"feature {column} is not numeric, as it was in training: check the input's"
                     " types"
                 )
-            made[plain(column)] = features[column].to_numpy(dtype=np.float32)
+            columns[plain(column)] = features[column].to_numpy(dtype=np.float32)
         for column, names in self._level_names().items():
             for level, name in zip(self.levels[column], names, strict=True):
-                made[name] = features[column].eq(level).fillna(False).to_numpy(dtype=np.float32)
-        return made
+                columns[name] = features[column].eq(level).fillna(False).to_numpy(dtype=np.float32)
+        return columns
 
     def _level_names(self) -> dict[str, list[str]]:
-        # The number keeps two levels apart that differ only in punctuation.
+        # The index distinguishes levels that differ only in punctuation.
         return {
             column: [
-                f"{plain(column)}_{number}_{plain(level)[:40]}"
-                for number, level in enumerate(levels)
+                f"{plain(column)}_{index}_{plain(level)[:40]}" for index, level in enumerate(levels)
             ]
             for column, levels in self.levels.items()
         }
 
 
 def plain(text: str) -> str:
-    """`text` with everything but ASCII letters and digits as single underscores."""
+    """`text` with runs of other characters than ASCII letters and digits replaced by one
+    underscore.
+    """
     return re.sub(r"[^0-9A-Za-z]+", "_", text).strip("_")
 
 
@@ -131,10 +132,10 @@ def rows(
 ) -> NDArray[np.float32]:
     """The chosen rows as one C-ordered float32 matrix (rows, columns)."""
     chosen = [columns[name] for name in names or columns]
-    some = chosen[0][index]
-    matrix = np.empty((len(some), len(chosen)), dtype=np.float32)
-    for number, column in enumerate(chosen):
-        matrix[:, number] = column[index]
+    first = chosen[0][index]
+    matrix = np.empty((len(first), len(chosen)), dtype=np.float32)
+    for position, column in enumerate(chosen):
+        matrix[:, position] = column[index]
     return matrix
 
 

@@ -86,8 +86,8 @@ def out_of_fold(
     """
     members = _train_all(data, settings, first_seed)
     held_out = {fold: np.flatnonzero(data.fold == fold) for fold in data.images}
-    each = _held_out_margins(data, members, held_out)
-    margins = {name: values.mean(axis=0) for name, values in each.items()}
+    seed_margins = _held_out_margins(data, members, held_out)
+    margins = {name: values.mean(axis=0) for name, values in seed_margins.items()}
     blends, optimism = _blends(data, margins, held_out, settings)
     chains = {
         fold: Chain(
@@ -107,7 +107,7 @@ def out_of_fold(
         )
         for seed in range(settings.seeds):
             by_seed[seed, index] = blends[fold](
-                {name: values[seed, index] for name, values in each.items()}
+                {name: values[seed, index] for name, values in seed_margins.items()}
             )
     return chains, score, optimism, by_seed
 

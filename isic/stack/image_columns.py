@@ -105,11 +105,11 @@ class ImageEncoder:
                 for name, values in scaled.items()
             }
         group = pd.Series(np.asarray(patients).astype(str))
-        made = _logit_columns(scaled, group, self.settings.relative)
+        columns = _logit_columns(scaled, group, self.settings.relative)
         for name, space in self.spaces.items():
             vectors = embeddings[name] if name in embeddings else space.missing(len(group))
-            made |= space_columns(f"image_{plain(name)}", space, vectors)
-        return made
+            columns |= space_columns(f"image_{plain(name)}", space, vectors)
+        return columns
 
 
 def _logit_columns(scaled: Mapping[str, Floats], group: pd.Series, relative: bool) -> Columns:
@@ -119,13 +119,13 @@ def _logit_columns(scaled: Mapping[str, Floats], group: pd.Series, relative: boo
     sources = dict(scaled)
     if len(sources) > 1:
         sources["all"] = np.mean(list(scaled.values()), axis=0)
-    made: Columns = {}
+    columns: Columns = {}
     for backbone, values in sources.items():
         stem = f"image_{plain(backbone)}"
-        made[stem] = values.astype(np.float32)
+        columns[stem] = values.astype(np.float32)
         if relative:
-            made |= _within_patient(stem, values, group)
-    return made
+            columns |= _within_patient(stem, values, group)
+    return columns
 
 
 def _within_patient(stem: str, values: Floats, group: pd.Series) -> Columns:

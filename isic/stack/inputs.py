@@ -1,6 +1,4 @@
-"""Reading what the stack stage reads: features, recorded folds, and every backbone's out-of-fold
-logits.
-"""
+"""Reader of the stack stage's inputs: features, folds, and the out-of-fold logits of each backbone."""
 
 from __future__ import annotations
 
@@ -24,8 +22,8 @@ from isic.stack.training_data import Anchors, TrainingData, align, build_trainin
 
 
 class Inputs(NamedTuple):
-    """Features, {backbone: out-of-fold logits (n,)}, folds, {backbone: embeddings (n, d)}; n rows
-    in one order.
+    """Features, {backbone: out-of-fold logits (n,)}, folds, {backbone: embeddings (n, d)}; all in
+    the same order of rows.
     """
 
     features: pd.DataFrame
@@ -82,8 +80,8 @@ def read_anchors(embeddings: Mapping[str, Mapping[int, Path]]) -> Anchors:
 
 
 def read_features(path: Path) -> pd.DataFrame:
-    """The feature table, texts as categories, read by column: reading it whole takes four times its
-    memory.
+    """The feature table, texts as categories. Read by column: reading it at once takes four times
+    its memory.
 
     Raises InputError when the file is missing or broken.
     """
@@ -103,10 +101,10 @@ def read_features(path: Path) -> pd.DataFrame:
 
 
 def _column(file: pq.ParquetFile, field: pa.Field) -> pd.Series:
-    # One column at a time gives threads nothing to do, and each would keep buffers of its own.
+    # No threads: they do not help with one column at a time, and each keeps buffers of its own.
     column = file.read([field.name], use_threads=False).column(0)
     if pa.types.is_floating(field.type):
-        # A copy, so that Arrow's buffers can go before the next column comes.
+        # A copy, so that Arrow's buffers are freed before the next column.
         return pd.Series(np.array(column.to_numpy()))
     series = column.to_pandas()
     return series if field.name == ID or series.dtype.kind in "iub" else series.astype("category")

@@ -154,10 +154,10 @@ class Stack:
         """Columns that the members of chain `fold` read; arguments as for `score`."""
         vectors = embeddings or {}
         check_images(logits, vectors, self.backbones, len(features), self.uses_embeddings)
-        chain, made = self.chain(fold), self.encoder.columns(features)
+        chain, columns = self.chain(fold), self.encoder.columns(features)
         if self.backbones:
-            made |= chain.images.columns(logits, vectors, patients)
-        return made | {
+            columns |= chain.images.columns(logits, vectors, patients)
+        return columns | {
             plain(name): values for name, values in chain.fitted.columns(features).items()
         }
 

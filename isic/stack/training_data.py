@@ -219,14 +219,14 @@ def _fit_features(data: TrainingData, features: pd.DataFrame, kinds: Sequence[st
         rows, target = features[training], data.target[training]
         fitted[fold] = Fitted.fit(kinds, rows, target)
         own = fitted[fold].training_columns(rows, target, data.folds.loc[training, PATIENT])
-        made: Columns = {}
+        columns: Columns = {}
         for name, values in fitted[fold].columns(features[~training]).items():
             column = np.empty(len(training), dtype=np.float32)
             column[training], column[~training] = own[name], values
-            made[plain(name)] = column
+            columns[plain(name)] = column
         groups = groupby(fitted[fold].names.items(), key=lambda item: item[1])
         pools[fold] = data.pool.extended(
-            made, [[plain(name) for name, _ in group] for _, group in groups]
+            columns, [[plain(name) for name, _ in group] for _, group in groups]
         )
     return replace(data, fitted=fitted, pools=pools)
 
@@ -294,11 +294,11 @@ def _image_columns(
     for chain, encoder in images.items():
         index = np.flatnonzero(fold == chain)
         given = _take(logits, index), _take(embeddings, index), patients.to_numpy()[index]
-        for made, part in zip(
+        for by_name, part in zip(
             both, (encoder.columns(*given), encoder.columns(*given, rng)), strict=True
         ):
             for name, values in part.items():
-                made.setdefault(name, np.empty(len(fold), dtype=np.float32))[index] = values
+                by_name.setdefault(name, np.empty(len(fold), dtype=np.float32))[index] = values
     return both
 
 

@@ -1,4 +1,4 @@
-"""Gradient-boosting libraries behind one form; each is imported when a stacker uses it."""
+"""Gradient-boosting libraries behind one interface; each is imported at first use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def library(name: str) -> Library:
         module: Any = importlib.import_module(f"isic.stack.members.{_HOMES[name]}")
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{error.name} is not installed, which stack.members asks for: pip install {name}"
+            f"{error.name} is not installed, and stack.members names it: pip install {name}"
         ) from error
-    made: Library = module.LIBRARY
-    return made
+    loaded: Library = module.LIBRARY
+    return loaded

@@ -1,8 +1,8 @@
 """Interface of the member libraries: train on some rows, return log-odds, save and load a portable
 format.
 
-Small models gain little from threads and lose much when cores are shared, so each model has one
-thread and whole models run side by side.
+Small models gain little from threads and slow down on shared cores, so each model has one thread
+and several models are trained at a time.
 """
 
 from __future__ import annotations
@@ -26,29 +26,26 @@ _CHUNK = 16_384
 
 @dataclass
 class Pool:
-    """Training rows all members draw from. LightGBM bins them once; the others bin the rows of each
-    model.
-    """
+    """Training rows of all members. LightGBM bins them once; the others bin the rows of each model."""
 
     columns: Columns
     target: NDArray[np.int64]
     max_bin: int
-    #: Column names in groups that a search switches on and off together; by default one group of
-    #: all.
+    #: Groups of column names that a search switches on and off; by default one group of all.
     groups: Sequence[Sequence[str]] = field(default_factory=list)
-    #: A pool that holds the first columns already, and their bins.
+    #: A pool with the first columns and their bins.
     base: Pool | None = None
-    #: What a library made of the columns once, by the library's name.
+    #: Library name -> the library's prepared columns, computed once.
     prepared: dict[str, Any] = field(default_factory=dict)
 
     def extended(self, more: Columns, groups: Sequence[Sequence[str]]) -> Pool:
-        """This pool with further columns, which alone are binned anew, in these groups."""
+        """This pool with further columns in these groups; only the further columns are binned."""
         return Pool(self.columns | more, self.target, self.max_bin, groups, base=self)
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Rows kept out of a member's training, on whose pAUC its number of trees is decided."""
+    """Rows kept out of a member's training; their pAUC decides its number of trees."""
 
     index: NDArray[np.int64]
     target: NDArray[np.int64]
@@ -59,17 +56,15 @@ class EarlyStopping:
         return pauc(self.target, margins)
 
     def best(self, scores: Sequence[float]) -> tuple[int, bool]:
-        """Trees of the best score so far (the fewest among equals), and whether patience has run
-        out.
-        """
+        """Number of trees of the best score so far (the fewest among equals), and whether to stop."""
         best = int(np.argmax(scores)) + 1
         return best, len(scores) - best >= self.patience
 
 
 @dataclass(frozen=True)
 class MemberTask:
-    """One model to train: its pool, rows (sorted, m), parameters under the library's own names,
-    trees and seed.
+    """One model to train: pool, rows (sorted, m), parameters under the library's names, trees and
+    seed.
     """
 
     pool: Pool
@@ -86,9 +81,7 @@ class Library(Protocol):
     suffix: str
 
     def train(self, task: MemberTask) -> Any:
-        """A model of `task.rounds` trees, or of as many as are best before early stopping runs out
-        of patience.
-        """
+        """A model of `task.rounds` trees, or of the best number of trees with early stopping."""
 
     def log_odds(self, model: Any, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
         """Raw margin of each row of `matrix` (rows, columns), columns in training order."""

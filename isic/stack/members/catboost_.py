@@ -1,4 +1,4 @@
-"""CatBoost members, stored as its own binary format (.cbm), which it reads on any platform."""
+"""CatBoost members, stored in CatBoost's binary format (.cbm), which is portable."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from isic.core.errors import InputError
 from isic.stack.encoder import rows
 from isic.stack.members.base import EarlyStopping, MemberTask
 
-# Without `allow_writing_files` off, every fit leaves a catboost_info folder in the working
-# directory.
+# By default every fit leaves a catboost_info folder in the working directory.
 _FIXED: dict[str, Any] = {
     "thread_count": 1,
     "logging_level": "Silent",
@@ -86,8 +85,8 @@ class CatBoost:
 def _best_trees(
     model: catboost.CatBoost, held_out: NDArray[np.float32], early_stopping: EarlyStopping
 ) -> int:
-    # CatBoost passes a Python metric its scores as lists, row by row; staged predictions give the
-    # same and faster.
+    # CatBoost passes scores to a Python metric as lists; staged predictions give the same result
+    # faster.
     best, scores = 0, []
     for margins in model.staged_predict(held_out, prediction_type="RawFormulaVal", thread_count=1):
         scores.append(early_stopping.pauc(margins))

@@ -23,8 +23,8 @@ from isic.stack.encoder import Columns
 from isic.stack.members.base import EarlyStopping, MemberTask, Pool
 from isic.stack.members.lightgbm_text import check_text
 
-#: Byte-equal models for equal input, and none of LightGBM's own searches or filters that depend on
-#: the machine.
+#: Byte-equal models for equal input, without LightGBM's searches and filters that depend on the
+#: machine.
 _FIXED: dict[str, Any] = {
     "objective": "binary",
     "metric": "None",
@@ -33,7 +33,7 @@ _FIXED: dict[str, Any] = {
     "deterministic": True,
     "force_col_wise": True,
     "feature_pre_filter": False,
-    # Rows that bin edges are read from.
+    # Rows from which bin edges are computed.
     "bin_construct_sample_cnt": 50_000,
 }
 
@@ -41,7 +41,7 @@ _WARNINGS_LOCK = threading.Lock()
 
 
 def bin_columns(columns: Columns, pool: Pool, like: lgb.Dataset | None = None) -> lgb.Dataset:
-    """Bin all rows of `columns`, by the edges of `like` if given; the Arrow table only points at
+    """Bin all rows of `columns`, by the edges of `like` if given. The Arrow table is a view of
     them.
     """
     params = {**_FIXED, "max_bin": pool.max_bin, "num_threads": workers()}
@@ -52,7 +52,9 @@ def bin_columns(columns: Columns, pool: Pool, like: lgb.Dataset | None = None) -
 
 
 def binned(pool: Pool) -> list[lgb.Dataset]:
-    """One binned table per group of the pool's columns, those of its base first; made once a pool."""
+    """One binned table per group of the pool's columns, those of its base first; computed once per
+    pool.
+    """
     if "lightgbm" not in pool.prepared:
         shared = binned(pool.base) if pool.base else []
         groups = pool.groups or [list(pool.columns)]
@@ -63,12 +65,12 @@ def binned(pool: Pool) -> list[lgb.Dataset]:
 
 
 def compose(bins: Sequence[lgb.Dataset], index: NDArray[np.int64]) -> lgb.Dataset:
-    """The rows `index` (sorted) of several binned tables side by side, equal to binning their
-    columns together.
+    """The rows `index` (sorted) of several binned tables as one table, equal to binning all columns
+    together.
     """
     combined = bins[0].subset(index).construct()
     for table in bins[1:]:
-        # One at a time bounds memory: no more than one table is held twice.
+        # One at a time bounds memory: at most one table is copied at once.
         other = table.subset(index).construct()
         # LightGBM warns that raw data is missing. Warning filters are global, hence the lock.
         with _WARNINGS_LOCK, warnings.catch_warnings():
@@ -99,7 +101,7 @@ def train_and_score(
     """Margins of the binned rows `held_out` by a booster of `rounds` trees, updated with every
     tree. They do not depend on `threads`.
 
-    Where LightGBM bundled columns, a row in a thousand may differ slightly from the score of its
+    Where LightGBM bundles columns, one row in a thousand may differ slightly from the score of its
     raw values. Training stops early, with unusable margins, once `cancelled` is set. `halfway` is
     called with the rows' probabilities after half of the rounds.
     """
@@ -171,8 +173,7 @@ class LightGBM:
                 data, held_out, task.params, task.rounds, task.seed, stopping
             )
 
-        # The text holds the best iterations only, so the model scores exactly as it will after a
-        # reload.
+        # The text holds the best iterations only, so the model scores exactly as after a reload.
         return lgb.Booster(model_str=booster.model_to_string())
 
     def log_odds(self, model: lgb.Booster, matrix: NDArray[np.float32]) -> NDArray[np.float64]:

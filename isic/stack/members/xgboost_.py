@@ -1,4 +1,4 @@
-"""XGBoost members, stored as its own JSON."""
+"""XGBoost members, stored as XGBoost's JSON."""
 
 from __future__ import annotations
 

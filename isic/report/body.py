@@ -1,8 +1,8 @@
-"""Outline of a typical body in the coordinates tbp_lv_x and tbp_lv_y, millimetres, behind the
-lesions of a body map.
+"""Outline of a body in the coordinates tbp_lv_x and tbp_lv_y, millimetres: background of the body
+map.
 
 Origin between the feet, y upwards, arms and legs apart as in the scanner. Drawn through the median
-coordinates of the published locations (Head & Neck, Torso, arms and legs, upper and lower); for
+coordinates of the published locations (Head & Neck, Torso, arms and legs, upper and lower). For
 orientation only, not to scale.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: Right half seen from the front, from the crown down the outside and up the inside of arm and leg.
+#: Right half in the front view, from the crown down the outside and up the inside of arm and leg.
 _HALF = (
     (0, 1795),
     (48, 1784),
@@ -57,7 +57,7 @@ _HALF = (
 )
 #: (x, y) of the closed outline. It is symmetric, so front and back share it.
 OUTLINE: tuple[tuple[int, int], ...] = (*_HALF, *((-x, y) for x, y in reversed(_HALF[1:-1])))
-#: Half width and vertical range shown; lesions outside widen them.
+#: Half width and vertical range shown; lesions outside extend them.
 HALF_WIDTH, BODY_BOTTOM, BODY_TOP = 560, -60, 1850
 
 

@@ -30,8 +30,8 @@ def compare_with_champion(
     params: Mapping[str, Any],
     provenance: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Difference to the champion for the page; with other data only name, changes and the reason in
-    `absent`.
+    """Difference to the champion for the page. With other data: only name, changes and the reason
+    in `absent`.
     """
     current = {section: params.get(section) for section in champion.params}
     hashes = {name: champion.provenance.get(name) for name in ("data_hash", "folds_hash")}

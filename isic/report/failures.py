@@ -11,7 +11,7 @@ from isic.report.lesions import TileGallery, lesion_values, similar_lesions, wor
 
 #: isic_id -> {"title": …, "alt": …, "uri": data URI of a JPEG} per network.
 Maps = Callable[[str], list[dict[str, str]]]
-#: isic_id -> lines on what raised or lowered its score.
+#: isic_id -> lines with the reasons for its score.
 Reasons = Callable[[str], list[str]]
 
 

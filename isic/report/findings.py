@@ -1,4 +1,4 @@
-"""Findings of a run: one sentence per question, with its numbers and the section that shows more."""
+"""Findings of a run: one sentence per question, with its numbers and the section with the details."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isic.evaluate.slices import MIN_POSITIVES
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence in two parts, the first in bold, and the id of the section that shows more."""
+    """A sentence in two parts, the first in bold, and the id of the section with the details."""
 
     bold: str
     rest: str
@@ -26,7 +26,7 @@ class Finding:
 def findings(
     points: Mapping[str, Records], lesions: pd.DataFrame, robustness: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """Findings in the order of the page; parts that were not measured are left out.
+    """Findings in the order of the page, without the parts that were not measured.
 
     `lesions` is `isic.report.lesions.overview`; `points["ladder"]` has the robustness stage's steps
     in front.
@@ -44,12 +44,12 @@ def _images(ladder: Records) -> Finding | None:
     alone = next((step for step in ladder if step["step"] == "features alone"), None)
     if alone is None or alone["gain"] is None:
         return None
-    numbers = _change(alone["gain"], alone["gain_low"], alone["gain_high"])
+    change = _change(alone["gain"], alone["gain_low"], alone["gain_high"])
     if alone["gain_low"] > 0:
-        return Finding("Images help:", f"pAUC {numbers} over the features alone.", "ladder")
+        return Finding("Images help:", f"pAUC {change} over the features alone.", "ladder")
     if alone["gain_high"] < 0:
-        return Finding("Images hurt:", f"pAUC {numbers} against the features alone.", "ladder")
-    return Finding("No evidence that images add to the features:", f"pAUC {numbers}.", "ladder")
+        return Finding("Images hurt:", f"pAUC {change} against the features alone.", "ladder")
+    return Finding("No evidence that images add to the features:", f"pAUC {change}.", "ladder")
 
 
 def _slices(slices: Records, overall: float) -> Finding | None:
@@ -61,19 +61,19 @@ def _slices(slices: Records, overall: float) -> Finding | None:
             "slices",
         )
     lowest = min(measured, key=lambda record: record["pauc"])
-    numbers = (
+    comparison = (
         f"{lowest['pauc']:.3f} ({lowest['low']:.3f} to {lowest['high']:.3f}) against {overall:.3f}"
         " for all"
     )
     small = len(slices) - len(measured)
     text = (
-        f"{numbers}; {small} of {len(slices)} slices are too small to judge."
+        f"{comparison}; {small} of {len(slices)} slices are too small to judge."
         if small
-        else f"{numbers}."
+        else f"{comparison}."
     )
-    word = "Weakest" if lowest["high"] < overall else "Lowest, within the noise,"
+    label = "Weakest" if lowest["high"] < overall else "Lowest, within the noise,"
     return Finding(
-        f"{word} in {lowest['family'].split(' (')[0]} {lowest['slice']}:", text, "slices"
+        f"{label} in {lowest['family'].split(' (')[0]} {lowest['slice']}:", text, "slices"
     )
 
 
@@ -85,18 +85,18 @@ def _robustness(robustness: Mapping[str, Any]) -> Iterator[Finding]:
     ]
     if pooled and not pooled[0]["note"]:
         record = pooled[0]
-        numbers = _change(record["change"], record["change_low"], record["change_high"])
+        change = _change(record["change"], record["change_low"], record["change_high"])
         worse = record["change_high"] < 0
         unproven = "No evidence of a loss at an unseen hospital:"
         bold = "An unseen hospital is scored worse:" if worse else unproven
-        yield Finding(bold, f"pAUC {numbers}, with the stacker refitted without it.", "robustness")
+        yield Finding(bold, f"pAUC {change}, with the stacker refitted without it.", "robustness")
     lost = [record for record in robustness["columns"]["records"] if record["high"] < 0]
     if lost:
         worst = min(lost, key=lambda record: record["change"])
-        numbers = _change(worst["change"], worst["low"], worst["high"])
+        change = _change(worst["change"], worst["low"], worst["high"])
         yield Finding(
             f"Most important measurement, {worst['group']}:",
-            f"pAUC {numbers} without it.",
+            f"pAUC {change} without it.",
             "robustness",
         )
 

@@ -1,4 +1,4 @@
-"""Lesions as the pages show them: tiles, ranks, values and nearest neighbours."""
+"""Lesions on the pages: tiles, ranks, values and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TileGallery:
     """Tiles as data URIs within a budget of bytes, each stored once; tiles over the budget are
     counted.
 
-    The JPEG bytes are the original ones, which the network was given.
+    The JPEG bytes are the original ones, as for the network.
     """
 
     tiles: TileStore | None
@@ -61,8 +61,8 @@ class TileGallery:
 def overview(results: RunResults) -> pd.DataFrame:
     """Values shown for each lesion, in row order.
 
-    `top`: share of all lesions that score at least as high. `rank`: 1 is the patient's highest
-    score, of `of` lesions.
+    `top`: share of all lesions with at least this score. `rank`: rank among the patient's `of`
+    lesions, 1 for the highest score.
     """
     rows, oof = results.rows, results.oof
     return pd.DataFrame(

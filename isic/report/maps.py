@@ -1,5 +1,5 @@
-"""Class-activation maps for the pages, by the networks of the lesion's own fold, which were not
-trained on it.
+"""Class-activation maps for the pages, by the networks of the lesion's fold, which were not trained
+on it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from isic.report.failures import Maps, no_output
 
 _METHOD = (
     "Maps are Grad-CAM: bright where the activations raise the network's logit. No network was"
-    " trained on the patient. They show where a network responds, not why. Grey: no region raised"
+    " trained on the patient. They show where a network responds, not the reason. Grey: no region"
+    " raised"
     " the logit."
 )
 

@@ -1,6 +1,6 @@
 """HTML of the Markdown in the cards: headings, paragraphs, lists, tables, bold and code.
 
-No dependency, because the cards are generated here and use no other Markdown.
+Without a library: the cards are generated here and use no other Markdown.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ LEARNING_TEXT = (
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything the page shows; metrics and points are outputs of the stage evaluate."""
+    """Contents of the page; metrics and points are outputs of the stage evaluate."""
 
     metrics: dict[str, Any]
     points: dict[str, Records]
@@ -140,7 +140,7 @@ def _data(contents: Contents) -> dict[str, Any]:
 
 
 def _round_rates(rows: Records) -> Records:
-    """fpr and tpr with five digits, finer than a screen."""
+    """fpr and tpr with five digits, finer than a pixel."""
     return [
         {name: round(value, 5) if name in ("fpr", "tpr") else value for name, value in row.items()}
         for row in rows

@@ -14,7 +14,7 @@ from isic.core.schema import ID, PATIENT, TARGET
 from isic.report.lesions import TileGallery, lesion_values
 
 #: Lesions drawn per patient: the highest scores, the malignant lesions and a random sample of the
-#: rest. All of them would overlap and add two megabytes to the page of the full data.
+#: rest. All lesions would overlap and add two megabytes to the page of the full data.
 MAX_DRAWN = 250
 
 
@@ -69,8 +69,8 @@ def _entry(
 
 
 def _own_values(lesion: pd.Series) -> dict[str, Any]:
-    """The lesion's values without those of its patient, which the entry has once (a page has some
-    4,000 lesions).
+    """The lesion's values without those of its patient, which are stored once per entry (a page has
+    about 4,000 lesions).
     """
     values = lesion_values(lesion)
     return {
@@ -96,8 +96,8 @@ def _map(drawn: pd.DataFrame, lesions: pd.DataFrame) -> dict[str, list[Any]]:
     t target, r rank.
     """
     back = _back(drawn, float(lesions["z"].median()))
-    # The file has left negative. In the front view a person's left is on the right, in the back
-    # view on the left.
+    # In the file, left is negative. A person's left is on the right of the front view and on the
+    # left of the back view.
     x = np.where(back, drawn["x"], -drawn["x"])
     return {
         "x": _round_all(x),
@@ -111,8 +111,8 @@ def _map(drawn: pd.DataFrame, lesions: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _back(lesions: pd.DataFrame, middle: float) -> np.ndarray:
-    """Mask (n,) of lesions drawn on the back: by location if it names a side, else by depth (back
-    is positive z).
+    """Mask (n,) of lesions drawn on the back: by the location if it gives a side, else by depth
+    (back: positive z).
     """
     site = lesions["site"]
     back, front = site.str.startswith("Torso Back"), site.str.startswith("Torso Front")

@@ -1,4 +1,4 @@
-"""Reasons for a lesion's score in words: lines for the pages, and the text of `isic explain`."""
+"""Reasons for a lesion's score: lines for the pages, and the text of `isic explain`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SMALL = 0.02
 
 
 def score_reasons(stack: Stack, inputs: Inputs) -> Callable[[Sequence[str]], Reasons]:
-    """A function from isic_ids to a lookup of their reasons, each by the chain that gave the
-    out-of-fold score.
+    """Function: isic_ids -> lookup of their reasons, by the chains that gave their out-of-fold
+    scores.
     """
 
     def explain_ids(isic_ids: Sequence[str]) -> Reasons:
@@ -39,7 +39,7 @@ def score_reasons(stack: Stack, inputs: Inputs) -> Callable[[Sequence[str]], Rea
 
 
 def explain_score(stack: Stack, inputs: Inputs, oof: pd.DataFrame, isic_id: str) -> str:
-    """Text on what raised and lowered the out-of-fold score of a training lesion.
+    """Text of the reasons for the out-of-fold score of a training lesion.
 
     oof: isic_id, patient_id, score of all lesions. Raises InputError when the lesion is unknown.
     """
@@ -65,10 +65,10 @@ def explain_score(stack: Stack, inputs: Inputs, oof: pd.DataFrame, isic_id: str)
 
 def _rank_line(isic_id: str, oof: pd.DataFrame) -> str:
     score, patient = float(oof["score"][isic_id]), oof[PATIENT][isic_id]
-    everyone, own = oof["score"], oof.loc[oof[PATIENT] == patient, "score"]
+    scores, own = oof["score"], oof.loc[oof[PATIENT] == patient, "score"]
     return (
         f"{isic_id} of patient {patient}: score {score:.4f}, rank"
-        f" {int((everyone > score).sum()) + 1:,} of all {len(everyone):,} lesions and"
+        f" {int((scores > score).sum()) + 1:,} of all {len(scores):,} lesions and"
         f" {int((own > score).sum()) + 1} of the patient's {len(own)} (1 is the most suspicious)"
     )
 

@@ -1,7 +1,7 @@
 """SHAP values of the stacker by column and by feature family.
 
 SHAP values are log-odds that add up to the score. With several libraries, their values are averaged
-with the weights of the blend; the blend ranks first, so the sum is then approximate.
+with the weights of the blend; the blend combines ranks, so the sum is then approximate.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def shap_by_family(stack: Stack, values: pd.DataFrame) -> pd.DataFrame:
 
 
 class LesionShap(NamedTuple):
-    """SHAP values of one lesion by column, its groups in words, and the log-odds of the average
+    """SHAP values of one lesion by column, its groups with texts, and the log-odds of the average
     lesion.
     """
 

@@ -1,7 +1,7 @@
-"""SHAP values in words, grouped by clinical sign.
+"""Texts of SHAP values, grouped by clinical sign.
 
-Hundreds of columns measure a dozen signs in several ways (raw, against the patient's other lesions,
-in products). A group sums the SHAP values of all columns of a sign. Its text names the measurements
+Hundreds of columns measure a dozen signs (raw, relative to the patient's other lesions, in
+products). A group sums the SHAP values of all columns of a sign. Its text gives the measurements
 with the largest share, with their percentile among all lesions and their rank among the patient's.
 """
 
@@ -23,13 +23,13 @@ from isic.tabular.names import OFFICIAL, short
 if TYPE_CHECKING:
     from isic.stack.model import Stack
 
-#: Least log-odds of each adverb; below the last it is "slightly".
+#: Minimum log-odds of each adverb; "slightly" below the last.
 _STRENGTHS = ((1.5, "strongly"), (0.5, "clearly"), (0.15, "mildly"))
-#: Most measurements named per group, and their least share of the first one's log-odds.
+#: Maximum measurements per group, and their minimum share of the first one's log-odds.
 _NAMED, _SHARE = 2, 0.3
 
 _IMAGE = "the image"
-#: Group -> its measurements. Formulas of several measurements are summed, but not named.
+#: Group -> its measurements. Formulas of several measurements are summed but not listed.
 _MEASUREMENTS: dict[str, tuple[str, ...]] = {
     "colour of the lesion": ("A", "B", "C", "H", "L"),
     "unevenness of colour": ("stdL", "norm_color", "color_std_mean", "radial_color_std_max"),
@@ -43,7 +43,7 @@ _MEASUREMENTS: dict[str, tuple[str, ...]] = {
     "similarity to a nevus": ("nevi_confidence",),
     "institution and lighting": ("tbp_tile_type", "attribution"),
 }
-#: Feature family -> group of its columns that compare no single measurement.
+#: Feature family -> group of its columns that are not of a single measurement.
 _FAMILY_GROUPS = {
     "age": "size and colour for the age",
     "border": "shape and border",
@@ -103,8 +103,8 @@ _CLINICAL_NAMES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class ShapGroup:
-    """SHAP values of one clinical sign: their sum in log-odds, and the leading measurements in
-    words.
+    """SHAP values of one clinical sign: their sum in log-odds, and texts of the leading
+    measurements.
     """
 
     name: str
@@ -129,7 +129,7 @@ def group_shap(
     """Groups of the lesion at `row`, the largest magnitude first.
 
     values: SHAP values of the lesion by column. columns (each (n,)) and patients (n,): stacker
-    columns and patients of the lesions to compare with.
+    columns and patients of the lesions for comparison.
     """
     own = np.asarray(patients) == np.asarray(patients)[row]
     pairs = [_group_and_measurement(stack, name) for name in map(str, values.index)]

@@ -1,4 +1,4 @@
 """Metric, folds, schema, parameters, atomic files: independent of file formats and learners.
 
-Every package may import it; it imports none of them.
+All packages import it; it imports none of them.
 """

@@ -1,7 +1,7 @@
 """Probabilities from scores: a monotone map fitted on out-of-fold rows, stored as plain numbers.
 
-The ranking metric ignores calibration, so scores stay as they are and this map is applied where a
-probability is needed. Isotonic regression overfits few malignant lesions, hence Platt's two
+The ranking metric ignores calibration, so scores are not changed, and this map is applied where a
+probability is needed. Isotonic regression overfits with few malignant lesions, hence Platt's two
 parameters below a limit.
 """
 
@@ -77,15 +77,15 @@ def fit_calibration(target: np.ndarray, score: np.ndarray, kind: str | None = No
 def calibrate_out_of_fold(
     target: np.ndarray, score: np.ndarray, fold: np.ndarray
 ) -> tuple[np.ndarray, str] | None:
-    """Probabilities where each fold's map was fitted on the other folds, and the kind of map.
+    """Probabilities, each fold's by a map fitted on the other folds, and the kind of map.
 
-    None when there is one fold only, or some fold's complement holds one class.
+    None with one fold only, or when the other folds of a fold hold one class only.
     """
     target, score = np.asarray(target), np.asarray(score, dtype=np.float64)
     probability = np.full(len(score), np.nan)
     kind = "isotonic" if int(target.sum()) >= _ISOTONIC_FROM else "platt"
-    for number in np.unique(fold):
-        held, rest = fold == number, fold != number
+    for held_out in np.unique(fold):
+        held, rest = fold == held_out, fold != held_out
         if not 0 < int(target[rest].sum()) < int(rest.sum()):
             return None
         probability[held] = fit_calibration(target[rest], score[rest], kind)(score[held])
@@ -117,18 +117,18 @@ def _platt(target: np.ndarray, score: np.ndarray) -> Calibration:
         return float(value), np.array([np.mean(residual * z), np.mean(residual)])
 
     start = np.array([1.0, np.log(positives / (len(target) - positives))])
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]).x
+    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)]).x
     return Calibration(
         "platt",
         odds,
-        slope=float(found[0] / spread),
-        offset=float(found[1] - found[0] * centre / spread),
+        slope=float(fitted[0] / spread),
+        offset=float(fitted[1] - fitted[0] * centre / spread),
     )
 
 
 def _isotonic(target: np.ndarray, score: np.ndarray) -> Calibration:
-    """Isotonic regression with one malignant lesion more at the lowest score and one benign more at
-    the highest.
+    """Isotonic regression with a malignant lesion added at the lowest score and a benign one at the
+    highest.
 
     Without them the map is 0 below the lowest malignant lesion and 1 above the highest benign one,
     and one lesion on the wrong side makes the log loss infinite. With k malignant of the n lesions

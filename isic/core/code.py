@@ -54,14 +54,14 @@ _STAGES: dict[str, tuple[str, ...]] = {
     "register": (*SCORING_CODE, "isic/data/anchors", "isic/registry"),
 }
 
-#: Folders and files by stage: an edit of one of them reruns the stage. `dvc.yaml` repeats them as
+#: Folders and files by stage; an edit of one of them reruns the stage. `dvc.yaml` repeats them as
 #: deps.
 STAGE_CODE = {
     stage: tuple(sorted({"isic/core/schema.py", *paths})) for stage, paths in _STAGES.items()
 }
 
 #: Modules that only print, search, start, log, draw or parse: no stage that trains or fits depends
-#: on them. A package's `__init__.py` that is empty but for its docstring needs no entry.
+#: on them. A package's `__init__.py` with only a docstring needs no entry.
 NOT_DEPENDENCIES = (
     "isic/__init__.py",
     "isic/core/code.py",
@@ -75,7 +75,8 @@ NOT_DEPENDENCIES = (
     "isic/image/clock.py",
     "isic/image/console.py",
     "isic/image/scoring_time.py",
-    "isic/robustness/leaks.py",  # `stack` prints its warning; a dep of `robustness`, where it chooses columns
+    # `stack` only prints its warning; `robustness`, where it chooses columns, depends on it.
+    "isic/robustness/leaks.py",
     "isic/scale/estimate.py",
     "isic/tracking",
 )

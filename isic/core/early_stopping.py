@@ -19,10 +19,8 @@ def early_stopping_fold(folds: ArrayLike, scored: int, turn: int, key: str) -> i
     `turn` gives every fold once. Raises InputError, naming the `key` of params.yaml, when no fold
     would be left to train on.
     """
-    numbers = np.unique(np.asarray(folds)).tolist()
-    others = [fold for fold in numbers if fold > scored] + [
-        fold for fold in numbers if fold < scored
-    ]
+    labels = np.unique(np.asarray(folds)).tolist()
+    others = [fold for fold in labels if fold > scored] + [fold for fold in labels if fold < scored]
     if len(others) < 2:
         raise InputError(f"{key} needs a second fold outside training: set three `folds` or more")
     return int(others[turn % len(others)])

@@ -20,10 +20,10 @@ class InputError(Exception):
 
 
 def error_line(error: BaseException) -> str | None:
-    """One line for an error that the user can mend; None for a defect of the program.
+    """One line for an error that the user can fix; None for a bug.
 
-    Libraries raise a full disk under many types (OSError, safetensors' own, C++ text), so it is
-    recognised by errno and message, anywhere in the chain of causes.
+    Libraries raise different types for a full disk (OSError, safetensors' own, C++ text), so errno
+    and message of the whole chain of causes are checked.
     """
     if isinstance(error, InputError):
         return " ".join(str(error).split())
@@ -39,8 +39,8 @@ def error_line(error: BaseException) -> str | None:
     if isinstance(error, PermissionError):
         return f"no permission for {error.filename or 'a file'}: check its owner and mode"
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        # For a folder in a file's position, a read-only disk or a long name the system's message is
-        # clear.
+        # The system's message is clear for a folder in place of a file, a read-only disk or a long
+        # name.
         return f"{error.filename}: {error.strerror.lower()}: check the path"
     return None
 

@@ -1,7 +1,7 @@
 """Patient-grouped, stratified folds: computed once, stored, and read by later stages.
 
 Published cross-validation scores depend on the split, and scikit-learn's grouped stratification
-changed in 1.8 (its issue #32540), so the stored file is the record, not the code.
+changed in 1.8 (its issue #32540), so later stages read the stored file.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def make_folds(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
         )
     splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
     fold = np.full(len(frame), -1, dtype=np.int64)
-    for number, (_, held_out) in enumerate(splitter.split(frame, frame[TARGET], frame[PATIENT])):
-        fold[held_out] = number
+    for index, (_, held_out) in enumerate(splitter.split(frame, frame[TARGET], frame[PATIENT])):
+        fold[held_out] = index
     folds = frame[[ID, PATIENT, TARGET]].assign(fold=fold)
     check_folds(folds, count)
     return folds
@@ -42,10 +42,10 @@ def make_folds(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
 
 def check_folds(folds: pd.DataFrame, count: int) -> None:
     """Raise InputError unless folds 0..count-1 are disjoint by patient and each holds both classes."""
-    numbers = sorted(folds["fold"].unique())
-    if numbers != list(range(count)):
+    labels = sorted(folds["fold"].unique())
+    if labels != list(range(count)):
         raise InputError(
-            f"data/folds.parquet holds folds {numbers}, params.yaml asks for 0 to {count - 1}:"
+            f"data/folds.parquet holds folds {labels}, params.yaml asks for 0 to {count - 1}:"
             " rerun `dvc repro folds`"
         )
     if (folds.groupby(PATIENT)["fold"].nunique() > 1).any():

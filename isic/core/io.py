@@ -28,7 +28,7 @@ from isic.core.errors import InputError
 
 _Stored = TypeVar("_Stored")
 
-#: Remedy for a broken file, which may be a stage's output or the user's own file.
+#: Remedy for a broken file, a stage's output or the user's own.
 _BROKEN = "name another file, or, if `dvc repro` made it, delete it and run that again"
 
 
@@ -41,11 +41,11 @@ def _fsync(path: Path) -> None:
 
 
 def output_path(path: Path) -> Path:
-    """The place that a result named `path` is written to: a link is followed to its target.
+    """The path to which a result at `path` is written: the target of a link.
 
-    A link to a read-only file stays what it was, a link of DVC's into its cache: the result takes
-    the place of the link. Raises InputError for a device, pipe or socket, which a rename would
-    replace, and for a link that leads nowhere.
+    A link to a read-only file is one of DVC's into its cache: the result replaces the link. Raises
+    InputError for a device, pipe or socket, which a rename would replace, and for a link that leads
+    nowhere.
     """
     path = Path(path)
     try:
@@ -66,8 +66,8 @@ def output_path(path: Path) -> Path:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside the `output_path` of `path`; on success it takes its place, on
-    failure it is removed.
+    """Yield a temporary path in the folder of `output_path(path)`; on success it replaces that
+    file, on failure it is removed.
     """
     path = output_path(path)
     if path.is_dir():
@@ -92,8 +92,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside the `output_path` of `path`; on success it takes its place,
-    on failure it is removed.
+    """Yield a temporary folder in the folder of `output_path(path)`; on success it replaces that
+    folder, on failure it is removed.
     """
     path = output_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -145,13 +145,13 @@ def _host() -> str:
 
 
 def _suffix(path: Path) -> str:
-    # Some writers choose the form by the suffix; a long one would make the name too long.
+    # Some writers choose the format by the suffix; a long one would make the name too long.
     return path.suffix if len(path.suffix) < 20 else ""
 
 
 @lru_cache
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes of this machine left in `folder`; once in each process."""
+    """Remove temporary files of killed processes of this machine from `folder`; once per process."""
     for left in folder.glob(f"{TEMPORARY}{_host()}-*"):
         owner = left.name.removeprefix(f"{TEMPORARY}{_host()}-").partition("-")[0]
         if owner.isdigit() and not _is_alive(int(owner)):
@@ -175,12 +175,12 @@ def _umask() -> int:
     return mask
 
 
-def require(path: Path, what: str, hint: str) -> Path:
-    """Return `path` if it exists, else raise InputError with its description `what` and the remedy
+def require(path: Path, description: str, hint: str) -> Path:
+    """Return `path` if it exists, else raise InputError with its `description` and the remedy
     `hint`.
     """
     if not Path(path).exists():
-        raise InputError(f"{what} not found at {path}: {hint}")
+        raise InputError(f"{description} not found at {path}: {hint}")
     return Path(path)
 
 

@@ -1,5 +1,5 @@
-"""The competition's metrics, exactly, with intervals that respect patients. The only pAUC in the
-tree.
+"""The competition's metrics, exactly, with intervals over patients. The only implementation of
+pAUC.
 
 pAUC is the area between the ROC curve and sensitivity 0.8, from 0 to 0.2: the integral of
 specificity over the worst ranked fifth of the malignant lesions. With u_1 < u_2 < … the distinct
@@ -70,7 +70,7 @@ def auc(target: ArrayLike, score: ArrayLike) -> float:
     """Area under the whole ROC curve, ties counted half; same arguments and errors as `pauc`."""
     labels, scores = _checked(target, score)
     benign, malignant = np.sort(scores[labels == 0]), scores[labels == 1]
-    # By hand: scipy.stats, for its ranks alone, takes half a second to import in every process.
+    # Not with scipy.stats: importing it for the ranks takes half a second in every process.
     won = (
         np.searchsorted(benign, malignant, "left").sum()
         + np.searchsorted(benign, malignant, "right").sum()
@@ -126,7 +126,7 @@ def patient_weights(
     """How often each patient is drawn, in blocks (<= 64, patients); `codes` (n,) number the
     patients from 0.
 
-    A resample without a malignant or without a benign lesion has no pAUC and is drawn again.
+    A resample without a malignant or without a benign lesion has no pAUC: another is drawn.
     """
     labels, patient = np.asarray(target), np.asarray(codes)
     patients = int(patient.max()) + 1
@@ -156,20 +156,20 @@ def top15(patient: ArrayLike, target: ArrayLike, score: ArrayLike) -> Top15:
     codes, patients = _patient_codes(patient, len(labels))
     order = np.lexsort((np.arange(len(labels)), -scores, codes))
     sizes = np.bincount(codes, minlength=patients)
-    place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = order[place < TOP]
-    found = np.bincount(codes[chosen], weights=labels[chosen], minlength=patients)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    chosen = order[rank < TOP]
+    retrieved = np.bincount(codes[chosen], weights=labels[chosen], minlength=patients)
     credit = np.bincount(
         codes[chosen],
         weights=labels[chosen] * _dense_ranks(codes[chosen], scores[chosen]) / TOP,
         minlength=patients,
     )
     total = np.bincount(codes, weights=labels, minlength=patients)
-    ill = total > 0
+    affected = total > 0
     return Top15(
-        sensitivity=float((found[ill] / total[ill]).mean()),
-        tie_break=float((credit[ill] / total[ill]).mean()),
-        pooled=float(found.sum() / total.sum()),
+        sensitivity=float((retrieved[affected] / total[affected]).mean()),
+        tie_break=float((credit[affected] / total[affected]).mean()),
+        pooled=float(retrieved.sum() / total.sum()),
     )
 
 
@@ -193,7 +193,7 @@ def _dense_ranks(codes: NDArray[np.int64], scores: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Counts by patient from which any reweighting of patients gives its pAUC.
+    """Counts by patient, from which the pAUC of any weights of the patients is computed.
 
     positives: (distinct malignant scores, patients); negatives: (2 x distinct malignant scores + 1,
     patients), of which row 2k counts benign scores between u_{k-1} and u_k and row 2k + 1 those
@@ -207,13 +207,13 @@ class _Counts:
     def of(
         cls, labels: NDArray[np.int64], scores: Floats, codes: NDArray[np.int64], patients: int
     ) -> _Counts:
-        ill = labels == 1
-        distinct, group = np.unique(scores[ill], return_inverse=True)
-        left = np.searchsorted(distinct, scores[~ill], "left")
-        right = np.searchsorted(distinct, scores[~ill], "right")
+        malignant = labels == 1
+        distinct, group = np.unique(scores[malignant], return_inverse=True)
+        left = np.searchsorted(distinct, scores[~malignant], "left")
+        right = np.searchsorted(distinct, scores[~malignant], "right")
         return cls(
-            _table(group, codes[ill], len(distinct), patients),
-            _table(left + right, codes[~ill], 2 * len(distinct) + 1, patients),
+            _table(group, codes[malignant], len(distinct), patients),
+            _table(left + right, codes[~malignant], 2 * len(distinct) + 1, patients),
         )
 
     def pauc(self, weights: Floats) -> Floats:

@@ -17,7 +17,7 @@ _BACKBONE = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
 _TAKEN = ("all", "rank", "ratio", "above")
 
 
-#: The range that numpy, scikit-learn, torch and LightGBM all accept.
+#: The range of seeds of numpy, scikit-learn, torch and LightGBM.
 _Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -27,7 +27,7 @@ _RENAMED = {
     "image.train.validate_negatives": "image.validate_negatives",
     "stack.evidence": "stack.images",
 }
-#: Keys of params.yaml that were removed, and the advice to those who still have them.
+#: Keys of params.yaml that were removed, with the remedy.
 _REMOVED = {
     "gate.min_gain_low": (
         "replace it by `gate.false_promotions: 0.03`, the chance that no gain at all passes"
@@ -131,7 +131,7 @@ class ImageTrain(Section):
 
 
 class ImageRecipe(ImageTrain):
-    """The recipe of one backbone: shared values with the backbone's own laid over them."""
+    """The recipe of one backbone: its own values over the shared ones."""
 
     model: str  # a name of the catalogue (`isic models`) or of timm
     tta: _Tta  # decides no weight
@@ -186,7 +186,7 @@ class Image(Section):
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Image:
-        seen: dict[str, str] = {}
+        backbone_of: dict[str, str] = {}
         for name in self.backbones:
             column = name.replace("-", "_")
             if not _BACKBONE.fullmatch(name):
@@ -199,11 +199,12 @@ class Image(Section):
                     f"backbones.{name}: columns of the stacker end in this word; choose another"
                     " name"
                 )
-            if column in seen:
+            if column in backbone_of:
                 raise ValueError(
-                    f"backbones.{name} and {seen[column]} would share columns; rename one of them"
+                    f"backbones.{name} and {backbone_of[column]} would share columns; rename one of"
+                    " them"
                 )
-            seen[column] = name
+            backbone_of[column] = name
         return self
 
     @model_validator(mode="after")
@@ -244,7 +245,7 @@ class LightGBMSettings(Section):
 
 
 class ImageColumns(Section):
-    """How image logits become columns of the stacker."""
+    """Columns of the stacker from image logits."""
 
     scale: Literal["standardised", "ranked"]
     noise: Annotated[float, Field(ge=0)]  # sd, added in training to logits of unit sd
@@ -331,15 +332,13 @@ class Evaluate(Section):
 
 
 class Register(Section):
-    """What is registered under which name."""
+    """Name of the registered model."""
 
     model: str
 
 
 class Gate(Section):
-    """When a challenger may become champion. Differences are challenger minus champion, on the same
-    rows.
-    """
+    """Conditions of promotion. Differences are challenger minus champion, on the same rows."""
 
     replicates: Annotated[int, Field(ge=10)]
     seed: _Seed
@@ -356,7 +355,7 @@ class Gate(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """All of params.yaml."""
 
     data: Data
     folds: tuple[int, ...] = Field(strict=False)
@@ -402,8 +401,8 @@ def load_params(path: Path) -> Params:
     return check_params(read_yaml(path), str(path))
 
 
-class _Once(yaml.SafeLoader):
-    """Safe loader that refuses a key given twice; yaml.SafeLoader keeps the last one."""
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe loader that raises for a duplicate key; yaml.SafeLoader uses the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -420,7 +419,7 @@ def read_yaml(path: Path) -> Any:
     mapping.
     """
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _Once)
+        return yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
     except FileNotFoundError as error:
         raise InputError(f"{path} not found: run this inside a checkout of the project") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -437,7 +436,7 @@ def check_params(values: Any, where: str) -> Params:
 
 def _first_fault(error: ValidationError) -> str:
     faults = error.errors(include_url=False)
-    # A misspelt key gives two faults, unknown and missing; the unknown one is in the file.
+    # A misspelt key gives two faults, unknown and missing. The unknown one is in the file.
     faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
     key = ".".join(str(part) for part in fault["loc"]) or "the file"

@@ -1,4 +1,4 @@
-"""Paths of all files of a checkout; no other module spells their names."""
+"""Paths of all files of a checkout, defined only here."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TrainingFiles:
 
 @dataclass(frozen=True)
 class BundleFiles:
-    """The models and results that a bundle is made of.
+    """The models and results of a bundle.
 
     inputs: without embeddings. networks: backbone -> fold -> folder. logits: backbone -> fold ->
     `Layout.embedding`.
@@ -152,8 +152,8 @@ class Layout:
         return self.root / "data" / "features" / "train.parquet"
 
     def embedding(self, backbone: str, fold: int) -> Path:
-        """Parquet of (isic_id, logit); the float16 embeddings lie beside it with suffix .npy, same
-        row order.
+        """Parquet of (isic_id, logit); the float16 embeddings are in the same folder with suffix
+        .npy, in the same order of rows.
         """
         return self.root / "data" / "embeddings" / backbone / f"fold{fold}.parquet"
 

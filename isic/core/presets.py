@@ -26,7 +26,7 @@ def overlay(text: str, values: Mapping[str, Any]) -> str:
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
-    # The committed file writes null in full and indents lists under their key by two.
+    # As in the committed file: null in full, lists indented by two.
     yaml.representer.add_representer(
         type(None), lambda dumper, _: dumper.represent_scalar(_NULL, "null")
     )
@@ -49,7 +49,7 @@ def _merge(document: Any, values: Mapping[str, Any]) -> None:
 
 
 def _flow(values: Sequence[Any]) -> Any:
-    """A list on one line, as the committed file has them."""
+    """A list on one line, as in the committed file."""
     from ruamel.yaml.comments import CommentedSeq
 
     sequence = CommentedSeq(values)

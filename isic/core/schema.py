@@ -84,7 +84,7 @@ TRAIN_ONLY: tuple[str, ...] = (
 #: train-only ones last.
 TRAIN_COLUMNS: tuple[str, ...] = ("isic_id", "target", *TEST_COLUMNS[1:], *TRAIN_ONLY[1:])
 
-#: Text columns of the 44.
+#: Text columns among the 44.
 TEXT: tuple[str, ...] = (
     "isic_id",
     "patient_id",
@@ -124,15 +124,14 @@ CATEGORICAL: tuple[str, ...] = (
 #: The measured columns of the 44.
 NUMERIC: tuple[str, ...] = tuple(column for column in TEST_COLUMNS if column not in TEXT)
 
-#: Columns of the 44 that may be missing; every other one is complete in the official files.
+#: Columns of the 44 with missing values in the official files; all others are complete.
 MAY_BE_MISSING: tuple[str, ...] = ("age_approx", "sex", "anatom_site_general")
 
 #: Largest absolute residual of the exact identities. Relative tolerances fail where deltas pass
 #: through zero.
 IDENTITY_TOLERANCE = 5e-5
 
-#: Exact up to the rounding stored, for the tolerance above: column, and how it follows from the
-#: others.
+#: Identities within the tolerance above: column -> its formula from the others.
 IDENTITIES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "tbp_lv_C": lambda rows: np.hypot(rows["tbp_lv_A"], rows["tbp_lv_B"]),
     "tbp_lv_Cext": lambda rows: np.hypot(rows["tbp_lv_Aext"], rows["tbp_lv_Bext"]),

@@ -51,32 +51,32 @@ def score_files(solution: Path, submission: Path) -> dict[str, float | int | Non
     }
 
 
-def _read(path: Path, what: str) -> pd.DataFrame:
+def _read(path: Path, role: str) -> pd.DataFrame:
     if not Path(path).is_file():
-        raise InputError(f"{what} {path} is not a file: name a CSV with isic_id and target")
+        raise InputError(f"{role} {path} is not a file: name a CSV with isic_id and target")
     try:
         frame = pd.read_csv(path, dtype={ID: "str", PATIENT: "str"}, low_memory=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{what} {path} is not a readable CSV ({' '.join(str(error).split())})"
+            f"{role} {path} is not a readable CSV ({' '.join(str(error).split())})"
         ) from error
     for column in (ID, TARGET):
         if column not in frame:
-            raise InputError(f"{what} {path} lacks column `{column}`")
+            raise InputError(f"{role} {path} lacks column `{column}`")
     if frame.empty:
-        raise InputError(f"{what} {path} has no rows")
+        raise InputError(f"{role} {path} has no rows")
     if frame[ID].isna().any():
-        raise InputError(f"{what} {path}: {int(frame[ID].isna().sum())} rows have no isic_id")
+        raise InputError(f"{role} {path}: {int(frame[ID].isna().sum())} rows have no isic_id")
     if frame[ID].duplicated().any():
         raise InputError(
-            f"{what} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more"
+            f"{role} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more"
             " than once"
         )
     values = pd.to_numeric(frame[TARGET], errors="coerce")
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        first = frame.loc[wrong].iloc[0]
+    invalid = ~np.isfinite(values)
+    if invalid.any():
+        first = frame.loc[invalid].iloc[0]
         raise InputError(
-            f"{what} {path}: target of {first[ID]} is {first[TARGET]}, a finite number is needed"
+            f"{role} {path}: target of {first[ID]} is {first[TARGET]}, a finite number is needed"
         )
     return frame.assign(target=values.astype(float)).set_index(ID)

@@ -25,9 +25,10 @@ class Tracker(Protocol):
         """Log the file or folder `path` as an input of the run; `context` is "train" or "oof"."""
 
     def model(self, name: str, files: Sequence[Path], tags: Mapping[str, str]) -> None:
-        """Log a model made by this run, unless the run has one; later metrics are also the model's.
+        """Log a model of this run, unless the run has one; later metrics are also logged to the
+        model.
 
-        `files` describe it; the weights stay where they are.
+        `files` describe it; the weights are not copied.
         """
 
 

@@ -1,5 +1,5 @@
-"""Bytes of the competition: metadata tables, tiles in HDF5, validation, and the generator of sample
+"""Data of the competition: metadata tables, tiles in HDF5, validation, and the generator of sample
 data.
 
-The only home of h5py; OpenCV is shared with `isic.image`.
+Only this package imports h5py; OpenCV is shared with `isic.image`.
 """

@@ -1,7 +1,7 @@
-"""A metadata table of any length in chunks of whole patients, on disk: memory holds one chunk and
-few bytes a lesion.
+"""A metadata table of any length in chunks of whole patients, on disk: memory holds one chunk and a
+few bytes per lesion.
 
-The first pass over the file assigns patients to chunks, the second writes their rows there.
+The first pass over the file assigns patients to chunks; the second writes the rows to the chunks.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ class ChunkedTable:
         """The 44 columns of test-metadata.csv of a chunk's lesions; the index is their row in the
         file.
         """
-        pa.default_memory_pool().release_unused()  # or Arrow keeps the memory of earlier chunks
+        pa.default_memory_pool().release_unused()  # else Arrow keeps the memory of earlier chunks
         rows = _read(self.folder / str(index)).to_pandas()
         return rows.set_index(_ROW).rename_axis(None)
 
     def chunk_ids(self, index: int) -> pd.Series:
-        """Only the isic_ids of `chunk`."""
+        """The isic_ids of a chunk."""
         rows = _read(self.folder / str(index), [ID, _ROW]).to_pandas()
         return rows.set_index(_ROW).rename_axis(None)[ID]
 
@@ -67,23 +67,23 @@ def open_chunked(metadata: Path, limit: int) -> Iterator[ChunkedTable]:
 def write_chunks(metadata: Path, folder: Path, limit: int) -> ChunkedTable:
     """Sort the rows of a metadata CSV, official test or training form, into chunks below `folder`.
 
-    A chunk holds at most `limit` lesions, unless one patient alone has more; the order of the file
-    stays within it. Raises InputError for anything wrong with the file: a lesion without patient, a
-    repeated isic_id and a measurement that is missing or infinite included.
+    A chunk holds at most `limit` lesions, unless one patient has more, in the order of the file.
+    Raises InputError for an invalid file, a lesion without patient, a repeated isic_id, and a
+    measurement that is missing or infinite.
     """
     owner, chunk_of, ids = _plan(Path(metadata), limit)
     start = 0
     for rows in _frames(Path(metadata)):
         target = chunk_of[owner[start : start + len(rows)]]
         start += len(rows)
-        for number in np.unique(target):
-            part = rows[target == number]
+        for index in np.unique(target):
+            part = rows[target == index]
             table = pa.Table.from_pandas(
                 part.assign(**{_ROW: part.index}), schema=_STORED, preserve_index=False
             )
-            # A complete stream each time, so that only one file is open at once.
+            # Each time a complete stream, so that only one file is open.
             with (
-                (folder / str(number)).open("ab") as file,
+                (folder / str(index)).open("ab") as file,
                 pa.ipc.new_stream(file, table.schema) as stream,
             ):
                 stream.write_table(table)
@@ -94,11 +94,11 @@ def pack_patients(sizes: NDArray[np.int64], limit: int) -> NDArray[np.int32]:
     """Chunk of each patient (p,) by their numbers of lesions (p,): in order, each filled up to
     `limit` lesions.
     """
-    chunk_of, number, filled = np.empty(len(sizes), dtype=np.int32), 0, 0
+    chunk_of, index, filled = np.empty(len(sizes), dtype=np.int32), 0, 0
     for patient, count in enumerate(sizes.tolist()):
         if filled and filled + count > limit:
-            number, filled = number + 1, 0
-        chunk_of[patient] = number
+            index, filled = index + 1, 0
+        chunk_of[patient] = index
         filled += count
     return chunk_of
 
@@ -158,10 +158,10 @@ def _plan(metadata: Path, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int
 def _refuse_repeated(metadata: Path, hashes: NDArray[np.uint64]) -> None:
     hashes.sort()
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    seen: set[str] = set()
+    read: set[str] = set()
     for chunk in _frames(metadata) if suspects else ():
         own = pd.util.hash_array(chunk[ID].to_numpy(object), categorize=False)
         for name in chunk[ID][[value in suspects for value in own.tolist()]]:
-            if name in seen:
+            if name in read:
                 raise InputError(f"{metadata}: isic_id {name} occurs more than once: keep one")
-            seen.add(name)
+            read.add(name)

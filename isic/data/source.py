@@ -1,4 +1,4 @@
-"""The five official files, generated or taken from a folder, written to data/raw."""
+"""Copy of the five official files from a folder to data/raw."""
 
 from __future__ import annotations
 

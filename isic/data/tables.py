@@ -32,9 +32,9 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
     """Read train-metadata.csv (55 columns) or test-metadata.csv (44 columns), in file order.
 
     Text columns come as pandas `str` with NaN for missing, measurements as float64, the target as
-    int64. Extra columns are refused for both, so that a leaking one cannot slip into the test path.
-    Raises InputError for a missing or empty file, missing or unknown columns, text where a number
-    belongs, a target other than 0 or 1, a missing or repeated isic_id.
+    int64. Extra columns raise for both, so that a leaking one cannot reach the test path. Raises
+    InputError for a missing or empty file, missing or unknown columns, text where a number belongs,
+    a target other than 0 or 1, a missing or repeated isic_id.
     """
     path = Path(path)
     with _translate_csv_errors(path):
@@ -47,9 +47,9 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
 
 def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame]:
     """`read_metadata` in chunks of at most `rows` rows, for tables larger than memory; the index
-    counts on.
+    continues.
 
-    A repeated isic_id is found within a chunk only.
+    A repeated isic_id is detected within a chunk only.
     """
     path = Path(path)
     with (
@@ -63,38 +63,39 @@ def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame
 
 
 def refuse_gaps(rows: pd.DataFrame, where: str) -> None:
-    """Raise InputError for a measurement that is infinite, or missing where no training row lacks
-    it.
+    """Raise InputError for a measurement that is infinite, or missing in a column that is complete
+    in training.
 
-    Where training rows lack no value, a model treats a missing one as zero and its score is wrong.
+    In a column without missing values in training, a model treats a missing one as zero, and its
+    score is wrong.
     """
     for column in NUMERIC:
         values = rows[column].to_numpy(dtype=np.float64)
-        wrong = np.isinf(values) if column in MAY_BE_MISSING else ~np.isfinite(values)
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[0])
+        invalid = np.isinf(values) if column in MAY_BE_MISSING else ~np.isfinite(values)
+        if invalid.any():
+            first = int(np.flatnonzero(invalid)[0])
             raise InputError(
                 f"{where}: `{column}` of {rows[ID].iloc[first]} is {values[first]}, a finite number"
-                f" is needed ({int(wrong.sum())} of {len(rows)} rows are wrong)"
+                f" is needed ({int(invalid.sum())} of {len(rows)} rows are wrong)"
             )
 
 
-#: Numbers are parsed column by column, so that a stray word is reported with its row instead of
-#: turning the whole column into text.
+#: Numbers are parsed column by column, so that text in one row is reported with its row instead of
+#: turning the column into text.
 _CSV: dict[str, Any] = {"low_memory": False, "na_values": ["", "NA"], "keep_default_na": False}
 #: Text columns are read as text even where their values look like numbers.
 _AS_TEXT = dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str")
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """The whole table. Reading as text doubles the time, so only columns inferred as another type
-    are read again.
+    """The table. Reading all as text doubles the time, so only text columns inferred as another
+    type are read again.
     """
     frame = pd.read_csv(path, **_CSV)
     other = [name for name in _AS_TEXT if name in frame and frame[name].dtype != "str"]
     texts = {name: frame[name].astype("str") for name in other if frame[name].isna().all()}
-    if doubtful := [name for name in other if name not in texts]:
-        texts |= dict(pd.read_csv(path, **_CSV, usecols=doubtful, dtype="str").items())
+    if unsure := [name for name in other if name not in texts]:
+        texts |= dict(pd.read_csv(path, **_CSV, usecols=unsure, dtype="str").items())
     return frame.assign(**texts)
 
 
@@ -151,12 +152,13 @@ def _numeric(column: pd.Series, path: Path) -> pd.Series:
     if column.dtype.kind in "fiu":
         return column.astype(np.float64)
     values = pd.to_numeric(column, errors="coerce")
-    wrong = values.isna() & column.notna()
-    if wrong.any():
-        # +2: one for the header, one because people count lines from 1.
-        line = int(column.index[wrong][0]) + 2
+    invalid = values.isna() & column.notna()
+    if invalid.any():
+        # +2: the header, and lines count from 1.
+        line = int(column.index[invalid][0]) + 2
         raise InputError(
-            f"{path} line {line}: column `{column.name}` holds {column[wrong].iloc[0]!r}, a number"
+            f"{path} line {line}: column `{column.name}` holds {column[invalid].iloc[0]!r}, a"
+            " number"
             " is needed"
         )
     return values.astype(np.float64)
@@ -164,11 +166,11 @@ def _numeric(column: pd.Series, path: Path) -> pd.Series:
 
 def _target(column: pd.Series, path: Path) -> pd.Series:
     values = _numeric(column, path)
-    wrong = ~values.isin([0.0, 1.0])
-    if wrong.any():
-        line = int(column.index[wrong][0]) + 2
+    invalid = ~values.isin([0.0, 1.0])
+    if invalid.any():
+        line = int(column.index[invalid][0]) + 2
         raise InputError(
-            f"{path} line {line}: target is {values[wrong].iloc[0]}, it must be 0 or 1"
+            f"{path} line {line}: target is {values[invalid].iloc[0]}, it must be 0 or 1"
         )
     return values.astype(np.int64)
 

@@ -1,8 +1,8 @@
-"""Lesion tiles from the one HDF5 file they come in.
+"""Lesion tiles of one HDF5 file.
 
 Each tile is a scalar dataset of JPEG bytes named by its isic_id (checked on the official file).
-Links and external storage are refused: a file of tiles may come from an untrusted source. This is
-the only decoder of the project, so training, embedding and submission get the same pixels.
+Links and external storage raise: a file of tiles may come from an untrusted source. This is the
+only decoder of the project, so training, embedding and submission get the same pixels.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from isic.core.errors import InputError
 
-#: Real tiles are 51 to 239 px wide. A file is not trusted beyond this side: a few kilobytes of JPEG
-#: can claim 65,535 × 65,535 pixels and 12 GB of memory.
+#: Real tiles are 51 to 239 px wide. Larger sides raise: a few kilobytes of JPEG can claim 65,535 ×
+#: 65,535 pixels and 12 GB of memory.
 _MAX_SIDE = 4096
 #: Real tiles are about 2.75 KB.
 MAX_JPEG_BYTES = 8 << 20
@@ -27,8 +27,7 @@ MAX_JPEG_BYTES = 8 << 20
 class TileStore:
     """Tiles of one HDF5 file by isic_id.
 
-    Picklable, and safe across fork: HDF5 handles do not survive a fork, so each process opens its
-    own at first use.
+    Picklable and safe across fork: each process opens its own HDF5 handle at first use.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -59,8 +58,7 @@ class TileStore:
         return len(self.ids())
 
     def __contains__(self, isic_id: str) -> bool:
-        # Paths ("a/b", ".", "") are HDF5's own names and no ids: they would lead through links of
-        # any kind.
+        # Paths ("a/b", ".", "") are not ids: HDF5 resolves them through links of any kind.
         is_path = isic_id in ("", ".") or "/" in isic_id or "\0" in isic_id
         return not is_path and bool(self._open().id.links.exists(isic_id.encode()))
 
@@ -98,7 +96,7 @@ class TileStore:
             ) from error
 
     def _read(self, isic_id: str) -> bytes:
-        # The low-level calls: h5py's indexing takes two and a half times as long, and follows every
+        # Low-level calls: h5py's indexing takes two and a half times as long and follows every
         # link.
         if isic_id not in self:
             raise InputError(
@@ -107,27 +105,26 @@ class TileStore:
         file, name = self._open().id, isic_id.encode()
         if file.links.get_info(name).type != h5py.h5l.TYPE_HARD:
             raise InputError(
-                f"{self.path}: {isic_id} is a link to elsewhere: use a file that holds its tiles"
-                " itself"
+                f"{self.path}: {isic_id} is a link: use a file that contains its tiles"
             )
-        found = h5py.h5o.open(file, name)
-        if not isinstance(found, h5py.h5d.DatasetID) or not _is_scalar_bytes(found):
+        dataset = h5py.h5o.open(file, name)
+        if not isinstance(dataset, h5py.h5d.DatasetID) or not _is_scalar_bytes(dataset):
             raise InputError(
                 f"{self.path}: {isic_id} is not a scalar of JPEG bytes: use the official file's"
                 " form"
             )
-        if not _lies_here(found):
+        if not _lies_here(dataset):
             raise InputError(
-                f"{self.path}: the bytes of {isic_id} lie in another file: use one that holds its"
-                " tiles"
+                f"{self.path}: the bytes of {isic_id} are in another file: use one that contains"
+                " its tiles"
             )
-        size = found.get_type().get_size()
+        size = dataset.get_type().get_size()
         if size > MAX_JPEG_BYTES:
             raise InputError(
                 f"{self.path}: tile {isic_id} holds {size} bytes, at most {MAX_JPEG_BYTES} are read"
             )
         data = np.empty((), dtype=f"S{size}")
-        found.read(h5py.h5s.ALL, h5py.h5s.ALL, data)
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data)
         return bytes(data.item())
 
     def image(self, isic_id: str) -> np.ndarray:
@@ -147,8 +144,7 @@ def decode(data: bytes, name: str) -> np.ndarray:
             f"tile {name} claims {width} x {height} pixels, at most {_MAX_SIDE} a side are decoded:"
             " replace it"
         )
-    # The orientation tag is ignored: tiles have none, and a flip hidden in metadata would differ
-    # between decoders.
+    # The orientation tag is ignored: tiles have none, and decoders differ in its treatment.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
@@ -168,7 +164,7 @@ def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
     """(height, width) from the JPEG's frame header, without decoding.
 
     Walks the marker segments of ITU-T T.81 annex B up to the first SOFn. Raises InputError when
-    there is none, or something before it that libjpeg would read otherwise.
+    there is none, or when libjpeg would read a marker before it differently.
     """
     position = 2
     if data[:2] != b"\xff\xd8":
@@ -180,9 +176,8 @@ def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
         if marker == 0xFF:
             position += 1
             continue
-        # No length follows these (libjpeg skips 00, TEM and RSTn alone; SOI, EOI and SOS end what
-        # it accepts): read on as if one did, and the walk could be led past the header that libjpeg
-        # decodes.
+        # No length follows these markers: libjpeg skips 00, TEM and RSTn, and stops at SOI, EOI and
+        # SOS. Reading a length here could skip the header that libjpeg decodes.
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xDA:
             break
         # SOF0..SOF15 without DHT (C4), JPG (C8) and DAC (CC).
@@ -203,8 +198,8 @@ def _is_scalar_bytes(dataset: h5py.h5d.DatasetID) -> bool:
 
 
 def _lies_here(dataset: h5py.h5d.DatasetID) -> bool:
-    """Whether the bytes are in this file: HDF5 can take them from any other one ("external" and
-    "virtual" storage).
+    """Whether the bytes are in this file: with "external" and "virtual" storage HDF5 reads them
+    from others.
     """
     properties = dataset.get_create_plist()
     layout = properties.get_layout()

@@ -27,8 +27,7 @@ from isic.core.schema import (
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 
-#: Physical limits, not observed ones: a hospital outside the training set may lie beyond every
-#: observed range.
+#: Physical limits, not observed ones: another hospital may be outside every observed range.
 _RANGES: dict[str, tuple[float, float]] = {
     "age_approx": (0, 120),
     "clin_size_long_diam_mm": (0.01, 300),
@@ -46,7 +45,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "tbp_lv_symm_2axis_angle": (0, 180),
 }
 
-#: Columns that are a function of another, as (from, to).
+#: Pairs (source, target) of columns: the target is a function of the source.
 _FUNCTIONAL = (
     ("tbp_lv_location", "tbp_lv_location_simple"),
     ("tbp_lv_location_simple", "anatom_site_general"),
@@ -79,16 +78,16 @@ def validate(raw: Path) -> dict[str, Any]:
 
 
 def _table_faults(frame: pd.DataFrame) -> Iterator[str]:
-    """Broken rules of one metadata table: missing values, infinities, ranges, identities,
-    functional columns.
+    """Broken rules of a metadata table: missing values, infinities, ranges, identities, functional
+    columns.
     """
     yield from _column_faults(frame)
     yield from _identity_faults(frame)
     for source, target in _FUNCTIONAL:
         pairs = frame[[source, target]].drop_duplicates()
-        doubtful = pairs.loc[pairs[source].duplicated(), source]
-        if len(doubtful):
-            yield f"`{source}` {doubtful.iloc[0]!r} goes with several values of `{target}`"
+        ambiguous = pairs.loc[pairs[source].duplicated(), source]
+        if len(ambiguous):
+            yield f"`{source}` {ambiguous.iloc[0]!r} has several values of `{target}`"
 
 
 def _column_faults(frame: pd.DataFrame) -> Iterator[str]:
@@ -117,11 +116,11 @@ def _column_faults(frame: pd.DataFrame) -> Iterator[str]:
 def _identity_faults(frame: pd.DataFrame) -> Iterator[str]:
     for name, formula in IDENTITIES.items():
         residual = (frame[name] - formula(frame)).abs()
-        wrong = np.flatnonzero(residual > IDENTITY_TOLERANCE)
-        if len(wrong):
+        violating = np.flatnonzero(residual > IDENTITY_TOLERANCE)
+        if len(violating):
             yield (
-                f"`{name}` differs from its formula in {len(wrong)} rows by up to"
-                f" {residual.max():.3g} (first {_row(frame, int(wrong[0]))})"
+                f"`{name}` differs from its formula in {len(violating)} rows by up to"
+                f" {residual.max():.3g} (first {_row(frame, int(violating[0]))})"
             )
 
 
@@ -198,6 +197,7 @@ def _summary(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
         },
         "test_rows": len(test),
         "test_patients": int(test[PATIENT].nunique()),
-        # Not a fault: the hidden test set is expected to hold hospitals that training never saw.
+        # Not a fault: the hidden test set is expected to contain hospitals that are not in
+        # training.
         "test_hospitals_unseen": sorted(set(test["attribution"]) - known),
     }

@@ -114,9 +114,9 @@ def hostile(tmp_path: Path) -> TileStore:
 
 
 HOSTILE = {
-    "external link": "is a link to elsewhere",
-    "soft link": "is a link to elsewhere",
-    "external storage": "lie in another file",
+    "external link": "is a link: use a file that contains its tiles",
+    "soft link": "is a link: use a file that contains its tiles",
+    "external storage": "are in another file",
     "huge": "holds 2147483648 bytes",
     "virtual": "not a scalar of JPEG bytes",
     "group": "not a scalar of JPEG bytes",

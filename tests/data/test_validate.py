@@ -80,9 +80,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         at, "tbp_lv_eccentricity", 7.0
     ),
     "`tbp_lv_H` differs from its formula in 2 rows by up to": lambda at: _set(at, "tbp_lv_H", 11.0),
-    "goes with several values of `copyright_license`": lambda at: _set(
-        at, "copyright_license", "CC-X"
-    ),
+    "has several values of `copyright_license`": lambda at: _set(at, "copyright_license", "CC-X"),
     "no malignant row": lambda at: _set(at, "target", 0, slice(None)),
     "no image for 1 rows (first ISIC_": _drop_image,
     "1 images without a metadata row (first ISIC_9999999)": _extra_image,
@@ -90,7 +88,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
         at, lambda data: np.bytes_(data[:30])
     ),
     "claims 65000 x 65000 pixels": lambda at: _change_image(at, _bomb),
-    "is a link to elsewhere": lambda at: _change_image(
+    "is a link: use a file that contains its tiles": lambda at: _change_image(
         at, lambda _: h5py.ExternalLink("/etc/hosts", "/")
     ),
     "lacks column `tbp_lv_H`": lambda at: _edit(at, lambda frame: frame.drop(columns="tbp_lv_H")),

@@ -2,8 +2,8 @@
 fold.
 
 Each lesion of the training table is in the training set of all fold networks of a backbone but one,
-so no lesion is unseen by two of them. The embeddings of the anchors show how the spaces of these
-networks are rotated to each other.
+so two of them never have a held-out lesion in common. The embeddings of the anchors give the
+rotation between the spaces of these networks.
 
 `tiles.hdf5` is the `train-image.hdf5` of `write_sample(folder, 16, 256, 64, 20_240_601)` (patients,
 lesions, malignant lesions, seed): tests/data/test_anchors.py compares them.

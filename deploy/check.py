@@ -1,10 +1,9 @@
 """Check the files of this folder without containers or a cluster; called by `make check`.
 
-The compose file is checked against the Compose specification's schema, which the package
-check-jsonschema ships; core Kubernetes objects and the pod templates inside Ray's against
-Kubernetes' own strict schemas, from kubernetes-validate. No package ships the schemas of KubeRay's
-RayCluster and RayJob: `kuberay.schema.json` allows the fields documented in KubeRay's API v1 and no
-others.
+Schemas: of the compose file, the Compose specification's from check-jsonschema; of core Kubernetes
+objects and Ray's pod templates, Kubernetes' strict ones from kubernetes-validate. No package has
+the schemas of KubeRay's RayCluster and RayJob: `kuberay.schema.json` allows the fields documented
+in KubeRay's API v1 and no others.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from isic.core.errors import InputError, run
 
 HERE = Path(__file__).parent
 KUBERNETES = "1.34"
-#: Variables with such a name hold secrets: their values must be references to the environment.
+#: Names of variables with secrets: their values must be references to the environment.
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|KEY$")
 
 

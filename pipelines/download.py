@@ -19,7 +19,7 @@ from isic.submit.kaggle import COMPETITION
 from isic.submit.push import require_token
 
 #: The largest official file, the training tiles, has 1.2 GB. A zip archive may claim any size,
-#: hence a limit.
+#: hence the limit.
 MAX_BYTES = 8 << 30
 #: Exceptions of zipfile for an archive that is damaged, encrypted, or of an unsupported
 #: compression.
@@ -60,7 +60,7 @@ def main() -> None:
         try:
             _extract(archive, temporary)
         except _UNREADABLE as error:
-            if error_line(error) is not None:  # a full disk is not an error of the archive
+            if error_line(error) is not None:  # a full disk is not a fault of the archive
                 raise
             reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise InputError(

@@ -1,4 +1,4 @@
-"""Stage `embed@B-F`: logits and embeddings of fold F's lesions, embeddings of the anchors."""
+"""Stage `embed@B-F`: logits and embeddings of fold F's lesions, and embeddings of the anchors."""
 
 import argparse
 from pathlib import Path

@@ -33,10 +33,10 @@ def main() -> None:
         version, reused = register(layout.root, bundle, name, text)
         content["version"] = version.number
         register_backbones(layout.root, bundle)
-        state = "is this bundle already" if reused else "added"
+        state = "already has this bundle" if reused else "added"
         print(f"register: {version} {state}, now the challenger")
     except InputError as error:
-        # The bundle is on disk and scores without MLflow: a store that is down does not fail the
+        # The bundle is on disk and scores without MLflow, so an unavailable store does not fail the
         # stage.
         sys.stderr.write(f"isic: not registered: {error}; then `dvc repro -f -s register`\n")
     write_json(layout.register_metrics, content | {"pauc": manifest.metrics["pauc"]})

@@ -1,5 +1,5 @@
-"""`make fold` and `make backbone`: train and embed one fold, or all folds, of one backbone, and run
-no other stage.
+"""`make fold` and `make backbone`: train and embed one fold, or all folds, of one backbone, without
+other stages.
 
 Names are checked first, because `dvc repro` succeeds when a pattern matches no stage.
 """

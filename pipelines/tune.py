@@ -1,5 +1,5 @@
-"""`make tune`: search the stacker's parameters. Any number of processes may work on one study at
-once.
+"""`make tune`: search the stacker's parameters. Any number of processes can work on one study at a
+time.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
         "--trials",
         type=int,
         default=200,
-        help="finished trials of the study, of all processes together",
+        help="finished trials of the study, over all processes",
     )
     trials = parser.parse_args().trials
     if trials < 1:

@@ -21,7 +21,7 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
-    )  # SIGTERM of a service manager stops as cleanly as Ctrl-C
+    )  # SIGTERM, from a service manager, is handled like Ctrl-C
     servers = Servers(arguments.folder.resolve(), arguments.port)
     print_line("starting PostgreSQL, S3 and MLflow …")
     servers.start()

@@ -1,9 +1,9 @@
 """An S3-compatible server with persistent objects: moto serves requests, a folder stores the
 objects.
 
-Moto holds objects in memory only. Every change is therefore written to the folder before the
-response is sent, and read back at the start. For one machine and one user: every request must have
-the access key, but its signature is not checked.
+Moto keeps objects in memory only. Therefore every change is written to the folder before the
+response is sent, and read at the start. For one machine and one user: every request must have the
+access key, but its signature is not checked.
 
 Run as `python -m deploy.local.objects FOLDER PORT BUCKET`; the access key comes from
 AWS_ACCESS_KEY_ID.
@@ -26,8 +26,8 @@ _FORBIDDEN = b"<Error><Code>InvalidAccessKeyId</Code><Message>unknown access key
 
 
 class Bucket:
-    """The objects of one bucket, two files each, named by the key's hash: keys can be too long or
-    clash as paths.
+    """The objects of one bucket, two files each, named by the hash of the key: as paths, keys can
+    be too long or clash.
     """
 
     def __init__(self, folder: Path) -> None:

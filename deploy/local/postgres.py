@@ -1,4 +1,4 @@
-"""PostgreSQL with its data in a folder, from a package's binaries: loopback only, with a password."""
+"""PostgreSQL with its data in a folder, by a package's binaries; loopback only, with a password."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ USER = "isic"
 
 
 class Postgres:
-    """One PostgreSQL on 127.0.0.1:`port` with its data in `folder`; `password` is for its only
-    user.
-    """
+    """PostgreSQL on 127.0.0.1:`port` with its data in `folder`; `password` of its only user."""
 
     def __init__(self, folder: Path, port: int, password: str) -> None:
         self.folder, self.port = folder, port
@@ -169,8 +167,8 @@ def _binary(name: str) -> Path:
 
 
 def _owner(folder: Path) -> str | None:
-    """The user that runs PostgreSQL: None for the current one; under root, which PostgreSQL
-    refuses, another.
+    """The user that runs PostgreSQL: None for the current one. PostgreSQL refuses root, so under
+    root another.
     """
     if os.geteuid() != 0:
         return None

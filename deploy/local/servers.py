@@ -22,7 +22,7 @@ from isic.tracking.server import refuse_port
 
 BUCKET = "isic"
 ADMIN = "isic"
-#: Seconds until a server must respond; MLflow migrates its databases first.
+#: Seconds within which a server must respond; MLflow migrates its databases first.
 START_SECONDS = 180.0
 
 
@@ -33,7 +33,7 @@ class Servers:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.port = folder, port
-        # Other users may enter (under root, PostgreSQL's user needs to) but not list the folder.
+        # Other users can enter the folder (under root, PostgreSQL's user must) but not list it.
         folder.mkdir(parents=True, exist_ok=True, mode=0o711)
         self._secrets = _secrets(folder / "secrets.json")
         self.postgres = Postgres(folder / "postgres", port + 1, self._secrets["postgres"])
@@ -92,7 +92,8 @@ class Servers:
                 "MLFLOW_HOST": "127.0.0.1",
                 "MLFLOW_PORT": str(self.port),
                 "MLFLOW_WORKERS": "1",
-                # Disables the server's evaluation jobs: unused here, and one process each.
+                # Disables the server's evaluation jobs, which are unused here and take a process
+                # each.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             },
         )
@@ -200,7 +201,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(20)
-    # What is left of its session: uvicorn's workers, should the parent have gone without them.
+    # Remaining processes of its session: uvicorn's workers, if the parent exited without them.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, 9)
     process.wait()

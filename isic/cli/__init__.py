@@ -1,7 +1,7 @@
 """The `isic` command. One file per group of verbs; each verb parses, calls one wing and prints.
 
-Heavy imports happen inside the verbs, so that `isic --help` stays fast. Exit status: 0 on success,
-2 with one line on bad input, 130 when interrupted.
+Heavy imports are inside the verbs, so that `isic --help` is fast. Exit status: 0 on success, 2 with
+one line on bad input, 130 when interrupted.
 """
 
 from __future__ import annotations

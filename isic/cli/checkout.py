@@ -1,4 +1,4 @@
-"""Verbs about a checkout: its parameters, its last result, its MLflow store."""
+"""Verbs for a checkout: its parameters, its last result, its MLflow store."""
 
 from __future__ import annotations
 

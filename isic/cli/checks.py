@@ -43,8 +43,7 @@ def check_stack() -> None:
         f"out-of-fold pAUC {result['headline']:.4f}; {result['text']}: about {result['pauc']:.4f}"
     )
     typer.echo(
-        f"{path.relative_to(layout.root)} written; the stage robustness does the same for the"
-        " report"
+        f"{path.relative_to(layout.root)} written; the stage robustness writes it for the report"
     )
     refuse_leaks([Leak(**leak) for leak in result["leaks"]])
     typer.echo("no column looks like a leak")

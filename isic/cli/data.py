@@ -47,7 +47,7 @@ def shard(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
     rows: Annotated[
-        int, typer.Option(help="Most lesions in a shard; a patient with more gets a larger shard.")
+        int, typer.Option(help="Maximum lesions of a shard; a patient with more gets a larger one.")
     ] = 20_000,
     megabytes: Annotated[float, typer.Option(help="Approximate size of a shard.")] = 64,
     missing_images: Annotated[

@@ -16,7 +16,7 @@ app = typer.Typer(
 )
 
 
-#: Lines that `isic features list` prints at most, unless it is called with --all.
+#: Maximum lines of `isic features list` without --all.
 _LINES = 100
 
 
@@ -29,7 +29,7 @@ def list_features(
         str, typer.Option(help="List features with this text in name, formula or meaning.")
     ] = "",
     everything: Annotated[
-        bool, typer.Option("--all", help="List all features, without a limit on the lines.")
+        bool, typer.Option("--all", help="List all features, without a limit.")
     ] = False,
 ) -> None:
     """Print the families, or name, family, formula and meaning of each chosen feature."""
@@ -55,7 +55,9 @@ def _print_features(rows: Sequence[Row], everything: bool) -> None:
 
 
 def _print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, each column but the last as wide as its longest cell, up to 48 characters."""
+    """Print a table. Each column but the last has the width of its longest cell, at most 48
+    characters.
+    """
     table = [header, *rows]
     widths = [min(48, max(map(len, column))) for column in zip(*table, strict=True)]
     widths[-1] = 0
@@ -89,7 +91,7 @@ def measure() -> None:
 
     from isic.core.paths import Layout
 
-    # The package pipelines is part of a checkout, not of the wheel.
+    # `pipelines` is part of a checkout, not of the wheel.
     command = [sys.executable, "-m", "pipelines.families"]
     status = subprocess.run(command, cwd=Layout.find().root, check=False).returncode
     if status:

@@ -48,7 +48,7 @@ def import_models(
         Path, typer.Argument(help="A bundle, a checkout, or BACKBONE/foldN folders.")
     ],
 ) -> None:
-    """Import image models that were trained elsewhere into models/image."""
+    """Import image models trained elsewhere into models/image."""
     from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.predict.import_models import import_models as copy_models

@@ -12,7 +12,7 @@ MissingImages = Annotated[str, typer.Option(help="error, or impute the training 
 Fallback = Annotated[
     bool,
     typer.Option(
-        "--fallback", help="If all image models fail, score by the features alone, with a warning."
+        "--fallback", help="If all image models fail, score by the features alone and warn."
     ),
 ]
 

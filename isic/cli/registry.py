@@ -1,4 +1,4 @@
-"""Verbs of the model registry: promote, roll back, list what was done."""
+"""Verbs of the model registry: promote, rollback, history."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Reason = Annotated[str, typer.Option(help="The reason, for registry/promotions.
 @app.command()
 def promote(
     force: Annotated[
-        bool, typer.Option("--force", help="Promote although the gate refuses; needs --reason.")
+        bool, typer.Option("--force", help="Promote even if the gate refuses; needs --reason.")
     ] = False,
     reason: _Reason = "",
 ) -> None:

@@ -94,12 +94,12 @@ def dry_run(
 
 @app.command()
 def push(
-    message: Annotated[str, typer.Option(help="What is new, for Kaggle's list of versions.")],
+    message: Annotated[str, typer.Option(help="Message for Kaggle's list of versions.")],
     submit_version: Annotated[
-        int | None, typer.Option(help="Submit this version of the pushed notebook.")
+        int | None, typer.Option(help="Submit this version of the notebook.")
     ] = None,
 ) -> None:
-    """Upload dataset and notebook with the Kaggle client, or submit a version that has run."""
+    """Upload dataset and notebook with the Kaggle client, or submit a version that ran."""
     from isic.core.paths import Layout
     from isic.submit.kaggle import Package
     from isic.submit.push import push as upload

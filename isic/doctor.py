@@ -93,19 +93,19 @@ def _python() -> Line:
 def _packages() -> Line:
     root = Path(__file__).resolve().parent.parent
     pinned = dict(_pins(root / "constraints.txt"))
-    wrong = [
+    outdated = [
         f"{name} {installed or 'absent'} (pinned {pin})"
         for name, pin in pinned.items()
         if (installed := _installed(name)) != pin
     ]
     # Only direct imports fail the check: a package pinned for another platform may be absent.
-    failed = [entry for entry in wrong if entry.split()[0] in _DIRECT]
+    failed = [entry for entry in outdated if entry.split()[0] in _DIRECT]
     if failed:
         return Line("packages", "fail", ", ".join(failed), "make setup")
     return Line(
         "packages",
         "ok",
-        f"{len(pinned) - len(wrong)} of {len(pinned)} pinned packages installed as pinned",
+        f"{len(pinned) - len(outdated)} of {len(pinned)} pinned packages installed as pinned",
     )
 
 
@@ -191,8 +191,8 @@ def _build(package: str) -> str:
     if spec is None or spec.origin is None:
         return ""
     text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
-    found = re.search(r"^__version__ = '[^'+]*\+(\w+)'", text, re.MULTILINE)
-    return found[1] if found else ""
+    detected = re.search(r"^__version__ = '[^'+]*\+(\w+)'", text, re.MULTILINE)
+    return detected[1] if detected else ""
 
 
 def _disk(layout: Layout) -> Line:

@@ -67,23 +67,23 @@ def suggest(trial: Trial, current: StackSettings, families: tuple[str, ...]) -> 
     hold them.
     """
     now = as_trial(current, families)
-    found: dict[str, Any] = {}
+    suggested: dict[str, Any] = {}
     # Ranges stretch to hold the current values, which the first trial has.
     for name, low, high, log in _FLOAT_RANGES:
-        found[name] = _short(
+        suggested[name] = _short(
             trial.suggest_float(name, min(low, now[name]), max(high, now[name]), log=log)
         )
     for name, lowest, highest, log in _INTEGER_RANGES:
-        found[name] = trial.suggest_int(
+        suggested[name] = trial.suggest_int(
             name, min(lowest, now[name]), max(highest, now[name]), log=log
         )
-    found |= {
+    suggested |= {
         name: 0
         for name, value in _values(current).items()
-        if value == 0 and found[name] == now[name]
+        if value == 0 and suggested[name] == now[name]
     }
-    top = {name: found.pop(name) for name in ("rounds", "negatives")}
-    found["num_leaves"] = min(found["num_leaves"], 2 ** found["max_depth"])
+    top = {name: suggested.pop(name) for name in ("rounds", "negatives")}
+    suggested["num_leaves"] = min(suggested["num_leaves"], 2 ** suggested["max_depth"])
     kept = {name: trial.suggest_categorical(f"{_SWITCH}{name}", [True, False]) for name in families}
     changes = {
         **top,
@@ -92,7 +92,7 @@ def suggest(trial: Trial, current: StackSettings, families: tuple[str, ...]) -> 
             if any(kept.values())
             else current.drop
         ),
-        "params": current.params.model_dump() | found,
+        "params": current.params.model_dump() | suggested,
     }
     return StackSettings.model_validate(current.model_dump() | changes)
 

@@ -1,6 +1,10 @@
 """Stage `report`: one self-contained page about the run, and the model and data cards."""
 
+from datetime import date
+
+import isic
 from isic.core.errors import run
+from isic.core.io import sha256_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.evaluate.results import read_results
@@ -35,7 +39,12 @@ def main() -> None:
         champion = Champion(
             f"{model}@champion ({manifest.hash[:8]})", bundle.oof(), manifest.params, hashes
         )
-    build_report(layout.report, results, files, values, run_tags(layout.root), reasons, champion)
+    provenance = run_tags(layout.root) | {
+        "run": f"stack-{sha256_json(params.stack_config())[:8]}",
+        "version": isic.__version__,
+        "date": date.today().isoformat(),
+    }
+    build_report(layout.report, results, files, values, provenance, reasons, champion)
 
     with parent("stack", params.stack_config()) as tracker:
         for name in ("index.html", "model_card.md", "data_card.md"):

@@ -31,16 +31,23 @@ _AGES = {"under 40": 40, "40 to 59": 60, "60 to 74": 75, "75 and over": np.inf}
 #: Bands of the number of a patient's lesions, by their upper bound.
 _LESIONS = {"1": 1, "2 to 3": 3, "4 to 9": 9, "10 and more": np.inf}
 
-#: Bands of the individual typology angle by their upper bound, degrees, darkest first (Chardon et
-#: al., Int. J. Cosmet. Sci. 13, 191, 1991; Del Bino & Bernerd, Br. J. Dermatol. 169 suppl. 3, 33,
-#: 2013).
-TONES = {"dark": -30, "brown": 10, "tan": 28, "intermediate": 41, "light": 55, "very light": np.inf}
+#: Bands of the individual typology angle by their upper bound, degrees, darkest first. Published
+#: names: dark, brown, tan, intermediate, light, very light (Chardon et al., Int. J. Cosmet. Sci. 13,
+#: 191, 1991; Del Bino & Bernerd, Br. J. Dermatol. 169 suppl. 3, 33, 2013).
+TONES = {
+    "up to −30°": -30,
+    "−30° to 10°": 10,
+    "10° to 28°": 28,
+    "28° to 41°": 41,
+    "41° to 55°": 55,
+    "above 55°": np.inf,
+}
 
 #: Explanation of the skin-tone slices on the report page.
 TONE_METHOD = (
     "Individual typology angle of the skin around each lesion, atan2(L* − 50, b*) in degrees from"
-    " tbp_lv_Lext and tbp_lv_Bext, median over the patient's lesions, cut at 55, 41, 28, 10 and −30"
-    " degrees. It is a proxy: no patient reported a skin tone. Sun and redness change the angle,"
+    " tbp_lv_Lext and tbp_lv_Bext, median over the patient's lesions; a larger angle is lighter"
+    " skin. It is a proxy: no patient reported a skin tone. Sun and redness change the angle,"
     " and the two tile types differ in L*, so compare patients within a hospital rather than"
     " hospitals."
 )

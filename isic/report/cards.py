@@ -95,7 +95,8 @@ def model_card(
         "",
         "## Provenance",
         "",
-        *(f"- {key}: `{value}`" for key, value in provenance.items()),
+        # A card without the date stays the same when the page is made again.
+        *(f"- {key}: `{value}`" for key, value in provenance.items() if key != "date"),
         "",
     ]
     return "\n".join(lines)

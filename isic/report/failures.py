@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from isic.report.lesions import TileGallery, lesion_values, similar_lesions, worst_lesions
+from isic.report.shap_text import ShapGroup
 
 #: isic_id -> {"title": …, "alt": …, "uri": data URI of a JPEG} per network.
 Maps = Callable[[str], list[dict[str, str]]]
-#: isic_id -> lines with the reasons for its score.
-Reasons = Callable[[str], list[str]]
+#: isic_id -> groups of signs that raised or lowered its score, the strongest first.
+Reasons = Callable[[str], list[ShapGroup]]
 
 
 def no_output(_: str) -> list[Any]:

@@ -28,6 +28,9 @@ MAX_PAGE_BYTES = 10_000_000
 #: megabytes.
 MAX_TILE_BYTES = 4_000_000
 
+#: Sensitivity of the operating point that is shown first: where the pAUC begins.
+_PRESET = 0.8 - 1e-12
+
 SECTIONS = (
     ("headline", "Headline"),
     ("ladder", "What each part adds"),
@@ -38,6 +41,11 @@ SECTIONS = (
     ("failures", "Where it fails"),
     ("cards", "Cards"),
     ("method", "How to read this"),
+)
+
+_NO_CHAMPION = Markup(
+    "Nothing was promoted before this page was made. After <code>make promote</code>,"
+    " <code>dvc repro -f -s report</code> compares the page with the champion."
 )
 
 LEARNING_TEXT = (
@@ -63,7 +71,7 @@ class Contents:
     nested: dict[str, Any] | None = None
     nested_absent: str = "isic check-stack"
     champion: dict[str, Any] | None = None
-    champion_absent: str = "No champion when this page was built. “make promote” promotes a run."
+    champion_absent: Markup = _NO_CHAMPION
     findings: Sequence[Finding] = ()
     images_absent: str = ""
     maps_note: tuple[str, ...] = ()
@@ -73,6 +81,7 @@ class Contents:
 def render_page(contents: Contents) -> str:
     """The page as HTML that needs no other file and no network."""
     values = {name: getattr(contents, name) for name in Contents.__dataclass_fields__}
+    operating = operating_points(contents.points["roc"])
     return (
         environment()
         .get_template("page.html")
@@ -81,7 +90,9 @@ def render_page(contents: Contents) -> str:
             svg=figure_svgs(contents.points),
             sections=SECTIONS,
             slice_groups=list(group_by(contents.points["slices"], "family").items()),
-            operating=operating_points(contents.points["roc"]),
+            operating=operating,
+            preset=next((i for i, point in enumerate(operating) if point["tpr"] >= _PRESET), 0),
+            origin=origin_line(contents.provenance),
             learning_text=LEARNING_TEXT,
             learning_records=[
                 row for row in contents.points.get("learning", []) if row["name"].endswith("pauc")
@@ -103,6 +114,20 @@ def figure_svgs(points: dict[str, Records]) -> dict[str, str | None]:
     return {
         name: None if figure is None else to_svg(figure, name) for name, figure in drawn.items()
     }
+
+
+def origin_line(provenance: Mapping[str, str]) -> str:
+    """Date, run, commit and version of the page in one line; unknown ones are left out."""
+    commit = provenance.get("git_commit", "")[:10]
+    dirty = " with uncommitted changes" if provenance.get("git_dirty") == "true" else ""
+    parts = {
+        "Made on": provenance.get("date", ""),
+        "run": provenance.get("run", ""),
+        "commit": commit and f"{commit}{dirty}",
+        "isic": provenance.get("version", ""),
+    }
+    line = ", ".join(f"{name} {value}" for name, value in parts.items() if value)
+    return f"{line[:1].upper()}{line[1:]}." if line else ""
 
 
 def operating_points(roc: Records) -> Records:
@@ -191,7 +216,7 @@ def _share(value: float) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)
 
 
 def asset(name: str) -> Markup:

@@ -28,11 +28,11 @@ def score_reasons(stack: Stack, inputs: Inputs) -> Callable[[Sequence[str]], Rea
     """
 
     def explain_ids(isic_ids: Sequence[str]) -> Reasons:
-        reasons: dict[str, list[str]] = {}
+        reasons: dict[str, list[ShapGroup]] = {}
         folds = inputs.folds["fold"].to_numpy()[inputs.features[ID].isin(list(isic_ids))]
         for fold in np.unique(folds):
             for isic_id, shap in explain_lesions(stack, inputs, int(fold), list(isic_ids)).items():
-                reasons[isic_id] = [str(group) for group in shap.groups[:_SHOWN]]
+                reasons[isic_id] = shap.groups[:_SHOWN]
         return lambda isic_id: reasons.get(isic_id, [])
 
     return explain_ids

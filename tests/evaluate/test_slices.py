@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
@@ -39,7 +41,7 @@ def test_skin_tone_is_one_per_patient_and_follows_the_angle() -> None:
             "tbp_lv_Bext": [10.0] * 4,
         }
     )
-    assert skin_tone(rows).tolist() == ["very light"] * 3 + ["dark"]
+    assert skin_tone(rows).tolist() == ["above 55°"] * 3 + ["up to −30°"]
 
 
 def test_bands_begin_and_end_where_their_names_say() -> None:
@@ -59,11 +61,13 @@ def test_bands_begin_and_end_where_their_names_say() -> None:
     ages = ["under 40", "40 to 59", "40 to 59", "60 to 74", "60 to 74", "75 and over", "missing"]
     assert found["age"].tolist() == ages
     assert found["size"].tolist() == ["under 2.5 mm"] + ["2.5 mm and over"] * 6
-    tones = ["very light", "light", "intermediate", "tan", "brown", "dark", "missing"]
+    tones = [*reversed(TONES), "missing"]
     assert found["skin tone (proxy)"].tolist() == tones
     assert set(found["sex"]) == {"missing"}
 
 
-def test_the_page_names_the_bounds_of_the_bands() -> None:
-    bounds = [f"{bound:g}".replace("-", "−") for bound in TONES.values() if np.isfinite(bound)]
-    assert all(bound in TONE_METHOD.split("cut at")[1].split("degrees")[0] for bound in bounds)
+def test_bands_are_named_by_their_bounds() -> None:
+    bounds = [f"{bound:g}°".replace("-", "−") for bound in TONES.values() if np.isfinite(bound)]
+    inner = [f"{low} to {high}" for low, high in pairwise(bounds)]
+    assert list(TONES) == [f"up to {bounds[0]}", *inner, f"above {bounds[-1]}"]
+    assert "atan2(L* − 50, b*)" in TONE_METHOD

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import escape
 from matplotlib.path import Path
 
 from isic.core.errors import InputError
@@ -29,7 +30,14 @@ from isic.report.champion import Champion
 from isic.report.findings import findings
 from isic.report.lesions import TileGallery, overview, worst_lesions
 from isic.report.markdown import to_html
-from isic.report.page import MAX_PAGE_BYTES, SECTIONS, asset, figure_svgs, sample_evenly
+from isic.report.page import (
+    MAX_PAGE_BYTES,
+    SECTIONS,
+    asset,
+    figure_svgs,
+    origin_line,
+    sample_evenly,
+)
 from isic.report.patients import MAX_DRAWN, patient_entries
 
 from .conftest import FOLDS, results_of
@@ -418,3 +426,50 @@ def test_cards_become_html_and_nothing_else_does() -> None:
 def test_thinning_keeps_both_ends() -> None:
     assert sample_evenly(range(100), 5) == [0, 25, 50, 74, 99]
     assert sample_evenly([1, 2], 5) == [1, 2]
+
+
+def test_the_first_screen_names_date_run_commit_and_version(html: str) -> None:
+    provenance = {
+        "date": "2026-11-27",
+        "run": "stack-12345678",
+        "git_commit": "0123456789abcdef",
+        "git_dirty": "true",
+        "version": "0.2",
+    }
+    assert origin_line(provenance) == (
+        "Made on 2026-11-27, run stack-12345678, commit 0123456789 with uncommitted changes,"
+        " isic 0.2."
+    )
+    assert origin_line({}) == ""
+    assert html.index("Commit abc.") < html.index('id="headline"')
+
+
+def test_titles_stand_above_their_figures(html: str) -> None:
+    for figure in re.findall(r'<figure id="figure-.*?</figure>', html, re.DOTALL):
+        if "<svg" in figure:
+            assert figure.index("<figcaption>") < figure.index("<svg")
+
+
+def test_the_operating_point_is_preset_where_the_pauc_begins(html: str) -> None:
+    (chosen,) = re.findall(r'<option value="\d+" selected>([\d.]+) %</option>', html)
+    assert 80 <= float(chosen) < 85
+
+
+def test_slices_too_small_to_judge_take_one_line_a_family(html: str, run_dir: Layout) -> None:
+    records = read_json(run_dir.plots / "slices.json")
+    small = {record["family"] for record in records if record["pauc"] is None}
+    part = html[html.index('id="slices"') : html.index('id="robustness"')]
+    assert small
+    assert part.count("too few malignant</th>") == len(small)
+    for record in records:
+        assert str(escape(record["slice"])) in part
+
+
+def test_a_page_made_before_any_promotion_says_how_to_refresh_it(html: str) -> None:
+    assert "Nothing was promoted before this page was made" in html
+    assert "<code>dvc repro -f -s report</code>" in html
+
+
+def test_the_page_has_one_minus_sign(html: str) -> None:
+    text = re.sub(r"<(script|style|code|svg|time).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
+    assert not re.findall(r"(?<![\w.])-\d[\d.]*", text)

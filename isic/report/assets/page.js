@@ -47,6 +47,7 @@
       `${Math.round(point.fpr * data.benign).toLocaleString("en")} of ${data.benign.toLocaleString("en")} lesions.`;
   };
   $("roc-pick").addEventListener("change", (event) => showPoint(data.operating[event.target.value]));
+  if (data.operating.length) showPoint(data.operating[$("roc-pick").value]);
 
   // Patients.
   const tiles = data.tiles;

@@ -39,6 +39,7 @@ from isic.report.page import (
     sample_evenly,
 )
 from isic.report.patients import MAX_DRAWN, patient_entries
+from isic.report.shap_text import ShapGroup
 
 from .conftest import FOLDS, results_of
 
@@ -473,3 +474,18 @@ def test_a_page_made_before_any_promotion_says_how_to_refresh_it(html: str) -> N
 def test_the_page_has_one_minus_sign(html: str) -> None:
     text = re.sub(r"<(script|style|code|svg|time).*?</\1>|<[^>]+>", " ", html, flags=re.DOTALL)
     assert not re.findall(r"(?<![\w.])-\d[\d.]*", text)
+
+
+def test_reasons_have_bars_to_the_side_of_their_sign(run_dir: Layout) -> None:
+    groups = [ShapGroup("size", 0.8, ()), ShapGroup("the image", -0.4, ("logit low",))]
+    html = page(run_dir, reasons=lambda _: lambda _: groups)
+    part = html[html.index('id="failures"') : html.index('id="cards"')]
+    shown = re.findall(
+        r'signed (up|down)" aria-hidden="true"><i style="width:([\d.]+)%"></i></span>'
+        r"<span><b>(raised|lowered)</b> by (size|the image)",
+        part,
+    )
+    assert set(shown) == {
+        ("up", "50.0", "raised", "size"),
+        ("down", "25.0", "lowered", "the image"),
+    }

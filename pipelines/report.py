@@ -1,15 +1,11 @@
 """Stage `report`: one self-contained page about the run, and the model and data cards."""
 
-from datetime import date
-
-import isic
 from isic.core.errors import run
-from isic.core.io import sha256_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.evaluate.results import read_results
 from isic.registry.champion import read_champion
-from isic.report.build import build_report
+from isic.report.build import build_report, page_identity
 from isic.report.champion import Champion
 from isic.report.reasons import score_reasons
 from isic.stack.inputs import read_inputs
@@ -39,11 +35,7 @@ def main() -> None:
         champion = Champion(
             f"{model}@champion ({manifest.hash[:8]})", bundle.oof(), manifest.params, hashes
         )
-    provenance = run_tags(layout.root) | {
-        "run": f"stack-{sha256_json(params.stack_config())[:8]}",
-        "version": isic.__version__,
-        "date": date.today().isoformat(),
-    }
+    provenance = run_tags(layout.root) | page_identity(params.stack_config())
     build_report(layout.report, results, files, values, provenance, reasons, champion)
 
     with parent("stack", params.stack_config()) as tracker:

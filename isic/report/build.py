@@ -5,11 +5,13 @@ page.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import isic
 from isic.core.errors import InputError
-from isic.core.io import atomic_file, read_json
+from isic.core.io import atomic_file, read_json, sha256_json
 from isic.core.paths import ReportFiles
 from isic.data.tiles import TileStore
 from isic.evaluate.ablation import ablation_points
@@ -58,6 +60,15 @@ def read_points(plots: Path) -> dict[str, Records]:
                 f"plots/{name}.json is not a list of points: rerun `dvc repro evaluate`"
             )
     return points
+
+
+def page_identity(config: Mapping[str, Any]) -> dict[str, str]:
+    """MLflow run of the stacker with `config`, version of isic, and today's date."""
+    return {
+        "run": f"stack-{sha256_json(config)[:8]}",
+        "version": isic.__version__,
+        "date": date.today().isoformat(),
+    }
 
 
 def open_tiles(path: Path) -> tuple[TileStore | None, str]:

@@ -4,8 +4,8 @@ Reads benchmarks/results/scale.json (Ray, with and without images), else predict
 and multiplies. Prices are given by options. `--write` puts the table into docs/scale.md.
 
 The estimate for many cores is a range, because only two nodes were measured. The lower bound
-assumes the efficiency of two nodes for any number, since shards are independent. The upper bound
-takes the time that two nodes did not save as a serial share in Amdahl's law.
+assumes the efficiency of two nodes for any number, since shards are independent. The upper bound is
+Amdahl's law with the serial share that explains the speedup of two nodes.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from isic.core.errors import InputError, run
 from isic.core.io import atomic_file, read_json
 
 SIZES = (10**5, 10**6, 10**7, 10**8, 10**9)
-#: The official training file: 1.2 GB for 401,059 tiles, decoded nowhere but in memory.
+#: Of the official training file: 1.2 GB for 401,059 tiles; decoded tiles are never stored.
 BYTES_PER_TILE = 1.2e9 / 401_059
-#: Core-hours below which a row is left out: they would round to 0.00.
+#: Core-hours below which a row is left out: it would show 0.00.
 NEGLIGIBLE = 0.005
 _PAGE = harness.ROOT / "docs" / "scale.md"
 _MARKS = ("<!-- capacity -->", "<!-- /capacity -->")
@@ -31,7 +31,7 @@ _MARKS = ("<!-- capacity -->", "<!-- /capacity -->")
 
 @dataclass(frozen=True)
 class Pace:
-    """Core-seconds of one lesion, speedup of two nodes over one, and the source of both."""
+    """Core-seconds per lesion, speedup of two nodes over one, and the source of both."""
 
     name: str
     core_seconds: float
@@ -40,7 +40,7 @@ class Pace:
     images: bool = True
 
     def hours(self, lesions: float, cores: int) -> tuple[float, float]:
-        """At best and at worst, on `cores` cores."""
+        """Lower and upper bound of the hours on `cores` cores."""
         work = lesions * self.core_seconds / 3600
         if self.speedup is None or cores == 1:
             return work / cores, work / cores
@@ -51,26 +51,26 @@ class Pace:
 
 def paces() -> list[Pace]:
     """Measured paces: with images, and by the features alone."""
-    found, scale, predict = [], _result("scale"), _result("predict")
+    entries, scale, predict = [], _result("scale"), _result("predict")
     speedup = scale["measured"].get("two_nodes_speedup") if scale else None
     if scale and "one_node_ray_seconds" in scale["measured"]:
         measured, cores = scale["measured"], scale["machine"]["cores"]
         each = measured["one_node_ray_seconds"] * cores / measured["one_node_lesions"]
-        found.append(Pace("with images, on Ray", each, speedup, _source(scale)))
+        entries.append(Pace("with images, on Ray", each, speedup, _source(scale)))
     elif predict and "end_to_end_seconds" in predict["measured"]:
         measured, cores = predict["measured"], predict["machine"]["cores"]
         each = measured["end_to_end_seconds"] * cores / measured["lesions"]
-        found.append(Pace("with images, one machine", each, speedup, _source(predict)))
+        entries.append(Pace("with images, one machine", each, speedup, _source(predict)))
     if scale and "single_node_seconds" in scale["measured"]:
         each = scale["measured"]["single_node_seconds"] / scale["measured"]["nodes_lesions"]
-        found.append(Pace("features alone, on Ray", each, speedup, _source(scale), images=False))
-    return found
+        entries.append(Pace("features alone, on Ray", each, speedup, _source(scale), images=False))
+    return entries
 
 
-def table(asked: argparse.Namespace) -> str:
+def table(options: argparse.Namespace) -> str:
     """The estimate as a Markdown table, with its sources."""
-    priced = asked.price_core_hour is not None
-    head = ["lesions", "work", "core-hours", f"on {asked.cores} cores", "tiles"] + [
+    priced = options.price_core_hour is not None
+    head = ["lesions", "work", "core-hours", f"on {options.cores} cores", "tiles"] + [
         "price"
     ] * priced
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
@@ -81,9 +81,9 @@ def table(asked: argparse.Namespace) -> str:
             core_hours = lesions * pace.core_seconds / 3600
             if core_hours < NEGLIGIBLE:
                 continue
-            best, worst = pace.hours(lesions, asked.cores)
+            best, worst = pace.hours(lesions, options.cores)
             time = span(best) if worst < 1.05 * best else f"{span(best)} to {span(worst)}"
-            size = lesions * asked.bytes_per_tile / 1e9 if pace.images else 0.0
+            size = lesions * options.bytes_per_tile / 1e9 if pace.images else 0.0
             cells = [
                 f"{lesions:,}",
                 pace.name,
@@ -94,8 +94,8 @@ def table(asked: argparse.Namespace) -> str:
                 f"{size:,.1f} GB" if 0 < size < 1000 else f"{size / 1000:,.1f} TB" if size else "–"
             )
             if priced:
-                kept = size * (asked.price_gb_month or 0) * asked.months
-                cells.append(f"{best * asked.cores * asked.price_core_hour + kept:,.0f}")
+                kept = size * (options.price_gb_month or 0) * options.months
+                cells.append(f"{best * options.cores * options.price_core_hour + kept:,.0f}")
             lines.append(" | ".join(cells))
     rest = [
         f"- {pace.name}: {1000 * pace.core_seconds:.2f} core-ms a lesion"
@@ -107,7 +107,7 @@ def table(asked: argparse.Namespace) -> str:
 
 
 def span(hours: float) -> str:
-    """A time in its natural unit."""
+    """Bounds of a time in a suitable unit."""
     for unit, size in (("d", 24.0), ("h", 1.0), ("min", 1 / 60)):
         if hours >= 2 * size or (unit == "min" and hours >= size):
             return (
@@ -134,22 +134,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cores", type=int, default=64, help="cores at work at once")
+    parser.add_argument("--cores", type=int, default=64, help="number of cores")
     parser.add_argument(
         "--bytes-per-tile", type=float, default=BYTES_PER_TILE, help="JPEG bytes (official: 2,992)"
     )
     parser.add_argument(
-        "--price-core-hour", type=float, help="what a core costs you an hour, in your currency"
+        "--price-core-hour", type=float, help="price of a core-hour, in your currency"
     )
-    parser.add_argument("--price-gb-month", type=float, help="what a stored GB costs you a month")
-    parser.add_argument("--months", type=float, default=1.0, help="how long tiles are kept")
+    parser.add_argument("--price-gb-month", type=float, help="price of a stored GB per month")
+    parser.add_argument("--months", type=float, default=1.0, help="months of storage of the tiles")
     parser.add_argument("--write", action="store_true", help="write the table into docs/scale.md")
-    asked = parser.parse_args()
-    if asked.cores < 1:
+    options = parser.parse_args()
+    if options.cores < 1:
         raise InputError("--cores is a number of at least 1")
-    text = table(asked)
+    text = table(options)
     print(text)
-    if asked.write:
+    if options.write:
         write(text)
 
 

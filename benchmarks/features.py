@@ -1,10 +1,9 @@
-"""Features: speed and memory on an official-size table against the usual pandas way, and what the
-families are worth.
+"""Features: speed and memory on an official-size table against the usual pandas code, and the gain
+of the families.
 
-`python benchmarks/features.py [--quick] [--only PART]`. All sides read the CSV, in a process of
-their own, in turn. Seconds are the processor's, of all threads together: what one core would take.
-That is more than a quiet machine of two cores needs, and it does not grow with what else runs on a
-shared one; waiting on the wall is noted beside it.
+`python benchmarks/features.py [--quick] [--only PART]`. Each side reads the CSV in a process of its
+own, in turn. Seconds are processor seconds of all threads: they do not depend on other load on the
+machine. Wall seconds are recorded too.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from isic.data.tables import read_metadata
 from isic.tabular import build_features, feature_families
 from pipelines.families import measure_families
 
-#: Official size: patients, lesions, malignant. The generator gives the largest patient its 9,184
-#: lesions.
+#: Official size: patients, lesions, malignant. The largest patient has 9,184 lesions, as in the
+#: official file.
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (104, 40_000, 60)
-#: Both sides of every ratio run on as many threads as the targets' two cores.
+#: Threads of both sides of every ratio: the two cores of the targets.
 THREADS = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
 TARGETS: dict[str, float] = {
     "default_seconds": 10,
@@ -71,7 +70,7 @@ def main() -> int:
 
 @dataclass
 class Setting:
-    """What every part is measured on."""
+    """Data and settings of all parts."""
 
     folder: Path
     quick: bool
@@ -84,7 +83,7 @@ class Setting:
     @cached_property
     def csv(self) -> Path:
         csv = _population(self.folder / "once", QUICK if self.quick else OFFICIAL)
-        # Kernels are compiled once per checkout; no side's time holds that.
+        # Kernels are compiled once per checkout, outside the measured time.
         build_features(read_metadata(csv, train=True).head(400))
         return csv
 
@@ -93,7 +92,7 @@ class Setting:
         return read_metadata(self.csv, train=True)
 
     def judge(self, measured: Mapping[str, Any]) -> dict[str, bool | None]:
-        """Whether each target is met; None where it has no number."""
+        """Whether each target is met; None without a number."""
         at_most = ("seconds", "peak_gb", "twice_the_rows", "difference")
         met: dict[str, bool | None] = {}
         for name, target in TARGETS.items():
@@ -116,7 +115,7 @@ def _population(folder: Path, size: tuple[int, int, int]) -> Path:
 
 
 def _twice(csv: Path) -> Path:
-    """The same rows again under other ids and patients, in the same order of ids."""
+    """The rows repeated under other ids and patients, in the same order of ids."""
     path = csv.with_name("twice.csv")
     header, body = csv.read_bytes().split(b"\n", 1)
     again = body.replace(b"ISIC_", b"ISIX_").replace(b"IP_", b"IQ_")
@@ -174,7 +173,7 @@ def _against_pandas(setting: Setting) -> dict[str, Any]:
         "pandas_grouped_once_wall_seconds": round(kind["total"], 2),
         "same_families_seconds": round(ours["processor_seconds"], 2),
         "same_families_wall_seconds": round(ours["total"], 2),
-        # By the clock: both sides may use both cores, and scikit-learn is asked to.
+        # Wall seconds: both sides may use both cores (n_jobs of scikit-learn).
         "whole_times_faster": round(usual["total"] / ours["total"], 1),
         "whole_times_faster_by_processor": round(
             usual["processor_seconds"] / ours["processor_seconds"], 1
@@ -187,12 +186,12 @@ def _against_pandas(setting: Setting) -> dict[str, Any]:
 
 
 def _runs(sides: Mapping[str, tuple[str, Path, Sequence[str]]]) -> dict[str, dict[str, float]]:
-    """Side → what a process of its own measured."""
-    found: dict[str, dict[str, float]] = {}
+    """Side → its measurements, by a process of its own."""
+    results: dict[str, dict[str, float]] = {}
     for name, side in sides.items():
-        found[name] = _measure(*side)
-        print(f"{name:17s} {found[name]}", flush=True)
-    return found
+        results[name] = _measure(*side)
+        print(f"{name:17s} {results[name]}", flush=True)
+    return results
 
 
 def _measure(side: str, csv: Path, families: Sequence[str]) -> dict[str, float]:
@@ -201,8 +200,8 @@ def _measure(side: str, csv: Path, families: Sequence[str]) -> dict[str, float]:
     run = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, **THREADS}
     )
-    found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return found
+    results: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
+    return results
 
 
 def _agreement(setting: Setting) -> dict[str, Any]:
@@ -290,8 +289,8 @@ def _ladder(setting: Setting) -> dict[str, Any]:
         "per lesion": ["raw", *ladder.LESION],
         "patient-relative": ["raw", *ladder.LESION, "patient_z", "patient_rank"],
         "default": ["raw", *ladder.LESION, *relative],
-        # The one family outside the default set that gains beyond chance in `families`: once more,
-        # on other rows.
+        # The only family outside the default set with a gain beyond chance in `families`, on other
+        # rows.
         "default and counts": ["raw", *ladder.LESION, *relative, "patient_counts"],
         "all": list(feature_families()),
     }
@@ -305,9 +304,9 @@ def _ladder(setting: Setting) -> dict[str, Any]:
 
 
 def _worlds(setting: Setting) -> dict[str, Any]:
-    """Low ends of the gain of the families that should win, and all scores."""
-    found = worlds.compare(seeds=1 if setting.quick else 3)
-    return {"worlds": found, **{name: low for name, (_, low, _) in found["winners"].items()}}
+    """Lower bounds of the gain of the families that should win, and all scores."""
+    results = worlds.compare(seeds=1 if setting.quick else 3)
+    return {"worlds": results, **{name: low for name, (_, low, _) in results["winners"].items()}}
 
 
 def _families(setting: Setting) -> dict[str, Any]:
@@ -321,8 +320,8 @@ def _families(setting: Setting) -> dict[str, Any]:
     stack = setting.params.stack.model_copy(update={"seeds": 1})
     params = setting.params.model_copy(update={"stack": stack})
     folds = make_folds(frame, 3, seed=0)
-    found = measure_families(frame, folds, params, lambda line: print(line, flush=True))
-    return {"families_rows": lesions, "families_malignant": positives, "families": found}
+    results = measure_families(frame, folds, params, lambda line: print(line, flush=True))
+    return {"families_rows": lesions, "families_malignant": positives, "families": results}
 
 
 def _real_rows(setting: Setting) -> dict[str, Any]:
@@ -340,16 +339,16 @@ def _real_rows(setting: Setting) -> dict[str, Any]:
     difference = ladder.auc_difference(
         frame[TARGET], total["default"], total["raw"], frame[PATIENT]
     )
-    found = {
+    results = {
         "rows": len(frame),
         "malignant": int(frame[TARGET].sum()),
         "difference": difference,
         "auc": {name: round(ladder.auc(frame[TARGET], score), 4) for name, score in total.items()},
     }
-    return {"real_rows": found, "real_rows_auc_low": difference[1]}
+    return {"real_rows": results, "real_rows_auc_low": difference[1]}
 
 
-#: What `--only` takes: speed needs a quiet machine, the scores do not.
+#: Values of `--only`: speed needs an idle machine, the scores do not.
 PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "speed": _speed,
     "pandas": _against_pandas,

@@ -1,5 +1,5 @@
-"""What families of features are worth: a plain LightGBM on the same patient-grouped folds, rows and
-seeds each time.
+"""Gain of feature families: a plain LightGBM on the same patient-grouped folds, rows and seeds each
+time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from isic.core.metric import auc, paired_difference, patient_weights, pauc, pauc
 from isic.core.schema import PATIENT, TARGET
 from isic.tabular import feature_families
 
-#: The published ladder to stand beside (junaidaliop/isic2024-tbp, real rows): pAUC out of fold.
+#: The published ladder for comparison (junaidaliop/isic2024-tbp, real rows): pAUC out of fold.
 PUBLISHED = {
     "stopped at tree 1": 0.0994,
     "raw": 0.1183,
@@ -45,12 +45,12 @@ def is_text(column: pd.Series) -> bool:
 def as_matrix(features: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     """float32 (n, len(names)); a category is its code over the whole table (NaN for missing)."""
     matrix = np.empty((len(features), len(names)), dtype=np.float32)
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if is_text(features[name]):
             codes = pd.Categorical(features[name]).codes
-            matrix[:, place] = np.where(codes < 0, np.nan, codes)
+            matrix[:, index] = np.where(codes < 0, np.nan, codes)
         else:
-            matrix[:, place] = features[name].to_numpy()
+            matrix[:, index] = features[name].to_numpy()
     return matrix
 
 
@@ -61,21 +61,19 @@ def out_of_fold(
     seeds: int,
     negatives: int | None = NEGATIVES,
 ) -> np.ndarray:
-    """Mean over `seeds` of each row's score by the model that did not see its fold, as log-odds
-    float64 (n,).
-    """
+    """Mean over `seeds` of the out-of-fold log-odds, float64 (n,)."""
     names = columns(families)
     matrix = as_matrix(features, names)
     texts = [name for name in names if is_text(features[name])]
     target, fold = folds[TARGET].to_numpy(), folds["fold"].to_numpy()
     total = np.zeros(len(folds))
 
-    def one(seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = _training_rows(target, fold != number, negatives, [seed, number])
+    def one(seed: int, held_out_fold: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = _training_rows(target, fold != held_out_fold, negatives, [seed, held_out_fold])
         model = lightgbm.train(
             _parameters(seed), _dataset(matrix[rows], target[rows], names, texts), ROUNDS
         )
-        held_out = np.flatnonzero(fold == number)
+        held_out = np.flatnonzero(fold == held_out_fold)
         return held_out, np.asarray(model.predict(matrix[held_out], raw_score=True, num_threads=1))
 
     jobs = [(seed, int(number)) for seed in range(seeds) for number in np.unique(fold)]
@@ -92,7 +90,7 @@ def step(
     patients.
     """
     target, patient = folds[TARGET], folds[PATIENT]
-    found: dict[str, object] = {
+    record: dict[str, object] = {
         "step": name,
         "pauc": [round(value, 4) for value in pauc_interval(target, score, patient, replicates)],
         "pauc_fold_mean": round(
@@ -101,31 +99,33 @@ def step(
         "auc": round(auc(target, score), 4),
     }
     if before is not None:
-        found["gain"] = [
+        record["gain"] = [
             round(value, 4)
             for value in paired_difference(target, score, before, patient, replicates)
         ]
-    return found
+    return record
 
 
 def auc_difference(
     target: pd.Series,
-    one: np.ndarray,
+    score: np.ndarray,
     other: np.ndarray,
     patient: pd.Series,
     replicates: int = 1000,
 ) -> list[float]:
-    """AUC of `one` minus `other` with its 95 % interval over the same resamples of patients."""
+    """AUC of `score` minus `other` with its 95 % interval over the same resamples of patients."""
     codes = pd.factorize(patient)[0]
     spread = []
     for block in patient_weights(target, codes, replicates, seed=0):
         for weights in block:
             spread.append(
-                roc_auc_score(target, one, sample_weight=weights[codes])
+                roc_auc_score(target, score, sample_weight=weights[codes])
                 - roc_auc_score(target, other, sample_weight=weights[codes])
             )
     low, high = np.quantile(spread, [0.025, 0.975])
-    return [round(float(value), 4) for value in (auc(target, one) - auc(target, other), low, high)]
+    return [
+        round(float(value), 4) for value in (auc(target, score) - auc(target, other), low, high)
+    ]
 
 
 def _parts(folds: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:
@@ -173,8 +173,8 @@ def _parameters(seed: int) -> dict[str, object]:
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
-        # Folds run side by side instead: threads that wait for each other at every split lose on a
-        # busy machine.
+        # One thread per model, folds in parallel: threads that synchronise at every split are slow
+        # on a busy machine.
         "num_threads": 1,
         "verbosity": -1,
     }

@@ -1,5 +1,4 @@
-"""One side of the features benchmark in a process of its own, so that its time and peak memory are
-its own.
+"""One side of the features benchmark in a process of its own, for its time and peak memory.
 
 `python benchmarks/features_measure.py SIDE CSV FAMILY,FAMILY…` prints one JSON line; imports are
 not counted. Sides: `isic`, `pandas`, and `pandas-grouped-once`, which groups once per family and
@@ -54,9 +53,7 @@ def main() -> None:
 
 
 def _peak_gb() -> float:
-    """Peak resident memory since this program began; `getrusage` would count what the parent held
-    before.
-    """
+    """Peak resident memory of this program; `getrusage` would include the parent's."""
     line = next(
         line
         for line in Path("/proc/self/status").read_text().splitlines()

@@ -1,8 +1,8 @@
-"""The usual way of the public notebooks: one `groupby().transform` per column and statistic,
+"""The usual code of the public notebooks: one `groupby().transform` per column and statistic,
 scikit-learn per patient.
 
-The other side of the features benchmark. As in the notebooks every column and statistic groups the
-frame anew; `regroup=False` groups once per family instead, which is kinder than they are.
+The other side of the features benchmark. As in the notebooks, every column and statistic groups the
+frame again; with `regroup=False` each family groups it once, which is faster than the notebooks.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _FUNCTIONS = {
 }
 
 
-#: Gives the frame's groups, anew or kept.
+#: Returns the frame's groups, computed again or cached.
 Groups = Callable[[], pd.api.typing.DataFrameGroupBy]
 
 
@@ -68,7 +68,7 @@ def build(frame: pd.DataFrame, families: Sequence[str], regroup: bool = True) ->
 
 
 def supported(families: Sequence[str]) -> list[str]:
-    """Those of `families` this module knows."""
+    """Those of `families` that this module computes."""
     return [name for name in families if name in ("raw", "patient_counts", *LESION) or _way(name)]
 
 
@@ -78,7 +78,7 @@ def outlier_factor(frame: pd.DataFrame) -> pd.Series:
     out = pd.Series(1.0, index=frame.index)
     for _, rows in table.groupby(frame[PATIENT]):
         if len(rows) > 2:
-            # A column without any value (no age known) says nothing; elsewhere a gap becomes the
+            # A column without any value (no known age) is 0; other missing values become the
             # patient's mean.
             rows = rows.assign(**dict.fromkeys(rows.columns[rows.isna().all()], 0.0))
             scaled = np.nan_to_num(StandardScaler().fit_transform(rows))
@@ -195,24 +195,24 @@ def _counts(frame: pd.DataFrame) -> dict[str, pd.Series]:
     keys = {name: KEYS[name] for name in ("site", "location", "location_simple", "tile")}
     patient = frame.groupby(PATIENT)
     area = patient["tbp_lv_areaMM2"].transform("sum")
-    found = {"patient_count": patient[ID].transform("size"), "patient_area": area}
+    counts = {"patient_count": patient[ID].transform("size"), "patient_area": area}
     for name, key in keys.items():
-        found[f"patient_{name}_count"] = frame.groupby(key, dropna=False)[ID].transform("size")
-        found[f"patient_{name}_share"] = found[f"patient_{name}_count"] / found["patient_count"]
-    found["patient_site_area"] = frame.groupby(KEYS["site"], dropna=False)[
+        counts[f"patient_{name}_count"] = frame.groupby(key, dropna=False)[ID].transform("size")
+        counts[f"patient_{name}_share"] = counts[f"patient_{name}_count"] / counts["patient_count"]
+    counts["patient_site_area"] = frame.groupby(KEYS["site"], dropna=False)[
         "tbp_lv_areaMM2"
     ].transform("sum")
-    found["patient_area_share"] = frame["tbp_lv_areaMM2"] / (area + 1e-5)
+    counts["patient_area_share"] = frame["tbp_lv_areaMM2"] / (area + 1e-5)
     smaller = patient["clin_size_long_diam_mm"].rank() - 1
-    found["patient_size_rank"] = smaller / found["patient_count"]
+    counts["patient_size_rank"] = smaller / counts["patient_count"]
     for feature in feature_families()["patient_counts"].features:
         if feature.formula.startswith("count("):
             key, _, level = (
                 feature.formula.removeprefix("count(").partition(") over")[0].partition(" = ")
             )
             own = frame[key if key in frame else f"tbp_lv_{key}"] == level
-            found[feature.name] = own.groupby(frame[PATIENT]).transform("sum")
+            counts[feature.name] = own.groupby(frame[PATIENT]).transform("sum")
     return {
-        feature.name: found[feature.name]
+        feature.name: counts[feature.name]
         for feature in feature_families()["patient_counts"].features
     }

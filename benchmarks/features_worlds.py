@@ -1,9 +1,9 @@
-"""Two made-up populations that show what patient-relative features are for.
+"""Two simulated populations that show the use of patient-relative features.
 
-In the `absolute` world all patients are alike and a malignant lesion is dark and large as such;
-patients have few lesions, so that their own mean says little. In the `relative` world patients
-differ in colour and size of all their lesions, and a malignant one differs from its own patient
-only: it looks like any lesion of another. Half of the patients have nothing malignant.
+In the `absolute` world patients do not differ, and malignant lesions are dark and large; patients
+have few lesions, so their mean has little information. In the `relative` world patients differ in
+colour and size of all their lesions, and a malignant lesion differs from those of its patient only.
+Half of the patients have no malignant lesion.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from isic.tabular import build_features
 
 _LESION = ["raw", "colour", "size"]
 _RELATIVE = ["patient_z", "patient_rank", "patient_median"]
-#: World → patients, lesions of each, and how far patients' own levels lie apart in sd of lesions of
-#: one patient.
+#: World → patients, lesions of each, and sd of the patients' means in sd of the lesions of a
+#: patient.
 _WORLDS = {"absolute": (2400, 5, 0.0), "relative": (120, 100, 3.0)}
-#: How far a malignant lesion lies off, in two measurements, in the same unit.
+#: Shift of a malignant lesion in two measurements, in the same unit.
 _OFF = 2.5
 
 
@@ -42,8 +42,8 @@ def population(world: str, seed: int) -> pd.DataFrame:
     )
     frame = pd.DataFrame({name: rng.normal(10, 1, count) for name in NUMERIC})
     frame = frame.assign(
-        isic_id=[f"ISIC_{number:07d}" for number in range(count)],
-        patient_id=[f"IP_{number:07d}" for number in patient],
+        isic_id=[f"ISIC_{index:07d}" for index in range(count)],
+        patient_id=[f"IP_{index:07d}" for index in patient],
         age_approx=60.0,
         sex="male",
         anatom_site_general="head/neck",
@@ -64,7 +64,7 @@ def compare(seeds: int) -> dict[str, Any]:
     """pAUC of lesion and of patient-relative families in both worlds, and the paired gain of the
     rightful winner.
     """
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     won: dict[str, list[float]] = {}
     for world, winner in (("absolute", "lesion"), ("relative", "relative")):
         frame = population(world, seed=5)
@@ -75,10 +75,10 @@ def compare(seeds: int) -> dict[str, Any]:
             "relative": ladder.out_of_fold(features, folds, _RELATIVE, seeds),
             "both": ladder.out_of_fold(features, folds, [*_LESION, *_RELATIVE], seeds),
         }
-        found[world] = {
+        results[world] = {
             name: round(pauc(frame[TARGET], score), 4) for name, score in scores.items()
         }
         loser = "relative" if winner == "lesion" else "lesion"
         gain = paired_difference(frame[TARGET], scores[winner], scores[loser], frame[PATIENT], 500)
         won[f"{winner}_families_win_in_the_{world}_world"] = [round(value, 4) for value in gain]
-    return {**found, "winners": won}
+    return {**results, "winners": won}

@@ -1,13 +1,13 @@
-"""How often the gate promotes a challenger by luck, and how often one with a real gain.
+"""Rate of promotions by the gate, of challengers without and with a real gain.
 
-`python benchmarks/gate.py [--quick] [--only fitted|simulated]`. Two parts:
-- `fitted`: stackers of one recipe and other seeds on generated rows (393 malignant lesions of 1,042
-  patients, 40,000 lesions, no images). No pair differs by more than luck. Other recipes, each
-  without one feature family, show the spread of a real change.
-- `simulated`: independent pairs of score tables with 393 malignant lesions. A lesion's score is its
-  signal, plus noise of the recipe, plus noise of each of four seeds; both kinds of noise are set so
-  that the pAUC, its spread over seeds and the paired spread between recipes are those of `fitted`
-  or wider. A gain is a signal scaled up; its true size is the difference on 400,000 further lesions.
+`python benchmarks/gate.py [--quick] [--only fitted|simulated]`. Two parts: - `fitted`: stackers of
+one recipe and other seeds on generated rows (393 malignant lesions of 1,042 patients, 40,000
+lesions, no images). Their pairs differ by chance only. Other recipes, each without one feature
+family, give the spread of a real change. - `simulated`: independent pairs of score tables with 393
+malignant lesions. A lesion's score is its signal, plus noise of the recipe, plus noise of each of
+four seeds; both kinds of noise are set so that the pAUC, its spread over seeds and the paired
+spread between recipes are those of `fitted` or wider. A gain is a signal scaled up; its true size
+is the difference on 400,000 further lesions.
 
 Both call the gate's own check. `before` is the earlier rule: a gain of at least 0 whose 95 %
 interval over patients begins above −.005.
@@ -118,16 +118,16 @@ def _simulated(settings: Gate, quick: bool) -> dict[str, Any]:
     before: dict[float, list[bool]] = {}
     spread: list[float] = []
     for gain, scale in scales.items():
-        found = []
+        gains = []
         for _ in range(pairs):
             table = _draw(rng, scale)
-            found.append(_paired(settings, table))
+            gains.append(_paired(settings, table))
             if gain in (0.0, 0.004):
                 before.setdefault(gain, []).append(_before(settings, table))
-        spread += [item.sd for item in found]
+        spread += [item.sd for item in gains]
         for attempt in ATTEMPTS:
             chance = chance_of(attempt, settings.false_promotions)
-            passed = np.mean([item.low(chance) > settings.min_gain for item in found])
+            passed = np.mean([item.low(chance) > settings.min_gain for item in gains])
             curves[f"attempt_{attempt}"][f"{gain:.3f}"] = float(passed)
     first = curves["attempt_1"]
     return {
@@ -148,7 +148,7 @@ def _draw(
     """Out-of-fold rows of two models; the challenger's signal is `scale` times the champion's."""
     target = np.r_[np.ones(positives, dtype=int), np.zeros(benign, dtype=int)]
     count = len(target)
-    # Patients differ: a shared part of the score, and some have many malignant lesions.
+    # Patients differ: part of the score is shared, and some patients have many malignant lesions.
     patient = np.where(target == 1, rng.integers(0, 259, count), rng.integers(0, 1042, count))
     noise = rng.normal(size=count) + 0.3 * rng.normal(size=1042)[patient]
     signal = target * (SIGNAL + SIGNAL_SD * rng.normal(size=count))
@@ -162,8 +162,8 @@ def _draw(
 
 
 def _scale_of(gain: float) -> float:
-    """Scale of the challenger's signal that gains `gain` of pAUC on 400,000 lesions, half of them
-    malignant; by bisection.
+    """Scale of the challenger's signal for a gain of `gain` in pAUC on 400,000 lesions, half of
+    them malignant; by bisection.
     """
     if gain == 0:
         return 1.0
@@ -171,8 +171,8 @@ def _scale_of(gain: float) -> float:
     for _ in range(12):
         middle = (low + high) / 2
         table = _draw(np.random.default_rng(5), middle, 200_000, 200_000)
-        found = pauc(table[TARGET], table["score"]) - pauc(table[TARGET], table["score_champion"])
-        low, high = (middle, high) if found < gain else (low, middle)
+        gained = pauc(table[TARGET], table["score"]) - pauc(table[TARGET], table["score_champion"])
+        low, high = (middle, high) if gained < gain else (low, middle)
     return (low + high) / 2
 
 

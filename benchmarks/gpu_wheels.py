@@ -1,8 +1,8 @@
 """List the wheels that a GPU machine without a network needs beside torch, timm, h5py, pandas and
 OpenCV.
 
-`python benchmarks/gpu_wheels.py` prints one requirement a line, of the versions in constraints.txt.
-On a machine with a network, for the Python of the other one:
+`python benchmarks/gpu_wheels.py` prints one requirement per line, with the versions in
+constraints.txt. On a machine with a network, for the Python of the other one:
 
     python benchmarks/gpu_wheels.py > wheels.txt
     pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
@@ -17,7 +17,7 @@ import argparse
 import re
 from pathlib import Path
 
-#: What `isic.image` and `benchmarks/image.py` import of their own, and what that needs.
+#: Imports of `isic.image` and `benchmarks/image.py`, and their requirements.
 WANTED = (
     "albucore",
     "albumentations",
@@ -32,7 +32,9 @@ WANTED = (
 
 
 def requirements(constraints: str) -> list[str]:
-    """`name==version` of every wanted package. Raises KeyError for one that the constraints lack."""
+    """`name==version` of every wanted package. Raises KeyError for one that is not in the
+    constraints.
+    """
     pinned = dict(
         line.split("==") for line in constraints.splitlines() if re.match(r"[\w.-]+==", line)
     )

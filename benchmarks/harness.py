@@ -1,8 +1,8 @@
-"""What every benchmark shares: arguments, a fair way to compare, the machine, and the result file.
+"""Shared code of the benchmarks: arguments, comparison in turn, the machine, and the result file.
 
 Benchmarks run as scripts (`python benchmarks/NAME.py [--quick]`), so they import this as `harness`.
-A full run writes `benchmarks/results/NAME.json`; a quick one goes to `benchmarks/results/quick/`,
-which git ignores, so that a minute's look never replaces kept numbers.
+A full run writes `benchmarks/results/NAME.json`, a quick one a file in `benchmarks/results/quick/`,
+which git ignores.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from typing import Any
 from isic.core.io import atomic_dir, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-# A script's own folder is searched, not the checkout's, where `pipelines` lies.
+# Python searches a script's folder, not the checkout's, which holds `pipelines`.
 sys.path.append(str(ROOT))
 RESULTS = ROOT / "benchmarks" / "results"
 
-#: Packages whose version can change a measured number.
+#: Packages whose versions can change a measured number.
 PACKAGES = (
     "numpy",
     "pandas",
@@ -49,7 +49,7 @@ PACKAGES = (
 
 
 def arguments(description: str, parts: Sequence[str] = ()) -> argparse.Namespace:
-    """The command line of a benchmark: `--quick` for a minute's version, `--only PART` where it has
+    """The command line of a benchmark: `--quick` for a version of a minute, `--only PART` with
     parts.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -58,15 +58,15 @@ def arguments(description: str, parts: Sequence[str] = ()) -> argparse.Namespace
     )
     if parts:
         parser.add_argument(
-            "--only", choices=parts, help="measure this part; the kept numbers of the others stay"
+            "--only",
+            choices=parts,
+            help="measure this part; the stored numbers of the others are kept",
         )
     return parser.parse_args()
 
 
 class NotMeasured(Exception):
-    """A part that cannot be measured here, with the reason: real data, a finished pipeline or a GPU
-    is missing.
-    """
+    """A part cannot be measured here: real data, a finished pipeline or a GPU is missing."""
 
 
 def run_parts(
@@ -81,8 +81,8 @@ def run_parts(
     exit status.
 
     `parts` return their numbers, `judge` compares numbers with the targets: None for a target
-    without a number, and for all of a quick run, whose inputs are smaller. A part that raises
-    leaves the others' numbers and makes the status 1; `NotMeasured` leaves them and the status.
+    without a number, and for all of a quick run, whose inputs are smaller. If a part raises, the
+    numbers of the others are kept and the status is 1; `NotMeasured` does not change the status.
     """
     failed = []
     start = not only
@@ -94,7 +94,7 @@ def run_parts(
             print(f"{name} {part}: not measured: {reason}", file=sys.stderr, flush=True)
             continue
         except Exception:
-            # Whatever the error, the numbers of the other parts are worth having.
+            # After any error, the other parts are still measured.
             traceback.print_exc()
             failed.append(part)
             continue
@@ -111,7 +111,7 @@ def run_parts(
 
 
 def kept(name: str, quick: bool) -> dict[str, Any]:
-    """The numbers that this machine measured before, {} if none."""
+    """Stored numbers of this machine, {} if none."""
     path = _file(name, quick, machine(), whole=False)
     return dict(read_json(path)["measured"]) if path.is_file() else {}
 
@@ -130,13 +130,13 @@ def real_data() -> Path | None:
     return folder if (folder / "README.md").is_file() else None
 
 
-#: Different tiles among those that `official` repeats.
+#: Number of different tiles that `official` repeats.
 DRAWN = 4_000
 
 
 def official(lesions: int, images: bool) -> Path:
-    """The official files of so many generated lesions, made once in the temporary folder; tiles
-    repeat.
+    """The official files of `lesions` generated lesions, written once in the temporary folder;
+    tiles repeat.
     """
     import h5py
     import pandas as pd
@@ -170,8 +170,8 @@ def alternating(
 ) -> dict[str, float]:
     """Median seconds of each side, measured in turn within every round.
 
-    Turns, because clock speed and neighbours drift over minutes: a ratio of two blocks would
-    measure the drift.
+    In turn, because clock speed and other load drift over minutes: a ratio of two blocks would
+    include the drift.
     """
     for _ in range(warmup):
         for side in sides.values():
@@ -214,8 +214,8 @@ def machine() -> dict[str, Any]:
 
 @functools.cache
 def _gpu() -> str:
-    """Name of the GPU, "" without one. A benchmark without torch asks a child process, so that the
-    import adds nothing to its memory.
+    """Name of the GPU, "" without one. Without torch imported, a child process is used, so that the
+    import does not add to the memory.
     """
     if not (shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").is_dir()):
         return ""
@@ -226,22 +226,22 @@ def _gpu() -> str:
 _GPU_NAME = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 
 
-def _same_machine(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one.get(key) == other.get(key) for key in ("processor", "cores", "gpu"))
+def _same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return all(a.get(key) == b.get(key) for key in ("processor", "cores", "gpu"))
 
 
-def _file(name: str, quick: bool, where: Mapping[str, Any], whole: bool) -> Path:
+def _file(name: str, quick: bool, where: Mapping[str, Any], all_parts: bool) -> Path:
     """The result file of this machine: NAME.json; NAME_GPU.json where there is a GPU.
 
-    NAME_PROCESSOR.json for a part alone whose other parts another machine measured.
+    NAME_PROCESSOR.json for a single part when another machine measured the others.
     """
     folder = RESULTS / "quick" if quick else RESULTS
     path = folder / f"{name}.json"
-    free = whole or not path.is_file() or _same_machine(read_json(path)["machine"], where)
+    free = all_parts or not path.is_file() or _same_machine(read_json(path)["machine"], where)
     if not where.get("gpu") and free:
         return path
-    said = (where.get("gpu") or where["processor"]).lower().removeprefix("nvidia ")
-    words = re.findall(r"[a-z0-9]+", said)
+    device = (where.get("gpu") or where["processor"]).lower().removeprefix("nvidia ")
+    words = re.findall(r"[a-z0-9]+", device)
     return folder / f"{name}_{words[0] if where.get('gpu') else '_'.join(words)}.json"
 
 
@@ -255,24 +255,26 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that matter for speed or scores."""
-    found = {}
+    """Installed versions of `PACKAGES`."""
+    installed = {}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str:
     """The checkout's commit, with `+` when tracked files differ from it; of a copy without git,
     ISIC_COMMIT.
     """
-    # A copy may lie inside another checkout, whose commit says nothing of it.
+    # A copy may be inside another checkout, whose commit is not its own.
     own = _git("rev-parse", "--show-toplevel") == str(ROOT)
-    found = _git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+") if own else ""
-    return found or os.environ.get("ISIC_COMMIT", "unknown")
+    described = (
+        _git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+") if own else ""
+    )
+    return described or os.environ.get("ISIC_COMMIT", "unknown")
 
 
 def _git(*words: str) -> str:
@@ -280,7 +282,7 @@ def _git(*words: str) -> str:
 
 
 def made() -> dict[str, Any]:
-    """Where, with what, at which commit and when a number was made."""
+    """Machine, package versions, commit and date of a measurement."""
     return {
         "machine": machine(),
         "versions": versions(),
@@ -303,10 +305,9 @@ def report(
 
     `targets` and `met` have the same keys, one per target of the benchmark's issue; `met` is None
     where the target could not be measured (real data absent, no GPU, quick run). With `only`, the
-    part that was measured, numbers of other parts stay as they are in the file, and `parts` says
-    when and at which commit this one was made. Numbers of another machine or GPU never share a
-    file; with `start` (the first part of a whole run) they are replaced. `spent` (seconds of the
-    part) goes into its stamp.
+    measured part, numbers of other parts in the file are kept, and `parts` records date and commit
+    of this one. Numbers of another machine or GPU are never in one file; with `start` (the first
+    part of a complete run) they are replaced. `spent` (seconds of the part) goes into its stamp.
     """
     if set(targets) != set(met):
         raise ValueError(f"targets and met differ: {sorted(set(targets) ^ set(met))}")
@@ -324,7 +325,7 @@ def report(
         if path.is_file() and _same_machine(read_json(path)["machine"], stamp["machine"]):
             result = _merged(read_json(path), result)
     if quick:
-        # Smaller inputs are not those of the targets.
+        # The targets are for full inputs.
         result["met"] = dict.fromkeys(targets)
     write_json(path, {**result, "quick": quick})
     line = {key: result[key] for key in ("name", "machine", "measured", "targets", "met")}
@@ -332,9 +333,7 @@ def report(
 
 
 def _merged(kept: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """A kept result with one part measured anew; machine, commit and date of the rest stay those of
-    the kept one.
-    """
+    """A stored result with one part replaced; machine, commit and date of the rest are kept."""
     found = {key: value for key, value in new["met"].items() if value is not None}
     met = {key: found.get(key, kept["met"].get(key)) for key in new["targets"]}
     return {

@@ -1,12 +1,11 @@
 """Speed of the image side against its targets: loader, input path, step, embedding, formats,
 validation, compiling.
 
-Runs on the CPU always and on a GPU where there is one, in parts; every number is reported as soon
-as it is there, and a part that fails takes no other with it. On a GPU the networks and the recipe
-are those of the full preset, from random weights, on a CPU the demo's. Tiles are generated, or the
-real ones where they are at hand (ISIC_REAL_DATA). A rented GPU box needs torch, timm and what
-`benchmarks/gpu_wheels.py` lists, no tracker. Targets that only a GPU can answer stay unanswered
-without one.
+Runs on a GPU if there is one, else on the CPU, in parts. Every number is reported at once, and the
+other parts are measured after a failed one. On a GPU the networks and the recipe are those of the
+full preset, from random weights, on a CPU the demo's. Tiles are the real ones (ISIC_REAL_DATA) or
+generated. A rented GPU machine needs torch, timm and the packages of `benchmarks/gpu_wheels.py`.
+Targets for a GPU are not measured without one.
 """
 
 from __future__ import annotations
@@ -74,16 +73,14 @@ GUIDE = ("eva02", "convnext")
 
 
 class Bench(NamedTuple):
-    """What every part works on."""
+    """Data, device and models of all parts."""
 
     tiles: TileStore
     ids: np.ndarray
     target: np.ndarray
     device: torch.device
     quick: bool
-    runs: dict[
-        str, Run
-    ]  # made so far, by model; kept, since to draw the weights of a large one takes seconds
+    runs: dict[str, Run]  # cached by model: drawing the weights of a large one takes seconds
 
     @property
     def gpu(self) -> bool:
@@ -97,7 +94,7 @@ class Bench(NamedTuple):
         return 6 if self.quick else 8 if self.gpu else 20
 
     def run(self, model: str) -> Run:
-        """A run without an end, at the recipe's full learning rate from its first step."""
+        """An endless run, at the recipe's full learning rate from the first step."""
         if model not in self.runs:
             endless = {"epochs": 10**6, "warmup": 0.0, "schedule": "constant"}
             self.runs[model] = prepare(
@@ -106,7 +103,7 @@ class Bench(NamedTuple):
         return self.runs[model]
 
     def model(self, name: str, precision: str) -> Model:
-        """The run's network as it stands, to be scored in one number format."""
+        """The run's current network, for scoring in one number format."""
         run = self.run(name)
         net = copy.deepcopy(run.net).eval().requires_grad_(False)
         return Model(net, run.spec, "none", precision)
@@ -131,8 +128,8 @@ class Bench(NamedTuple):
         )
 
 
-#: Numbers as they come, and what they say of targets.
-Found = Iterator[tuple[dict[str, Any], dict[str, bool | None]]]
+#: Measured numbers, and whether targets are met.
+Measurements = Iterator[tuple[dict[str, Any], dict[str, bool | None]]]
 
 
 def _albumentations() -> bool:
@@ -142,23 +139,21 @@ def _albumentations() -> bool:
 def compared(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each side, in turn within every round; the first round warms up.
 
-    On a GPU by the clock. On a CPU one thread does everything that is measured, and seconds are
-    those of the processor: the clock would count the neighbours.
+    Wall seconds on a GPU. On a CPU one thread does all measured work, and processor seconds leave
+    out other load.
     """
     now = time.perf_counter if machine.pick().type == "cuda" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 1):
+    for turn in range(rounds + 1):
         for name, side in sides.items():
             start = now()
             side()
-            seconds[name] += [now() - start] if number else []
+            seconds[name] += [now() - start] if turn else []
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def tiles_in(folder: Path, count: int) -> tuple[TileStore, np.ndarray, np.ndarray]:
-    """Real tiles where they are at hand, else skin with a spot, sizes as in the real files; every
-    eighth malignant.
-    """
+    """Real tiles if available, else drawn ones of the real sizes; every eighth is malignant."""
     real = harness.real_data()
     if real is not None:
         return _real_tiles(real, count)
@@ -177,7 +172,7 @@ def tiles_in(folder: Path, count: int) -> tuple[TileStore, np.ndarray, np.ndarra
 
 
 def _real_tiles(real: Path, count: int) -> tuple[TileStore, np.ndarray, np.ndarray]:
-    """All malignant tiles and the first others, in an order that mixes them."""
+    """All malignant tiles and the first benign ones, shuffled."""
     import pandas as pd
 
     frame = pd.read_csv(real / "tiles" / "labels.csv")[["isic_id", "target"]]
@@ -188,7 +183,7 @@ def _real_tiles(real: Path, count: int) -> tuple[TileStore, np.ndarray, np.ndarr
 
 
 def groups_of(run: Run, tiles: TileStore, ids: np.ndarray, workers: int) -> Iterator[list[Batch]]:
-    """Optimiser steps without end, as training gets them."""
+    """Endless batches of optimiser steps, as in training."""
     augment = Augmenter(run.recipe.augment, 0).augment_slot
     slots = run.sampling.slots(10**6)
     group: list[Batch] = []
@@ -200,7 +195,7 @@ def groups_of(run: Run, tiles: TileStore, ids: np.ndarray, workers: int) -> Iter
 
 
 def train(run: Run, source: Iterator[list[Batch]], steps: int) -> None:
-    """Some optimiser steps; the losses of each are looked at one step later, as training does."""
+    """Some optimiser steps; the losses of each are read one step later, as in training."""
     losses = None
     for group in islice(source, steps):
         before, losses = losses, take_step(run, group, print)
@@ -210,17 +205,17 @@ def train(run: Run, source: Iterator[list[Batch]], steps: int) -> None:
 
 
 def fed_and_resident(run: Run, bench: Bench) -> dict[str, float]:
-    """Seconds of some optimiser steps fed by the loader, and on one step's batches that stay."""
+    """Seconds of some optimiser steps fed by the loader, and on the resident batches of one step."""
     fed = groups_of(run, bench.tiles, bench.ids, default_workers(run.device))
     resident, steps = cycle([next(fed)]), bench.steps()
-    # The first epochs decode; the loader remembers tiles where it loads for itself.
+    # The first epochs decode; without loader processes the loader caches tiles.
     train(run, fed, 20 if bench.gpu else 2 * run.sampling.steps)
     sides = {"fed": lambda: train(run, fed, steps), "resident": lambda: train(run, resident, steps)}
     return compared(sides, rounds=3 if bench.gpu else 5)
 
 
 def usual_path(jpeg: bytes, compose: object) -> np.ndarray:
-    """What most scripts do per image: Pillow, resize to 224, the heavy list there, normalise."""
+    """The usual path per image: Pillow, resize to 224, the heavy list at that size, normalise."""
     image = np.asarray(
         Image.open(io.BytesIO(jpeg)).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
     )
@@ -262,7 +257,7 @@ def usual_compose() -> object:
 def input_paths(
     tiles: TileStore, ids: np.ndarray, count: int, device: torch.device
 ) -> dict[str, float]:
-    """Seconds for `count` tiles on one core, by the usual path and by ours including resize and
+    """Seconds for `count` tiles on one core, by the usual path and by ours, with resize and
     normalisation.
     """
     usual, ours = usual_compose(), Augmenter("heavy", 0)
@@ -301,8 +296,7 @@ def input_paths(
 
 
 def step_sides(run: Run, bench: Bench, steps: int, compiled: bool) -> dict[str, Callable[[], None]]:
-    """Some steps of ours, of a plain fp32 loop and of timm's settings, each on the same resident
-    tiles.
+    """Some steps of ours, a plain fp32 loop, and timm's settings, on the same resident tiles.
 
     Ours has the whole recipe: resize and normalisation of raw tiles, mixup, accumulation, clipping,
     averaged weights. The others get normalised pixels and do forward, backward and AdamW on as many
@@ -376,32 +370,32 @@ def embedding(bench: Bench, name: str, count: int, precision: str) -> dict[str, 
         with torch.inference_mode(), machine.exact_products():
             for start in range(0, count, 128):
                 with machine.autocast(precision, device):
-                    said = model.net.logits_and_embeddings(held[: min(128, count - start)])[0]
-            said.cpu()
+                    logits = model.net.logits_and_embeddings(held[: min(128, count - start)])[0]
+            logits.cpu()
 
     sides = {"embed": lambda: embed(model, bench.tiles, names), "forward": forward}
     return compared(sides, rounds=1 if bench.gpu else 3)
 
 
 def memory_growth_mb(bench: Bench, name: str, count: int) -> float:
-    """Growth of peak memory from embedding a quarter of `count` tiles to all of them, less what is
-    returned.
+    """Growth of peak memory from embedding a quarter of `count` tiles to all, without the result
+    itself.
     """
     model = bench.model(name, "fp32")
     peaks = []
     for part in (count // 4, count):
-        said = embed(model, bench.tiles, list(islice(cycle(bench.ids.tolist()), part)))
+        scores = embed(model, bench.tiles, list(islice(cycle(bench.ids.tolist()), part)))
         peaks.append(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - said.embeddings.nbytes / 1e6
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+            - scores.embeddings.nbytes / 1e6
         )
     return peaks[1] - peaks[0]
 
 
 def validation_share(run: Run, bench: Bench) -> float:
-    """Seconds of a validation / seconds of the epochs it stands for.
+    """Seconds of a validation / seconds of the epochs between two of them.
 
-    Half of the positives and, on a CPU, 200 negatives are held out, on a GPU as many as the recipe
-    says.
+    Held out: half of the positives, and 200 negatives on a CPU, on a GPU those of the recipe.
     """
     target = bench.target
     negatives = run.recipe.validate_negatives if bench.gpu else 200
@@ -428,16 +422,15 @@ def waiting(run: Run, bench: Bench, workers: int) -> float:
 
 
 def formats_compared(bench: Bench, name: str, count: int) -> Iterator[dict[str, Any]]:
-    """Scores of `count` tiles by a network of some training, in every number format, one after the
-    other.
+    """Scores of `count` tiles by a partly trained network in every number format.
 
     Differences are those to fp32 on the same GPU without TF32; `home` compares that with fp32 on
     the CPU.
     """
     names, target = bench.ids[:count].tolist(), bench.target[:count]
 
-    def scores(precision: str, some: list[str]) -> np.ndarray:
-        return embed(bench.model(name, precision), bench.tiles, some).logits
+    def scores(precision: str, ids: list[str]) -> np.ndarray:
+        return embed(bench.model(name, precision), bench.tiles, ids).logits
 
     exact = scores("fp32", names)
     area = pauc(target, exact)
@@ -456,8 +449,8 @@ def formats_compared(bench: Bench, name: str, count: int) -> Iterator[dict[str, 
 
 
 def _tf32(bench: Bench, name: str, names: list[str]) -> np.ndarray:
-    """Logits in fp32 with TF32 products, on pixels that TF32 cannot move."""
-    model, said = bench.model(name, "fp32"), []
+    """Logits in fp32 with TF32 products, on pixels computed without TF32."""
+    model, logits = bench.model(name, "fp32"), []
     spec = model.spec
     machine.configure_backends(bench.device)
     with torch.inference_mode():
@@ -466,18 +459,18 @@ def _tf32(bench: Bench, name: str, names: list[str]) -> np.ndarray:
             levels = resize(
                 canvas.to(bench.device), sizes.to(bench.device), spec.size, spec.interpolation
             )
-            said.append(
+            logits.append(
                 model.net.logits_and_embeddings(normalise(levels, spec.mean, spec.std))[0].cpu()
             )
-    return torch.cat(said).numpy()
+    return torch.cat(logits).numpy()
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    difference = np.abs(one.astype(np.float64) - other)
+def _difference(logits: np.ndarray, other: np.ndarray) -> dict[str, float]:
+    difference = np.abs(logits.astype(np.float64) - other)
     return {"median": float(np.median(difference)), "max": float(difference.max())}
 
 
-def loader_part(bench: Bench) -> Found:
+def loader_part(bench: Bench) -> Measurements:
     ratios: dict[str, float] = {}
     for name in bench.models:
         run = bench.run(name)
@@ -496,7 +489,7 @@ def loader_part(bench: Bench) -> Found:
     yield {"a_loader": worst}, {"a_loader": worst >= (0.95 if bench.gpu else 0.9)}
 
 
-def input_part(bench: Bench) -> Found:
+def input_part(bench: Bench) -> Measurements:
     if not _albumentations():
         yield {"b_note": "albumentations is not installed"}, {}
         return
@@ -509,13 +502,13 @@ def input_part(bench: Bench) -> Found:
     measured: dict[str, Any] = {
         f"b_{name}_ms": 1e3 * paths[name] / count for name in ("usual", "ours", "loader")
     }
-    # What a core does where a GPU resizes and normalises.
+    # Work of a core when a GPU resizes and normalises.
     measured["b_loader_alone"] = paths["usual"] / paths["loader"]
     measured["b_input_path"] = paths["usual"] / paths["ours"]
     yield measured, {"b_input_path": measured["b_input_path"] >= 2.5}
 
 
-def step_part(bench: Bench) -> Found:
+def step_part(bench: Bench) -> Measurements:
     plain, timm = [], []
     steps, rounds = (4, 3) if bench.gpu else (bench.steps(), 5)
     for name in bench.models if bench.gpu else bench.models[:1]:
@@ -528,16 +521,16 @@ def step_part(bench: Bench) -> Found:
             measured[f"c_recommended_{name}"] = timm[-1]
         yield measured, {}
     if not bench.gpu:
-        # fp32 on both sides: nothing to gain but what the step itself costs.
+        # fp32 on both sides: measures the cost of the step itself.
         yield {"c_plain": min(plain)}, {}
         return
     met = {"c_plain": min(plain) >= 3, "c_recommended": min(timm) >= 1}
     yield {"c_plain": min(plain), "c_recommended": min(timm)}, met
 
 
-def compile_part(bench: Bench) -> Found:
-    """Compiled steps of ours and of timm's settings; on a CPU compiling takes minutes and is left
-    out.
+def compile_part(bench: Bench) -> Measurements:
+    """Compiled steps of ours and of timm's settings. Left out on a CPU, where compiling takes
+    minutes.
     """
     for name in reversed(bench.models) if bench.gpu else ():
         sides = step_sides(bench.run(name), bench, 4, compiled=True)
@@ -549,14 +542,14 @@ def compile_part(bench: Bench) -> Found:
             yield {f"g_compiled_ms_{name}_{side}": 1e3 * seconds[side] / 4}, {}
 
 
-def embedding_part(bench: Bench) -> Found:
+def embedding_part(bench: Bench) -> Measurements:
     shares = []
-    some = (
+    counts = (
         {"eva02": 6_400, "convnext": 19_200}
         if bench.gpu
         else {"vit_tiny": 128 if bench.quick else 256}
     )
-    for name, count in some.items():
+    for name, count in counts.items():
         for precision in ("fp16", "bf16", "fp32") if bench.gpu else ("fp32",):
             tiles = count if precision == "fp16" or not bench.gpu else count // 4
             seconds = embedding(bench, name, tiles, precision)
@@ -568,32 +561,32 @@ def embedding_part(bench: Bench) -> Found:
                 f"d_embedding_{name}_{precision}": share,
             }
             yield measured, {}
-    told = {"d_embedding": min(shares), "d_network": f"{', '.join(some)} at 224 px"}
-    yield told, {"d_embedding": min(shares) >= 0.9}
+    summary = {"d_embedding": min(shares), "d_network": f"{', '.join(counts)} at 224 px"}
+    yield summary, {"d_embedding": min(shares) >= 0.9}
     small = embedding(bench, "demo_convnext", 400 if bench.quick else 4000, "fp32")
     yield {"d_embedding_demo": small["forward"] / small["embed"]}, {}
     growth = memory_growth_mb(bench, "demo_convnext", 4000 if bench.quick or bench.gpu else 50_000)
     yield {"d_memory": growth}, {"d_memory": growth < 50}
 
 
-def parity_part(bench: Bench) -> Found:
-    """Number formats differ on a GPU alone: a CPU scores in fp32."""
-    found: dict[str, dict[str, Any]] = {}
+def parity_part(bench: Bench) -> Measurements:
+    """Number formats differ on a GPU only: a CPU scores in fp32."""
+    differences: dict[str, dict[str, Any]] = {}
     for name in GUIDE if bench.gpu else ():
-        found[name] = {}
+        differences[name] = {}
         for part in formats_compared(bench, name, 600 if bench.quick else 2000):
-            found[name] |= part
-            yield {"f_each": found}, {}
-    if found:
+            differences[name] |= part
+            yield {"f_each": differences}, {}
+    if differences:
         worst = {
-            key: max(one["fp16"][key] for one in found.values())
+            key: max(difference["fp16"][key] for difference in differences.values())
             for key in ("median", "max", "pauc")
         }
         met = worst["median"] <= 3e-3 and worst["max"] <= 2e-2 and worst["pauc"] <= 5e-4
         yield {"f_parity": worst["max"]}, {"f_parity": met}
 
 
-def validation_part(bench: Bench) -> Found:
+def validation_part(bench: Bench) -> Measurements:
     share = validation_share(bench.run("eva02" if bench.gpu else "demo_convnext"), bench)
     yield {"e_validation": share}, {"e_validation": share <= 0.1}
 
@@ -608,7 +601,7 @@ def main() -> int:
         "torch_threads": torch.get_num_threads(),
         "tiles": "real" if harness.real_data() else "generated",
     }
-    parts: dict[str, Callable[[Bench], Found]] = {
+    parts: dict[str, Callable[[Bench], Measurements]] = {
         "loader": loader_part,
         "input": input_part,
         "step": step_part,
@@ -626,15 +619,15 @@ def main() -> int:
             started = time.perf_counter()
             measured, met = dict(about), dict.fromkeys(TARGETS)
             try:
-                for numbers, verdicts in parts[part](bench):
-                    measured |= numbers | {
+                for values, verdicts in parts[part](bench):
+                    measured |= values | {
                         f"seconds_{part}": round(time.perf_counter() - started, 1)
                     }
                     met |= verdicts
                     harness.report("image", measured, TARGETS, met, options.quick, part, start)
                     start = False
             except Exception:
-                # Whatever it was, the other parts' numbers are worth having.
+                # After any error, the other parts are still measured.
                 traceback.print_exc()
                 failed.append(part)
     if failed:

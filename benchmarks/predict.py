@@ -1,11 +1,10 @@
-"""Prediction end to end against its parts run alone, memory against size, loading, three rows, and
-the gate.
+"""Prediction: end to end against its parts, memory against size, loading, three rows, and the gate.
 
 Needs a bundle: `dvc repro` makes models/bundle, `--bundle FOLDER` names another. 100,000 generated
 lesions are scored by the chain of the bundle's first fold (one image model a backbone): further
 folds repeat the same work; for memory 10,000 and 500,000. Parts are decoding every tile once per
-model, forward passes, features and stacker; decoding and forward passes are measured on a tenth of
-the lesions and scaled, being linear in them.
+model, forward passes, features and stacker; decoding and forward passes are linear, so they are
+measured on a tenth of the lesions and scaled.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def main() -> int:
 
 
 def judge(measured: Mapping[str, float]) -> dict[str, bool | None]:
-    """Whether each target is met; None where it has no number."""
+    """Whether each target is met; None without a number."""
     met: dict[str, bool | None] = dict.fromkeys(GOALS)
     for target, (sign, bound) in GOALS.items():
         if target in measured:
@@ -101,7 +100,7 @@ def options() -> argparse.Namespace:
         "--bundle", type=Path, help="a bundle folder instead of this checkout's models/bundle"
     )
     parser.add_argument(
-        "--data", type=Path, help="where the generated lesions are, or are to be, kept"
+        "--data", type=Path, help="folder of the generated lesions, reused if it exists"
     )
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -114,7 +113,7 @@ def measure_prediction(
     raw = generated(work, lesions, data)
     three_rows = spent(lambda: three(folder, raw, work / "scores.csv"))
     bundle = load(folder)
-    # Again, with the libraries imported: what is left is hashing and reading the models.
+    # Again with imported libraries: measures hashing and reading the models.
     loading = spent(lambda: load(folder))
     parts = measure_parts(bundle, raw)
     large = elsewhere(folder, raw)
@@ -139,8 +138,8 @@ def measure_prediction(
 
 
 def measure_memory(folder: Path, few: int, many: int) -> dict[str, float]:
-    """Peak memory of predicting `few` and `many` lesions: what grows is a table's rows, not its
-    tiles.
+    """Peak memory of predicting `few` and `many` lesions: only the rows of the table grow, not the
+    tiles in memory.
     """
     low, high = (
         elsewhere(folder, harness.official(lesions, images=True))["peak_gb"]
@@ -156,7 +155,7 @@ def measure_memory(folder: Path, few: int, many: int) -> dict[str, float]:
 
 
 def generated(work: Path, lesions: int, data: Path | None) -> Path:
-    """The folder of generated lesions, made if need be."""
+    """The folder of generated lesions, written if absent."""
     raw = data or work / "raw"
     if not (raw / "train-image.hdf5").is_file():
         write_sample(raw, max(10, lesions // 400), lesions, max(5, lesions // 1000), seed=11)
@@ -164,8 +163,8 @@ def generated(work: Path, lesions: int, data: Path | None) -> Path:
 
 
 class Spent(NamedTuple):
-    """Seconds by the clock, and of processors, children's included: the second do not grow with a
-    busy neighbour.
+    """Wall seconds, and processor seconds with those of child processes, which do not depend on
+    other load.
     """
 
     wall: float
@@ -176,15 +175,15 @@ class Spent(NamedTuple):
 
 
 def spent(work: Callable[[], Any]) -> Spent:
-    """What one call takes."""
+    """Seconds of one call."""
     wall, used = time.perf_counter(), sum(os.times()[:4])
     work()
     return Spent(time.perf_counter() - wall, sum(os.times()[:4]) - used)
 
 
 def whole(folder: Path, raw: Path) -> None:
-    """From files to a file, in this process; prints seconds, without those of importing libraries,
-    and peak memory.
+    """Predict from files to a file in this process; prints seconds, without imports, and peak
+    memory.
     """
     load(folder)
 
@@ -199,9 +198,7 @@ def whole(folder: Path, raw: Path) -> None:
 
 
 def own_peak_gb() -> float:
-    """Peak resident memory of this program; `getrusage` would count what its parent held when it
-    was started.
-    """
+    """Peak resident memory of this program; `getrusage` would include the parent's."""
     (line,) = [
         line
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -211,7 +208,7 @@ def own_peak_gb() -> float:
 
 
 def elsewhere(folder: Path, raw: Path) -> dict[str, float]:
-    """`whole` in a process of its own, so that its peak memory is its own."""
+    """`whole` in a process of its own, for its peak memory."""
     command = [sys.executable, __file__, "--bundle", str(folder), "--score", str(raw)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -243,7 +240,7 @@ def load(folder: Path) -> Bundle:
 
 
 def measure_parts(bundle: Bundle, raw: Path) -> dict[str, Spent]:
-    """What each part takes alone, for all lesions and one fold's models."""
+    """Seconds of each part alone, for all lesions and one fold's models."""
     rows = read_metadata(raw / "train-metadata.csv", train=True)[list(TEST_COLUMNS)]
     tiles = TileStore(raw / "train-image.hdf5")
     some = rows[ID].tolist()[: len(rows) // SHARE]
@@ -266,7 +263,7 @@ def measure_parts(bundle: Bundle, raw: Path) -> dict[str, Spent]:
 
 
 def forward(bundle: Bundle, fold: int, tiles: TileStore, ids: list[str]) -> Spent:
-    """Resizing and forward passes of a fold's models over tiles that are decoded already."""
+    """Resizing and forward passes of a fold's models over decoded tiles."""
     import torch
 
     from isic.image.network.artifact import load_model
@@ -293,7 +290,7 @@ def forward(bundle: Bundle, fold: int, tiles: TileStore, ids: list[str]) -> Spen
 
 
 def measure_gate(folder: Path, count: int) -> dict[str, float]:
-    """Seconds of the gate's comparison of two stored sets of scores: from files to checks, by the
+    """Seconds of the gate's comparison of two stored sets of scores, from files to checks, with the
     committed params.
     """
     layout = Layout(folder)
@@ -312,7 +309,9 @@ def measure_gate(folder: Path, count: int) -> dict[str, float]:
 
 
 def compare(layout: Layout, files: list[Path]) -> None:
-    """What `isic.registry.gate.judge` does with scores; the reload in a fresh process is not in it."""
+    """The part of `isic.registry.gate.judge` that compares scores, without the reload in a fresh
+    process.
+    """
     settings = load_params(harness.ROOT / "params.yaml").gate
     rows = gate.joined(*(pd.read_parquet(file) for file in files))
     gate._gain(settings, rows, 1)

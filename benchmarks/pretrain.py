@@ -26,10 +26,10 @@ from isic.core.tracker import NullTracker
 from isic.data.sample import write_sample
 from isic.data.tiles import TileStore
 
-#: Seed of the generated tiles: of no demo, test or other benchmark (tested), since networks that
-#: start from these weights are judged on generated tiles.
+#: Seed of the generated tiles. No demo, test or other benchmark has it (tested): networks that
+#: start from these weights are evaluated on generated tiles.
 SEED = 1_913_460_201
-#: Lesions per patient, and the patients held out to see whether training works.
+#: Lesions per patient, and the share of patients held out for evaluation.
 PER_PATIENT, HELD_OUT = 12, 0.1
 #: The demo's recipe on many more tiles: fewer epochs, stronger augmentation.
 RECIPE = {

@@ -1,4 +1,4 @@
-"""Write the measured parts of README.md and docs from the files that hold them: `make docs`.
+"""Write the measured numbers into README.md and docs: `make docs`.
 
 Results come from metrics/evaluate.json, metrics/robustness.json and plots/ladder.json, speed from
 benchmarks/results, the graph from `dvc dag`.
@@ -19,7 +19,7 @@ from isic.evaluate.ablation import WAYS, format_gain
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: Which seconds a row counts: the clock's, or the processor's of all threads together.
+#: Kind of seconds of a row: wall, or processor seconds of all threads.
 SECONDS = {
     "features": {
         "default_seconds": "processor",
@@ -47,7 +47,7 @@ SECONDS = {
 
 
 class Other(NamedTuple):
-    """The same ratio by the processor's seconds, shown below the clock's and held against the same
+    """The same ratio in processor seconds, shown below the one in wall seconds with the same
     target.
     """
 
@@ -65,31 +65,30 @@ OTHERS = {
 
 def result_table(root: Path) -> str:
     """The demo's scores."""
-    found = json.loads((root / "metrics" / "evaluate.json").read_text())
+    metrics = json.loads((root / "metrics" / "evaluate.json").read_text())
     rows = [
         (
             "| out of fold, generated demo data | pAUC (chance 0.02, best 0.2) | 95 % | AUC |"
             " top-15 sensitivity |"
         ),
         "|---|---|---|---|---|",
-        *_ladder_rows(root, found),
+        *_ladder_rows(root, metrics),
     ]
-    size = f"{found['n']:,} lesions, {found['positives']} malignant, {found['patients']} patients"
-    told = f"{size}, {len(found['folds'])} folds; from `dvc repro`, then `isic summary`."
-    return "\n".join([*rows, "", told, *features_ahead(_steps(root), found)])
+    size = f"{metrics['n']:,} lesions, {metrics['positives']} malignant, {metrics['patients']} patients"
+    source = f"{size}, {len(metrics['folds'])} folds; from `dvc repro`, then `isic summary`."
+    return "\n".join([*rows, "", source, *features_ahead(_steps(root), metrics)])
 
 
-def features_ahead(steps: list[dict[str, Any]], found: dict[str, Any]) -> list[str]:
-    """A sentence where the features alone score higher than the stack, which a reader would ask
-    about.
-    """
+def features_ahead(steps: list[dict[str, Any]], metrics: dict[str, Any]) -> list[str]:
+    """Explanation in one sentence when the features alone score higher than the stack."""
     alone = next((step for step in steps if step["step"] == "features alone"), None)
-    if alone is None or alone["pauc"] <= found["pauc"]:
+    if alone is None or alone["pauc"] <= metrics["pauc"]:
         return []
-    overlap = ", though the intervals overlap" if alone["low"] <= found["pauc_high"] else ""
+    overlap = ", though the intervals overlap" if alone["low"] <= metrics["pauc_high"] else ""
     return [
         f"Here the features alone score higher than with the images{overlap}: the demo has"
-        f" {found['positives']} malignant lesions, its images are generated and its networks of toy"
+        f" {metrics['positives']} malignant lesions, its images are generated and its networks of"
+        " toy"
         " size."
     ]
 
@@ -102,51 +101,51 @@ def _steps(root: Path) -> list[dict[str, Any]]:
     return steps + (json.loads(ladder.read_text()) if ladder.is_file() else [])
 
 
-def _ladder_rows(root: Path, found: dict[str, Any]) -> Iterator[str]:
+def _ladder_rows(root: Path, metrics: dict[str, Any]) -> Iterator[str]:
     for step in _steps(root):
         if step["step"] != "stack":
             interval = f"{step['low']:.4f} to {step['high']:.4f}"
             yield f"| {step['step']} | {step['pauc']:.4f} | {interval} | {step['auc']:.4f} | |"
-    interval = f"{found['pauc_low']:.4f} to {found['pauc_high']:.4f}"
+    interval = f"{metrics['pauc_low']:.4f} to {metrics['pauc_high']:.4f}"
     yield (
-        f"| **features and images, stacked** | **{found['pauc']:.4f}** | {interval} |"
-        f" {found['auc']:.4f} | {found['top15_sensitivity']:.3f} |"
+        f"| **features and images, stacked** | **{metrics['pauc']:.4f}** | {interval} |"
+        f" {metrics['auc']:.4f} | {metrics['top15_sensitivity']:.3f} |"
     )
 
 
 def speed_table(root: Path) -> str:
-    """One row per target of each committed benchmark, and one more where a ratio was also measured
-    by the processor.
+    """One row per target of each committed benchmark, and one more for a ratio also measured in
+    processor seconds.
     """
     rows = [
         "| benchmark | measured | target | met | seconds | machine |",
         "|---|---|---|---|---|---|",
     ]
     for path in sorted((root / "benchmarks" / "results").glob("*.json")):
-        found = json.loads(path.read_text())
-        machine = found["machine"]
+        result = json.loads(path.read_text())
+        machine = result["machine"]
         where = (
             f"{machine.get('cores', '?')}"
             f" cores{', ' + machine['gpu'] if machine.get('gpu') else ''}"
         )
-        for name, target, value, met, seconds in _speed_rows(found):
-            told = {True: "yes", False: "no", None: "not measured"}[met]
+        for name, target, value, met, seconds in _speed_rows(result):
+            verdict = {True: "yes", False: "no", None: "not measured"}[met]
             rows.append(
-                f"| `{path.stem}` {name} | {_number(value)} | {_number(target)} | {told} |"
+                f"| `{path.stem}` {name} | {_number(value)} | {_number(target)} | {verdict} |"
                 f" {seconds} | {where} |"
             )
     return "\n".join(rows)
 
 
-def _speed_rows(found: dict[str, Any]) -> Iterator[tuple[str, Any, Any, bool | None, str]]:
-    measured = found["measured"]
-    for name, target in found["targets"].items():
+def _speed_rows(result: dict[str, Any]) -> Iterator[tuple[str, Any, Any, bool | None, str]]:
+    measured = result["measured"]
+    for name, target in result["targets"].items():
         value = measured.get(name)
-        seconds = SECONDS.get(found["name"], {}).get(name, "")
-        # On a GPU the image benchmark goes by the clock.
-        if found["name"] == "image" and seconds and measured.get("device", "CPU") != "CPU":
+        seconds = SECONDS.get(result["name"], {}).get(name, "")
+        # On a GPU the image benchmark measures wall seconds.
+        if result["name"] == "image" and seconds and measured.get("device", "CPU") != "CPU":
             seconds = "clock"
-        yield name, target, value, found["met"].get(name), seconds if value is not None else ""
+        yield name, target, value, result["met"].get(name), seconds if value is not None else ""
         other = OTHERS.get(name)
         if other is not None and other.name in measured:
             value, bound = measured[other.name], float(re.findall(r"[\d.]+", str(target))[0])
@@ -160,13 +159,13 @@ def _speed_rows(found: dict[str, Any]) -> Iterator[tuple[str, Any, Any, bool | N
 
 
 def families_table(root: Path) -> str:
-    """What each family of the default set gains, and those others whose gain or loss is beyond
+    """The gain of each family of the default set, and of the others with a gain or loss beyond
     chance.
     """
     result = json.loads((root / "benchmarks" / "results" / "features.json").read_text())
-    found, date = result["measured"]["families"], result["parts"]["families"]["date"][:10]
-    used = [row for row in found["families"] if row["used"]]
-    others = [row for row in found["families"] if not row["used"]]
+    ablation, date = result["measured"]["families"], result["parts"]["families"]["date"][:10]
+    used = [row for row in ablation["families"] if row["used"]]
+    others = [row for row in ablation["families"] if not row["used"]]
     clear = [row for row in others if row["put_in_low"] > 0 or row["put_in_high"] < 0]
     rows = [
         "| family | in the default set | added to raw | left out of the set | put into it |",
@@ -175,13 +174,13 @@ def families_table(root: Path) -> str:
     for row in used + clear:
         gains = " | ".join(format_gain(row, way) for way in WAYS)
         rows.append(f"| {row['family']} | {'yes' if row['used'] else 'no'} | {gains} |")
-    base, whole = (f"{found[name]['pauc']:.4f}" for name in ("base", "used"))
-    told = (
+    base, default = (f"{ablation[name]['pauc']:.4f}" for name in ("base", "used"))
+    rest = (
         f"{len(others) - len(clear)} of the {len(others)} families outside it move the pAUC by no"
         " more than chance."
     )
-    size = f"{found['lesions']:,} generated lesions, {found['malignant']} malignant, {date}"
-    return "\n".join(rows) + f"\n\n{size}: raw columns {base}, the default set {whole}; {told}"
+    size = f"{ablation['lesions']:,} generated lesions, {ablation['malignant']} malignant, {date}"
+    return "\n".join(rows) + f"\n\n{size}: raw columns {base}, the default set {default}; {rest}"
 
 
 def _number(value: Any) -> str:
@@ -203,7 +202,7 @@ def graph() -> str:
 
 
 def fill(text: str, name: str, content: str) -> str:
-    """`text` with what stands between the markers of `name` replaced."""
+    """`text` with the part between the markers of `name` replaced."""
     pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
@@ -220,7 +219,7 @@ def main() -> None:
         "docs/speed.md": [("speed", speed_table(ROOT))],
         "docs/stacking.md": [("families", families_table(ROOT))],
     }
-    # A checkout that has not run the demo keeps the numbers of one that has.
+    # Without a demo run in this checkout, the numbers of the page are kept.
     if (ROOT / "metrics" / "evaluate.json").is_file():
         blocks["README.md"].append(("result", result_table(ROOT)))
     for name, contents in blocks.items():

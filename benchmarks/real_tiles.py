@@ -1,10 +1,9 @@
-"""Do the image networks learn from real tiles? Against gradient boosting on the same tiles shrunk
-to 16 x 16.
+"""Image networks on real tiles, against gradient boosting on the same tiles shrunk to 16 x 16.
 
 Both demo networks start from random weights, with the committed recipe but longer, on five folds of
 the 6,478 real tiles (164 malignant). Patients are known for 228 tiles only; those are kept
-together, the rest is split by tile, so both sides are a little optimistic, alike. Scores are pooled
-out of fold; intervals resample tiles, and differences of two rows are paired.
+together, the rest is split by tile, so both sides are slightly optimistic. Scores are pooled out of
+fold; intervals resample tiles, and differences of two rows are paired.
 
 Further rows, on the same folds: the demo networks from weights of `benchmarks/pretrain.py` (the
 folder in ISIC_GENERATED_WEIGHTS) as they are and trained further, and an EfficientNet-Lite0 with
@@ -37,7 +36,7 @@ from isic.data.tiles import TileStore
 FOLDS = 5
 #: The networks' recipe: the demo's, longer, as real tiles are harder than generated ones.
 RECIPE = {"epochs": 30, "augment": "light", "positive_repeats": 1, "validate_negatives": 400}
-#: From weights of generated tiles: gentler and shorter.
+#: From weights of generated tiles: lower learning rate, fewer epochs.
 GENERATED = RECIPE | {"epochs": 12, "lr": 3e-4}
 #: From ImageNet weights, at a size that a CPU trains: the head first, lower layers slower.
 WHEEL = RECIPE | {
@@ -50,9 +49,10 @@ WHEEL = RECIPE | {
     "lr": 1e-3,
     "weight_decay": 0.01,
 }
-#: Stages of a frozen network that are described, and the inverse ridge of the regression on them.
+#: Last stages of a frozen network that give features, and the inverse ridge of the regression on
+#: them.
 STAGES, INVERSE_RIDGE = 4, 1e-4
-#: By how much the networks must beat gradient boosting.
+#: Required gain of the networks over gradient boosting.
 MARGIN = 0.01
 Floats = NDArray[np.float64]
 
@@ -103,8 +103,8 @@ def boosted(frame: pd.DataFrame, tiles: TileStore) -> Floats:
         "verbosity": -1,
     }
     score = np.zeros(len(frame))
-    for number in range(FOLDS):
-        train = fold != number
+    for held_out in range(FOLDS):
+        train = fold != held_out
         booster = lightgbm.train(params, lightgbm.Dataset(pixels[train], target[train]), 400)
         score[~train] = booster.predict(pixels[~train])
     return score
@@ -144,7 +144,7 @@ def network(
 
 
 def standardised(values: NDArray[Any]) -> Floats:
-    """Folds have scales of their own; pooling needs one."""
+    """Standardised values: the scale differs between folds."""
     return np.asarray((values - values.mean()) / values.std(), dtype=np.float64)
 
 
@@ -236,7 +236,9 @@ def paired(
 
 
 class Rows:
-    """Scores by row of the table, kept in a file each, so that parts measured apart are paired."""
+    """Scores by row of the table, stored in a file each, so that parts measured separately are
+    paired.
+    """
 
     def __init__(self, quick: bool) -> None:
         self.quick = quick
@@ -250,8 +252,8 @@ class Rows:
         return frame, TileStore(folder / "tiles" / "train-image.hdf5")
 
     def add(self, frame: pd.DataFrame, scores: Mapping[str, Floats]) -> dict[str, object]:
-        """Keep the scores of rows; returns their AUC, interval and pAUC, and their gains over each
-        row kept before.
+        """Store the scores of a row; returns their AUC, interval and pAUC, and their gains over
+        each stored row.
         """
         target = frame["target"].to_numpy(np.int64)
         measured: dict[str, object] = {"tiles": len(frame), "malignant": int(target.sum())}
@@ -309,7 +311,7 @@ def measure_random(rows: Rows, backbone: str) -> dict[str, object]:
 
 
 def measure_generated(rows: Rows) -> dict[str, object]:
-    """The demo networks that were pre-trained, as they are and trained further."""
+    """The pre-trained demo networks, unchanged and trained further."""
     from isic.image.network.embed import embed
 
     frame, tiles = rows.data()

@@ -1,11 +1,11 @@
-"""The report at full size: seconds and bytes of judging 401,059 generated lesions and building
+"""The report at full size: seconds and bytes of evaluating 401,059 generated lesions and building
 their page.
 
 `python benchmarks/report.py [--quick]`. Rows are generated and scored out of fold by the committed
 stacker; the two image networks are a simulated logit each, with freshly made weights of the demo's
 size for the activation maps. Tiles are generated for the lesions that the page may show (each
 patient's highest and malignant ones), not for all: a page reads no others. Measured are the stages
-`evaluate` and `report`, each once as its main runs it but for tracking; "beyond the bootstrap"
+`evaluate` and `report`, once each, as by their mains but without tracking; "beyond the bootstrap"
 leaves out the time inside `pauc_replicates`, whose own speed `benchmarks/stack.py` measures.
 """
 
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def page(quick: bool) -> dict[str, Any]:
-    """Judge a generated run and build its page."""
+    """Evaluate a generated run and build its page."""
     with tempfile.TemporaryDirectory() as folder:
         layout = Layout(Path(folder))
         params = load_params(harness.ROOT / "params.yaml").model_copy(update={"folds": FOLDS})
@@ -63,7 +63,7 @@ def page(quick: bool) -> dict[str, Any]:
 
 
 def prepare(layout: Layout, params: Params, patients: int, lesions: int, positives: int) -> None:
-    """What `dvc repro stack` leaves; not timed."""
+    """Write the outputs of `dvc repro stack`; not timed."""
     from isic.data.sample import write_sample
     from isic.data.tables import read_metadata
     from isic.stack import fit_stack
@@ -94,9 +94,7 @@ def prepare(layout: Layout, params: Params, patients: int, lesions: int, positiv
 
 
 def write_network(params: Params, backbone: str, folder: Path) -> None:
-    """An untrained network of the demo's size: an activation map takes as long with it as with a
-    trained one.
-    """
+    """An untrained network of the demo's size: activation maps take as long as with a trained one."""
     from isic.image.network.artifact import save_model
     from isic.image.network.backbone import create
     from isic.image.network.catalogue import resolve
@@ -109,7 +107,7 @@ def write_network(params: Params, backbone: str, folder: Path) -> None:
 
 
 def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
-    """Generated tiles of every lesion that the page asks for."""
+    """Generated tiles of every lesion on the page."""
     from isic.data.sample.population import population
     from isic.data.sample.rows import Sample
     from isic.data.sample.write import write_tiles as render
@@ -119,8 +117,10 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
 
     results = read_results(layout.oof, layout.train_metadata, layout.embeddings(backbones, FOLDS))
     lesions = overview(results)
-    ill = lesions[PATIENT].isin(lesions.loc[lesions[TARGET] == 1, PATIENT])
-    wanted = set(lesions.loc[ill & ((lesions["rank"] <= metric.TOP) | (lesions[TARGET] == 1)), ID])
+    malignant = lesions[PATIENT].isin(lesions.loc[lesions[TARGET] == 1, PATIENT])
+    wanted = set(
+        lesions.loc[malignant & ((lesions["rank"] <= metric.TOP) | (lesions[TARGET] == 1)), ID]
+    )
     for position in (
         position for target in (1, 0) for position in worst_lesions(lesions, target, CASES)
     ):
@@ -133,7 +133,7 @@ def write_tiles(layout: Layout, backbones: tuple[str, ...]) -> None:
 
 @contextmanager
 def clock(module: Any, name: str, spent: list[float]) -> Iterator[None]:
-    """Add up the seconds inside a function, wherever it is called from in its module."""
+    """Sum the seconds inside a function over all calls in its module."""
     inner: Callable[..., Any] = getattr(module, name)
 
     def timed(*arguments: Any, **options: Any) -> Any:
@@ -151,7 +151,7 @@ def clock(module: Any, name: str, spent: list[float]) -> Iterator[None]:
 
 
 def measure(layout: Layout, params: Params) -> dict[str, Any]:
-    """Seconds of both stages, those inside the bootstrap apart, and the size of the page."""
+    """Seconds of both stages, with those of the bootstrap separate, and the size of the page."""
     from isic.evaluate.evaluate import evaluate
     from isic.evaluate.figures import FIGURES
     from isic.evaluate.learning import learning_records

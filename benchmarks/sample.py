@@ -1,10 +1,10 @@
-"""Generated data: speed at full size, transfer to the real part of SLICE-3D, how easily the two are
-told apart.
+"""Generated data: speed at full size, transfer to the real part of SLICE-3D, and a classifier of
+real against generated.
 
 Real rows and tiles come from `ISIC_REAL_DATA` (default ../shared/data/slice3d); without them only
-speed is measured. Read the numbers with care: hospital offsets, body coordinates and tile colours
-of the generator are aggregates over the same openly licensed rows (314 benign, 164 malignant), so
-this is no blind test. Single rows were never fitted.
+speed is measured. This is no blind test: hospital offsets, body coordinates and tile colours of the
+generator are aggregates over the same openly licensed rows (314 benign, 164 malignant). Single rows
+were never fitted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 
-# Before numpy loads: thread pools of two sides would fight over the cores.
+# Before the import of numpy: thread pools of two sides would compete for the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import resource
@@ -121,7 +121,7 @@ def timed(out: Path, size: tuple[int, int, int], images: bool) -> tuple[float, f
     """Wall seconds, processor seconds and peak GB of `write_sample` in a process of its own,
     imports included.
 
-    Processor seconds over the number of cores is what the wall clock would show on an idle machine.
+    Processor seconds / cores are the wall seconds of an idle machine.
     """
     call = f"write_sample({str(out)!r}, {size[0]}, {size[1]}, {size[2]}, seed=0, images={images})"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -167,7 +167,7 @@ def rows_against(real: Path, generated: Path) -> dict[str, float]:
 
 
 def booster(seed: int) -> lgb.LGBMClassifier:
-    """A plain LightGBM: small leaves, many features dropped, fixed rounds."""
+    """A plain LightGBM: small leaves, a small feature fraction, fixed rounds."""
     return lgb.LGBMClassifier(
         n_estimators=200,
         learning_rate=0.03,
@@ -184,12 +184,12 @@ def booster(seed: int) -> lgb.LGBMClassifier:
 
 
 def real_or_generated(theirs: pd.DataFrame, ours: pd.DataFrame, target: int) -> float:
-    """Cross-validated AUC of telling real rows from generated ones of the same target and
+    """Cross-validated AUC of a classifier of real against generated rows of the same target and
     hospitals.
 
     Both sides have the same mix of hospitals (three generated rows per real one where there are so
-    many), so that the classifier cannot win by the hospitals that the real part lacks. Folds are by
-    row: a real patient's rows may stand on both sides, which can only help the classifier.
+    many), so that the hospitals that the real part lacks do not help the classifier. Folds are by
+    row: a real patient's rows may be on both sides, which can only help the classifier.
     """
     real = theirs[theirs["target"] == target]
     pool = ours[ours["target"] == target]

@@ -1,13 +1,13 @@
-"""Prediction on Ray beside the plain path: one node, two nodes, a worker's memory, and a node
-killed half-way.
+"""Prediction on Ray against one machine: one node, two nodes, a worker's memory, and a node killed
+half-way.
 
 Uses models/bundle of this checkout (`dvc repro` makes it), all on this machine: nodes are Ray's own
 local cluster of one CPU each. Parts: `one_node` (100,000 lesions with images, whole commands with
-their start), `nodes` (by the features alone, on a cluster that stands already; 3,000,000 lesions
-are 100,000 thirty times under other ids), `killed` (200,000 by the features alone) and
-`killed_images` (fewer, with images). Tiles repeat from a few thousand drawn ones. Inputs stay in
-the temporary folder for the next part. `ISIC_SCALE_LESS=10` takes a tenth of the lesions; targets
-of speed and memory are then left open.
+their start), `nodes` (by the features alone, on a running cluster; 3,000,000 lesions are 100,000
+repeated thirty times under other ids), `killed` (200,000 by the features alone) and `killed_images`
+(fewer, with images). Tiles repeat from a few thousand drawn ones. Inputs stay in the temporary
+folder for the next part. `ISIC_SCALE_LESS=10` takes a tenth of the lesions; targets of speed and
+memory are then not measured.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ ROWS = 10_000
 
 
 def main() -> int:
-    asked = harness.arguments(__doc__ or "", PARTS)
+    options = harness.arguments(__doc__ or "", PARTS)
     folder = Layout.find(harness.ROOT).bundle
-    # Ray's own switch for machines without a cluster network: every address is 127.0.0.1.
+    # Ray's switch for machines without a cluster network: every address is 127.0.0.1.
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")
     os.environ.update(RAY_health_check_period_ms="1000", RAY_health_check_failure_threshold="5")
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(harness.ROOT), os.environ.get("PYTHONPATH", "")]
     )
-    less = 50 if asked.quick else int(os.environ.get("ISIC_SCALE_LESS", "1"))
+    less = 50 if options.quick else int(os.environ.get("ISIC_SCALE_LESS", "1"))
 
     def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
         met: dict[str, bool | None] = dict.fromkeys(TARGETS)
@@ -73,7 +73,7 @@ def main() -> int:
         return met
 
     parts = {name: partial(measure, name, folder, less) for name in PARTS}
-    return harness.run_parts("scale", parts, TARGETS, judge, asked.quick, asked.only)
+    return harness.run_parts("scale", parts, TARGETS, judge, options.quick, options.only)
 
 
 def measure(part: str, bundle: Path, less: int) -> dict[str, Any]:
@@ -82,13 +82,13 @@ def measure(part: str, bundle: Path, less: int) -> dict[str, Any]:
         raise harness.NotMeasured("no models/bundle: run `dvc repro` first")
     if importlib.util.find_spec("ray") is None:
         raise harness.NotMeasured("no Ray: run `make setup-scale` first")
-    found: dict[str, Any] = globals()[f"measure_{part}"](bundle, less)
-    return found
+    numbers: dict[str, Any] = globals()[f"measure_{part}"](bundle, less)
+    return numbers
 
 
 def measure_one_node(bundle: Path, less: int) -> dict[str, Any]:
-    """Whole commands, one after the other, on all cores of this machine; Ray's are one command with
-    all its servers.
+    """Complete commands, one after the other, on all cores of this machine; Ray's includes all its
+    servers.
     """
     lesions = 100_000 // less
     raw, shards = harness.official(lesions, images=True), shards_of(lesions, images=True)
@@ -119,25 +119,25 @@ def measure_nodes(bundle: Path, less: int) -> dict[str, Any]:
     """By the features alone: one and two nodes of one CPU, and the memory of their workers."""
     few = shards_of(100_000 // less, images=False)
     million, many = (multiplied(100_000 // less, times) for times in (10, 30))
-    found: dict[str, Any] = {"nodes_lesions": 3_000_000 // less}
+    results: dict[str, Any] = {"nodes_lesions": 3_000_000 // less}
     with tempfile.TemporaryDirectory() as name:
-        # Fresh workers for each, whose peak is of this run alone.
+        # Fresh workers for each run, so that the peak is of this run only.
         with cluster(2):
-            found["worker_gb_at_100000"] = timed(bundle, few, Path(name) / "few")[1].peak_gb
+            results["worker_gb_at_100000"] = timed(bundle, few, Path(name) / "few")[1].peak_gb
         with cluster(2):
-            found["two_nodes_seconds_for_a_million"], summary = timed(
+            results["two_nodes_seconds_for_a_million"], summary = timed(
                 bundle, million, Path(name) / "million"
             )
-            found["worker_gb"] = summary.peak_gb
+            results["worker_gb"] = summary.peak_gb
         with cluster(2):
-            found["two_nodes_seconds"], summary = timed(bundle, many, Path(name) / "two")
-            found["two_nodes_processor_seconds"] = summary.processor_seconds
+            results["two_nodes_seconds"], summary = timed(bundle, many, Path(name) / "two")
+            results["two_nodes_processor_seconds"] = summary.processor_seconds
         with cluster(1):
-            found["single_node_seconds"], summary = timed(bundle, many, Path(name) / "one")
-            found["single_node_processor_seconds"] = summary.processor_seconds
-    found["two_nodes_speedup"] = found["single_node_seconds"] / found["two_nodes_seconds"]
-    found["worker_memory_growth"] = found["worker_gb"] / found["worker_gb_at_100000"]
-    return found
+            results["single_node_seconds"], summary = timed(bundle, many, Path(name) / "one")
+            results["single_node_processor_seconds"] = summary.processor_seconds
+    results["two_nodes_speedup"] = results["single_node_seconds"] / results["two_nodes_seconds"]
+    results["worker_memory_growth"] = results["worker_gb"] / results["worker_gb_at_100000"]
+    return results
 
 
 def measure_killed(bundle: Path, less: int) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def killed(bundle: Path, lesions: int, images: bool, prefix: str) -> dict[str, A
 
 
 def kill_half_way(two: Any, shards: Path, out: Path) -> None:
-    """End the second node, as by pulling its plug, when half of the results are there."""
+    """Kill the second node when half of the results are written."""
     half = len(read_shard_manifest(Store(shards)).shards) // 2
     while len(list(out.glob("part-*.parquet"))) < half:
         time.sleep(0.02)
@@ -192,7 +192,7 @@ def kill_half_way(two: Any, shards: Path, out: Path) -> None:
 
 
 def timed(bundle: Path, shards: Path, out: Path) -> tuple[float, PredictionSummary]:
-    """Seconds of a run on the standing cluster, and what it says of itself."""
+    """Seconds of a run on the running cluster, and its summary."""
     started = time.perf_counter()
     summary = predict_shards(str(bundle), Store(shards), Store(out), "impute")
     return time.perf_counter() - started, summary
@@ -216,15 +216,15 @@ def cluster(nodes: int) -> Iterator[Any]:
 
 
 class Seconds(NamedTuple):
-    """By the clock, and of all processors together."""
+    """Wall seconds, and processor seconds of all processes."""
 
     wall: float
     processor: float
 
 
 def command(bundle: Path, *words: str) -> Seconds:
-    """`isic predict`, in a process of its own; what its processes used of the processors is looked
-    up as they run.
+    """`isic predict` in a process of its own; the processor seconds of its processes are read as
+    they run.
     """
     started = time.perf_counter()
     process = psutil.Popen(
@@ -250,7 +250,7 @@ def _below(process: psutil.Popen) -> list[psutil.Process]:
 
 
 def largest_difference(plain: Path, out: Path) -> float:
-    """Between the two paths' scores; both hold every lesion once."""
+    """Largest difference between the scores of the two paths; both hold every lesion once."""
     one = pd.read_csv(plain).set_index("isic_id").iloc[:, 0]
     other = pd.read_parquet(out).set_index("isic_id")["target"]
     if len(one) != len(other) or not other.index.is_unique or set(one.index) != set(other.index):
@@ -259,7 +259,7 @@ def largest_difference(plain: Path, out: Path) -> float:
 
 
 def shards_of(lesions: int, images: bool, rows: int = ROWS) -> Path:
-    """Shards of these files, made once."""
+    """Shards of these files, written once."""
     raw = harness.official(lesions, images)
     home = raw.with_name(f"{raw.name}-shards-{rows}")
     if not home.is_dir():
@@ -275,7 +275,7 @@ def shards_of(lesions: int, images: bool, rows: int = ROWS) -> Path:
 
 
 def multiplied(lesions: int, times: int) -> Path:
-    """Shards without images `times` over, each time under other names of lesions and patients."""
+    """Shards without images, repeated `times` times under other names of lesions and patients."""
     source = shards_of(lesions, images=False)
     home = source.with_name(f"{source.name}-times-{times}")
     if home.is_dir():

@@ -1,12 +1,11 @@
-"""Stacker and search: speed, memory and score against the usual way, and the exact metric's
-intervals.
+"""Stacker and search: speed, memory and score against the usual code, and the intervals of the
+exact metric.
 
 `python benchmarks/stack.py [--quick] [--only PART,…] [--keep FOLDER]`. Every part runs in a process
-of its own, so that its peak memory is its own; sides of a ratio take turns inside one part. Parts
-may be run one by one: the result file keeps the others' numbers, and says of each part when, at
-which commit and on which machine it was measured. Population: generated rows, features of the
-committed families, and a simulated image logit of pAUC near 0.158, the best published single
-network.
+of its own, for its peak memory; the sides of a ratio are measured in turn within one part. Parts
+can be run one by one: the result file keeps the numbers of the others, with date, commit and
+machine of each part. Population: generated rows, features of the committed families, and a
+simulated image logit of pAUC near 0.158, the best published single network.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ from isic.core.schema import PATIENT, TARGET
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (40, 6_000, 60)
 THREADS = 2
-#: Seconds after which the pruned search takes no further candidate, and candidates it takes at
-#: most: half of what `make tune` tries by default.
+#: Seconds after which the pruned search starts no further candidate, and the maximum number: half
+#: of the default of `make tune`.
 LONGEST, CANDIDATES = 5400, 100
 #: pAUC of the simulated image network.
 IMAGE = 0.158
@@ -144,7 +143,7 @@ def _population(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def _image_logit(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Normal noise, malignant lesions raised by as much as makes its pAUC `IMAGE`."""
+    """Normal noise, with malignant lesions shifted for a pAUC of `IMAGE`."""
     noise = rng.normal(size=len(target))
     low, high = 0.0, 6.0
     for _ in range(40):
@@ -186,8 +185,8 @@ def _interval(folder: Path, quick: bool) -> dict[str, Any]:
 
 @part
 def _trials(folder: Path, quick: bool) -> dict[str, Any]:
-    """One trial of `make tune` both ways, in turn: the same parameters, folds, seeds, sizes of
-    sample, rounds.
+    """One trial of `make tune` by both codes, in turn: the same parameters, folds, seeds, sample
+    sizes and rounds.
     """
     from isic.stack.members.lightgbm_ import binned
     from isic.stack.training_data import build_training_data
@@ -224,8 +223,8 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
 
 @part
 def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
-    """The same candidates both ways, in turn: pruned here, whole the usual way; the first one is
-    the current values.
+    """The same candidates by both codes, in turn: pruned here, complete in the usual code; the
+    first has the current values.
     """
     import optuna
 
@@ -265,9 +264,9 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     return {
         "pruned_speedup": usual.seconds / ours.seconds,
         "pruned_speedup_cpu": usual.cpu / ours.cpu,
-        # The more candidates, the fewer of them are among the best so far and run to their end.
+        # With more candidates, a smaller share is among the best so far and is completed.
         "pruned_speedup_by_trials": {
-            count: found for count, found in speedups.items() if count % 12 == 0
+            count: speedup for count, speedup in speedups.items() if count % 12 == 0
         },
         "pruned_trials": len(states),
         "pruned_of_them": states.count("PRUNED"),
@@ -294,7 +293,7 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     """The full preset's stacker against three published recipes: same columns, same folds, cost in
     processor seconds.
 
-    Finished pieces stay in the folder, so that a stopped comparison goes on (`--keep`).
+    Finished pieces are kept in the folder, so that a stopped comparison resumes (`--keep`).
     """
     from isic.stack.fit import fit_training_data
     from isic.stack.training_data import build_training_data
@@ -312,10 +311,10 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
     )
     seconds["ours"] = prepared + cost
     target, patients = data.target, data.folds[PATIENT]
-    found = {name: pauc_interval(target, score, patients) for name, score in scores.items()}
-    best = max((name for name in found if name != "ours"), key=lambda name: found[name].value)
+    results = {name: pauc_interval(target, score, patients) for name, score in scores.items()}
+    best = max((name for name in results if name != "ours"), key=lambda name: results[name].value)
     return {
-        "recipe_pauc": found,
+        "recipe_pauc": results,
         "recipe_cpu_seconds": seconds,
         "recipe_models": (
             models | {"ours": settings.seeds * len(data.images) * len(settings.members)}
@@ -326,7 +325,7 @@ def _recipes(folder: Path, quick: bool) -> dict[str, Any]:
             if name != "ours"
         },
         "best_recipe": best,
-        "against_best_recipe": found["ours"].value - found[best].value,
+        "against_best_recipe": results["ours"].value - results[best].value,
         "cost_share_of_best_recipe": seconds["ours"] / seconds[best],
     }
 
@@ -364,7 +363,7 @@ def _pieces(
 
 
 def _piece(store: Path, name: str, make: Callable[[], Any]) -> tuple[np.ndarray, float]:
-    """Scores and processor seconds of one task, made now or earlier."""
+    """Scores and processor seconds of one task, computed or read."""
     path = store / f"{name}.npz"
     if not path.is_file():
         start = time.process_time()
@@ -396,8 +395,8 @@ def _peak(folder: Path, extra: int) -> float:
     from isic.stack.training_data import build_training_data
     from isic.tuning.search import TrialEvaluator
 
-    # Libraries are loaded before memory is watched, with what they load when they first read and
-    # train.
+    # Libraries, and the modules of their first read and training, are loaded before memory is
+    # measured.
     read_parquet(folder / "folds.parquet")
     index = np.arange(100)
     LIBRARY.train(
@@ -420,7 +419,7 @@ def _peak(folder: Path, extra: int) -> float:
 
 
 class _Clock:
-    """Adds up wall and processor seconds of the blocks it is entered for."""
+    """Context manager that sums wall and processor seconds of its blocks."""
 
     def __init__(self) -> None:
         self.seconds = self.cpu = 0.0
@@ -434,7 +433,7 @@ class _Clock:
 
 
 class _Watch:
-    """Peak resident memory over what the process held at the start."""
+    """Peak resident memory above that at the start."""
 
     def __init__(self) -> None:
         self._start = self._peak = _resident()
@@ -469,7 +468,7 @@ def _inputs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndar
 
 
 def _recipe_a(rounds: int) -> StackSettings:
-    """Parameter set A of FIELD in our names, 100 benign lesions per malignant one."""
+    """Parameter set A of FIELD under our names, 100 benign lesions per malignant one."""
     committed = load_params(harness.ROOT / "params.yaml").stack.model_dump()
     params = {
         "learning_rate": 0.0323, "max_depth": 4, "num_leaves": 16, "feature_fraction": 0.833,

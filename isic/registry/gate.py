@@ -2,8 +2,8 @@
 
 Both models are compared on the same out-of-fold rows, stored in their bundles. The standard
 deviation of a gain comes from resampling patients for both models at once, because the lesions of a
-patient are not independent, and from the seeds of both. The same rows judge every challenger of a
-champion, so each further one has to show more (`chance_of`).
+patient are not independent, and from the seeds of both. All challengers of a champion are compared
+on the same rows, so each further one needs a larger gain (`chance_of`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from isic.predict.reproduce import Reload, reload_elsewhere
 from isic.registry.versions import Registry, Version
 from isic.tracking.context import data_hash, file_hash
 
-#: pAUC of random scores above 80 % sensitivity: half the square of the false-positive range left.
+#: pAUC of random scores above 80 % sensitivity: half of 0.2 squared.
 _RANDOM_PAUC = 0.02
 
 _SHORT = {"passed": "ok", "warning": "warn", "refused": "NO"}
@@ -263,8 +263,8 @@ def probability(rows: pd.DataFrame, name: str) -> np.ndarray:
     """Probabilities (n,) from the scores in column `name`: each fold's by a calibration map fitted
     on the other folds.
 
-    Scores only rank, and their scale depends on the sampling of benign lesions, so the calibrated
-    score is compared. The raw scores are returned where the other folds hold one class only.
+    Scores are ranks, and their scale depends on the sampling of benign lesions, so calibrated
+    scores are compared. The raw scores are returned where the other folds hold one class only.
     """
     mapped = calibrate_out_of_fold(
         rows[TARGET].to_numpy(), rows[name].to_numpy(), rows["fold"].to_numpy()
@@ -297,7 +297,7 @@ def _speed(settings: Gate, new: Reload, champion: Bundle, files: TrainingFiles) 
     try:
         old = reload_elsewhere(champion.folder, files.metadata, files.tiles, settings.reload_rows)
     except InputError as error:
-        # The files are complete, but this code no longer reads their format.
+        # The files are complete, but this code cannot read their format.
         return Check("time", False, str(error), needed)
     ratio = new.seconds_per_row / old.seconds_per_row
     found = f"{1e3 * new.seconds_per_row:.1f} ms a lesion after {1e3 * old.seconds_per_row:.1f}"
@@ -307,7 +307,7 @@ def _speed(settings: Gate, new: Reload, champion: Bundle, files: TrainingFiles) 
 def _slices(settings: Gate, slices: tuple[SliceGain, ...]) -> Check:
     """Refuse when a slice loses more than allowed, and its interval excludes no loss at all.
 
-    The intervals together err with a chance of 5 %: each has its share (Bonferroni).
+    The chance of an error in any of the intervals is 5 % (Bonferroni).
     """
     judged = [(item, item.paired) for item in slices if item.paired is not None]
     needed = f"no loss beyond chance of more than {settings.max_slice_loss:.3f}"

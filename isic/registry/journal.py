@@ -1,10 +1,11 @@
 """Moving the champion alias with a write-ahead record, so that an interrupted promotion is finished
 or undone.
 
-Readers use one alias, `champion`, which MLflow moves atomically; the bookkeeping around it takes
-several steps. `apply_record` writes the record to .pending.json, sets `previous`, sets `champion`, appends
-the record to promotions.jsonl, and removes .pending.json. If a later call finds .pending.json, it
-checks `champion`: if the alias has moved, it does the remaining steps, else it restores `previous`.
+Readers use one alias, `champion`, which MLflow moves atomically; the other changes of a promotion
+are separate steps. `apply_record` writes the record to .pending.json, sets `previous`, sets
+`champion`, appends the record to promotions.jsonl, and removes .pending.json. If a later call finds
+.pending.json, it checks `champion`: if the alias has moved, it does the remaining steps, else it
+restores `previous`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from isic.core.errors import InputError, faulty_key
 from isic.core.io import atomic_file, read_json, typed, write_json
 from isic.registry.versions import CHAMPION, PREVIOUS, Registry
 
-#: JSON does not escape these, but str.splitlines and many editors end a line at each of them.
+#: JSON does not escape these, but str.splitlines and many editors treat each as a line end.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 

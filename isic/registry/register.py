@@ -87,7 +87,7 @@ def register_backbones(root: Path, bundle: Bundle) -> list[Version]:
 
 
 def requirements(bundle: Bundle) -> list[str]:
-    """Exact versions of the packages that serve and score: those the bundle was made with."""
+    """Exact versions, at the time of building, of the packages for serving and scoring."""
     pins = {"mlflow": version("mlflow"), **bundle.manifest.libraries}
     return [f"{package}=={number}" for package, number in pins.items()]
 
@@ -103,7 +103,7 @@ def _find_complete(
 
 
 def _register_backbone(registry: Registry, bundle: Bundle, backbone: str) -> Version:
-    """Register the folder of all folds: files for inspection and import, not a model that scores
+    """Register the folder of all folds, for inspection and import. It is not a model that scores
     lesions.
     """
     name, client, folder = f"isic-image-{backbone}", registry.client, f"image/{backbone}"

@@ -103,7 +103,7 @@ class Registry:
         short = challenger.bundle_hash[:8]
         if short not in judged:
             judged.append(short)
-            # A tag holds 5,000 characters; by then the chance left is 1 in 10 million.
+            # A tag holds 5,000 characters; at that length the remaining chance is 1 in 10 million.
             self.tag(champion, {JUDGED_TAG: " ".join(judged[:_MAX_JUDGED])})
         return judged.index(short) + 1
 
@@ -142,14 +142,14 @@ class Registry:
 
     def _files(self, version: Version, inside: str) -> ArtifactRepository:
         with translate_mlflow_errors(self.client.tracking_uri):
-            # Not by a models:/ URI: MLflow would look it up in the registry that this process used
+            # Not by a models:/ URI: MLflow would resolve it in the registry that this process used
             # last.
             uri = self.client.get_model_version_download_uri(version.name, str(version.number))
             location = f"{uri}/{inside}" if inside else uri
             return repository(location, self.client.tracking_uri, artifact_root(self.root))
 
     def _download(self, version: Version, files: ArtifactRepository) -> Path:
-        # Tags can be edited by anyone, and this one becomes the name of a folder.
+        # Anyone can edit tags, and this one is used as the name of a folder.
         if not _HASH.fullmatch(version.bundle_hash):
             raise InputError(
                 f"{version} has the tag {HASH_TAG} {version.bundle_hash!r}, which is no hash:"

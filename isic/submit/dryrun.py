@@ -1,4 +1,4 @@
-"""Rehearse the notebook as Kaggle runs it: offline, in a fresh environment, on unseen files."""
+"""Rehearse the notebook under Kaggle's conditions: offline, in a fresh environment, on other files."""
 
 from __future__ import annotations
 

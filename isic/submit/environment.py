@@ -1,4 +1,4 @@
-"""A fresh environment with only the packages that Kaggle's image has too: no mlflow, no dvc."""
+"""A fresh environment with packages of Kaggle's image only: no mlflow, no dvc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A generated test set of any size with the edge cases that are known to break submissions."""
+"""A generated test set of any size with the known edge cases of submissions."""
 
 from __future__ import annotations
 

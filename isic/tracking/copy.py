@@ -2,8 +2,8 @@
 
 MLflow 3 has no such command: `mlflow migrate-filestore` writes a database on the same machine, and
 mlflow-export-import was last released before MLflow 3 and lacks logged models. This copy uses the
-client's API. A run gets a new id in the target and a tag with its old one, by which later copies
-recognise it. Counts are verified in the target, and the source is not changed.
+client's API. A run gets a new id in the target and a tag with its old one, which later copies look
+up. Counts are verified in the target, and the source is not changed.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status:
     """Close a run as FINISHED, FAILED or KILLED; closing a fold also updates its parent's mean and
     sd.
     """
-    # An attached run that had ended keeps its time of end.
+    # An attached run that had ended keeps its end time.
     if not spec.attach or client.get_run(run_id).info.status == "RUNNING":
         client.set_terminated(run_id, status)
     if spec.is_parent:

@@ -1,8 +1,8 @@
 """The MLflow store of a checkout, created completely before any process writes to it.
 
-Processes that find no SQLite file would all migrate it at once and break it, and a store with a
-relative path is lost with the temporary checkout of `dvc exp run --temp`. So creation takes a lock
-and a rename, and paths are absolute.
+Without a lock, processes that start at the same time would all create and migrate the SQLite file.
+A store with a relative path is lost with the temporary checkout of `dvc exp run --temp`. So
+creation uses a lock and a rename, and paths are absolute.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def local_uri(root: Path) -> str:
 def absolute(uri: str, root: Path) -> str:
     """`uri` with the relative path of an SQLite file taken from the checkout."""
     if uri.startswith(SQLITE):
-        # Path "/" keeps an absolute right side, so `sqlite:////abs` stays what it is.
+        # `Path / absolute` is the absolute path, so `sqlite:////abs` is unchanged.
         return f"{SQLITE}{home(root) / uri.removeprefix(SQLITE)}"
     return uri
 

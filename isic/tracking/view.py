@@ -1,8 +1,9 @@
 """Default columns of the table of runs: metrics and tags of this project, parents above their
 folds.
 
-MLflow's default columns (source, dataset, models) are of no use here, and a user's choice is stored
-in the browser. A shared view is a tag of the experiment, addressed by a link that `isic ui` prints.
+MLflow's default columns (source, dataset, models) are not useful here, and a user's choice is
+stored in the browser only. A shared view is a tag of the experiment, addressed by a link that `isic
+ui` prints.
 """
 
 from __future__ import annotations

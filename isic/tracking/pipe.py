@@ -80,7 +80,10 @@ class Pipe:
         if self._patient and not self._event(run).wait(_PATIENCE):
             # Once per process: with a hanging store, only the first run waits.
             self._patient = False
-            warn("the store is slow; the last messages are sent in the background")
+            warn(
+                "the store is slow: nothing is lost, the last messages are sent in the background"
+                " after this stage; its results are on disk"
+            )
         return True
 
     def _event(self, run: int) -> threading.Event:

@@ -352,3 +352,22 @@ def test_a_stage_that_adds_to_a_run_leaves_its_provenance(
             pass
     (run,) = every_run(root)
     assert run.data.tags["DVC_STAGE"] == "stack"
+
+
+def test_a_slow_store_says_that_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipe, "_PATIENCE", 0.01)
+    # A writer that never answers.
+    monkeypatch.setattr(
+        pipe,
+        "_start_writer",
+        lambda: subprocess.Popen(
+            ["sleep", "5"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ),
+    )
+    slow = pipe.Pipe()
+    assert slow.wait_for(1)
+    assert slow.wait_for(2)
+    error = capsys.readouterr().err
+    assert error.count("the store is slow: nothing is lost") == 1

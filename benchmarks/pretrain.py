@@ -3,7 +3,7 @@
 `python benchmarks/pretrain.py OUT` writes OUT/BACKBONE.safetensors (the backbone's weights in half
 precision, for `image.train.weights`), the trained network in OUT/BACKBONE and pretrain.json with
 the counts and the scores of a held-out tenth of the patients. The same arguments give the same
-weights. `ISIC_GENERATED_WEIGHTS=OUT python benchmarks/real_tiles.py --only generated` measures
+weights. `ISIC_GENERATED_WEIGHTS=OUT python benchmarks/real_tiles.py --only untouched` measures
 that start on real tiles.
 """
 

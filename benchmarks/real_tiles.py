@@ -310,20 +310,27 @@ def measure_random(rows: Rows, backbone: str) -> dict[str, object]:
     return measured
 
 
-def measure_generated(rows: Rows) -> dict[str, object]:
-    """The pre-trained demo networks, unchanged and trained further."""
+def measure_untouched(rows: Rows) -> dict[str, object]:
+    """The demo networks that were pre-trained on generated tiles, unchanged."""
     from isic.image.network.embed import embed
 
     frame, tiles = rows.data()
     folder = generated_weights()
     measured: dict[str, object] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        backbone = file.stem
-        logits = embed(folder / backbone, tiles, frame["isic_id"].tolist()).logits
-        measured |= rows.add(frame, {f"generated_{backbone}_as_is": standardised(logits)})
+        logits = embed(folder / file.stem, tiles, frame["isic_id"].tolist()).logits
+        measured |= rows.add(frame, {f"generated_{file.stem}_as_is": standardised(logits)})
+    return measured
+
+
+def measure_generated(rows: Rows) -> dict[str, object]:
+    """The pre-trained demo networks, trained further."""
+    frame, tiles = rows.data()
+    measured: dict[str, object] = {}
+    for file in sorted(generated_weights().glob("*.safetensors")):
         changes = GENERATED | {"weights": str(file)}
-        score = network(backbone, frame, tiles, rows.quick, changes)
-        measured |= rows.add(frame, {f"generated_{backbone}": score})
+        score = network(file.stem, frame, tiles, rows.quick, changes)
+        measured |= rows.add(frame, {f"generated_{file.stem}": score})
     return measured
 
 
@@ -344,7 +351,7 @@ def measure_stages(rows: Rows) -> dict[str, object]:
 
 
 def main() -> int:
-    parts = ("boosting", "vit", "convnext", "generated", "pretrained", "stages")
+    parts = ("boosting", "vit", "convnext", "untouched", "generated", "pretrained", "stages")
     options = harness.arguments(__doc__ or "", parts)
     targets = {"margin": f"AUC of the networks >= AUC of boosting on 16 x 16 + {MARGIN}"}
 
@@ -356,6 +363,7 @@ def main() -> int:
         measure_boosting,
         partial(measure_random, backbone="vit"),
         partial(measure_random, backbone="convnext"),
+        measure_untouched,
         measure_generated,
         measure_wheel,
         measure_stages,

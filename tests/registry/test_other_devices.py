@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from isic.core.io import read_parquet, write_parquet
-from isic.core.params import Params
+from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tiles import TileStore
 from isic.image.network import device
@@ -20,6 +20,15 @@ from isic.predict.tolerance import GPU_TOLERANCE, Origin, pair_tolerance
 from isic.registry.gate import _reproduced as reload_check
 from pipelines.register import bundle_of
 from tests.registry.conftest import fit_stacker
+
+
+@pytest.fixture
+def params(layout: Layout) -> Params:
+    """A stacker with little beside the images, so that its trees split by them."""
+    params = load_params(layout.params)
+    dropped = tuple(name for name in params.features.families if name != "age")
+    stack = params.stack.model_copy(update={"rounds": 60, "drop": dropped})
+    return params.model_copy(update={"stack": stack})
 
 
 def train_elsewhere(

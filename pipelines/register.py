@@ -32,7 +32,7 @@ def main() -> None:
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
         version, reused = register(layout.root, bundle, name, text)
         content["version"] = version.number
-        register_backbones(layout.root, bundle)
+        register_backbones(layout.root, bundle, version)
         state = "already has this bundle" if reused else "added"
         print(f"register: {version} {state}, now the challenger")
     except InputError as error:

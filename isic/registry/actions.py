@@ -23,7 +23,7 @@ from isic.registry.journal import (
     read_promotions,
     recover,
 )
-from isic.registry.register import LOCK, make_challenger
+from isic.registry.register import IMAGE_MODEL, LOCK, make_challenger
 from isic.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
 from isic.tracking import open_run
 from isic.tracking.context import git
@@ -88,6 +88,7 @@ def promote(
             gate=verdict.to_json(),
         )
         apply_record(registry, files.promotions, record)
+        _align_networks(registry, challenger)
     return Promotion(challenger, verdict, record)
 
 
@@ -112,6 +113,7 @@ def rollback(registry: Registry, model: str, promotions: Path, reason: str = "")
         user, number = _git_user(registry.root), previous.number
         record = make_record("rollback", model, user, before, number, number, reason=reason)
         apply_record(registry, promotions, record)
+        _align_networks(registry, previous)
     return record
 
 
@@ -164,6 +166,13 @@ def _write_verdict(registry: Registry, challenger: Version, verdict: Verdict, pa
             {f"passed.{_metric_name(check.name)}": float(check.passed) for check in verdict.checks}
         )
         run.artifact(path)
+
+
+def _align_networks(registry: Registry, champion: Version) -> None:
+    """Move the alias `champion` of the image models to the networks in this version."""
+    for name, number in registry.tags(champion).items():
+        if name.startswith(IMAGE_MODEL):
+            registry.set_alias(name, CHAMPION, int(number))
 
 
 def _metric_name(text: str) -> str:

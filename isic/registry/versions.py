@@ -107,6 +107,11 @@ class Registry:
             self.tag(champion, {JUDGED_TAG: " ".join(judged[:_MAX_JUDGED])})
         return judged.index(short) + 1
 
+    def tags(self, version: Version) -> dict[str, str]:
+        """The tags of a version."""
+        with translate_mlflow_errors(self.client.tracking_uri):
+            return dict(self.client.get_model_version(version.name, str(version.number)).tags)
+
     def description(self, version: Version) -> str:
         """The description (Markdown) of a version, "" when there is none."""
         with translate_mlflow_errors(self.client.tracking_uri):

@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 
 from isic.core import locks
 from isic.core.errors import InputError, redact
+from isic.tracking.relocate import relocate
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -107,6 +108,8 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
     if uri.startswith(SQLITE):
         with checkout_lock(root):
             _create_database(Path(uri.removeprefix(SQLITE)), root)
+            if uri == local_uri(root):
+                relocate(home(root) / "mlflow.db", artifact_root(root))
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

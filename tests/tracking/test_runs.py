@@ -47,7 +47,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_ROOT", "DVC_EXP_NAME", "DVC_STAGE"):
         monkeypatch.delenv(name, raising=False)
     # On a loaded machine the writer needs longer to import MLflow.
-    monkeypatch.setattr(pipe, "PATIENCE", 240.0)
+    monkeypatch.setattr(pipe, "_PATIENCE", 240.0)
     (tmp_path / "dvc.yaml").touch()
     return tmp_path
 

@@ -26,13 +26,52 @@ def submission(
         return
     from isic.core.params import load_params
     from isic.core.paths import Layout
+    from isic.registry.versions import CHAMPION, Registry
+    from isic.submit.ledger import log_submission
     from isic.submit.submission import submit
 
     layout = Layout.find()
-    bundle = _load_model(layout, load_params(layout.params))
+    params = load_params(layout.params)
+    bundle = _load_model(layout, params)
     missing = parse_missing(missing_images)
     scores = submit(bundle, layout.raw, layout.submission, missing, fallback)
     typer.echo(f"{len(scores):,} lesions scored: {layout.submission.relative_to(layout.root)}")
+
+    registry = Registry(layout.root)
+    version = registry.find_alias(params.register_.model, CHAMPION)
+    if version is not None and version.bundle_hash == bundle.manifest.hash:
+        log_submission(registry, version, bundle, layout.raw, layout.submission, len(scores))
+
+
+@app.command("list")
+def list_submissions() -> None:
+    """List the submissions: out-of-fold score with its interval, and the leaderboard's."""
+    from isic.core.paths import Layout
+    from isic.submit.ledger import ledger_table, read_ledger
+
+    entries = read_ledger(Layout.find().ledger)
+    typer.echo(ledger_table(entries) if entries else "nothing was submitted yet: make submission")
+
+
+@app.command()
+def record(
+    public: Annotated[float | None, typer.Option(help="Public leaderboard score.")] = None,
+    private: Annotated[float | None, typer.Option(help="Private leaderboard score.")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version submitted (default: the last submission's).")
+    ] = None,
+) -> None:
+    """Enter the leaderboard scores of a submission."""
+    from isic.core.params import load_params
+    from isic.core.paths import Layout
+    from isic.registry.versions import Registry
+    from isic.submit.ledger import ledger_table, record_scores
+
+    layout = Layout.find()
+    model = load_params(layout.params).register_.model
+    registry = Registry(layout.root)
+    entry = record_scores(registry, model, layout.ledger, public, private, version)
+    typer.echo(ledger_table([entry]))
 
 
 def _load_model(layout: Layout, params: Params, model: str | None = None) -> Bundle:

@@ -275,6 +275,11 @@ class Layout:
         return self.submission.with_name("kaggle")
 
     @property
+    def ledger(self) -> Path:
+        """Journal of submissions and their leaderboard scores."""
+        return self.submission.with_name("ledger.jsonl")
+
+    @property
     def promotions(self) -> Path:
         return self.root / "registry" / "promotions.jsonl"
 

@@ -112,6 +112,12 @@ class Registry:
         with translate_mlflow_errors(self.client.tracking_uri):
             return dict(self.client.get_model_version(version.name, str(version.number)).tags)
 
+    def source_run(self, version: Version) -> str:
+        """Id of the run that made a version."""
+        with translate_mlflow_errors(self.client.tracking_uri):
+            found = self.client.get_model_version(version.name, str(version.number))
+            return str(found.run_id or "")
+
     def description(self, version: Version) -> str:
         """The description (Markdown) of a version, "" when there is none."""
         with translate_mlflow_errors(self.client.tracking_uri):

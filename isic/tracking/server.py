@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 import uuid
 from pathlib import Path
 
@@ -103,10 +106,11 @@ def refuse_port(port: int) -> None:
 
 
 def serve(root: Path, port: int) -> None:
-    """Replace this process by the MLflow UI of the checkout at `root` on 127.0.0.1.
+    """Serve the MLflow UI of the checkout at `root` on 127.0.0.1 until Ctrl-C; print its address once
+    it answers.
 
-    Raises InputError when MLFLOW_TRACKING_URI names a server, which has its own pages, or the port
-    is taken.
+    Raises InputError when MLFLOW_TRACKING_URI names a server, which has its own pages, the port is
+    taken, or the server ends by itself.
     """
     uri = tracking_uri(root)
     if uri.startswith(("http://", "https://")):
@@ -115,19 +119,33 @@ def serve(root: Path, port: int) -> None:
         )
     refuse_port(port)
     page = publish_view(connect(root))
-    sys.stdout.write(f"http://127.0.0.1:{port}{page}\n")
-    sys.stdout.flush()
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    stores = ["--backend-store-uri", uri, "--default-artifact-root", artifact_root(root).as_uri()]
-    os.execv(sys.executable, [*command, *stores])
+
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--workers", "1"]
+    command += ["--port", str(port), "--backend-store-uri", uri]
+    command += ["--default-artifact-root", artifact_root(root).as_uri()]
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            _await_answer(server, f"http://127.0.0.1:{port}/health")
+            if server.poll() is None:
+                sys.stdout.write(f"http://127.0.0.1:{port}{page}\n")
+                sys.stdout.flush()
+            if server.wait():
+                log.seek(0)
+                raise InputError(f"the MLflow server ended: {' '.join(log.read().split())[-300:]}")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _await_answer(server: subprocess.Popen[bytes], url: str) -> None:
+    """Return once `url` answers or the server has ended."""
+    while server.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)

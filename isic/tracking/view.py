@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from isic.tracking.store import EXPERIMENT
 
@@ -29,6 +30,13 @@ _METRICS = (
     "folds_finished",
 )
 _TAGS = ("family", "fold", "DVC_EXP_NAME", "git_commit")
+#: The page's address decides workflow and order: MLflow starts on its pages for chats.
+_QUERY = {
+    "viewStateShareKey": KEY,
+    "workflowType": "machine_learning",
+    "orderByKey": "metrics.`pauc`",
+    "orderByAsc": "false",
+}
 
 
 def publish_view(client: MlflowClient) -> str:
@@ -44,26 +52,33 @@ def publish_view(client: MlflowClient) -> str:
     for tag, value in ((name, state), ("mlflow.experimentKind", "custom_model_development")):
         if experiment.tags.get(tag) != value:
             client.set_experiment_tag(experiment.experiment_id, tag, value)
-    return f"/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={KEY}"
+    page = f"/#/experiments/{experiment.experiment_id}/runs"
+    return f"{page}?{urlencode(_QUERY, quote_via=quote)}"
 
 
 def _view_state() -> dict[str, Any]:
     """State of the page as MLflow stores it; missing keys keep their defaults."""
-    name, created, models = "attributes.`Run Name`", "attributes.start_time", "attributes.`Models`"
+    name, created, models, data = (
+        "attributes.`Run Name`",
+        "attributes.start_time",
+        "attributes.`Models`",
+        "attributes.`Dataset`",
+    )
     metrics, tags = (
         [f"{kind}.`{name}`" for name in names]
         for kind, names in (("metrics", _METRICS), ("tags", _TAGS))
     )
     widths = {
-        name: 260,
+        name: 320,
         created: 130,
         models: 110,
+        data: 150,
         **dict.fromkeys(metrics, 96),
         **dict.fromkeys(tags, 120),
     }
-    order = [name, created, *metrics, models, *tags]
+    order = [name, created, *metrics, data, models, *tags]
     return {
-        "selectedColumns": [*metrics, models, *tags],
+        "selectedColumns": [*metrics, data, models, *tags],
         "columnOrder": order,
         "columnWidths": widths,
     }

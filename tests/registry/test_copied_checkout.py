@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import pytest
 
@@ -80,9 +81,9 @@ def test_everything_is_read_from_and_written_to_the_checkout_itself(
     notes = {run.info.run_name: run for run in runs if run.info.run_name.startswith("stack-")}
     for number in (1, 2):
         (run,) = (run for name, run in notes.items() if name.startswith(f"stack-{number}"))
-        path = Path(client.download_artifacts(run.info.run_id, f"note{number}.txt"))
-        assert path.is_relative_to(other.root)
-        assert path.read_text() == f"note {number}"
+        folder = Path(unquote(urlparse(run.info.artifact_uri).path))
+        assert folder.is_relative_to(other.root)
+        assert (folder / f"note{number}.txt").read_text() == f"note {number}"
 
     folder = resolve_model(f"models:/{MODEL}@challenger", other.root)
     assert folder.is_relative_to(other.root)

@@ -16,7 +16,10 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import yaml
 
+from isic.tracking.inputs import recorded_inputs
+from isic.tracking.store import EXPERIMENT, connect
 from tests.conftest import rows_of
 from tests.pipeline import SHRUNK, call, environment, make_checkout, network_attempts
 
@@ -117,6 +120,39 @@ def test_champion_and_bundle_are_the_same_model(done: Path) -> None:
     assert (done / "a.csv").read_bytes() == (done / "b.csv").read_bytes()
     scores = pd.read_csv(done / "a.csv").set_index("isic_id").iloc[:, 0]
     assert np.allclose(scores.reindex(submission["isic_id"]), submission["target"], atol=1e-12)
+
+
+def test_runs_name_the_inputs_and_data_that_dvc_records(done: Path) -> None:
+    lock = yaml.safe_load((done / "dvc.lock").read_text())["stages"]
+    # By its address: other tests of this process may have left another store in the environment.
+    client = connect(done, f"sqlite:///{done}/mlflow.db")
+    work = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    found: dict[str, set[str]] = {}
+    for run in client.search_runs([work]):
+        assert "dvc_lock" not in run.data.tags
+        found.setdefault(run.data.tags["family"], set()).add(run.data.tags.get("stage_inputs", ""))
+    assert found == {
+        "stack": {recorded_inputs(lock["stack"])},
+        "train_image-convnext": {recorded_inputs(lock["train_image@convnext-0"])},
+    }, "of parent and folds alike"
+
+    recorded = {
+        item["path"]: item["md5"] for stage in lock.values() for item in stage.get("outs", ())
+    }
+    recorded |= {
+        item["path"]: item["md5"] for stage in lock.values() for item in stage.get("deps", ())
+    }
+    (stack,) = client.search_runs([work], "tags.family = 'stack' and tags.role = 'parent'")
+    data = {item.dataset.name: item for item in stack.inputs.dataset_inputs}
+    assert {name: item.tags[0].value for name, item in data.items()} == {
+        "data/raw/train-metadata.csv": "train",
+        "data/oof/stack.parquet": "oof",
+    }
+    for name, item in data.items():
+        assert item.dataset.digest == recorded[name]
+    assert len(client.search_logged_models([work], "metrics.pauc >= 0")) == 4, (
+        "two fold networks, all of a backbone, the bundle"
+    )
 
 
 def test_missing_image_names_the_id_unless_imputed(done: Path) -> None:

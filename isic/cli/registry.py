@@ -57,6 +57,21 @@ def rollback(reason: _Reason = "") -> None:
 
 
 @app.command()
+def frontier() -> None:
+    """Measure pAUC against the cost of every version and fold network (metrics/frontier.json)."""
+    import subprocess
+    import sys
+
+    from isic.core.paths import Layout
+
+    # The package pipelines is part of a checkout, not of the wheel.
+    command = [sys.executable, "-m", "pipelines.frontier"]
+    status = subprocess.run(command, cwd=Layout.find().root, check=False).returncode
+    if status:
+        raise typer.Exit(status)
+
+
+@app.command()
 def history() -> None:
     """List every promotion and rollback, oldest first."""
     from isic.core.paths import Layout

@@ -44,7 +44,7 @@ class ReportFiles:
     required.
 
     plots: folder of points. families: ablation of the feature families. models: backbone -> fold ->
-    network's folder.
+    network's folder. ledger: journal of submissions. frontier: cost of versions and networks.
     """
 
     metrics: Path
@@ -53,6 +53,8 @@ class ReportFiles:
     families: Path
     tiles: Path
     models: dict[str, dict[int, Path]]
+    ledger: Path
+    frontier: Path
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ class Layout:
             families=self.evaluate_metrics.with_name("features.json"),
             tiles=self.train_images,
             models=self.image_models(backbones, folds),
+            ledger=self.ledger,
+            frontier=self.frontier,
         )
 
     @property
@@ -273,6 +277,11 @@ class Layout:
     def kaggle(self) -> Path:
         """Folder of the package for Kaggle."""
         return self.submission.with_name("kaggle")
+
+    @property
+    def frontier(self) -> Path:
+        """Cost of registered versions and their networks, by `isic frontier`."""
+        return self.root / "metrics" / "frontier.json"
 
     @property
     def ledger(self) -> Path:

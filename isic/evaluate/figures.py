@@ -18,6 +18,7 @@ from isic.evaluate.curve_figures import (
 )
 from isic.evaluate.curves import Records
 from isic.evaluate.interval_figures import draw_families, draw_ladder, draw_slices
+from isic.evaluate.model_figures import draw_frontier, draw_leaderboard
 from isic.evaluate.theme import Theme
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ FIGURES: dict[str, Callable[[dict[str, Records], Theme], Any]] = {
     "decision": draw_decision,
     "histogram": draw_histogram,
     "families": draw_families,
+    "leaderboard": draw_leaderboard,
+    "frontier": draw_frontier,
     "learning": draw_learning,
     "slices": draw_slices,
 }

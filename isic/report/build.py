@@ -4,6 +4,7 @@ page.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -103,6 +104,8 @@ def build_report(
         metrics["positives"],
     ):
         points["families"] = ablation_points(families)
+    points["leaderboard"] = _read_lines(files.ledger)
+    points["frontier"] = (_read_optional(files.frontier) or {"records": []})["records"]
     nested = robustness.get("nested") if robustness else None
     points["ladder"] = [*(robustness["steps"] if robustness else []), *points["ladder"]]
 
@@ -162,6 +165,12 @@ def build_report(
     ):
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def _read_lines(path: Path) -> Records:
+    """The JSON objects of a file with one a line, none when it is absent."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def _read_optional(path: Path) -> dict[str, Any] | None:

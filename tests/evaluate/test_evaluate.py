@@ -20,6 +20,7 @@ from isic.core.paths import Layout
 from isic.evaluate.curves import decision_points, flagged_points, histogram_points, rank_in_patient
 from isic.evaluate.evaluate import Evaluation, evaluate, headline_metrics
 from isic.evaluate.learning import learning_records
+from isic.evaluate.model_figures import frontier
 from isic.evaluate.slices import slice_masks
 from tests.report.conftest import FOLDS, results_of
 
@@ -254,3 +255,11 @@ def test_metrics_diff_fits_a_terminal(
     assert len(done) == 1 + len(headline) <= 9
     assert max(map(len, done)) <= 100
     assert all(line.split()[-1] == "-0.01235" for line in done[1:])
+
+
+def test_the_frontier_keeps_what_nothing_beats() -> None:
+    records = [
+        {"name": name, "pauc": pauc, "megabytes": size}
+        for name, pauc, size in (("a", 0.1, 1), ("b", 0.09, 2), ("c", 0.12, 3), ("d", 0.12, 4))
+    ]
+    assert [record["name"] for record in frontier(records, "megabytes")] == ["a", "c"]

@@ -405,6 +405,31 @@ def test_what_families_gain_is_shown_while_it_speaks_of_these_lesions(
         assert (">patient_z<" in page(layout)) is there
 
 
+def test_submissions_and_costs_are_shown_once_they_are_known(
+    new_run: Callable[..., Layout],
+) -> None:
+    layout = new_run(lesions=120)
+    judge(layout)
+    empty = page(layout)
+    assert "No submission yet" in empty
+    assert "pAUC against cost: not measured" in empty
+    entry = {"at": "2026-01-01T00:00:00+00:00", "model": "isic-2024", "version": 3}
+    scores = {"pauc": 0.171, "pauc_low": 0.16, "pauc_high": 0.18, "public": 0.1712, "private": None}
+    layout.ledger.parent.mkdir(exist_ok=True)
+    layout.ledger.write_text(json.dumps(entry | scores) + "\n")
+    cost = {"parameters": 1e6, "gflops": 0.5, "milliseconds": 3.0, "megabytes": 4.0}
+    records = [
+        {"kind": kind, "name": kind, "pauc": value, **cost}
+        for kind, value in (("version", 0.171), ("network", None))
+    ]
+    write_json(layout.frontier, {"records": records})
+    shown = page(layout)
+    assert "isic-2024/3" in shown
+    assert '<td class="num">0.1712</td><td class="num">–</td>' in shown
+    assert 'id="figure-leaderboard"' in shown
+    assert 'id="figure-frontier"' in shown
+
+
 def test_changes_are_found_in_both_directions() -> None:
     before, after = (
         flatten_params({"a": {"b": 1, "c": [1, 2]}}),

@@ -4,14 +4,14 @@ from isic.core.errors import run
 from isic.core.io import write_json
 from isic.core.params import load_params
 from isic.core.paths import Layout
-from isic.evaluate.evaluate import describe_result, evaluate, headline_metrics, scalar_metrics
+from isic.evaluate.evaluate import describe_result, evaluate, headline_metrics
 from isic.evaluate.figures import FIGURES
 from isic.evaluate.ladder import network_scores
 from isic.evaluate.learning import learning_records
 from isic.evaluate.results import read_results
 from isic.evaluate.theme import PAPER
 from isic.tracking import parent
-from isic.tracking.oof import log_oof, log_scores
+from isic.tracking.oof import log_oof, log_scores, scalar_metrics
 
 
 def main() -> None:

@@ -134,8 +134,3 @@ def headline_metrics(metrics: dict[str, Any]) -> dict[str, float | None]:
     )
     values = {name: metrics[name] for name in names}
     return values | {"calibration_error": metrics["calibration_error"]["after"]}
-
-
-def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
-    """The scalar values of `metrics`, for MLflow; None and nested values are left out."""
-    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}

@@ -16,7 +16,6 @@ import pandas as pd
 import isic
 from isic.core.io import sha256_json
 from isic.core.schema import ID, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
-from isic.evaluate.evaluate import scalar_metrics
 from isic.predict.bundle import Bundle
 from isic.predict.manifest import FILE
 from isic.predict.requests import IMAGE
@@ -31,6 +30,7 @@ from isic.registry.versions import (
     translate_mlflow_errors,
 )
 from isic.tracking.context import run_tags
+from isic.tracking.oof import scalar_metrics
 from isic.tracking.runs import RunSpec, finish, flatten, start
 from isic.tracking.store import checkout_lock
 

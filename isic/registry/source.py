@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from isic.core.io import sha256_json
-from isic.evaluate.evaluate import scalar_metrics
 from isic.predict.bundle import Bundle
 from isic.registry.versions import Registry
-from isic.tracking.oof import OOF_HASH, WEIGHTS, WEIGHTS_HASH
+from isic.tracking.oof import OOF_HASH, WEIGHTS, WEIGHTS_HASH, scalar_metrics
 from isic.tracking.runs import PARENT_TAG, RunSpec, finish, flatten, start
 from isic.tracking.store import EXPERIMENT, experiment_ids
 

@@ -57,3 +57,8 @@ def log_scores(
     with parent(family, config, root) as tracker:
         tracker.metrics(scores[None])
         tracker.dataset(oof, "oof")
+
+
+def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:
+    """The scalar values of `metrics`, for MLflow; None and nested values are left out."""
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}

@@ -30,13 +30,9 @@ _METRICS = (
     "folds_finished",
 )
 _TAGS = ("family", "fold", "DVC_EXP_NAME", "git_commit")
-#: The page's address decides workflow and order: MLflow starts on its pages for chats.
-_QUERY = {
-    "viewStateShareKey": KEY,
-    "workflowType": "machine_learning",
-    "orderByKey": "metrics.`pauc`",
-    "orderByAsc": "false",
-}
+#: MLflow starts on its pages for chats unless the address names the workflow. It ignores the shared
+#: view when the address has an order or filter: these are in the view.
+_QUERY = {"viewStateShareKey": KEY, "workflowType": "machine_learning"}
 
 
 def publish_view(client: MlflowClient) -> str:
@@ -78,6 +74,11 @@ def _view_state() -> dict[str, Any]:
     }
     order = [name, created, *metrics, data, models, *tags]
     return {
+        # In any other order than by time MLflow shows all runs flat, so folds and trials are left
+        # to their parents' pages.
+        "orderByKey": "metrics.`pauc`",
+        "orderByAsc": False,
+        "searchFilter": "tags.role = 'parent'",
         "selectedColumns": [*metrics, data, models, *tags],
         "columnOrder": order,
         "columnWidths": widths,

@@ -137,6 +137,7 @@ def _register_backbone(registry: Registry, bundle: Bundle, backbone: str) -> Ver
         source = network_run(client, bundle, backbone) or stack_run(registry, bundle)
         run = client.get_run(source)
         model_id = _log_networks(client, run, name, bundle.folder / folder)
+        _use_store(client.tracking_uri)
         _ensure_model(client, name, f"Image networks of backbone {backbone}, one a fold")
         hashes = {"folds_hash": bundle.manifest.folds_hash, HASH_TAG: digest}
         values = {key: run.data.metrics[key] for key in _HEADLINE if key in run.data.metrics}
@@ -256,8 +257,7 @@ def _log(store: str, run: str, bundle: Bundle) -> tuple[str, str]:
     import mlflow
 
     package = Path(isic.__file__).parent
-    mlflow.set_tracking_uri(store)
-    mlflow.set_registry_uri(store)
+    _use_store(store)
     with mlflow.start_run(run_id=run):
         info = mlflow.pyfunc.log_model(
             name="bundle",
@@ -270,6 +270,16 @@ def _log(store: str, run: str, bundle: Bundle) -> tuple[str, str]:
             params=flatten(bundle.manifest.params),
         )
     return str(info.model_uri), str(info.model_id)
+
+
+def _use_store(store: str) -> None:
+    """Set this process's store: MLflow looks up the model of a new version there, not at the
+    client's.
+    """
+    import mlflow
+
+    mlflow.set_tracking_uri(store)
+    mlflow.set_registry_uri(store)
 
 
 def _signature() -> Any:

@@ -613,12 +613,12 @@ def test_a_backbone_that_cannot_be_sent_leaves_a_failed_run(
     shutil.copy(store, layout.root / "mlflow.db")
     bundle = bundle_of(layout, params)
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_artifacts", refuse)
+        patch.setattr(MlflowClient, "log_model_artifacts", refuse)
         with pytest.raises(OSError, match="No space left"):
             register_backbones(layout.root, bundle)
     client = Registry(layout.root).client
     (experiment,) = (
-        one.experiment_id for one in client.search_experiments() if one.name == "isic-2024"
+        one.experiment_id for one in client.search_experiments() if one.name == "isic-2024-registry"
     )
     assert [run.info.status for run in client.search_runs([experiment])] == ["FAILED"]
     register_backbones(layout.root, bundle)

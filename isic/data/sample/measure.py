@@ -36,8 +36,11 @@ from isic.data.sample.population import (
 #: strong.
 _PATIENT_PART = 0.4
 _SKIN = ("tbp_lv_Aext", "tbp_lv_Bext", "tbp_lv_Lext", "tbp_lv_stdLExt")
-#: The group of columns that a lesion too small to measure shows all the same, as no colour at all.
+#: Columns that a lesion too small to measure shows all the same, as no colour at all.
 _COLOUR = ("tbp_lv_color_std_mean", "tbp_lv_radial_color_std_max")
+_COLOUR_GROUP = next(i for i, names in enumerate(SHOWN_TOGETHER) if _COLOUR[0] in names)
+#: Draws of the malignant lesions from which the middle one is taken.
+_DRAWS = 32
 #: Below this diameter (mm) colour spread falls away, in normal scores per log of the diameter: real
 #: lesions under 2 mm have none, a third of those at 2.5 to 3.3 mm have none.
 _MEASURABLE, _FADE = 3.3, 2.5
@@ -51,29 +54,38 @@ class Visibility:
         lookalike: bool (n,), benign lesions that are drawn like malignant ones.
         latent: float64 (n,), how much a malignant lesion or a lookalike shows of it; standard
             normal, NaN for all others.
+        shown: bool (n, groups), the groups of `SHOWN_TOGETHER` that it shows.
     """
 
     lookalike: np.ndarray
     latent: np.ndarray
-
-    @property
-    def striking(self) -> np.ndarray:
-        """Row numbers of malignant lesions and lookalikes."""
-        return np.flatnonzero(~np.isnan(self.latent))
+    shown: np.ndarray
 
 
 def draw_visibility(
     facts: Population, rng: np.random.Generator, malignant: np.ndarray
 ) -> Visibility:
-    """The published share of lookalikes, and latents in equal steps of probability."""
+    """The published share of lookalikes, latents in equal steps of probability, and the share of
+    each group of columns that is hidden.
+    """
+    model = facts.visibility
     benign = np.flatnonzero(~malignant)
     lookalike = np.zeros(len(malignant), dtype=bool)
-    count = round(facts.visibility.lookalikes * len(benign))
+    count = round(model.lookalikes * len(benign))
     lookalike[rng.choice(benign, count, replace=False)] = True
     latent = np.full(len(malignant), np.nan)
+    shown = np.zeros((len(malignant), len(SHOWN_TOGETHER)), dtype=bool)
     for members in (malignant, lookalike):
-        latent[members] = stratified(rng, rng.random((members.sum(), 1)))[:, 0]
-    return Visibility(lookalike, latent)
+        size = int(members.sum())
+        latent[members] = common = stratified(rng, rng.random((size, 1)))[:, 0]
+        own = stratified(rng, rng.random((size, len(SHOWN_TOGETHER))))
+        level = np.sqrt(model.shared) * common[:, None] + np.sqrt(1 - model.shared) * own
+        chance = model.hidden * np.array(list(SHOWN_TOGETHER.values()))
+        if members is malignant:
+            # Lesions too small to measure show their colours always; the others hide more often.
+            chance[_COLOUR_GROUP] /= 1 - facts.malignant_small
+        shown[members] = stratified(rng, level) >= ndtri(np.minimum(chance, 0.95))
+    return Visibility(lookalike, latent, shown)
 
 
 def stratified(rng: np.random.Generator, scores: np.ndarray) -> np.ndarray:
@@ -93,14 +105,16 @@ def draw_scores(
     patients: pd.DataFrame,
     owner: np.ndarray,
     malignant: np.ndarray,
-    lookalike: np.ndarray,
+    visibility: Visibility,
     given: np.ndarray,
 ) -> np.ndarray:
     """Normal scores (n, variables) of all copula variables.
 
-    `owner` (n,) indexes patients, `malignant` and `lookalike` (n,) are bool, `given` (n, 4) scores
-    age, x, y, z.
+    `owner` (n,) indexes patients, `malignant` (n,) is bool, `given` (n, 4) scores age, x, y, z. Of
+    `_DRAWS` draws of the malignant lesions the one nearest the middle is taken, by how much
+    evidence its least visible half shows: that half decides the partial AUC.
     """
+    lookalike = visibility.lookalike
     hospital = np.stack(facts.hospitals["offset"].to_list())
     hospital_cov = _weighted_covariance(hospital, facts.hospitals["rows"].to_numpy(float))
     _, rest = _condition(facts.benign.correlation)
@@ -132,13 +146,35 @@ def draw_scores(
         # variance.
         total = np.diag(root @ root.T + hospital_cov + patient_cov)
         scale = np.sqrt(np.diag(rest) / total)
-        noise = rng.standard_normal((len(rows), len(scale))) @ root.T
         # The tables of a group already hold its mix of hospitals.
         mix = np.average(hospital, axis=0, weights=facts.hospitals[share].to_numpy(float))
         own = (effect if share == "malignant" else shifted) - mix
-        drawn = (noise + own[owner[rows]]) * scale + given[rows] @ slope.T
-        scores[rows, EXOGENOUS:] = stratified(rng, drawn)
+        centre = own[owner[rows]] * scale + given[rows] @ slope.T
+        draws = []
+        for _ in range(_DRAWS if members is malignant and len(rows) > 1 else 1):
+            noise = rng.standard_normal(centre.shape) @ root.T
+            draws.append(stratified(rng, noise * scale + centre))
+        chosen = _middle(facts, draws, visibility.shown[rows]) if len(draws) > 1 else 0
+        scores[rows, EXOGENOUS:] = draws[chosen]
     return scores
+
+
+def _middle(facts: Population, draws: list[np.ndarray], shown: np.ndarray) -> int:
+    """Index of the draw whose evidence, sorted, is nearest the mean over all draws.
+
+    Evidence is linear discriminant analysis on the benign scores that the values stand for.
+    """
+    names = facts.variables[EXOGENOUS:]
+    groups = [next(i for i, group in enumerate(SHOWN_TOGETHER) if name in group) for name in names]
+    stands = np.empty((len(draws), *draws[0].shape))
+    for column, (name, group) in enumerate(zip(names, groups, strict=True)):
+        score = np.stack([draw[:, column] for draw in draws])
+        seen = facts.plain.tables[name].score(facts.overt.tables[name](score))
+        stands[:, :, column] = np.where(shown[:, group], seen, score)
+    correlation = facts.plain.correlation[EXOGENOUS:, EXOGENOUS:]
+    weights = np.linalg.solve(correlation + 0.1 * np.eye(len(names)), stands.mean(axis=(0, 1)))
+    evidence = np.sort(stands @ weights, axis=1)[:, : (len(shown) + 1) // 2]
+    return int(np.abs(evidence - evidence.mean(axis=0)).mean(axis=1).argmin())
 
 
 def read_tables(
@@ -151,19 +187,16 @@ def read_tables(
     """Values of the copula variables: each column read off the benign table, or the malignant one
     where that shows.
     """
-    order = sorted(facts.variables, key=lambda name: name != SIZE)
-    shown: dict[str, np.ndarray] = {}
     columns: dict[str, np.ndarray] = {}
-    for name in order:
+    for name in sorted(facts.variables, key=lambda name: name != SIZE):
         index = facts.variables.index(name)
         if index < EXOGENOUS:
             shows = ~np.isnan(visibility.latent)
-        elif name in shown:
-            shows = shown[name]
         else:
-            group = next(names for names in SHOWN_TOGETHER if name in names)
-            shows = _shown(facts, rng, group, visibility, malignant, columns.get(SIZE))
-            shown |= dict.fromkeys(group, shows)
+            group = next(i for i, names in enumerate(SHOWN_TOGETHER) if name in names)
+            shows = visibility.shown[:, group]
+            if group == _COLOUR_GROUP:
+                shows = shows | (malignant & is_small(columns[SIZE]))
         parts = [~shows, shows & malignant, shows & visibility.lookalike]
         column = np.empty(len(scores))
         for part, source in zip(parts, (facts.plain, facts.overt, facts.lookalike), strict=True):
@@ -174,32 +207,6 @@ def read_tables(
             column[part] = source.tables[name](score)
         columns[name] = column
     return pd.DataFrame({name: columns[name] for name in facts.variables})
-
-
-def _shown(
-    facts: Population,
-    rng: np.random.Generator,
-    group: tuple[str, ...],
-    visibility: Visibility,
-    malignant: np.ndarray,
-    diameter: np.ndarray | None,
-) -> np.ndarray:
-    """Which rows (n,) show what is malignant about them in a group of columns."""
-    rows = visibility.striking
-    chance = np.full(len(rows), facts.visibility.hidden * SHOWN_TOGETHER[group])
-    if _COLOUR[0] in group and diameter is not None:
-        tiny = is_small(diameter[rows])
-        for members in (malignant[rows], ~malignant[rows]):
-            open_ = members & ~tiny
-            chance[open_] *= members.sum() / max(open_.sum(), 1)
-        chance[tiny] = 0
-    shared = facts.visibility.shared
-    level = np.sqrt(shared) * visibility.latent[rows] + np.sqrt(1 - shared) * rng.standard_normal(
-        len(rows)
-    )
-    shows = np.zeros(len(visibility.latent), dtype=bool)
-    shows[rows] = level >= ndtri(np.minimum(chance, 0.95))
-    return shows
 
 
 def complete(facts: Population, rng: np.random.Generator, drawn: pd.DataFrame) -> pd.DataFrame:

@@ -140,8 +140,9 @@ class Population:
     malignant: int
     patients: int
     malignant_patients: int
-    #: Mean age of malignant lesions, years.
+    #: Mean age of malignant lesions (years), and the share below `LEAST_DIAMETER`.
     malignant_age: float
+    malignant_small: float
     variables: tuple[str, ...]
     #: All benign lesions, and those that are no lookalikes.
     benign: Group
@@ -209,6 +210,7 @@ def _population(facts: dict[str, Any]) -> Population:
         patients=facts["patients"],
         malignant_patients=facts["malignant_patients"],
         malignant_age=float(whole.tables["age_approx"](_FINE).mean()),
+        malignant_small=whole.tables[SIZE].below(LEAST_DIAMETER),
         variables=tuple(facts["variables"]),
         benign=benign,
         plain=plain,

@@ -67,7 +67,7 @@ def draw_rows_of(
     malignant = np.arange(len(owner)) - first < people["malignant"].to_numpy()[owner]
     place, given = _places(facts, rng, people, owner, malignant)
     visibility = draw_visibility(facts, rng, malignant)
-    scores = draw_scores(facts, rng, people, owner, malignant, visibility.lookalike, given)
+    scores = draw_scores(facts, rng, people, owner, malignant, visibility, given)
     rows = complete(facts, rng, read_tables(facts, rng, scores, malignant, visibility))
     rows["target"] = malignant.astype(np.int64)
     rows = rows.assign(**_identity(facts, rng, people, owner, malignant), **_site(facts, place))

@@ -41,7 +41,7 @@ def predict(
     on: Annotated[
         str,
         typer.Option(
-            help="here (this machine), or ray: the cluster at RAY_ADDRESS, else one started on this machine."
+            help="here, or ray: the cluster at RAY_ADDRESS, else one started on this machine."
         ),
     ] = "here",
     source: Annotated[
@@ -136,7 +136,7 @@ def compare(
     the parameters, features and data that differ.
     """
     from isic.core.io import refuse_output, write_json
-    from isic.evaluate.compare import compare_oof, comparison_table, read_oof
+    from isic.evaluate.compare import compare_oof, comparison_table, find_oof, read_oof
     from isic.evaluate.config import changes_text, list_changes
 
     for name, side in (("A", a), ("B", b)):
@@ -145,15 +145,17 @@ def compare(
                 f"{name} is empty: name a run, a version, a bundle, a checkout or a score file"
             )
     target = out or _comparison_file()
-    files = [_oof_source(name) for name in (a, b)]
+    sources = [_oof_source(name) for name in (a, b)]
     if target is not None:
-        refuse_output(target, *files)
+        # The comparison of a checkout is written into it, but nothing may be added to a bundle.
+        bundles = [source for source in sources if not (source / "dvc.yaml").is_file()]
+        refuse_output(target, *map(find_oof, sources), *bundles)
 
-    first, second = (read_oof(file) for file in files)
+    first, second = (read_oof(source) for source in sources)
     comparison = compare_oof(first, second, (a, b))
     typer.echo(comparison_table(comparison) + "\n")
 
-    before, after = (_run_config(name, file) for name, file in zip((a, b), files, strict=True))
+    before, after = (_run_config(name, file) for name, file in zip((a, b), sources, strict=True))
     changes = None
     if before and after:
         changes = list_changes(before, after)
@@ -199,7 +201,7 @@ def _oof_source(name: str) -> Path:
 
 
 def _run_config(name: str, source: Path) -> RunConfig | None:
-    """Parameters and hashes of the scores `source` of `_oof_source(name)`; None for a score file."""
+    """Parameters and hashes of the scores `source` (`_oof_source(name)`); None for a score file."""
     from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.evaluate.config import RunConfig, flatten_params

@@ -205,7 +205,7 @@ def train(run: Run, source: Iterator[list[Batch]], steps: int) -> None:
 
 
 def fed_and_resident(run: Run, bench: Bench) -> dict[str, float]:
-    """Seconds of some optimiser steps fed by the loader, and on the resident batches of one step."""
+    """Seconds of optimiser steps fed by the loader, and on the resident batches of one step."""
     fed = groups_of(run, bench.tiles, bench.ids, default_workers(run.device))
     resident, steps = cycle([next(fed)]), bench.steps()
     # The first epochs decode; without loader processes the loader caches tiles.

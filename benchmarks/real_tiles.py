@@ -184,7 +184,7 @@ def stage_scores(frame: pd.DataFrame, tiles: TileStore, size: int) -> Floats:
 
 
 def stages(tiles: TileStore, ids: list[str], size: int) -> NDArray[np.float32]:
-    """Mean, maximum and sd over each map of the last stages of the wheel's network, (n, columns)."""
+    """Mean, maximum and sd of each map of the network's last stages, (n, columns)."""
     import torch
 
     from isic.image.network.backbone import create
@@ -224,7 +224,7 @@ def interval(
 def paired(
     target: NDArray[np.int64], score: Floats, other: Floats, replicates: int = 500
 ) -> dict[str, float]:
-    """AUC of `score` minus AUC of `other`, and its central 95 % over the same resamples of tiles."""
+    """AUC of `score` minus that of `other`, and its central 95 % over equal resamples of tiles."""
     random = np.random.default_rng(0)
     gains = []
     for _ in range(replicates):

@@ -94,7 +94,7 @@ def prepare(layout: Layout, params: Params, patients: int, lesions: int, positiv
 
 
 def write_network(params: Params, backbone: str, folder: Path) -> None:
-    """An untrained network of the demo's size: activation maps take as long as with a trained one."""
+    """An untrained network of the demo's size; maps take as long as with a trained one."""
     from isic.image.network.artifact import save_model
     from isic.image.network.backbone import create
     from isic.image.network.catalogue import resolve

@@ -389,7 +389,7 @@ def _laid(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def _peak(folder: Path, extra: int) -> float:
-    """Peak memory above the loaded libraries', over the matrix's size: reading, binning, one trial."""
+    """Peak memory without libraries / size of the matrix: reading, binning, one trial."""
     from isic.stack.members import MemberTask, Pool
     from isic.stack.members.lightgbm_ import LIBRARY
     from isic.stack.training_data import build_training_data
@@ -525,7 +525,7 @@ def _usual_trial(
 
 
 def _sklearn_pauc(target: np.ndarray, score: np.ndarray) -> float:
-    """scikit-learn's standardised partial AUC with its scaling undone (FIELD B.1): a sort per call."""
+    """scikit-learn's standardised partial AUC without its scaling (FIELD B.1): a sort per call."""
     from sklearn.metrics import roc_auc_score
 
     share = 1 - 0.8

@@ -1,1 +1,1 @@
-"""One thin main per DVC stage: parse identity, read parameters and inputs, call `isic`, write, log."""
+"""One thin main per DVC stage: parse options, read params and inputs, call `isic`, write, log."""

@@ -1,4 +1,4 @@
-"""Stage `robustness`: refit and rescore under other conditions, for the report and the stack's run."""
+"""Stage `robustness`: refit and score under other conditions, for the report and the run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`make setup` with a stand-in for Python: what it prints, and that a half-made .venv is never kept."""
+"""`make setup` with a fake Python: the printed lines, and removal of an incomplete .venv."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-#: A Python whose `venv` makes an environment like itself and whose pip prints much.
+#: A fake Python: `venv` copies it, and its pip prints many lines.
 PYTHON = r"""#!/bin/bash
 echo "$@" >> "$CALLS"
 case "$*" in
@@ -39,7 +39,7 @@ def clone(root: Path, tmp_path: Path) -> Path:
 
 
 def make(clone: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`make setup` with the stand-in as python3."""
+    """`make setup` with the fake Python as python3."""
     tools = {
         "PATH": f"{clone.parent}:/usr/bin:/bin",
         "CALLS": str(clone.parent / "calls"),

@@ -22,7 +22,7 @@ def doctor() -> None:
 
 @app.command("check-stack")
 def check_stack() -> None:
-    """Check the stacker: columns that leak the target, and the optimism of its out-of-fold score."""
+    """Check the stacker for columns that leak the target, and for optimism of its score."""
     from isic.core.io import read_parquet, write_json
     from isic.core.params import load_params
     from isic.core.paths import Layout

@@ -1,4 +1,4 @@
-"""`isic features`: the table of features, its file in docs, and the measured gain of each family."""
+"""`isic features`: the table of features, its page in docs, and the gain of each family."""
 
 from __future__ import annotations
 

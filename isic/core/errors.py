@@ -46,7 +46,7 @@ def error_line(error: BaseException) -> str | None:
 
 
 def faulty_key(error: ValidationError) -> str:
-    """Dotted name of the first key that failed validation; "content" when the whole value failed."""
+    """Dotted name of the first key that failed validation; "content" for the whole value."""
     return ".".join(map(str, error.errors()[0]["loc"])) or "content"
 
 

@@ -41,7 +41,7 @@ def make_folds(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
 
 
 def check_folds(folds: pd.DataFrame, count: int) -> None:
-    """Raise InputError unless folds 0..count-1 are disjoint by patient and each holds both classes."""
+    """Raise InputError unless folds 0..count-1 are disjoint by patient and have both classes."""
     labels = sorted(folds["fold"].unique())
     if labels != list(range(count)):
         raise InputError(

@@ -151,7 +151,7 @@ def _suffix(path: Path) -> str:
 
 @lru_cache
 def _sweep(folder: Path) -> None:
-    """Remove temporary files of killed processes of this machine from `folder`; once per process."""
+    """Remove temporary files of this machine's killed processes from `folder`; once per process."""
     for left in folder.glob(f"{TEMPORARY}{_host()}-*"):
         owner = left.name.removeprefix(f"{TEMPORARY}{_host()}-").partition("-")[0]
         if owner.isdigit() and not _is_alive(int(owner)):

@@ -1,4 +1,4 @@
-"""File locks between the processes of a machine; the kernel releases them when their process ends."""
+"""File locks between processes of a machine. The kernel releases them when the process ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configurations of two runs (parameters, features, data, folds) and the differences between them."""
+"""Configurations of two runs (parameters, features, data, folds) and their differences."""
 
 from __future__ import annotations
 

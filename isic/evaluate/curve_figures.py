@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def draw_roc(points: dict[str, Records], theme: Theme = PAPER) -> Figure | None:
-    """Pooled ROC curve over thin fold curves; the pAUC, the area above 80 % sensitivity, is shaded."""
+    """Pooled ROC curve over thin fold curves. The shaded area above 80 % sensitivity: the pAUC."""
     if not points["roc"]:
         return None
 

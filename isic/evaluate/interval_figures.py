@@ -1,4 +1,4 @@
-"""Figures of values with intervals, one row each: the ladder, the slices and the feature families."""
+"""Figures of values with intervals, one row each: ladder, slices and feature families."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def _ladder_steps(results: RunResults) -> dict[str, np.ndarray]:
 
 
 def network_scores(results: RunResults, ladder: Records) -> dict[str, dict[int | None, Scores]]:
-    """Backbone -> fold -> pAUC and AUC of its out-of-fold logits; fold None is the pooled value with
-    its interval, of `ladder`.
+    """Backbone -> fold -> pAUC and AUC of its out-of-fold logits. Fold None has the pooled values
+    and the interval of `ladder`.
 
     Folds with one class only are left out.
     """

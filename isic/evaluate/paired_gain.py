@@ -85,7 +85,7 @@ def seed_variance(target: ArrayLike, log_odds: ArrayLike) -> float:
 
 
 def seed_scores(rows: pd.DataFrame, suffix: str = "") -> np.ndarray | None:
-    """Columns seed_0, seed_1, … (with `suffix`) of `rows` as (n, seeds); None where there are none."""
+    """Columns seed_0, seed_1, … (with `suffix`) of `rows` as (n, seeds); None without any."""
     names = [
         name
         for name in rows

@@ -102,7 +102,7 @@ def check_oof(oof: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def align_rows(frame: pd.DataFrame, ids: pd.Series, source: str) -> pd.DataFrame:
-    """The rows of `frame` in the order of `ids`; InputError naming the first id that `frame` lacks."""
+    """The rows of `frame` in the order of `ids`; InputError naming the first missing id."""
     position = pd.Index(frame[ID]).get_indexer(pd.Index(ids))
     if (position < 0).any():
         raise InputError(

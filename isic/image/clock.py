@@ -1,4 +1,4 @@
-"""Time of a training run: in total, per epoch, waiting for tiles, and since the last saved state."""
+"""Time of a training run: in total, per epoch, waiting for tiles, and since the last save."""
 
 from __future__ import annotations
 

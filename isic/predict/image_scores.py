@@ -42,7 +42,7 @@ _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.er
 
 
 class TileError(InputError):
-    """A tile does not decode and broken tiles are not imputed; the image models are not at fault."""
+    """A tile does not decode and broken tiles are not imputed. No fault of the image models."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class ImageScoringJob:
     in_memory: dict[tuple[ModelKey, int], ImageScores] = field(default_factory=dict)
 
     def identity(self, bundle_hash: str) -> str:
-        """Name of the cache: hash of bundle, tiles, lesions, chunks and treatment of broken tiles."""
+        """Name of the cache: hash of bundle, tiles, lesions, chunks and `impute_broken`."""
         state = self.tiles.path.stat()
         lesions = hashlib.sha256()
         for index in range(self.chunks):

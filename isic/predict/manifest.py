@@ -69,7 +69,7 @@ class Manifest(BaseModel):
 
 
 def identity(content: Mapping[str, Any]) -> str:
-    """The hash of a manifest by the rule of its format; KeyError when a key it covers is missing."""
+    """The hash of a manifest by the rule of its format; KeyError when a covered key is missing."""
     return sha256_json({part: content[part] for part in _PARTS[content["format"]]})
 
 

@@ -40,7 +40,7 @@ class BundleModels:
         return self._stack("features_only", set()) if is_there else None
 
     def _stack(self, name: str, backbones: set[str]) -> Stack:
-        """A stacker of the bundle; InputError unless it has the manifest's folds and `backbones`."""
+        """A stacker of the bundle; InputError unless it has the bundle's folds and `backbones`."""
         from isic.stack import Stack
 
         stack = Stack.load(self.folder / name)

@@ -21,7 +21,7 @@ CHUNK_ROWS = 16_384
 
 
 class PatientChunks(Protocol):
-    """Lesions in chunks of whole patients. Frames are indexed by row: 0 to n - 1 over all chunks."""
+    """Lesions in chunks of whole patients. The index of frames is the row: 0 to n - 1 over all."""
 
     @property
     def ids(self) -> pd.Series:

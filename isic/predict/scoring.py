@@ -32,7 +32,7 @@ BLOCK = 8_192
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Scoring options. `work`: folder of the image-score cache; `fallback`: see `Bundle.predict`."""
+    """Scoring options. `work`: folder of cached image scores; `fallback`: see `Bundle.predict`."""
 
     missing_images: MissingImages = "error"
     work: Path | None = None

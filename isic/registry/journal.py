@@ -27,7 +27,7 @@ _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 class PromotionRecord(BaseModel):
-    """One line of promotions.jsonl: a promotion or rollback, its author, time, versions and reason."""
+    """One line of promotions.jsonl: a promotion or rollback, author, time, versions and reason."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -85,7 +85,8 @@ def apply_record(registry: Registry, promotions: Path, record: PromotionRecord) 
 
 
 def recover(registry: Registry, promotions: Path) -> str | None:
-    """Finish or undo an interrupted `apply_record`; returns a message, or None when no record is pending.
+    """Finish or undo an interrupted `apply_record`; returns a message, None without a pending
+    record.
 
     Raises InputError when `promotions` cannot be read: no alias is moved that could not be
     recorded.

@@ -1,4 +1,4 @@
-"""Findings of a run: one sentence per question, with its numbers and the section with the details."""
+"""Findings of a run: one sentence per question, with numbers and the section of the details."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of stage robustness: refits and scores of the run's own learners under other conditions."""
+"""Refits and scores of a run's learners under other conditions, for the stage robustness."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def _pair(
 def ladder_step(
     name: str, results: RunResults, score: np.ndarray, replicates: int, seed: int
 ) -> dict[str, Any]:
-    """A rung of the ladder: one more score on the same rows, in the form of `isic.evaluate.ladder`."""
+    """A step of the ladder: a score of the same rows, in the form of `isic.evaluate.ladder`."""
     value, low, high = pauc_interval(results.target, score, results.patient, replicates, seed)
     gain = paired_difference(
         results.target, results.score, score, results.patient, replicates, seed

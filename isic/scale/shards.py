@@ -130,7 +130,7 @@ def shard_entry(name: str, data: bytes, rows: int, patients: int) -> Shard:
 
 
 class ShardContents:
-    """Contents of a shard: `rows`, the 44 columns of test-metadata.csv, and its tiles by isic_id."""
+    """Contents of a shard: `rows`, the 44 columns of test-metadata.csv, and tiles by isic_id."""
 
     def __init__(self, table: pa.Table, where: str) -> None:
         self.rows = _rows(table, where)

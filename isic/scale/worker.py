@@ -35,7 +35,7 @@ _STAMP = b"isic"
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """Settings of the run, the same in every worker. `coordinator`: name of the coordinator actor."""
+    """Settings of the run, equal in all workers. `coordinator`: name of the coordinator actor."""
 
     source: Store
     target: Store

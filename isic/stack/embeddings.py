@@ -42,7 +42,7 @@ class Space:
         return cls(centre, _main_directions(values, logits, components))
 
     def project(self, embeddings: NDArray[np.float16]) -> Floats:
-        """Coordinates (n, k) along the directions; a missing embedding (NaN) is put at the centre."""
+        """Coordinates (n, k) along the directions; those of a missing embedding (NaN) are 0."""
         return np.nan_to_num(embeddings.astype(np.float64) - self.centre) @ self.directions
 
     def missing(self, count: int) -> NDArray[np.float16]:

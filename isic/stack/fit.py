@@ -113,7 +113,7 @@ def out_of_fold(
 
 
 def offset(data: TrainingData, fold: int, settings: StackSettings) -> float:
-    """See `TrainingData.offset`; members weigh malignant rows by the first library's own parameter."""
+    """See `TrainingData.offset`. The first library's parameter gives the weight of malignant rows."""
     weight = settings.library(settings.members[0])["params"].get("scale_pos_weight", 1.0)
     return data.offset(fold, settings.negatives, float(weight))
 
@@ -195,7 +195,7 @@ def _held_out_margins(
     members: dict[int, dict[str, list[Any]]],
     held_out: dict[int, NDArray[np.int64]],
 ) -> _ByLibrary:
-    """{library: log-odds of each seed's model (seeds, n), each row by the chain that left it out}."""
+    """{library: out-of-fold log-odds of each seed's model (seeds, n)}."""
     libraries = next(iter(members.values()))
     margins = {name: np.empty((len(of), len(data.fold))) for name, of in libraries.items()}
     for fold, index in held_out.items():

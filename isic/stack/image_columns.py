@@ -41,7 +41,7 @@ class Scale:
 
     @classmethod
     def fit(cls, logits: ArrayLike, kind: str) -> Scale:
-        """Fit on held-out logits (n,) of one fold; `kind` is "standardised" or "ranked" (0 to 1)."""
+        """Fit on held-out logits (n,) of a fold; `kind` is "standardised" or "ranked" (0 to 1)."""
         values = np.asarray(logits, dtype=np.float64)
         knots: tuple[float, ...] = ()
         if kind == "ranked":

@@ -1,4 +1,4 @@
-"""Reader of the stack stage's inputs: features, folds, and the out-of-fold logits of each backbone."""
+"""Reader of the stack stage's inputs: features, folds, and out-of-fold logits by backbone."""
 
 from __future__ import annotations
 

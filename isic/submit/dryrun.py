@@ -1,4 +1,4 @@
-"""Rehearse the notebook under Kaggle's conditions: offline, in a fresh environment, on other files."""
+"""Rehearse the notebook under Kaggle's conditions: offline, fresh environment, other files."""
 
 from __future__ import annotations
 

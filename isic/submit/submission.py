@@ -61,7 +61,7 @@ def read_sample(path: Path) -> pd.Series:
 
 
 def _check_lesions(ids: pd.Series, expected: pd.Series) -> None:
-    """Raise InputError naming a lesion that only the test rows or only the sample submission has."""
+    """Raise InputError naming a lesion of only the test rows or only the sample submission."""
     unscored, unknown = expected[~expected.isin(ids)], ids[~ids.isin(expected)]
     if len(unscored):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Every feature in one table: what `isic features list` prints and `docs/features.md` summarises."""
+"""Table of all features, printed by `isic features list`; `docs/features.md` is its summary."""
 
 from __future__ import annotations
 

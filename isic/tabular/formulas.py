@@ -49,7 +49,7 @@ def formula_family(
 
 
 def _evaluate(code: CodeType, namespace: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Value of a compiled formula, float64 (n,); a division by zero is missing (NaN), not infinite."""
+    """Value of a compiled formula, float64 (n,); NaN, not infinite, for a division by zero."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         values: NDArray[np.float64] = np.asarray(
             eval(code, {"__builtins__": {}, **_FUNCTIONS}, dict(namespace)), dtype=np.float64

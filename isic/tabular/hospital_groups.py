@@ -32,7 +32,7 @@ _MISSING = "(missing)"
 
 
 def level_codes(frame: pd.DataFrame, keys: Sequence[str]) -> tuple[list[str], NDArray[np.int64]]:
-    """Distinct combinations of `keys` as text (k,), and the index of each row's combination (n,)."""
+    """Distinct combinations of `keys` as text (k,), and the index (n,) of each row's one."""
     require_columns(frame, keys)
     if not keys:
         return ["all"], np.zeros(len(frame), dtype=np.int64)

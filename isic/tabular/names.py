@@ -8,7 +8,7 @@ _SPECIAL = {"clin_size_long_diam_mm": "diam", "age_approx": "age"}
 
 
 def short(column: str) -> str:
-    """`tbp_lv_H` → `H`, `clin_size_long_diam_mm` → `diam`, `age_approx` → `age`; other names stay."""
+    """`tbp_lv_H` → `H`, `clin_size_long_diam_mm` → `diam`, `age_approx` → `age`; else `column`."""
     return _SPECIAL.get(column, column.removeprefix("tbp_lv_"))
 
 

@@ -1,4 +1,4 @@
-"""Data sets of a run: a file or folder of the checkout, identified by its md5 as DVC computes it."""
+"""Data sets of a run: files or folders of the checkout, identified by DVC's md5."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def absolute(uri: str, root: Path) -> str:
 
 
 def artifact_root(root: Path) -> Path:
-    """Artifact folder of a local store; MLflow stores it, absolute, when the experiment is created."""
+    """Artifact folder of a local store; MLflow stores its absolute path in a new experiment."""
     return home(root) / "mlartifacts"
 
 

@@ -144,7 +144,7 @@ class _RunLog:
 
 
 class _Refusals:
-    """Drop messages that MLflow refuses as invalid, with a warning: a retry would be refused again."""
+    """Drop messages that MLflow refuses as invalid, with a warning: a retry would fail again."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -268,7 +268,7 @@ def _read(lines: queue.Queue[Message | None]) -> None:
 
 
 def _gather(lines: queue.Queue[Message | None]) -> list[Message | None]:
-    """Wait for a message and collect those within _GATHER seconds, or up to one that is no metric."""
+    """Wait for a message and collect those within _GATHER seconds, up to one that is no metric."""
     messages = [lines.get()]
     until = time.monotonic() + _GATHER
     while messages[-1] is not None and messages[-1]["op"] == "metrics":

@@ -100,7 +100,7 @@ def count_studies(folder: Path) -> str | None:
 
 
 class _RequeueStaleTrial(RetryHeartbeatStaleTrialCallback):
-    """Queue a dead worker's trial again, without its worker, and retry while the database restarts."""
+    """Queue a dead worker's trial again, without its worker; retry while the database restarts."""
 
     def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
         trial.user_attrs = {}

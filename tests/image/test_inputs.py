@@ -59,7 +59,7 @@ def labels(positives: int, negatives: int) -> np.ndarray:
     )
 
 
-# --- sampling -------------------------------------------------------------------------------------------------------
+# Sampling
 
 
 @settings(max_examples=40, deadline=None)
@@ -160,7 +160,7 @@ def test_validation_takes_all_positives_and_the_same_negatives() -> None:
     assert (rows == validation_rows(target, 50, seed=1)).all()
 
 
-# --- augmentation ---------------------------------------------------------------------------------------------------
+# Augmentation
 
 
 @pytest.mark.parametrize("preset", PRESETS[2:])
@@ -438,7 +438,7 @@ def test_elastic_moves_as_far_as_albumentations_own() -> None:
     assert np.std(mine) == pytest.approx(np.std([one[inner, inner] for one in field]), rel=0.25)
 
 
-# --- pixels ---------------------------------------------------------------------------------------------------------
+# Pixels
 
 
 @pytest.mark.parametrize("kind", ["bicubic", "bilinear"])

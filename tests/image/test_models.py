@@ -49,7 +49,7 @@ def trained(
     return folder / "m"
 
 
-# --- networks -------------------------------------------------------------------------------------------------------
+# Networks
 
 
 def test_training_and_embedding_need_torch_and_timm_and_no_tracker(
@@ -261,7 +261,7 @@ def test_the_guide_has_the_estimates_of_the_presets(preset: str, tmp_path: Path)
     assert f"take about {hours} on two T4" in (ROOT / "docs" / "training.md").read_text()
 
 
-# --- stored folds ---------------------------------------------------------------------------------------------------
+# Stored folds
 
 
 def test_a_stored_fold_holds_what_the_contract_names_and_no_pickle(trained: Path) -> None:
@@ -450,7 +450,7 @@ def test_a_damaged_fold_is_one_line(trained: Path, tmp_path: Path, damage: str) 
         load_model(tmp_path / "m")
 
 
-# --- parts of the recipe --------------------------------------------------------------------------------------------
+# Parts of the recipe
 
 
 def test_bce_and_focal_equal_their_formulas() -> None:
@@ -558,7 +558,7 @@ def test_diagnosis_groups() -> None:
     assert diagnosis_groups(texts).tolist() == wanted
 
 
-# --- watching -------------------------------------------------------------------------------------------------------
+# Flags of a training run
 
 
 def row(**override: object) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Training as people without a machine of their own do it: a fold here, a fold there, then joined."""
+"""Training in sessions on several machines: single folds, then joined."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ CHANGES = {**SHRUNK, "image": {**SHRUNK["image"], "train": {"epochs": 3}}}
 
 
 class Clones(NamedTuple):
-    """The clone where everything was joined, one where a launcher trained all at once, and what was
-    printed.
-    """
+    """The clone with all folds joined, one with all folds trained by a launcher, printed texts."""
 
     joined: Path
     launched: Path
@@ -31,7 +29,7 @@ class Clones(NamedTuple):
 
 
 def fold(clone: Path, number: int, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """`make fold`, with the environment that runs the tests in place of the clone's own."""
+    """`make fold` with the environment of the tests in place of the clone's own."""
     words = ("-o", ".venv/.ready", "fold", "B=convnext", f"F={number}")
     return call(clone, "make", "--no-print-directory", *words, check=check)
 
@@ -97,13 +95,13 @@ def test_a_session_says_how_long_it_and_all_the_rest_will_take(clones: Clones) -
     assert "for this fold" in clones.said["first"]
     assert "for the 2 left" in clones.said["first"]
     assert "2 of 2 image folds to train" in clones.said["launch"]
-    # A pipe gets lines that stay and no line that is kept current.
+    # A pipe gets complete lines, no line that is updated in place.
     assert "\r" not in "".join(clones.said.values())
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_folds_of_a_launcher_are_those_of_single_sessions(clones: Clones, number: int) -> None:
-    """Two processes at a time, each with cores of its own: the same weights and loss curve."""
+    """Two processes at a time, each with its own cores: the same weights and loss curve."""
     here, there = (
         clone / "models" / "image" / "convnext" / f"fold{number}" for clone in clones[:2]
     )

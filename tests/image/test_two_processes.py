@@ -56,7 +56,9 @@ def train_beside(job: Job) -> None:
 def test_malignant_tiles_reach_every_process(
     tiles: TileStore, folds: pd.DataFrame, recipe: Callable[..., ImageRecipe], tmp_path: Path
 ) -> None:
-    """One malignant tile in four of a micro-batch of eight: by position, one process got them all."""
+    """One malignant tile in four of a micro-batch of eight: dealt by position, one process gets
+    all.
+    """
     wanted = recipe(
         batch_size=4,
         accumulate=1,

@@ -1,4 +1,4 @@
-"""What the gate looks at, on rows whose answer is known."""
+"""The gate's checks, on rows with known results."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_log_loss_is_scikit_learns(rows: pd.DataFrame) -> None:
 def test_calibration_judges_probabilities_not_the_scale_of_scores(rows: pd.DataFrame) -> None:
     noise = np.random.default_rng(1).normal(size=len(rows))
     champion = 1 / (1 + np.exp(3.5 - 2 * rows["target"] - noise))
-    # The same ranking on another scale, as another sampling of benign lesions makes it.
+    # The same ranking on another scale, as after another sampling of benign lesions.
     odds = champion / (1 - champion) * 8
     shifted = rows.assign(
         fold=np.arange(len(rows)) // 10 % 3, score_champion=champion, score=odds / (1 + odds)
@@ -149,7 +149,7 @@ def test_lesions_per_patient_is_a_slice(rows: pd.DataFrame) -> None:
 
 
 def _pair(rng: np.random.Generator, advantage: float) -> pd.DataFrame:
-    """6,000 lesions, 300 malignant; both models share a signal, each of four seeds has its noise."""
+    """6,000 lesions, 300 malignant; both models share a signal; each of four seeds has noise."""
     target = (np.arange(6000) % 20 == 0).astype(int)
     signal = 1.5 * target + rng.normal(size=len(target))
     seeds = {

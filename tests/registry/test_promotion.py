@@ -1,6 +1,4 @@
-"""Registering, judging, promoting and rolling back, as seen by whoever asks MLflow or reads the
-history.
-"""
+"""Registering, judging, promoting and rolling back, checked through MLflow and the history."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) ->
 
 @pytest.fixture
 def without_reload(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the fresh process, which has a test of its own and would see through `better`."""
+    """Replace the fresh process, which has a test of its own and would fail for `better`."""
     from isic.predict.reproduce import Reload
     from isic.registry import gate
 
@@ -138,7 +136,7 @@ def test_a_worse_challenger_is_refused_unless_forced(layout: Layout, params: Par
 def test_a_bundle_that_dvc_brought_back_is_the_one_that_is_judged(
     layout: Layout, params: Params, registered: Registration, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Parameters A, then B, then A again: the run cache restores models/bundle and runs no stage."""
+    """Parameters A, then B, then A again: the run cache restores models/bundle without a stage."""
     kept = Path(shutil.copytree(layout.bundle, layout.root / "kept"))
     better(layout, params)
     shutil.rmtree(layout.bundle)
@@ -152,13 +150,13 @@ def test_a_bundle_that_dvc_brought_back_is_the_one_that_is_judged(
         f" before and is, as {MODEL} version 1"
     ]
     better(layout, params)
-    shutil.rmtree(layout.bundle)  # without one, the alias says what is judged
+    shutil.rmtree(layout.bundle)  # without one, the alias decides which version is judged
     assert promote(layout).champion.number == 3
     assert _notes(capsys) == []
 
 
 def _notes(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What isic said; MLflow has words of its own there, depending on what ran before."""
+    """Lines printed by isic. MLflow also prints there, depending on earlier tests."""
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("isic:")]
 
 
@@ -203,7 +201,7 @@ def test_other_data_are_not_compared(layout: Layout, params: Params) -> None:
         promote(layout)
 
 
-#: str.splitlines ends a line at each, JSON does not.
+#: str.splitlines ends a line at each; JSON does not escape them.
 LINE_ENDS = ("\x85", "\u2028", "\u2029")
 
 
@@ -273,7 +271,7 @@ def test_a_champion_deleted_in_the_ui_is_no_reason_to_stay_without_one(
 
 
 class Cut(BaseException):
-    """Stands for a SIGKILL: nothing catches it."""
+    """Simulates a SIGKILL: nothing catches it."""
 
 
 @pytest.mark.usefixtures("without_reload", "registered")
@@ -333,7 +331,7 @@ def test_a_rollback_cut_at_any_step_is_repaired(
             "champion": champion,
             "previous": 3 - champion,
         }, step
-        # The next call goes on from there.
+        # The next call resumes from there.
         champion = rollback(layout).after
         line.append(champion)
         assert aliases(layout) == {
@@ -370,7 +368,7 @@ def test_a_reader_never_misses_the_champion(layout: Layout, params: Params) -> N
 
 
 def cut_after(patch: pytest.MonkeyPatch, step: str) -> None:
-    """End the process, as it were, right after a step of `apply`."""
+    """Simulate the end of the process right after a step of `apply_record`."""
 
     def then_cut(function: Callable, when: Callable[..., bool] = lambda *_: True) -> Callable:
         def run(*arguments: object, **options: object) -> None:
@@ -417,7 +415,7 @@ def test_a_version_whose_files_are_gone_from_a_server_is_named(
             return dst_path
 
     monkeypatch.setattr(versions, "repository", lambda *_: Emptied())
-    for _ in range(2):  # nothing is kept that would pass for a bundle
+    for _ in range(2):  # no partial bundle is left
         with pytest.raises(
             InputError, match="version 1 is registered, but its files are gone from http://server"
         ):
@@ -425,7 +423,7 @@ def test_a_version_whose_files_are_gone_from_a_server_is_named(
 
 
 class Server:
-    """Stands for the artifacts of a remote store: those of a folder."""
+    """Simulates the artifacts of a remote store by a folder."""
 
     artifact_uri = "http://server/artifacts"
 
@@ -446,7 +444,7 @@ def test_a_tag_that_is_no_hash_names_no_folder(
     monkeypatch.setattr(versions, "repository", lambda *_: server)
     resolve_model(
         f"models:/{MODEL}/1", layout.root
-    )  # a cache that another version might be answered from
+    )  # a cache that must not be used for another version
     Registry(layout.root).tag(registered.version, {HASH_TAG: tag})
     with pytest.raises(
         InputError, match=f"version 1 has the tag bundle_hash '{tag}', which is no hash"
@@ -469,7 +467,7 @@ def test_files_from_a_server_are_those_of_the_tag(
     second = Server(bundle_of(layout, params).folder)
     shutil.copy(
         second.folder / "bundle.json", folder / "bundle.json"
-    )  # a cache that holds something else
+    )  # a cache with other contents
     assert resolve_model(f"models:/{MODEL}/1", layout.root) == folder
     assert first.asked == 2
     assert read_json(folder / "bundle.json")["hash"] == registered.version.bundle_hash

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 class Stumbling:
-    """A WSGI application around another one that answers 503 to every tenth request for an object."""
+    """WSGI middleware that responds with 503 to every tenth request for an object."""
 
     def __init__(self, inner: Callable[..., Iterable[bytes]]) -> None:
         self._inner, self.asked, self.refused, self._lock = inner, 0, 0, threading.Lock()
@@ -37,8 +37,8 @@ class Stumbling:
             self.refused += refuse
         if not refuse:
             return self._inner(environ, start_response)
-        # What the client sent must be taken in, or it sees a broken connection in place of an
-        # answer.
+        # The request must be read, else the client gets a broken connection instead of the
+        # response.
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         start_response("503 Slow Down", [("Content-Type", "application/xml")])
         return [
@@ -49,7 +49,7 @@ class Stumbling:
 
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Stumbling, str]]:
-    """The server, and the query that leads pyarrow to it."""
+    """The server, and the query of its address for pyarrow."""
     moto = pytest.importorskip("moto.server")
     from werkzeug.serving import make_server
 

@@ -1,5 +1,5 @@
-"""What passes the check of a model's text can be read and scored by LightGBM, which ends the process
-at a malformed one.
+"""LightGBM can read and score every text that passes the check; it ends the process at a malformed
+one.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def test_whole_models_pass() -> None:
 
 
 def _mutants(text: str, generator: np.random.Generator) -> list[str]:
-    """Texts with a cut, a deleted line, exchanged lines, or characters or numbers of another value."""
+    """Texts with a cut, a deleted line, swapped lines, or changed characters or numbers."""
     mutants = []
     for _ in range(60):
         at, until = np.sort(generator.integers(0, len(text), 2))

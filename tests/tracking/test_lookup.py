@@ -1,4 +1,4 @@
-"""Runs found by id or name, for their out-of-fold scores, and the verb that compares two of them."""
+"""Look-up of runs by id or name for their out-of-fold scores, and the verb that compares two."""
 
 from __future__ import annotations
 

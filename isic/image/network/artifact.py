@@ -50,7 +50,7 @@ def save_model(
 
 
 def load_model(folder: Path) -> Model:
-    """Load a fold's network on the CPU; InputError when a file is missing, damaged or does not fit."""
+    """Load a fold's network on the CPU; InputError when a file is missing or invalid."""
     folder = Path(folder)
     config = read_json(
         require(

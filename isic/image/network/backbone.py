@@ -68,7 +68,7 @@ class Spec:
 
 
 class LesionNet(nn.Module):
-    """timm backbone, dropout, one logit; in training optionally a second head for diagnosis groups."""
+    """timm backbone, dropout, one logit; in training optionally a head for diagnosis groups."""
 
     def __init__(self, backbone: nn.Module, width: int, dropout: float, groups: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class LesionNet(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(logits (n,), group logits (n, groups) or None) of normalised pixels (n, 3, size, size)."""
+        """Logits (n,), group logits (n, groups) or None, of normalised pixels (n, 3, size, size)."""
         embedding = self.dropout(self.backbone(pixels))
         return self._logits(embedding), None if self.groups is None else self.groups(embedding)
 
@@ -202,7 +202,8 @@ def _from_hub(model: str, args: Mapping[str, Any]) -> nn.Module:
     except Exception as error:
         raise InputError(
             f"pretrained weights of `{model}` cannot be downloaded ({type(error).__name__}): go"
-            " online once, or set image.train.weights to a local safetensors file, or to `none` to start"
+            " online once, or set image.train.weights to a local safetensors file, or to `none` to"
+            " start"
             " from random weights"
         ) from error
 

@@ -82,7 +82,7 @@ def pick_precision(wanted: str, device: torch.device) -> str:
 
 
 def has_precision(precision: str, device: torch.device) -> bool:
-    """Whether the device trains in `precision` at a useful speed: GPUs before Ampere emulate bf16."""
+    """Whether the device trains in `precision` at full speed: GPUs before Ampere emulate bf16."""
     return (
         precision != "bf16"
         or device.type == "cpu"
@@ -224,7 +224,7 @@ _CLOCK, _USED = 1.4e9, 0.32
 
 
 def effective_tflops(multiprocessors: int, capability: tuple[int, int]) -> float:
-    """Estimated 16-bit tera-operations a second of a GPU in training: 100 on an A100, 18 on a T4."""
+    """Estimated 16-bit tera-operations per second in training: 100 on an A100, 18 on a T4."""
     per_clock = _SMALLER.get(capability, _PER_CLOCK.get(capability[0], 2048))
     return multiprocessors * per_clock * 2 * _CLOCK * _USED / 1e12
 

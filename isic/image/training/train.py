@@ -260,7 +260,7 @@ def _scoring_precision(job: Job, run: Run) -> str:
 
 @contextmanager
 def _sigterm() -> Iterator[threading.Event]:
-    """An event set by SIGTERM, which a preempted machine sends, in place of the end of the process."""
+    """An event that SIGTERM, sent on preemption, sets instead of ending the process."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread can install handlers.

@@ -26,7 +26,7 @@ _CHUNK = 16_384
 
 @dataclass
 class Pool:
-    """Training rows of all members. LightGBM bins them once; the others bin the rows of each model."""
+    """Training rows of all members. LightGBM bins them once, the others once per model."""
 
     columns: Columns
     target: NDArray[np.int64]
@@ -56,7 +56,7 @@ class EarlyStopping:
         return pauc(self.target, margins)
 
     def best(self, scores: Sequence[float]) -> tuple[int, bool]:
-        """Number of trees of the best score so far (the fewest among equals), and whether to stop."""
+        """Number of trees with the best score (the fewest among equals), and whether to stop."""
         best = int(np.argmax(scores)) + 1
         return best, len(scores) - best >= self.patience
 

@@ -1,1 +1,1 @@
-"""Families fitted on training rows; each file holds one `FAMILY`, loaded by `isic.tabular.fitted`."""
+"""Families fitted on training rows. `isic.tabular.fitted` loads the `FAMILY` of each file."""

@@ -26,7 +26,7 @@ _Z = tuple(name for name in GROUPINGS if name != "all")
 
 
 def fit(frame: pd.DataFrame, target: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean and sd of every core measurement in every grouping: {grouping: {level: [means, sds]}}."""
+    """Mean and sd of the core measurements by grouping: {grouping: {level: [means, sds]}}."""
     values = core_values(frame)
     return {
         name: {

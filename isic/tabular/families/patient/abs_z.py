@@ -1,4 +1,4 @@
-"""|z| within a group and the number of measurements with |z| > 2, as in the second-place solution."""
+"""|z| within a group and the number of |z| > 2, as in the second-place solution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FAR = 2.0
 
 
 def _family(name: str, meaning: str, keys: Sequence[str], over: str, centre: str) -> Family:
-    """|z| of every core measurement over the patient and `keys`, with their count beyond 2, mean and largest."""
+    """|z| of the core measurements over patient × `keys`, their count above 2, mean and maximum."""
     features = (
         *(
             Feature(

@@ -51,7 +51,7 @@ def build(frame: pd.DataFrame) -> pd.DataFrame:
 def _distances(
     points: NDArray[np.float64], groups: Groups
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """Statistics (n, 5) and the rows of the most and least similar other, all in the frame's order."""
+    """Statistics (n, 5) and rows of the most and least similar lesion, in the frame's order."""
     ordered = np.ascontiguousarray(points[:, groups.rows])
     count = ordered.shape[1]
     statistics = np.empty((count, len(_STATISTICS)))

@@ -1,4 +1,4 @@
-"""A real browser for tests that look at pages, where the machine has one."""
+"""A real browser for tests of pages, if installed."""
 
 from __future__ import annotations
 

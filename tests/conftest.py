@@ -1,6 +1,4 @@
-"""What all tests share: a small generated data set, a checkout around it, and a way to run one
-stage.
-"""
+"""Shared fixtures: a small generated data set, a checkout with it, and a runner of one stage."""
 
 from __future__ import annotations
 
@@ -63,7 +61,7 @@ def checkout(tmp_path: Path, sample_raw: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture(scope="session")
 def done(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout after `dvc repro`. Shared: tests add to it, none takes away."""
+    """A checkout after `dvc repro`. Shared: tests may add to it, not remove."""
     folder = make_checkout(root, tmp_path_factory.mktemp("pipeline") / "checkout", SHRUNK)
     call(folder, "dvc", "repro")
     return folder
@@ -99,8 +97,8 @@ def stage(
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real rows and tiles, from ISIC_REAL_DATA or the folder beside the checkout; skips where there
-    are none.
+    """Real rows and tiles, from ISIC_REAL_DATA or the folder beside the checkout; skips without
+    them.
     """
     folder = Path(os.environ.get("ISIC_REAL_DATA") or ROOT.parent / "shared" / "data" / "slice3d")
     if not (folder / "competition" / "train-metadata.csv").is_file():
@@ -109,7 +107,7 @@ def real_data() -> Path:
 
 
 def rows_of(real_data: Path, part: str = "competition") -> tuple[int, int]:
-    """Rows and malignant rows of a table of the real data: the pack grows, so tests count them."""
+    """Rows and malignant rows of a table of the real data, counted because the data grow."""
     with (real_data / part / "train-metadata.csv").open(newline="") as stream:
         targets = [row["target"] for row in csv.DictReader(stream)]
     return len(targets), targets.count("1")

@@ -1,6 +1,4 @@
-"""The real pipeline, shrunk: a checkout of its own, and `dvc` run in it as a person would, without
-a network.
-"""
+"""The real pipeline, shrunk: `dvc` in a checkout of its own, without a network."""
 
 from __future__ import annotations
 
@@ -24,11 +22,10 @@ SHRUNK: dict[str, Any] = {
 }
 
 _CODE = ("dvc.yaml", "params.yaml", ".dvcignore", "isic", "pipelines")
-#: Stages depend on these folders; where there are no image networks nothing else would make them.
+#: Stages depend on these folders, which do not exist without image networks.
 _KEPT = ("data/embeddings/.gitkeep", "models/image/.gitkeep")
 
-#: Any attempt to reach another machine is refused and written down, also when a library swallows
-#: the refusal.
+#: Refuses and records attempts to reach another machine, also when a library ignores the refusal.
 _DENY = """
 import os, socket
 _connect = socket.socket.connect
@@ -50,7 +47,7 @@ def getaddrinfo(host, *args, **kwargs):
 socket.getaddrinfo = getaddrinfo
 """
 
-#: Every process that a stage starts notes the modules of this project that it loaded.
+#: Every process of a stage records the modules of this project that it loaded.
 _NOTE_MODULES = """
 import atexit, pathlib, sys
 def note():
@@ -104,7 +101,7 @@ def environment(folder: Path) -> dict[str, str]:
         "GIT_CONFIG_KEY_1": "user.email",
         "GIT_CONFIG_VALUE_1": "tester@example.org",
     }
-    # What `make` or a developer's shell sets to keep libraries quiet is dropped too: `dvc repro`
+    # Variables of `make` or a developer's shell that silence libraries are dropped too: `dvc repro`
     # alone must be quiet.
     dropped = ("MLFLOW_", "DVC_", "OPTUNA_", "NO_ALBUMENTATIONS_UPDATE", "DO_NOT_TRACK")
     return {key: value for key, value in os.environ.items() if not key.startswith(dropped)} | own
@@ -113,9 +110,7 @@ def environment(folder: Path) -> dict[str, str]:
 def call(
     folder: Path, *command: str, check: bool = True, timeout: int = 600, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the checkout with networking denied; on failure the test shows what it
-    printed.
-    """
+    """Run a command in the checkout without a network; a failure shows its output."""
     full = ["unshare", "-rn", *command] if _can_unshare() else list(command)
     done = subprocess.run(
         full,
@@ -135,7 +130,7 @@ def call(
 
 
 def network_attempts(folder: Path) -> str:
-    """What processes of the checkout tried to reach, "" if nothing."""
+    """Addresses that processes of the checkout tried to reach, "" if none."""
     log = folder / ".deny" / "log"
     return log.read_text() if log.exists() else ""
 

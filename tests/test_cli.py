@@ -1,6 +1,4 @@
-"""The verbs as typed: quick help, and one clear line with exit 2 for whatever a person may get
-wrong.
-"""
+"""The verbs: fast help, and one line with exit status 2 for wrong input."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "isic.cli", "--help"], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Processor seconds: the wall clock of a busy machine says nothing about the program.
+    # Processor seconds: wall seconds depend on other load.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
     script = (
         "import sys, isic.cli; print(*sorted({'numpy', 'pandas', 'torch', 'mlflow', 'pydantic'} &"

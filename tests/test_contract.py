@@ -1,7 +1,7 @@
 """The frozen surfaces: graph, parameters, stage mains, Makefile and verbs agree with each other.
 
-A failure here means that a promise to users changed: change the promise in the documentation first,
-then this file.
+A failure here means that a documented interface changed: change the documentation first, then this
+file.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _imports(root: Path, module: str) -> Iterator[str]:
 
 
 def _closure(root: Path, module: str) -> set[str]:
-    """All modules reachable from `module`, not looking behind plumbing."""
+    """All modules reachable from `module`, without those behind plumbing."""
     seen: set[str] = set()
     queue = [module]
     while queue:
@@ -169,7 +169,7 @@ def test_params_of_stages_exist(stages: dict[str, Any]) -> None:
     sections = {field.alias or name for name, field in Params.model_fields.items()}
     used = {str(key).split(".")[0] for stage in stages.values() for key in stage.get("params", ())}
     assert used <= sections
-    # A section that no stage reads is read by a person's act: the gate by `make promote`.
+    # A section that no stage reads is read by a command: the gate by `make promote`.
     assert sections - used <= {"gate"}
 
 
@@ -319,8 +319,8 @@ def test_a_session_is_the_stages_of_its_folds(root: Path, stages: dict[str, Any]
 def test_a_baseline_holds_all_that_stages_write_and_git_keeps(
     root: Path, stages: dict[str, Any]
 ) -> None:
-    """What the README and `isic summary` tell to commit, so that `dvc metrics diff` has something
-    to compare with.
+    """The files that README and `isic summary` name for the commit with which `dvc metrics diff`
+    compares.
     """
     assert BASELINE.startswith("git add . && ")
     written = [

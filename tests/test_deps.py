@@ -20,7 +20,7 @@ from isic.image.training.checkpoint import resume_key
 from isic.predict.bundle import code_hash
 from tests.pipeline import call, loaded_modules
 
-#: Stages that only judge and show: an edit of a module in NOT_DEPENDENCIES may rerun these.
+#: Stages that only evaluate and report: an edit of a module in NOT_DEPENDENCIES may rerun these.
 _JUDGES = {"robustness", "report", "register"}
 
 #: Edits files one after the other and asks `dvc status` of each, all in one process: starting DVC
@@ -86,7 +86,8 @@ def test_every_loaded_module_is_a_dep(root: Path, done: Path) -> None:
             if not _covered(file, decided) and not _only_docstring(root / file)
         ]
         assert missing == [], (
-            f"stage {stage} loads them: name them in STAGE_CODE and dvc.yaml, or in NOT_DEPENDENCIES"
+            f"stage {stage} loads them: name them in STAGE_CODE and dvc.yaml, or in"
+            " NOT_DEPENDENCIES"
         )
 
 

@@ -47,7 +47,7 @@ def _words(command: str) -> list[str]:
 
 
 def _isic_fault(words: list[str]) -> str | None:
-    """The word that is no verb or option of `isic`, if any."""
+    """The first word that is no verb or option of `isic`, if any."""
     command = typer.main.get_command(app)
     previous = ""
     for word in words:

@@ -1,6 +1,4 @@
-"""`isic doctor`: every promised check is there, says what to do where something is to do, and none
-fails itself.
-"""
+"""`isic doctor`: all documented checks run, with a remedy where one is needed."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ PROMISED = (
 
 @pytest.fixture
 def clone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout that is a git and DVC repository, of a person without a Kaggle token."""
+    """A checkout that is a git and DVC repository, without a Kaggle token."""
     subprocess.run(["git", "init", "-q"], cwd=checkout, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=checkout, check=True)
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
@@ -137,7 +135,7 @@ def test_torch_and_torchvision_of_different_builds_get_a_note(
         (tmp_path / name / "__init__.py").touch()
         version = f"2.0.0+{build}" if build else "2.0.0"
         (tmp_path / name / "version.py").write_text(f"__version__ = '{version}'\n")
-    # As Python finds packages that are not imported yet.
+    # As Python looks up packages that are not imported yet.
     find = partial(PathFinder.find_spec, path=[str(tmp_path)])
     monkeypatch.setattr("isic.doctor.importlib.util.find_spec", find)
     line = _paired(Line("torch", "ok", "2.0.0"))

@@ -1,6 +1,4 @@
-"""`make data` takes five files from whatever Kaggle's client leaves, or says in one line what it
-left instead.
-"""
+"""`make data` takes five files from Kaggle's download, or ends with a one-line error."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ from isic.core.errors import InputError
 from isic.data.source import FILES
 from pipelines import download
 
-#: Stands in for the client: copies what the test laid out, as `competitions download -c NAME -p
-#: FOLDER` would.
+#: A fake client: copies the test's files, as `competitions download -c NAME -p FOLDER` would.
 CLIENT = """#!/bin/sh
 [ -f "$SENT" ] && cp "$SENT" "$6/$4.zip"
 exit 0
@@ -25,7 +22,7 @@ exit 0
 
 @pytest.fixture
 def sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where to lay what Kaggle sends; the working directory is a checkout without data."""
+    """Folder of the files that Kaggle sends; the working directory is a checkout without data."""
     (tmp_path / "bin").mkdir()
     client = tmp_path / "bin" / "kaggle"
     client.write_text(CLIENT)
@@ -48,8 +45,8 @@ def archive(path: Path, *, without: str = "", more: tuple[str, ...] = ()) -> Non
 
 
 def refused(match: str) -> None:
-    """`make data` ends with one line that says `match`, names no folder of its own, and leaves
-    nothing behind.
+    """`make data` ends with one line that matches `match`, names no temporary folder, and leaves no
+    files.
     """
     with pytest.raises(InputError, match=match) as error:
         download.main()

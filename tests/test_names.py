@@ -7,7 +7,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-#: Names with several definitions, one a line.
+#: Names with several definitions, one per line.
 LIST = Path(__file__).with_name("duplicate_names.txt")
 #: The modules of such a folder implement one interface: it counts as one module.
 _INTERFACES = ("isic/stack/members", "isic/tabular/families")

@@ -1,6 +1,4 @@
-"""The whole way through, as DVC runs it: official files in, a submission from the promoted model
-out.
-"""
+"""The complete pipeline by DVC, from the official files to a submission of the promoted model."""
 
 from __future__ import annotations
 
@@ -202,7 +200,7 @@ def test_killed_repro_ends_with_the_same_metrics(root: Path, done: Path, tmp_pat
 
 
 def _kill_repro_in(folder: Path, stage: str) -> None:
-    """SIGKILL a `dvc repro` and all its processes once `stage` is past its imports and at work."""
+    """SIGKILL a `dvc repro` and all its processes once `stage` has finished its imports."""
     process = subprocess.Popen(
         ["dvc", "repro"],
         cwd=folder,
@@ -221,7 +219,7 @@ def _kill_repro_in(folder: Path, stage: str) -> None:
 
 
 def _is_at_work(pid: int, stage: str) -> bool:
-    """Whether a descendant of `pid` runs `stage` and has loaded the libraries it computes with."""
+    """Whether a descendant of `pid` runs `stage` and has loaded its libraries."""
     try:
         for child in psutil.Process(pid).children(recursive=True):
             if stage in child.cmdline():
@@ -258,7 +256,7 @@ def test_real_files_run_to_a_submission(root: Path, real_data: Path, tmp_path: P
     assert checked["test_hospitals_unseen"] == ["FNQH Cairns"]
     found = _metrics(folder)
     assert found["n"] == rows_of(real_data)[0]
-    # Too few benign rows to judge the model by; enough to see that it learns from real rows and
+    # Too few benign rows to evaluate the model, enough to test that it learns from real rows and
     # tiles.
     assert found["auc"] > 0.7  # type: ignore[operator]
     call(folder, "isic", "promote")

@@ -1,4 +1,4 @@
-"""Every benchmark starts as the README writes it, and reports what it measured part by part."""
+"""Every benchmark starts by the command of the README and reports part by part."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_quickest_part_is_measured(root: Path, name: str) -> None:
 
 
 def test_pretraining_shares_no_seed(root: Path) -> None:
-    """Networks that start from generated tiles are judged on generated tiles: not on the same."""
+    """Networks that start from generated tiles are evaluated on other generated tiles."""
     (seed,) = re.findall(
         r"^SEED = ([\d_]+)$", (root / "benchmarks" / "pretrain.py").read_text(), re.MULTILINE
     )

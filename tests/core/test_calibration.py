@@ -38,8 +38,8 @@ def test_isotonic_probabilities_are_never_certain_and_hold_on_other_lesions() ->
         .fit(score, target)
         .predict(unseen)
     )
-    # A malignant lesion that was said to be impossible: the log loss is infinite, and large after
-    # any usual clipping.
+    # A malignant lesion with probability 0: the log loss is infinite, and large after any usual
+    # clipping.
     assert plain[fresh == 1].min() == 0
     loss = log_loss(fresh, probability)
     assert loss < log_loss(fresh, np.clip(plain, 1e-15, 1 - 1e-15))

@@ -1,4 +1,4 @@
-"""A foreseeable fault is one line and exit 2; a defect keeps its traceback."""
+"""An expected error is one line and exit status 2; a bug keeps its traceback."""
 
 from __future__ import annotations
 
@@ -75,8 +75,7 @@ _SIZES = ["isic", "sample", "--patients", "20", "--lesions", "600", "--positives
 def test_full_disk_is_told_and_leaves_nothing(tmp_path: Path, script: str, size: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    # A small file system in a mount namespace of its own: the fault is the kernel's, not a
-    # stand-in.
+    # A small file system in a mount namespace: the error is the kernel's, not simulated.
     mount = (
         f'mount -t tmpfs -o size={size} tmpfs {disk} && "$@" {disk}; code=$?; find {disk} -type f;'
         " exit $code"

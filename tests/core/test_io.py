@@ -1,4 +1,4 @@
-"""A file is the old version or the new one, never half of either."""
+"""A file is the old version or the new one, never a partial one."""
 
 from __future__ import annotations
 

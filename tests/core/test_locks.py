@@ -1,4 +1,4 @@
-"""A lock is held by one process, ends with it, and is no hurdle where file systems have none."""
+"""A lock is held by one process, ends with it, and is skipped on file systems without locks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""params.yaml: what is committed is valid, and a typo names its key."""
+"""params.yaml: the committed file is valid, and the error of a typo names the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table cut into pieces of whole patients is the table."""
+"""The chunks of whole patients hold exactly the rows of the table."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_quantiles_are_the_published_ones(full: pd.DataFrame, real_data: Path) -
     )
     assert off.max() < 0.25, columns[int(off.max(axis=1).argmax())]
     assert np.median(off) < 0.03
-    # Ages come in steps of five, about a third of their sd: one step is the nearest to say.
+    # Ages are in steps of five, about a third of their sd, hence a tolerance of one step.
     ages = full["age_approx"].quantile([0.1, 0.5, 0.9]).to_numpy() - [40, 60, 75]
     assert np.abs(ages).max() <= 5
 
@@ -162,7 +162,7 @@ def test_quantiles_are_the_published_ones(full: pd.DataFrame, real_data: Path) -
 @pytest.mark.parametrize(("name", "target"), [("neg977sample", 0), ("pos393", 1)])
 def test_rank_correlations_are_the_published_ones(name: str, target: int, real_data: Path) -> None:
     published = pd.read_csv(real_data / "statistics" / f"spearman_{name}.csv", index_col=0)
-    # More malignant lesions than there are, so that their correlations can be seen.
+    # More malignant lesions than published, so that their correlations can be estimated.
     rows = draw_rows(population(), seed=1, patients=600, lesions=20_000, positives=1500).frame
     columns = [column for column in published.columns if column in rows]
     assert len(columns) > 30

@@ -40,8 +40,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows() -> pd.DataFrame:
-    """A tenth of the published size, with ten times the malignant lesions so that their margins can
-    be seen.
+    """A tenth of the published size, with ten times the share of malignant lesions for their
+    margins.
     """
     return draw_rows(population(), seed=1, patients=600, lesions=40_000, positives=1500).frame
 
@@ -183,7 +183,7 @@ PUBLISHED = {
 def test_means_are_the_published_ones(rows: pd.DataFrame, column: str) -> None:
     benign, malignant, sd = PUBLISHED[column]
     by_target = rows.groupby("target")[column].mean()
-    # 600 patients stand for 1,042: patient effects leave the benign mean some room.
+    # 600 patients instead of 1,042: patient effects change the benign mean.
     assert by_target[0] == pytest.approx(benign, abs=0.2 * sd)
     assert by_target[1] == pytest.approx(malignant, abs=0.3 * sd)
 

@@ -1,4 +1,4 @@
-"""Metadata tables: official files are read as they are, broken ones are named."""
+"""Metadata tables: official files are read unchanged, errors name broken ones."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _virtual(file: h5py.File, name: str, source: Path) -> None:
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> TileStore:
-    """A file whose entries lead elsewhere, or are not what they seem."""
+    """A file with entries that are links or not tiles."""
     other, text = tmp_path / "other.hdf5", tmp_path / "secret"
     text.write_bytes(b"secret")
     with h5py.File(other, "w") as file:
@@ -156,7 +156,7 @@ def test_damaged_files_are_named_wherever_the_damage_is(tmp_path: Path) -> None:
 
 
 def _fault(path: Path) -> str:
-    """What reading every tile of a file says is wrong, "" if nothing."""
+    """The error of reading every tile of a file, "" without one."""
     store = TileStore(path)
     try:
         for name in store.ids():
@@ -177,7 +177,7 @@ def test_bytes_that_do_not_decode_name_the_tile(data: bytes) -> None:
 
 
 def _bomb(side: int) -> bytes:
-    """A small file that claims `side` x `side` pixels, which a decoder would make room for."""
+    """A small file that claims `side` x `side` pixels, memory that a decoder would allocate."""
     bomb = bytearray(_jpeg(64, 64))
     frame = bomb.index(b"\xff\xc0")
     bomb[frame + 5 : frame + 9] = side.to_bytes(2, "big") * 2
@@ -194,7 +194,7 @@ def _segment(marker: int, body: bytes) -> bytes:
 
 
 def _ordinary() -> dict[str, bytes]:
-    """JPEGs of 64 x 80 px from both writers, with what cameras and editors put before the frame
+    """JPEGs of 64 x 80 px from both writers, with segments of cameras and editors before the frame
     header.
     """
     image = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
@@ -235,8 +235,8 @@ def test_ordinary_jpegs_have_the_size_that_they_decode_to(name: str) -> None:
 def test_an_image_bomb_behind_a_marker_without_length_is_refused(
     marker: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read as a length, what follows the marker leads to a small frame header, which decoders skip
-    as a comment's.
+    """Read as a length, the bytes after the marker lead to a small frame header, which decoders
+    skip as part of a comment.
     """
     small = b"\xff\xc0\x00\x11\x08\x00\x10\x00\x40"
     comment = _segment(0xFE, bytes(100))

@@ -41,7 +41,7 @@ def _extra_image(checkout: Path) -> None:
 
 
 def _change_image(checkout: Path, change: Callable[[bytes], object]) -> None:
-    """Put what `change` makes of the third tile's bytes in its place."""
+    """Replace the bytes of the third tile by `change` of them."""
     _, frame = _table(checkout)
     name = frame["isic_id"].iloc[2]
     with h5py.File(checkout / "data" / "raw" / "train-image.hdf5", "a") as file:

@@ -1,4 +1,4 @@
-"""Scores are judged on the run of the report's tests."""
+"""The evaluation's tests use the run of the report's tests."""
 
 from tests.report.conftest import new_run, run_dir
 

@@ -1,4 +1,4 @@
-"""The family report against a learner whose worth of every family is known."""
+"""The ablation with a learner for which the gain of every family is known."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def folds() -> pd.DataFrame:
 
 
 def _score(families: Sequence[str], folds: pd.DataFrame) -> np.ndarray:
-    """`raw` tells malignant lesions by one sd, `good` by two more, `spare` by one; `useless` adds
-    nothing.
+    """`raw` shifts malignant lesions by one sd, `good` by two more, `spare` by one; `useless` by
+    none.
     """
     noise = np.random.default_rng(1).normal(size=len(folds))
     return noise + folds["target"].to_numpy() * (

@@ -1,6 +1,4 @@
-"""The paired comparison: direction, agreement with the metric, and refusal of what cannot be
-compared.
-"""
+"""The paired comparison: direction, agreement with the metric, errors of incomparable scores."""
 
 from __future__ import annotations
 

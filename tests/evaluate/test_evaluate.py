@@ -1,4 +1,4 @@
-"""The evaluation against hand-made truths, and against runs that lack things."""
+"""The evaluation against values computed by hand, and for incomplete runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The groups that a model is judged on apart are the same wherever they are named."""
+"""The slices are the same everywhere."""
 
 from __future__ import annotations
 

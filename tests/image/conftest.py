@@ -1,6 +1,4 @@
-"""Small tiles that can be told apart: malignant ones are darker and larger, as a network of a few
-steps can learn.
-"""
+"""Small tiles of two classes: malignant ones are darker and larger, learnable in a few steps."""
 
 from __future__ import annotations
 
@@ -35,9 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def preset_recipe(preset: str, backbone: str, **override: object) -> ImageRecipe:
-    """A preset's recipe, every value of it, on a small network and small tiles, from random
-    weights.
-    """
+    """A preset's complete recipe, on a small network and small tiles, from random weights."""
     train = load_params(ROOT / "params.yaml").image.train.model_dump()
     laid = read_yaml(ROOT / "pipelines" / "presets" / f"{preset}.yaml")["image"]
     train |= laid["train"] | laid["backbones"]["__replace__"][backbone] | {"tta": laid["tta"]}

@@ -1,4 +1,4 @@
-"""What only a GPU can show; skipped without one. Nothing here is bound by time."""
+"""Tests that need a GPU; skipped without one. None has a time limit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PRESETS = [
 
 @contextmanager
 def waiting_is_an_error() -> Iterator[None]:
-    """Any call of torch that makes the CPU wait for the GPU raises."""
+    """Context in which a call of torch that makes the CPU wait for the GPU raises."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -149,9 +149,7 @@ def test_a_network_trained_on_a_gpu_scores_alike_in_every_format_and_at_home(
 def test_a_preset_stopped_on_a_gpu_goes_on_to_the_same_weights(
     tiles: TileStore, folds: pd.DataFrame, tmp_path: Path, preset: str, backbone: str
 ) -> None:
-    """Fused AdamW under channels last, as the presets train; kernels that always add in the same
-    order.
-    """
+    """Fused AdamW with channels last, as in the presets; kernels with a fixed summation order."""
     wanted = preset_recipe(preset, backbone, batch_size=16)
     limits = Limits(workers=0)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -173,7 +171,7 @@ def test_a_preset_stopped_on_a_gpu_goes_on_to_the_same_weights(
 def test_memory_that_runs_out_halves_training_validation_and_embedding(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A GPU with room for weights, moments and a part of the batch."""
+    """A GPU with memory for weights, moments and part of the batch."""
     how = {
         "model": "vit_tiny",
         "model_args": {},

@@ -1,6 +1,4 @@
-"""The image benchmark on a box that has torch and timm and little else: what is not there fails to
-import.
-"""
+"""The image benchmark on a machine with torch, timm and few other packages: other imports fail."""
 
 from __future__ import annotations
 
@@ -15,8 +13,8 @@ import pytest
 
 from tests.image.conftest import ROOT
 
-#: Packages of the project that such a box lacks; `benchmarks/gpu_wheels.py` lists what is brought
-#: along.
+#: Packages of the project that such a machine lacks; `benchmarks/gpu_wheels.py` lists those to
+#: bring.
 ABSENT = (
     "alembic boto3 catboost dvc lightgbm lightning_fabric mlflow nbformat optuna pandera plotly "
     "psycopg pytorch_grad_cam ray ruamel sqlalchemy ttach typer xgboost"
@@ -32,7 +30,7 @@ sys.meta_path.insert(0, Absent())
 
 
 def box(folder: Path, *arguments: str, more: str = "") -> subprocess.CompletedProcess[str]:
-    """Python with those packages blocked, in this process' children too (loader processes)."""
+    """Python with those packages blocked, also in its child processes (loaders)."""
     absent = f"ABSENT = {[*ABSENT.split(), *more.split()]!r}\n"
     (folder / "sitecustomize.py").write_text(absent + _BLOCK)
     path = os.pathsep.join([str(folder), str(ROOT)])

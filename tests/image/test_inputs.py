@@ -1,4 +1,4 @@
-"""What reaches the network: which tiles, how augmented, at which pixels."""
+"""Inputs of the network: sampled tiles, augmentation, pixels."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_an_epoch_holds_all_positives_and_every_batch_its_share(
     shown = np.concatenate([slot.rows for slot in slots])
     counts = np.bincount(shown, minlength=len(target))
     assert (counts[target == 1] == repeats).all()
-    # Negatives come again only where there are fewer than an epoch of equal micro-batches wants.
+    # Negatives repeat only where there are fewer than an epoch of equal micro-batches needs.
     assert counts[target == 0].max() - counts[target == 0].min() <= 1
     assert len({len(slot.rows) for slot in slots}) == 1
     assert len(shown) - positives * repeats - min(
@@ -97,7 +97,8 @@ def test_an_epoch_holds_all_positives_and_every_batch_its_share(
         assert abs(target[slot.rows].sum() - share * len(slot.rows)) <= 1 + 1e-9
         assert len(slot.rows) <= batch
     assert sum(slot.ends_step for slot in slots) == plan.steps == -(-len(slots) // accumulate)
-    # The tiles of a step divide its loss: the last, partial step must know that it is smaller.
+    # The loss is divided by the number of tiles of the step, which is smaller in the last, partial
+    # step.
     assert sum(slot.step_tiles for slot in slots if slot.ends_step) == len(shown)
 
 
@@ -131,9 +132,7 @@ def test_processes_share_a_batch_without_overlap() -> None:
 def test_every_process_is_dealt_its_share_of_the_positives_of_every_batch(
     processes: int, ratio: float
 ) -> None:
-    """At a ratio of 7 every eighth tile is positive: dealt one by one, all would go to the same
-    process.
-    """
+    """At a ratio of 7 every eighth tile is positive: dealt in turn, all would go to one process."""
     target = labels(40, 900)
     plans = [
         sampling(
@@ -165,7 +164,7 @@ def test_validation_takes_all_positives_and_the_same_negatives() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS[2:])
 def test_presets_build_without_a_warning(preset: str) -> None:
-    """albumentations drops unknown arguments with a warning and goes on with default strengths."""
+    """albumentations drops unknown arguments with a warning and uses the default strengths."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         _compose(preset)
@@ -183,7 +182,7 @@ def test_augmentation_differs_by_epoch_and_position_and_repeats_exactly(preset: 
     for key in reversed(shown):
         assert np.array_equal(again(tile, *key), shown[key])
     distinct = {image.tobytes() for image in shown.values()}
-    # A preset may leave a tile as it is; eight orientations are all that `flips` has.
+    # A preset may leave a tile unchanged; `flips` has eight orientations only.
     assert len(distinct) > (4 if preset == "flips" else 16)
     assert all(image.dtype == np.uint8 and image.ndim == 3 for image in shown.values())
 
@@ -195,7 +194,7 @@ def test_no_tile_is_augmented_alike_in_two_epochs_or_workers(
     """albumentations 2.0.8 alone gives 16 distinct results of 96 here."""
     target = np.tile([1, 0, 0, 0], 8)
     plan = sampling(target, batch_size=8, positive_repeats=1, accumulate=1)
-    # Every row is the same tile, so equal results can only come from equal random choices.
+    # Every row is the same tile, so equal results come from equal random choices only.
     same = np.full(32, folds["isic_id"][0])
     found = list(
         batches(tiles, same, plan.slots(3), workers, False, Augmenter("heavy", 0).augment_slot)
@@ -231,7 +230,7 @@ def test_each_process_opens_the_file_once(
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
 ) -> None:
-    """Loader processes are forked, after this process has read from the file already."""
+    """Loader processes are forked after this process has read from the file."""
     log = tmp_path / "opened"
     plain = h5py.File
 
@@ -270,7 +269,7 @@ def test_moves_turn_zoom_and_shift_about_the_centre() -> None:
 
 
 def test_moves_are_spread_as_albumentations_spreads_them() -> None:
-    """Where a spot off the centre ends up, over many draws: mean and sd of both coordinates."""
+    """Position of a spot off the centre over many draws: mean and sd of both coordinates."""
     import albumentations as a
 
     from isic.image.training.augment import _affine
@@ -290,7 +289,7 @@ def test_moves_are_spread_as_albumentations_spreads_them() -> None:
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=0.12)
 
 
-#: What changes levels on purpose; whatever else a preset has moves pixels.
+#: Transforms that change levels; all others of a preset move pixels.
 _LEVELS = {
     "RandomBrightnessContrast",
     "HueSaturationValue",
@@ -306,7 +305,7 @@ _LEVELS = {
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_what_moves_pixels_brings_in_no_frame(preset: str) -> None:
-    """No tile has a black frame: a network would learn that the training tiles have one."""
+    """No tile gets a black frame, which only training tiles would have."""
     import albumentations as a
 
     tile = np.full((90, 120, 3), (205, 160, 135), np.uint8)
@@ -329,7 +328,7 @@ def test_what_moves_pixels_brings_in_no_frame(preset: str) -> None:
         )
 
 
-#: The SIIM list as section D of the field's reference writes it: transform, probability, limits.
+#: The SIIM list of section D of the field's reference: transform, probability, limits.
 SIIM = (
     ("RandomBrightnessContrast", 0.75, {"brightness_limit": (-0.2, 0.2), "contrast_limit": (0, 0)}),
     ("RandomBrightnessContrast", 0.75, {"brightness_limit": (0, 0), "contrast_limit": (-0.2, 0.2)}),
@@ -407,15 +406,15 @@ def test_heavy_changes_brightness_and_contrast_apart() -> None:
     compose = a.Compose([light, contrast])
     same = 0
     for number in range(1600):
-        # As `Augmenter` does; with a seed alone, albumentations decides alike for both.
+        # As in `Augmenter`; with a seed only, albumentations makes the same choice for both.
         compose.set_random_state(stream(AUGMENT, number), python_stream(AUGMENT, number))
         same += int((compose(image=tile)["image"] == tile).all())
     assert same / 1600 == pytest.approx(1 / 16, abs=0.025)
 
 
 def test_elastic_moves_as_far_as_albumentations_own() -> None:
-    """Displacements, read off a ramp's levels, against noise of every pixel blurred, which is what
-    theirs are.
+    """Displacements, measured on the levels of a ramp, against blurred noise of every pixel, as in
+    albumentations.
     """
     import cv2
 
@@ -470,9 +469,7 @@ def test_resize_agrees_with_pillow_on_both_ways(size: int, kind: str) -> None:
 def test_both_ways_of_resizing_give_the_same_bits(
     shapes: list[tuple[int, int]], size: int, kind: str, hard: bool
 ) -> None:
-    """That of a GPU against torch's own kernel, also for tiles of black and white pixels, which
-    overshoot most.
-    """
+    """That of a GPU against torch's kernel, also for black and white pixels (most overshoot)."""
     random = np.random.default_rng(0)
     images = [
         random.integers(0, 2 if hard else 256, (*shape, 3), dtype=np.uint8) for shape in shapes
@@ -505,7 +502,7 @@ def test_normalise_is_the_usual_formula() -> None:
 def test_a_missing_or_broken_tile_is_one_line_that_names_it(
     tiles: TileStore, tmp_path: Path, fault: str, workers: int
 ) -> None:
-    """Also from a loader process, whose faults DataLoader would wrap in a traceback."""
+    """Also from a loader process, whose errors DataLoader would wrap in a traceback."""
     name = "ISIC_9999999"
     with h5py.File(tmp_path / "tiles.hdf5", "w") as file:
         file["ISIC_0000000"] = np.bytes_(tiles.jpeg("ISIC_0000000"))

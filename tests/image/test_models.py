@@ -1,4 +1,4 @@
-"""Networks: what can be built, what is stored, what the parts of a recipe do."""
+"""Networks: construction, stored files, and the parts of a recipe."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def trained(
 def test_training_and_embedding_need_torch_and_timm_and_no_tracker(
     tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
-    """A rented GPU box has torch and timm; what is not there fails here to import, as it would
-    there.
-    """
+    """A rented GPU machine has torch and timm; imports of its missing packages fail here too."""
     folds.to_csv(tmp_path / "folds.csv", index=False)
     (tmp_path / "recipe.json").write_text(recipe(epochs=1).model_dump_json())
     code = f"""
@@ -119,7 +117,7 @@ def test_catalogue_entries_exist_in_timm_with_weights(name: str) -> None:
 
 
 def test_the_presets_eva02_takes_weights_of_448_px_at_224(tmp_path: Path) -> None:
-    """One block of it: resampled position embeddings, the rotary ones of the 224 px network."""
+    """One block of it: resampled position embeddings, rotary ones of the 224 px network."""
     import timm
 
     tag, args = resolve("eva02_base_in1k", {"depth": 1})
@@ -216,7 +214,7 @@ def test_weights_of_a_file_are_used_and_foreign_ones_refused(tmp_path: Path) -> 
 def test_weights_of_another_size_are_fitted_and_a_stored_fold_can_start_another(
     tmp_path: Path,
 ) -> None:
-    """Position embeddings are of one size; dropping those that do not fit would start them from
+    """Position embeddings have one size; dropping those that do not fit would start them from
     noise.
     """
     net, _ = create("test_vit", {"patch_size": 8}, 32, "none")
@@ -237,7 +235,7 @@ def test_a_file_of_pickled_code_is_refused(tmp_path: Path) -> None:
 def test_any_other_timm_name_trains(
     model: str, tiles: TileStore, folds: pd.DataFrame, recipe: Recipe, tmp_path: Path
 ) -> None:
-    """Networks with batch norms, whose running statistics the averaged weights must take along."""
+    """Networks with batch norms: the averaged weights must include the running statistics."""
     wanted = recipe(epochs=2, model=model, model_args={}, ema=0.9)
     history = train_fold(tiles, folds, 0, wanted, tmp_path / "m", tmp_path / "r", NullTracker())
     assert history[-1]["loss"] < history[0]["loss"]
@@ -300,8 +298,8 @@ def test_embedding_does_not_depend_on_order_company_or_loaders(
 def test_a_tile_is_scored_alike_to_the_last_bit_in_any_company(
     trained: Path, tiles: TileStore, folds: pd.DataFrame
 ) -> None:
-    """What a cluster's shards and one machine's file differ in, above the few for which nobody
-    waits.
+    """As for shards of a cluster and the file of one machine, above the number of tiles scored
+    unfilled.
     """
     ids = folds["isic_id"].tolist()
     whole = embed(trained, tiles, ids)
@@ -422,8 +420,7 @@ def test_an_embedding_beyond_float16_is_cut_off_and_one_that_is_not_finite_names
 ) -> None:
     ids = folds["isic_id"].tolist()[:3]
     quiet, loud = load_model(trained), load_model(trained)
-    # A larger head's weights would make up for it: a finite logit from an embedding that float16
-    # does not hold.
+    # The head's weights compensate: a finite logit from an embedding beyond float16.
     loud.net.backbone.register_forward_hook(lambda _module, _pixels, said: said * 1e6)
     usual, cut = embed(quiet, tiles, ids).embeddings, embed(loud, tiles, ids)
     assert np.isfinite(cut.logits).all()

@@ -1,4 +1,4 @@
-"""The recipes that people run, killed and resumed: the state brings back the same weights."""
+"""The shipped recipes, stopped and resumed: the state restores the same weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.image.conftest import preset_recipe
 
 Recipe = Callable[..., ImageRecipe]
 
-#: What a state has to bring back besides the weights, one kind each.
+#: Kinds of state to restore besides the weights.
 KINDS: dict[str, dict[str, object]] = {
     "ema": {"ema": 0.9},
     "mixup": {"mixup": 0.4},
@@ -33,7 +33,7 @@ KINDS: dict[str, dict[str, object]] = {
 
 @pytest.fixture(params=[True, False], ids=["fused", "not fused"])
 def fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The optimiser of a GPU, or that of a CPU, on whatever this machine has."""
+    """The optimiser of a GPU or of a CPU, on any machine."""
     chosen = functools.partial(_optimiser, request.param)
     monkeypatch.setattr(runs, "make_optimiser", chosen)
 
@@ -44,7 +44,7 @@ def _optimiser(chosen: bool, *arguments: object, fused: bool) -> torch.optim.Ada
 
 @pytest.fixture
 def deterministic() -> Iterator[None]:
-    """Some kernels of a GPU add in another order every time."""
+    """Some GPU kernels sum in a different order every time."""
     before = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
@@ -92,7 +92,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     kind: str,
     channels_last: bool,
 ) -> None:
-    """Convolutions, whose weights lie in memory in another order under channels last."""
+    """Convolutions, whose weights have another memory layout with channels last."""
     wanted = recipe(epochs=2, batch_size=4, channels_last=channels_last, **KINDS[kind])
     assert_resumes(tiles, folds, wanted, tmp_path)
 
@@ -110,7 +110,7 @@ def test_a_resumed_run_of_a_preset_ends_with_the_same_weights(
 def test_moments_are_there_before_the_first_step_in_the_order_of_their_parameters(
     recipe: Recipe, folds: pd.DataFrame
 ) -> None:
-    """And are those that AdamW itself would make: the same weights after some steps."""
+    """They equal those of AdamW: the same weights after some steps."""
     wanted = recipe(channels_last=True)
     run = runs.prepare(folds["target"].to_numpy(), wanted, 0)
     for parameter, state in run.optimiser.state.items():

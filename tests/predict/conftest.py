@@ -1,4 +1,4 @@
-"""A bundle is tested on the models of the registry's tests."""
+"""The bundle's tests use the models of the registry's tests."""
 
 from tests.registry.conftest import layout, made, own_store, params, store
 

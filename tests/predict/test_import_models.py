@@ -1,4 +1,4 @@
-"""Models trained elsewhere come in whole or not at all."""
+"""Models trained elsewhere are imported completely or not at all."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_other_folds_and_nothing_to_take_are_refused(
 def test_a_network_of_another_fold_is_refused(
     layout: Layout, params: Params, tmp_path: Path
 ) -> None:
-    """It has seen the lesions of the fold it would score."""
+    """It was trained on the lesions of the fold it would score."""
     shutil.copytree(layout.root / "models" / "image", tmp_path / "image")
     first = next(iter(params.image.backbones))
     for fold in params.folds:

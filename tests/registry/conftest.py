@@ -1,4 +1,4 @@
-"""A checkout with everything `register` reads, made once: generated data, quick networks, a fitted
+"""A checkout with the inputs of `register`, made once: generated data, quick networks, a fitted
 stacker.
 """
 
@@ -27,7 +27,7 @@ SHRUNK = {
 
 @pytest.fixture(autouse=True)
 def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the caller may send a test's runs elsewhere."""
+    """No variable of the caller may change the store of a test's runs."""
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_ROOT"):
         monkeypatch.delenv(name, raising=False)
 
@@ -61,9 +61,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, root: Path, sample_raw: Path)
 
 @pytest.fixture
 def layout(made: Path, tmp_path: Path) -> Layout:
-    """The test's own checkout: files are shared until they are replaced, as every writer here
-    replaces them.
-    """
+    """The test's own checkout. Files are shared (linked): every writer replaces them."""
     folder = tmp_path / "checkout"
     shutil.copytree(made, folder, copy_function=os.link)
     return Layout(folder)
@@ -82,7 +80,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.getbasetemp() / "store"
     if not folder.exists():
         folder.mkdir()
-        # By its address: MLflow leaves the store that some test used last in the environment.
+        # By its address: MLflow leaves the store of an earlier test in the environment.
         connect(folder, f"sqlite:///{folder / 'mlflow.db'}")
     return folder / "mlflow.db"
 

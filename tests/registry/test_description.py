@@ -1,5 +1,5 @@
-"""The text on a version's page: the card without its header, the latest verdict below, never more
-than fits.
+"""The description of a version: the card without its header, then the latest verdict, within the
+limit.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def test_a_bundle_scored_in_16_bits_elsewhere_is_promotable_here(
 def test_without_a_gpu_nothing_is_forgiven(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same 16-bit scores, in files that say fp32 on a CPU."""
+    """The same 16-bit scores, in files whose origin is fp32 on a CPU."""
     train_elsewhere(layout, params, monkeypatch, "fp16", "CPU")
     found = reload(layout, params)
     assert found.stacker is None

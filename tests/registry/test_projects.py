@@ -1,5 +1,5 @@
-"""MLflow Projects: entry points that start what exists, and runs that lie under the run `mlflow
-run` opened.
+"""MLflow Projects: entry points start existing commands, and runs are children of the run of
+`mlflow run`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The registered model behind MLflow's own server, asked over HTTP as a stranger would."""
+"""The registered model behind MLflow's server, requested over HTTP."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path
         "models:/isic-2024@champion",
     ]
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{layout.root}/mlflow.db"}
-    # Only what the model brings along: no checkout on the path.
+    # Only files of the model: no checkout on the path.
     environment.pop("PYTHONPATH", None)
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(

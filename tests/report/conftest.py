@@ -1,6 +1,4 @@
-"""A run as the stages leave it: raw files, folds, out-of-fold scores, image logits and histories,
-small and made up.
-"""
+"""A small simulated run: raw files, folds, out-of-fold scores, image logits and histories."""
 
 from __future__ import annotations
 
@@ -34,8 +32,8 @@ DIAGNOSES = (
 
 
 def make_metadata(lesions: int, patients: int, positives: int, seed: int) -> pd.DataFrame:
-    """All 55 columns; measurements are noise of a plausible size, categories follow each other as
-    in the real file.
+    """All 55 columns; measurements are noise of a plausible size, categories depend on each other
+    as in the real file.
     """
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame({name: rng.normal(30, 5, lesions) for name in NUMERIC})
@@ -85,7 +83,7 @@ def make_run(
     images: bool = True,
     seed: int = 0,
 ) -> Layout:
-    """Write what `dvc repro stack` would have left under `root`."""
+    """Write the outputs of `dvc repro stack` under `root`."""
     rng = np.random.default_rng(seed + 1)
     root.mkdir(parents=True, exist_ok=True)
     layout = Layout(root)
@@ -135,5 +133,5 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 @pytest.fixture
 def new_run(tmp_path: Path) -> Callable[..., Layout]:
-    """A maker of odd runs."""
+    """Function that makes unusual runs."""
     return lambda **options: make_run(tmp_path / f"run{len(list(tmp_path.iterdir()))}", **options)

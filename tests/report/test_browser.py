@@ -1,6 +1,4 @@
-"""The page in a real browser: no error, no request, everything in place, pieces that react,
-accessible to all.
-"""
+"""The page in a real browser: no error, no request, all parts shown and interactive, accessible."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ READY = "() => document.documentElement.dataset.ready === 'yes'"
 
 
 class Tab:
-    """A page opened from disk, with what went wrong on the way."""
+    """A page opened from disk, with its errors."""
 
     def __init__(self, context, path: Path) -> None:
         self.page = context.new_page()
@@ -150,7 +148,7 @@ def test_dark_on_the_screen_is_light_on_paper(browser, report: Path) -> None:
     assert dark == ["rgb(232, 236, 241)", "rgb(20, 24, 29)"]
     shown.page.emulate_media(media="print", color_scheme="dark")
     assert shown.page.evaluate(colours) == ["rgb(27, 31, 36)", "rgb(255, 255, 255)"]
-    # What a browser tells the page when it prints; emulation does not.
+    # The event of a browser before printing; emulation does not send it.
     shown.page.evaluate("() => dispatchEvent(new Event('beforeprint'))")
     assert shown.page.evaluate(label) == "rgb(84, 93, 105)"
     shown.page.emulate_media(media="screen", color_scheme="dark")

@@ -1,4 +1,4 @@
-"""What needs networks and a stacker: maps, image noise, reasons, one lesion's page, the robustness
+"""Parts with networks and a stacker: maps, image noise, reasons, a lesion's page, the robustness
 stage.
 """
 
@@ -132,7 +132,7 @@ def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
 
 @pytest.fixture(scope="module")
 def found(whole: Layout, params: Params) -> dict[str, Any]:
-    """What the robustness stage finds in `whole`."""
+    """The results of the robustness stage for `whole`."""
     quick = params.model_copy(
         update={"features": params.features.model_copy(update={"families": ("raw",)})}
     )

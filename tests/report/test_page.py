@@ -1,4 +1,4 @@
-"""The page as a file: whole, self-contained, and still there when a run lacks things."""
+"""The page as a file: complete, self-contained, and written for incomplete runs too."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def html(run_dir: Layout) -> str:
 
 
 class Structure(HTMLParser):
-    """Ids, and everything an element would fetch."""
+    """Ids, and all addresses that an element would fetch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -225,11 +225,11 @@ def test_a_dollar_in_a_name_is_no_formula(html: str, run_dir: Layout) -> None:
 
 
 def test_dark_colours_are_for_screens_only() -> None:
-    """Light ink on white paper cannot be read; what was chosen for the screen is remembered."""
+    """Light ink on white paper is unreadable; the theme chosen for the screen is kept."""
     css = re.sub(r"/\*.*?\*/", "", asset("page.css"), flags=re.DOTALL)
     media: list[str] = []
     dark: list[tuple[str, ...]] = []
-    # A rule is what stands before a brace; it holds for what all braces open around it say.
+    # A rule is the text before a brace, under the conditions of all enclosing braces.
     for prelude, mark in re.findall(r"([^{};]*)([{};])", css):
         if mark == "{":
             media.append(" ".join(prelude.split()))

@@ -1,4 +1,4 @@
-"""Explanations add up to the score they explain, and read like sentences."""
+"""Explanations add up to the score, and their texts are sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Robustness is tested on the run of the report's tests."""
+"""The robustness tests use the run of the report's tests."""
 
 from tests.report.conftest import new_run, run_dir
 

@@ -1,4 +1,6 @@
-"""Leaks are named and refused; honest columns pass, those that whole patients share above all."""
+"""Leaks are named and refused; honest columns pass, in particular those that are constant within a
+patient.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ def test_honest_columns_pass(people: Population) -> None:
 
 
 def test_columns_that_whole_patients_share_pass() -> None:
-    # Three patients hold most of the malignant lesions: for lesions taken one by one, their ages
-    # would be a wonder.
+    # Three patients have most of the malignant lesions: with independent lesions, their ages would
+    # be significant.
     people = make(lesions=1500, positives=45, patients=30)
     patient = people.folds["patient_id"].str[3:].astype(int).to_numpy()
     target = np.where(
@@ -117,7 +119,7 @@ def test_fitted_columns_are_screened_chain_by_chain(
     def knowing(
         frame: pd.DataFrame, target: np.ndarray, patients: np.ndarray
     ) -> fitted.FittedColumns:
-        """The rates, and a hint of the label in one of them."""
+        """The rates, one of them with part of the label."""
         made = kinds["encoding"].apply(kinds["encoding"].fit(frame, target), frame)
         return made | {
             "fitted_rate__sex": (made["fitted_rate__sex"] - 0.1 * target).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The nested check: chance for random labels, little flattery for honest columns, and words for the
+"""The nested estimate: chance for random labels, small optimism for honest columns, text for the
 report.
 """
 

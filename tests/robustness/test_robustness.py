@@ -1,6 +1,4 @@
-"""Refits and rescoring: groups that can be left out, drift that is there or not, what a missing
-column costs.
-"""
+"""Refits and rescoring: groups that can be left out, drift, and the loss from missing columns."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What the tests of this folder share: a bundle and a Ray of two nodes on loopback, a folder for
-servers.
+"""Shared fixtures: a bundle, a Ray cluster of two nodes on loopback, a folder for servers.
 
 Tests skip where the packages they need are not installed.
 """
@@ -60,8 +59,8 @@ def plain(bundle: Path, sample_raw: Path) -> pd.Series:
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to put on PYTHONPATH, after which every process knows the file system `faulty://`
-    (see faulty.py).
+    """A folder for PYTHONPATH that registers the file system `faulty://` (see faulty.py) in every
+    process.
     """
     folder = tmp_path_factory.mktemp("faults")
     shutil.copy(Path(__file__).with_name("faulty.py"), folder)
@@ -78,7 +77,7 @@ def cluster(faults: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         two = start_cluster(patch, faults)
-        # This process may have loaded fsspec, and with it what is installed, before.
+        # This process may already have loaded fsspec with the installed file systems.
         fsspec.register_implementation("faulty", "faulty.Faulty", clobber=True)
         yield two
         two.shutdown()
@@ -91,14 +90,13 @@ def start_cluster(patch: pytest.MonkeyPatch, *paths: Path) -> Any:
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's own switch for machines without a cluster network: every address is 127.0.0.1.
     patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    # For tests with object storage on loopback: workers inherit what their node was started with.
+    # For tests with object storage on loopback: workers inherit the environment of their node.
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         patch.setenv(name, "testing")
-    # Ray's workers give way to everything else; beside other work on two cores a test would wait
-    # for ever.
+    # Ray's workers have a low priority; beside other work on two cores a test would never end.
     patch.setenv("RAY_worker_niceness", "0")
-    # A node counts as dead after six seconds of silence instead of half a minute; a busy machine is
-    # silent for two.
+    # A node is dead after six seconds without a heartbeat instead of half a minute; a busy machine
+    # needs two.
     patch.setenv("RAY_health_check_period_ms", "1000")
     patch.setenv("RAY_health_check_failure_threshold", "6")
     patch.setenv(

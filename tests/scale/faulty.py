@@ -1,5 +1,4 @@
-"""A file system for tests: local files under `faulty://`, with the faults that a control file asks
-for.
+"""A file system for tests: local files under `faulty://`, with the faults of a control file.
 
 FAULTY_CONTROL in the folder above the files: one fault a line. `every N`: each process's every Nth
 opening fails, as object storage does under load. `kill NAME`: opening that file ends the process as

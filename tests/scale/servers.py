@@ -11,7 +11,7 @@ from typing import Any
 
 
 def free_port(together: int = 1) -> int:
-    """The first of `together` neighbouring ports of the loopback that nobody listens on."""
+    """The first of `together` consecutive free ports of the loopback."""
     for first in range(21_000 + os.getpid() % 9000, 60_000, together):
         if all(_free(first + step) for step in range(together)):
             return first
@@ -24,8 +24,8 @@ def _free(port: int) -> bool:
 
 
 class Proxy:
-    """Between a client and a server of the loopback: every Nth request is answered 503, as a busy
-    store does.
+    """Proxy to a server on the loopback that responds with 503 to every Nth request, like a busy
+    store.
     """
 
     def __init__(self, port: int, every: int) -> None:
@@ -76,7 +76,7 @@ class Proxy:
                 for name, value in headers:
                     if name.lower() not in ("content-length", "transfer-encoding", "connection"):
                         self.send_header(name, value)
-                # A HEAD says how long the body would be.
+                # The response to HEAD has the length of the body.
                 self.send_header(
                     "Content-Length",
                     length if self.command == "HEAD" and length else str(len(body)),

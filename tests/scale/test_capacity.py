@@ -1,4 +1,4 @@
-"""The model of time and money, against arithmetic done by hand."""
+"""The estimate of time and cost, against values computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of deploy/: what the check lets through, and that it refuses what would not start."""
+"""The files of deploy/: valid ones pass the check, and it refuses those that would not start."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_every_job_runs_once_and_a_gpu_has_one_job_at_a_time() -> None:
 
 
 def test_processes_run_side_by_side() -> None:
-    """Two jobs that wait for each other can only end together."""
+    """Two jobs that wait for each other end only if both run."""
     gate = threading.Barrier(2, timeout=20)
     assert run_jobs(["a", "b"], TWO, lambda *_: 0 if gate.wait() >= 0 else 1) == []
 

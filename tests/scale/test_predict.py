@@ -1,4 +1,4 @@
-"""When a folder of scores says that it is complete; without Ray, whose part is played by a loop."""
+"""The completion file of a folder of scores; a loop replaces Ray."""
 
 from __future__ import annotations
 

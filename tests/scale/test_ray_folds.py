@@ -1,5 +1,5 @@
-"""Folds on a two-node Ray: trained, recorded as `dvc repro` would, and brought through the death of
-a node.
+"""Folds on a two-node Ray: trained, recorded as by `dvc repro`, and resumed after the loss of a
+node.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def test_folds_go_through_the_death_of_a_node_and_dvc_finds_them_done(
     resume = layout.root / ".resume" / "train_image"
 
     def kill() -> None:
-        # As soon as both folds have a saved state: one of them trains on the node that dies.
+        # As soon as both folds have a saved state: one of them trains on the node to be killed.
         while len(list(resume.rglob("state.safetensors"))) < 2:
             time.sleep(0.1)
         two_nodes.remove_node(next(iter(two_nodes.worker_nodes)), allow_graceful=False)

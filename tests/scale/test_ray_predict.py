@@ -1,4 +1,4 @@
-"""Prediction on a two-node Ray: the scores of one machine, whatever happens on the way."""
+"""Prediction on a two-node Ray: the scores of one machine, also after faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def shards(sample_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(shards: Path, tmp_path: Path) -> Path:
-    """The test's own shards, at faulty://: what is asked of them in FAULTY_CONTROL happens."""
+    """The test's own shards, at faulty://, with the faults of FAULTY_CONTROL."""
     shutil.copytree(shards, tmp_path / "in")
     return tmp_path / "in"
 

@@ -1,6 +1,4 @@
-"""A team's servers as a team uses them: real PostgreSQL, S3 and MLflow with auth, and every tenth
-S3 request fails.
-"""
+"""A team's servers: real PostgreSQL, S3 and MLflow with auth; every tenth S3 request fails."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ MODEL = "isic-2024"
 
 
 class Team(Servers):
-    """The servers with a bad line between MLflow and its object store."""
+    """The servers with a faulty connection between MLflow and its object store."""
 
     proxy: Proxy
 
@@ -148,8 +146,8 @@ def test_runs_and_models_move_to_the_servers_and_go_on_there(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A checkout's file with a champion and a later challenger: both are what they were, on
-    PostgreSQL and S3.
+    """A checkout's store with a champion and a later challenger: both are unchanged on PostgreSQL
+    and S3.
     """
     shutil.copy(store, layout.root / "mlflow.db")
     monkeypatch.chdir(layout.root)
@@ -279,7 +277,7 @@ def test_every_point_arrives_once_though_the_database_restarts(
 ) -> None:
     (tmp_path / "dvc.yaml").touch()
     command = [sys.executable, "-c", LOGGER, str(tmp_path)]
-    # A loaded machine may take longer than the ten seconds after which a silent server is given up.
+    # A busy machine may need longer than the ten seconds' timeout of a server.
     settings = {"PYTHONPATH": str(ROOT), "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
     stage = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=os.environ | settings)
     client = connect(tmp_path)

@@ -1,5 +1,5 @@
-"""Shards hold the official files' lesions, each once, patients whole; what is wrong with them is
-one line.
+"""Shards hold the lesions of the official files, each once, with whole patients; errors are one
+line.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def test_storage_that_stumbles_is_asked_again(
 
 
 class _Dead:
-    """A file system that never answers, and what it says instead."""
+    """A file system that never responds, and its error."""
 
     def __init__(self, words: str) -> None:
         self.words = words
@@ -228,7 +228,7 @@ def test_an_address_that_cannot_be_opened_is_said_without_its_password(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = "carrier-pigeon://me:SECRET@loft/shards?token=SECRET"
-    # So much before it that the line's cut falls into the password.
+    # A long text before it, so that the line is cut within the password.
     quoted = f"{'the loft is closed, ' * 6} no pigeon for {address}"
 
     def refuse(uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Copying a store: what arrives is compared with the source through MLflow's own client."""
+"""Copying a store: the copy is compared with the source through MLflow's client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from isic.tracking.store import connect
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-POINTS = 1200  # more than MLflow takes in one request
+POINTS = 1200  # more than MLflow accepts in one request
 
 
 @pytest.fixture(scope="module")

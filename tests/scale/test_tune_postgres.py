@@ -1,6 +1,4 @@
-"""A search on a real PostgreSQL whose workers and whose server die: nothing lost, nothing counted
-twice.
-"""
+"""A search on a real PostgreSQL with killed workers and server: no trial lost or counted twice."""
 
 from __future__ import annotations
 
@@ -92,10 +90,12 @@ def retries_of(
 
 
 def check_whole(trials: list[optuna.trial.FrozenTrial], total: int, workers: int) -> None:
-    """Every place filled, every failed trial done again with its values, no values scored twice."""
+    """The number of trials is complete, every failed trial is repeated with its values, no values
+    are scored twice.
+    """
     states = Counter(trial.state for trial in trials)
     done = [trial for trial in trials if trial.state in DONE]
-    # Workers that ask at the same moment may take the last place together.
+    # Workers that start a trial at the same moment may both take the last one.
     assert total <= len(done) < total + workers
     assert states[TrialState.RUNNING] == 0
     values = Counter(trial.params["x"] for trial in done)

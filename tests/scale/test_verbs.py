@@ -1,4 +1,4 @@
-"""The cluster's verbs refuse what they cannot do in one line, with Ray installed or not."""
+"""The errors of the cluster's verbs are one line, with and without Ray."""
 
 from __future__ import annotations
 

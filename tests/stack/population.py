@@ -1,5 +1,5 @@
-"""A small population for the stacker: features and image logits of known worth, patients with
-offsets of their own.
+"""A small population for the stacker: features and image logits of known signal, patients with
+offsets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Population(NamedTuple):
 def make(
     lesions: int = 900, positives: int = 40, patients: int = 30, seed: int = 0, signal: float = 1.0
 ) -> Population:
-    """Three folds; each fold's image models speak their own scale, as fold models do."""
+    """Three folds; the scale of the image models differs between folds, as in reality."""
     rng = np.random.default_rng(seed)
     patient = rng.integers(0, patients, lesions)
     target = np.zeros(lesions, dtype=np.int64)

@@ -1,5 +1,5 @@
-"""Fitted features in the stacker: learnt by each chain on its own training folds, stored with it,
-the same again.
+"""Fitted features in the stacker: fitted by each chain on its training folds, stored with it, equal
+after a reload.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def rate_gain(chain: Chain) -> float:
 
 
 def test_rates_of_levels_that_say_nothing_cost_and_gain_nothing() -> None:
-    """Each patient's own rates left out, these columns took 70 % of the gain and .1 of the AUC."""
+    """With only each patient's own rates left out, these columns took 70 % of the gain and .1 of
+    the AUC.
+    """
     lost, taken = [], []
     for seed in range(6):
         rng = np.random.default_rng(seed)

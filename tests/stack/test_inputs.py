@@ -1,4 +1,4 @@
-"""Reading the stage's inputs: rows are matched by id, and logits of other lesions are refused."""
+"""Reading the stage's inputs: rows are matched by id, and logits of other lesions raise."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Every library and every way of using embeddings keeps the stacker's promises: exact reload,
-honesty, determinism.
-"""
+"""Every library and embedding mode: exact reload, honest out-of-fold scores, determinism."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ def people() -> Population:
 
 
 class Seen(NamedTuple):
-    """One latent picture of each lesion, seen by every fold's model in a space of its own; anchors
+    """One latent picture of each lesion, embedded by every fold's model in its own space; anchors
     likewise.
     """
 
@@ -42,7 +40,7 @@ def vectors(people: Population, seed: int = 0) -> Seen:
     target, fold = people.folds["target"].to_numpy(), people.folds["fold"].to_numpy()
     latent, apart = rng.normal(size=(len(target), 12)), 3 + 2 * rng.normal(size=(200, 12))
     latent[:, 0] += 3 * target
-    loud = 2.0 ** -np.arange(12)  # every part its own loudness: main directions are then the parts
+    loud = 2.0 ** -np.arange(12)  # parts differ in scale, so that the main directions are the parts
     seen = Seen({}, {})
     for name in people.logits:
         spaces = [np.linalg.qr(rng.normal(size=(12, 12)))[0] for _ in range(3)]
@@ -81,7 +79,8 @@ def test_members_are_honest_exact_and_repeatable(
         np.testing.assert_allclose(score[mine], stack.oof.loc[mine, "score"], rtol=0, atol=1e-12)
     assert fit_stack(*people, chosen).oof.equals(stack.oof)
     if len(members) > 1 and blend == "weights":
-        return  # ten-step weights are found on other folds' scores, whose members did learn from this fold
+        # Ten-step weights are fitted on other folds' scores, by members trained on this fold.
+        return
     flipped = people.folds.assign(target=people.folds["target"].where(people.folds["fold"] != 1, 1))
     flipped.loc[flipped.index[flipped["fold"] == 1][:5], "target"] = 0
     other = fit_stack(people.features, people.logits, flipped, chosen)
@@ -179,8 +178,8 @@ def test_aligned_spaces_are_one_space(people: Population) -> None:
     images = settings().images.model_copy(update={"embeddings": "aligned", "components": 5})
     seen = vectors(people)
     data = build_training_data(*people, images, 63, *seen)
-    # The anchors are nobody's rows and unlike the population; each network's view of them lands in
-    # the same place.
+    # The anchors are unlike the population; after alignment each network's embeddings of them
+    # agree.
     for name, views in seen.anchors.items():
         placed = [data.images[fold].spaces[name].project(views[fold]) for fold in range(3)]
         for other in placed[1:]:

@@ -1,4 +1,4 @@
-"""A stacker's folder that came from elsewhere, or was damaged, is one clear line."""
+"""A foreign or damaged stacker folder is a one-line error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.stack.population import make, settings
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stacker's folder; tests put its stack.json back."""
+    """A stacker's folder; tests restore its stack.json."""
     folder = tmp_path_factory.mktemp("stacker") / "stack"
     fit_stack(*make(), settings()).save(folder)
     return folder

@@ -1,6 +1,4 @@
-"""The stacker as its users meet it: honest out-of-fold scores, the same again from the saved
-folder, clear refusals.
-"""
+"""The stacker: honest out-of-fold scores, the same from the saved folder, one-line errors."""
 
 from __future__ import annotations
 
@@ -197,7 +195,7 @@ def test_refuses_a_folder_that_was_changed(saved: Path) -> None:
 
 
 def test_one_fold_alone_blends_evenly(people: Population, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Weights of a fold are found on the scores of others, and there are none.
+    # Weights of a fold are fitted on the scores of other folds, and there are none.
     monkeypatch.setattr(
         fit, "find_weights", lambda *_: pytest.fail("weights found on rows that nobody scored")
     )
@@ -211,9 +209,7 @@ def test_one_fold_alone_blends_evenly(people: Population, monkeypatch: pytest.Mo
 
 
 def test_a_group_that_nobody_has_seen_keeps_its_own_level_of_logits(people: Population) -> None:
-    """A hospital whose pictures look more malignant to a network is scored so: by itself it would
-    look ordinary.
-    """
+    """A hospital with higher logits keeps them: standardised by itself it would look ordinary."""
     how = settings(seeds=1)
     patient = people.folds["patient_id"].str[-2:].astype(int).to_numpy()
     group = (patient % 2).astype(np.int64)

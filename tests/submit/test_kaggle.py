@@ -1,5 +1,5 @@
-"""The package for Kaggle: what it holds, that it runs offline on awkward files, and what it says
-without a token.
+"""The package for Kaggle: its contents, an offline run on edge cases, and the error without a
+token.
 """
 
 from __future__ import annotations
@@ -160,9 +160,7 @@ def test_without_a_token_it_says_what_to_set(
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
-    """Put a `kaggle` on the PATH that runs this shell script; returns the file that its calls are
-    written to.
-    """
+    """Put a `kaggle` on the PATH that runs this shell script; returns the file with its calls."""
     client, calls = folder / "bin" / "kaggle", folder / "calls"
     client.parent.mkdir()
     client.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n{script}')
@@ -332,15 +330,15 @@ def test_twenty_thousand_lesions_leave_room_for_the_largest_patient(layout: Layo
 @pytest.mark.parametrize(
     ("gflops", "cores", "images", "plain"),
     [
-        (5400.0, 4, 0.005, 0.004),  # as fast as two T4, so what is no decoding takes as long there
+        (5400.0, 4, 0.005, 0.004),  # as fast as two T4, so all but decoding takes as long there
         (5400.0, 16, 0.005, 0.016),  # four times Kaggle's cores
-        (5400.0, 2, 0.005, 0.004),  # what one core does here, no four do faster
+        (5400.0, 2, 0.005, 0.004),  # the work of one core here is not faster on four
         (
             54.0,
             4,
             0.00025,
             0.004,
-        ),  # a slow machine's networks are nothing to two T4: decoding on four cores is left
+        ),  # the networks of a slow machine take no time on two T4: decoding on four cores remains
     ],
 )
 def test_the_estimate_counts_what_grows_with_the_lesions(
@@ -408,7 +406,7 @@ def test_a_preset_bundle_fits_the_limit(preset: str, tmp_path: Path) -> None:
     assert result.fits
     assert 1.5 < result.hours_kaggle < 12
     assert "networks by constants of 2 x T4 in fp16, not measured" in result.text()
-    # What was shipped before, fp32 with four flips, does not.
+    # The earlier preset, fp32 with four flips, does not.
     (tmp_path / "before").mkdir()
     old = preset_bundle(tmp_path / "before", preset, scoring_precision="fp32", tta="flips")
     before = estimate(SMALL, LARGE, plain=0.005, decode=6e-4, networks=scored_networks(old))
@@ -511,7 +509,7 @@ def test_the_notebook_finds_what_is_attached_wherever_kaggle_puts_it(
 def test_the_notebook_scores_with_no_other_bundle_than_its_own(
     layout: Layout, package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kaggle may still attach the dataset of the time before."""
+    """Kaggle may still attach the previous dataset."""
     code = read_notebook_code(package)
     scoring = code[code.index("from isic.predict.bundle import") :]
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""From the champion, or any bundle, to a file the competition takes, or to one clear line."""
+"""From the champion or a bundle to a valid submission, or to a one-line error."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_file_is_scored_piece_by_piece_as_its_lesions_together(
     table.to_csv(tmp_path / "rows.csv", index=False)
     images = sample_raw / "train-image.hdf5"
     whole = bundle.predict(read_metadata(tmp_path / "rows.csv", train=True), TileStore(images))
-    for long in (0, LONG):  # with and without files that outlive a kill
+    for long in (0, LONG):  # with and without files that are kept after a kill
         monkeypatch.setattr(home, "CHUNK_ROWS", 40)
         monkeypatch.setattr(home, "LONG", long)
         scores = predict(bundle.folder, tmp_path / "rows.csv", images, tmp_path / "scores.csv")

@@ -1,4 +1,4 @@
-"""Features against pandas and against what must not change them."""
+"""Features against pandas, and their invariances."""
 
 from __future__ import annotations
 

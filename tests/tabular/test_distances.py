@@ -59,12 +59,12 @@ def test_outlier_factor_is_scikit_learns(frame: pd.DataFrame, features: pd.DataF
             continue
         scaled = StandardScaler().fit_transform(values.loc[rows.index, list(DUCKLING)])
         model = LocalOutlierFactor(n_neighbors=min(len(rows) - 1, 30)).fit(scaled)
-        # The formulas pass through float32 here and not in the features.
+        # The formulas are float32 here and float64 in the features.
         np.testing.assert_allclose(factor, -model.negative_outlier_factor_, rtol=1e-4)
 
 
 def _against_scikit_learn(frame: pd.DataFrame) -> None:
-    """Compare in float64, on the very columns the family sees."""
+    """Compare in float64, on the columns of the family."""
     lesions_in_order, order = canonical(frame)
     measured = [family.build(lesions_in_order) for family in lesion_families() if family.measured]
     wide = pd.concat([lesions_in_order, *measured], axis=1)
@@ -162,7 +162,9 @@ _NEIGHBOURS = ["clusters", "duckling", "mahalanobis", "nearest", "similarity"]
 
 @pytest.mark.slow
 def test_the_largest_patient_does_not_cost_its_square_in_memory() -> None:
-    """What compiled kernels allocate only the operating system sees, hence a process of its own."""
+    """Only the operating system can measure the memory of compiled kernels, hence a process of its
+    own.
+    """
     code = f"""
 from pathlib import Path
 from isic.tabular import build_features

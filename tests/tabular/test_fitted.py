@@ -1,5 +1,5 @@
-"""Fitted columns: learnt from training rows only, the same after a trip through JSON, safe with the
-unknown.
+"""Fitted columns: from training rows only, equal after a round trip through JSON, defined for
+unknown levels.
 """
 
 from __future__ import annotations
@@ -96,14 +96,14 @@ def test_kmeans_is_lloyds_fixed_point(train: pd.DataFrame, fitted: Fitted) -> No
 
 def test_a_small_kind_of_lesion_is_compared_with_all(train: pd.DataFrame) -> None:
     strange = train.copy()
-    # One lesion so far from all others that it is a cluster of its own.
+    # One lesion far from all others is a cluster of its own.
     strange.loc[0, "tbp_lv_H"] = 5000.0
     found = Fitted.fit(["kmeans"], strange, np.zeros(len(strange)))
     near = strange.iloc[[0]].assign(tbp_lv_H=4990.0)
     value = found.columns(near)["fitted_cluster_z__H"][0]
     whole = strange["tbp_lv_H"]
     assert value == pytest.approx((4990 - whole.mean()) / (whole.std(ddof=0) + 1e-5), rel=1e-5)
-    # So is a measurement that few lesions of a kind have.
+    # As is a measurement that few lesions of a cluster have.
     many = pd.concat([train] * 8, ignore_index=True)
     few = many["tbp_lv_L"].head(10)
     value = Fitted.fit(["kmeans"], many.assign(tbp_lv_L=few), np.zeros(len(many))).columns(train)[
@@ -139,7 +139,7 @@ def test_a_training_rows_columns_do_not_tell_its_own_patients_labels(
     one = fitted.training_columns(train, target, train[PATIENT])
     again = Fitted.fit(KINDS, train, other).training_columns(train, other, train[PATIENT])
     for name, values in one.items():
-        # The overall rate is in every row's rates alike, so it tells none from the others.
+        # The overall rate is part of every row's rates, so it does not separate rows.
         scale = other.mean() / target.mean() if name.startswith("fitted_rate") else 1
         np.testing.assert_allclose(again[name][mine], values[mine] * scale, rtol=1e-5, err_msg=name)
 
@@ -153,7 +153,7 @@ def test_a_level_has_few_rates_in_training_and_no_part_of_the_patients_lower_one
             pd.Series(made[f"fitted_rate__{name}"]).groupby(train[name].fillna("none")).nunique()
         )
         assert rates.max() <= encoding.PARTS
-    # With one level there is nothing to tell lesions apart by, whatever the labels of each part.
+    # With one level, lesions cannot be separated, for any labels of the parts.
     alike = train.assign(**dict.fromkeys(encoding.ENCODED, "one"))
     rates = Fitted.fit(["encoding"], alike, target).training_columns(alike, target, train[PATIENT])
     for values in rates.values():

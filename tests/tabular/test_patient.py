@@ -1,4 +1,4 @@
-"""Patient-relative families against the same thing said in pandas."""
+"""Patient-relative families against the same formulas in pandas."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What must not change a patient's features: other patients, the order of rows, the size of a
-batch.
-"""
+"""Invariances of a patient's features: other patients, the order of rows, the size of a batch."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ def _population(sizes: list[int], seed: int) -> pd.DataFrame:
 
 def _same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     """Equal to the last bit, rows matched by isic_id."""
-    # Which categories there are is the frame's, which one a row has is the row's.
+    # The set of categories depends on the frame; the category of a row does not.
     texts = dict.fromkeys(
         (feature.name for feature in feature_families()["combined"].features), "str"
     )
@@ -90,7 +88,7 @@ def test_nothing_but_the_patient_matters_many_times_over(
 
 
 def test_large_patients_are_the_same_alone_and_in_company() -> None:
-    # Beyond a few hundred rows, sums and matrix products take other paths, by block and by thread.
+    # Beyond a few hundred rows, sums and matrix products are computed by block and by thread.
     frame = _population([1100, 257, 1, 33], seed=7)
     whole = build_features(frame)
     for patient in ("IP_0000000", "IP_0000001"):

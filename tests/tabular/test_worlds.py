@@ -1,4 +1,4 @@
-"""What relative features are for: malignant in itself, or only against the own patient."""
+"""Use of relative features: lesions malignant as such, or only relative to their patient."""
 
 from __future__ import annotations
 

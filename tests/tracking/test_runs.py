@@ -1,6 +1,4 @@
-"""Runs as MLflow's own client sees them afterwards, written by real processes on folders that never
-met MLflow.
-"""
+"""Runs read by MLflow's client, written by real processes in folders without an MLflow store."""
 
 from __future__ import annotations
 
@@ -252,7 +250,7 @@ def test_a_checkout_of_another_owner_has_no_provenance_rather_than_a_clean_one(
     for command in (["add", "committed"], ["commit", "-q", "-m", "first"]):
         subprocess.run(["git", "-C", str(root), *identity, *command], check=True)
     assert {"git_commit", "git_dirty"} <= set(run_tags(root))
-    # Git's own switch for its test of this refusal; without it the owner would have to change.
+    # Git's variable for testing this refusal; otherwise the owner would have to change.
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "true")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")

@@ -1,6 +1,4 @@
-"""MLflow's own pages on the store of a finished pipeline, opened in a real browser as `make ui`
-shows them.
-"""
+"""MLflow's pages of a finished pipeline's store, opened in a real browser as by `make ui`."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ pytestmark = [needs_chromium, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def address(done: Path) -> Iterator[str]:
-    """What `isic ui` prints, once the server behind it answers; the pipeline's model is promoted
+    """The address printed by `isic ui`, once the server responds; the pipeline's model is promoted
     first.
     """
     call(done, "isic", "promote")
@@ -108,7 +106,7 @@ def test_the_version_page_carries_card_gate_and_alias(tab: Any, address: str) ->
 def test_a_stack_run_holds_the_figures_the_report_and_its_result_in_words(
     done: Path, tab: Any, address: str
 ) -> None:
-    # By its address: other tests of this process may have left another store in the environment.
+    # By its address: other tests may have left another store in the environment.
     client = connect(done, f"sqlite:///{done}/mlflow.db")
     experiment = client.get_experiment_by_name(EXPERIMENT)
     (parent,) = client.search_runs(

@@ -1,6 +1,4 @@
-"""`make tune` as its users meet it: a search to leave and join, and a params.yaml that changes only
-for a real gain.
-"""
+"""`make tune`: a search can be stopped and joined, and params.yaml changes only for a real gain."""
 
 from __future__ import annotations
 
@@ -284,8 +282,8 @@ def test_a_folds_own_score_has_no_say_in_who_scores_it() -> None:
 def test_lucky_lesions_of_many_equal_trials_are_no_gain(
     data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Trials that differ by which lesions they happen to rank well, and the best of them is best by
-    that alone.
+    """Trials that differ by the lesions that they rank well by chance; the best is best by chance
+    only.
     """
     families, current = switchable(data), settings()
     rng, target, folds = np.random.default_rng(0), data.target, range(3)
@@ -338,8 +336,9 @@ def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_pat
     victim.wait()
     text = [process.communicate(timeout=120)[0] for process in others]
     assert all(process.returncode == 0 for process in others), text
-    # A later join finds the orphan, if the victim died inside a trial, and the study ends complete.
-    # A trial that nobody signed yet may be a living worker's: for some seconds it is left alone.
+    # If the worker was killed within a trial, a later worker repeats that trial, and the study is
+    # complete. A trial without a worker's name may be a living worker's: for some seconds it is not
+    # repeated.
     left = optuna.load_study(study_name="shared", storage=open_storage(tmp_path)).trials
     if any(trial.state == TrialState.RUNNING and "host" not in trial.user_attrs for trial in left):
         time.sleep(20)
@@ -348,13 +347,12 @@ def test_processes_share_one_study_and_a_killed_one_loses_only_its_trial(tmp_pat
     assert survivor.returncode == 0
     trials = optuna.load_study(study_name="shared", storage=open_storage(tmp_path)).trials
     states = Counter(trial.state for trial in trials)
-    # One more when two workers took the last place at once; an orphan may still wait for its second
-    # run.
+    # One more if two workers took the last trial at once; an orphan may still be queued.
     assert total <= states[TrialState.COMPLETE] + states[TrialState.PRUNED] <= total + 2
     assert states[TrialState.RUNNING] + states[TrialState.FAIL] <= 1
     ran = [tuple(sorted(trial.params.items())) for trial in trials if trial.state in DONE]
     assert len(set(ran)) == len(ran)
-    # What the killed process was at has run again or waits for it: no values are lost.
+    # The killed process's trial was repeated or is queued: no values are lost.
     again = [trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs]
     assert again == [
         trial.number for trial in trials if trial.state == TrialState.FAIL and trial.params

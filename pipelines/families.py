@@ -21,6 +21,7 @@ from isic.evaluate.interval_figures import draw_families
 from isic.stack.training_data import FITTED, build_training_data
 from isic.tabular import build_features, feature_families
 from isic.tabular.fitted import fitted_families
+from isic.tabular.thinning import thin_patients
 from isic.tuning.search import TrialEvaluator
 
 
@@ -45,7 +46,13 @@ def measure_families(
     stack, fitted_names = params.stack, tuple(fitted_families())
     no_images = stack.images.model_copy(update={"embeddings": "none"})
     data = build_training_data(
-        build_features(frame), {}, folds, no_images, stack.params.max_bin, fitted=fitted_names
+        build_features(frame),
+        {},
+        folds,
+        no_images,
+        stack.params.max_bin,
+        fitted=fitted_names,
+        thinned=build_features(thin_patients(frame)) if stack.thinned else None,
     )
     evaluator = TrialEvaluator(data, stack.seeds)
     families = [*feature_families(), *(f"{FITTED} {name}" for name in fitted_names)]

@@ -1,7 +1,5 @@
 """Stage `robustness`: refit and score under other conditions, for the report and the run."""
 
-from typing import Any
-
 from isic.core.errors import run
 from isic.core.io import write_json
 from isic.core.params import Params, load_params
@@ -15,18 +13,19 @@ from isic.stack.inputs import read_inputs
 from isic.tracking import parent
 
 
-def conditions_of(layout: Layout, params: Params, results: RunResults) -> dict[str, Any]:
+def conditions_of(layout: Layout, params: Params, results: RunResults) -> dict[str, object]:
     """Scores of a checkout's models under other conditions."""
-    backbones, stack = params.image.backbones, Stack.load(layout.stack_model)
-    folds, test = params.folds, layout.test_metadata
+    backbones, folds = params.image.backbones, params.folds
+    stack, test = Stack.load(layout.stack_model), layout.test_metadata
+    files = layout.stack_files(backbones, folds)
     return conditions(
         results,
-        read_inputs(layout.stack_files(backbones, folds), stack.uses_embeddings),
+        read_inputs(files, stack.uses_embeddings, params.stack.thinned),
         stack,
         layout.image_models(backbones, folds),
         layout.train_images,
         read_metadata(test, train=False) if test.is_file() else None,
-        tta={backbone: params.image.recipe(backbone).tta for backbone in backbones},
+        tta={name: params.image.recipe(name).tta for name in backbones},
         settings=params.stack,
         families=params.features.families,
         intervals=params.evaluate,
@@ -36,8 +35,8 @@ def conditions_of(layout: Layout, params: Params, results: RunResults) -> dict[s
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    embeddings = layout.embeddings(params.image.backbones, params.folds)
-    results = read_results(layout.oof, layout.train_metadata, embeddings)
+    logits = layout.embeddings(params.image.backbones, params.folds)
+    results = read_results(layout.oof, layout.train_metadata, logits)
     content = conditions_of(layout, params, results)
     write_json(layout.robustness_metrics, content)
     with parent("stack", params.stack_config()) as tracker:

@@ -33,7 +33,8 @@ def check_stack() -> None:
 
     layout = Layout.find()
     params = load_params(layout.params)
-    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), embeddings=False)
+    files = layout.stack_files(params.image.backbones, params.folds)
+    inputs = read_inputs(files, embeddings=False, thinned=params.stack.thinned)
     oof = read_parquet(layout.oof, columns=[TARGET, "score"])
     result = check_optimism(inputs, oof, params.stack, params.evaluate.replicates)
     path = layout.evaluate_metrics.with_name("nested.json")

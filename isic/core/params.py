@@ -295,6 +295,8 @@ class StackSettings(Section):
     #: Families fitted on each chain's training folds, by their names in `isic.tabular.fitted`;
     #: absent in old bundles.
     fitted: tuple[str, ...] = Field((), strict=False)
+    #: Members train on features of thinned patients; absent in old bundles.
+    thinned: bool = False
     rounds: Annotated[int, Field(ge=1)]
     early_stop: (
         Annotated[int, Field(ge=1)] | None

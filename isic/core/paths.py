@@ -11,11 +11,12 @@ from isic.core.errors import InputError
 
 @dataclass(frozen=True)
 class StackFiles:
-    """The files that the stacker reads: features, recorded folds, and backbone -> fold ->
+    """The files that the stacker reads: features, those of thinned patients, recorded folds, and backbone -> fold ->
     `Layout.embedding`.
     """
 
     features: Path
+    thinned: Path
     folds: Path
     fold_count: int
     embeddings: dict[str, dict[int, Path]]
@@ -153,6 +154,11 @@ class Layout:
     def features(self) -> Path:
         return self.root / "data" / "features" / "train.parquet"
 
+    @property
+    def thinned(self) -> Path:
+        """Features of the same lesions, each within a random part of its patient's."""
+        return self.root / "data" / "features" / "thinned.parquet"
+
     def embedding(self, backbone: str, fold: int) -> Path:
         """Parquet of (isic_id, logit); the float16 embeddings are in the same folder with suffix
         .npy, in the same order of rows.
@@ -170,7 +176,9 @@ class Layout:
         return {name: {fold: self.embedding(name, fold) for fold in folds} for name in backbones}
 
     def stack_files(self, backbones: Iterable[str], folds: Sequence[int]) -> StackFiles:
-        return StackFiles(self.features, self.folds, len(folds), self.embeddings(backbones, folds))
+        return StackFiles(
+            self.features, self.thinned, self.folds, len(folds), self.embeddings(backbones, folds)
+        )
 
     @property
     def networks(self) -> Path:

@@ -141,8 +141,8 @@ def _fit_features_only(files: BundleFiles, settings: StackSettings) -> Stack:
     from isic.stack import fit_stack
     from isic.stack.inputs import read_inputs
 
-    inputs = read_inputs(files.inputs, embeddings=False)
-    return fit_stack(inputs.features, {}, inputs.folds, settings)
+    inputs = read_inputs(files.inputs, embeddings=False, thinned=settings.thinned)
+    return fit_stack(inputs.features, {}, inputs.folds, settings, thinned=inputs.thinned)
 
 
 def _manifest(

@@ -102,8 +102,8 @@ class ImageScoringJob:
             scores.logits.dtype == np.float32
             and scores.logits.shape == (count,)
             and not np.isinf(scores.logits).any()
-            and (embeddings is not None) == self.embeddings
-            and (embeddings is None or (embeddings.dtype, len(embeddings)) == (np.float16, count))
+            and (embeddings.dtype, len(embeddings)) == (np.float16, count)
+            and bool(embeddings.shape[1]) == self.embeddings
         )
 
     def load(self, key: ModelKey, index: int) -> ImageScores:

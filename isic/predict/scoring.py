@@ -54,6 +54,7 @@ def score_chunks(
         tiles, options = None, replace(options, missing_images="impute")
     has_tile = _find_tiles(chunks, tiles, options.missing_images)
     total = np.zeros(len(has_tile))
+    sizes: list[int] = []
     # Without files, embeddings of all folds at once would fill the memory.
     one_fold_at_a_time = bundle.stack.uses_embeddings and options.work is None
 
@@ -67,7 +68,7 @@ def score_chunks(
                 raise
             stack = _without_images(bundle, error)
             total[:] = 0.0
-            _add_scores(
+            sizes = _add_scores(
                 total,
                 bundle,
                 chunks,
@@ -75,11 +76,25 @@ def score_chunks(
                 partial(_Block.without_images, stack=stack, folds=folds),
             )
             break
-        _add_scores(
+        sizes = _add_scores(
             total, bundle, chunks, has_tile, partial(_Block.with_images, folds=group, job=job)
         )
 
+    _warn_of_small_patients(bundle, sizes)
     return total / len(folds)
+
+
+def _warn_of_small_patients(bundle: BundleModels, sizes: Sequence[int]) -> None:
+    """Warn if most patients have fewer lesions than 95 % of those in training."""
+    known = bundle.oof().groupby(PATIENT).size()
+    usual = int(np.ceil(known.quantile(0.05)))
+    small = sum(size < usual for size in sizes)
+    if small > len(sizes) / 2:
+        sys.stderr.write(
+            f"isic: warning: {small} of {len(sizes)} patients have fewer than {usual} lesions, unlike"
+            " 95 % of those in training: scores compare a lesion with its patient's others. Give all"
+            " lesions of a patient, or train with `stack.thinned: true`\n"
+        )
 
 
 def _find_tiles(
@@ -139,21 +154,26 @@ def _add_scores(
     chunks: PatientChunks,
     has_tile: NDArray[np.bool_],
     score: Callable[[_Block], NDArray[np.float64]],
-) -> None:
-    """Add the result of `score` to every row's total, block by block."""
+) -> list[int]:
+    """Add the result of `score` to every row's total, block by block; returns the patients' numbers
+    of lesions.
+    """
     from isic.tabular import build_features
 
+    sizes: list[int] = []
     for index in range(len(chunks)):
         rows = chunks.chunk(index)
         row = rows.index.to_numpy()
         tile = np.where(has_tile[row], np.cumsum(has_tile[row]) - 1, -1)
         for block in patient_blocks(rows[PATIENT], BLOCK):
             patients = rows.iloc[block]
+            sizes += patients.groupby(PATIENT, observed=True).size().tolist()
             features = build_features(patients, list(bundle.manifest.families))
             total[row[block]] += score(
                 _Block(bundle, index, patients[PATIENT], features, tile[block])
             )
             del features  # frees them before the next block's are built
+    return sizes
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,12 @@ def conditions(
         """
         plain = _plain(settings)
         ordinary = build_training_data(
-            inputs.features, logits, inputs.folds, plain.images, plain.params.max_bin
+            inputs.features,
+            logits,
+            inputs.folds,
+            plain.images,
+            plain.params.max_bin,
+            thinned=inputs.thinned,
         )
         groups = align_rows(folds, inputs.features[ID], "the groups")["fold"].to_numpy(np.int64)
         oof = fit_training_data(

@@ -57,13 +57,25 @@ class NestedEstimate:
 
 
 def estimate_optimism(
-    features: pd.DataFrame, folds: pd.DataFrame, settings: StackSettings, replicates: int = 1000
+    features: pd.DataFrame,
+    folds: pd.DataFrame,
+    settings: StackSettings,
+    replicates: int = 1000,
+    thinned: pd.DataFrame | None = None,
 ) -> NestedEstimate:
-    """Estimate the optimism of shared folds on these features and folds; see the module."""
+    """Estimate the optimism of shared folds on these features and folds; see the module. `thinned`:
+    the features that members train on, as for `fit_stack`.
+    """
     quiet = settings.model_copy(update={"members": ("lightgbm",)})
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
     plain = build_training_data(
-        features, {}, folds, image_settings, settings.params.max_bin, fitted=settings.fitted
+        features,
+        {},
+        folds,
+        image_settings,
+        settings.params.max_bin,
+        fitted=settings.fitted,
+        thinned=thinned,
     )
     fold_numbers = sorted(plain.images)
     if len(fold_numbers) < 3:
@@ -77,7 +89,8 @@ def estimate_optimism(
         logits, plain.fold, {fold: frozenset({fold}) for fold in fold_numbers}
     )
     sources = plain.encoder.sources()
-    kept = features.drop(columns=[sources[name] for name in view])
+    gone = [sources[name] for name in view]
+    kept = features.drop(columns=gone), None if thinned is None else thinned.drop(columns=gone)
     shared = _stack(plain, kept, shared_logits, quiet, None)
     matched, nested = np.empty(len(features)), np.empty(len(features))
     for outer in fold_numbers:
@@ -162,17 +175,22 @@ def _by_own_fold(
 
 def _stack(
     plain: TrainingData,
-    features: pd.DataFrame,
+    features: tuple[pd.DataFrame, pd.DataFrame | None],
     logits: Floats,
     settings: StackSettings,
     only: int | None,
 ) -> Floats:
-    """Out-of-fold scores of features, proxy logits and the fitted features of `plain`, of fold `only`
-    alone if given (others NaN).
+    """Out-of-fold scores of features (for scoring, for training), proxy logits and the fitted
+    features of `plain`, of fold `only` alone if given (others NaN).
     """
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
     bare = build_training_data(
-        features, {"proxy": logits}, plain.folds, image_settings, settings.params.max_bin
+        features[0],
+        {"proxy": logits},
+        plain.folds,
+        image_settings,
+        settings.params.max_bin,
+        thinned=features[1],
     )
     # Fitted once: fitted features read no logit, and need columns of the proxy.
     data = drop_families(with_fitted(bare, plain), settings.drop)
@@ -193,9 +211,17 @@ def check_optimism(
     """
     headline = pauc(oof[TARGET], oof["score"])
     images = settings.images.model_copy(update={"embeddings": "none"})
-    data = build_training_data(*inputs[:3], images, settings.params.max_bin, fitted=settings.fitted)
+    data = build_training_data(
+        *inputs[:3],
+        images,
+        settings.params.max_bin,
+        fitted=settings.fitted,
+        thinned=inputs.thinned,
+    )
     leaks = screen_leaks(data)
-    estimate = estimate_optimism(inputs.features, inputs.folds, settings, replicates)
+    estimate = estimate_optimism(
+        inputs.features, inputs.folds, settings, replicates, inputs.thinned
+    )
     return {
         "headline": headline,
         "pauc": headline - max(0.0, estimate.optimism.value),

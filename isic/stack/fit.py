@@ -43,13 +43,15 @@ def fit_stack(
     settings: StackSettings,
     embeddings: Embeddings | None = None,
     anchors: Anchors | None = None,
+    thinned: pd.DataFrame | None = None,
 ) -> Stack:
     """Fit one chain per fold and score every row out of fold.
 
     features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits
     (n,)}, and embeddings {backbone: (n, d)} if `settings.images.embeddings` is not "none", in the
     same order; `anchors` where it is "aligned". folds: isic_id, patient_id, target, fold of the
-    same lesions in any order. The same input gives the same bytes. Raises InputError when the
+    same lesions in any order. thinned: the features that members train on, of the same lesions
+    within parts of their patients (None: `features`). The same input gives the same bytes. Raises InputError when the
     frames do not hold the same lesions, or a logit is missing.
     """
     data = build_training_data(
@@ -61,6 +63,7 @@ def fit_stack(
         embeddings,
         anchors,
         settings.fitted,
+        thinned,
     )
     return fit_training_data(data, settings)
 

@@ -22,14 +22,15 @@ from isic.stack.training_data import Anchors, TrainingData, align, build_trainin
 
 
 class Inputs(NamedTuple):
-    """Features, {backbone: out-of-fold logits (n,)}, folds, {backbone: embeddings (n, d)}; all in
-    the same order of rows.
+    """Features, {backbone: out-of-fold logits (n,)}, folds, {backbone: embeddings (n, d)}, features
+    of thinned patients if asked for; all in the same order of rows.
     """
 
     features: pd.DataFrame
     logits: dict[str, NDArray[np.float32]]
     folds: pd.DataFrame
     embeddings: dict[str, NDArray[np.float16]]
+    thinned: pd.DataFrame | None = None
 
 
 def read_training_data(files: StackFiles, settings: StackSettings) -> TrainingData:
@@ -38,26 +39,38 @@ def read_training_data(files: StackFiles, settings: StackSettings) -> TrainingDa
     Raises InputError when a file is missing, broken or of other lesions.
     """
     images = settings.images
-    inputs = read_inputs(files, images.embeddings != "none")
+    inputs = read_inputs(files, images.embeddings != "none", settings.thinned)
     anchors = read_anchors(files.embeddings) if images.embeddings == "aligned" else {}
     return build_training_data(
-        *inputs[:3], images, settings.params.max_bin, inputs.embeddings, anchors, settings.fitted
+        *inputs[:3],
+        images,
+        settings.params.max_bin,
+        inputs.embeddings,
+        anchors,
+        settings.fitted,
+        inputs.thinned,
     )
 
 
-def read_inputs(files: StackFiles, embeddings: bool) -> Inputs:
-    """The stage's inputs in the features' row order; `embeddings`: read them too.
+def read_inputs(files: StackFiles, embeddings: bool, thinned: bool = False) -> Inputs:
+    """The stage's inputs in the features' row order; `embeddings`, `thinned`: read them too.
 
     Raises InputError when a file is missing or a fold's logits are not those of the fold's lesions.
     """
     features = read_features(files.features)
     table = align(read_folds(files.folds, files.fold_count), features[ID])
     logits = {name: _logits(paths, table, name) for name, paths in files.embeddings.items()}
-    if not embeddings:
-        return Inputs(features, logits, table, {})
-
-    vectors = {name: _embeddings(paths, table, name) for name, paths in files.embeddings.items()}
-    return Inputs(features, logits, table, vectors)
+    vectors = {}
+    if embeddings:
+        vectors = {
+            name: _embeddings(paths, table, name) for name, paths in files.embeddings.items()
+        }
+    part = read_features(files.thinned) if thinned else None
+    if part is not None and not part[ID].equals(features[ID]):
+        raise InputError(
+            f"{files.thinned} does not hold the lesions of {files.features}: rerun `dvc repro features`"
+        )
+    return Inputs(features, logits, table, vectors, part)
 
 
 def read_anchors(embeddings: Mapping[str, Mapping[int, Path]]) -> Anchors:
@@ -119,7 +132,8 @@ def fingerprint(files: StackFiles, images: ImageColumns) -> str:
         if images.embeddings == "aligned"
         else []
     )
-    paths = [files.folds, files.features, *logits, *vectors, *anchors]
+    thinned = [files.thinned] if files.thinned.exists() else []
+    paths = [files.folds, files.features, *thinned, *logits, *vectors, *anchors]
     return sha256_json([sha256(path) for path in paths])
 
 

@@ -25,6 +25,7 @@ from isic.stack.members import Pool
 from isic.tabular import feature_families
 from isic.tabular.fitted import Fitted
 from isic.tabular.registry import choose
+from isic.tabular.thinning import thin_patients
 
 IMAGE_FAMILY = "image"
 #: {backbone: {fold: embeddings (m, d) of the same m lesions, which no network saw}}.
@@ -100,9 +101,10 @@ def build_training_data(
     embeddings: Embeddings | None = None,
     anchors: Anchors | None = None,
     fitted: Sequence[str] = (),
+    thinned: pd.DataFrame | None = None,
 ) -> TrainingData:
     """Line up the inputs of `fit_stack` and compute every column once; `fitted` names kinds of
-    fitted features.
+    fitted features, `thinned` are the features that members train on.
 
     Raises InputError when the frames do not hold the same lesions, or a logit, embedding or anchor
     is missing or not finite.
@@ -117,9 +119,12 @@ def build_training_data(
     base = encoder.columns(features)
     images = _fit_images(logits, vectors, fold, image_settings, anchors or {})
     clean, noisy = (
-        ({}, {}) if not logits else _image_columns(images, logits, vectors, fold, folds[PATIENT])
+        ({}, {})
+        if not logits
+        else _image_columns(images, logits, vectors, folds, thinned is not None)
     )
-    columns, training = base | clean, base | noisy
+    columns = base | clean
+    training = (base if thinned is None else encoder.columns(thinned)) | noisy
     pool = Pool(training, target, max_bin)
     data = TrainingData(
         folds, target, fold, encoder, images, columns, pool, _families(encoder, columns)
@@ -283,20 +288,22 @@ def _image_columns(
     images: dict[int, ImageEncoder],
     logits: Mapping[str, ArrayLike],
     embeddings: Embeddings,
-    fold: NDArray[np.int64],
-    patients: pd.Series,
+    folds: pd.DataFrame,
+    thinned: bool,
 ) -> tuple[Columns, Columns]:
-    """Image columns of all rows, each by its own fold's models: without and with the noise of
-    training.
+    """Image columns of all rows, each by its own fold's models: for scoring, and for training with
+    noise and, if `thinned`, among a part of the patient's lesions.
     """
     rng = np.random.default_rng(0)
+    fold, patients = folds["fold"].to_numpy(np.int64), folds[PATIENT].to_numpy()
+    parts = thin_patients(folds)[PATIENT].to_numpy() if thinned else patients
     both: tuple[Columns, Columns] = ({}, {})
     for chain, encoder in images.items():
         index = np.flatnonzero(fold == chain)
-        given = _take(logits, index), _take(embeddings, index), patients.to_numpy()[index]
-        for by_name, part in zip(
-            both, (encoder.columns(*given), encoder.columns(*given, rng)), strict=True
-        ):
+        given = _take(logits, index), _take(embeddings, index)
+        scoring = encoder.columns(*given, patients[index])
+        training = encoder.columns(*given, parts[index], rng)
+        for by_name, part in zip(both, (scoring, training), strict=True):
             for name, values in part.items():
                 by_name.setdefault(name, np.empty(len(fold), dtype=np.float32))[index] = values
     return both

@@ -19,6 +19,7 @@ from isic.tabular.fitted import fitted_families
 from isic.tabular.registry import feature_families
 
 SCRIPTS = (
+    "any_patient",
     "capacity",
     "features",
     "gate",
@@ -46,6 +47,7 @@ MODULES = {
 }
 #: The quickest part of each benchmark that needs no real data and no finished pipeline.
 QUICKEST = {
+    "any_patient": [],
     "features": ["--only", "values"],
     "image": ["--only", "loader"],
     "gate": ["--only", "simulated"],

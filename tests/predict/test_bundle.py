@@ -75,6 +75,23 @@ def test_one_lesion_patients_and_an_unseen_hospital(
     assert scores.between(0, 1).all()
 
 
+def test_patients_smaller_than_in_training_are_told_of_once(
+    bundle: Bundle,
+    rows: pd.DataFrame,
+    tiles: TileStore,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle.predict(rows, tiles)
+    assert "fewer than" not in capsys.readouterr().err
+    large = pd.DataFrame({"patient_id": np.repeat(["IP_a", "IP_b"], [900, 1000])})
+    monkeypatch.setattr(Bundle, "oof", lambda _: large)
+    bundle.predict(rows, tiles)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "fewer than" in line]
+    assert len(warnings) == 1
+    assert "fewer than 905 lesions" in warnings[0], "5 % of the way from 900 to 1,000"
+
+
 @pytest.mark.parametrize("nobody", [None, ""])
 def test_a_lesion_without_patient_is_named(
     bundle: Bundle, rows: pd.DataFrame, nobody: str | None
@@ -191,7 +208,11 @@ def test_each_of_two_gpu_processes_loads_tiles_with_half_of_the_cores(
 
 
 def test_the_fallback_scores_by_features_alone(
-    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle,
+    rows: pd.DataFrame,
+    tiles: TileStore,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     next(bundle.folder.rglob("model.safetensors")).unlink()
     with pytest.raises(InputError, match="image weights not found"):
@@ -487,10 +508,10 @@ def test_damaged_cached_scores_are_computed_again(
     job = ImageScoringJob(bundle.folder, None, lambda _: ["a", "b"], 1, False, work=tmp_path)  # type: ignore[arg-type]
     file = tmp_path / "vit-0-0.npz"
     assert not job.is_cached(("vit", 0), 0)
-    _write(file, ImageScores(np.zeros(2, np.float32), None))
+    _write(file, ImageScores(np.zeros(2, np.float32), np.empty((2, 0), np.float16)))
     assert job.is_cached(("vit", 0), 0)
     if damage is None:  # of other lesions
-        _write(file, ImageScores(np.zeros(3, np.float32), None))
+        _write(file, ImageScores(np.zeros(3, np.float32), np.empty((3, 0), np.float16)))
     elif damage == b"half":
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     else:

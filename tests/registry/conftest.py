@@ -37,6 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, root: Path, sample_raw: Path)
     """The checkout itself; read only."""
     from isic.data.tables import read_metadata
     from isic.tabular import build_features
+    from isic.tabular.thinning import thin_patients
 
     folder = tmp_path_factory.getbasetemp() / "registry-checkout"
     if folder.exists():  # made for the tests of another folder that share this fixture
@@ -51,7 +52,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, root: Path, sample_raw: Path)
     rows = read_metadata(layout.train_metadata, train=True)
     folds = make_folds(rows, len(params.folds), seed=0)
     write_parquet(layout.folds, folds)
-    write_parquet(layout.features, build_features(rows, list(params.features.families)))
+    families = list(params.features.families)
+    write_parquet(layout.features, build_features(rows, families))
+    write_parquet(layout.thinned, build_features(thin_patients(rows), families))
     for number, backbone in enumerate(params.image.backbones):
         for fold in params.folds:
             quick_model(layout, params, backbone, fold, seed=10 * number + fold)
@@ -130,8 +133,14 @@ def fit_stacker(layout: Layout, params: Params) -> None:
     from isic.stack import fit_stack
     from isic.stack.inputs import read_inputs
 
-    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), embeddings=False)
-    stack = fit_stack(inputs.features, inputs.logits, inputs.folds, params.stack)
+    inputs = read_inputs(
+        layout.stack_files(params.image.backbones, params.folds),
+        embeddings=False,
+        thinned=params.stack.thinned,
+    )
+    stack = fit_stack(
+        inputs.features, inputs.logits, inputs.folds, params.stack, thinned=inputs.thinned
+    )
     stack.save(layout.stack_model)
     write_parquet(layout.oof, stack.oof)
     write_json(layout.evaluate_metrics, stack.metrics)

@@ -38,14 +38,31 @@ def written(tmp_path: Path) -> tuple[Layout, Population]:
 
 def test_rows_are_matched_by_id(written: tuple[Layout, Population]) -> None:
     layout, people = written
-    features, logits, folds, embeddings = read_inputs(
+    features, logits, folds, embeddings, thinned = read_inputs(
         layout.stack_files(("vit", "convnext"), (0, 1, 2)), embeddings=True
     )
+    assert thinned is None
     pd.testing.assert_frame_equal(folds, people.folds, check_dtype=False)
     assert (features["isic_id"] == people.features["isic_id"]).all()
     for name, values in people.logits.items():
         np.testing.assert_array_equal(logits[name], values)
         np.testing.assert_array_equal(embeddings[name][:, 0], values.astype(np.float16))
+
+
+def test_thinned_features_are_those_of_the_same_lesions(
+    written: tuple[Layout, Population],
+) -> None:
+    layout, people = written
+    files = layout.stack_files(("vit", "convnext"), (0, 1, 2))
+    with pytest.raises(InputError, match="dvc repro features"):
+        read_inputs(files, embeddings=False, thinned=True)
+    write_parquet(files.thinned, people.features)
+    thinned = read_inputs(files, embeddings=False, thinned=True).thinned
+    assert thinned is not None
+    assert (thinned["isic_id"] == people.features["isic_id"]).all()
+    write_parquet(files.thinned, people.features.iloc[::-1])
+    with pytest.raises(InputError, match="does not hold the lesions"):
+        read_inputs(files, embeddings=False, thinned=True)
 
 
 def test_logits_of_other_lesions_are_refused(written: tuple[Layout, Population]) -> None:

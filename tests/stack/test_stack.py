@@ -15,6 +15,7 @@ from isic.core.metric import auc, pauc
 from isic.stack import Stack, fit, fit_stack
 from isic.stack.fit import fit_training_data, out_of_fold
 from isic.stack.training_data import build_training_data, sample_rows, with_groups
+from isic.tabular.thinning import thin_patients
 from tests.stack.population import Population, make, settings
 
 
@@ -42,6 +43,30 @@ def test_scores_every_lesion_out_of_fold_far_above_chance(stack: Stack, people: 
     assert stack.metrics["pauc"] == pauc(stack.oof["target"], stack.oof["score"]) > 0.12
     assert stack.metrics["auc"] == auc(stack.oof["target"], stack.oof["score"])
     assert [fold["fold"] for fold in stack.metrics["folds"]] == [0, 1, 2]
+
+
+def test_members_train_on_thinned_features_and_score_the_given_ones(people: Population) -> None:
+    reversed_ = people.features.copy()
+    numeric = [name for name in reversed_ if name.startswith("measure_")]
+    reversed_[numeric] = -reversed_[numeric]
+    ordinary = fit_stack(people.features, {}, people.folds, settings())
+    same = fit_stack(people.features, {}, people.folds, settings(), thinned=people.features)
+    opposite = fit_stack(people.features, {}, people.folds, settings(), thinned=reversed_)
+    pd.testing.assert_frame_equal(same.oof, ordinary.oof)
+    assert ordinary.metrics["auc"] > 0.7
+    assert opposite.metrics["auc"] < 0.3, "the scored features are not those of training"
+
+
+def test_image_columns_of_thinned_training_compare_within_the_part(people: Population) -> None:
+    images = settings().images.model_copy(update={"noise": 0.0})
+    data = build_training_data(*people, images, 63, thinned=people.features)
+    parts = thin_patients(people.folds)["patient_id"]
+    single = (parts.groupby(parts).transform("size") == 1).to_numpy()
+    assert single.any()
+    assert (data.pool.columns["image_vit_rank"][single] == 0.5).all()
+    whole = build_training_data(*people, images, 63)
+    for name in ("image_vit_rank", "image_vit_above", "image_vit"):
+        np.testing.assert_array_equal(data.columns[name], whole.columns[name])
 
 
 def test_saved_folder_reproduces_every_folds_scores_exactly(

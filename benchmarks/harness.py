@@ -112,7 +112,7 @@ def run_parts(
 
 def kept(name: str, quick: bool) -> dict[str, Any]:
     """Stored numbers of this machine, {} if none."""
-    path = _file(name, quick, machine(), whole=False)
+    path = _file(name, quick, machine(), all_parts=False)
     return dict(read_json(path)["measured"]) if path.is_file() else {}
 
 

@@ -10,7 +10,7 @@ fail() {
     exit 2
 }
 
-# Name of the Debian and Ubuntu package that holds ensurepip, without which venv leaves a folder without pip.
+# Name of the Debian and Ubuntu package with ensurepip; without it venv makes a folder without pip.
 name_package() {
     local version
     version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')

@@ -8,7 +8,7 @@ set -eu
 umask 077
 : "${MLFLOW_AUTH_CONFIG_PATH:=/tmp/mlflow-auth.ini}"
 export MLFLOW_AUTH_CONFIG_PATH
-# The ini format escapes a percent sign by doubling it.
+# In the ini format a percent sign is escaped by doubling it.
 database=$(printf '%s' "$AUTH_DATABASE_URI" | sed 's/%/%%/g')
 # EDIT: all members log to one experiment and register versions of one model.
 # Password hashes are slow by design, so a successful check is cached for a minute per user.

@@ -29,8 +29,8 @@ from isic.stack.inputs import Inputs
 from isic.stack.training_data import build_training_data, with_groups
 from isic.tabular import build_features
 
-#: Rows rescored for missing columns: features are rebuilt for each group of columns, which is what
-#: takes time.
+#: Rows rescored for missing columns: most time is spent on rebuilding features for each group of
+#: columns.
 _RESCORED_ROWS = 60_000
 
 

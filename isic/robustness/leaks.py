@@ -25,13 +25,12 @@ from isic.stack.training_data import TrainingData
 #: The strongest measurement of real lesions has AUC 0.81, the strongest single image network stays
 #: below 0.97.
 _TOO_GOOD = 0.97
-#: Chance, over all columns and folds together, that an honest column is called inconsistent.
+#: Chance, over all columns and folds together, that an honest column is reported as inconsistent.
 _FALSE_ALARM = 0.001
-#: Gap between folds below which a column is no leak worth the name, however sure the gap is: in a
-#: fold of two patients their shares of the error cancel, and any gap looks sure.
+#: Smallest gap between folds that counts as a leak, at any significance: in a fold of two patients
+#: their shares of the error cancel, and any gap is significant.
 _GAP = 0.05
-#: Benign rows looked at: their share of the error is already far below that of a few hundred
-#: malignant ones.
+#: Benign rows used: their share of the error is far below that of a few hundred malignant ones.
 _BENIGN = 50_000
 
 

@@ -95,8 +95,8 @@ def estimate_optimism(
     matched, nested = np.empty(len(features)), np.empty(len(features))
     for outer in fold_numbers:
         mine = plain.fold == outer
-        # Both leave two folds out of every rebuilt learner, so that they differ in the rows it
-        # trained on, not in their number.
+        # Both leave two folds out of every rebuilt learner: its training rows differ, not their
+        # number.
         for scores, extra in (
             (matched, _other_than(outer, fold_numbers)),
             (nested, dict.fromkeys(fold_numbers, outer)),
@@ -235,4 +235,4 @@ def _in_words(estimate: NestedEstimate) -> str:
     gain = estimate.optimism
     text = f"shared folds flatter by {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
     nothing = ", so nothing is taken off" if gain.value < 0 else ""
-    return f"{text}, estimated with a stand-in for the networks{nothing}"
+    return f"{text}, estimated with a proxy for the networks{nothing}"

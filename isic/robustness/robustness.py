@@ -21,8 +21,7 @@ _Refit = Callable[[pd.DataFrame], NDArray[np.float64]]
 #: Columns that nearly identify the hospital; adversarial validation is also run without
 #: them.
 _HOSPITAL_PROXIES = ("attribution", "tbp_tile_type", "tbp_lv_x", "tbp_lv_y", "tbp_lv_z")
-#: A held-out hospital needs both classes; one with fewer malignant lesions joins the others of its
-#: kind.
+#: Minimum malignant lesions of a held-out hospital; those with fewer are pooled.
 MIN_MALIGNANT = 3
 
 
@@ -39,8 +38,8 @@ def hospital_groups(hospital: pd.Series, target: np.ndarray) -> pd.Series | None
         name for name in malignant.index if malignant[name] < MIN_MALIGNANT or not benign[name]
     ]
     rest = [name for name in malignant.index if name not in small]
-    # The pooled rest must be testable itself: if it is not, the smallest hospital that is takes it
-    # in.
+    # If the pooled rest has too few malignant lesions too, it is added to the smallest other
+    # hospital.
     if small and malignant[small].sum() < MIN_MALIGNANT and rest:
         small.append(rest.pop(0))
     label = "the others" if len(small) > 1 else (small or ["the others"])[0]
@@ -98,7 +97,10 @@ def _pair(
     if 0 < positives < len(target):
         record |= {"auc": auc(target, usual), "auc_left_out": auc(target, left_out)}
     if positives < MIN_POSITIVES:
-        return {**record, "note": f"too few to say ({positives} malignant, {MIN_POSITIVES} needed)"}
+        return {
+            **record,
+            "note": f"too few to compare ({positives} malignant, {MIN_POSITIVES} needed)",
+        }
     before, after = (
         pauc_interval(target, score, patient, replicates, seed) for score in (usual, left_out)
     )

@@ -1,4 +1,4 @@
-"""Ledger of submissions: what was scored with which version, and what the leaderboard said.
+"""Ledger of submissions: scored files, versions, and leaderboard scores.
 
 One JSON object a line in submission/ledger.jsonl, which belongs in git; submission.json holds the
 last one.

@@ -68,7 +68,7 @@ def _run_with_scores(root: Path, name: str) -> tuple[MlflowClient, Run]:
 def _find(client: MlflowClient, name: str) -> Run:
     experiments = experiment_ids(client)
     if experiments and "'" not in name:
-        # A name may go on with what changed: `stack-1a2b3c4d num_leaves=63`.
+        # A name may end with the changes: `stack-1a2b3c4d num_leaves=63`.
         for wanted in (f"run_id = '{name}'", f"run_name = '{name}'", f"run_name LIKE '{name} %'"):
             runs = client.search_runs(experiments, f"attributes.{wanted}", max_results=1)
             if runs:

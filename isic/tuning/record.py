@@ -27,8 +27,8 @@ _ACROSS = 6
 def record_study(
     tracker: Tracker, name: str, folder: Path, result: TuningResult | None = None
 ) -> None:
-    """Write the study's table of trials beside its journal; it, the plots and the verdict's gain go
-    to `tracker`.
+    """Write the study's table of trials to its journal's folder; log it, the plots and the gain to
+    `tracker`.
 
     Does nothing when the study does not exist yet.
     """

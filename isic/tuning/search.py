@@ -1,5 +1,5 @@
-"""What `make tune` varies, and how one candidate is scored: a member per fold and seed, prunable
-after each.
+"""Search space of `make tune`, and scores of candidates: a member per fold and seed, pruned after
+any of them.
 
 The table is binned once per feature family; a candidate composes the families it keeps. Members are
 trained in the same order and on the same sampled rows for every candidate, so that candidates can
@@ -44,12 +44,12 @@ _INTEGER_RANGES: tuple[tuple[str, int, int, bool], ...] = (
     ("rounds", 50, 600, True),
     ("negatives", 5, 200, True),
 )
-#: A zero of params.yaml, which no multiplicative range holds, has an end of the range as its
-#: stand-in; 0 negatives are all of them.
+#: A zero of params.yaml is outside every multiplicative range, so an end of the range replaces it;
+#: 0 negatives: all.
 _ZERO = {"lambda_l1": 1e-3, "lambda_l2": 1e-3, "negatives": 200}
 _SWITCH = "use_"
-#: First members whose score halfway through their rounds is reported before that of any whole
-#: member: a hopeless candidate is known by then, for half of what two members cost.
+#: Number of first members whose score after half of their rounds is reported before any complete
+#: one: a poor candidate is pruned for half the cost of two members.
 HALFWAY_REPORTS = 2
 
 
@@ -68,7 +68,7 @@ def suggest(trial: Trial, current: StackSettings, families: tuple[str, ...]) -> 
     """
     now = as_trial(current, families)
     suggested: dict[str, Any] = {}
-    # Ranges stretch to hold the current values, which the first trial has.
+    # Ranges are extended to the current values, which the first trial has.
     for name, low, high, log in _FLOAT_RANGES:
         suggested[name] = _short(
             trial.suggest_float(name, min(low, now[name]), max(high, now[name]), log=log)
@@ -140,7 +140,7 @@ class TrialEvaluator:
             for names, bins in zip(shared, binned(data.pool), strict=True)
         ]
         for fold in self.folds:
-            binned(data.pool_of(fold))  # once, before threads ask for it
+            binned(data.pool_of(fold))  # once, before threads use it
 
     def _without_noise(self, names: list[str], bins: lgb.Dataset) -> lgb.Dataset:
         """Held-out rows are scored without the noise of training: columns that have it are binned

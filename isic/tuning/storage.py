@@ -2,8 +2,8 @@
 machines.
 
 On a database a running trial sends heartbeats. A trial whose heartbeat expires is queued again, on
-whatever machine its worker was. Optuna's own heartbeat works in `Study.optimize` only and stops at
-the first lost connection; this one survives a restart of the database.
+any machine. Optuna's own heartbeat works in `Study.optimize` only and stops at the first lost
+connection; this one survives a restart of the database.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def retry(act: Callable[[], _T]) -> _T:
         except CONNECTION_ERRORS as error:
             if time.monotonic() > until:
                 raise InputError(
-                    f"the study's database did not answer for {patience} s ({_reason(error)}): "
-                    "what is finished is stored; start it and run the same command again"
+                    f"the study's database did not respond for {patience} s ({_reason(error)}):"
+                    " finished trials are stored; start it and run the same command again"
                 ) from None
             time.sleep(0.5)
 

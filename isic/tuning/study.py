@@ -1,6 +1,6 @@
-"""One Optuna study shared by several processes and machines, any of which may stop at any time.
+"""An Optuna study shared by processes and machines, each of which may stop at any time.
 
-A worker holds a lock file while it runs. A trial whose worker is gone (killed, machine rebooted) is
+A worker holds a lock file while it runs. A trial whose worker ended (killed, machine rebooted) is
 marked failed and its values are queued again, so only that trial runs twice. On a shared journal
 file, trials of other hosts are not touched; on a database, a trial is taken over when its heartbeat
 expires.
@@ -38,13 +38,13 @@ from isic.tuning.storage import (
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _WORKER, _HOST = "worker", "host"
-#: Seconds within which a worker signs a trial it has asked for.
+#: Seconds within which a worker writes its name to a new trial.
 _SIGNING = 20
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process's part in a study."""
+    """A process that runs trials of a study."""
 
     study: optuna.Study
     folder: Path
@@ -156,7 +156,7 @@ def _requeue_dead(study: optuna.Study, folder: Path) -> None:
     if has_heartbeat(study):
         requeue_stale(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        # Several workers may get here at once; only one of them can mark the trial failed.
+        # Several workers may do this at once; only one of them can mark the trial failed.
         if not _alive(study, folder, trial) and fail(study, trial._trial_id):
             _requeue(study, trial)
 
@@ -193,7 +193,7 @@ def _alive(study: optuna.Study, folder: Path, trial: FrozenTrial) -> bool:
     On a database the heartbeat has decided before: what is left is a trial that was never signed.
     """
     if _HOST not in trial.user_attrs:
-        # Just asked for, by a worker that has not signed it yet or died before it could.
+        # A new trial, whose worker has not written its name yet or was killed before.
         started = trial.datetime_start
         return started is not None and (datetime.now() - started).total_seconds() < _SIGNING
     if has_heartbeat(study) or trial.user_attrs[_HOST] != socket.gethostname():

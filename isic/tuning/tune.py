@@ -1,9 +1,9 @@
 """`make tune`: search the stacker's parameters, and change params.yaml only if the gain is real.
 
-The search maximises pooled out-of-fold pAUC averaged over seeds. The winner of many trials is
-partly luck: of these members and of these lesions. So the gain is judged on seeds that no trial
-saw, and each fold by the trial that is best on the other folds, against the current values by a
-paired bootstrap over patients. That is the gain of searching so, not of the values that are
+The search maximises pooled out-of-fold pAUC averaged over seeds. The score of the best of many
+trials is partly chance, of its members and of these lesions. So the gain is judged on seeds that no
+trial saw, and each fold by the trial that is best on the other folds, against the current values by
+a paired bootstrap over patients. That is the gain of searching so, not of the values that are
 written, which all folds have chosen together.
 """
 
@@ -178,8 +178,8 @@ def assess_gain(
     candidates: Sequence[Candidate],
     families: tuple[str, ...],
 ) -> TuningResult:
-    """Whether searching gained: each fold's winner on the others against the current values, on
-    fresh seeds.
+    """Gain of the search: each fold's winner on the others against the current values, on fresh
+    seeds.
 
     If so, the change is to the values of trial `best`, which is one of the candidates.
     """

@@ -168,7 +168,7 @@ def test_every_preset_applies_and_keeps_comments(root: Path, tmp_path: Path) -> 
         shutil.copy(root / "params.yaml", path)
         diff = apply_preset(path, root / "pipelines" / "presets", name)
         assert "\n+" in diff
-        assert path.read_text().startswith("# Every number of the pipeline.")
+        assert path.read_text().startswith("# All parameters of the pipeline.")
         load_params(path)
         assert apply_preset(path, root / "pipelines" / "presets", name) == ""
 

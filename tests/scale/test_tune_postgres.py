@@ -150,7 +150,7 @@ def test_a_database_that_stays_away_ends_in_one_line_and_a_rerun_completes(
     for code, error in ends(workers):
         assert code == 2
         assert error.count("\n") == 1
-        assert "did not answer for 8 s" in error
+        assert "did not respond for 8 s" in error
     server.start()
     kept = [trial.number for trial in every_trial(server) if trial.state in DONE]
     assert kept

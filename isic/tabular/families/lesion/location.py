@@ -4,7 +4,7 @@ from isic.tabular.formulas import formula_family
 
 FAMILY = formula_family(
     "location",
-    "Where on the body the lesion is",
+    "Position of the lesion on the body",
     (
         ("position_distance_3d", "sqrt(x**2 + y**2 + z**2)", "distance from the origin, mm"),
         ("lesion_orientation_3d", "atan2(y, x)", "angle in the frontal plane, radians"),

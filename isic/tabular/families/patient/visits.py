@@ -141,7 +141,7 @@ def _running(amount: NDArray[np.float64], owner: NDArray[np.int64]) -> NDArray[n
 
 FAMILY = Family(
     name="visits",
-    meaning="Visits of the patient, told apart by age",
+    meaning="Visits of the patient, distinguished by age",
     features=(
         Feature(
             "visit_years_since_first",

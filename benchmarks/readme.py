@@ -74,7 +74,10 @@ def result_table(root: Path) -> str:
         "|---|---|---|---|---|",
         *_ladder_rows(root, metrics),
     ]
-    size = f"{metrics['n']:,} lesions, {metrics['positives']} malignant, {metrics['patients']} patients"
+    size = (
+        f"{metrics['n']:,} lesions, {metrics['positives']} malignant,"
+        f" {metrics['patients']} patients"
+    )
     source = f"{size}, {len(metrics['folds'])} folds; from `dvc repro`, then `isic summary`."
     return "\n".join([*rows, "", source, *features_ahead(_steps(root), metrics)])
 
@@ -88,8 +91,7 @@ def features_ahead(steps: list[dict[str, Any]], metrics: dict[str, Any]) -> list
     return [
         f"Here the features alone score higher than with the images{overlap}: the demo has"
         f" {metrics['positives']} malignant lesions, its images are generated and its networks of"
-        " toy"
-        " size."
+        " toy size."
     ]
 
 

@@ -158,8 +158,7 @@ def _numeric(column: pd.Series, path: Path) -> pd.Series:
         line = int(column.index[invalid][0]) + 2
         raise InputError(
             f"{path} line {line}: column `{column.name}` holds {column[invalid].iloc[0]!r}, a"
-            " number"
-            " is needed"
+            " number is needed"
         )
     return values.astype(np.float64)
 

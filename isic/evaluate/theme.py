@@ -106,7 +106,8 @@ def to_svg(figure: Figure, name: str) -> str:
         text = text.replace(stand_in, f"var(--{role})")
     # Ids such as figure_1 and axes_1 repeat in every file and are never referenced.
     text = re.sub(
-        r' id="(?:figure|axes|patch|line2d|matplotlib|[xy]tick|text|legend|\w+Collection|FillBetween)[\w.]*"',
+        r' id="(?:figure|axes|patch|line2d|matplotlib|[xy]tick|text|legend|\w+Collection'
+        r'|FillBetween)[\w.]*"',
         "",
         text,
     )

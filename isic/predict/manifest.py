@@ -101,8 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
     if content["format"] > BUNDLE_FORMAT:
         raise InputError(
             f"{folder} has bundle format {content['format']}, this code reads up to"
-            f" {BUNDLE_FORMAT}:"
-            " update isic"
+            f" {BUNDLE_FORMAT}: update isic"
         )
     try:
         unchanged = identity(content) == content["hash"]

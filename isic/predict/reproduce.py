@@ -56,8 +56,7 @@ class Reload(NamedTuple):
             return differences
         return (
             f"{differences}; of the stacker alone {self.stacker:.1e}, of logits {self.share:.2g} of"
-            " the"
-            f" tolerance of {self.pair}"
+            f" the tolerance of {self.pair}"
         )
 
 

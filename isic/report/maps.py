@@ -18,8 +18,7 @@ from isic.report.failures import Maps, no_output
 _METHOD = (
     "Maps are Grad-CAM: bright where the activations raise the network's logit. No network was"
     " trained on the patient. They show where a network responds, not the reason. Grey: no region"
-    " raised"
-    " the logit."
+    " raised the logit."
 )
 
 

@@ -60,7 +60,8 @@ def test_training_and_embedding_need_torch_and_timm_and_no_tracker(
     (tmp_path / "recipe.json").write_text(recipe(epochs=1).model_dump_json())
     code = f"""
 import sys
-absent = "mlflow dvc lightgbm xgboost catboost optuna albumentations lightning_fabric matplotlib numba typer"
+absent = "mlflow dvc lightgbm xgboost catboost optuna albumentations lightning_fabric"
+absent += " matplotlib numba typer"
 for name in absent.split():
     sys.modules[name] = None
 import json, pathlib
@@ -79,7 +80,8 @@ folds, tiles = pd.read_csv(here / "folds.csv"), TileStore({str(tiles.path)!r})
 train_fold(tiles, folds, 0, recipe, here / "m", here / "r", NullTracker())
 print(len(embed(here / "m", tiles, folds["isic_id"].tolist()).logits))
 try:
-    train_fold(tiles, folds, 0, recipe.model_copy(update={{"augment": "light"}}), here / "m", here / "r", NullTracker())
+    light = recipe.model_copy(update={{"augment": "light"}})
+    train_fold(tiles, folds, 0, light, here / "m", here / "r", NullTracker())
 except Exception as error:
     print(error)
 """

@@ -112,12 +112,12 @@ def test_a_stack_run_holds_the_figures_the_report_and_its_result_in_words(
     (parent,) = client.search_runs(
         [experiment.experiment_id], "tags.family = 'stack' and tags.role = 'parent'"
     )
-    tab.goto(
-        f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}/artifacts"
+    run = (
+        f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}"
+        f"/runs/{parent.info.run_id}"
     )
+    tab.goto(f"{run}/artifacts")
     for name in ("figures", "report", "oof"):
         tab.get_by_text(name, exact=True).first.wait_for()
-    tab.goto(
-        f"{address.split('/#')[0]}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}"
-    )
+    tab.goto(run)
     tab.get_by_text("pAUC above 80 % sensitivity").first.wait_for()

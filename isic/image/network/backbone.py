@@ -203,8 +203,7 @@ def _from_hub(model: str, args: Mapping[str, Any]) -> nn.Module:
         raise InputError(
             f"pretrained weights of `{model}` cannot be downloaded ({type(error).__name__}): go"
             " online once, or set image.train.weights to a local safetensors file, or to `none` to"
-            " start"
-            " from random weights"
+            " start from random weights"
         ) from error
 
 

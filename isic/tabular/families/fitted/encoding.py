@@ -107,8 +107,7 @@ FAMILY = FittedFamily(
         Feature(
             _name(name),
             f"(malignant + {_PRIOR_WEIGHT:.0f} · rate) / (n + {_PRIOR_WEIGHT:.0f}) over training"
-            " rows"
-            f" by {name}",
+            f" rows by {name}",
             f"smoothed share of malignant training lesions with the same {name}, 0 to 1",
         )
         for name in ENCODED

@@ -81,3 +81,19 @@ def copy_tracking(
     root = Layout.find().root
     result = copy(source or local_uri(root), to, root, typer.echo)
     typer.echo(result.text())
+
+
+@tracking_app.command("webhook")
+def webhook(
+    url: Annotated[str, typer.Argument(help="Address that the server calls.")],
+    secret: Annotated[
+        str, typer.Option(envvar="ISIC_WEBHOOK_SECRET", help="Signs the calls.", show_default=False)
+    ] = "",
+) -> None:
+    """Have the MLflow server call an address when an alias moves, as at a promotion."""
+    from isic.core.paths import Layout
+    from isic.registry.versions import Registry
+    from isic.registry.webhook import add_webhook
+
+    hook = add_webhook(Registry(Layout.find().root), url, secret)
+    typer.echo(f"webhook {hook}: the server calls {url} when an alias moves")

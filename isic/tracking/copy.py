@@ -204,6 +204,7 @@ class Copy:
             self.target.log_batch(there, params=part)
         for part in _pages(metrics, _PAGE):
             self.target.log_batch(there, metrics=part)
+        self._send_inputs(run, there)
         outputs = run.outputs.model_outputs if run.outputs else []
         copies = self.target.get_run(there).outputs
         linked = {output.model_id for output in (copies.model_outputs if copies else [])}
@@ -215,6 +216,29 @@ class Copy:
             self.target.log_outputs(
                 there, [LoggedModelOutput(model, step) for model, step in missing]
             )
+
+    def _send_inputs(self, run: Run, there: str) -> None:
+        """Data sets and models that the run used, and the metrics of models that it scored."""
+        from mlflow.entities import LoggedModelInput, Metric
+
+        # A search leaves out the models that a run used.
+        inputs = self.source.get_run(run.info.run_id).inputs
+        used = [item.model_id for item in (inputs.model_inputs if inputs else [])]
+        used = [self.models[model] for model in used if model in self.models]
+        if inputs and (inputs.dataset_inputs or used):
+            models = [LoggedModelInput(model) for model in used]
+            self.target.log_inputs(there, inputs.dataset_inputs, models)
+
+        outputs = run.outputs.model_outputs if run.outputs else []
+        for model in {item.model_id for item in outputs if item.model_id in self.models}:
+            points = self.source.get_logged_model(model).metrics or []
+            metrics = [
+                Metric(p.key, p.value, p.timestamp, p.step, self.models[model])
+                for p in points
+                if p.run_id == run.info.run_id
+            ]
+            for part in _pages(metrics, _PAGE):
+                self.target.log_batch(there, metrics=part)
 
     def _check_run(self, run: Run, there: str, history: Mapping[str, list[Metric]]) -> None:
         """Raise InputError unless the copy holds every parameter, tag and point of the run."""

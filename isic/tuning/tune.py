@@ -141,11 +141,18 @@ def tune(
 
 
 def log_trial(tracker: Tracker, trial: FrozenTrial) -> None:
-    """Log the values a trial searched, and its pAUC; a pruned trial has none."""
+    """Log the values a trial searched, and its pAUC; a pruned trial has only the mean of its steps,
+    without which MLflow's plots would leave all trials out.
+    """
     tracker.params(trial.params)
     tracker.tags({"trial_state": trial.state.name.lower()})
+    steps = list(trial.intermediate_values.values())
+    values = {"trial_steps": float(len(steps))}
+    if steps:
+        values["trial_pauc_so_far"] = float(np.mean(steps))
     if trial.state == TrialState.COMPLETE:
-        tracker.metrics({"trial_pauc": float(trial.value or 0.0)})
+        values["trial_pauc"] = float(trial.value or 0.0)
+    tracker.metrics(values)
 
 
 def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, float]:

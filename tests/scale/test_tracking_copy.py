@@ -26,7 +26,16 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> str:
     """A store with a parent and its fold, a logged model, versions 1 and 3 of a model, and aliases.
     Read only.
     """
-    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import (
+        Dataset,
+        DatasetInput,
+        InputTag,
+        LoggedModelInput,
+        LoggedModelOutput,
+        Metric,
+        Param,
+        RunTag,
+    )
 
     root = tmp_path_factory.mktemp("source")
     uri = f"sqlite:///{shutil.copy(empty, root / 'mlflow.db')}"
@@ -57,6 +66,11 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty: Path) -> str:
     (files / "artifacts" / "weights.bin").write_bytes(bytes(range(256)))
     client.log_model_artifacts(model.model_id, str(files))
     client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(child, [LoggedModelOutput(model.model_id, 0)])
+    client.log_batch(child, [Metric("loss", 1.0, 3000, 0, model.model_id)])
+    data = Dataset("data/raw", "0123.dir", "local", '{"uri": "data/raw"}')
+    client.log_inputs(child, [DatasetInput(data, [InputTag("mlflow.data.context", "train")])])
+    client.log_inputs(parent, models=[LoggedModelInput(model.model_id)])
     import mlflow
 
     mlflow.set_tracking_uri(uri)
@@ -135,6 +149,13 @@ def test_everything_arrives_and_a_second_copy_sends_nothing(
     assert [(point.step, point.value, point.timestamp) for point in history] == [
         (step, 1 / (step + 1), 3000 + step) for step in range(POINTS)
     ]
+    (data,) = child.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("data/raw", "0123.dir")
+    assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "train"}
+    (used,) = client.get_run(parent.info.run_id).inputs.model_inputs
+    model = client.get_logged_model(used.model_id)
+    assert model.source_run_id == child.info.run_id
+    assert [(metric.key, metric.value) for metric in model.metrics] == [("loss", 1.0)]
     kept = Path(client.download_artifacts(child.info.run_id, "notes/deep/note.txt"))
     assert kept.read_text() == "café"
 

@@ -70,9 +70,7 @@ def tab(address: str) -> Iterator[Any]:
         yield page
 
 
-def test_the_table_shows_parents_with_their_columns_and_folds_below_them(
-    tab: Any, address: str
-) -> None:
+def test_the_table_shows_parents_by_pauc_with_their_columns(tab: Any, address: str) -> None:
     tab.goto(address)
     stack = tab.locator(".ag-row", has_text=re.compile("stack-[0-9a-f]{8}"))
     stack.first.wait_for()
@@ -84,14 +82,16 @@ def test_the_table_shows_parents_with_their_columns_and_folds_below_them(
         "pauc_fold_mean",
         "pauc_fold_sd",
         "folds_finished",
-        "family",
+        "Dataset",
     ):
         assert column in head.split("\n"), column
     assert tab.get_by_text("Error loading shared view state").count() == 0
-    fold = tab.locator(".ag-row", has_text="stack-fold0")
-    assert fold.count() == 0, "folds are folded away at first"
-    stack.first.locator("button").first.click()
-    fold.first.wait_for()
+    assert tab.get_by_text("Sort: pauc").count() == 1
+    assert tab.locator(".ag-row", has_text="stack-fold0").count() == 0, "parents only"
+    names = tab.locator(".ag-row a[href*='/runs/']").all_inner_texts()
+    assert [name.split("-")[0] for name in names if "-" in name][:2] == ["stack", "train_image"]
+    tab.get_by_text("Datasets", exact=True).first.click()
+    tab.get_by_text("data/oof/stack.parquet").first.wait_for()
 
 
 def test_the_version_page_carries_card_gate_and_alias(tab: Any, address: str) -> None:
@@ -99,6 +99,8 @@ def test_the_version_page_carries_card_gate_and_alias(tab: Any, address: str) ->
     tab.get_by_text("Not a medical device").first.wait_for()
     text = tab.locator("body").inner_text()
     assert "champion" in text
+    assert re.search(r"pAUC 0\.\d{4} \(95 % over patients", text)
+    assert "Gate passed, no champion to beat." in text
     assert "reload reproduces stored scores" in text
     assert "passed" in text
 

@@ -162,9 +162,12 @@ def test_search_starts_from_current_values_resumes_and_tells(
     assert done[0].params == pytest.approx(as_trial(settings(), switchable(data)))
     assert "trials/min" in text[0]
     complete = [trial for trial in done if trial.state == TrialState.COMPLETE]
-    assert {number: values["trial_pauc"] for number, values in children} == {
+    assert len(children) == len(done)
+    scored = {number: values for number, values in children if "trial_pauc" in values}
+    assert {number: values["trial_pauc"] for number, values in scored.items()} == {
         trial.number: trial.value for trial in complete
     }
+    assert all("trial_pauc_so_far" in values for _, values in children)
     frame = trial_table("study", tmp_path)
     assert len(frame) == 6
     assert {"number", "value", "params_learning_rate", "seconds"} <= set(frame.columns)

@@ -35,7 +35,7 @@ def main() -> None:
         folder = layout.embedding(name, 0).parent
         log_scores(name, params.image_config(name), models[name], folder, scores)
     with parent("stack", params.stack_config()) as tracker:
-        log_oof(tracker, layout.train_metadata, layout.oof)
+        log_oof(tracker, layout.train_metadata, layout.oof, layout.stack_model)
         tracker.metrics(scalar_metrics(evaluation.metrics))
         tracker.tags({"mlflow.note.content": describe_result(evaluation.metrics)})
         tracker.artifact(layout.evaluate_metrics)

@@ -37,7 +37,7 @@ def main() -> None:
             tracker.dataset(layout.train_metadata, "train")
     with parent("stack", config) as tracker:
         tracker.metrics(pooled)
-        log_oof(tracker, layout.train_metadata, layout.oof)
+        log_oof(tracker, layout.train_metadata, layout.oof, layout.stack_model)
     print(
         f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over"
         f" {len(stack.oof)} lesions"

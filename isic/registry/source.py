@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from isic.core.io import sha256_json
 from isic.predict.bundle import Bundle
 from isic.registry.versions import Registry
-from isic.tracking.oof import OOF_HASH, WEIGHTS, WEIGHTS_HASH, scalar_metrics
+from isic.tracking.oof import STACK_HASH, WEIGHTS, WEIGHTS_HASH, scalar_metrics
 from isic.tracking.runs import PARENT_TAG, RunSpec, finish, flatten, start
 from isic.tracking.store import EXPERIMENT, experiment_ids
 
@@ -18,15 +18,21 @@ if TYPE_CHECKING:
 
 
 def stack_run(registry: Registry, bundle: Bundle) -> str:
-    """Id of the stacker's parent run that logged the out-of-fold scores in `bundle`.
+    """Id of the parent run that made the stacker in `bundle`, found by the hash of its files.
 
     Where the store has none, for example in a new clone, it is created from the manifest.
     """
     client, manifest = registry.client, bundle.manifest
-    digest = manifest.files["oof.parquet"]
+    digest = sha256_json(
+        {
+            name.removeprefix("stack/"): value
+            for name, value in manifest.files.items()
+            if name.startswith("stack/")
+        }
+    )
     experiments = experiment_ids(client)
     if experiments:
-        wanted = f"tags.`{OOF_HASH}` = '{digest}' and tags.`role` = 'parent'"
+        wanted = f"tags.`{STACK_HASH}` = '{digest}' and tags.`role` = 'parent'"
         order = ["attributes.start_time DESC"]
         runs = client.search_runs(experiments, wanted, max_results=1, order_by=order)
         if runs:
@@ -35,7 +41,7 @@ def stack_run(registry: Registry, bundle: Bundle) -> str:
     config = sha256_json([manifest.params, digest])
     spec = RunSpec("stack", config, f"stack-{config[:8]}")
     tags = {
-        OOF_HASH: digest,
+        STACK_HASH: digest,
         "data_hash": manifest.data_hash,
         "folds_hash": manifest.folds_hash,
         "git_commit": manifest.git_commit,

@@ -8,20 +8,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isic.core.io import sha256
+from isic.core.io import sha256, sha256_json
 from isic.core.tracker import Tracker
 from isic.tracking.tracker import open_run, parent
 
 #: Tags by which a registered bundle finds the runs that made it.
-OOF_HASH, WEIGHTS_HASH = "oof_hash", "weights_hash"
+STACK_HASH, WEIGHTS_HASH = "stack_hash", "weights_hash"
 WEIGHTS = "model.safetensors"
 
 
-def log_oof(tracker: Tracker, metadata: Path, oof: Path) -> None:
+def log_oof(tracker: Tracker, metadata: Path, oof: Path, model: Path) -> None:
     """Log the stacker's out-of-fold scores and the table it was trained on; `isic compare` reads
-    the scores.
+    the scores. `model` is the stacker's folder, whose hash is a tag.
     """
-    tracker.tags({OOF_HASH: sha256(oof)})
+    files = [path for path in model.rglob("*") if path.is_file()]
+    if files:
+        hashes = {path.relative_to(model).as_posix(): sha256(path) for path in files}
+        tracker.tags({STACK_HASH: sha256_json(hashes)})
     tracker.artifact(oof, "oof")
     tracker.dataset(metadata, "train")
     tracker.dataset(oof, "oof")

@@ -33,7 +33,7 @@ def log_work(layout: Layout, params: Params) -> None:
         oof = layout.embedding(backbone, 0).parent
         log_scores(backbone, params.image_config(backbone), models, oof, scores, layout.root)
     with parent("stack", params.stack_config(), root=layout.root) as run:
-        log_oof(run, layout.train_metadata, layout.oof)
+        log_oof(run, layout.train_metadata, layout.oof, layout.stack_model)
         run.metrics({"pauc": 0.15})
 
 

@@ -9,7 +9,7 @@ from isic.core.io import sha256_json
 from isic.predict.bundle import Bundle
 from isic.registry.versions import Registry
 from isic.tracking.oof import STACK_HASH, WEIGHTS, WEIGHTS_HASH, scalar_metrics
-from isic.tracking.runs import PARENT_TAG, RunSpec, finish, flatten, start
+from isic.tracking.runs import PARENT_TAG, RunSpec, finish, flatten, log_params, start
 from isic.tracking.store import EXPERIMENT, experiment_ids
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def stack_run(registry: Registry, bundle: Bundle) -> str:
         "folds_hash": manifest.folds_hash,
         "git_commit": manifest.git_commit,
     }
-    run = start(client, registry.root, spec, lambda: tags, flatten(manifest.params))
+    run = start(client, registry.root, spec, lambda: tags)
+    log_params(client, run, flatten(manifest.params))
     _log_metrics(client, run, scalar_metrics(manifest.metrics))
     finish(client, registry.root, spec, run, "FINISHED")
     return run

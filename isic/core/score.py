@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from isic.core.csv_files import read_csv
 from isic.core.errors import InputError
 from isic.core.metric import auc, pauc, top15_sensitivity
 from isic.core.schema import ID, PATIENT, TARGET
@@ -54,12 +55,7 @@ def score_files(solution: Path, submission: Path) -> dict[str, float | int | Non
 def _read(path: Path, role: str) -> pd.DataFrame:
     if not Path(path).is_file():
         raise InputError(f"{role} {path} is not a file: name a CSV with isic_id and target")
-    try:
-        frame = pd.read_csv(path, dtype={ID: "str", PATIENT: "str"}, low_memory=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{role} {path} is not a readable CSV ({' '.join(str(error).split())})"
-        ) from error
+    frame = read_csv(Path(path), dtype={ID: "str", PATIENT: "str"})
     for column in (ID, TARGET):
         if column not in frame:
             raise InputError(f"{role} {path} lacks column `{column}`")
@@ -72,10 +68,13 @@ def _read(path: Path, role: str) -> pd.DataFrame:
             f"{role} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more"
             " than once"
         )
-    values = pd.to_numeric(frame[TARGET], errors="coerce")
-    invalid = ~np.isfinite(values)
-    if invalid.any():
-        first = frame.loc[invalid].iloc[0]
+    targets = frame[TARGET]
+    if targets.dtype.kind not in "fiu":  # pandas would take True and False for numbers
+        targets = pd.to_numeric(targets.where(~targets.isin([True, False])), errors="coerce")
+    values = targets.astype(np.float64)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        first = frame.loc[wrong].iloc[0]
         raise InputError(
             f"{role} {path}: target of {first[ID]} is {first[TARGET]}, a finite number is needed"
         )

@@ -18,8 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from isic.core.errors import InputError
-from isic.core.schema import ID, PATIENT, TARGET, TEST_COLUMNS, TEXT
-from isic.data.tables import metadata_chunks, refuse_gaps
+from isic.core.schema import ID, PATIENT, TEST_COLUMNS, TEXT
+from isic.data.rules import refuse_rows
+from isic.data.tables import metadata_chunks
 
 #: The columns of test-metadata.csv.
 ROWS = pa.schema([(name, pa.string() if name in TEXT else pa.float64()) for name in TEST_COLUMNS])
@@ -73,7 +74,7 @@ def write_chunks(metadata: Path, folder: Path, limit: int) -> ChunkedTable:
     """
     owner, chunk_of, ids = _plan(Path(metadata), limit)
     start = 0
-    for rows in _frames(Path(metadata)):
+    for rows in metadata_chunks(Path(metadata), _PARSED_ROWS):
         target = chunk_of[owner[start : start + len(rows)]]
         start += len(rows)
         for index in np.unique(target):
@@ -113,34 +114,19 @@ def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
         return pa.concat_tables(parts)
 
 
-def _frames(metadata: Path) -> Iterator[pd.DataFrame]:
-    for chunk in metadata_chunks(metadata, _has_target(metadata), _PARSED_ROWS):
-        yield chunk[list(TEST_COLUMNS)]
-
-
-def _has_target(metadata: Path) -> bool:
-    try:
-        with metadata.open(encoding="utf-8", errors="replace") as stream:
-            return TARGET in stream.readline().strip().split(",")
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{metadata} not found: name a CSV with the columns of test-metadata.csv"
-        ) from error
-
-
 def _plan(metadata: Path, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int32], pd.Series]:
     """Patient of each row (n,), numbered by appearance; chunk of each patient (p,); isic_id of each
     row (n,).
     """
     known: dict[str, int] = {}
     owners, hashes, ids = [], [], []
-    for chunk in _frames(metadata):
+    for chunk in metadata_chunks(metadata, _PARSED_ROWS):
         if chunk[PATIENT].isna().any():
             line = int(chunk.index[chunk[PATIENT].isna()][0]) + 2
             raise InputError(
                 f"{metadata} line {line}: patient_id is missing: give every lesion its patient"
             )
-        refuse_gaps(chunk, str(metadata))
+        refuse_rows(chunk, str(metadata))
         owners.append(
             np.array(
                 [known.setdefault(name, len(known)) for name in chunk[PATIENT]], dtype=np.int32
@@ -158,10 +144,10 @@ def _plan(metadata: Path, limit: int) -> tuple[NDArray[np.int32], NDArray[np.int
 def _refuse_repeated(metadata: Path, hashes: NDArray[np.uint64]) -> None:
     hashes.sort()
     suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    read: set[str] = set()
-    for chunk in _frames(metadata) if suspects else ():
+    seen: set[str] = set()
+    for chunk in metadata_chunks(metadata, _PARSED_ROWS) if suspects else ():
         own = pd.util.hash_array(chunk[ID].to_numpy(object), categorize=False)
         for name in chunk[ID][[value in suspects for value in own.tolist()]]:
-            if name in read:
+            if name in seen:
                 raise InputError(f"{metadata}: isic_id {name} occurs more than once: keep one")
-            read.add(name)
+            seen.add(name)

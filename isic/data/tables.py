@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from isic.core.csv_files import csv_columns, csv_format, read_csv, translate_csv_errors
 from isic.core.errors import InputError
 from isic.core.schema import (
     ID,
-    MAY_BE_MISSING,
     NUMERIC,
     TARGET,
     TEST_COLUMNS,
@@ -37,52 +35,39 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
     a target other than 0 or 1, a missing or repeated isic_id.
     """
     path = Path(path)
-    with _translate_csv_errors(path):
-        frame = _typed(_read(path), path, train)
+    frame = _typed(_read(path), path, TRAIN_COLUMNS if train else TEST_COLUMNS)
     if frame.empty:
         raise InputError(f"{path} has a header and no rows: put the official file there")
     _check_ids(frame[ID], path)
     return frame
 
 
-def metadata_chunks(path: Path, train: bool, rows: int) -> Iterator[pd.DataFrame]:
-    """`read_metadata` in chunks of at most `rows` rows, for tables larger than memory; the index
-    continues.
+def metadata_chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    """The columns of test-metadata.csv of a test or training table in chunks of at most `rows`
+    rows, for tables larger than memory; the index counts on.
 
-    A repeated isic_id is detected within a chunk only.
+    Train-only columns are not read. Raises InputError as `read_metadata` does; a repeated isic_id
+    is found within a chunk only.
     """
     path = Path(path)
+    names = csv_columns(path)
+    _check_columns([name for name in names if name not in TRAIN_ONLY], TEST_COLUMNS, path)
     with (
-        _translate_csv_errors(path),
-        pd.read_csv(path, **_CSV, dtype=_AS_TEXT, chunksize=rows) as chunks,
+        translate_csv_errors(path),
+        pd.read_csv(
+            path,
+            **csv_format(path),
+            usecols=list(TEST_COLUMNS),
+            dtype=dict.fromkeys(TEXT, "str"),
+            chunksize=rows,
+        ) as chunks,
     ):
         for chunk in chunks:
-            frame = _typed(chunk, path, train)
+            frame = _typed(chunk, path, TEST_COLUMNS)
             _check_ids(frame[ID], path)
             yield frame
 
 
-def refuse_gaps(rows: pd.DataFrame, where: str) -> None:
-    """Raise InputError for a measurement that is infinite, or missing in a column that is complete
-    in training.
-
-    In a column without missing values in training, a model treats a missing one as zero, and its
-    score is wrong.
-    """
-    for column in NUMERIC:
-        values = rows[column].to_numpy(dtype=np.float64)
-        invalid = np.isinf(values) if column in MAY_BE_MISSING else ~np.isfinite(values)
-        if invalid.any():
-            first = int(np.flatnonzero(invalid)[0])
-            raise InputError(
-                f"{where}: `{column}` of {rows[ID].iloc[first]} is {values[first]}, a finite number"
-                f" is needed ({int(invalid.sum())} of {len(rows)} rows are wrong)"
-            )
-
-
-#: Numbers are parsed column by column, so that text in one row is reported with its row instead of
-#: turning the column into text.
-_CSV: dict[str, Any] = {"low_memory": False, "na_values": ["", "NA"], "keep_default_na": False}
 #: Text columns are read as text even where their values look like numbers.
 _AS_TEXT = dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str")
 
@@ -91,51 +76,34 @@ def _read(path: Path) -> pd.DataFrame:
     """The table. Reading all as text doubles the time, so only text columns inferred as another
     type are read again.
     """
-    frame = pd.read_csv(path, **_CSV)
+    frame = read_csv(path)
     other = [name for name in _AS_TEXT if name in frame and frame[name].dtype != "str"]
     texts = {name: frame[name].astype("str") for name in other if frame[name].isna().all()}
-    if unsure := [name for name in other if name not in texts]:
-        texts |= dict(pd.read_csv(path, **_CSV, usecols=unsure, dtype="str").items())
+    if doubtful := [name for name in other if name not in texts]:
+        texts |= dict(read_csv(path, usecols=doubtful, dtype="str").items())
     return frame.assign(**texts)
 
 
-@contextmanager
-def _translate_csv_errors(path: Path) -> Iterator[None]:
-    """Raise InputError in place of the errors of a missing, empty or malformed CSV file."""
-    if not path.is_file():
-        raise InputError(
-            f"{path} not found: run `dvc repro data`, or set data.folder to the official files"
-        )
-    try:
-        yield
-    except pd.errors.EmptyDataError as error:
-        raise InputError(f"{path} is empty: put the official file there") from error
-    except (pd.errors.ParserError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a readable CSV ({' '.join(str(error).split())}): fetch it again"
-        ) from error
-
-
-def _typed(frame: pd.DataFrame, path: Path, train: bool) -> pd.DataFrame:
-    expected = TRAIN_COLUMNS if train else TEST_COLUMNS
-    _check_columns(frame, expected, path)
-    frame = frame[list(expected)]
+def _typed(frame: pd.DataFrame, path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    _check_columns(list(frame.columns), columns, path)
+    frame = frame[list(columns)]
     numbers = {
         column: _numeric(frame[column], path)
-        for column in (*NUMERIC, *(_TRAIN_ONLY_NUMERIC if train else ()))
+        for column in (*NUMERIC, *_TRAIN_ONLY_NUMERIC)
+        if column in columns
     }
     frame = frame.assign(**numbers)
-    return frame.assign(target=_target(frame[TARGET], path)) if train else frame
+    return frame.assign(target=_target(frame[TARGET], path)) if TARGET in columns else frame
 
 
-def _check_columns(frame: pd.DataFrame, expected: tuple[str, ...], path: Path) -> None:
-    missing = [column for column in expected if column not in frame.columns]
+def _check_columns(names: list[str], expected: tuple[str, ...], path: Path) -> None:
+    missing = [column for column in expected if column not in names]
     if missing:
         raise InputError(
             f"{path} lacks {_quoted(missing)}: use the official file with all {len(expected)}"
             " columns"
         )
-    extra = [str(column) for column in frame.columns if column not in expected]
+    extra = [column for column in names if column not in expected]
     if extra:
         raise InputError(
             f"{path} has unknown {_quoted(extra)}: keep only the {len(expected)} official columns"
@@ -151,14 +119,17 @@ def _quoted(names: list[str]) -> str:
 def _numeric(column: pd.Series, path: Path) -> pd.Series:
     if column.dtype.kind in "fiu":
         return column.astype(np.float64)
-    values = pd.to_numeric(column, errors="coerce")
-    invalid = values.isna() & column.notna()
-    if invalid.any():
-        # +2: the header, and lines count from 1.
-        line = int(column.index[invalid][0]) + 2
+    # pandas reads True and False as booleans, in one column or among numbers.
+    values = pd.to_numeric(column.where(~column.isin([True, False])), errors="coerce")
+    wrong = values.isna() & column.notna()
+    if wrong.any():
+        # +2: one for the header, one because people count lines from 1.
+        line = int(column.index[wrong][0]) + 2
+        value = column[wrong].iloc[0]
+        hint = ": write decimals with a point, not a comma" if "," in str(value) else ""
         raise InputError(
-            f"{path} line {line}: column `{column.name}` holds {column[invalid].iloc[0]!r}, a"
-            " number is needed"
+            f"{path} line {line}: column `{column.name}` holds {str(value)!r}, a number is"
+            f" needed{hint}"
         )
     return values.astype(np.float64)
 

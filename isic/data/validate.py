@@ -1,7 +1,7 @@
 """The data contract of the five files, checked before training.
 
-Column rules are a pandera schema; rules across columns or files (identities, images, the
-submission's rows) are checked here. All faults are reported at once.
+Rules of a row are in `isic.data.rules`, those across rows and files here. All faults are reported
+at once.
 """
 
 from __future__ import annotations
@@ -10,42 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from isic.core.csv_files import read_csv
 from isic.core.errors import InputError
 from isic.core.schema import (
     ID,
-    IDENTITIES,
-    IDENTITY_TOLERANCE,
-    MAY_BE_MISSING,
-    NUMERIC,
     PATIENT,
     TARGET,
     TEST_COLUMNS,
 )
+from isic.data.rules import row_faults
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 
-#: Physical limits, not observed ones: another hospital may be outside every observed range.
-_RANGES: dict[str, tuple[float, float]] = {
-    "age_approx": (0, 120),
-    "clin_size_long_diam_mm": (0.01, 300),
-    "tbp_lv_L": (-1, 101),
-    "tbp_lv_Lext": (-1, 101),
-    "tbp_lv_areaMM2": (0.001, 1e5),
-    "tbp_lv_perimeterMM": (0.01, 1e4),
-    "tbp_lv_minorAxisMM": (0.01, 300),
-    "tbp_lv_eccentricity": (0, 1),
-    "tbp_lv_nevi_confidence": (0, 100),
-    "tbp_lv_norm_border": (0, 10),
-    "tbp_lv_norm_color": (0, 10),
-    "tbp_lv_color_std_mean": (0, 200),
-    "tbp_lv_radial_color_std_max": (0, 200),
-    "tbp_lv_symm_2axis_angle": (0, 180),
-}
-
-#: Pairs (source, target) of columns: the target is a function of the source.
+#: Columns that are a function of another, as (from, to).
 _FUNCTIONAL = (
     ("tbp_lv_location", "tbp_lv_location_simple"),
     ("tbp_lv_location_simple", "anatom_site_general"),
@@ -81,47 +60,14 @@ def _table_faults(frame: pd.DataFrame) -> Iterator[str]:
     """Broken rules of a metadata table: missing values, infinities, ranges, identities, functional
     columns.
     """
-    yield from _column_faults(frame)
-    yield from _identity_faults(frame)
+    for fault in row_faults(frame):
+        first = _row(frame, int(fault.rows[0]))
+        yield f"`{fault.column}` {fault.problem} in {len(fault.rows)} rows (first {first})"
     for source, target in _FUNCTIONAL:
         pairs = frame[[source, target]].drop_duplicates()
         ambiguous = pairs.loc[pairs[source].duplicated(), source]
         if len(ambiguous):
             yield f"`{source}` {ambiguous.iloc[0]!r} has several values of `{target}`"
-
-
-def _column_faults(frame: pd.DataFrame) -> Iterator[str]:
-    # pandera takes over a second to import; only this stage needs it.
-    import pandera.pandas as pa
-
-    def column(name: str) -> pa.Column:
-        checks = []
-        if name in NUMERIC:
-            checks.append(pa.Check(lambda values: ~np.isinf(values), error="is infinite"))
-        if name in _RANGES:
-            low, high = _RANGES[name]
-            checks.append(pa.Check.in_range(low, high, error=f"is outside {low:g} to {high:g}"))
-        return pa.Column(None, checks=checks, nullable=name in MAY_BE_MISSING)
-
-    schema = pa.DataFrameSchema({name: column(name) for name in TEST_COLUMNS})
-    try:
-        schema.validate(frame, lazy=True)
-    except pa.errors.SchemaErrors as error:
-        for (name, check), cases in error.failure_cases.groupby(["column", "check"], sort=False):
-            rule = "is missing" if check == "not_nullable" else check
-            first = int(cases["index"].iloc[0])
-            yield f"`{name}` {rule} in {len(cases)} rows (first {_row(frame, first)})"
-
-
-def _identity_faults(frame: pd.DataFrame) -> Iterator[str]:
-    for name, formula in IDENTITIES.items():
-        residual = (frame[name] - formula(frame)).abs()
-        violating = np.flatnonzero(residual > IDENTITY_TOLERANCE)
-        if len(violating):
-            yield (
-                f"`{name}` differs from its formula in {len(violating)} rows by up to"
-                f" {residual.max():.3g} (first {_row(frame, int(violating[0]))})"
-            )
 
 
 def _label_faults(train: pd.DataFrame) -> Iterator[str]:
@@ -160,13 +106,10 @@ def _broken_tiles(store: TileStore, ids: list[str]) -> Iterator[str]:
 
 
 def _submission_faults(path: Path, test: pd.DataFrame) -> Iterator[str]:
-    if not path.is_file():
-        yield f"{path.name} not found"
-        return
     try:
-        sample = pd.read_csv(path, dtype={ID: "str"})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        yield f"{path.name}: not a readable CSV ({' '.join(str(error).split())})"
+        sample = read_csv(path, dtype={ID: "str"})
+    except InputError as error:
+        yield str(error)
         return
     if list(sample.columns) != [ID, TARGET]:
         yield f"{path.name}: columns are {list(sample.columns)}, they must be isic_id and target"

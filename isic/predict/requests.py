@@ -51,9 +51,9 @@ def score_request(bundle: Bundle, request: pd.DataFrame) -> pd.DataFrame:
     is not base64 of a JPEG.
     """
     rows = _typed(request)
-    return bundle.predict(
-        rows, InMemoryTiles(_images(request)), missing_images="impute"
-    ).reset_index()
+    images = _images(request)
+    tiles = InMemoryTiles(images) if images else None
+    return bundle.predict(rows, tiles, missing_images="impute").reset_index()
 
 
 def _typed(request: pd.DataFrame) -> pd.DataFrame:

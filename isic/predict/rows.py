@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TEST_COLUMNS
 from isic.data.patient_chunks import pack_patients
-from isic.data.tables import refuse_gaps
+from isic.data.rules import refuse_rows
 
 #: Lesions of a chunk: half a minute of a T4 for one image model, so that a kill loses little and
 #: the start of the tile loaders costs little.
@@ -76,8 +76,9 @@ def _check_rows(rows: pd.DataFrame) -> None:
         )
     if rows.empty:
         raise InputError("the metadata has no rows: give at least one lesion")
-    if rows[ID].isna().any() or rows[ID].duplicated().any():
-        repeated = rows[ID][rows[ID].duplicated() | rows[ID].isna()].iloc[0]
+    wrong = rows[ID].isna() | (rows[ID] == "") | rows[ID].duplicated()
+    if wrong.any():
+        repeated = rows[ID][wrong].iloc[0]
         raise InputError(
             f"isic_id {repeated} is missing or repeated in the metadata: keep one row of each"
         )
@@ -89,4 +90,4 @@ def _check_rows(rows: pd.DataFrame) -> None:
             f"lesion {rows[ID][orphaned].iloc[0]}: patient_id is missing: give every lesion its"
             " patient"
         )
-    refuse_gaps(rows, "the metadata")
+    refuse_rows(rows, "the metadata")

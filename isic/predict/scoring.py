@@ -81,7 +81,13 @@ def score_chunks(
         )
 
     _warn_of_small_patients(bundle, sizes)
-    return total / len(folds)
+    scores = total / len(folds)
+    if not np.isfinite(scores).all():
+        isic_id = chunks.ids[~np.isfinite(scores)].iloc[0]
+        raise InputError(
+            f"{bundle.folder} gives lesion {isic_id} a score that is not finite: do not use it"
+        )
+    return scores
 
 
 def _warn_of_small_patients(bundle: BundleModels, sizes: Sequence[int]) -> None:
@@ -107,6 +113,11 @@ def _find_tiles(
     has_tile = np.fromiter(
         (tiles is not None and isic_id in tiles for isic_id in chunks.ids), bool, len(chunks.ids)
     )
+    if tiles is not None and not has_tile.any():
+        raise InputError(
+            f"{tiles.path} has no image for any of the {len(has_tile)} lesions, it is another"
+            " table's: give its own images, or none and --missing-images impute"
+        )
     if missing_images == "error" and not has_tile.all():
         isic_id = chunks.ids[~has_tile].iloc[0]
         where = "no image file was given" if tiles is None else f"{tiles.path} has no image for it"

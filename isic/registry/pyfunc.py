@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from isic.core.errors import InputError
 from isic.predict.bundle import Bundle, load_bundle
 from isic.predict.requests import score_request
 
@@ -30,7 +33,10 @@ class LesionModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        return score_request(self.bundle, model_input)
+        try:
+            return score_request(self.bundle, model_input)
+        except InputError as error:
+            raise MlflowException(str(error), error_code=BAD_REQUEST) from error
 
 
 set_model(LesionModel())

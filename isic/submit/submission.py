@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from isic.core.csv_files import read_csv
 from isic.core.errors import InputError
 from isic.core.io import refuse_output, write_csv
 from isic.core.schema import ID, TARGET
@@ -46,12 +47,7 @@ def submit(
 
 def read_sample(path: Path) -> pd.Series:
     """The ids of sample_submission.csv, in the order a submission must have."""
-    try:
-        sample = pd.read_csv(path, dtype={ID: "str"})
-    except FileNotFoundError as error:
-        raise InputError(f"{path} not found: run `dvc repro data`") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a readable CSV: put the official file there") from error
+    sample = read_csv(path, dtype={ID: "str"})
     if list(sample.columns) != [ID, TARGET]:
         raise InputError(
             f"{path} has columns {list(sample.columns)}, not {ID} and {TARGET}: put the official"

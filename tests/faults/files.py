@@ -62,7 +62,6 @@ def warm_up(files: Path, out: Path) -> None:
     """Import and compile in this process what its children would do one by one."""
     import dvc.repo  # noqa: F401
     import optuna  # noqa: F401
-    import pandera.pandas  # noqa: F401
     import xgboost  # noqa: F401
 
     from isic.predict.files import predict

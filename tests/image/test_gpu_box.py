@@ -16,7 +16,7 @@ from tests.image.conftest import ROOT
 #: Packages of the project that such a machine lacks; `benchmarks/gpu_wheels.py` lists those to
 #: bring.
 ABSENT = (
-    "alembic boto3 catboost dvc lightgbm lightning_fabric mlflow nbformat optuna pandera plotly "
+    "alembic boto3 catboost dvc lightgbm lightning_fabric mlflow nbformat optuna plotly "
     "psycopg pytorch_grad_cam ray ruamel sqlalchemy ttach typer xgboost"
 )
 _BLOCK = """

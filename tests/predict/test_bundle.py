@@ -464,7 +464,6 @@ BLOCKED = (
     "optuna",
     "xgboost",
     "catboost",
-    "pandera",
     "matplotlib",
     "plotly",
     "jinja2",

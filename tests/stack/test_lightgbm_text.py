@@ -40,6 +40,17 @@ def text_of(rounds: int = 12, leaves: int = 7, rows: int = 300, **params: object
     return lgb.train(settings | params, data, rounds).model_to_string()
 
 
+def test_a_split_by_missing_values_passes() -> None:
+    values = np.full((200, 3), np.nan)
+    values[::2] = [1.0, 2.0, 3.0]
+    target = np.arange(200) % 2
+    settings = {"objective": "binary", "verbosity": -1, "num_threads": 1}
+    data = lgb.Dataset(values, target, feature_name=COLUMNS)
+    text = lgb.train(settings, data, 3).model_to_string()
+    assert re.search("threshold=.*inf", text)
+    check_text(text.encode(), COLUMNS)
+
+
 def test_whole_models_pass() -> None:
     rows = np.random.default_rng(2).normal(size=(40, 3))
     for text in (

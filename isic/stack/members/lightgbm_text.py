@@ -136,6 +136,7 @@ def _numbers(name: str, text: str, kind: type) -> NDArray:
         values = np.array(text.split(" "), dtype=np.int64 if kind is int else np.float64)
     except (ValueError, OverflowError):
         raise ValueError(f"{name} holds a word") from None
-    if not np.isfinite(values).all():
+    # A split between missing and all other values has an infinite threshold.
+    if np.isnan(values).any() or (name != "threshold" and np.isinf(values).any()):
         raise ValueError(f"{name} is not finite")
     return values

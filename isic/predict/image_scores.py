@@ -102,8 +102,10 @@ class ImageScoringJob:
             scores.logits.dtype == np.float32
             and scores.logits.shape == (count,)
             and not np.isinf(scores.logits).any()
-            and (embeddings.dtype, len(embeddings)) == (np.float16, count)
-            and bool(embeddings.shape[1]) == self.embeddings
+            and embeddings.dtype == np.float16
+            and embeddings.ndim == 2
+            and len(embeddings) == count
+            and (embeddings.shape[1] > 0) == self.embeddings
         )
 
     def load(self, key: ModelKey, index: int) -> ImageScores:

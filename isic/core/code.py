@@ -25,18 +25,27 @@ SCORING_CODE = (
     *_STACK,
     *_NETWORK,
     "isic/data/patient_chunks.py",
+    "isic/data/rules.py",
+    "isic/core/csv_files.py",
     "isic/data/tables.py",
     "isic/predict",
 )
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "data": ("isic/data/sample", "isic/data/source.py"),
-    "validate": ("isic/data/tables.py", "isic/data/tiles.py", "isic/data/validate.py"),
-    "folds": ("isic/core/folds.py", "isic/data/tables.py"),
-    "features": ("isic/data/tables.py", "isic/tabular"),
+    "validate": (
+        "isic/core/csv_files.py",
+        "isic/data/tables.py",
+        "isic/data/tiles.py",
+        "isic/data/rules.py",
+        "isic/data/validate.py",
+    ),
+    "folds": ("isic/core/folds.py", "isic/core/csv_files.py", "isic/data/tables.py"),
+    "features": ("isic/core/csv_files.py", "isic/data/tables.py", "isic/tabular"),
     "train_image": (
         "isic/core/early_stopping.py",
         "isic/core/metric.py",
+        "isic/core/csv_files.py",
         "isic/data/tables.py",
         *_NETWORK,
         "isic/image/training",
@@ -46,10 +55,18 @@ _STAGES: dict[str, tuple[str, ...]] = {
     "evaluate": (
         "isic/core/calibration.py",
         "isic/core/metric.py",
+        "isic/core/csv_files.py",
         "isic/data/tables.py",
         "isic/evaluate",
     ),
-    "robustness": (*_STACK, *_NETWORK, "isic/data/tables.py", "isic/evaluate", "isic/robustness"),
+    "robustness": (
+        *_STACK,
+        *_NETWORK,
+        "isic/core/csv_files.py",
+        "isic/data/tables.py",
+        "isic/evaluate",
+        "isic/robustness",
+    ),
     "report": (*SCORING_CODE, "isic/evaluate", "isic/image/cam.py", "isic/registry", "isic/report"),
     "register": (*SCORING_CODE, "isic/data/anchors", "isic/registry"),
 }

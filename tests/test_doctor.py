@@ -87,7 +87,7 @@ def test_what_is_broken_is_named_and_the_rest_still_checked(
 
 def test_a_folder_without_the_official_files_fails(clone: Path) -> None:
     text = (clone / "params.yaml").read_text().replace("source: sample", "source: folder")
-    (clone / "params.yaml").write_text(text.replace("folder: null", "folder: nowhere"))
+    (clone / "params.yaml").write_text(text.replace("folder: #", "folder: nowhere #"))
     line = _found()["data"]
     assert line.state == "fail"
     assert line.finding.startswith("nowhere lacks train-metadata.csv")
@@ -105,7 +105,7 @@ def test_outside_a_checkout_it_says_so_and_does_not_fail_itself(
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ("families: [age, ", "families: [agee, ", "agee in features.families"),
+        ("  - age\n", "  - agee\n", "agee in features.families"),
         ("drop: []", "drop: [nosuch]", "nosuch in stack.drop"),
         ("fitted: []", "fitted: [nosuch]", "nosuch in stack.fitted"),
         ("model: demo_vit", "model: resnet_of_mine", "resnet_of_mine in image.backbones.vit.model"),

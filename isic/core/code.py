@@ -89,6 +89,7 @@ NOT_DEPENDENCIES = (
     "isic/core/params.py",
     "isic/core/paths.py",
     "isic/core/tracker.py",
+    "isic/core/yaml_files.py",
     "isic/image/clock.py",
     "isic/image/console.py",
     "isic/image/scoring_time.py",

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from isic.core.errors import InputError
+from isic.core.yaml_files import read_yaml
 
 #: A backbone's name is a folder, a DVC stage and a part of column names.
 _BACKBONE = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
@@ -43,7 +43,13 @@ _Tta = Literal["none", "flips"]
 class Section(BaseModel):
     """Frozen, strict, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: Any) -> Any:
+        """A whole number is one however it is written: DVC writes `-S x=1e2` as 100.0."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class SampleData(Section):
@@ -401,31 +407,6 @@ def load_params(path: Path) -> Params:
     Raises InputError naming the file and the first offending key.
     """
     return check_params(read_yaml(path), str(path))
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Safe loader that raises for a duplicate key; yaml.SafeLoader uses the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key `{key}` is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """Parse a YAML file safely; InputError when it is missing, not YAML, or has a key twice in one
-    mapping.
-    """
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} not found: run this inside a checkout of the project") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def check_params(values: Any, where: str) -> Params:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from isic.core.errors import InputError
 from isic.core.io import atomic_file
-from isic.core.params import check_params, read_yaml
-
-_NULL = "tag:yaml.org,2002:null"
+from isic.core.params import check_params
+from isic.core.yaml_files import parse_yaml, read_yaml
 
 
 def overlay(text: str, values: Mapping[str, Any]) -> str:
@@ -24,13 +23,8 @@ def overlay(text: str, values: Mapping[str, Any]) -> str:
     from ruamel.yaml import YAML
 
     yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    # As in the committed file: null in full, lists indented by two.
-    yaml.representer.add_representer(
-        type(None), lambda dumper, _: dumper.represent_scalar(_NULL, "null")
-    )
-    yaml.indent(mapping=2, sequence=4, offset=2)
+    # As DVC writes it, so that neither changes the lines of the other.
+    yaml.default_flow_style = False
     document = yaml.load(text)
     _merge(document, values)
     stream = io.StringIO()
@@ -44,17 +38,10 @@ def _merge(document: Any, values: Mapping[str, Any]) -> None:
             document[key] = value["__replace__"]
         elif isinstance(value, Mapping) and isinstance(document.get(key), Mapping):
             _merge(document[key], value)
+        elif isinstance(value, list | tuple) and list(document.get(key) or ()) == list(value):
+            continue  # kept with its comments, however it is written
         else:
-            document[key] = _flow(value) if isinstance(value, list | tuple) else value
-
-
-def _flow(values: Sequence[Any]) -> Any:
-    """A list on one line, as in the committed file."""
-    from ruamel.yaml.comments import CommentedSeq
-
-    sequence = CommentedSeq(values)
-    sequence.fa.set_flow_style()
-    return sequence
+            document[key] = list(value) if isinstance(value, tuple) else value
 
 
 def write_overlay(path: Path, values: Mapping[str, Any]) -> str:
@@ -64,18 +51,18 @@ def write_overlay(path: Path, values: Mapping[str, Any]) -> str:
     The result is checked before it is written: InputError, and the old file untouched, when it is
     not valid.
     """
-    import yaml
-
     if not isinstance(read_yaml(path), dict):
         raise InputError(
             f"{path} holds no keys: take the committed file back (git checkout {path.name})"
         )
-    before = path.read_text(encoding="utf-8")
+    content = path.read_bytes().decode("utf-8-sig")
+    before = content.replace("\r\n", "\n")
     after = overlay(before, values)
-    check_params(yaml.safe_load(after), f"{path} with the new values")
+    check_params(parse_yaml(after, f"{path} with the new values"), f"{path} with the new values")
     if after != before:
         with atomic_file(path) as temporary:
-            temporary.write_text(after, encoding="utf-8")
+            newline = "\r\n" if "\r\n" in content else "\n"
+            temporary.write_text(after, encoding="utf-8", newline=newline)
     lines = difflib.unified_diff(
         before.splitlines(True), after.splitlines(True), str(path.name), str(path.name), n=1
     )

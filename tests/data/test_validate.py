@@ -177,7 +177,7 @@ def test_folder_source_is_copied_and_never_written(
     checkout: Path, stage: Stage, sample_raw: Path
 ) -> None:
     text = (checkout / "params.yaml").read_text().replace("source: sample", "source: folder")
-    (checkout / "params.yaml").write_text(text.replace("folder: null", f"folder: {sample_raw}"))
+    (checkout / "params.yaml").write_text(text.replace("folder: #", f"folder: {sample_raw} #"))
     before = {file.name: file.stat().st_mtime_ns for file in sample_raw.iterdir()}
     assert stage("data").code == 0
     assert {file.name: file.stat().st_mtime_ns for file in sample_raw.iterdir()} == before
@@ -190,7 +190,7 @@ def test_incomplete_folder_keeps_what_was_there(
 ) -> None:
     (tmp_path / "partial").mkdir()
     text = (checkout / "params.yaml").read_text().replace("source: sample", "source: folder")
-    (checkout / "params.yaml").write_text(text.replace("folder: null", "folder: ../partial"))
+    (checkout / "params.yaml").write_text(text.replace("folder: #", "folder: ../partial #"))
     outcome = stage("data")
     assert outcome.code == 2
     assert "lacks train-metadata.csv" in outcome.error
@@ -201,7 +201,7 @@ def test_incomplete_folder_keeps_what_was_there(
 
 def test_the_folder_that_is_filled_cannot_be_its_own_source(checkout: Path, stage: Stage) -> None:
     text = (checkout / "params.yaml").read_text().replace("source: sample", "source: folder")
-    (checkout / "params.yaml").write_text(text.replace("folder: null", "folder: data/raw"))
+    (checkout / "params.yaml").write_text(text.replace("folder: #", "folder: data/raw #"))
     outcome = stage("data")
     assert outcome.code == 2
     assert "keep the files elsewhere" in outcome.error

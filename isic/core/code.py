@@ -10,7 +10,7 @@ from pathlib import Path
 import isic
 from isic.core.io import sha256, sha256_json
 
-_NETWORK = ("isic/data/tiles.py", "isic/image/network")
+_NETWORK = ("isic/data/jpeg.py", "isic/data/tiles.py", "isic/image/network")
 _STACK = (
     "isic/core/early_stopping.py",
     "isic/core/folds.py",
@@ -36,6 +36,7 @@ _STAGES: dict[str, tuple[str, ...]] = {
     "validate": (
         "isic/core/csv_files.py",
         "isic/data/tables.py",
+        "isic/data/jpeg.py",
         "isic/data/tiles.py",
         "isic/data/rules.py",
         "isic/data/validate.py",

@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from isic.core.errors import InputError
+from isic.data.jpeg import scan_fault
 
 #: Real tiles are 51 to 239 px wide. Larger sides raise: a few kilobytes of JPEG can claim 65,535 ×
 #: 65,535 pixels and 12 GB of memory.
@@ -43,10 +44,12 @@ class TileStore:
     def _open(self) -> h5py.File:
         if self._file is None or self._pid != os.getpid():
             try:
-                self._file = h5py.File(self.path, "r")
+                # Reading needs no lock, and some mounts have none.
+                self._file = h5py.File(self.path, "r", locking=False)
             except OSError as error:
                 raise InputError(
-                    f"{self.path} is not a complete HDF5 file ({_short(error)}): fetch it again"
+                    f"{self.path} is not a complete HDF5 file ({_short(error)}): copy it again, or"
+                    " name another file"
                 ) from error
             self._pid = os.getpid()
         return self._file
@@ -60,7 +63,15 @@ class TileStore:
     def __contains__(self, isic_id: str) -> bool:
         # Paths ("a/b", ".", "") are not ids: HDF5 resolves them through links of any kind.
         is_path = isic_id in ("", ".") or "/" in isic_id or "\0" in isic_id
-        return not is_path and bool(self._open().id.links.exists(isic_id.encode()))
+        if is_path:
+            return False
+        try:
+            return bool(self._open().id.links.exists(isic_id.encode()))
+        except RuntimeError as error:
+            raise InputError(
+                f"{self.path} is a damaged HDF5 file ({_short(error)}): copy it again, or name"
+                " another file"
+            ) from error
 
     def ids(self) -> list[str]:
         """All isic_ids of the file."""
@@ -68,12 +79,14 @@ class TileStore:
             names = list(self._open())
         except (OSError, RuntimeError) as error:
             raise InputError(
-                f"{self.path} is a damaged HDF5 file ({_short(error)}): fetch it again"
+                f"{self.path} is a damaged HDF5 file ({_short(error)}): copy it again, or name"
+                " another file"
             ) from error
         if not all(isinstance(name, str) for name in names):
             # h5py returns a name that is not text as bytes.
             raise InputError(
-                f"{self.path} is a damaged HDF5 file (a name is not text): fetch it again"
+                f"{self.path} is a damaged HDF5 file (a name is not text): copy it again, or name"
+                " another file"
             )
         return names
 
@@ -91,8 +104,8 @@ class TileStore:
             return self._read(isic_id)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise InputError(
-                f"{self.path}: tile {isic_id} cannot be read ({_short(error)}): fetch the file"
-                " again"
+                f"{self.path}: tile {isic_id} cannot be read ({_short(error)}): copy the file"
+                " again, or drop its metadata row"
             ) from error
 
     def _read(self, isic_id: str) -> bytes:
@@ -144,6 +157,9 @@ def decode(data: bytes, name: str) -> np.ndarray:
             f"tile {name} claims {width} x {height} pixels, at most {_MAX_SIDE} a side are decoded:"
             " replace it"
         )
+    fault = scan_fault(data)
+    if fault is not None:
+        raise InputError(f"tile {name} {fault}: replace it")
     # The orientation tag is ignored: tiles have none, and decoders differ in its treatment.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:

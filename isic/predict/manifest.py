@@ -121,7 +121,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     if not unchanged:
         raise InputError(
-            f"{folder / FILE} was changed after it was written: fetch or build the bundle again"
+            f"{folder / FILE} was changed after it was written: copy or build the bundle again"
         )
     _check_names(folder, manifest)
     return manifest
@@ -134,21 +134,20 @@ def verify(folder: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         file = folder / name
         if not file.is_file():
-            raise InputError(f"{folder} lacks {name}: fetch or build the bundle again")
+            raise InputError(f"{folder} lacks {name}: copy or build the bundle again")
         if not file.resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"{file} is a link to a file outside the bundle: do not use this bundle"
             )
         if sha256(file) != expected:
             raise InputError(
-                f"{file} is not the file the bundle was made with (its hash differs): fetch it"
-                " again"
+                f"{file} is not the file the bundle was made with (its hash differs): copy it again"
             )
     for file in folder.rglob("*"):
         name = file.relative_to(folder).as_posix()
         if not file.is_dir() and name != FILE and name not in manifest.files:
             raise InputError(
-                f"{file} is not part of the bundle: remove it, or fetch or build the bundle again"
+                f"{file} is not part of the bundle: remove it, or copy or build the bundle again"
             )
 
 

@@ -162,6 +162,6 @@ def edit_tile(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
             name = sorted(file)[0]
             data = change(bytes(file[name][()]))
             del file[name]
-            file[name] = np.void(b"") if not data else np.array(data, dtype=f"S{len(data)}")
+            file[name] = np.array(data, dtype=f"S{max(1, len(data))}")
 
     return prepare

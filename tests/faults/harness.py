@@ -199,6 +199,9 @@ def served(model: Any, body: str) -> int:
     schema = model.metadata.get_input_schema()
     try:
         answer = invocations(body, "application/json", model, schema)
+    except RecursionError:  # MLflow's own parser; its server answers 500 and lives on
+        print("isic: error: nested too deeply")
+        return 2
     except MlflowException as error:
         status, text = error.get_http_status_code(), error.message
     else:

@@ -68,6 +68,10 @@ def _read(path: Path, role: str) -> pd.DataFrame:
             f"{role} {path}: isic_id {frame.loc[frame[ID].duplicated(), ID].iloc[0]} occurs more"
             " than once"
         )
+    if PATIENT in frame and frame[PATIENT].isna().any():
+        raise InputError(
+            f"{role} {path}: {int(frame[PATIENT].isna().sum())} rows have no patient_id"
+        )
     targets = frame[TARGET]
     if targets.dtype.kind not in "fiu":  # pandas would take True and False for numbers
         targets = pd.to_numeric(targets.where(~targets.isin([True, False])), errors="coerce")

@@ -136,7 +136,7 @@ def compare(
     the parameters, features and data that differ.
     """
     from isic.core.io import refuse_output, write_json
-    from isic.evaluate.compare import compare_oof, comparison_table, find_oof, read_oof
+    from isic.evaluate.compare import compare_oof, comparison_table, read_oof
     from isic.evaluate.config import changes_text, list_changes
 
     for name, side in (("A", a), ("B", b)):
@@ -147,9 +147,11 @@ def compare(
     target = out or _comparison_file()
     sources = [_oof_source(name) for name in (a, b)]
     if target is not None:
-        # The comparison of a checkout is written into it, but nothing may be added to a bundle.
-        bundles = [source for source in sources if not (source / "dvc.yaml").is_file()]
-        refuse_output(target, *map(find_oof, sources), *bundles)
+        # A checkout's reports folder takes its comparison; its data and a bundle must not change.
+        inputs = [
+            source / "data" if (source / "dvc.yaml").is_file() else source for source in sources
+        ]
+        refuse_output(target, *inputs)
 
     first, second = (read_oof(source) for source in sources)
     comparison = compare_oof(first, second, (a, b))

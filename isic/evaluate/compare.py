@@ -61,27 +61,21 @@ class Comparison:
         return {**asdict(self), "folds": list(self.folds), "verdict": self.verdict}
 
 
-def find_oof(path: Path) -> Path:
-    """The file of out-of-fold scores: `path`, or the one in a bundle folder or a checkout.
+def read_oof(path: Path) -> pd.DataFrame:
+    """Out-of-fold scores of a parquet file, a bundle folder or a checkout.
 
-    Raises InputError when a folder has none.
+    Raises InputError when there are none.
     """
     path = Path(path)
-    if not path.is_dir():
-        return path
-    files = [path / name for name in _OOF_FILES if (path / name).is_file()]
-    if not files:
-        raise InputError(
-            f"{path} holds no out-of-fold scores ({', '.join(_OOF_FILES)}): name a bundle or a"
-            " checkout"
-        )
-    return files[0]
-
-
-def read_oof(path: Path) -> pd.DataFrame:
-    """Out-of-fold scores of `find_oof(path)`. Raises InputError when there are none."""
-    file = find_oof(path)
-    return check_oof(read_parquet(file), str(file))
+    if path.is_dir():
+        files = [path / name for name in _OOF_FILES if (path / name).is_file()]
+        if not files:
+            raise InputError(
+                f"{path} holds no out-of-fold scores ({', '.join(_OOF_FILES)}): name a bundle or a"
+                " checkout"
+            )
+        path = files[0]
+    return check_oof(read_parquet(path), str(path))
 
 
 def compare_oof(

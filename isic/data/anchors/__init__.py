@@ -5,8 +5,9 @@ Each lesion of the training table is in the training set of all fold networks of
 so two of them never have a held-out lesion in common. The embeddings of the anchors give the
 rotation between the spaces of these networks.
 
-`tiles.hdf5` is the `train-image.hdf5` of `write_sample(folder, 16, 256, 64, 20_240_601)` (patients,
-lesions, malignant lesions, seed): tests/data/test_anchors.py compares them.
+`tiles.hdf5` was made once by `write_sample(folder, 16, 256, 64, 20_240_601)` (patients, lesions,
+malignant lesions, seed) as of November 2026. It stays as it is when the generator changes: embeddings
+and bundles depend on its bytes. tests/data/test_anchors.py holds its hash.
 """
 
 from __future__ import annotations

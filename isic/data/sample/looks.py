@@ -4,7 +4,7 @@ column tells.
 The step from table to picture was fitted on real tiles (`tiles` in the population file): under
 white light a tile shows the measured colours, tiles of type XP are lighter and shift with the
 patient; the centre of a lesion differs from the skin by more than the mean over its area. What
-the picture adds follows the visibility of the row in part: a lesion that its columns hide is
+the picture adds follows what the columns show in part: a lesion that its columns hide is
 often plain in its tile too.
 """
 
@@ -38,7 +38,7 @@ _CHANCES = {
 }
 
 #: How strongly the signs of one tile come together: correlation of each with the picture's latent.
-_TOGETHER = 0.6
+_TOGETHER = 0.7
 
 #: One tile's record: what `render` needs, in this order.
 RECORD = np.dtype(

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
+from scipy.stats import rankdata
 
 from isic.data.sample.population import (
     EXOGENOUS,
@@ -159,22 +160,41 @@ def draw_scores(
     return scores
 
 
-def _middle(facts: Population, draws: list[np.ndarray], shown: np.ndarray) -> int:
-    """Index of the draw whose evidence, sorted, is nearest the mean over all draws.
+def evidence(
+    facts: Population, scores: np.ndarray, malignant: np.ndarray, visibility: Visibility
+) -> np.ndarray:
+    """How much the columns of each malignant lesion or lookalike show (n,), as normal scores within
+    the two classes; NaN for all others.
+    """
+    found = np.full(len(scores), np.nan)
+    for members in (malignant, visibility.lookalike):
+        if members.any():
+            shows = _evidence(facts, scores[None, members, EXOGENOUS:], visibility.shown[members])
+            found[members] = ndtri(rankdata(shows[0], method="ordinal") / (members.sum() + 1))
+    return found
 
-    Evidence is linear discriminant analysis on the benign scores that the values stand for.
+
+def _middle(facts: Population, draws: list[np.ndarray], shown: np.ndarray) -> int:
+    """Index of the draw whose evidence, sorted, is nearest the mean over all draws."""
+    curves = np.sort(_evidence(facts, np.stack(draws), shown), axis=1)[:, : (len(shown) + 1) // 2]
+    return int(np.abs(curves - curves.mean(axis=0)).mean(axis=1).argmin())
+
+
+def _evidence(facts: Population, scores: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Linear discriminant (draws, n) on the benign scores that the values stand for.
+
+    `scores` (draws, n, variables without the exogenous), `shown` (n, groups).
     """
     names = facts.variables[EXOGENOUS:]
     groups = [next(i for i, group in enumerate(SHOWN_TOGETHER) if name in group) for name in names]
-    stands = np.empty((len(draws), *draws[0].shape))
+    stands = np.empty(scores.shape)
     for column, (name, group) in enumerate(zip(names, groups, strict=True)):
-        score = np.stack([draw[:, column] for draw in draws])
+        score = scores[:, :, column]
         seen = facts.plain.tables[name].score(facts.overt.tables[name](score))
         stands[:, :, column] = np.where(shown[:, group], seen, score)
     correlation = facts.plain.correlation[EXOGENOUS:, EXOGENOUS:]
     weights = np.linalg.solve(correlation + 0.1 * np.eye(len(names)), stands.mean(axis=(0, 1)))
-    evidence = np.sort(stands @ weights, axis=1)[:, : (len(shown) + 1) // 2]
-    return int(np.abs(evidence - evidence.mean(axis=0)).mean(axis=1).argmin())
+    return np.asarray(stands @ weights)
 
 
 def read_tables(

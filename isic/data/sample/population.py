@@ -128,7 +128,7 @@ class VisibilityModel:
     shared: float
     #: Share of benign lesions.
     lookalikes: float
-    #: Correlation of the latent with that of the picture.
+    #: Correlation of what the columns show with what the picture adds.
     picture: float
 
 

@@ -15,6 +15,7 @@ from isic.data.sample.measure import (
     complete,
     draw_scores,
     draw_visibility,
+    evidence,
     mixture_scores,
     read_tables,
 )
@@ -43,7 +44,7 @@ class Sample:
     frame: pd.DataFrame
     #: Index of each row's patient, for traits of skin that only images show.
     owner: np.ndarray
-    #: How visible each malignant lesion or lookalike is, NaN for all others.
+    #: Evidence that the columns of each malignant lesion or lookalike show, NaN for all others.
     visibility: np.ndarray
 
 
@@ -68,6 +69,7 @@ def draw_rows_of(
     place, given = _places(facts, rng, people, owner, malignant)
     visibility = draw_visibility(facts, rng, malignant)
     scores = draw_scores(facts, rng, people, owner, malignant, visibility, given)
+    seen = evidence(facts, scores, malignant, visibility)
     rows = complete(facts, rng, read_tables(facts, rng, scores, malignant, visibility))
     rows["target"] = malignant.astype(np.int64)
     rows = rows.assign(**_identity(facts, rng, people, owner, malignant), **_site(facts, place))
@@ -76,7 +78,7 @@ def draw_rows_of(
     rows["isic_id"] = unique_codes(code_rng, len(rows), "ISIC_")
     order = np.argsort(rows["isic_id"].to_numpy().astype(str), kind="stable")
     frame = rows.loc[order, list(TRAIN_COLUMNS)].reset_index(drop=True)
-    return Sample(frame, owner[order], visibility.latent[order])
+    return Sample(frame, owner[order], seen[order])
 
 
 def test_rows(sample: Sample) -> pd.DataFrame:

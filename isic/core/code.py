@@ -89,6 +89,7 @@ NOT_DEPENDENCIES = (
     "isic/core/parallel.py",
     "isic/core/params.py",
     "isic/core/paths.py",
+    "isic/core/progress.py",
     "isic/core/tracker.py",
     "isic/core/yaml_files.py",
     "isic/image/clock.py",

@@ -20,6 +20,7 @@ from isic.core.errors import InputError
 from isic.core.metric import pauc_interval
 from isic.core.params import Gate
 from isic.core.paths import TrainingFiles
+from isic.core.progress import StepProgress
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.evaluate.paired_gain import SEED_COLUMN, chance_of, paired_gain, seed_scores
 from isic.evaluate.slice_gains import SliceGain, compare_slices
@@ -31,6 +32,13 @@ from isic.tracking.context import data_hash, file_hash
 #: pAUC of random scores above 80 % sensitivity: half of 0.2 squared.
 _RANDOM_PAUC = 0.02
 
+#: Steps and their usual shares of the time, without and with a champion.
+_FIRST_STEPS = {
+    "read the challenger": 1,
+    "score a part again in a fresh process": 10,
+    "compare the out-of-fold scores": 1,
+}
+_STEPS = _FIRST_STEPS | {"compare every slice": 2, "time the champion": 10}
 _SHORT = {"passed": "ok", "warning": "warn", "refused": "NO"}
 _MARKDOWN = {"passed": "yes", "warning": "yes, with a warning", "refused": "**no**"}
 
@@ -126,10 +134,13 @@ def judge(
 
     Raises InputError when the challenger's files are gone or damaged.
     """
+    progress = StepProgress("gate", _STEPS if champion else _FIRST_STEPS)
+    progress.start("read the challenger")
     new = load_bundle(registry.folder(challenger))
     checks = [_same_data(new, files)]
     slices: tuple[SliceGain, ...] = ()
     attempt = 1
+    progress.start("score a part again in a fresh process")
     reloaded = (
         reload_elsewhere(new.folder, files.metadata, files.tiles, settings.reload_rows)
         if checks[0].passed
@@ -137,6 +148,7 @@ def judge(
     )
     if reloaded is not None:
         checks.append(_reproduced(settings, reloaded))
+    progress.start("compare the out-of-fold scores")
     oof = new.oof()
     if champion is None:
         checks.append(_above_chance(settings, oof))
@@ -165,6 +177,7 @@ def judge(
                 _size(settings, new, old),
             ]
         if same and reloaded is not None:
+            progress.start("compare every slice")
             slices = tuple(
                 compare_slices(
                     add_metadata(rows, files.metadata),
@@ -174,6 +187,7 @@ def judge(
                 )
             )
             checks.append(_slices(settings, slices))
+            progress.start("time the champion")
             checks.append(_speed(settings, reloaded, old, files))
     number = champion.number if champion else None
     return Verdict(challenger.number, number, tuple(checks), slices, attempt)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from isic.core.errors import InputError
 from isic.core.params import Evaluate, StackSettings
+from isic.core.progress import StepProgress
 from isic.core.schema import ID, PATIENT
 from isic.evaluate.results import RunResults, align_rows
 from isic.robustness.nested import check_optimism
@@ -29,6 +30,8 @@ from isic.stack.inputs import Inputs
 from isic.stack.training_data import build_training_data, with_groups
 from isic.tabular import build_features
 
+#: Usual shares of the stage's time, from the demo.
+_SHARES = {"steps": 2, "hospitals": 8, "sameness": 2, "columns": 3, "images": 5, "nested": 10}
 #: Rows rescored for missing columns: most time is spent on rebuilding features for each group of
 #: columns.
 _RESCORED_ROWS = 60_000
@@ -77,21 +80,45 @@ def conditions(
         ).oof
         return align_rows(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
 
-    alone = refit(results.oof.drop(columns="score"), {})
-    return {
-        "steps": (
-            [ladder_step("features alone", results, alone, replicates, seed)]
-            if results.logits
-            else []
+    def steps() -> list[dict[str, Any]]:
+        if not results.logits:
+            return []
+        alone = refit(results.oof.drop(columns="score"), {})
+        return [ladder_step("features alone", results, alone, replicates, seed)]
+
+    parts: dict[str, tuple[str, Callable[[], Any]]] = {
+        "steps": ("fit without images", steps),
+        "hospitals": (
+            "fit without each hospital",
+            lambda: _hospitals(
+                results, lambda folds: refit(folds, inputs.logits), intervals, embeddings
+            ),
         ),
-        "hospitals": _hospitals(
-            results, lambda folds: refit(folds, inputs.logits), intervals, embeddings
+        "sameness": (
+            "compare training and test lesions",
+            lambda: distribution_shift(results.rows, results.fold, test),
         ),
-        "sameness": distribution_shift(results.rows, results.fold, test),
-        "columns": _columns(results, inputs, stack, families, intervals),
-        "images": _images(results, networks, tta, tiles),
-        "nested": _nested(inputs, results, settings, replicates),
+        "columns": (
+            "score with missing columns",
+            lambda: _columns(results, inputs, stack, families, intervals),
+        ),
+        "images": (
+            "score with noisy images",
+            lambda: _images(results, networks, tta, tiles),
+        ),
+        "nested": (
+            "estimate the optimism of shared folds",
+            lambda: _nested(inputs, results, settings, replicates),
+        ),
     }
+    progress = StepProgress(
+        "robustness", {text: _SHARES[name] for name, (text, _) in parts.items()}
+    )
+    found = {}
+    for name, (text, compute) in parts.items():
+        progress.start(text)
+        found[name] = compute()
+    return found
 
 
 def _hospitals(

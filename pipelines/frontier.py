@@ -38,14 +38,13 @@ def main() -> None:
     for version in registry.versions(model):
         try:
             bundle = load_bundle(registry.folder(version))
+            networks = network_records(registry, bundle, known)
+            records |= {row["hash"]: row for row in networks}
+            records[bundle.manifest.hash] = known.get(bundle.manifest.hash) or version_record(
+                version, bundle, networks, rows, TileStore(tiles)
+            )
         except InputError as error:
             print(f"{version} is left out: {error}", flush=True)
-            continue
-        networks = network_records(registry, bundle, known)
-        records |= {row["hash"]: row for row in networks}
-        records[bundle.manifest.hash] = known.get(bundle.manifest.hash) or version_record(
-            version, bundle, networks, rows, TileStore(tiles)
-        )
     if not records:
         raise InputError(f"{model} has no version yet: run `dvc repro`")
 

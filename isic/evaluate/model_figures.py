@@ -90,6 +90,7 @@ def draw_frontier(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
             linewidth=1,
         )
         panel.set(xscale="log", xlabel=label)
+        panel.tick_params(axis="x", which="minor", labelsize=6)
     legend(panels[0], theme, loc="best")
     figure.supylabel("pAUC out of fold", color=theme["ink"], fontsize="small")
     return figure

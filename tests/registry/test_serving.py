@@ -23,8 +23,9 @@ from isic.core.params import Params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
+from isic.predict.manifest import read_manifest
 from isic.predict.requests import score_request
-from isic.registry.register import register
+from isic.registry.register import register, requirements
 from isic.registry.versions import Registry
 from pipelines.register import bundle_of
 
@@ -139,6 +140,38 @@ def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path
     np.testing.assert_allclose(
         [row["target"] for row in answer["predictions"]], expected, atol=1e-6
     )
+
+
+@pytest.mark.slow
+def test_the_generated_image_has_all_that_a_version_needs(
+    layout: Layout, params: Params, store: Path, root: Path, tmp_path: Path
+) -> None:
+    shutil.copy(store, layout.root / "mlflow.db")
+    bundle = bundle_of(layout, params)
+    version = register(layout.root, bundle, "isic-2024").version
+    Registry(layout.root).set_alias("isic-2024", "champion", version.number)
+    documented = (root / "docs" / "scale.md").read_text()
+    for start in ("mlflow models generate-dockerfile", "sed -i"):
+        (command,) = (line for line in documented.splitlines() if line.startswith(start))
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | {
+            "MLFLOW_TRACKING_URI": f"sqlite:///{layout.root}/mlflow.db",
+            "PATH": path,
+        }
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+    lines = (tmp_path / "serve" / "Dockerfile").read_text().splitlines()
+    (system,) = (line for line in lines if "apt-get install" in line)
+    assert "libgomp1" in system.split()
+    (base,) = (line for line in lines if line.startswith("FROM"))
+    assert f"python:{sys.version_info.major}.{sys.version_info.minor}" in base
+    model = tmp_path / "serve" / "model_dir"
+    assert (model / "requirements.txt").read_text().split() == requirements(bundle)
+    assert (model / "code" / "isic" / "predict" / "bundle.py").is_file()
+    assert read_manifest(model / "artifacts" / "bundle").hash == bundle.manifest.hash
 
 
 def ask(port: int, request: Any) -> Any:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from isic.core.errors import printable
+
 app = typer.Typer()
 
 _Reason = Annotated[str, typer.Option(help="The reason, for registry/promotions.jsonl.")]
@@ -83,8 +85,8 @@ def history() -> None:
         typer.echo("nothing was promoted yet: make promote")
     for move in moves:
         forced = " forced" if move.forced else ""
-        reason = f"  {move.reason}" if move.reason else ""
+        reason = f"  {printable(move.reason)}" if move.reason else ""
         typer.echo(
             f"{move.at}  {move.act:<8}  {move.before or '-'} -> {move.after}{forced} "
-            f" {move.who}{reason}"
+            f" {printable(move.who)}{reason}"
         )

@@ -26,7 +26,7 @@ def error_line(error: BaseException) -> str | None:
     and message of the whole chain of causes are checked.
     """
     if isinstance(error, InputError):
-        return " ".join(str(error).split())
+        return printable(" ".join(str(error).split()), 2000)
     cause: BaseException | None = error
     while cause is not None:
         if getattr(cause, "errno", None) in (
@@ -64,6 +64,17 @@ def run(main: Callable[[], None]) -> None:
             raise
         sys.stderr.write(f"isic: error: {line}\n")
         sys.exit(2)
+
+
+def printable(text: str, limit: int = 300) -> str:
+    """`text` on one line and without control characters, which a terminal would obey; cut at
+    `limit` characters.
+    """
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text[:limit]
+    )
+    return shown + "…" * (len(text) > limit)
 
 
 def redact(text: str) -> str:

@@ -135,12 +135,17 @@ def read_promotions(promotions: Path) -> list[PromotionRecord]:
         return []
 
     records = []
+    content = promotions.read_bytes()
     # Bytes are split at \n, \r and \r\n only; text would also be split at U+2028 and the like
     # within a reason.
-    for number, line in enumerate(promotions.read_bytes().splitlines(), start=1):
+    lines = content.splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(PromotionRecord.model_validate_json(line))
+            records.append(PromotionRecord.model_validate_json(line, strict=True))
         except ValueError as error:
+            # A write that was cut off: the next one, which replaces the file, leaves it out.
+            if number == len(lines) and not content.endswith((b"\n", b"\r")):
+                break
             raise InputError(
                 f"{promotions} line {number} is not a promotion: restore the file from git"
             ) from error

@@ -17,7 +17,7 @@ from isic.core.errors import InputError, redact
 from isic.core.paths import Layout
 from isic.predict.manifest import FILE, read_manifest
 from isic.tracking.files import listing, repository
-from isic.tracking.store import artifact_root, connect, home
+from isic.tracking.store import artifact_root, connect, home, unusable_store
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -224,25 +224,28 @@ def resolve_model(model: str, root: Path | None = None) -> Path:
     return registry.folder(version)
 
 
+#: MLflow's codes for what a store does not hold or does not accept.
+_ABOUT_CONTENT = (
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_ALREADY_EXISTS",
+)
+
+
 @contextmanager
 def translate_mlflow_errors(uri: str) -> Iterator[None]:
-    """Raise InputError when the store cannot be reached; errors about its content pass through."""
+    """Raise InputError when the store cannot be used; errors about its content pass through."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except MlflowException as error:
-        if error.error_code in (
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-            "RESOURCE_ALREADY_EXISTS",
-        ):
+        if error.error_code in _ABOUT_CONTENT:
             raise
-        reason = redact((str(error).strip().splitlines() or [type(error).__name__])[0])[:200]
-        raise InputError(
-            f"the MLflow store at {redact(uri)} does not answer ({reason}): start it, or unset"
-            " MLFLOW_TRACKING_URI"
-        ) from error
+        raise unusable_store(uri, error) from error
+    except SQLAlchemyError as error:
+        raise unusable_store(uri, error) from error
 
 
 def _is_bundle_of(folder: Path, version: Version) -> bool:

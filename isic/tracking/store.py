@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from isic.core import locks
-from isic.core.errors import InputError, redact
+from isic.core.errors import InputError, printable, redact
 from isic.tracking.relocate import relocate
 
 if TYPE_CHECKING:
@@ -105,14 +105,35 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
         raise InputError(
             f"{redact(uri)} is no MLflow store: use http://…, postgresql://… or sqlite:///…"
         )
-    if uri.startswith(SQLITE):
-        with checkout_lock(root):
-            _create_database(Path(uri.removeprefix(SQLITE)), root)
-            if uri == local_uri(root):
-                relocate(home(root) / "mlflow.db", artifact_root(root))
-    from mlflow.tracking import MlflowClient
+    try:
+        if uri.startswith(SQLITE):
+            with checkout_lock(root):
+                _create_database(Path(uri.removeprefix(SQLITE)), root)
+                if uri == local_uri(root):
+                    relocate(home(root) / "mlflow.db", artifact_root(root))
+        from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # each kind of store raises its own errors
+        raise unusable_store(uri, error) from error
+
+
+def unusable_store(uri: str, error: Exception) -> InputError:
+    """The error of a store that cannot be used, and what to do."""
+    reason = printable(redact((str(error).strip().splitlines() or [type(error).__name__])[0]), 200)
+    if isinstance(error, ImportError):
+        remedy = "pip install 'isic[server]' brings PostgreSQL's driver"
+    elif "schema" in reason or "revision" in reason:
+        remedy = "it is of another version of MLflow: mlflow db upgrade, or move the file away"
+    elif "locked" in reason:
+        remedy = "end the program that uses it, and run the same command again"
+    elif uri.startswith(SQLITE):
+        remedy = "restore it, or move it away, and `dvc repro -f -s register` makes a new one"
+    else:
+        remedy = "start it, or unset MLFLOW_TRACKING_URI"
+    return InputError(f"the MLflow store at {redact(uri)} cannot be used ({reason}): {remedy}")
 
 
 def experiment_id(client: MlflowClient, root: Path, name: str = EXPERIMENT) -> str:

@@ -8,6 +8,7 @@ connection; this one survives a restart of the database.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -27,7 +28,7 @@ from optuna.storages import (
     RetryHeartbeatStaleTrialCallback,
     fail_stale_trials,
 )
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from isic.core.errors import InputError, redact
@@ -58,7 +59,7 @@ def open_storage(folder: Path) -> BaseStorage | str:
     url = os.environ.get("OPTUNA_STORAGE", "").strip()
     if not url:
         folder.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+        return _open_journal(folder / "journal.log")
     if url.startswith("redis"):
         return url
     beat = heartbeat_seconds()
@@ -97,6 +98,40 @@ def count_studies(folder: Path) -> str | None:
         return None
     studies = optuna.get_all_study_names(open_storage(folder))
     return f"{len(studies)} studies in {redact(url)}"
+
+
+def _open_journal(path: Path) -> JournalStorage:
+    """The journal, without a last line that a killed worker left half written: the next line would
+    be appended to it. Raises InputError for damage elsewhere.
+    """
+    if path.exists():
+        lock = JournalFileSymlinkLock(str(path))  # the one that Optuna takes to append
+        lock.acquire()
+        try:
+            with path.open("r+b") as stream:
+                content = stream.read()
+                if content and not content.endswith(b"\n"):
+                    stream.truncate(content.rfind(b"\n") + 1)
+        finally:
+            lock.release()
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except Exception as error:  # Optuna replays whatever a line holds
+        raise InputError(
+            f"{path}{_damaged_line(path)} is not a record of Optuna's: remove that line, or the file"
+            " to search anew"
+        ) from error
+
+
+def _damaged_line(path: Path) -> str:
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            if isinstance(json.loads(line), dict):
+                continue
+        except (ValueError, RecursionError):
+            pass
+        return f" line {number}"
+    return ""
 
 
 class _RequeueStaleTrial(RetryHeartbeatStaleTrialCallback):

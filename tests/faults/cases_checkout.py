@@ -252,6 +252,7 @@ def _locked_store(folder: Path) -> None:
         import time
 
         time.sleep(100)
+        os._exit(0)
     os.read(read, 1)
 
 

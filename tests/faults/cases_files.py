@@ -326,13 +326,13 @@ def _open_for_writing(folder: Path) -> None:
     # Held by another process, which ends with this one's group.
     read, write = os.pipe()
     if not os.fork():
-        file = h5py.File(folder / "i.hdf5", "r+")
+        _held = h5py.File(folder / "i.hdf5", "r+")
         os.write(write, b"x")
         os.read(read, 0)
         import time
 
         time.sleep(100)
-        file.close()
+        os._exit(0)
     os.read(read, 1)
 
 

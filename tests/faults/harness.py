@@ -93,6 +93,9 @@ def _run(case: Case, bases: Bases, folder: Path) -> Result:
     status = _wait(child)
     seconds = time.monotonic() - started
     text = output.read_text(errors="replace") if output.exists() else ""
+    # What the case started, such as another process that holds a lock.
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
     if status is None:
         return Result(case, "hang", text, seconds)
     fault = _fault(case, status, text, work)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from isic.core.errors import run
+from isic.core.errors import InputError, run
 from isic.core.io import atomic_file, read_parquet, write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
@@ -21,7 +21,8 @@ def main() -> None:
     layout = Layout.find()
     folds = read_parquet(layout.folds, columns=[ID, "fold"])
     rows = folds.loc[folds["fold"] == options.fold, [ID]].reset_index(drop=True)
-
+    if rows.empty:
+        raise InputError(f"{layout.folds} has no fold {options.fold}: see `folds` in params.yaml")
     from isic.data.anchors import anchor_tiles
     from isic.data.tiles import TileStore
     from isic.image.network.artifact import load_model

@@ -54,7 +54,13 @@ def summary() -> None:
         "model": layout.bundle,
         "runs": layout.root / "mlflow.db",
     }
-    typer.echo(result_summary(read_json(layout.evaluate_metrics), layout.root, outputs))
+    try:
+        text = result_summary(read_json(layout.evaluate_metrics), layout.root, outputs)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{layout.evaluate_metrics} does not hold the stage's metrics ({error}): dvc repro evaluate"
+        ) from error
+    typer.echo(text)
 
 
 @app.command()

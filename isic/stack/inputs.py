@@ -109,6 +109,8 @@ def read_features(path: Path) -> pd.DataFrame:
         raise InputError(
             f"{path} cannot be read as parquet ({reason}): delete it and run `dvc repro`"
         ) from error
+    if ID not in columns:
+        raise InputError(f"{path} lacks column `{ID}`: delete it and run `dvc repro`")
     pa.default_memory_pool().release_unused()
     return pd.DataFrame(columns, copy=False)
 

@@ -38,7 +38,7 @@ def main() -> None:
 
     for result in results:
         if result.fault:
-            text = result.text.strip()
+            text = "".join(c if c.isprintable() or c == "\n" else "?" for c in result.text.strip())
             shown = text if wanted else text[-300:]
             print(f"{result.fault} | {result.case.kind} {result.case.name} | {shown}\n")
         elif wanted:

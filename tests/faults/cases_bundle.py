@@ -286,6 +286,7 @@ def _boosters() -> Iterator[Case]:
             f"booster cut at {share:.0%}",
             predict(),
             _booster(lambda text, share=share: text[: int(len(text) * share)]),
+            "either" if share > 0.95 else "refused",  # only the training parameters are lost
         )
     for seed in range(8):
 

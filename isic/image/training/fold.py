@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isic.core.errors import InputError
 from isic.core.io import read_parquet
 from isic.core.params import Image
 from isic.core.paths import TrainFiles
@@ -29,6 +30,8 @@ def train_files(
     """
     recipe = image.recipe(backbone)
     folds = read_parquet(files.folds)
+    if fold not in set(folds["fold"]):
+        raise InputError(f"{files.folds} has no fold {fold}: see `folds` in params.yaml")
     diagnoses = None
     if recipe.reads_diagnoses:
         metadata = read_metadata(files.metadata, train=True).set_index(ID)

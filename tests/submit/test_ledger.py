@@ -42,8 +42,8 @@ def test_two_submissions_stand_beside_their_leaderboard_scores(champion: Layout)
     written = json.loads(champion.submission.with_name("submission.json").read_text())
     for key, path in (
         ("csv", champion.submission),
-        ("test_metadata", champion.test_metadata),
-        ("test_images", champion.test_images),
+        ("test_metadata", champion.raw / "test-metadata.csv"),
+        ("test_images", champion.raw / "test-image.hdf5"),
     ):
         assert written[key] == hashlib.sha256(path.read_bytes()).hexdigest()
     client = Registry(champion.root).client

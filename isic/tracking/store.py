@@ -8,8 +8,9 @@ creation uses a lock and a rename, and paths are absolute.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
@@ -157,6 +158,9 @@ def _create_database(path: Path, root: Path) -> None:
     one.
     """
     if path.exists():
+        # A damaged file and one that another program holds are told apart now, in seconds.
+        with closing(sqlite3.connect(path, timeout=20)) as store:
+            store.execute("select version_num from alembic_version").fetchone()
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 

@@ -137,6 +137,8 @@ def main() -> None:
             status = _wait(child)
             ended["early" if status == 0 else signal.Signals(kind).name] += 1
             state = _finished(job, bases, work)
+            with suppress(Exception):  # a shard folder that was whole already is refused
+                state = state or job.state(work)
             left = [path.name for path in work.rglob(".isic-tmp-*")]
             if state != expected[job.name] or left:
                 text = (folder / "output.txt").read_text()[-400:]

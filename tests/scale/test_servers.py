@@ -122,7 +122,7 @@ def test_doctor_tells_a_sound_server_from_a_refusing_one(
     team: Team, member: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert team.address in count_runs(tmp_path)
-    assert "came back" in (probe_artifacts(tmp_path) or "")
+    assert "read back" in (probe_artifacts(tmp_path) or "")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     with pytest.raises(InputError, match="refuses access"):
         count_runs(tmp_path)
@@ -178,7 +178,7 @@ def test_runs_and_models_move_to_the_servers_and_go_on_there(
     pd.testing.assert_frame_equal(there, here)
     promoted = promote(layout)
     assert promoted.champion.number == 1
-    assert promoted.move is None
+    assert promoted.record is None
 
 
 def test_dvc_pushes_to_and_pulls_from_s3_over_the_bad_line(

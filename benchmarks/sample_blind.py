@@ -10,6 +10,7 @@ curve of the whole data set; grain and signs of the tiles are constants of the g
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -42,11 +43,13 @@ _SHRINK = 20
 
 def main() -> int:
     """Write the two files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder for half0.json and half1.json")
+    out = parser.parse_args().out
     real = harness.real_data()
     if real is None:
         print("no real data: set ISIC_REAL_DATA", file=sys.stderr)
         return 2
-    out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
     write_halves(real, out)
     return 0

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 
+from isic.core.params import load_params
 from isic.tracking.inputs import recorded_inputs
 from isic.tracking.store import EXPERIMENT, connect
 from tests.conftest import rows_of
@@ -48,7 +49,8 @@ def test_metrics_hold_what_is_promised(done: Path) -> None:
 def test_scores_are_out_of_fold_for_every_row(done: Path) -> None:
     oof = pd.read_parquet(done / "data" / "oof" / "stack.parquet")
     folds = pd.read_parquet(done / "data" / "folds.parquet")
-    assert list(oof.columns) == ["isic_id", "patient_id", "target", "fold", "score"]
+    seeds = [f"seed_{seed}" for seed in range(load_params(done / "params.yaml").stack.seeds)]
+    assert list(oof.columns) == ["isic_id", "patient_id", "target", "fold", "score", *seeds]
     merged = oof.merge(folds, on="isic_id", suffixes=("", "_recorded"), validate="1:1")
     assert len(merged) == 600
     assert (merged["fold"] == merged["fold_recorded"]).all()

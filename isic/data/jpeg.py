@@ -2,16 +2,16 @@
 
 libjpeg, and with it OpenCV, fills what is damaged or missing with grey and only warns. The data of
 baseline and extended sequential Huffman JPEGs (ITU-T T.81, annex F) are followed symbol by symbol
-instead: they must hold exactly the blocks that the frame header claims. Of other kinds only the end
-of the file is checked.
+instead: they must hold exactly the blocks that the frame header claims. Of other kinds, and without
+numba, only the end of the file is checked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,7 +58,24 @@ def scan_fault(data: bytes) -> str | None:
             if tables is None:
                 return "has damaged Huffman tables"
             return _check_scan(data, position, size, frame, scan, interval, tables)
+    return _end_fault(data)
+
+
+def _end_fault(data: bytes) -> str | None:
     return None if data.rstrip(b"\0").endswith(b"\xff\xd9") else "has no end"
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Callable[..., int] | None:
+    """`_follow` compiled by numba; None without numba, as on a rented machine: in plain Python a tile
+    would take a second.
+    """
+    try:
+        import numba
+    except ImportError:
+        return None
+    compiled: Callable[..., int] = numba.njit(cache=True, nogil=True)(_follow)
+    return compiled
 
 
 class HuffmanTables(NamedTuple):
@@ -119,7 +136,10 @@ def _check_scan(
     # A scan of one component has one block a unit, whatever its sampling.
     unit = (8, 8) if single else (8 * down, 8 * across)
     units = -(-size[0] // unit[0]) * -(-size[1] // unit[1])
-    found = _follow(
+    follow = _compiled()
+    if follow is None:
+        return _end_fault(data)
+    found = follow(
         np.frombuffer(data, np.uint8),
         start,
         units,
@@ -131,7 +151,6 @@ def _check_scan(
     return _FAULTS.get(int(found))
 
 
-@numba.njit(cache=True, nogil=True)
 def _follow(
     data: NDArray[np.uint8],
     start: int,

@@ -34,7 +34,7 @@ _RANDOM_PAUC = 0.02
 
 #: Steps and their usual shares of the time, without and with a champion.
 _FIRST_STEPS = {
-    "read the challenger": 1,
+    "read the challenger": 0.2,
     "score a part again in a fresh process": 10,
     "compare the out-of-fold scores": 1,
 }

@@ -15,7 +15,7 @@ import pandas as pd
 
 import isic
 from isic.core.io import sha256_json
-from isic.core.schema import ID, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
+from isic.core.schema import ID, IDENTITIES, MAY_BE_MISSING, NUMERIC, TEST_COLUMNS
 from isic.predict.bundle import Bundle
 from isic.predict.manifest import FILE
 from isic.predict.requests import IMAGE
@@ -299,8 +299,9 @@ def _signature() -> Any:
 
 
 def _example() -> pd.DataFrame:
-    """An example request of one lesion, with made-up values."""
+    """An example request of one lesion: made-up values that pass the rules of a row."""
     row: dict[str, object] = {
         column: 1.0 if column in NUMERIC else "unknown" for column in TEST_COLUMNS
     }
-    return pd.DataFrame([row | {ID: "ISIC_0000000", IMAGE: ""}])
+    example = pd.DataFrame([row | {ID: "ISIC_0000000", IMAGE: ""}])
+    return example.assign(**{name: formula(example) for name, formula in IDENTITIES.items()})

@@ -31,6 +31,7 @@ SCRIPTS = (
     "real_tiles",
     "report",
     "sample",
+    "sample_blind",
     "scale",
     "stack",
     "stack_modes",

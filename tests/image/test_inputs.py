@@ -234,10 +234,10 @@ def test_each_process_opens_the_file_once(
     log = tmp_path / "opened"
     plain = h5py.File
 
-    def opened(*arguments: object) -> h5py.File:
+    def opened(*arguments: object, **options: object) -> h5py.File:
         with log.open("a") as stream:
             stream.write(f"{os.getpid()}\n")
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     store = TileStore(tiles.path)
     store.image(folds["isic_id"][0])

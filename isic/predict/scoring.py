@@ -32,11 +32,14 @@ BLOCK = 8_192
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """Scoring options. `work`: folder of cached image scores; `fallback`: see `Bundle.predict`."""
+    """Scoring options. `work`: folder of cached image scores; `fallback`: see `Bundle.predict`;
+    `warn_small`: warn of patients with fewer lesions than in training.
+    """
 
     missing_images: MissingImages = "error"
     work: Path | None = None
     fallback: bool = False
+    warn_small: bool = True
 
 
 def score_chunks(
@@ -80,7 +83,8 @@ def score_chunks(
             total, bundle, chunks, has_tile, partial(_Block.with_images, folds=group, job=job)
         )
 
-    _warn_of_small_patients(bundle, sizes)
+    if options.warn_small:
+        _warn_of_small_patients(bundle, sizes)
     scores = total / len(folds)
     if not np.isfinite(scores).all():
         isic_id = chunks.ids[~np.isfinite(scores)].iloc[0]

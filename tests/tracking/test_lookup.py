@@ -89,7 +89,8 @@ def test_the_view_names_its_columns_once(runs: tuple[Path, dict[str, str]]) -> N
     client = connect(runs[0])
     first, second = publish_view(client), publish_view(client)
     assert first == second
-    assert first.startswith(f"/#/experiments/1/runs?viewStateShareKey={KEY}&")
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    assert first.startswith(f"/#/experiments/{experiment}/runs?viewStateShareKey={KEY}&")
     assert first.endswith("&workflowType=machine_learning")
     state = json.loads(
         client.get_experiment_by_name(EXPERIMENT).tags[f"mlflow.sharedViewState.{KEY}"]

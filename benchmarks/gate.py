@@ -32,8 +32,8 @@ from isic.core.metric import paired_difference, pauc
 from isic.core.params import Gate, load_params
 from isic.core.schema import PATIENT, TARGET
 from isic.data.tables import read_metadata
-from isic.evaluate.paired_gain import chance_of, paired_gain
-from isic.registry.gate import _gain
+from isic.evaluate.paired_gain import chance_of
+from isic.registry.gate import _gain, gain_over_champion, joined
 from isic.stack.fit import fit_training_data
 from isic.stack.training_data import build_training_data
 from isic.tabular import build_features
@@ -93,12 +93,14 @@ def _fitted(settings: Gate, quick: bool) -> dict[str, Any]:
         fit_training_data(data, stack, first_seed=SEEDS * item).oof
         for item in range(2 if quick else 7)
     ]
-    pairs = [_join(new, old) for new in tables for old in tables if new is not old]
+    pairs = [joined(new, old) for new in tables for old in tables if new is not old]
     recipes = [
         fit_training_data(data, stack.model_copy(update={"drop": (family,)})).oof
         for family in families[: 1 if quick else 6]
     ]
-    changes = [_spread(settings, _join(tables[0], other)) for other in recipes]
+    changes = [
+        gain_over_champion(settings, joined(tables[0], other)).sd_patients for other in recipes
+    ]
     return {
         "fitted_pauc_mean": float(np.mean([_pauc(table) for table in tables])),
         "fitted_pauc_sd_over_seeds": float(np.std([_pauc(table) for table in tables], ddof=1)),
@@ -121,7 +123,7 @@ def _simulated(settings: Gate, quick: bool) -> dict[str, Any]:
         gains = []
         for _ in range(pairs):
             table = _draw(rng, scale)
-            gains.append(_paired(settings, table))
+            gains.append(gain_over_champion(settings, table))
             if gain in (0.0, 0.004):
                 before.setdefault(gain, []).append(_before(settings, table))
         spread += [item.sd for item in gains]
@@ -174,30 +176,6 @@ def _scale_of(gain: float) -> float:
         gained = pauc(table[TARGET], table["score"]) - pauc(table[TARGET], table["score_champion"])
         low, high = (middle, high) if gained < gain else (low, middle)
     return (low + high) / 2
-
-
-def _join(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
-    names = [name for name in old if name == "score" or str(name).startswith("seed_")]
-    return new.join(old[names].add_suffix("_champion"))
-
-
-def _paired(settings: Gate, rows: pd.DataFrame) -> Any:
-    by_seed = (
-        rows[[f"seed_{item}{suffix}" for item in range(SEEDS)]] for suffix in ("", "_champion")
-    )
-    return paired_gain(
-        rows[TARGET],
-        rows["score"],
-        rows["score_champion"],
-        rows[PATIENT],
-        settings.replicates,
-        settings.seed,
-        *by_seed,
-    )
-
-
-def _spread(settings: Gate, rows: pd.DataFrame) -> float:
-    return float(_paired(settings, rows).sd_patients)
 
 
 def _before(settings: Gate, rows: pd.DataFrame) -> bool:

@@ -22,7 +22,7 @@ from isic.core.errors import InputError
 
 #: What a missing value is written as, by hand and by pandas, R and databases.
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "<NA>")
-#: First bytes of files that are no CSV, and what they are.
+#: First bytes of other kinds of file, and their names.
 _OTHERS = {
     b"PAR1": "a parquet file",
     b"\x89HDF": "an HDF5 file",

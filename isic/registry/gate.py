@@ -22,7 +22,13 @@ from isic.core.params import Gate
 from isic.core.paths import TrainingFiles
 from isic.core.progress import StepProgress
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.evaluate.paired_gain import SEED_COLUMN, chance_of, paired_gain, seed_scores
+from isic.evaluate.paired_gain import (
+    SEED_COLUMN,
+    PairedGain,
+    chance_of,
+    paired_gain,
+    seed_scores,
+)
 from isic.evaluate.slice_gains import SliceGain, compare_slices
 from isic.predict.bundle import FEATURES_ONLY, Bundle, load_bundle
 from isic.predict.reproduce import Reload, reload_elsewhere
@@ -211,8 +217,9 @@ def _reproduced(settings: Gate, reloaded: Reload) -> Check:
     )
 
 
-def _gain(settings: Gate, rows: pd.DataFrame, attempt: int) -> Check:
-    gain = paired_gain(
+def gain_over_champion(settings: Gate, rows: pd.DataFrame) -> PairedGain:
+    """The challenger's gain on rows of `joined`, over patients and seeds."""
+    return paired_gain(
         rows[TARGET],
         rows["score"],
         rows["score_champion"],
@@ -222,6 +229,10 @@ def _gain(settings: Gate, rows: pd.DataFrame, attempt: int) -> Check:
         seed_scores(rows),
         seed_scores(rows, "_champion"),
     )
+
+
+def _gain(settings: Gate, rows: pd.DataFrame, attempt: int) -> Check:
+    gain = gain_over_champion(settings, rows)
     chance = chance_of(attempt, settings.false_promotions)
     low = gain.low(chance)
     of = "patients and seeds" if gain.sd_seeds is not None else "patients (seeds not stored)"

@@ -47,10 +47,12 @@ def make(clone: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         "BROKEN_VENV": "",
         "FAILING": "",
     }
+    # Started by `make test`, this would be a make within a make, which prints its folder.
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     return subprocess.run(
         ["make", "setup"],
         cwd=clone,
-        env={**os.environ, **tools, **environment},
+        env={**outer, **tools, **environment},
         capture_output=True,
         text=True,
         check=False,

@@ -91,7 +91,13 @@ def test_without_a_gpu_nothing_is_forgiven(
     assert not reload_check(params.gate, found).passed
 
 
-@pytest.mark.parametrize("change", ["logits", "weights", "scores", "stack"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "weights",
+        *(pytest.param(part, marks=pytest.mark.slow) for part in ("logits", "scores", "stack")),
+    ],
+)
 def test_a_different_bundle_is_refused(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:

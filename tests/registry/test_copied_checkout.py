@@ -27,6 +27,8 @@ def original(
 ) -> Layout:
     """A checkout with a run that has a file, a version of the bundle and versions of its networks."""
     monkeypatch.setattr(pipe, "_PATIENCE", 240.0)
+    # A writer of the test's own: it keeps the moved database open, and later tests would wait for it.
+    monkeypatch.setattr(pipe.Pipe, "_of_process", None)
     shutil.copy(store, layout.root / "mlflow.db")
     log_note(layout.root, 1)
     bundle = bundle_of(layout, params)

@@ -143,7 +143,7 @@ def official(lesions: int, images: bool) -> Path:
 
     from isic.core.schema import ID
     from isic.data.sample import write_sample
-    from isic.data.sample.write import _put
+    from isic.data.tile_file import put_tile
 
     home = Path(tempfile.gettempdir()) / f"isic-bench-{lesions}-{'images' if images else 'rows'}"
     if home.is_dir():
@@ -161,7 +161,7 @@ def official(lesions: int, images: bool) -> Path:
                     tiles = [bytes(source[name][()]) for name in source]
             with h5py.File(folder / "train-image.hdf5", "w") as file:
                 for number, name in enumerate(names):
-                    _put(file, name, tiles[number % len(tiles)])
+                    put_tile(file, name, tiles[number % len(tiles)])
     return home
 
 

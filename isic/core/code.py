@@ -32,7 +32,7 @@ SCORING_CODE = (
 )
 
 _STAGES: dict[str, tuple[str, ...]] = {
-    "data": ("isic/data/sample", "isic/data/source.py"),
+    "data": ("isic/data/sample", "isic/data/source.py", "isic/data/tile_file.py"),
     "validate": (
         "isic/core/csv_files.py",
         "isic/data/tables.py",

@@ -26,6 +26,7 @@ from isic.data.sample.patients import check_request
 from isic.data.sample.population import Population, population
 from isic.data.sample.rows import Sample, draw_rows, draw_rows_of, test_rows
 from isic.data.sample.tile import encode, render
+from isic.data.tile_file import put_tile
 
 #: Tiles per piece of work. Each piece has its own random stream, so the result does not depend on
 #: the processes.
@@ -115,7 +116,7 @@ def write_tiles(
         for tiles in _rendered(pieces, entropy, processes):
             _check_room(path)
             for tile in tiles:
-                _put(file, names[position], tile)
+                put_tile(file, names[position], tile)
                 position += 1
 
 
@@ -124,20 +125,6 @@ def _check_room(path: Path) -> None:
     # still can.
     if shutil.disk_usage(path.parent).free < _ROOM:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-
-def _put(file: h5py.File, name: str, data: bytes) -> None:
-    # The low-level calls: h5py's create_dataset takes three times as long for a scalar.
-    kind = h5py.h5t.C_S1.copy()
-    kind.set_size(len(data))
-    kind.set_strpad(h5py.h5t.STR_NULLPAD)
-    # Without times in the file the same request gives the same bytes, and DVC sees no change.
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_obj_track_times(False)
-    dataset = h5py.h5d.create(
-        file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR), properties
-    )
-    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(data, dtype=f"S{len(data)}"))
 
 
 def _rendered(

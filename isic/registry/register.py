@@ -262,7 +262,8 @@ def _log(store: str, run: str, bundle: Bundle) -> tuple[str, str]:
         info = mlflow.pyfunc.log_model(
             name="bundle",
             python_model=str(LOADER),
-            artifacts={"bundle": str(bundle.folder)},
+            # As a URI, since MLflow takes a path with % or ? for one.
+            artifacts={"bundle": bundle.folder.resolve().as_uri()},
             code_paths=[str(package)],
             pip_requirements=requirements(bundle),
             signature=_signature(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from isic.core.errors import InputError, redact
 from isic.registry.versions import Registry, translate_mlflow_errors
-from isic.tracking.store import SQLITE
+from isic.tracking.store import sqlite_file
 
 _NAME, _EVENT = "isic-promotion", "model_version_alias.created"
 
@@ -22,7 +22,7 @@ def add_webhook(registry: Registry, url: str, secret: str = "") -> str:
     from mlflow.exceptions import MlflowException
 
     client = registry.client
-    if client.tracking_uri.startswith(SQLITE):
+    if sqlite_file(client.tracking_uri) is not None:
         raise InputError(
             "webhooks are sent by an MLflow server, and this checkout has a local store: set"
             " MLFLOW_TRACKING_URI"

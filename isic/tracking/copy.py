@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from isic.core.errors import InputError, redact
 from isic.tracking.files import copy_files, repository
-from isic.tracking.store import SQLITE, absolute, connect, settle_environment
+from isic.tracking.store import absolute, connect, settle_environment, sqlite_file, sqlite_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
@@ -71,7 +71,7 @@ class Copy:
         self._experiments: dict[str, str] = {}
         self._locations: dict[str, tuple[str, str]] = {}
         self._root = root
-        self._fallback = Path(source.removeprefix(SQLITE)).parent / "mlartifacts"
+        self._fallback = (sqlite_file(source) or Path(source)).parent / "mlartifacts"
 
     def all(self) -> Copied:
         """Experiments, runs, logged models, registered models."""
@@ -119,13 +119,9 @@ class Copy:
         there = self.target.get_experiment_by_name(name)
         if there is not None:
             return str(there.experiment_id), False
-        uri = self.target.tracking_uri
         # A server chooses its artifact location; for an SQLite file it is the folder beside it.
-        location = (
-            Path(uri.removeprefix(SQLITE)).parent / "mlartifacts" / name
-            if uri.startswith(SQLITE)
-            else None
-        )
+        file = sqlite_file(self.target.tracking_uri)
+        location = file.parent / "mlartifacts" / name if file is not None else None
         own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
         return (
             str(self.target.create_experiment(name, location.as_uri() if location else None, own)),
@@ -391,9 +387,8 @@ def _resolved(uri: str, root: Path) -> str:
     """`uri`, with the path of a database file resolved: under two names a store would be copied
     into itself.
     """
-    if not uri.startswith(SQLITE):
-        return uri
-    return f"{SQLITE}{Path(absolute(uri, root).removeprefix(SQLITE)).resolve()}"
+    file = sqlite_file(absolute(uri, root))
+    return uri if file is None else sqlite_uri(file.resolve())
 
 
 def _check_server(uri: str) -> None:
@@ -415,11 +410,10 @@ def _check_server(uri: str) -> None:
 def _refuse(source: str, target: str) -> None:
     if source == target:
         raise InputError(f"--from and --to are both {redact(source)}")
-    if source.startswith(SQLITE) and not Path(source.removeprefix(SQLITE)).is_file():
-        raise InputError(
-            f"there is no database {source.removeprefix(SQLITE)}: --from names the store to copy"
-        )
-    if not target.startswith(("http://", "https://", SQLITE)):
+    file = sqlite_file(source)
+    if file is not None and not file.is_file():
+        raise InputError(f"there is no database {file}: --from names the store to copy")
+    if not target.startswith(("http://", "https://")) and sqlite_file(target) is None:
         raise InputError(
             f"--to is {redact(target)}: name the server (http://…), not its database, or the"
             " artifacts would stay here"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from isic.core.errors import InputError, redact
 from isic.tracking.files import repository
-from isic.tracking.store import EXPERIMENT, SQLITE, artifact_root, connect, tracking_uri
+from isic.tracking.store import EXPERIMENT, artifact_root, connect, sqlite_file, tracking_uri
 from isic.tracking.view import publish_view
 
 
@@ -25,7 +25,8 @@ def count_runs(root: Path) -> str:
     Raises InputError when it cannot be reached or refuses access.
     """
     uri = tracking_uri(root)
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+    file = sqlite_file(uri)
+    if file is not None and not file.exists():
         return "no runs yet (the first stage makes the store)"
     try:
         client = connect(root)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from isic.core import locks
 from isic.core.errors import InputError, printable, redact
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 EXPERIMENT = "isic-2024"
 #: Experiment of runs that hold checks only. Stores made before it have them in `EXPERIMENT`.
 REGISTRY_EXPERIMENT = "isic-2024-registry"
-SQLITE = "sqlite:///"
 #: URI schemes of stores with both runs and a registry; a bare path is a folder of files.
+#: Prefixes of URIs of SQLite files, the driver not named and named.
+_SQLITE = ("sqlite:///", "sqlite+pysqlite:///")
 _SCHEMES = ("", "file", "http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -52,15 +53,31 @@ def tracking_uri(root: Path) -> str:
 
 def local_uri(root: Path) -> str:
     """The SQLite file of the checkout."""
-    return f"{SQLITE}{home(root) / 'mlflow.db'}"
+    return sqlite_uri(home(root) / "mlflow.db")
 
 
 def absolute(uri: str, root: Path) -> str:
     """`uri` with the relative path of an SQLite file taken from the checkout."""
-    if uri.startswith(SQLITE):
-        # `Path / absolute` is the absolute path, so `sqlite:////abs` is unchanged.
-        return f"{SQLITE}{home(root) / uri.removeprefix(SQLITE)}"
-    return uri
+    file = sqlite_file(uri)
+    # `Path / absolute` is the absolute path, so `sqlite:////abs` is unchanged.
+    return uri if file is None or "?" in uri else sqlite_uri(home(root) / file)
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of an SQLite URI, None for another store."""
+    for prefix in _SQLITE:
+        if uri.startswith(prefix):
+            return Path(unquote(uri.removeprefix(prefix)))
+    return None
+
+
+def sqlite_uri(path: Path) -> str:
+    """`path` with the characters encoded that SQLAlchemy decodes or takes for options.
+
+    For a URI of the first prefix, MLflow would create the folders of the encoded path.
+    """
+    encoded = str(path).replace("%", "%25").replace("?", "%3F")
+    return f"{_SQLITE[encoded != str(path)]}{encoded}"
 
 
 def artifact_root(root: Path) -> Path:
@@ -106,10 +123,13 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
         raise InputError(
             f"{redact(uri)} is no MLflow store: use http://…, postgresql://… or sqlite:///…"
         )
+    file = sqlite_file(uri)
+    if file is not None and "?" in uri:
+        raise InputError(f"{redact(uri)}: an SQLite store has no options (?…): leave them out")
     try:
-        if uri.startswith(SQLITE):
+        if file is not None:
             with checkout_lock(root):
-                _create_database(Path(uri.removeprefix(SQLITE)), root)
+                _create_database(file, root)
                 if uri == local_uri(root):
                     relocate(home(root) / "mlflow.db", artifact_root(root))
         from mlflow.tracking import MlflowClient
@@ -130,7 +150,7 @@ def unusable_store(uri: str, error: Exception) -> InputError:
         remedy = "it is of another version of MLflow: mlflow db upgrade, or move the file away"
     elif "locked" in reason:
         remedy = "end the program that uses it, and run the same command again"
-    elif uri.startswith(SQLITE):
+    elif sqlite_file(uri) is not None:
         remedy = "restore it, or move it away, and `dvc repro -f -s register` makes a new one"
     else:
         remedy = "start it, or unset MLFLOW_TRACKING_URI"
@@ -142,7 +162,7 @@ def experiment_id(client: MlflowClient, root: Path, name: str = EXPERIMENT) -> s
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
-    local = client.tracking_uri.startswith(SQLITE)
+    local = sqlite_file(client.tracking_uri) is not None
     location = (artifact_root(root) / name).as_uri() if local else None
     return str(client.create_experiment(name, artifact_location=location))
 
@@ -167,5 +187,6 @@ def _create_database(path: Path, root: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.new")
     temporary.unlink(missing_ok=True)
-    SqlAlchemyStore(f"{SQLITE}{temporary}", artifact_root(root).as_uri()).engine.dispose()
+    temporary.touch()  # where that fails, MLflow would retry for minutes
+    SqlAlchemyStore(sqlite_uri(temporary), artifact_root(root).as_uri()).engine.dispose()
     temporary.replace(path)

@@ -7,6 +7,7 @@ Functions here call the store directly and may raise; `writer` handles failures.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,9 @@ CHECKS = ("register", "gate", "frontier")
 #: Metrics of folds of which a parent has mean and sd. Others, such as the number of the last epoch
 #: or a score on sampled lesions, have no meaning over folds.
 OVER_FOLDS = ("pauc", "auc")
+#: Tag with the time of a run's last sign of life, in seconds, and seconds after which a run without
+#: one has no writer: its machine died, for a writer that lives closes its run.
+HEARTBEAT, _DEAD = "heartbeat", 900.0
 #: Characters of a run's name, and parameters per batch.
 _NAME, _PARAMS = 90, 100
 
@@ -85,6 +89,7 @@ def start(
         provenance()  # hashes files: without the lock
     with checkout_lock(root):
         experiment = _experiment(client, root, spec)
+        _close_dead(client, experiment)
         if spec.is_parent:
             return _parent(client, experiment, spec, provenance, params or {}, owner)
         if spec.attach and (found := _find(client, experiment, spec)):
@@ -121,6 +126,29 @@ def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status:
         # MLflow closes the run that `mlflow run` opened.
         if parent != spec.outer and not any(run.info.status == "RUNNING" for run in children):
             client.set_terminated(parent, status)
+
+
+def beat(client: MlflowClient, run_id: str) -> None:
+    """Record that the run's writer lives."""
+    client.set_tag(run_id, HEARTBEAT, f"{time.time():.0f}")
+
+
+def _close_dead(client: MlflowClient, experiment: str) -> None:
+    """Close the open runs of dead machines, and their parents when nothing runs below them."""
+    running = {
+        run.info.run_id: run.data.tags
+        for run in client.search_runs([experiment], "attributes.status = 'RUNNING'")
+    }
+    dead = {
+        run_id
+        for run_id, tags in running.items()
+        if (last := tags.get(HEARTBEAT, "")).isdigit() and int(last) < time.time() - _DEAD
+    }
+    # A parent that a fold opened again has an old heartbeat and no writer of its own.
+    needed = {tags.get(PARENT_TAG) for run_id, tags in running.items() if run_id not in dead}
+    dead |= {running[run_id].get(PARENT_TAG, "") for run_id in dead}
+    for run_id in (dead & running.keys()) - needed:
+        client.set_terminated(run_id, "KILLED")
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

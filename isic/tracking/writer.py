@@ -28,6 +28,8 @@ Message = dict[str, Any]
 
 #: Seconds over which messages are collected into one request.
 _GATHER = 1.0
+#: Seconds between heartbeats of a run.
+_BEAT = 120.0
 #: Seconds between attempts while the store is down.
 _RETRY = 30.0
 #: MLflow's limits on metrics, parameters and tags in one batch.
@@ -50,6 +52,7 @@ class _RunLog:
         self.status = ""
         self._id = ""
         self._model = ""
+        self._beat_at = 0.0
         #: Metrics that an attached run has: the same values are not logged again.
         self._known: dict[str, float] = {}
 
@@ -78,6 +81,14 @@ class _RunLog:
             self.waiting.pop(0)
         if self.status:
             finish(client, self.root, self.spec, self._id, self.status)
+
+    def beat(self, client: MlflowClient) -> None:
+        """Record that this process lives; a run that ended needs no heartbeat."""
+        from isic.tracking.runs import beat
+
+        if self._id and not self.status and time.monotonic() >= self._beat_at:
+            beat(client, self._id)
+            self._beat_at = time.monotonic() + _BEAT
 
     @property
     def known(self) -> bool:
@@ -185,6 +196,7 @@ class _Writer:
             try:
                 for number, run in list(self.runs.items()):
                     run.deliver(self._client(run))
+                    run.beat(self._client(run))
                     if run.status:
                         run.close()
                         del self.runs[number]
@@ -268,8 +280,13 @@ def _read(lines: queue.Queue[Message | None]) -> None:
 
 
 def _gather(lines: queue.Queue[Message | None]) -> list[Message | None]:
-    """Wait for a message and collect those within _GATHER seconds, up to one that is no metric."""
-    messages = [lines.get()]
+    """Wait for a message and collect those within _GATHER seconds, up to one that is no metric;
+    none when a heartbeat is due first.
+    """
+    try:
+        messages = [lines.get(timeout=_BEAT)]
+    except queue.Empty:
+        return []
     until = time.monotonic() + _GATHER
     while messages[-1] is not None and messages[-1]["op"] == "metrics":
         try:

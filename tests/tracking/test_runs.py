@@ -20,9 +20,17 @@ from isic.core.errors import InputError
 from isic.tracking import open_run, pipe
 from isic.tracking.context import run_tags
 from isic.tracking.oof import log_network, log_scores
-from isic.tracking.runs import PARENT_TAG
+from isic.tracking.runs import HEARTBEAT, PARENT_TAG, RunSpec, start
 from isic.tracking.server import serve
-from isic.tracking.store import EXPERIMENT, REGISTRY_EXPERIMENT, connect, home, tracking_uri
+from isic.tracking.store import (
+    EXPERIMENT,
+    REGISTRY_EXPERIMENT,
+    absolute,
+    connect,
+    experiment_id,
+    home,
+    tracking_uri,
+)
 
 FOLD = """
 import sys
@@ -132,6 +140,45 @@ def wait_for_status(root: Path, status: str) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+@pytest.mark.slow
+def test_runs_of_a_dead_machine_are_taken_up_or_closed(root: Path) -> None:
+    client = connect(root)
+    old = int(time.time()) - 5000
+
+    def running(fold: int, beat: int) -> str:
+        spec = RunSpec("net", "c" * 64, f"net-fold{fold}", fold)
+        run = start(client, root, spec, dict)
+        client.set_tag(run, HEARTBEAT, str(beat))
+        return run
+
+    dead, lives, other = running(0, old), running(1, old + 5000), running(2, old)
+    assert running(0, old + 5000) == dead
+    parent = client.get_run(dead).data.tags[PARENT_TAG]
+    client.set_tag(parent, HEARTBEAT, str(old))  # of a writer that ended long ago
+    start(client, root, RunSpec("other", "d" * 64, "other"), dict)
+    status = {run: client.get_run(run).info.status for run in (dead, lives, other, parent)}
+    assert status == {dead: "RUNNING", lives: "RUNNING", other: "KILLED", parent: "RUNNING"}
+
+    for run in (dead, lives):
+        client.set_tag(run, HEARTBEAT, str(old))
+    start(client, root, RunSpec("other", "d" * 64, "other"), dict)
+    assert {client.get_run(run).info.status for run in (dead, lives, parent)} == {"KILLED"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["100% ?", "a%41?b#c", 'o\'h "x" é'])
+def test_a_store_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name / "checkout"
+    folder.mkdir(parents=True)
+    client = connect(folder)
+    run = client.create_run(experiment_id(client, folder)).info.run_id
+    client.log_text(run, "text", "a?b%41.txt")
+    assert (folder / "mlflow.db").is_file()
+    assert [path.read_text() for path in folder.rglob("*.txt")] == ["text"]
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+    assert absolute(client.tracking_uri, tmp_path) == client.tracking_uri
 
 
 def test_runs_lie_under_the_run_that_mlflow_run_opened(

@@ -35,6 +35,21 @@ remove_half_made() {
     fi
 }
 
+# What the installs would only show at their end, or the first run.
+check_system() {
+    case $PWD in
+    *[\"\$\`\\:{}]*) fail "the path $PWD has one of \" \$ \` \\ : { }, which pip or DVC cannot use: move the folder" ;;
+    esac
+    "$python" -c 'import ctypes, sys; sys.platform != "linux" or ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
+        fail "libgomp.so.1 is absent, and LightGBM needs it. Debian and Ubuntu: sudo apt install libgomp1. Then run make again."
+    command -v git >/dev/null ||
+        echo "set-up: git is not installed: runs will have no commit. Debian and Ubuntu: sudo apt install git"
+    local folder=$PWD
+    while [ -n "$folder" ] && [ ! -e "$folder/.git" ]; do folder=${folder%/*}; done
+    [ -n "$folder" ] ||
+        echo "set-up: this folder is no git repository, and DVC needs one: git init && git add . && git commit -m Start"
+}
+
 # step NUMBER TEXT PIP-ARGUMENTS…
 step() {
     local number=$1 text=$2 start=$SECONDS pid
@@ -57,6 +72,7 @@ step() {
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "Python 3.11 or newer is needed: make PYTHON=python3.12 …"
+check_system
 create_venv
 : >"$log"
 # torch first: the later installs keep the build that is resolved here (CPU-only if no other is offered).

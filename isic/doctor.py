@@ -5,6 +5,7 @@ Checks only read. A check that raises is reported as a failed line, and the othe
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import re
@@ -47,6 +48,7 @@ def checks() -> Iterator[Line]:
     """All checks, cheap ones first."""
     yield _python()
     yield _guard("packages", _packages)
+    yield from _system()
     yield _guard("torch", _torch)
     try:
         layout = Layout.find()
@@ -121,6 +123,25 @@ _DIRECT = (
     "scikit-learn",
     "pandas",
 )
+
+
+def _system() -> Iterator[Line]:
+    """What other programs of this machine lack or put first; nothing where all is well."""
+    try:
+        if sys.platform == "linux":
+            ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        remedy = "Debian and Ubuntu: sudo apt install libgomp1"
+        yield Line("libgomp", "fail", "libgomp.so.1 is absent, LightGBM needs it", remedy)
+    if shutil.which("git") is None:
+        remedy = "Debian and Ubuntu: sudo apt install git"
+        yield Line("git", "note", "not installed: runs have no commit", remedy)
+    own = Path(sys.executable).parent
+    for name in ("python", "dvc"):
+        first = shutil.which(name)
+        if first is None or Path(first).parent != own:
+            finding = f"`{name}` is {first or 'absent'}, this Python is in {own}"
+            yield Line("path", "note", finding, f"source {own}/activate, or use make")
 
 
 def _pins(path: Path) -> Iterator[tuple[str, str]]:
@@ -334,7 +355,7 @@ def _dvc(layout: Layout) -> Line:
         "dvc",
         "fail",
         errors[0].removeprefix("ERROR: "),
-        "make the folder a git clone with its .dvc",
+        "a clone has .git and .dvc; in a ZIP download: git init && git add . && git commit -m Start",
     )
 
 

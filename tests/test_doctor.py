@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from isic.doctor import Line, _paired, checks
+from isic.doctor import Line, _paired, _system, checks
 from tests.conftest import Outcome
 
 #: "artifacts" is checked where MLFLOW_TRACKING_URI names a server.
@@ -38,6 +39,7 @@ def clone(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(checkout.parent))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     return checkout
 
 
@@ -143,3 +145,32 @@ def test_torch_and_torchvision_of_different_builds_get_a_note(
     if state == "note":
         assert "torch is built for cpu, torchvision for cu130" in line.text()
         assert "--index-url https://download.pytorch.org/whl/cpu torchvision==" in line.text()
+
+
+def test_programs_of_another_environment_are_named(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("python", "dvc"):
+        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text("#!/bin/sh")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    lines = [line.text() for line in _system()]
+    assert [line.split()[:2] for line in lines] == [
+        ["note", name] for name in ("git", "path", "path")
+    ]
+    assert all("activate" in line for line in lines[1:])
+
+
+def test_a_stage_with_another_python_is_one_line(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "pipelines.folds"],
+        cwd=root,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "is not the project's Python" in done.stderr

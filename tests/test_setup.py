@@ -14,6 +14,7 @@ PYTHON = r"""#!/bin/bash
 echo "$@" >> "$CALLS"
 case "$*" in
     *print*) echo python3.12 ;;
+    *libgomp*) [ -z "$NO_LIBGOMP" ] ;;
     *ensurepip*) [ -z "$NO_ENSUREPIP" ] ;;
     "-m venv "*)
         mkdir -p "$3/bin"
@@ -30,7 +31,7 @@ esac
 @pytest.fixture
 def clone(root: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "clone"
-    folder.mkdir()
+    (folder / ".git").mkdir(parents=True)
     for name in ("Makefile", "setup.sh", "pyproject.toml", "constraints.txt"):
         shutil.copy(root / name, folder / name)
     (tmp_path / "python3").write_text(PYTHON)
@@ -44,6 +45,7 @@ def make(clone: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         "PATH": f"{clone.parent}:/usr/bin:/bin",
         "CALLS": str(clone.parent / "calls"),
         "NO_ENSUREPIP": "",
+        "NO_LIBGOMP": "",
         "BROKEN_VENV": "",
         "FAILING": "",
     }
@@ -88,6 +90,31 @@ def test_without_ensurepip_the_package_is_named_and_nothing_is_left(
     assert "sudo apt install python3.12-venv" in done.stderr
     assert not (clone / ".venv").exists()
     assert make(clone).returncode == 0
+
+
+def test_what_the_system_lacks_comes_before_the_installs(clone: Path) -> None:
+    done = make(clone, NO_LIBGOMP="yes")
+    assert done.returncode != 0
+    assert "sudo apt install libgomp1" in done.stderr
+    (clone / ".git").rmdir()
+    done = make(clone)
+    assert done.returncode == 0, done.stderr
+    note, first = done.stdout.splitlines()[:2]
+    assert "git init && git add . && git commit" in note
+    assert first.startswith("set-up 1 of 3")
+
+
+@pytest.mark.parametrize("name", ['a "b', "$HOME", "{c}", "d:e", "f\\g", "`h`"])
+def test_a_path_that_scripts_or_dvc_cannot_use_is_refused(clone: Path, name: str) -> None:
+    done = make(clone.rename(clone.with_name(name)))
+    assert done.returncode != 0
+    assert "set-up: the path" in done.stderr
+    assert "pip" not in done.stdout
+
+
+def test_another_path_is_used(clone: Path) -> None:
+    done = make(clone.rename(clone.with_name("o'dd %41?x=1&y#z é [c];")))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_half_made_environment_is_made_again(clone: Path) -> None:

@@ -99,6 +99,7 @@ NOT_DEPENDENCIES = (
     "isic/robustness/leaks.py",
     "isic/scale/estimate.py",
     "isic/tracking",
+    "pipelines/__init__.py",
 )
 
 

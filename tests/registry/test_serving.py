@@ -89,41 +89,92 @@ def test_a_request_with_images_of_nobody_is_named(layout: Layout, params: Params
         score_request(bundle_of(layout, params), request)
 
 
+#: Loads the champion and prints its scores of a request body, in a process without this project.
+_LOAD = """
+import json, sys
+import mlflow, pandas
+body = json.load(open(sys.argv[1]))["dataframe_split"]
+model = mlflow.pyfunc.load_model("models:/isic-2024@champion")
+scores = model.predict(pandas.DataFrame(**body))
+import isic
+print(json.dumps({"code": isic.__file__, "scores": scores["target"].tolist()}))
+"""
+
+
+@pytest.fixture
+def clean_python(layout: Layout, params: Params, tmp_path: Path) -> Path:
+    """The interpreter of a new environment that holds only what a version requires."""
+    listed = tmp_path / "requirements.txt"
+    listed.write_text("\n".join(requirements(bundle_of(layout, params))))
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "clean"], check=True)
+    python = tmp_path / "clean" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "-r", listed], capture_output=True, text=True
+    )
+    if "No matching distribution" in done.stderr and "Connection" in done.stderr:
+        pytest.skip("no package index can be reached")
+    assert done.returncode == 0, done.stderr[-2000:]
+    return python
+
+
 @pytest.mark.slow
 def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path) -> None:
+    environment = champion_environment(layout, params, store, Path(sys.executable))
+    assert_served(layout, params, Path(sys.executable), environment)
+
+
+@pytest.mark.slow
+def test_a_version_needs_nothing_but_its_requirements(
+    layout: Layout, params: Params, store: Path, clean_python: Path, tmp_path: Path
+) -> None:
+    environment = champion_environment(layout, params, store, clean_python)
+    body = tmp_path / "body.json"
+    body.write_bytes(body_of(request_of(layout)))
+    done = subprocess.run(
+        [clean_python, "-c", _LOAD, body],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    # The code of the version, not that of this checkout.
+    assert "mlartifacts" in found["code"]
+    np.testing.assert_allclose(found["scores"], expected_scores(layout, params), atol=1e-6)
+    assert_served(layout, params, clean_python, environment)
+
+
+def champion_environment(
+    layout: Layout, params: Params, store: Path, python: Path
+) -> dict[str, str]:
+    """Register a champion; the variables of a process of `python` that reads its store."""
     shutil.copy(store, layout.root / "mlflow.db")
-    bundle = bundle_of(layout, params)
-    version = register(layout.root, bundle, "isic-2024").version
+    version = register(layout.root, bundle_of(layout, params), "isic-2024").version
     Registry(layout.root).set_alias("isic-2024", "champion", version.number)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "models",
-        "serve",
-        "-m",
-        "models:/isic-2024@champion",
-    ]
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{layout.root}/mlflow.db"}
     # Only files of the model: no checkout on the path.
     environment.pop("PYTHONPATH", None)
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment["PATH"] = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    return environment
+
+
+def expected_scores(layout: Layout, params: Params) -> Any:
+    rows = read_metadata(layout.test_metadata, train=False)
+    return bundle_of(layout, params).predict(rows, TileStore(layout.raw / "test-image.hdf5"))
+
+
+def assert_served(
+    layout: Layout, params: Params, python: Path, environment: dict[str, str]
+) -> None:
+    """`mlflow models serve` under `python` answers as the bundle does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = "-m mlflow models serve -m models:/isic-2024@champion --env-manager local"
     process = subprocess.Popen(
-        [
-            *command,
-            "--env-manager",
-            "local",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-        ],
-        cwd=layout.root,
+        [python, *command.split(), "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
+        cwd=layout.root.parent,
         env=environment,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
@@ -134,8 +185,7 @@ def test_mlflow_models_serve_answers(layout: Layout, params: Params, store: Path
     finally:
         os.killpg(process.pid, 15)
         process.wait()
-    rows = read_metadata(layout.test_metadata, train=False)
-    expected = bundle.predict(rows, TileStore(layout.raw / "test-image.hdf5"))
+    expected = expected_scores(layout, params)
     assert [row["isic_id"] for row in answer["predictions"]] == expected.index.tolist()
     np.testing.assert_allclose(
         [row["target"] for row in answer["predictions"]], expected, atol=1e-6
@@ -174,11 +224,15 @@ def test_the_generated_image_has_all_that_a_version_needs(
     assert read_manifest(model / "artifacts" / "bundle").hash == bundle.manifest.hash
 
 
+def body_of(request: Any) -> bytes:
+    """The documented request of these rows."""
+    content = {"dataframe_split": json.loads(request.to_json(orient="split", index=False))}
+    return json.dumps(content).encode()
+
+
 def ask(port: int, request: Any) -> Any:
     """POST the rows to /invocations as soon as the server is up."""
-    body = json.dumps(
-        {"dataframe_split": json.loads(request.to_json(orient="split", index=False))}
-    ).encode()
+    body = body_of(request)
     call = urllib.request.Request(
         f"http://127.0.0.1:{port}/invocations",
         body,

@@ -18,7 +18,7 @@ def bundle_of(layout: Layout, params: Params) -> Bundle:
     files = layout.bundle_files(params.image.backbones, params.folds)
     tta = {backbone: params.image.recipe(backbone).tta for backbone in params.image.backbones}
     commit = git(layout.root, "rev-parse", "HEAD")
-    return build_bundle(layout.bundle, files, params.stack, tta, params.stack_config(), commit)
+    return build_bundle(layout.bundle, files, tta, params.stack_config(), commit)
 
 
 def main() -> None:

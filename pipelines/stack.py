@@ -5,10 +5,10 @@ log fold runs.
 import sys
 
 from isic.core.errors import run
-from isic.core.io import write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.robustness.leaks import describe_leaks, screen_leaks
+from isic.stack.features_only import save_stacks
 from isic.stack.fit import fit_training_data
 from isic.stack.inputs import read_training_data
 from isic.tracking import open_run, parent
@@ -18,16 +18,14 @@ from isic.tracking.oof import log_oof
 def main() -> None:
     layout = Layout.find()
     params = load_params(layout.params)
-    data = read_training_data(
-        layout.stack_files(params.image.backbones, params.folds), params.stack
-    )
-    leaks = screen_leaks(data)
-    if leaks:
+    files = layout.stack_files(params.image.backbones, params.folds)
+    data = read_training_data(files, params.stack)
+    if leaks := screen_leaks(data):
         print(f"warning: {describe_leaks(leaks)}", file=sys.stderr)
     stack = fit_training_data(data, params.stack)
+    del data  # memory
     # Results first: tracking may fail.
-    stack.save(layout.stack_model)
-    write_parquet(layout.oof, stack.oof)
+    save_stacks(stack, layout.stack_model, layout.features_only, layout.oof, files, params.stack)
     config = params.stack_config()
     pooled = {name: value for name, value in stack.metrics.items() if name != "folds"}
     for fold in stack.metrics["folds"]:
@@ -38,10 +36,8 @@ def main() -> None:
     with parent("stack", config) as tracker:
         tracker.metrics(pooled)
         log_oof(tracker, layout.train_metadata, layout.oof, layout.stack_model)
-    print(
-        f"stack: out-of-fold pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f} over"
-        f" {len(stack.oof)} lesions"
-    )
+    scores = f"pAUC {pooled['pauc']:.4f}, AUC {pooled['auc']:.4f}"
+    print(f"stack: out-of-fold {scores} over {len(stack.oof)} lesions")
 
 
 if __name__ == "__main__":

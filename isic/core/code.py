@@ -13,7 +13,6 @@ from isic.core.io import sha256, sha256_json
 _NETWORK = ("isic/data/jpeg.py", "isic/data/tiles.py", "isic/image/network")
 _STACK = (
     "isic/core/early_stopping.py",
-    "isic/core/folds.py",
     "isic/core/metric.py",
     "isic/stack",
     "isic/tabular",
@@ -52,7 +51,7 @@ _STAGES: dict[str, tuple[str, ...]] = {
         "isic/image/training",
     ),
     "embed": ("isic/data/anchors", *_NETWORK),
-    "stack": _STACK,
+    "stack": (*_STACK, "isic/core/folds.py"),
     "evaluate": (
         "isic/core/calibration.py",
         "isic/core/metric.py",
@@ -62,13 +61,21 @@ _STAGES: dict[str, tuple[str, ...]] = {
     ),
     "robustness": (
         *_STACK,
+        "isic/core/folds.py",
         *_NETWORK,
         "isic/core/csv_files.py",
         "isic/data/tables.py",
         "isic/evaluate",
         "isic/robustness",
     ),
-    "report": (*SCORING_CODE, "isic/evaluate", "isic/image/cam.py", "isic/registry", "isic/report"),
+    "report": (
+        *SCORING_CODE,
+        "isic/core/folds.py",
+        "isic/evaluate",
+        "isic/image/cam.py",
+        "isic/registry",
+        "isic/report",
+    ),
     "register": (*SCORING_CODE, "isic/data/anchors", "isic/registry"),
 }
 

@@ -71,15 +71,15 @@ class TrainingFiles:
 class BundleFiles:
     """The models and results of a bundle.
 
-    inputs: without embeddings. networks: backbone -> fold -> folder. logits: backbone -> fold ->
+    networks: backbone -> fold -> folder. logits: backbone -> fold ->
     `Layout.embedding`.
     """
 
     training: TrainingFiles
-    inputs: StackFiles
     networks: dict[str, dict[int, Path]]
     logits: dict[str, dict[int, Path]]
     stack: Path
+    features_only: Path
     oof: Path
     calibration: Path
     metrics: Path
@@ -208,6 +208,11 @@ class Layout:
         return self.root / "models" / "stack"
 
     @property
+    def features_only(self) -> Path:
+        """The stacker of the same parameters without image columns."""
+        return self.root / "models" / "features_only"
+
+    @property
     def oof(self) -> Path:
         return self.root / "data" / "oof" / "stack.parquet"
 
@@ -258,10 +263,10 @@ class Layout:
     def bundle_files(self, backbones: Iterable[str], folds: Sequence[int]) -> BundleFiles:
         return BundleFiles(
             training=self.training_files,
-            inputs=self.stack_files((), folds),
             networks=self.image_models(backbones, folds),
             logits=self.embeddings(backbones, folds),
             stack=self.stack_model,
+            features_only=self.features_only,
             oof=self.oof,
             calibration=self.root / "models" / "calibration.json",
             metrics=self.evaluate_metrics,

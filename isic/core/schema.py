@@ -16,6 +16,9 @@ ID = "isic_id"
 PATIENT = "patient_id"
 TARGET = "target"
 
+#: Of the same stacker without image columns: column of its out-of-fold scores, folder in a bundle.
+FEATURES_ONLY = "features_only"
+
 #: The 44 columns of test-metadata.csv, in file order.
 TEST_COLUMNS: tuple[str, ...] = (
     "isic_id",

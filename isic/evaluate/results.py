@@ -11,7 +11,7 @@ import pandas as pd
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
-from isic.core.schema import ID, PATIENT, TARGET
+from isic.core.schema import FEATURES_ONLY, ID, PATIENT, TARGET
 from isic.data.tables import read_metadata
 
 #: Required columns of an out-of-fold file; any further `score_*` column is a step of the ladder.
@@ -26,7 +26,7 @@ class RunResults:
     same lesions in the same order (with train-only columns, for description only). steps: earlier
     steps of the ladder, name -> score per row (NaN where a step has none). logits: backbone ->
     out-of-fold logit per row, standardised within each fold. missing: descriptions of the inputs
-    that are incomplete.
+    that are incomplete. features_only: score per row of the stacker without images, if stored.
     """
 
     oof: pd.DataFrame
@@ -34,6 +34,7 @@ class RunResults:
     steps: dict[str, np.ndarray] = field(default_factory=dict)
     logits: dict[str, np.ndarray] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    features_only: np.ndarray | None = None
 
     @property
     def target(self) -> np.ndarray:
@@ -76,7 +77,8 @@ def read_results(
         else:
             logits[backbone] = values
 
-    return RunResults(oof[list(OOF_COLUMNS)], rows, steps, logits, tuple(missing))
+    alone = oof[FEATURES_ONLY].to_numpy(np.float64) if FEATURES_ONLY in oof else None
+    return RunResults(oof[list(OOF_COLUMNS)], rows, steps, logits, tuple(missing), alone)
 
 
 def check_oof(oof: pd.DataFrame, source: str) -> pd.DataFrame:

@@ -6,29 +6,23 @@ import shutil
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import isic
 from isic.core.io import (
     atomic_dir,
     read_json,
-    read_parquet,
     require,
     sha256,
     write_json,
-    write_parquet,
 )
-from isic.core.params import StackSettings
 from isic.core.paths import BundleFiles
-from isic.core.schema import ID
+from isic.core.schema import FEATURES_ONLY
 from isic.data.anchors import ANCHOR_TILES
-from isic.predict.bundle import FEATURES_ONLY, Bundle, code_hash
+from isic.predict.bundle import Bundle, code_hash
 from isic.predict.manifest import BUNDLE_FORMAT, FILE, file_hashes, identity, read_manifest
 from isic.predict.models import OOF_LOGITS
 from isic.tracking.context import data_hash
-
-if TYPE_CHECKING:
-    from isic.stack import Stack
 
 #: Files of an image fold needed for scoring; the learning curve is left out.
 _IMAGE_FILES = ("model.safetensors", "config.json")
@@ -70,7 +64,6 @@ _LOAD = "isic.predict.bundle.load_bundle(FOLDER).predict(rows, isic.data.tiles.T
 def build_bundle(
     out: Path,
     files: BundleFiles,
-    settings: StackSettings,
     tta: Mapping[str, str],
     config: Mapping[str, Any],
     git_commit: str,
@@ -78,9 +71,8 @@ def build_bundle(
     """Gather `files` into the bundle folder `out` and return it. The same models give the same
     hash.
 
-    `settings` are the stacker's, `tta` is backbone -> test-time augmentation, `config` is
-    `Params.stack_config()`. Raises InputError when a stage's
-    output is missing.
+    `tta` is backbone -> test-time augmentation, `config` is `Params.stack_config()`. Raises
+    InputError when a stage's output is missing.
     """
     with atomic_dir(out) as folder:
         for backbone, networks in files.networks.items():
@@ -92,12 +84,10 @@ def build_bundle(
                     require(logits, "out-of-fold logits", "run `dvc repro stack`"),
                     target / OOF_LOGITS,
                 )
-        shutil.copytree(require(files.stack, "stacker", "run `dvc repro stack`"), folder / "stack")
-        oof = read_parquet(require(files.oof, "out-of-fold scores", "run `dvc repro stack`"))
-        features_only = _fit_features_only(files, settings)
-        features_only.save(folder / "features_only")
-        alone = features_only.oof.set_index(ID)["score"].loc[oof[ID]].to_numpy()
-        write_parquet(folder / "oof.parquet", oof.assign(**{FEATURES_ONLY: alone}))
+        for source, name in ((files.stack, "stack"), (files.features_only, FEATURES_ONLY)):
+            shutil.copytree(require(source, "stacker", "run `dvc repro stack`"), folder / name)
+        oof = require(files.oof, "out-of-fold scores", "run `dvc repro stack`")
+        shutil.copy(oof, folder / "oof.parquet")
         # Scores are ranks. This map, fitted on out-of-fold scores, converts them to probabilities.
         calibration = require(files.calibration, "calibration", "run `dvc repro evaluate`")
         shutil.copy(calibration, folder / "calibration.json")
@@ -134,15 +124,6 @@ def _copy_image_model(source: Path, target: Path, tta: str) -> None:
     shutil.copy(weights, target / weights.name)
     # From the parameters, not from training: a change of `image.tta` does not retrain.
     write_json(target / config.name, read_json(config) | {"tta": tta})
-
-
-def _fit_features_only(files: BundleFiles, settings: StackSettings) -> Stack:
-    """A stacker of the same parameters without image columns."""
-    from isic.stack import fit_stack
-    from isic.stack.inputs import read_inputs
-
-    inputs = read_inputs(files.inputs, embeddings=False, thinned=settings.thinned)
-    return fit_stack(inputs.features, {}, inputs.folds, settings, thinned=inputs.thinned)
 
 
 def _manifest(

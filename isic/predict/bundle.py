@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from isic.data.tiles import TileStore
 
 
-#: Column of a bundle's out-of-fold scores: those of its stacker without image columns.
-FEATURES_ONLY = "features_only"
-
-
 @dataclass(frozen=True)
 class Bundle(BundleModels):
     """A verified bundle folder. Models are loaded at the first prediction."""

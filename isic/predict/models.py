@@ -11,6 +11,7 @@ import pandas as pd
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
+from isic.core.schema import FEATURES_ONLY
 from isic.predict.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class BundleModels:
     @cached_property
     def features_only(self) -> Stack | None:
         """The stacker that needs no image model, None in bundles older than it."""
-        is_there = (self.folder / "features_only").is_dir()
-        return self._stack("features_only", set()) if is_there else None
+        is_there = (self.folder / FEATURES_ONLY).is_dir()
+        return self._stack(FEATURES_ONLY, set()) if is_there else None
 
     def _stack(self, name: str, backbones: set[str]) -> Stack:
         """A stacker of the bundle; InputError unless it has the bundle's folds and `backbones`."""

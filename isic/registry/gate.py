@@ -21,7 +21,7 @@ from isic.core.metric import pauc_interval
 from isic.core.params import Gate
 from isic.core.paths import TrainingFiles
 from isic.core.progress import StepProgress
-from isic.core.schema import ID, PATIENT, TARGET
+from isic.core.schema import FEATURES_ONLY, ID, PATIENT, TARGET
 from isic.evaluate.paired_gain import (
     SEED_COLUMN,
     PairedGain,
@@ -30,7 +30,7 @@ from isic.evaluate.paired_gain import (
     seed_scores,
 )
 from isic.evaluate.slice_gains import SliceGain, compare_slices
-from isic.predict.bundle import FEATURES_ONLY, Bundle, load_bundle
+from isic.predict.bundle import Bundle, load_bundle
 from isic.predict.reproduce import Reload, reload_elsewhere
 from isic.registry.versions import Registry, Version
 from isic.tracking.context import data_hash, file_hash

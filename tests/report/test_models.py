@@ -32,10 +32,11 @@ from isic.report.lesions import overview
 from isic.report.maps import lesion_maps
 from isic.report.reasons import score_reasons
 from isic.robustness.conditions import _hospitals
-from isic.stack import Stack, fit_stack
+from isic.stack import Stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
 from pipelines.robustness import conditions_of
+from tests.registry.conftest import fit_stacker
 
 from .conftest import FOLDS, HOSPITALS, make_run, results_of
 from .test_page import judge
@@ -70,10 +71,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
     write_parquet(
         layout.features, build_features(read_metadata(layout.train_metadata, train=True), ["raw"])
     )
-    inputs = read_inputs(layout.stack_files(params.image.backbones, params.folds), False)
-    stack = fit_stack(inputs.features, inputs.logits, inputs.folds, params.stack)
-    stack.save(layout.stack_model)
-    write_parquet(layout.oof, stack.oof)
+    fit_stacker(layout, params)
     return layout
 
 
@@ -132,7 +130,7 @@ def test_absent_models_and_tiles_are_said(run_dir: Layout) -> None:
 
 @pytest.fixture(scope="module")
 def found(whole: Layout, params: Params) -> dict[str, Any]:
-    """The results of the robustness stage for `whole`."""
+    """Results of the stage robustness for `whole`."""
     quick = params.model_copy(
         update={"features": params.features.model_copy(update={"families": ("raw",)})}
     )

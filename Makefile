@@ -34,9 +34,9 @@ setup-scale: $(READY_SCALE) ## Add the packages for clusters and servers (other 
 .PHONY: demo
 demo: $(READY) ## Run the whole pipeline on generated data, promote the model and write a submission
 	@dvc repro
-	isic promote
-	isic submission
-	isic summary
+	python -m isic promote
+	python -m isic submission
+	python -m isic summary
 
 .PHONY: data
 data: $(READY) ## Download the real data to data/official (needs a Kaggle token and accepted rules)
@@ -44,7 +44,7 @@ data: $(READY) ## Download the real data to data/official (needs a Kaggle token 
 
 .PHONY: preset
 preset: $(READY) ## Apply a preset to params.yaml and show the difference: make preset P=full
-	@isic preset $(P)
+	@python -m isic preset $(P)
 
 .PHONY: repro
 repro: $(READY) ## Rerun the stages that changed (dvc repro)
@@ -69,11 +69,11 @@ join: $(READY) ## Fetch results pushed by other machines (dvc push --run-cache),
 
 .PHONY: ui
 ui: $(READY) ## Open the MLflow UI on this checkout's runs (PORT=5000)
-	@isic ui --port $(or $(PORT),5000)
+	@python -m isic ui --port $(or $(PORT),5000)
 
 .PHONY: compare
 compare: $(READY) ## Compare two runs, versions or folders: make compare A=… B=…
-	@isic compare '$(A)' '$(B)'
+	@python -m isic compare '$(A)' '$(B)'
 
 .PHONY: tune
 tune: $(READY) ## Search stacker parameters (N=200 trials; resumable, several processes may join)
@@ -81,15 +81,15 @@ tune: $(READY) ## Search stacker parameters (N=200 trials; resumable, several pr
 
 .PHONY: promote
 promote: $(READY) ## Make the challenger the champion if the gate allows it
-	@isic promote
+	@python -m isic promote
 
 .PHONY: rollback
 rollback: $(READY) ## Make the previous champion the champion again
-	@isic rollback
+	@python -m isic rollback
 
 .PHONY: submission
 submission: $(READY) ## Score the test files with the champion into submission/submission.csv
-	@isic submission
+	@python -m isic submission
 
 .PHONY: server
 server: $(READY_SCALE) ## Run PostgreSQL, S3 and MLflow servers on this machine until Ctrl-C (PORT=5050)
@@ -97,7 +97,7 @@ server: $(READY_SCALE) ## Run PostgreSQL, S3 and MLflow servers on this machine 
 
 .PHONY: doctor
 doctor: $(READY) ## Check the set-up: one line per check
-	@isic doctor
+	@python -m isic doctor
 
 .PHONY: bench
 bench: $(READY) ## Run the benchmarks (B=NAME for one, Q=--quick for a short version)
@@ -109,7 +109,7 @@ bench: $(READY) ## Run the benchmarks (B=NAME for one, Q=--quick for a short ver
 
 .PHONY: docs
 docs: $(READY) ## Update the generated parts of README.md and docs
-	@isic features write
+	@python -m isic features write
 	python benchmarks/readme.py
 	python benchmarks/capacity.py --write >/dev/null
 
@@ -119,7 +119,7 @@ check: $(READY) ## Check style, types, import layers and generated files
 	ruff format --check .
 	mypy
 	lint-imports
-	isic features check
+	python -m isic features check
 	python -m deploy.check
 
 .PHONY: format

@@ -47,6 +47,7 @@ class Line(NamedTuple):
 def checks() -> Iterator[Line]:
     """All checks, cheap ones first."""
     yield _python()
+    yield _guard("command", _command)
     yield _guard("packages", _packages)
     yield from _system()
     yield _guard("torch", _torch)
@@ -90,6 +91,33 @@ def _python() -> Line:
     finding = f"{sys.version.split()[0]} at {sys.executable}"
     state: State = "ok" if sys.version_info >= (3, 11) else "fail"
     return Line("python", state, finding, "make PYTHON=python3.11 setup")
+
+
+def _command() -> Line:
+    """Whether `isic` on the PATH is this program: isic-cli, the archive's tool, installs the same
+    name.
+    """
+    path = shutil.which("isic")
+    remedy = "python -m isic is always this program"
+    if path is None:
+        return Line("command", "note", "no isic on the PATH", remedy)
+    # The script of an entry point imports its module; a binary cannot be told apart.
+    script = Path(path).read_bytes()[:4096]
+    if b"isic_cli" in script:
+        finding = f"{path} is isic-cli, the archive's tool"
+        return Line("command", "note", finding, f"{remedy}; for both: {_BOTH}")
+    if b"isic.cli" not in script:
+        return Line("command", "note", f"{path} is another program", remedy)
+    if Path(path).resolve().parent != Path(sys.executable).parent.resolve():
+        return Line("command", "note", f"{path} belongs to another environment", remedy)
+    return Line("command", "ok", path)
+
+
+#: Moves isic-cli into an environment of its own.
+_BOTH = (
+    "pip uninstall isic-cli, pip install --no-deps --editable ., then `pipx run --spec isic-cli"
+    " isic` for the archive"
+)
 
 
 def _packages() -> Line:

@@ -16,7 +16,7 @@ from isic.data.source import FILES
 
 def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "isic.cli", "--help"], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "isic", "--help"], check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Processor seconds: wall seconds depend on other load.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
@@ -81,6 +81,8 @@ def test_help_is_quick_because_nothing_heavy_is_loaded() -> None:
         ("features --report", "`isic features --report` is now `isic features measure`"),
         ("stack --nested", "`isic stack --nested` is now `isic check-stack`"),
         ("stack", "`isic stack` is now `isic check-stack`"),
+        ("image download out", "pipx run --spec isic-cli isic image download out"),
+        ("user login", "pipx run --spec isic-cli isic user login"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_2(

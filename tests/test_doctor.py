@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from isic.doctor import Line, _paired, _system, checks
+from isic.doctor import Line, _command, _paired, _system, checks
 from tests.conftest import Outcome
 
 #: "artifacts" is checked where MLFLOW_TRACKING_URI names a server.
 PROMISED = (
     "python",
+    "command",
     "packages",
     "torch",
     "disk",
@@ -174,3 +175,29 @@ def test_a_stage_with_another_python_is_one_line(root: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "is not the project's Python" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "state", "finding"),
+    [
+        ("from isic.cli import main", "ok", ""),
+        ("from isic_cli.cli import main", "note", "is isic-cli, the archive's tool"),
+        ("from elsewhere import main", "note", "is another program"),
+        (None, "note", "no isic on the PATH"),
+    ],
+)
+def test_the_program_named_isic_on_the_path(
+    script: str | None, state: str, finding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if script is not None:
+        (tmp_path / "isic").write_text(f"#!{sys.executable}\n{script}\n")
+        (tmp_path / "isic").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    line = _command()
+    assert line.state == state
+    assert finding in line.finding
+    assert "python -m isic" in line.remedy or state == "ok"
+
+    monkeypatch.setattr(sys, "executable", "/elsewhere/bin/python")
+    assert (state == "ok") == ("another environment" in _command().finding)

@@ -6,6 +6,7 @@ one line on bad input, 130 when interrupted.
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import typer
@@ -41,6 +42,9 @@ _RENAMED = {
     "stack --nested": "check-stack",
 }
 
+#: Verbs of isic-cli 12, the ISIC archive's own tool, whose command has the same name.
+_ARCHIVE_VERBS = ("accession", "collection", "image", "metadata", "user")
+
 
 def main() -> None:
     """Entry point of the `isic` command."""
@@ -51,4 +55,9 @@ def _run_verb() -> None:
     old = " ".join(sys.argv[1:3])
     if old in _RENAMED:
         raise InputError(f"`isic {old}` is now `isic {_RENAMED[old]}`")
+    if sys.argv[1:2] and sys.argv[1] in _ARCHIVE_VERBS:
+        raise InputError(
+            f"`isic {sys.argv[1]}` is a verb of isic-cli, the ISIC archive's tool, and this is"
+            f" another program: pipx run --spec isic-cli isic {shlex.join(sys.argv[1:])}"
+        )
     app()

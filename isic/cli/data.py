@@ -43,9 +43,12 @@ def sample(
 def shard(
     out: Annotated[str | None, typer.Option(help="Folder or URI (s3://…) for the shards.")] = None,
     metadata: Annotated[
-        Path | None, typer.Option(help="CSV, official test or training form.")
+        Path | None, typer.Option(help="CSV or parquet, official test or training form.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="One JPEG per isic_id: HDF5, or folder or zip archive of .jpg files."),
+    ] = None,
     rows: Annotated[
         int, typer.Option(help="Maximum lesions of a shard; a patient with more gets a larger one.")
     ] = 20_000,

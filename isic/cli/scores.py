@@ -33,9 +33,13 @@ def predict(
         ),
     ],
     metadata: Annotated[
-        Path | None, typer.Option(help="CSV with the columns of test-metadata.csv.")
+        Path | None,
+        typer.Option(help="Table with the columns of test-metadata.csv: CSV, gzip or parquet."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="HDF5 with one JPEG per isic_id.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="One JPEG per isic_id: HDF5, or folder or zip archive of .jpg files."),
+    ] = None,
     missing_images: MissingImages = "error",
     fallback: Fallback = False,
     on: Annotated[
@@ -70,7 +74,7 @@ def predict(
         raise InputError(f"--on is {on!r}: use here or ray")
     if metadata is None or source is not None:
         raise InputError(
-            "--metadata is needed: a CSV with the columns of test-metadata.csv; --input is for"
+            "--metadata is needed: a table with the columns of test-metadata.csv; --input is for"
             " --on ray"
         )
     if out.endswith("/"):

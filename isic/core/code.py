@@ -23,6 +23,7 @@ SCORING_CODE = (
     "isic/core/schema.py",
     *_STACK,
     *_NETWORK,
+    "isic/data/image_files.py",
     "isic/data/patient_chunks.py",
     "isic/data/rules.py",
     "isic/core/csv_files.py",

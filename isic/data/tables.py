@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from isic.core.csv_files import csv_columns, csv_format, read_csv, translate_csv_errors
 from isic.core.errors import InputError
+from isic.core.io import read_parquet
 from isic.core.schema import (
     ID,
     NUMERIC,
@@ -27,7 +30,8 @@ _TRAIN_ONLY_NUMERIC = tuple(
 
 
 def read_metadata(path: Path, train: bool) -> pd.DataFrame:
-    """Read train-metadata.csv (55 columns) or test-metadata.csv (44 columns), in file order.
+    """Read train-metadata.csv (55 columns) or test-metadata.csv (44 columns), in file order; the
+    same as parquet is read by its content, whatever its name.
 
     Text columns come as pandas `str` with NaN for missing, measurements as float64, the target as
     int64. Extra columns raise for both, so that a leaking one cannot reach the test path. Raises
@@ -43,13 +47,19 @@ def read_metadata(path: Path, train: bool) -> pd.DataFrame:
 
 
 def metadata_chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
-    """The columns of test-metadata.csv of a test or training table in chunks of at most `rows`
-    rows, for tables larger than memory; the index counts on.
+    """The columns of test-metadata.csv of a test or training table, CSV or parquet, in chunks of at
+    most `rows` rows, for tables larger than memory; the index counts on.
 
     Train-only columns are not read. Raises InputError as `read_metadata` does; a repeated isic_id
     is found within a chunk only.
     """
     path = Path(path)
+    if _is_parquet(path):
+        for chunk in _parquet_chunks(path, rows):
+            frame = _typed(chunk, path, TEST_COLUMNS)
+            _check_ids(frame[ID], path)
+            yield frame
+        return
     names = csv_columns(path)
     _check_columns([name for name in names if name not in TRAIN_ONLY], TEST_COLUMNS, path)
     with (
@@ -72,10 +82,42 @@ def metadata_chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
 _AS_TEXT = dict.fromkeys((*TEXT, *TRAIN_ONLY_TEXT), "str")
 
 
+def _is_parquet(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(4) == b"PAR1"
+
+
+def _parquet_chunks(path: Path, rows: int) -> Iterator[pd.DataFrame]:
+    start = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_columns([name for name in names if name not in TRAIN_ONLY], TEST_COLUMNS, path)
+            for batch in file.iter_batches(rows, columns=list(TEST_COLUMNS)):
+                chunk = batch.to_pandas()
+                chunk.index = pd.RangeIndex(start, start + len(chunk))
+                start += len(chunk)
+                yield _with_text(chunk)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path} is a damaged parquet file ({' '.join(str(error).split())[:120]}): write it"
+            " again, or name another file"
+        ) from error
+
+
+def _with_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with its text columns as text, whatever parquet stores them as."""
+    return frame.assign(**{name: frame[name].astype("str") for name in _AS_TEXT if name in frame})
+
+
 def _read(path: Path) -> pd.DataFrame:
     """The table. Reading all as text doubles the time, so only text columns inferred as another
     type are read again.
     """
+    if _is_parquet(path):
+        return _with_text(read_parquet(path))
     frame = read_csv(path)
     other = [name for name in _AS_TEXT if name in frame and frame[name].dtype != "str"]
     texts = {name: frame[name].astype("str") for name in other if frame[name].isna().all()}
@@ -123,13 +165,11 @@ def _numeric(column: pd.Series, path: Path) -> pd.Series:
     values = pd.to_numeric(column.where(~column.isin([True, False])), errors="coerce")
     wrong = values.isna() & column.notna()
     if wrong.any():
-        # +2: one for the header, one because people count lines from 1.
-        line = int(column.index[wrong][0]) + 2
+        line = _line(path, column.index[wrong])
         value = column[wrong].iloc[0]
         hint = ": write decimals with a point, not a comma" if "," in str(value) else ""
         raise InputError(
-            f"{path} line {line}: column `{column.name}` holds {str(value)!r}, a number is"
-            f" needed{hint}"
+            f"{path} {line}: column `{column.name}` holds {str(value)!r}, a number is needed{hint}"
         )
     return values.astype(np.float64)
 
@@ -138,16 +178,21 @@ def _target(column: pd.Series, path: Path) -> pd.Series:
     values = _numeric(column, path)
     invalid = ~values.isin([0.0, 1.0])
     if invalid.any():
-        line = int(column.index[invalid][0]) + 2
-        raise InputError(
-            f"{path} line {line}: target is {values[invalid].iloc[0]}, it must be 0 or 1"
-        )
+        line = _line(path, column.index[invalid])
+        raise InputError(f"{path} {line}: target is {values[invalid].iloc[0]}, it must be 0 or 1")
     return values.astype(np.int64)
+
+
+def _line(path: Path, rows: pd.Index) -> str:
+    """The first of these rows as people count: lines from 1, the header included; rows of parquet
+    from 1.
+    """
+    return f"row {rows[0] + 1}" if _is_parquet(path) else f"line {rows[0] + 2}"
 
 
 def _check_ids(ids: pd.Series, path: Path) -> None:
     if ids.isna().any():
-        raise InputError(f"{path} line {int(ids.index[ids.isna()][0]) + 2}: isic_id is missing")
+        raise InputError(f"{path} {_line(path, ids.index[ids.isna()])}: isic_id is missing")
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise InputError(

@@ -1,8 +1,10 @@
 """Lesion tiles of one HDF5 file.
 
 Each tile is a scalar dataset of JPEG bytes named by its isic_id (checked on the official file).
-Links and external storage raise: a file of tiles may come from an untrusted source. This is the
-only decoder of the project, so training, embedding and submission get the same pixels.
+Files that people pack themselves are read too: tiles in groups, with file suffixes in their names,
+as opaque bytes (`np.void`) or arrays of uint8. Links and external storage raise: a file of tiles may
+come from an untrusted source. This is the only decoder of the project, so training, embedding and
+submission get the same pixels.
 """
 
 from __future__ import annotations
@@ -23,13 +25,18 @@ from isic.data.jpeg import scan_fault
 _MAX_SIDE = 4096
 #: Real tiles are about 2.75 KB.
 MAX_JPEG_BYTES = 8 << 20
+#: Exceptions of h5py for a damaged file.
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError)
 
 
 class TileStore:
-    """Tiles of one HDF5 file by isic_id.
+    """Tiles of one HDF5 file by isic_id; `isic.data.image_files` has those of folders and zips.
 
     Picklable and safe across fork: each process opens its own HDF5 handle at first use.
     """
+
+    #: Path in the file by isic_id where the form is not the official one; None: not yet read.
+    _paths: dict[str, bytes] | None = None
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -55,7 +62,7 @@ class TileStore:
         return self._file
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_file": None, "_pid": -1}
+        return {"path": self.path, "_paths": self._paths, "_file": None, "_pid": -1}
 
     def __len__(self) -> int:
         return len(self.ids())
@@ -66,22 +73,18 @@ class TileStore:
         if is_path:
             return False
         try:
+            if self._other_form():
+                return isic_id in self._other_form()
             return bool(self._open().id.links.exists(isic_id.encode()))
-        except RuntimeError as error:
-            raise InputError(
-                f"{self.path} is a damaged HDF5 file ({_short(error)}): copy it again, or name"
-                " another file"
-            ) from error
+        except _DAMAGE as error:
+            raise self._damaged(error) from error
 
     def ids(self) -> list[str]:
         """All isic_ids of the file."""
         try:
-            names = list(self._open())
-        except (OSError, RuntimeError) as error:
-            raise InputError(
-                f"{self.path} is a damaged HDF5 file ({_short(error)}): copy it again, or name"
-                " another file"
-            ) from error
+            names = list(self._other_form() or self._open())
+        except _DAMAGE as error:
+            raise self._damaged(error) from error
         if not all(isinstance(name, str) for name in names):
             # h5py returns a name that is not text as bytes.
             raise InputError(
@@ -90,6 +93,36 @@ class TileStore:
             )
         return names
 
+    @property
+    def official(self) -> bool:
+        """Whether the file has the official form: scalars of bytes, all at its root, without
+        suffixes; judged by the first and the last name.
+        """
+        try:
+            root = self._open().id
+            return not self._other_form() and all(
+                _is_scalar_string(h5py.h5o.open(root, name)) for name in _ends(root)
+            )
+        except _DAMAGE as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.path} is a damaged HDF5 file ({_short(error)}): copy it again, or name another"
+            " file"
+        )
+
+    def _other_form(self) -> dict[str, bytes]:
+        if self._paths is None:
+            root = self._open().id
+            self._paths = _tile_paths(root, self.path) if _has_other_form(root) else {}
+        return self._paths
+
+    def state(self) -> list[int]:
+        """Numbers that change with the file: its size and time of change."""
+        found = self.path.stat()
+        return [found.st_size, found.st_mtime_ns]
+
     def close(self) -> None:
         """Close this process's handle; the next access opens it again."""
         if self._file is not None and self._pid == os.getpid():
@@ -97,12 +130,12 @@ class TileStore:
         self._file = None
 
     def jpeg(self, isic_id: str) -> bytes:
-        """The stored bytes of one tile. Raises InputError when the tile is missing, not a scalar,
-        or huge.
+        """The stored bytes of one tile. Raises InputError when the tile is missing, no bytes, or
+        huge.
         """
         try:
             return self._read(isic_id)
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except _DAMAGE as error:
             raise InputError(
                 f"{self.path}: tile {isic_id} cannot be read ({_short(error)}): copy the file"
                 " again, or drop its metadata row"
@@ -115,30 +148,36 @@ class TileStore:
             raise InputError(
                 f"{self.path} has no image for {isic_id}: add it or drop its metadata row"
             )
-        file, name = self._open().id, isic_id.encode()
+        file, name = self._open().id, self._other_form().get(isic_id) or isic_id.encode()
         if file.links.get_info(name).type != h5py.h5l.TYPE_HARD:
             raise InputError(
                 f"{self.path}: {isic_id} is a link: use a file that contains its tiles"
             )
         dataset = h5py.h5o.open(file, name)
-        if not isinstance(dataset, h5py.h5d.DatasetID) or not _is_scalar_bytes(dataset):
+        shape = _shape_of_bytes(dataset)
+        if shape is None:
             raise InputError(
-                f"{self.path}: {isic_id} is not a scalar of JPEG bytes: use the official file's"
-                " form"
+                f"{self.path}: {isic_id} is not JPEG bytes: use one scalar of bytes a tile, as in"
+                " the official file, or one array of uint8"
             )
         if not _lies_here(dataset):
             raise InputError(
-                f"{self.path}: the bytes of {isic_id} are in another file: use one that contains"
-                " its tiles"
+                f"{self.path}: the bytes of {isic_id} are in another file, or in chunks of more than"
+                f" {MAX_JPEG_BYTES} bytes: use one that contains its tiles"
             )
-        size = dataset.get_type().get_size()
+        kind = dataset.get_type()
+        size = kind.get_size() * dataset.get_space().get_simple_extent_npoints()
         if size > MAX_JPEG_BYTES:
             raise InputError(
                 f"{self.path}: tile {isic_id} holds {size} bytes, at most {MAX_JPEG_BYTES} are read"
             )
-        data = np.empty((), dtype=f"S{size}")
-        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data)
-        return bytes(data.item())
+        if kind.get_class() == h5py.h5t.STRING:
+            data = np.empty(shape, dtype=f"S{size}")
+            dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data)
+            return bytes(data.item())
+        data = np.empty(shape, dtype=np.uint8 if kind.get_size() == 1 else f"V{size}")
+        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, data, kind)
+        return data.tobytes()
 
     def image(self, isic_id: str) -> np.ndarray:
         """One tile as uint8 RGB of shape (height, width, 3). Raises InputError naming the id."""
@@ -207,18 +246,101 @@ def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
     raise InputError(f"tile {name} is a JPEG without a readable frame header: replace it")
 
 
-def _is_scalar_bytes(dataset: h5py.h5d.DatasetID) -> bool:
-    kind = dataset.get_type()
-    is_bytes = kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
-    return is_bytes and dataset.get_space().get_simple_extent_type() == h5py.h5s.SCALAR
+def tile_id(name: str) -> str | None:
+    """isic_id of a file, member or dataset such as `image/ISIC_0000001.jpg`; None for other files,
+    hidden ones and macOS's copies of attributes.
+    """
+    stem, _, suffix = name.rpartition("/")[2].rpartition(".")
+    if not stem or stem.startswith(".") or suffix.lower() not in ("jpg", "jpeg"):
+        return None
+    return None if "__MACOSX/" in name else stem
+
+
+def _ends(root: h5py.h5g.GroupID) -> list[bytes]:
+    """The first and the last name of the root that is no link: of 400,000 names a walk takes
+    seconds, and the form is chosen for a whole file.
+    """
+    found = [
+        root.links.iterate(lambda name: name, order=order)[0]
+        for order in (h5py.h5.ITER_INC, h5py.h5.ITER_DEC)
+    ]
+    return [name for name in found if name and root.links.get_info(name).type == h5py.h5l.TYPE_HARD]
+
+
+def _has_other_form(root: h5py.h5g.GroupID) -> bool:
+    """Whether tiles have file suffixes or are in groups."""
+    for name in _ends(root):
+        try:
+            is_group = isinstance(h5py.h5o.open(root, name), h5py.h5g.GroupID)
+        except _DAMAGE:
+            continue  # damage is reported when the tile is read
+        if is_group or _suffixed(name):
+            return True
+    return False
+
+
+def _suffixed(name: bytes) -> bool:
+    return tile_id(name.decode(errors="replace")) is not None
+
+
+def _tile_paths(root: h5py.h5g.GroupID, where: Path) -> dict[str, bytes]:
+    """Path of each dataset by isic_id. Links are not followed; an object with two names has the
+    first.
+    """
+    paths: dict[str, bytes] = {}
+    twice: list[str] = []
+
+    def add(name: bytes, info: h5py.h5o.ObjInfo) -> None:
+        if info.type != h5py.h5o.TYPE_DATASET:
+            return
+        text = name.decode(errors="replace")
+        isic_id = tile_id(text) or text.rpartition("/")[2]
+        if isic_id in paths:
+            twice.append(isic_id)
+        paths[isic_id] = name
+
+    h5py.h5o.visit(root, add, info=True)
+    if twice:
+        raise InputError(
+            f"{where} has {len(twice)} tiles twice, in different groups (first {twice[0]}): keep one"
+            " of each"
+        )
+    return paths
+
+
+def _is_scalar_string(dataset: Any) -> bool:
+    is_string = _shape_of_bytes(dataset) == ()
+    return is_string and dataset.get_type().get_class() == h5py.h5t.STRING
+
+
+def _shape_of_bytes(dataset: Any) -> tuple[int, ...] | None:
+    """Shape of a dataset of bytes: one fixed-size string, one opaque value, or an array (n,) of
+    single bytes. None for any other.
+    """
+    if not isinstance(dataset, h5py.h5d.DatasetID):
+        return None
+    kind, space = dataset.get_type(), dataset.get_space()
+    shape: tuple[int, ...] = space.get_simple_extent_dims()
+    if space.get_simple_extent_type() == h5py.h5s.NULL or len(shape) > 1:
+        return None
+    if kind.get_class() == h5py.h5t.INTEGER:
+        return shape if kind.get_size() == 1 and len(shape) == 1 else None
+    fixed = kind.get_class() == h5py.h5t.OPAQUE or (
+        kind.get_class() == h5py.h5t.STRING and not kind.is_variable_str()
+    )
+    return shape if fixed and space.get_simple_extent_npoints() == 1 else None
 
 
 def _lies_here(dataset: h5py.h5d.DatasetID) -> bool:
     """Whether the bytes are in this file: with "external" and "virtual" storage HDF5 reads them
-    from others.
+    from others. A chunk is read whole, so its size has the limit of a tile.
     """
     properties = dataset.get_create_plist()
     layout = properties.get_layout()
+    if layout == h5py.h5d.CHUNKED:
+        # The chunks of an array may be larger than the array.
+        cells = int(np.prod(properties.get_chunk(), dtype=object))
+        return cells * dataset.get_type().get_size() <= MAX_JPEG_BYTES
     return (
         layout in (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS) and properties.get_external_count() == 0
     )

@@ -1,4 +1,4 @@
-"""Score a metadata CSV and an HDF5 file of tiles by a bundle, and write a CSV of scores."""
+"""Score a metadata table and its tiles by a bundle, and write a CSV of scores."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def predict(
     missing_images: MissingImages = "error",
     fallback: bool = False,
 ) -> pd.DataFrame:
-    """Score the lesions of a metadata CSV with tiles of an HDF5 file and write isic_id, target to
-    `out`.
+    """Score the lesions of a metadata table, CSV or parquet, and write isic_id, target to `out`.
 
+    `images`: HDF5 file, or folder or zip archive of JPEGs.
     Train-only columns are not read. A long run that was killed resumes when called again.
     `missing_images` and `fallback` as in `Bundle.predict`. Raises InputError on anything wrong with
     the files; then nothing is written.
@@ -75,9 +75,9 @@ def score(
     Memory holds one chunk and a few bytes for each further lesion. Image scores are cached beside
     `out` until `drop_work`.
     """
-    from isic.data.tiles import TileStore
+    from isic.data.image_files import open_images
 
-    tiles = None if images is None else TileStore(images)
+    tiles = None if images is None else open_images(images)
     if missing_images == "impute" and tiles is not None and bundle.manifest.backbones:
         _note_missing(rows, tiles)
     work = _work(out) if len(rows.ids) >= LONG else None

@@ -68,15 +68,13 @@ class ImageScoringJob:
 
     def identity(self, bundle_hash: str) -> str:
         """Name of the cache: hash of bundle, tiles, lesions, chunks and `impute_broken`."""
-        state = self.tiles.path.stat()
         lesions = hashlib.sha256()
         for index in range(self.chunks):
             lesions.update("\n".join([*self.chunk_ids(index), ""]).encode())
         inputs = [
             bundle_hash,
             str(self.tiles.path.resolve()),
-            state.st_size,
-            state.st_mtime_ns,
+            *self.tiles.state(),
             lesions.hexdigest(),
         ]
         return sha256_json([*inputs, self.chunks, self.impute_broken])[:24]
@@ -290,7 +288,7 @@ def _ids_file(index: int) -> str:
 
 def main() -> None:
     """Score the chunks of `task.json` by the models given, as one of several processes."""
-    from isic.data.tiles import TileStore
+    from isic.data.image_files import open_images
     from isic.image.network.device import pick
     from isic.image.network.loader import default_workers
 
@@ -303,7 +301,7 @@ def main() -> None:
 
     job = ImageScoringJob(
         Path(folder),
-        TileStore(path),
+        open_images(path),
         chunk_ids,
         chunks,
         embeddings,

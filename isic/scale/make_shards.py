@@ -9,6 +9,7 @@ import pandas as pd
 
 from isic.core.errors import InputError, redact
 from isic.core.schema import ID, PATIENT
+from isic.data.image_files import open_images
 from isic.data.patient_chunks import open_chunked
 from isic.data.tiles import TileStore
 from isic.scale.shards import MANIFEST, Shard, ShardManifest, pack_shard, shard_entry, unpack_shard
@@ -23,7 +24,7 @@ def make_shards(
     megabytes: float = 64,
     impute: bool = False,
 ) -> ShardManifest:
-    """Write the lesions of a metadata CSV and the tiles of an HDF5 file as shards; returns the
+    """Write the lesions of a metadata table and its tiles (`open_images`) as shards; returns the
     manifest.
 
     A shard holds at most `rows` lesions or about `megabytes`, whichever is less, unless one patient
@@ -37,12 +38,9 @@ def make_shards(
         raise InputError(
             f"{redact(out.uri)} already holds shards: name another folder, or remove it first"
         )
-    tiles = None if images is None else TileStore(images)
+    tiles = None if images is None else open_images(images)
     if tiles is not None:
-        # From the file's mean tile size: reading each tile's size would take a pass over the file.
-        rows = max(
-            1, min(rows, int(megabytes * 1e6 / (tiles.path.stat().st_size / max(len(tiles), 1))))
-        )
+        rows = max(1, min(rows, int(megabytes * 1e6 / _mean_bytes(tiles))))
     with open_chunked(metadata, rows) as chunks:
         shards = tuple(
             _write(out, chunks.chunk(index), index, tiles, impute) for index in range(len(chunks))
@@ -50,6 +48,14 @@ def make_shards(
     manifest = ShardManifest(shards, tiles is not None)
     out.write(MANIFEST, manifest.to_json())
     return manifest
+
+
+def _mean_bytes(tiles: TileStore) -> float:
+    """About the size of a tile: reading each tile's size would take a pass over the file."""
+    if tiles.path.is_dir():
+        some = tiles.ids()[:: max(1, len(tiles) // 100)]
+        return sum(len(tiles.jpeg(isic_id)) for isic_id in some) / len(some)
+    return tiles.path.stat().st_size / max(len(tiles), 1)
 
 
 def index_shards(store: Store) -> ShardManifest:

@@ -11,7 +11,7 @@ import pytest
 
 from isic.core.errors import InputError
 from isic.core.schema import TEST_COLUMNS, TRAIN_COLUMNS, TRAIN_ONLY
-from isic.data.tables import read_metadata
+from isic.data.tables import metadata_chunks, read_metadata
 from tests.conftest import rows_of
 
 
@@ -86,3 +86,36 @@ def test_train_only_columns_are_refused_in_a_test_file(sample_raw: Path, tmp_pat
     frame.to_csv(tmp_path / "test-metadata.csv", index=False)
     with pytest.raises(InputError, match="unknown column `tbp_lv_dnn_lesion_confidence`"):
         read_metadata(tmp_path / "test-metadata.csv", train=False)
+
+
+def test_parquet_and_gzip_are_the_same_rows(sample_raw: Path, tmp_path: Path) -> None:
+    whole = read_metadata(sample_raw / "test-metadata.csv", train=False)
+    long = pd.read_csv(sample_raw / "train-metadata.csv", low_memory=False)
+    shuffled = long[list(reversed(long.columns))].astype({"sex": "category", "tbp_lv_x": "str"})
+    shuffled.to_parquet(tmp_path / "long", index=False, row_group_size=37)
+    long.to_csv(tmp_path / "long.csv.gz", index=False)
+    forms = [
+        pd.concat(metadata_chunks(path, 50))
+        for path in (
+            sample_raw / "train-metadata.csv",
+            tmp_path / "long",
+            tmp_path / "long.csv.gz",
+        )
+    ]
+    assert len(forms[0]) == len(long)
+    for form in forms[1:]:
+        pd.testing.assert_frame_equal(form, forms[0])
+    pd.testing.assert_frame_equal(
+        read_metadata(tmp_path / "long", train=True),
+        read_metadata(sample_raw / "train-metadata.csv", train=True),
+    )
+
+    whole.assign(sex="female", tbp_lv_x="a").to_parquet(tmp_path / "bad", index=False)
+    with pytest.raises(InputError, match="bad row 1: column `tbp_lv_x` holds 'a'"):
+        list(metadata_chunks(tmp_path / "bad", 50))
+    whole.drop(columns="tbp_lv_H").to_parquet(tmp_path / "short", index=False)
+    with pytest.raises(InputError, match="lacks column `tbp_lv_H`"):
+        list(metadata_chunks(tmp_path / "short", 50))
+    (tmp_path / "cut").write_bytes((tmp_path / "long").read_bytes()[:5000])
+    with pytest.raises(InputError, match="damaged parquet file"):
+        list(metadata_chunks(tmp_path / "cut", 50))

@@ -107,7 +107,11 @@ def hostile(tmp_path: Path) -> TileStore:
         file.create_group("group")
         file["group/ISIC_0000002"] = file["ISIC_0000001"]
         file["type"] = np.dtype("S6")
-        file.create_dataset("array", data=np.zeros(10, dtype=np.uint8))
+        file.create_dataset("array", data=np.zeros(10, dtype=np.uint16))
+        file.create_dataset("pixels", data=np.zeros((8, 8), dtype=np.uint8))
+        file.create_dataset(
+            "huge chunk", (10,), np.uint8, maxshape=(None,), chunks=(2**30,), compression="gzip"
+        )
         file.create_dataset("of any length", data=b"secret")
         file.create_dataset("null", data=h5py.Empty("S6"))
     return TileStore(tmp_path / "t.hdf5")
@@ -118,12 +122,14 @@ HOSTILE = {
     "soft link": "is a link: use a file that contains its tiles",
     "external storage": "are in another file",
     "huge": "holds 2147483648 bytes",
-    "virtual": "not a scalar of JPEG bytes",
-    "group": "not a scalar of JPEG bytes",
-    "type": "not a scalar of JPEG bytes",
-    "array": "not a scalar of JPEG bytes",
-    "of any length": "not a scalar of JPEG bytes",
-    "null": "not a scalar of JPEG bytes",
+    "virtual": "are in another file",
+    "group": "is not JPEG bytes",
+    "type": "is not JPEG bytes",
+    "array": "is not JPEG bytes",
+    "pixels": "is not JPEG bytes",
+    "huge chunk": "or in chunks of more than",
+    "of any length": "is not JPEG bytes",
+    "null": "is not JPEG bytes",
     "group/ISIC_0000002": "has no image for",
     "/ISIC_0000001": "has no image for",
     ".": "has no image for",
@@ -137,6 +143,47 @@ def test_whatever_leads_elsewhere_is_refused(hostile: TileStore, name: str) -> N
     with pytest.raises(InputError, match=HOSTILE[name]) as error:
         hostile.jpeg(name)
     assert name in str(error.value)
+
+
+#: Forms in which people pack tiles: name of a dataset, and what h5py is given.
+FORMS = {
+    "bytes": ("{}", np.bytes_),
+    "one of an array": ("{}", lambda data: np.array([data])),
+    "suffixes": ("{}.jpg", np.bytes_),
+    "groups": ("train/image/{}.JPEG", np.void),
+    "opaque": ("{}", np.void),
+    "array": ("{}", lambda data: np.frombuffer(data, np.uint8)),
+    "signed": ("a/{}", lambda data: np.frombuffer(data, np.int8)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_tiles_are_the_same_bytes_in_every_form(
+    tmp_path: Path, form: str, compression: str | None
+) -> None:
+    tiles = {f"ISIC_{side:07d}": _jpeg(side, side + 1) for side in (51, 96, 239)}
+    name, pack = FORMS[form]
+    with h5py.File(tmp_path / "t.hdf5", "w") as file:
+        for isic_id, data in tiles.items():
+            packed = pack(data)
+            # HDF5 compresses arrays only.
+            filters = {"compression": compression} if packed.ndim and packed.size > 1 else {}
+            file.create_dataset(name.format(isic_id), data=packed, **filters)
+
+    store = pickle.loads(pickle.dumps(TileStore(tmp_path / "t.hdf5")))
+    assert sorted(store.ids()) == sorted(tiles)
+    assert {isic_id: store.jpeg(isic_id) for isic_id in tiles} == tiles
+    assert "ISIC_0000052" not in store
+    assert store.official == (form == "bytes")
+
+
+def test_a_tile_in_two_groups_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "t.hdf5", "w") as file:
+        for group in ("benign", "malignant"):
+            file[f"{group}/ISIC_0000001"] = np.bytes_(_jpeg(51, 51))
+    with pytest.raises(InputError, match=r"1 tiles twice.*first ISIC_0000001"):
+        TileStore(tmp_path / "t.hdf5").ids()
 
 
 def test_damaged_files_are_named_wherever_the_damage_is(tmp_path: Path) -> None:

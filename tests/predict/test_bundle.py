@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from isic.core.errors import InputError
 from isic.core.io import read_json, write_json
 from isic.core.params import Params
 from isic.core.paths import Layout
+from isic.core.schema import TEST_COLUMNS
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 from isic.predict.bundle import Bundle, load_bundle
@@ -146,6 +148,32 @@ def test_a_killed_prediction_resumes(
     resumed = bundle.predict(rows, tiles, work=tmp_path)
     assert len(seen) == len(sizes) * 4, "every chunk by 2 folds of 2 backbones, none scored twice"
     np.testing.assert_allclose(resumed, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_every_form_of_the_files_gives_the_same_scores(
+    bundle: Bundle, layout: Layout, tmp_path: Path
+) -> None:
+    from isic.predict.files import predict
+
+    rows = read_metadata(layout.train_metadata, train=True).head(60)[list(TEST_COLUMNS)]
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    rows.to_csv(tmp_path / "rows.csv.gz", index=False)
+    rows.to_parquet(tmp_path / "rows.parquet", index=False)
+    (tmp_path / "folder" / "image").mkdir(parents=True)
+    tiles = TileStore(layout.train_images)
+    with zipfile.ZipFile(tmp_path / "tiles.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in rows["isic_id"]:
+            archive.writestr(f"a/{name}.jpg", tiles.jpeg(name))
+            (tmp_path / "folder" / "image" / f"{name}.jpg").write_bytes(tiles.jpeg(name))
+
+    def scores(metadata: str, images: Path) -> bytes:
+        predict(bundle.folder, tmp_path / metadata, images, tmp_path / "scores.csv")
+        return (tmp_path / "scores.csv").read_bytes()
+
+    expected = scores("rows.csv", layout.train_images)
+    assert scores("rows.csv.gz", tmp_path / "folder") == expected
+    assert scores("rows.parquet", tmp_path / "tiles.zip") == expected
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def main() -> None:
     counts = count_lesions(layout.folds, params.data)
     with open_run(f"train_image-{options.backbone}", config, name, options.fold) as tracker:
         estimate = estimate_time(params.image, models, counts, options.backbone, options.fold)
-        files = layout.train_files(options.backbone, options.fold)
+        files = layout.train_files(options.backbone, options.fold, params.data.archive)
         train_files(files, params.image, options.backbone, options.fold, tracker, estimate=estimate)
         log_network(tracker, name, layout.image_model(options.backbone, options.fold))
         tracker.dataset(layout.train_metadata, "train")

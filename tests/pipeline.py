@@ -23,7 +23,7 @@ SHRUNK: dict[str, Any] = {
 
 _CODE = ("dvc.yaml", "params.yaml", ".dvcignore", "isic", "pipelines")
 #: Stages depend on these folders, which do not exist without image networks.
-_KEPT = ("data/embeddings/.gitkeep", "models/image/.gitkeep")
+_KEPT = ("data/archive/.gitkeep", "data/embeddings/.gitkeep", "models/image/.gitkeep")
 
 #: Refuses and records attempts to reach another machine, also when a library ignores the refusal.
 _DENY = """

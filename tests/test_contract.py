@@ -61,7 +61,9 @@ def readme(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="module")
 def stages(root: Path) -> dict[str, Any]:
-    return dict(yaml.safe_load((root / "dvc.yaml").read_text())["stages"])
+    entries = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    # A stage for each item of a parameter is described below `do`.
+    return {name: entry.get("do", entry) for name, entry in entries.items()}
 
 
 def _module_of(stage: dict[str, Any]) -> str:
@@ -198,7 +200,7 @@ def test_metrics_are_kept_in_git(stages: dict[str, Any]) -> None:
             if path.startswith("metrics/"):
                 assert options == {"cache": False}, f"{name}: {path}"
                 kept.add(path)
-    names = ("evaluate", "headline", "register", "robustness", "validate")
+    names = ("archive/${key}", "evaluate", "headline", "register", "robustness", "validate")
     assert kept == {f"metrics/{name}.json" for name in names}
 
 
@@ -391,8 +393,9 @@ def test_help_writes_nothing(root: Path) -> None:
 
 
 def test_clean_leaves_the_folders_that_git_keeps(root: Path, tmp_path: Path) -> None:
-    kept = ("data/embeddings/.gitkeep", "models/image/.gitkeep")
+    kept = ("data/archive/.gitkeep", "data/embeddings/.gitkeep", "models/image/.gitkeep")
     made = (
+        "data/archive/isic2020/diagnoses.parquet",
         "data/embeddings/vit/fold0.npy",
         "models/image/vit/fold0/config.json",
         "models/stack/stack.json",

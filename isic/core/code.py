@@ -18,6 +18,11 @@ _STACK = (
     "isic/tabular",
 )
 
+#: Code that reads pictures of other sources and decides which of them train a network.
+_ARCHIVE = tuple(
+    f"isic/data/archive/{name}.py" for name in ("duplicates", "forms", "people", "pictures")
+)
+
 #: Code that turns rows and tiles into scores: the code hash of a bundle.
 SCORING_CODE = (
     "isic/core/schema.py",
@@ -41,6 +46,14 @@ _STAGES: dict[str, tuple[str, ...]] = {
         "isic/data/rules.py",
         "isic/data/validate.py",
     ),
+    "archive": (
+        "isic/core/csv_files.py",
+        "isic/data/archive",
+        "isic/data/jpeg.py",
+        "isic/data/tables.py",
+        "isic/data/tile_file.py",
+        "isic/data/tiles.py",
+    ),
     "folds": ("isic/core/folds.py", "isic/core/csv_files.py", "isic/data/tables.py"),
     "features": ("isic/core/csv_files.py", "isic/data/tables.py", "isic/tabular"),
     "train_image": (
@@ -49,6 +62,7 @@ _STAGES: dict[str, tuple[str, ...]] = {
         "isic/core/csv_files.py",
         "isic/data/tables.py",
         *_NETWORK,
+        *_ARCHIVE,
         "isic/image/training",
     ),
     "embed": ("isic/data/anchors", *_NETWORK),

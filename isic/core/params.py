@@ -13,6 +13,8 @@ from isic.core.yaml_files import read_yaml
 
 #: A backbone's name is a folder, a DVC stage and a part of column names.
 _BACKBONE = re.compile(r"[A-Za-z0-9]+([_-][A-Za-z0-9]+)*")
+#: The name of a source is a folder and a DVC stage.
+_SOURCE = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 #: Endings of the columns made of a backbone's logits, and the name of the mean of all backbones.
 _TAKEN = ("all", "rank", "ratio", "above")
 
@@ -61,12 +63,33 @@ class SampleData(Section):
     seed: _Seed
 
 
+class ArchiveSource(Section):
+    """Labelled pictures from elsewhere: see `isic.data.archive.forms`."""
+
+    path: str  # folder of tables and pictures, read only
+    form: Literal["isic2018", "isic2019", "isic2020", "ham10000", "pad_ufes_20", "folder"]
+    px: Annotated[int, Field(ge=32, le=1024)] = 256  # largest side of the kept pictures
+    licence: str | None = None  # null: of the table, else of the form
+
+
 class Data(Section):
-    """Where the five official files come from."""
+    """Where the five official files come from, and further labelled pictures."""
 
     source: Literal["sample", "folder"]
     folder: str | None = None
     sample: SampleData
+    #: By name; absent in old bundles.
+    archive: dict[str, ArchiveSource] = {}
+
+    @model_validator(mode="after")
+    def _sources_are_plain(self) -> Data:
+        for name in self.archive:
+            if not _SOURCE.fullmatch(name):
+                raise ValueError(
+                    f"archive.{name}: use small letters, digits and single _ between them in the"
+                    " name"
+                )
+        return self
 
     @model_validator(mode="after")
     def _folder_is_named(self) -> Data:
@@ -134,6 +157,11 @@ class ImageTrain(Section):
     channels_last: bool
     compile: bool
     checkpoint_gradients: bool  # less memory for about a third more time
+    # Absent in old bundles:
+    archive: Literal["none", "pretrain", "mix"] = "none"  # use of the sources of `data.archive`
+    archive_epochs: Annotated[int, Field(ge=1)] = 5  # pretrain: epochs of them, before `epochs`
+    archive_share: Annotated[float, Field(gt=0, lt=1)] = 0.25  # mix: their share of an epoch
+    extra: str | None = None  # folder of labelled tiles that only ever train
 
 
 class ImageRecipe(ImageTrain):
@@ -146,6 +174,21 @@ class ImageRecipe(ImageTrain):
     def training_config(self) -> dict[str, Any]:
         """The values that decide the weights."""
         return self.model_dump(exclude={"tta", "validate_negatives"})
+
+    @property
+    def pretraining_epochs(self) -> int:
+        """Epochs of other sources' pictures alone, which come first."""
+        return self.archive_epochs if self.archive == "pretrain" else 0
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of the whole run."""
+        return self.pretraining_epochs + self.epochs
+
+    @property
+    def has_train_only(self) -> bool:
+        """Whether pictures beside the challenge's train the network."""
+        return self.archive != "none" or self.extra is not None
 
     @property
     def reads_diagnoses(self) -> bool:
@@ -391,6 +434,17 @@ class Params(Section):
             "devices": self.image.devices,
             **self.image.recipe(backbone).training_config(),
         }
+
+    @model_validator(mode="after")
+    def _archive_has_sources(self) -> Params:
+        for name in self.image.backbones:
+            recipe = self.image.recipe(name)
+            if recipe.archive != "none" and not self.data.archive:
+                raise ValueError(
+                    f"image.train.archive is {recipe.archive} for {name}, but data.archive names no"
+                    " source: add one, or set it to none"
+                )
+        return self
 
     @model_validator(mode="after")
     def _folds_count_from_zero(self) -> Params:

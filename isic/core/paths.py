@@ -28,13 +28,14 @@ class StackFiles:
 
 @dataclass(frozen=True)
 class TrainFiles:
-    """The files of one image fold: recorded folds, metadata and tiles to read; the model's and the
-    resume folder to write.
+    """The files of one image fold: recorded folds, metadata, tiles and the folders of imported
+    sources to read; the model's and the resume folder to write.
     """
 
     folds: Path
     metadata: Path
     tiles: Path
+    archive: tuple[Path, ...]
     model: Path
     resume: Path
 
@@ -146,6 +147,13 @@ class Layout:
     def folds(self) -> Path:
         return self.root / "data" / "folds.parquet"
 
+    def archive(self, source: str) -> Path:
+        """Folder of an imported source of `data.archive`."""
+        return self.root / "data" / "archive" / source
+
+    def archive_metrics(self, source: str) -> Path:
+        return self.root / "metrics" / "archive" / f"{source}.json"
+
     @property
     def training_files(self) -> TrainingFiles:
         return TrainingFiles(self.train_metadata, self.train_images, self.folds)
@@ -194,11 +202,13 @@ class Layout:
         """backbone -> fold -> its `image_model` folder."""
         return {name: {fold: self.image_model(name, fold) for fold in folds} for name in backbones}
 
-    def train_files(self, backbone: str, fold: int) -> TrainFiles:
+    def train_files(self, backbone: str, fold: int, sources: Iterable[str] = ()) -> TrainFiles:
+        """`sources` are the names of `data.archive`."""
         return TrainFiles(
             folds=self.folds,
             metadata=self.train_metadata,
             tiles=self.train_images,
+            archive=tuple(self.archive(name) for name in sources),
             model=self.image_model(backbone, fold),
             resume=self.resume("train_image", f"{backbone}-{fold}"),
         )

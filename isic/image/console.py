@@ -103,7 +103,7 @@ class Console:
         if self.live and sums:
             done = (
                 f"epoch {slot.epoch + 1}/{self.epochs}"
-                f" {slot.micro + 1}/{run.sampling.micro_batches}"
+                f" {slot.micro + 1}/{run.sampling_of(slot.epoch).micro_batches}"
             )
             loss = sums["loss"] / max(1.0, sums["finite"])
             line = f"{self.name} {done} loss {loss:.4f}; {self._left(run, clock)}"

@@ -171,8 +171,11 @@ def memory_gb(recipe: ImageRecipe, entry: Entry) -> float:
 
 
 def _tiles_shown(recipe: ImageRecipe, positives: float) -> float:
-    """Tiles shown in a whole training, given enough negatives."""
-    return positives * recipe.positive_repeats * (1 + recipe.negatives_per_positive) * recipe.epochs
+    """Tiles shown in a whole training, given enough negatives; without those of pre-training, whose
+    number depends on the sources.
+    """
+    own = positives * recipe.positive_repeats * (1 + recipe.negatives_per_positive) * recipe.epochs
+    return own / (1 - recipe.archive_share) if recipe.archive == "mix" else own
 
 
 def _missing(models: Models) -> list[tuple[str, int]]:

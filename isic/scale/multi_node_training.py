@@ -70,7 +70,7 @@ def _train_process(config: dict[str, Any]) -> None:
         int(config["fold"]),
     )
     params = load_params(layout.params)
-    files = layout.train_files(backbone, fold)
+    files = layout.train_files(backbone, fold, params.data.archive)
     group = join_cluster(rank, context.get_world_size(), context.get_local_world_size())
     if rank > 0:
         train_files(files, params.image, backbone, fold, NullTracker(), group)

@@ -12,7 +12,8 @@ from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
 from isic.image.console import TimeEstimate
 from isic.image.training.parallel import ProcessGroup
-from isic.image.training.train import Limits, train_fold
+from isic.image.training.train import Limits, stopping_fold, train_fold
+from isic.image.training.train_only import read_train_only
 
 
 def train_files(
@@ -36,6 +37,11 @@ def train_files(
     if recipe.reads_diagnoses:
         metadata = read_metadata(files.metadata, train=True).set_index(ID)
         diagnoses = metadata.loc[folds[ID], "iddx_full"]
+    train_only = None
+    if recipe.has_train_only:
+        stopping = stopping_fold(folds, fold, recipe)
+        held_out = [fold] if stopping is None else [fold, stopping]
+        train_only = read_train_only(recipe, files.archive, folds, held_out)
 
     train_fold(
         TileStore(files.tiles),
@@ -51,4 +57,5 @@ def train_files(
         estimate,
         processes,
         backbone,
+        train_only,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,13 @@ from isic.image.training.diagnosis import GROUPS, diagnosis_groups, soften
 from isic.image.training.optimizer import EMA, make_optimiser
 from isic.image.training.parallel import ProcessGroup, SingleProcess
 from isic.image.training.rng import WEIGHTS, seed
-from isic.image.training.sampler import Sampling
+from isic.image.training.sampler import Sampling, Slot
 
 
 @dataclass
 class Run:
     """One training run. `target` (n,) in [0, 1] and `groups` (n,) or None are those of the training
-    rows, on `device`.
+    rows, on `device`. `pretraining` samples the epochs that come first, if any.
     """
 
     recipe: ImageRecipe
@@ -44,6 +44,7 @@ class Run:
     processes: ProcessGroup
     precision: str
     progress: Progress
+    pretraining: Sampling | None = None
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +58,32 @@ class Run:
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run."""
-        return self.sampling.steps * self.recipe.epochs
+        return self.pretraining_steps + self.sampling.steps * self.recipe.epochs
+
+    @property
+    def pretraining_steps(self) -> int:
+        """Optimiser steps of the epochs of pre-training."""
+        return self.pretraining.steps * self.recipe.pretraining_epochs if self.pretraining else 0
+
+    @property
+    def phase(self) -> tuple[int, int]:
+        """(step, steps) of the current schedule: pre-training has one of its own."""
+        step, first = self.progress.step, self.pretraining_steps
+        return (step, first) if step < first else (step - first, self.steps - first)
+
+    def sampling_of(self, epoch: int) -> Sampling:
+        """Sampling of an epoch, from 0."""
+        first = self.pretraining is not None and epoch < self.recipe.pretraining_epochs
+        return self.pretraining if first and self.pretraining else self.sampling
+
+    def slots(self) -> Iterator[Slot]:
+        """All micro-batches of this process from the current position to the end."""
+        first, progress = self.recipe.pretraining_epochs, self.progress
+        epoch, micro = progress.epoch, progress.micro
+        if self.pretraining is not None and epoch < first:
+            yield from self.pretraining.slots(first, epoch, micro)
+            epoch, micro = first, 0
+        yield from self.sampling.slots(self.recipe.all_epochs, epoch, micro)
 
 
 def prepare(
@@ -66,9 +92,10 @@ def prepare(
     fold: int,
     diagnoses: Sequence[object] | None = None,
     processes: ProcessGroup | None = None,
+    archive: NDArray[np.bool_] | None = None,
 ) -> Run:
     """A new run. `target` (n,) are the labels of the training rows, `diagnoses` (n,) their
-    `iddx_full`, for recipes that use it.
+    `iddx_full`, for recipes that use it; `archive` (n,) marks those of other sources.
     """
     processes = processes or SingleProcess()
     device = processes.device
@@ -94,7 +121,12 @@ def prepare(
         ),
         scaler=machine.scaler(precision, device),
         average=EMA(net, recipe.ema) if recipe.ema else None,
-        sampling=_sampling(target, recipe, fold, processes),
+        sampling=_sampling(target, recipe, fold, processes, archive),
+        pretraining=(
+            None
+            if archive is None or not recipe.pretraining_epochs
+            else _sampling(target, recipe, fold, processes, ~archive, positive_repeats=1)
+        ),
         target=torch.tensor(
             target if diagnoses is None else soften(target, diagnoses, recipe.indeterminate),
             dtype=torch.float32,
@@ -123,17 +155,24 @@ def _network(recipe: ImageRecipe, fold: int, groups: int) -> tuple[LesionNet, Sp
 
 
 def _sampling(
-    target: NDArray[np.int64], recipe: ImageRecipe, fold: int, processes: ProcessGroup
+    target: NDArray[np.int64],
+    recipe: ImageRecipe,
+    fold: int,
+    processes: ProcessGroup,
+    others: NDArray[np.bool_] | None,
+    positive_repeats: int | None = None,
 ) -> Sampling:
     return Sampling(
         target,
         recipe.negatives_per_positive,
-        recipe.positive_repeats,
+        positive_repeats or recipe.positive_repeats,
         recipe.batch_size,
         recipe.accumulate,
         seed=seed(recipe.seed, fold) % 2**32,
         processes=processes.size,
         rank=processes.rank,
+        own=None if others is None else ~others,
+        share=recipe.archive_share if recipe.archive == "mix" else 0.0,
     )
 
 
@@ -152,7 +191,7 @@ def restore(run: Run, folder: Path) -> bool:
     progress, tensors = state
     own = {name: value.shape for name, value in _tensors(run).items()}
     fits = {name: value.shape for name, value in tensors.items()} == own
-    if not fits or progress.epoch > run.recipe.epochs or progress.step > run.steps:
+    if not fits or progress.epoch > run.recipe.all_epochs or progress.step > run.steps:
         return False
     run.progress = progress
     run.net.load_state_dict(_below(tensors, "net."))

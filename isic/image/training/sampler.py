@@ -2,7 +2,8 @@
 
 As in the competition's published systems (FIELD), for a prevalence of 0.1 %: each epoch has all
 positives, repeated, and a small new sample of negatives. Positives are evenly spaced, so every
-batch has the configured share.
+batch has the configured share. Pictures of other sources may be a share of an epoch, with the same
+share of positives.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling of epochs from the labels of the training rows."""
+    """Sampling of epochs from the labels of the training rows.
+
+    With `own` (n,), the counts are those of these rows, and `share` of an epoch's tiles are others.
+    """
 
     target: NDArray[np.int64]
     negatives_per_positive: float
@@ -44,15 +48,39 @@ class Sampling:
     seed: int
     processes: int = 1
     rank: int = 0
+    own: NDArray[np.bool_] | None = None
+    share: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.target == 1).any() or not (self.target == 0).any():
+        if not len(self._own(1)) or not len(self._own(0)):
             raise InputError("the training folds hold one class only: use more data or fewer folds")
+
+    def _own(self, label: int) -> Rows:
+        rows = self.target == label
+        return np.flatnonzero(rows if self.own is None else rows & self.own)
+
+    def _others(self, label: int) -> Rows:
+        """Rows that are not own, [] without a share of them."""
+        if self.own is None or not self.share:
+            return np.empty(0, dtype=np.int64)
+        return np.flatnonzero((self.target == label) & ~self.own)
 
     @property
     def positives(self) -> int:
         """Shown per epoch."""
-        return int((self.target == 1).sum()) * self.positive_repeats
+        return self._own_positives + self._other_count(1)
+
+    @property
+    def _own_positives(self) -> int:
+        return len(self._own(1)) * self.positive_repeats
+
+    def _other_count(self, label: int) -> int:
+        """Rows that are not own shown per epoch, with the configured share of positives."""
+        if not len(self._others(label)):
+            return 0
+        tiles = self._own_wanted * self.share / (1 - self.share)
+        positives = tiles / (1 + self.negatives_per_positive)
+        return round(positives if label else tiles - positives)
 
     @property
     def negatives(self) -> int:
@@ -70,8 +98,12 @@ class Sampling:
     @property
     def _wanted(self) -> int:
         """Tiles of an epoch before micro-batches are filled up."""
-        negatives = max(1, round(self.positives * self.negatives_per_positive))
-        return self.positives + min(negatives, int((self.target == 0).sum()))
+        return self._own_wanted + self._other_count(1) + self._other_count(0)
+
+    @property
+    def _own_wanted(self) -> int:
+        negatives = max(1, round(self._own_positives * self.negatives_per_positive))
+        return self._own_positives + min(negatives, len(self._own(0)))
 
     @property
     def micro_batches(self) -> int:
@@ -88,16 +120,18 @@ class Sampling:
     def rows(self, epoch: int) -> Rows:
         """Row indices of one epoch in order, positives evenly spaced."""
         random = stream(EPOCH, self.seed, epoch)
-        positive = np.concatenate(
-            [
-                random.permutation(np.flatnonzero(self.target == 1))
-                for _ in range(self.positive_repeats)
-            ]
-        )
+        positive = _draw(random, self._own(1), self._own_positives)
         # One round of all negatives, or more if filling up needs more than there are.
-        others = np.flatnonzero(self.target == 0)
-        rounds = [random.permutation(others) for _ in range(-(-self.negatives // len(others)))]
-        negative = np.concatenate(rounds)[: self.negatives]
+        negative = _draw(random, self._own(0), self.negatives - self._other_count(0))
+        if len(self._others(1)) or len(self._others(0)):
+            positive, negative = (
+                random.permutation(
+                    np.concatenate(
+                        [own, _draw(random, self._others(label), self._other_count(label))]
+                    )
+                )
+                for own, label in ((positive, 1), (negative, 0))
+            )
         position = (
             (np.arange(len(positive)) + random.random()) * self.tiles / len(positive)
         ).astype(np.int64)
@@ -140,6 +174,14 @@ class Sampling:
         positive = self.target[rows[position]] == 1
         dealt = np.concatenate([position[positive], position[~positive]])
         return np.sort(dealt[(self.rank + micro) % self.processes :: self.processes])
+
+
+def _draw(random: np.random.Generator, rows: Rows, count: int) -> Rows:
+    """`count` of the rows in random order, each once before any is drawn again."""
+    if not count:
+        return rows[:0]
+    rounds = [random.permutation(rows) for _ in range(-(-count // len(rows)))]
+    return np.concatenate(rounds)[:count]
 
 
 def validation_rows(target: NDArray[np.int64], negatives: int, seed: int) -> Rows:

@@ -38,9 +38,7 @@ def take_step(
         # With several processes, the list of averaged gradients is fixed at the start: gradients
         # of the backbone are computed and dropped.
         run.net.backbone.requires_grad_(not frozen)
-    set_rate(
-        run.optimiser, rate(progress.step, run.steps, recipe.schedule, recipe.warmup, recipe.min_lr)
-    )
+    set_rate(run.optimiser, rate(*run.phase, recipe.schedule, recipe.warmup, recipe.min_lr))
     # Fetched before the optimiser's work is queued, so that they arrive sooner.
     losses = machine.Fetched(_gradients(run, group, write))
     if frozen:

@@ -37,6 +37,7 @@ from isic.image.training.parallel import ProcessGroup, SingleProcess, join, proc
 from isic.image.training.run import Run, prepare, restore, save
 from isic.image.training.sampler import Slot
 from isic.image.training.step import take_step
+from isic.image.training.train_only import JoinedTiles, TrainOnly, describe_train_only
 from isic.image.training.validation import (
     DECIDING_NEGATIVES,
     Validation,
@@ -71,21 +72,47 @@ class Job:
     name: str
     diagnoses: Sequence[object] | None
     limits: Limits
+    train_only: TrainOnly | None = None
 
     @property
     def stopping_fold(self) -> int | None:
         """The fold whose score ends training, kept out of it; None without `early_stop`."""
-        return _stopping_fold(self.folds, self.fold, self.recipe)
+        return stopping_fold(self.folds, self.fold, self.recipe)
 
     @property
     def training(self) -> NDArray[np.bool_]:
-        """Whether each row is trained on."""
+        """Whether each row of `folds` is trained on."""
         held_out = [fold for fold in (self.fold, self.stopping_fold) if fold is not None]
         return ~np.isin(self.folds["fold"], held_out)
 
     @property
     def ids(self) -> NDArray[np.str_]:
-        return self.folds.loc[self.training, ID].to_numpy(str)
+        """Of the training rows: those of `folds`, then those that only train."""
+        return self._joined(self.folds.loc[self.training, ID].to_numpy(str), ID)
+
+    @property
+    def target(self) -> NDArray[np.int64]:
+        """Of the training rows, as all below."""
+        return self._joined(self.folds.loc[self.training, TARGET].to_numpy(np.int64), TARGET)
+
+    @property
+    def known_diagnoses(self) -> list[str] | None:
+        if self.diagnoses is None:
+            return None
+        own = np.asarray(self.diagnoses, dtype=str)[self.training]
+        return list(self._joined(own, "diagnosis").tolist())
+
+    @property
+    def archive(self) -> NDArray[np.bool_] | None:
+        """Whether each training row is of another source; None without any."""
+        if self.train_only is None or not self.train_only.rows["archive"].any():
+            return None
+        return self._joined(np.zeros(int(self.training.sum()), dtype=bool), "archive")
+
+    def _joined(self, own: NDArray[Any], column: str) -> NDArray[Any]:
+        if self.train_only is None:
+            return own
+        return np.concatenate([own, self.train_only.rows[column].to_numpy(own.dtype.type)])
 
     def validation_set(self, run: Run, fold: int, negatives: int) -> ValidationSet:
         """A sample of `fold` with this many negatives."""
@@ -111,6 +138,7 @@ def train_fold(
     estimate: TimeEstimate | None = None,
     processes: ProcessGroup | None = None,
     backbone: str | None = None,
+    train_only: TrainOnly | None = None,
 ) -> list[dict[str, Any]]:
     """Train on the rows of `folds` (isic_id, target, fold) outside `fold` and write the model's
     folder. Returns the history, one row per epoch.
@@ -126,13 +154,14 @@ def train_fold(
     processes: those that a cluster started, `limits.devices` of them, each of which calls this;
         None: this process starts the others.
     backbone: name in config.json (default: `name`).
+    train_only: pictures beside those of `folds`, read for this fold.
 
     Raises InputError for tiles that are missing or broken, a loss that is not finite, weights that
     cannot be loaded, `early_stop` with two folds; OutOfTime when `limits.max_hours` is used up.
     """
     limits = limits or Limits()
     known = None if diagnoses is None else [str(text) for text in diagnoses]
-    key = _key(tiles, folds, fold, recipe, known, limits)
+    key = _key(tiles, folds, fold, recipe, known, limits, train_only)
     own = processes or SingleProcess()
     unusable = machine.unseen_gpu()
     precision, note = own.broadcast(
@@ -140,7 +169,7 @@ def train_fold(
     )
     folder = _state(resume_dir, key, precision)
     settled = recipe.model_copy(update={"precision": precision})
-    job = Job(tiles, folds, fold, settled, folder, name, known, limits)
+    job = Job(tiles, folds, fold, settled, folder, name, known, limits, train_only)
     first = processes is None or processes.rank == 0
 
     with ExitStack() as stack:
@@ -148,7 +177,7 @@ def train_fold(
             stack.enter_context(checkpoint.locked(folder))
         started = process_group(limits.devices, _train_in_group, (job,))
         group = processes or stack.enter_context(started)
-        console = Console(name, recipe.epochs, estimate, quiet=not first)
+        console = Console(name, recipe.all_epochs, estimate, quiet=not first)
         for line in (note, f"warning: {unusable}" if unusable else ""):
             if line:
                 console.write(line)
@@ -163,6 +192,7 @@ def train_fold(
                 "backbone": backbone or name,
                 "precision": precision,
                 "scoring_precision": scoring,
+                "train_only": train_only.sources if train_only else [],
                 "recipe": recipe.model_dump(exclude={"tta"}),
             }
             save_model(out_dir, run.scored, run.spec, extra, run.progress.history)
@@ -172,7 +202,7 @@ def train_fold(
 
 def _train_in_group(job: Job) -> None:
     """Training in a process that is not the first."""
-    console = Console(job.name, job.recipe.epochs, quiet=True)
+    console = Console(job.name, job.recipe.all_epochs, quiet=True)
     _train(job, join(job.limits.devices), NullTracker(), console)
 
 
@@ -183,11 +213,15 @@ def _key(
     recipe: ImageRecipe,
     known: Any,
     limits: Limits,
+    train_only: TrainOnly | None,
 ) -> str:
     rows = [folds[column].tolist() for column in (ID, TARGET, "fold")]
+    if train_only is not None:
+        rows += [train_only.rows[column].tolist() for column in train_only.rows]
+        rows.append([train_only.content])
     return checkpoint.resume_key(
         recipe.training_config(),
-        [*rows, fold, _stopping_fold(folds, fold, recipe), known],
+        [*rows, fold, stopping_fold(folds, fold, recipe), known],
         tiles.path,
         limits.devices,
     )
@@ -218,7 +252,8 @@ def _precision(wanted: str, device: torch.device, resume_dir: Path, key: str) ->
     return own, f"{lacking}: starts anew in {own} and keeps that state"
 
 
-def _stopping_fold(folds: pd.DataFrame, fold: int, recipe: ImageRecipe) -> int | None:
+def stopping_fold(folds: pd.DataFrame, fold: int, recipe: ImageRecipe) -> int | None:
+    """The fold kept out of training beside `fold`, for early stopping; None without it."""
     if recipe.early_stop is None:
         return None
     return early_stopping_fold(folds["fold"], fold, recipe.seed, "image.train.early_stop")
@@ -228,13 +263,13 @@ def _train(
     job: Job, processes: ProcessGroup, tracker: Tracker, console: Console
 ) -> tuple[Run, str]:
     """The trained run, and the number format for its scores."""
-    training, recipe = job.training, job.recipe
-    known = None if job.diagnoses is None else np.asarray(job.diagnoses)[training].tolist()
-    target = job.folds.loc[training, TARGET].to_numpy(np.int64)
-    run = prepare(target, recipe, job.fold, known, processes)
+    recipe = job.recipe
+    run = prepare(job.target, recipe, job.fold, job.known_diagnoses, processes, job.archive)
     if restore(run, job.resume):
         progress = run.progress
         console.write(f"resumes in epoch {progress.epoch + 1}, step {progress.step} of {run.steps}")
+    for source in job.train_only.sources if job.train_only else ():
+        console.write(describe_train_only(source))
     stopping = job.stopping_fold
     if stopping is not None:
         console.write(f"fold {stopping} is kept out of training too, for early stopping")
@@ -248,7 +283,8 @@ def _train(
     ids, folder = job.folds[ID].to_numpy(str), job.resume.parent.parent / "decoded"
     cached = decoded(job.tiles, ids, job.limits.cache_gb, folder, console.write)
     with cached as tiles, _sigterm() as stop:
-        _loop(run, job, tiles, validation, tracker, console, stop)
+        every = JoinedTiles(tiles, job.train_only) if job.train_only else tiles
+        _loop(run, job, every, validation, tracker, console, stop)
     return run, _scoring_precision(job, run)
 
 
@@ -343,12 +379,11 @@ def _stop(run: Run, job: Job, console: Console, stop: threading.Event) -> None:
 def _steps(run: Run, job: Job, tiles: Tiles, clock: Clock) -> Iterator[list[Batch[Slot]]]:
     """The micro-batches of each optimiser step, from the run's current step on."""
     augment = Augmenter(run.recipe.augment, run.sampling.seed).augment_slot
-    slots = run.sampling.slots(run.recipe.epochs, run.progress.epoch, run.progress.micro)
     workers = job.limits.workers
     if workers is None:
         workers = default_workers(run.device, run.processes.local_size)
     group: list[Batch[Slot]] = []
-    loaded = batches(tiles, job.ids, slots, workers, run.device.type == "cuda", augment)
+    loaded = batches(tiles, job.ids, run.slots(), workers, run.device.type == "cuda", augment)
     for batch in clock.waiting(loaded):
         group.append(batch)
         if batch.slot.ends_step:
@@ -437,7 +472,9 @@ def _end_epoch(
     progress.epoch_sums = {}
     values = {_LOGGED.get(name, name): value for name, value in row.items() if value is not None}
     tracker.metrics({name: float(value) for name, value in values.items()}, row["epoch"])
-    flags = red_flags(progress.history, 1 / (1 + run.recipe.negatives_per_positive))
+    # Pre-training has other pictures, another share of positives and another loss.
+    training = progress.history[run.recipe.pretraining_epochs :]
+    flags = red_flags(training, 1 / (1 + run.recipe.negatives_per_positive)) if training else {}
     if fresh := console.warn(flags):
         tracker.tags({f"red_flag.{name}": text for name, text in fresh.items()})
     console.epoch(row, run, clock)

@@ -88,9 +88,12 @@ class Validation(NamedTuple):
     def score(self, run: Run, epoch: int) -> dict[str, float]:
         """pAUC and AUC of the sets due after `epoch` (from 1); all are due after the last one.
 
-        Names of the early-stopping fold's scores end in `_watched`.
+        Names of the early-stopping fold's scores end in `_watched`. None is due in pre-training.
         """
-        scores = {}
+        scores: dict[str, float] = {}
+        epoch -= run.recipe.pretraining_epochs
+        if epoch < 1:
+            return scores
         for validation_set, ending in ((self.logged, ""), (self.stopping, "_watched")):
             if validation_set is None:
                 continue

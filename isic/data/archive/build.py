@@ -20,7 +20,7 @@ from isic.core.progress import StepProgress
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.data.archive.duplicates import near_pairs, picture_hash
 from isic.data.archive.forms import DIAGNOSIS_COLUMNS, list_files, read_diagnoses
-from isic.data.archive.people import LINKS, PICTURES, DIAGNOSES, stored_hashes
+from isic.data.archive.people import DIAGNOSES, LINKS, PICTURES, stored_hashes
 from isic.data.archive.pictures import encode_picture, read_picture
 from isic.data.tables import read_metadata
 from isic.data.tile_file import put_tile

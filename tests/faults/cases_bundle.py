@@ -23,6 +23,7 @@ def cases() -> Iterator[Case]:
     yield from _networks()
     yield from _stackers()
     yield from _boosters()
+    yield from _other_libraries()
 
 
 def _set(key: str, value: Any) -> Callable[[dict[str, Any]], None]:
@@ -378,3 +379,96 @@ def _boosters() -> Iterator[Case]:
             if name in ("a shrinkage of nan", "no objective", "another objective")
             else "refused",
         )
+
+
+def _other_library(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """A preparation that lets a small model of `name` replace the first fold's, and changes it."""
+
+    def prepare(folder: Path) -> None:
+        from isic.stack.members import library
+        from isic.stack.members.base import MemberTask, Pool
+
+        stack = folder / "bundle" / "stack"
+        content = json.loads((stack / "stack.json").read_text())
+        chain = content["chains"]["0"]
+        for file in chain["members"]["lightgbm"]:
+            (stack / file).unlink()
+        random = np.random.default_rng(0)
+        columns = {
+            column: random.normal(size=200).astype(np.float32) for column in content["columns"]
+        }
+        target = (next(iter(columns.values())) > 0).astype(np.int8)
+        params = {"max_depth" if name == "xgboost" else "depth": 3}
+        task = MemberTask(Pool(columns, target, 32), np.arange(200), params, 4, 0)
+        file = f"fold0-{name}-0{library(name).suffix}"
+        library(name).save(library(name).train(task), stack / file)
+        chain["members"], chain["blend"]["weights"] = {name: [file]}, {name: 1.0}
+        (stack / "stack.json").write_text(json.dumps(content))
+        (stack / file).write_bytes(change((stack / file).read_bytes()))
+        sign(folder / "bundle")
+
+    return prepare
+
+
+def _other_libraries() -> Iterator[Case]:
+    def put(place: float, data: bytes) -> Callable[[bytes], bytes]:
+        def change(model: bytes) -> bytes:
+            start = int(len(model) * place)
+            return model[:start] + data + model[start + len(data) :]
+
+        return change
+
+    def number(key: str, value: str) -> Callable[[bytes], bytes]:
+        pattern = rf'("{key}":\[?"?)[^,\]"]+'.encode()
+        return lambda model: re.sub(pattern, rb"\g<1>" + value.encode(), model, count=1)
+
+    changes: dict[str, dict[str, Callable[[bytes], bytes]]] = {
+        "xgboost": {
+            f"{key} {value}": number(key, value)
+            for key, value in (
+                ("left_children", "99999"),
+                ("left_children", "0"),
+                ("right_children", "-2"),
+                ("split_indices", "99999"),
+                ("split_conditions", "1e99"),
+                ("base_weights", "NaN"),
+                ("num_trees", "9"),
+                ("num_nodes", "-1"),
+                ("num_feature", "1"),
+                ("num_class", "3"),
+                ("base_score", "7"),
+                ("tree_info", "5"),
+                ("iteration_indptr", "4"),
+            )
+        },
+        "catboost": {
+            f"{len(data)} bytes of {data[0]} at {place:.0%}": put(place, data)
+            for place in (0.0, 0.002, 0.3, 0.6, 0.95)
+            for data in (b"\xff" * 4, b"\x00" * 64)
+        },
+    }
+    for name, edits in changes.items():
+        yield Case(
+            4,
+            f"member of {name}",
+            predict(),
+            _other_library(name, lambda model: model),
+            "done",
+        )
+        for share in (0.0, 0.5, 0.99):
+            yield Case(
+                4,
+                f"member of {name} cut at {share:.0%}",
+                predict(),
+                _other_library(name, lambda model, share=share: model[: int(len(model) * share)]),
+            )
+        for text, change in edits.items():
+            # Lengths of a tree are counted anew, not read.
+            refused = name == "xgboost" and not text.startswith(("num_nodes", "num_feature"))
+            yield Case(
+                4,
+                f"member of {name} with {text}",
+                predict(),
+                _other_library(name, change),
+                "refused" if refused else "either",
+            )

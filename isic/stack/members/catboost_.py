@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,10 @@ _FIXED: dict[str, Any] = {
     "logging_level": "Silent",
     "allow_writing_files": False,
 }
+
+
+#: Time limit of the check of one file.
+_SECONDS = 60
 
 
 class CatBoost:
@@ -69,17 +78,41 @@ class CatBoost:
         model.save_model(str(path))
 
     def load(self, path: Path, columns: Sequence[str]) -> catboost.CatBoost:
-        model = catboost.CatBoost()
+        fault = _fault(path, columns)
         try:
-            model.load_model(str(path))
+            if not fault:
+                return catboost.CatBoost().load_model(str(path))
         except catboost.CatBoostError as error:
-            raise InputError(f"{path} is not a CatBoost model: rerun `dvc repro stack`") from error
-        if model.feature_names_ != list(columns):
-            raise InputError(
-                f"{path} was trained on other columns than stack.json names: rerun `dvc repro"
-                " stack`"
+            fault = str(error)
+        raise InputError(
+            f"{path} is not a CatBoost model of the columns of stack.json ({fault}): rerun"
+            " `dvc repro stack`"
+        )
+
+
+def _fault(path: Path, columns: Sequence[str]) -> str:
+    """What is wrong with the file of a model, "" if nothing is; see `catboost_check`."""
+    models = sorted(path.parent.glob(f"*{path.suffix}"))
+    states = tuple((model, model.stat().st_size, model.stat().st_mtime_ns) for model in models)
+    faults = _check_all(states, tuple(columns))
+    place = models.index(path)
+    return faults[place] if place < len(faults) else "reading it, or the one before, has no end"
+
+
+@lru_cache(maxsize=8)
+def _check_all(models: tuple[tuple[Path, int, int], ...], columns: tuple[str, ...]) -> list[str]:
+    """Faults of the models of a folder, which one process checks, up to the one that ended it."""
+    script = Path(__file__).with_name("catboost_check.py")
+    files = [str(path) for path, _, _ in models]
+    command = [sys.executable, "-P", str(script), str(len(files)), *files, *columns]
+    seconds = _SECONDS * (1 + len(files))
+    with tempfile.TemporaryFile("w+") as output:
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                command, stdout=output, stderr=subprocess.DEVNULL, timeout=seconds, check=False
             )
-        return model
+        output.seek(0)
+        return output.read().split("\n")[:-1]
 
 
 def _best_trees(

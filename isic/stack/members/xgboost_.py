@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from isic.core.errors import InputError
 from isic.stack.encoder import rows
 from isic.stack.members.base import MemberTask
+from isic.stack.members.xgboost_json import check_json
 
 _FIXED: dict[str, Any] = {
     "objective": "binary:logistic",
@@ -66,15 +67,13 @@ class XGBoost:
 
     def load(self, path: Path, columns: Sequence[str]) -> xgb.Booster:
         try:
-            model = xgb.Booster({"nthread": 1}, model_file=path)
-        except xgb.core.XGBoostError as error:
-            raise InputError(f"{path} is not an XGBoost model: rerun `dvc repro stack`") from error
-        if model.feature_names != list(columns):
+            checked = check_json(path.read_bytes(), columns)
+            return xgb.Booster({"nthread": 1}, model_file=checked)
+        except (ValueError, xgb.core.XGBoostError) as error:
             raise InputError(
-                f"{path} was trained on other columns than stack.json names: rerun `dvc repro"
-                " stack`"
-            )
-        return model
+                f"{path} is not an XGBoost model of the columns of stack.json ({error}): rerun"
+                " `dvc repro stack`"
+            ) from error
 
 
 LIBRARY = XGBoost()

@@ -36,6 +36,7 @@ def submission(
     missing = parse_missing(missing_images)
     scores = submit(bundle, layout.raw, layout.submission, missing, fallback)
     typer.echo(f"{len(scores):,} lesions scored: {layout.submission.relative_to(layout.root)}")
+    typer.echo(f"licence: {bundle.manifest.licence}")
 
     registry = Registry(layout.root)
     version = registry.find_alias(params.register_.model, CHAMPION)

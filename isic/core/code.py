@@ -35,6 +35,8 @@ SCORING_CODE = (
     "isic/data/tables.py",
     "isic/predict",
 )
+#: Beside `SCORING_CODE`, for the cards and the licence of a bundle.
+_LICENCES = "isic/data/archive/licences.py"
 
 _STAGES: dict[str, tuple[str, ...]] = {
     "data": ("isic/data/sample", "isic/data/source.py", "isic/data/tile_file.py"),
@@ -48,7 +50,8 @@ _STAGES: dict[str, tuple[str, ...]] = {
     ),
     "archive": (
         "isic/core/csv_files.py",
-        "isic/data/archive",
+        *_ARCHIVE,
+        "isic/data/archive/build.py",
         "isic/data/jpeg.py",
         "isic/data/tables.py",
         "isic/data/tile_file.py",
@@ -85,13 +88,14 @@ _STAGES: dict[str, tuple[str, ...]] = {
     ),
     "report": (
         *SCORING_CODE,
+        _LICENCES,
         "isic/core/folds.py",
         "isic/evaluate",
         "isic/image/cam.py",
         "isic/registry",
         "isic/report",
     ),
-    "register": (*SCORING_CODE, "isic/data/anchors", "isic/registry"),
+    "register": (*SCORING_CODE, _LICENCES, "isic/data/anchors", "isic/registry"),
 }
 
 #: Folders and files by stage; an edit of one of them reruns the stage. `dvc.yaml` repeats them as

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import isic
+from isic.core.csv_files import read_csv
 from isic.core.io import (
     atomic_dir,
     read_json,
@@ -19,6 +20,7 @@ from isic.core.io import (
 from isic.core.paths import BundleFiles
 from isic.core.schema import FEATURES_ONLY
 from isic.data.anchors import ANCHOR_TILES
+from isic.data.archive.licences import all_licences, licence_sentence, train_only_sources
 from isic.predict.bundle import Bundle, code_hash
 from isic.predict.manifest import BUNDLE_FORMAT, FILE, file_hashes, identity, read_manifest
 from isic.predict.models import OOF_LOGITS
@@ -54,10 +56,6 @@ _LIBRARIES = (
 )
 #: Further packages by stacker member.
 _MEMBER_LIBRARIES = {"catboost": ("catboost",), "xgboost": ("xgboost-cpu", "xgboost")}
-_LICENCE = (
-    "Code: MIT. Weights: SLICE-3D images are CC BY, CC BY-NC or CC0 by hospital; trained on any CC"
-    " BY-NC ones, they are for non-commercial use."
-)
 _LOAD = "isic.predict.bundle.load_bundle(FOLDER).predict(rows, isic.data.tiles.TileStore(HDF5))"
 
 
@@ -126,6 +124,15 @@ def _copy_image_model(source: Path, target: Path, tta: str) -> None:
     write_json(target / config.name, read_json(config) | {"tta": tta})
 
 
+def _licence(files: BundleFiles, config: Mapping[str, Any]) -> str:
+    """What the licences of all pictures that trained the weights allow."""
+    own: list[str] = []
+    if config["data"]["source"] != "sample":
+        rows = read_csv(files.training.metadata, usecols=["copyright_license"])
+        own = rows["copyright_license"].fillna("missing").unique().tolist()
+    return licence_sentence(all_licences(own, train_only_sources(files.networks)))
+
+
 def _manifest(
     folder: Path, files: BundleFiles, config: Mapping[str, Any], git_commit: str
 ) -> dict[str, Any]:
@@ -157,7 +164,7 @@ def _manifest(
         "git_commit": git_commit,
         "isic_version": isic.__version__,
         "libraries": _library_versions(members),
-        "licence": _LICENCE,
+        "licence": f"Code: MIT. Weights: {_licence(files, config)}",
         "load": _LOAD,
         "files": file_hashes(folder),
     }

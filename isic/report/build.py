@@ -14,6 +14,7 @@ import isic
 from isic.core.errors import InputError
 from isic.core.io import atomic_file, read_json, sha256_json
 from isic.core.paths import ReportFiles
+from isic.data.archive.licences import train_only_sources
 from isic.data.tiles import TileStore
 from isic.evaluate.ablation import ablation_points
 from isic.evaluate.curves import Records
@@ -120,8 +121,9 @@ def build_report(
     maps, maps_note = lesion_maps(files.models, lesions, tiles, shown)
 
     generated = params["data"]["source"] == "sample"
+    sources = train_only_sources(files.models)
     model, data = (
-        model_card(metrics, params, provenance, generated),
+        model_card(metrics, params, provenance, generated, results.rows, sources),
         data_card(results.rows, generated),
     )
     extra = (

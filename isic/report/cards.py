@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from isic.core.schema import PATIENT, TARGET
+from isic.data.archive.licences import all_licences, licence_sentence, model_licence
 from isic.evaluate.slices import SELECTED_MM
 
 USE = (
@@ -37,11 +38,18 @@ def model_card(
     params: Mapping[str, Any],
     provenance: Mapping[str, str],
     generated: bool,
+    rows: pd.DataFrame,
+    sources: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """Markdown of the model card; `params` is params.yaml as plain values."""
+    """Markdown of the model card.
+
+    params: params.yaml as plain values. rows: of the challenge, with their `copyright_license`.
+    sources: pictures that only trained, as of `train_only_sources`.
+    """
+    own = [] if generated else rows["copyright_license"].fillna("missing").unique().tolist()
+    licences = all_licences(own, sources)
     header = {
-        # Most official lesions are CC BY-NC, so the model trained on them is too.
-        "license": "mit" if generated else "cc-by-nc-4.0",
+        "license": model_licence(licences),
         "tags": "[skin-cancer, isic-2024, slice-3d, tabular-classification, image-classification]",
         "pipeline_tag": "tabular-classification",
         "library_name": "isic",
@@ -76,6 +84,9 @@ def model_card(
             " fold, folds by patient."
         ),
         "",
+        *(line for source in sources for line in (_source(source), "")),
+        f"**Licence.** {licence_sentence(licences)}",
+        "",
         "## Results",
         "",
         "| metric | value |",
@@ -100,6 +111,21 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _source(source: Mapping[str, Any]) -> str:
+    """A paragraph about pictures that only trained."""
+    use = {
+        "pretrain": "trained the image networks before the lesions above",
+        "mix": "trained the image networks among the lesions above",
+        "extra": "are extra tiles that trained the image networks",
+    }[source["use"]]
+    return (
+        f"**Further pictures, never scored.** {source['pictures']:,} of `{source['source']}`"
+        f" ({source['malignant']:,} malignant; {', '.join(source['licences'])}) {use}"
+        f" ({', '.join(source['backbones'])}). Pictures of a scored patient were left out: up to"
+        f" {source['left_out_for_patients']:,} for a fold."
+    )
 
 
 def data_card(rows: pd.DataFrame, generated: bool) -> str:

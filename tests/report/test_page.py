@@ -26,6 +26,7 @@ from isic.evaluate.interval_figures import draw_slices
 from isic.evaluate.learning import learning_records
 from isic.evaluate.results import RunResults
 from isic.report.build import POINTS, build_report
+from isic.report.cards import model_card
 from isic.report.champion import Champion
 from isic.report.findings import findings
 from isic.report.lesions import TileGallery, overview, worst_lesions
@@ -436,6 +437,37 @@ def test_changes_are_found_in_both_directions() -> None:
         flatten_params({"a": {"b": 2, "c": [1, 2]}, "d": 3}),
     )
     assert [change["key"] for change in changed_values(before, after)] == ["a.b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("generated", "licences", "header"),
+    [
+        (True, [], "mit"),
+        (True, ["CC-BY-NC"], "cc-by-nc-4.0"),
+        (True, ["CC-BY"], "cc-by-4.0"),
+        (True, ["unknown"], "other"),
+        (False, ["CC-BY"], "cc-by-nc-4.0"),
+    ],
+)
+def test_the_card_has_the_strictest_licence_of_what_trained(
+    generated: bool, licences: list[str], header: str, run_dir: Layout
+) -> None:
+    results = results_of(run_dir)
+    source = {
+        "source": "isic2020",
+        "use": "pretrain",
+        "pictures": 33_000,
+        "malignant": 580,
+        "left_out_for_patients": 126,
+        "licences": licences,
+        "backbones": ["vit"],
+    }
+    sources = [source] if licences else []
+    metrics = read_json(run_dir.evaluate_metrics)
+    card = model_card(metrics, PARAMS, {}, generated, results.rows, sources)
+    assert f"license: {header}\n" in card
+    assert ("not for commercial use" in card) == (header == "cc-by-nc-4.0")
+    assert ("33,000 of `isic2020`" in card) == bool(licences)
 
 
 def test_cards_become_html_and_nothing_else_does() -> None:

@@ -114,9 +114,9 @@ def read_train_only(
         _check_extra(recipe.extra, extra, files, known | set(homes))
         kept = extra[~extra[PATIENT].isin(scored)]
         homes |= dict.fromkeys(kept[ID], _Folder(files))
-        parts.append(kept.assign(archive=False, source=recipe.extra))
+        parts.append(kept.assign(archive=False))
         content += [sha256(files.pictures[name]) for name in kept[ID]]
-        sources.append(_count(recipe.extra, "extra", kept, len(extra) - len(kept)))
+        sources.append(_count(Path(recipe.extra).name, "extra", kept, len(extra) - len(kept)))
 
     columns = [ID, TARGET, "diagnosis", "archive"]
     joined = pd.concat([part[columns] for part in parts], ignore_index=True)

@@ -87,6 +87,7 @@ def start(
     """
     if owner and not spec.attach:
         provenance()  # hashes files: without the lock
+    spec = _with_known_outer(client, spec)
     with checkout_lock(root):
         experiment = _experiment(client, root, spec)
         _close_dead(client, experiment)
@@ -120,6 +121,8 @@ def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status:
         return
     with checkout_lock(root):
         parent = str(client.get_run(run_id).data.tags[PARENT_TAG])
+        if client.get_run(parent).info.lifecycle_stage == "deleted":  # in the UI
+            return
         children = _children(client, client.get_run(run_id).info.experiment_id, parent, spec)
         if spec.fold is not None:
             _log_summary(client, parent, [run for run in children if run.info.status == "FINISHED"])
@@ -131,6 +134,19 @@ def finish(client: MlflowClient, root: Path, spec: RunSpec, run_id: str, status:
 def beat(client: MlflowClient, run_id: str) -> None:
     """Record that the run's writer lives."""
     client.set_tag(run_id, HEARTBEAT, f"{time.time():.0f}")
+
+
+def _with_known_outer(client: MlflowClient, spec: RunSpec) -> RunSpec:
+    """`spec` without its outer run when MLFLOW_RUN_ID is left over from another store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if spec.outer and client.get_run(spec.outer).info.lifecycle_stage == "active":
+            return spec
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    return replace(spec, outer=None)
 
 
 def _close_dead(client: MlflowClient, experiment: str) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlparse
 
 from isic.core import locks
 from isic.core.errors import InputError, printable, redact
+from isic.tracking.pipe import warn
 from isic.tracking.relocate import relocate
 
 if TYPE_CHECKING:
@@ -161,6 +162,10 @@ def experiment_id(client: MlflowClient, root: Path, name: str = EXPERIMENT) -> s
     """The id of experiment `name`, created if absent. Call with the lock held."""
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
+        if experiment.lifecycle_stage == "deleted":
+            # Its name stays taken: nothing could be logged any more.
+            client.restore_experiment(experiment.experiment_id)
+            warn(f"experiment {name} was deleted in MLflow's UI: restored")
         return str(experiment.experiment_id)
     local = sqlite_file(client.tracking_uri) is not None
     location = (artifact_root(root) / name).as_uri() if local else None

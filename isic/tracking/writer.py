@@ -235,8 +235,8 @@ class _Writer:
         self._warned = True
         where = redact(next(iter(self.runs.values())).header["uri"])
         warn(
-            f"no MLflow store at {where} ({_first_line(error)}); "
-            "the stage continues and its results are on disk, only its log is incomplete"
+            f"cannot log to the MLflow store at {where} ({_first_line(error)}); "
+            "the stage continues and its results are on disk"
         )
 
 

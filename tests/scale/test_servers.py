@@ -255,7 +255,7 @@ def test_a_stage_goes_on_while_the_server_is_down_and_says_so(
     assert stage.returncode == 0
     assert (tmp_path / "result.txt").read_text() == "done"
     assert error.count("\n") == 1
-    assert f"no MLflow store at {team.address}" in error
+    assert f"cannot log to the MLflow store at {team.address}" in error
     assert team.environment()["MLFLOW_TRACKING_PASSWORD"] not in error
 
 

@@ -20,7 +20,7 @@ from isic.core.errors import InputError
 from isic.tracking import open_run, pipe
 from isic.tracking.context import run_tags
 from isic.tracking.oof import log_network, log_scores
-from isic.tracking.runs import HEARTBEAT, PARENT_TAG, RunSpec, start
+from isic.tracking.runs import HEARTBEAT, PARENT_TAG, RunSpec, finish, start
 from isic.tracking.server import serve
 from isic.tracking.store import (
     EXPERIMENT,
@@ -115,7 +115,7 @@ def test_a_dead_server_costs_one_line(root: Path) -> None:
     message = process.communicate()[1]
     assert process.returncode == 0
     assert message.count("\n") == 1
-    assert message.startswith(f"isic: tracking: no MLflow store at {uri}")
+    assert message.startswith(f"isic: tracking: cannot log to the MLflow store at {uri}")
 
 
 def test_a_killed_stage_leaves_a_killed_run_and_the_next_attempt_takes_it_up(root: Path) -> None:
@@ -140,6 +140,26 @@ def wait_for_status(root: Path, status: str) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+@pytest.mark.slow
+def test_deletions_in_the_pages_and_old_variables_cost_no_log(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = connect(root)
+    spec = RunSpec("net", "c" * 64, "net-fold0", 0, outer="0" * 32)
+    first = start(client, root, spec, dict)
+    parent = client.get_run(first).data.tags[PARENT_TAG]
+    client.delete_run(parent)
+    finish(client, root, spec, first, "FINISHED")
+    assert client.get_run(first).info.status == "FINISHED"
+
+    client.delete_experiment(client.get_run(first).info.experiment_id)
+    again = start(client, root, spec, dict)
+    finish(client, root, spec, again, "FINISHED")
+    assert client.get_run(again).info.lifecycle_stage == "active"
+    line = f"isic: tracking: experiment {EXPERIMENT} was deleted in MLflow's UI: restored"
+    assert line in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+#: Context of a data set of out-of-fold scores.
+OOF = "oof"
+
 
 class Tracker(Protocol):
     """Run logger. Methods never raise when the tracking server is unavailable."""

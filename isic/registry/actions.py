@@ -160,7 +160,9 @@ def _write_verdict(registry: Registry, challenger: Version, verdict: Verdict, pa
         challenger, with_gate(registry.description(challenger), verdict.markdown())
     )
     config = {"challenger": challenger.number, "champion": verdict.champion}
-    with open_run("gate", config, f"gate-{challenger.number}", root=registry.root) as run:
+    against = "no champion" if verdict.champion is None else f"{verdict.champion}"
+    name = f"gate {challenger.number} against {against}"
+    with open_run("gate", config, name, root=registry.root) as run:
         run.tags({"gate": outcome})
         run.metrics(
             {f"passed.{_metric_name(check.name)}": float(check.passed) for check in verdict.checks}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isic.core.io import sha256, sha256_json
-from isic.core.tracker import Tracker
+from isic.core.tracker import OOF, Tracker
 from isic.tracking.tracker import open_run, parent
 
 #: Tags by which a registered bundle finds the runs that made it.
@@ -27,7 +27,7 @@ def log_oof(tracker: Tracker, metadata: Path, oof: Path, model: Path) -> None:
         tracker.tags({STACK_HASH: sha256_json(hashes)})
     tracker.artifact(oof, "oof")
     tracker.dataset(metadata, "train")
-    tracker.dataset(oof, "oof")
+    tracker.dataset(oof, OOF)
 
 
 def log_network(tracker: Tracker, name: str, folder: Path) -> None:
@@ -55,11 +55,11 @@ def log_scores(
         name = f"{backbone}-{fold}"
         with open_run(family, config, name, fold, root, attach=True) as tracker:
             log_network(tracker, name, folder)
+            tracker.dataset(oof / f"fold{fold}.parquet", OOF)
             tracker.metrics(scores.get(fold, {}))
-            tracker.dataset(oof / f"fold{fold}.parquet", "oof")
     with parent(family, config, root) as tracker:
         tracker.metrics(scores[None])
-        tracker.dataset(oof, "oof")
+        tracker.dataset(oof, OOF)
 
 
 def scalar_metrics(metrics: dict[str, Any]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from isic.core.errors import redact
+from isic.core.tracker import OOF
 from isic.tracking.pipe import warn
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class _RunLog:
         self._id = ""
         self._model = ""
         self._beat_at = 0.0
+        #: Name and digest of the out-of-fold data set, once it is logged.
+        self._scored: tuple[str, ...] = ()
         #: Metrics that an attached run has: the same values are not logged again.
         self._known: dict[str, float] = {}
 
@@ -74,6 +77,7 @@ class _RunLog:
                 self._model = run.outputs.model_outputs[-1].model_id
                 self._known = dict(run.data.metrics) if self.spec.attach else {}
         self._deliver_model(client)
+        self._deliver_datasets(client)
         for kind in _BATCH_ROWS:
             self._deliver_batch(client, kind)
         while self.waiting:
@@ -123,19 +127,25 @@ class _RunLog:
                 self._model = model.model_id
             self.waiting.remove(message)
 
-    def _deliver_dataset(self, client: MlflowClient, message: Message) -> None:
+    def _deliver_datasets(self, client: MlflowClient) -> None:
+        """Log the data sets before the metrics: a model's metrics name their out-of-fold scores."""
         from isic.tracking.datasets import dataset_input
 
-        path = Path(message["path"])
-        if not path.exists():
-            warn(f"{path} is gone, so it is no data set of run {self.spec.name}")
-            return
-        client.log_inputs(self._id, [dataset_input(self.root, path, message["context"])])
+        for message in [message for message in self.waiting if message["op"] == "dataset"]:
+            path = Path(message["path"])
+            if path.exists():
+                found = dataset_input(self.root, path, message["context"])
+                with _Refusals(self.spec.name):
+                    client.log_inputs(self._id, [found])
+                    if message["context"] == OOF:
+                        self._scored = (found.dataset.name, found.dataset.digest)
+            else:
+                warn(f"{path} is gone, so it is no data set of run {self.spec.name}")
+            self.waiting.remove(message)
 
     def _deliver_batch(self, client: MlflowClient, kind: str) -> None:
-        entities = _entities(
-            kind, [message for message in self.waiting if message["op"] == kind], self._model
-        )
+        messages = [message for message in self.waiting if message["op"] == kind]
+        entities = _entities(kind, messages, self._model, self._scored if self._model else ())
         if kind == "metrics":
             entities = [item for item in entities if self._known.get(item.key) != item.value]
         # Logging the same metric step, parameter or tag twice changes nothing: an interrupted batch
@@ -148,9 +158,6 @@ class _RunLog:
 
     def _deliver_artifact(self, client: MlflowClient, message: Message) -> None:
         with _Refusals(self.spec.name):
-            if message["op"] == "dataset":
-                self._deliver_dataset(client, message)
-                return
             client.log_artifact(self._id, message["path"], message["folder"] or None)
 
 
@@ -240,12 +247,13 @@ class _Writer:
         )
 
 
-def _entities(kind: str, messages: list[Message], model: str) -> list[Any]:
+def _entities(kind: str, messages: list[Message], model: str, scored: tuple[str, ...]) -> list[Any]:
+    """MLflow's entities of the messages; metrics are also of `model`, on the data set `scored`."""
     from mlflow.entities import Metric, Param, RunTag
 
     if kind == "metrics":
         return [
-            Metric(name, value, message["time"], message["step"] or 0, model or None)
+            Metric(name, value, message["time"], message["step"] or 0, model or None, *scored)
             for message in messages
             for name, value in message["values"].items()
         ]

@@ -84,6 +84,8 @@ def test_the_source_run_carries_numbers_parameters_data_and_networks(
 
     (bundled,) = [client.get_logged_model(item.model_id) for item in run.outputs.model_outputs]
     assert {metric.key: metric.value for metric in bundled.metrics}["pauc"] == 0.15
+    (scored,) = [m for m in client.get_logged_model(folds[0].model_id).metrics if m.key == "pauc"]
+    assert scored.dataset_name.startswith("data/embeddings/")
     assert bundled.params["stack.rounds"] == "20"
     assert len(client.get_metric_history(version.run_id, "pauc")) == 1
 

@@ -20,6 +20,7 @@ from isic.tabular.registry import feature_families
 
 SCRIPTS = (
     "any_patient",
+    "archive",
     "capacity",
     "features",
     "gate",

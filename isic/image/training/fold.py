@@ -42,6 +42,8 @@ def train_files(
         stopping = stopping_fold(folds, fold, recipe)
         held_out = [fold] if stopping is None else [fold, stopping]
         train_only = read_train_only(recipe, files.archive, folds, held_out)
+        for folder in files.archive if recipe.archive != "none" else ():
+            tracker.dataset(folder, "train")
 
     train_fold(
         TileStore(files.tiles),

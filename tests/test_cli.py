@@ -148,3 +148,18 @@ def test_a_preset_without_a_name_shows_how_to_give_one(
     assert error.startswith("isic: error: name a preset, one of full, kaggle_t4")
     assert "make preset P=full" in error
     assert (presets / "params.yaml").read_text() == before
+
+
+def test_a_sample_that_was_killed_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = "--patients 5 --lesions 30 --positives 2".split()
+    assert not exit_status(monkeypatch, "sample", "--out", "whole", *options)
+    # Killed while it moved its files: two are there, the others in the temporary folder.
+    shutil.copytree("whole", "half/.isic-tmp-0-1-x")
+    for name in sorted(FILES)[:2]:
+        Path("half/.isic-tmp-0-1-x", name).rename(Path("half", name))
+    assert not exit_status(monkeypatch, "sample", "--out", "half", *options)
+    for name in FILES:
+        assert Path("half", name).read_bytes() == Path("whole", name).read_bytes(), name

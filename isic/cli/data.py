@@ -26,11 +26,13 @@ def sample(
     ] = None,
 ) -> None:
     """Generate the five official files, matched to the published population."""
+    from isic.core.io import TEMPORARY
     from isic.data.sample import write_sample
     from isic.data.source import FILES
 
     existing = [name for name in FILES if (out / name).exists()]
-    if existing:
+    # A run that was killed while it moved its files leaves some, and its temporary folder.
+    if existing and not any(out.glob(f"{TEMPORARY}*")):
         raise InputError(
             f"{out} already holds {existing[0]}: name another folder, or remove its files first"
         )

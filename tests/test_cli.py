@@ -154,7 +154,7 @@ def test_a_sample_that_was_killed_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = "--patients 5 --lesions 30 --positives 2".split()
+    options = ["--patients", "5", "--lesions", "30", "--positives", "2"]
     assert not exit_status(monkeypatch, "sample", "--out", "whole", *options)
     # Killed while it moved its files: two are there, the others in the temporary folder.
     shutil.copytree("whole", "half/.isic-tmp-0-1-x")

@@ -102,9 +102,9 @@ def _run(case: Case, bases: Bases, folder: Path) -> Result:
     return Result(case, fault, f"[{status}] {text}", seconds)
 
 
-def _wait(child: int) -> int | None:
+def _wait(child: int, limit: float = LIMIT) -> int | None:
     """Exit status of the child, -N for signal N, None after the time limit (it is killed then)."""
-    until = time.monotonic() + LIMIT
+    until = time.monotonic() + limit
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:

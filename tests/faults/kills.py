@@ -23,7 +23,7 @@ from pathlib import Path
 from tests.faults import campaign  # sets the environment first
 from tests.faults.cases_files import SHARD, predict
 from tests.faults.files import make_files, warm_up
-from tests.faults.harness import Bases, Case, _call, _make_base, _wait
+from tests.faults.harness import Bases, Case, _call, _make_base, _wait, move_store
 
 import numpy as np  # isort: skip
 
@@ -38,6 +38,7 @@ class Job:
     command: Sequence[str]
     base: str
     state: Callable[[Path], str]
+    limit: float = 60.0
 
 
 def _files(*names: str) -> Callable[[Path], str]:
@@ -60,6 +61,30 @@ def _promoted(folder: Path) -> str:
     return f"{champion} {moves} {pending_file(journal).exists()}"
 
 
+def _searched(folder: Path) -> str:
+    """How many trials ended, whether some run, and whether params.yaml is readable: which values
+    win depends on the order of the workers.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    from isic.core.params import load_params
+
+    load_params(folder / "params.yaml")
+    journal = JournalFileBackend(str(folder / "optuna" / "journal.log"))
+    storage = optuna.storages.JournalStorage(journal)
+    (name,) = optuna.get_all_study_names(storage)
+    states = [
+        trial.state.name for trial in optuna.load_study(study_name=name, storage=storage).trials
+    ]
+    ended = sum(state in ("COMPLETE", "PRUNED") for state in states)
+    return f"{ended >= TRIALS} {'RUNNING' in states}"
+
+
+#: Trials of a search by two workers.
+TRIALS = 4
+_WORKER = f"python -m pipelines.tune --trials {TRIALS}"
+
 JOBS = (
     Job("predict", predict(), "files", _files("out.csv")),
     Job("shard", (*SHARD, "--rows", "4"), "files", _files("shards")),
@@ -68,6 +93,36 @@ JOBS = (
     Job("stack", ("stage", "stack"), "checkout", _files("models/stack", "data/oof")),
     Job("preset", ("isic", "preset", "full"), "checkout", _files("params.yaml")),
     Job("promote", ("isic", "promote"), "unpromoted", _promoted),
+)
+
+
+#: Jobs of several processes: `python -m tests.faults.kills CHECKOUT COUNT processes`.
+PROCESSES = (
+    Job(
+        "repro of the networks",
+        (
+            "sh",
+            "-c",
+            "sed -i 's/epochs: 8/epochs: 5/' params.yaml && dvc repro train_image@convnext-0",
+        ),
+        "repository",
+        _files("models/image/convnext/fold0"),
+        400.0,
+    ),
+    Job(
+        "tune by two",
+        ("sh", "-c", f"{_WORKER} & one=$!; {_WORKER}; two=$?; wait $one && exit $two"),
+        "repository",
+        _searched,
+        400.0,
+    ),
+    Job(
+        "repro of the stacker",
+        ("sh", "-c", "sed -i 's/num_leaves: 12/num_leaves: 9/' params.yaml && dvc repro evaluate"),
+        "repository",
+        _files("models/stack", "data/oof", "metrics/evaluate.json"),
+        400.0,
+    ),
 )
 
 
@@ -82,6 +137,9 @@ def _start(job: Job, bases: Bases, work: Path) -> int:
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         os.chdir(work)
+        if job.base == "repository":
+            os.environ["PYTHONPATH"] = str(work)
+            os.execvp(job.command[0], job.command)
         code = _call(job.command, bases)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
@@ -92,6 +150,10 @@ def _start(job: Job, bases: Bases, work: Path) -> int:
 def _prepared(job: Job, bases: Bases, folder: Path) -> Path:
     folder.mkdir(parents=True)
     work = folder / "w"
+    if job.base == "repository":
+        shutil.copytree(bases.checkout, work, symlinks=True)
+        move_store(work, bases.checkout)
+        return work
     base = "files" if job.base == "files" else "checkout"
     _make_base(Case(9, job.name, job.command, base=base), bases, work)  # type: ignore[arg-type]
     if job.base == "unpromoted":
@@ -105,12 +167,13 @@ def _prepared(job: Job, bases: Bases, folder: Path) -> Path:
 
 def _finished(job: Job, bases: Bases, work: Path) -> str:
     """The state after a run to its end; "" when it failed."""
-    code = _wait(_start(job, bases, work))
+    code = _wait(_start(job, bases, work), job.limit)
     return job.state(work) if code == 0 else ""
 
 
 def main() -> None:
     checkout, count = Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 63
+    jobs = PROCESSES if "processes" in sys.argv else JOBS
     random = np.random.default_rng(int(time.time()))
     ended: Counter[str] = Counter()
     wrong: list[str] = []
@@ -119,14 +182,14 @@ def main() -> None:
         bases = Bases(make_files(checkout, scratch / "files"), checkout)
         warm_up(bases.files, scratch / "warm.csv")
         expected, seconds = {}, {}
-        for job in JOBS:
+        for job in jobs:
             work = _prepared(job, bases, scratch / job.name)
             started = time.monotonic()
             expected[job.name] = _finished(job, bases, work)
             seconds[job.name] = time.monotonic() - started
             assert expected[job.name], (work.parent / "output.txt").read_text()[-2000:]
         for number in range(count):
-            job, kind = JOBS[number % len(JOBS)], SIGNALS[number // len(JOBS) % 3]
+            job, kind = jobs[number % len(jobs)], SIGNALS[number // len(jobs) % 3]
             folder = scratch / f"kill{number}"
             work = _prepared(job, bases, folder)
             child = _start(job, bases, work)
@@ -134,7 +197,7 @@ def main() -> None:
             with suppress(ProcessLookupError):
                 # The group: the clean process of a promotion's gate belongs to it.
                 os.killpg(child, kind)
-            status = _wait(child)
+            status = _wait(child, job.limit)
             ended["early" if status == 0 else signal.Signals(kind).name] += 1
             state = _finished(job, bases, work)
             with suppress(Exception):  # a shard folder that was whole already is refused

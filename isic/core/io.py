@@ -270,6 +270,9 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pd.DataFra
     try:
         return pd.read_parquet(path, columns=None if columns is None else list(columns))
     except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None)
+        if number:  # no permission, too many open files: the file may be healthy
+            raise OSError(number, os.strerror(number), str(path)) from error
         # pyarrow's errors are ValueErrors whose text may run over several lines.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as parquet ({reason}): {_BROKEN}") from error

@@ -54,6 +54,10 @@ class TileStore:
                 # Reading needs no lock, and some mounts have none.
                 self._file = h5py.File(self.path, "r", locking=False)
             except OSError as error:
+                if error.errno:
+                    raise self._damaged(error) from error
+                if not h5py.is_hdf5(self.path):
+                    raise InputError(f"{self.path} is no HDF5 file: name another file") from error
                 raise InputError(
                     f"{self.path} is not a complete HDF5 file ({_short(error)}): copy it again, or"
                     " name another file"
@@ -106,7 +110,10 @@ class TileStore:
         except _DAMAGE as error:
             raise self._damaged(error) from error
 
-    def _damaged(self, error: Exception) -> InputError:
+    def _damaged(self, error: Exception) -> Exception:
+        number = getattr(error, "errno", None)
+        if number:  # no permission, too many open files: the file may be healthy
+            return OSError(number, os.strerror(number), str(self.path))
         return InputError(
             f"{self.path} is a damaged HDF5 file ({_short(error)}): copy it again, or name another"
             " file"

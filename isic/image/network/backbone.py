@@ -215,9 +215,12 @@ def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
         )
     try:
         stored = read_weights(str(path), weights_only=True)
+    except OSError:
+        raise
     except Exception as error:  # safetensors, zip and pickle readers raise different exceptions
         raise InputError(
-            f"{path} is not a readable file of weights ({type(error).__name__}): download it again"
+            f"{path} is damaged, or no safetensors file and no state dict of torch.save"
+            f" ({type(error).__name__}): name another file"
         ) from error
     state = {key.removeprefix("backbone."): value for key, value in stored.items()}
 

@@ -187,7 +187,7 @@ def test_folders_archives_and_files_without_tiles(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=message):
             open_images(tmp_path / name)
-    with pytest.raises(InputError, match="not a complete HDF5 file"):
+    with pytest.raises(InputError, match="is no HDF5 file"):
         open_images(tmp_path / "text").ids()
     (tmp_path / "empty" / "a").mkdir()
     for folder in ("empty", "empty/a"):

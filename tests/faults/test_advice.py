@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,11 +34,11 @@ def test_what_the_system_refuses_is_no_fault_of_the_file(
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         # As h5py and pyarrow raise it: without the name of the file.
-        raise OSError(number, f"Unable to open file ({os.strerror(number)})")
+        raise OSError(number, "unable to open file")
 
     (tmp_path / "a file").touch()
     monkeypatch.setattr(library, name, refuse)
-    with pytest.raises(OSError, match="") as error:
+    with pytest.raises(OSError, match="a file") as error:
         read(tmp_path / "a file")
     line = error_line(error.value) or ""
     assert str(tmp_path / "a file") in line

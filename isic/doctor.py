@@ -300,7 +300,7 @@ def _unknown_names(params: Params) -> Iterator[str]:
 
 
 def _data(layout: Layout) -> Line:
-    from isic.data.source import FILES
+    from isic.data.source import FILES, has_tiles, missing_files
 
     data = load_params(layout.params).data
     folder = layout.root / str(data.folder)
@@ -311,8 +311,8 @@ def _data(layout: Layout) -> Line:
             f"{data.folder} is an output of DVC and is emptied by it",
             "keep the files in another folder",
         )
-    missing = [name for name in FILES if data.source == "folder" and not (folder / name).is_file()]
-    if missing:
+    missing = missing_files(folder) if data.source == "folder" else []
+    if missing and not has_tiles(folder):
         return Line(
             "data",
             "fail",

@@ -1,4 +1,4 @@
-"""Stage `data`: put the five official files into data/raw, generated or copied from a folder."""
+"""Stage `data`: put the five official files into data/raw, generated or taken from a folder."""
 
 from isic.core.errors import run
 from isic.core.params import load_params
@@ -11,7 +11,7 @@ def main() -> None:
     if params.source == "folder":
         from isic.data.source import take_folder
 
-        take_folder(layout.root / str(params.folder), layout.raw)
+        take_folder(layout.root / str(params.folder), layout.raw, layout.root / ".resume" / "data")
     else:
         from isic.data.sample import write_sample
 

@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 for group in (data, checks, checkout, scores, registry):
     app.add_typer(group.app)
+app.add_typer(data.data_app, name="data")
 app.add_typer(features.app, name="features")
 app.add_typer(models.app, name="models")
 app.add_typer(submission.app, name="submission")

@@ -20,7 +20,7 @@ def preset(
     from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.core.presets import apply_preset, preset_names
-    from isic.data.source import FILES
+    from isic.data.source import has_tiles, missing_files
 
     layout = Layout.find()
     presets = layout.root / "pipelines" / "presets"
@@ -35,7 +35,7 @@ def preset(
 
     data = load_params(layout.params).data
     folder = layout.root / str(data.folder)
-    ready = data.source == "sample" or all((folder / file).is_file() for file in FILES)
+    ready = data.source == "sample" or not missing_files(folder) or has_tiles(folder)
     download = "" if ready else "make data (needs a Kaggle token and accepted rules), then "
     typer.echo(f"next: {download}dvc repro; isic models estimates the training time")
 

@@ -11,6 +11,9 @@ from isic.cli.options import missing_images as parse_missing
 from isic.core.errors import InputError, redact
 
 app = typer.Typer()
+data_app = typer.Typer(
+    help="The official files, from other forms of the data.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -39,6 +42,35 @@ def sample(
 
     write_sample(out, patients, lesions, positives, seed, not no_images, population_file=population)
     typer.echo(f"{lesions:,} lesions of {patients:,} patients, {positives} malignant: {out}")
+
+
+@data_app.command("import")
+def import_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder, zip or tar archive with tables (CSV) and tiles (.jpg, zip, tar, HDF5)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the five official files.")],
+) -> None:
+    """Build the five official files from the challenge's, the competition's or the archive's form.
+
+    A killed import resumes when run again.
+    """
+    from isic.data.forms.build import import_data
+    from isic.data.source import FILES
+
+    existing = [name for name in FILES if (out / name).exists()]
+    if existing:
+        raise InputError(
+            f"{out} already holds {existing[0]}: name another folder, or remove its files first"
+        )
+    counts = import_data(source, out)
+    typer.echo(
+        f"{counts.lesions:,} lesions of {counts.patients:,} patients, {counts.positives:,} malignant,"
+        f" and {counts.test:,} test lesions: {out}"
+    )
 
 
 @app.command()

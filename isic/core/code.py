@@ -39,7 +39,16 @@ SCORING_CODE = (
 _LICENCES = "isic/data/archive/licences.py"
 
 _STAGES: dict[str, tuple[str, ...]] = {
-    "data": ("isic/data/sample", "isic/data/source.py", "isic/data/tile_file.py"),
+    "data": (
+        "isic/core/csv_files.py",
+        "isic/data/forms",
+        "isic/data/image_files.py",
+        "isic/data/jpeg.py",
+        "isic/data/sample",
+        "isic/data/source.py",
+        "isic/data/tile_file.py",
+        "isic/data/tiles.py",
+    ),
     "validate": (
         "isic/core/csv_files.py",
         "isic/data/tables.py",

@@ -91,6 +91,29 @@ def read_csv(path: Path, **options: Any) -> pd.DataFrame:
         return pd.read_csv(path, **csv_format(path), **options)
 
 
+def csv_rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a table of any length as text, the header first.
+
+    Raises InputError as `csv_columns` does, and for a row with more or fewer fields than the header.
+    """
+    width = len(csv_columns(path))
+    with translate_csv_errors(path):
+        form = csv_format(path)
+        with (
+            _opened(path, form["compression"]) as raw,
+            io.TextIOWrapper(raw, form["encoding"], newline="") as text,
+        ):
+            rows = csv.reader(text, delimiter=form["sep"])
+            for row in rows:
+                if len(row) == width:
+                    yield row
+                elif row:
+                    raise InputError(
+                        f"{path} line {rows.line_num}: {len(row)} fields, the header has {width}:"
+                        " mend it"
+                    )
+
+
 @contextmanager
 def translate_csv_errors(path: Path) -> Iterator[None]:
     """Raise InputError in place of the errors of a missing, empty or malformed CSV file."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from isic.core.errors import InputError
+from isic.core.io import TEMPORARY
 
 #: Errors of file systems without locks, such as some network and cloud drives.
 _WITHOUT = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
@@ -33,6 +38,20 @@ def locked(path: Path, patience: float = math.inf, shared: bool = False) -> Iter
                 raise
             acquired = True
         yield acquired
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Hold the output `out` and its cache; InputError when another process is writing it."""
+    name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]
+    lock = out.with_name(f"{TEMPORARY}{name}.lock")
+    with locked(lock, patience=0) as mine:
+        if not mine:
+            raise InputError(f"another process is writing {out}: wait for it, or name another file")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _take(stream: IO[str], kind: int, patience: float) -> bool:

@@ -37,5 +37,32 @@ class StepProgress:
         sys.stderr.flush()
 
 
+class CountProgress:
+    """Print how much of a countable task is done, and the time left, every `_EVERY` seconds."""
+
+    def __init__(self, task: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._task, self._clock = task, clock
+        self._begun = self._printed = clock()
+        self._first: float | None = None
+
+    def update(self, done: float, total: float, text: str) -> None:
+        """`done` of `total`, in any unit; `text` names what is done. The first call counts as work of
+        an earlier run.
+        """
+        if self._first is None:
+            self._first = done
+        now = self._clock()
+        if now - self._printed < _EVERY or done <= self._first:
+            return
+        self._printed = now
+        left = (now - self._begun) / (done - self._first) * (total - done)
+        sys.stderr.write(f"{self._task}: {text}, about {_duration(left)} left\n")
+        sys.stderr.flush()
+
+
+#: Seconds between two lines.
+_EVERY = 5.0
+
+
 def _duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from isic.core.errors import InputError
-from isic.core.io import TEMPORARY, refuse_output, write_csv
-from isic.core.locks import locked
+from isic.core.io import refuse_output, write_csv
+from isic.core.locks import alone
 from isic.core.schema import ID, TARGET
 from isic.data.patient_chunks import ChunkedTable, open_chunked
 from isic.predict.bundle import Bundle, load_bundle
@@ -94,20 +91,6 @@ def _note_missing(rows: ChunkedTable, tiles: TileStore) -> None:
             f"isic: note: {missing:,} of {len(rows.ids):,} lesions have no tile: they get average"
             " image scores\n"
         )
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Hold the output `out` and its cache; InputError when another process is writing it."""
-    name = hashlib.sha256(os.fsencode(out.name)).hexdigest()[:16]
-    lock = out.with_name(f"{TEMPORARY}{name}.lock")
-    with locked(lock, patience=0) as mine:
-        if not mine:
-            raise InputError(f"another process is writing {out}: wait for it, or name another file")
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def drop_work(out: Path) -> None:

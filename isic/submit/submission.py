@@ -10,10 +10,11 @@ import pandas as pd
 from isic.core.csv_files import read_csv
 from isic.core.errors import InputError
 from isic.core.io import refuse_output, write_csv
+from isic.core.locks import alone
 from isic.core.schema import ID, TARGET
 from isic.data.patient_chunks import open_chunked
 from isic.predict.bundle import Bundle
-from isic.predict.files import alone, drop_work, score
+from isic.predict.files import drop_work, score
 from isic.predict.rows import CHUNK_ROWS
 from isic.predict.scoring import MissingImages
 

@@ -4,10 +4,7 @@ of tiles.
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
-import os
-import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,14 +23,11 @@ from isic.data.sample.patients import check_request
 from isic.data.sample.population import Population, population
 from isic.data.sample.rows import Sample, draw_rows, draw_rows_of, test_rows
 from isic.data.sample.tile import encode, render
-from isic.data.tile_file import put_tile
+from isic.data.tile_file import check_room, put_tile
 
 #: Tiles per piece of work. Each piece has its own random stream, so the result does not depend on
 #: the processes.
 _PIECE = 256
-#: Bytes that must be free before a piece is written: the piece, and what HDF5 has yet to write of
-#: those before it.
-_ROOM = 16 << 20
 #: The official placeholder of the test set: three rows of three one-lesion patients, one from a
 #: hospital that no training row comes from.
 _TEST_IDS = ("ISIC_0015657", "ISIC_0015729", "ISIC_0015740")
@@ -114,17 +108,10 @@ def write_tiles(
     with atomic_file(path) as temporary, h5py.File(temporary, "w") as file:
         position = 0
         for tiles in _rendered(pieces, entropy, processes):
-            _check_room(path)
+            check_room(path)
             for tile in tiles:
                 put_tile(file, names[position], tile)
                 position += 1
-
-
-def _check_room(path: Path) -> None:
-    # HDF5 crashes the process when it cannot write out what it holds on closing: stop while it
-    # still can.
-    if shutil.disk_usage(path.parent).free < _ROOM:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _rendered(

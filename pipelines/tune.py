@@ -12,6 +12,7 @@ from isic.core.paths import Layout
 from isic.core.presets import write_overlay
 from isic.stack.inputs import fingerprint, read_training_data
 from isic.tracking import open_run, parent
+from isic.tuning.limits import size_limit
 from isic.tuning.record import record_study
 from isic.tuning.search import HALFWAY_REPORTS
 from isic.tuning.tune import tune
@@ -62,6 +63,7 @@ def main() -> None:
             trials,
             lambda n: open_run("tune", config, f"trial-{n}", trial=n),
             print,
+            limit=size_limit(layout.bundle, params.gate.max_growth),
         )
     except KeyboardInterrupt:
         with parent("tune", config) as tracker:
@@ -74,6 +76,7 @@ def main() -> None:
         print(
             write_overlay(layout.params, {"stack": result.change}) if result.change else "", end=""
         )
+        print(result.advice(trials))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from isic.core.schema import PATIENT
 from isic.core.tracker import Tracker
 from isic.stack.fit import fit_training_data
 from isic.stack.training_data import TrainingData
+from isic.tuning.limits import SizeLimit
 from isic.tuning.search import (
     HALFWAY_REPORTS,
     TrialEvaluator,
@@ -61,6 +62,18 @@ class TuningResult:
     change: dict[str, Any]
     line: str
     difference: Interval | None = None
+
+    def advice(self, trials: int) -> str:
+        """What to do next, after a search of `trials`."""
+        if self.change:
+            return (
+                "next: dvc repro stack evaluate robustness report register, then make promote (the"
+                " gate judges the new model again); git checkout params.yaml undoes the change"
+            )
+        return (
+            f"next: make tune N={2 * trials} continues this search; with few malignant lesions"
+            " better features (isic features measure) or networks gain more than parameters"
+        )
 
 
 class _TrialProgress:
@@ -98,13 +111,15 @@ def tune(
     open_child: _OpenChild | None = None,
     say: Callable[[str], None] = lambda line: None,
     seeds: int = SEEDS,
+    limit: SizeLimit | None = None,
 ) -> TuningResult | None:
     """Run trials until the study `name` has `trials` of them, and assess the best one.
 
     None when another process assesses it: the process whose trial ends last does.
 
     `data` must have been prepared with every family (`drop` empty). `open_child(number)` opens a
-    run for a trial that ended. Ctrl-C raises KeyboardInterrupt with every finished trial stored.
+    run for a trial that ended. A trial beyond `limit` is pruned untrained. Ctrl-C raises
+    KeyboardInterrupt with every finished trial stored.
     """
     families = switchable(data)
     evaluator = TrialEvaluator(data, seeds)
@@ -118,9 +133,13 @@ def tune(
                 with open_child(trial.number) as tracker:
                     log_trial(tracker, trial)
 
-        worker.run(
-            lambda trial: evaluator.score(suggest(trial, current, families), trial), trials, after
-        )
+        def objective(trial: optuna.Trial) -> float:
+            settings = suggest(trial, current, families)
+            if limit is not None:
+                limit.check(trial, settings, current)
+            return evaluator.score(settings, trial)
+
+        worker.run(objective, trials, after)
         if worker.finished() < trials:
             say(
                 "the last trials are still running in other processes: the one that ends last"

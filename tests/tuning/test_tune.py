@@ -29,6 +29,7 @@ from isic.stack.encoder import rows
 from isic.stack.fit import fit_stack
 from isic.stack.training_data import TrainingData, build_training_data
 from isic.tuning import tune as home
+from isic.tuning.limits import size_limit
 from isic.tuning.record import record_study, study_figures, trial_table
 from isic.tuning.search import (
     HALFWAY_REPORTS,
@@ -264,6 +265,25 @@ def test_no_gain_changes_nothing_and_a_real_gain_is_named(
     assert worse.change == {}
     assert "stays as it is" in worse.line
     assert assess_gain(data, good, 5, against(good, good, 5), families).difference is None
+
+
+def test_what_the_gate_would_refuse_for_its_size_is_not_trained(tmp_path: Path) -> None:
+    bundle = {"stack/a.txt": 300, "features_only/a.txt": 100, "image/vit/model.safetensors": 400}
+    for name, size in bundle.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    limit = size_limit(tmp_path, growth=3.0)
+    assert limit is not None
+    now = settings(rounds=20)
+    # Half of the bytes are trees: five times as many make the bundle three times as large.
+    assert limit.excess(settings(rounds=100), now) == pytest.approx(0)
+    study = optuna.create_study()
+    with pytest.raises(optuna.TrialPruned):
+        limit.check(study.ask(), settings(rounds=101), now)
+    allowed = study.ask()
+    limit.check(allowed, settings(rounds=99), now)
+    assert study.trials[allowed.number].constraints["bundle_size"] < 0
+    assert size_limit(tmp_path / "none", 3.0) is None
 
 
 def test_a_folds_own_score_has_no_say_in_who_scores_it() -> None:

@@ -286,7 +286,7 @@ def draw_learning(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
                 label=backbone if i == 0 else None,
             )
 
-        band = expected_band(backbone, str(histories[0].get("model", "")))
+        band = expected_band(str(histories[0].get("model", "")))
         if band:
             axes.fill_between(
                 [last, last * 1.04 + 0.1],

@@ -64,10 +64,11 @@ def draw_frontier(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
         return None
 
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     from isic.evaluate.theme import style_axes
 
-    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    figure = Figure(figsize=(4.8, 4.0), layout="constrained")
     figure.patch.set_alpha(0 if theme.page else 1)
     panels = figure.subplots(2, 2, sharey=True).ravel()
     for panel, (cost, label) in zip(panels, COSTS.items(), strict=True):
@@ -90,10 +91,22 @@ def draw_frontier(points: dict[str, Records], theme: Theme = PAPER) -> Figure | 
             linewidth=1,
         )
         panel.set(xscale="log", xlabel=label)
-        panel.tick_params(axis="x", which="minor", labelsize=6)
+        # Costs often span less than a decade, where powers of ten alone would leave no label.
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=5))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        panel.tick_params(axis="x", labelsize="x-small")
     legend(panels[0], theme, loc="best")
     figure.supylabel("pAUC out of fold", color=theme["ink"], fontsize="small")
     return figure
+
+
+def _short(value: float) -> str:
+    """1200000 -> 1.2M, 30000 -> 30k."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def frontier(records: Records, cost: str) -> Records:

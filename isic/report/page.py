@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from isic.evaluate.curves import Records, group_by
 from isic.evaluate.figures import FIGURES
+from isic.evaluate.learning import expected_band
 from isic.evaluate.slices import MIN_POSITIVES, TONE_METHOD
 from isic.evaluate.theme import PAGE, to_svg
 from isic.report.body import BODY_BOTTOM, BODY_TOP, HALF_WIDTH, OUTLINE
@@ -48,9 +49,10 @@ _NO_CHAMPION = Markup(
     " <code>dvc repro -f -s report</code> compares the page with the champion."
 )
 
-LEARNING_TEXT = (
-    "pAUC on the held-out fold after each epoch. Shaded: final pAUC of published networks of the"
-    " same kind on all 401,059 lesions; not valid for generated or partial data."
+_LEARNING = "pAUC on the held-out fold after each epoch."
+_BAND = (
+    " Shaded: final pAUC of published networks of the same kind on all 401,059 lesions; not valid"
+    " for generated or partial data."
 )
 
 
@@ -82,6 +84,7 @@ def render_page(contents: Contents) -> str:
     """The page as HTML that needs no other file and no network."""
     values = {name: getattr(contents, name) for name in Contents.__dataclass_fields__}
     operating = operating_points(contents.points["roc"])
+    learning = [row for row in contents.points.get("learning", []) if row["name"].endswith("pauc")]
     return (
         environment()
         .get_template("page.html")
@@ -93,10 +96,9 @@ def render_page(contents: Contents) -> str:
             operating=operating,
             preset=next((i for i, point in enumerate(operating) if point["tpr"] >= _PRESET), 0),
             origin=origin_line(contents.provenance),
-            learning_text=LEARNING_TEXT,
-            learning_records=[
-                row for row in contents.points.get("learning", []) if row["name"].endswith("pauc")
-            ],
+            learning_text=_LEARNING
+            + _BAND * any(expected_band(row.get("model", "")) for row in learning),
+            learning_records=learning,
             has_images=contents.gallery.tiles is not None,
             min_positives=MIN_POSITIVES,
             tone_method=TONE_METHOD,

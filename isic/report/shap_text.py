@@ -111,12 +111,16 @@ class ShapGroup:
     log_odds: float
     facts: tuple[str, ...]
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """Name, strength and factor on the odds, without the facts."""
         strength = next(
             (word for least, word in _STRENGTHS if abs(self.log_odds) >= least), "slightly"
         )
-        facts = f": {'; '.join(self.facts)}" if self.facts else ""
-        return f"{self.name}, {strength} (odds × {np.exp(self.log_odds):.2f}){facts}"
+        return f"{self.name}, {strength} (odds × {np.exp(self.log_odds):.2f})"
+
+    def __str__(self) -> str:
+        return f"{self.headline}: {'; '.join(self.facts)}" if self.facts else self.headline
 
 
 def group_shap(

@@ -58,6 +58,10 @@ def test_it_opens_without_an_error_or_an_outside_request(tab: Tab) -> None:
     assert [url for url in tab.requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
+def test_it_is_read_in_some_ten_screens(tab: Tab) -> None:
+    assert tab.page.evaluate("document.body.scrollHeight") < 12_000
+
+
 def test_every_section_is_visible(tab: Tab) -> None:
     for name, title in SECTIONS:
         assert tab.page.locator(f"#{name} h2").is_visible(), title

@@ -28,12 +28,16 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw());
   // The style sheet is light on paper, but the body map must be drawn again.
   let onScreen;
+  let folded = [];
   addEventListener("beforeprint", () => {
+    folded = [...document.querySelectorAll("details.more:not([open])")];
+    folded.forEach((details) => { details.open = true; });
     onScreen = document.documentElement.dataset.theme;
     document.documentElement.dataset.theme = "light";
     draw();
   });
   addEventListener("afterprint", () => {
+    folded.forEach((details) => { details.open = false; });
     if (onScreen) document.documentElement.dataset.theme = onScreen;
     else delete document.documentElement.dataset.theme;
     draw();

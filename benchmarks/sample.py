@@ -300,10 +300,9 @@ def _two_bags(seed: int, quick: bool) -> float:
 
 
 def _as_drawn(rng: np.random.Generator, scores: np.ndarray) -> np.ndarray:
-    """What `stratified` does without strata: normal scores of visibility's uniform numbers, the
-    others as they are.
-    """
-    return rng.standard_normal(scores.shape) if scores.shape[1] == 1 else scores
+    """What `stratified` does without strata: independent normal scores in the order of `scores`."""
+    drawn = np.sort(rng.standard_normal(scores.shape), axis=0)
+    return np.take_along_axis(drawn, scores.argsort(axis=0).argsort(axis=0), axis=0)
 
 
 def feature_ladder(_: Path, quick: bool) -> dict[str, Any]:

@@ -32,13 +32,13 @@ _CHANCES = {
     "benign": (0.06, 0.01, 0.03, 0.03, 0.05, 0.004, 0.002),
     "biopsied": (0.25, 0.05, 0.12, 0.08, 0.12, 0.02, 0.05),
     "lookalike": (0.25, 0.05, 0.12, 0.08, 0.12, 0.02, 0.01),
-    "melanoma": (0.60, 0.28, 0.10, 0.08, 0.15, 0.04, 0.07),
-    "basal": (0.08, 0.06, 0.30, 0.45, 0.50, 0.22, 0.07),
-    "squamous": (0.05, 0.03, 0.60, 0.20, 0.55, 0.12, 0.07),
+    "melanoma": (0.84, 0.39, 0.14, 0.11, 0.21, 0.06, 0.10),
+    "basal": (0.11, 0.08, 0.42, 0.63, 0.70, 0.31, 0.10),
+    "squamous": (0.07, 0.04, 0.84, 0.28, 0.77, 0.17, 0.10),
 }
 
 #: How strongly the signs of one tile come together: correlation of each with the picture's latent.
-_TOGETHER = 0.7
+_TOGETHER = 0.9
 
 #: One tile's record: what `render` needs, in this order.
 RECORD = np.dtype(

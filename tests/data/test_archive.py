@@ -262,3 +262,33 @@ def test_the_real_tables_have_the_published_counts(
             "Vascular lesion": 253,
             "Dermatofibroma": 239,
         }
+
+
+@pytest.mark.slow
+def test_real_patients_in_the_real_table_train_no_network_that_scores_them(
+    real_data: Path, tmp_path: Path
+) -> None:
+    tables, raw = real_data.parent / "archive", real_data / "competition"
+    if not tables.is_dir():
+        pytest.skip("no label tables of the archive beside the real data")
+    table = pd.read_csv(tables / "ISIC_2020_Training_GroundTruth.csv")
+    train = read_metadata(raw / "train-metadata.csv", train=True)
+    shared = set(table["patient_id"]) & set(train["patient_id"])
+    assert shared, "some of the people are the same"
+    pictures = table.loc[table["patient_id"].isin(shared), "image_name"].tolist()
+    pictures += table.loc[~table["patient_id"].isin(shared), "image_name"].head(50).tolist()
+    source = tmp_path / "isic2020"
+    draw_pictures(source, pictures)
+    (source / "ISIC_2020_Training_GroundTruth.csv").symlink_to(
+        tables / "ISIC_2020_Training_GroundTruth.csv"
+    )
+
+    counts = import_source("old", source, "isic2020", 64, None, raw, tmp_path / "out" / "old")
+    assert counts["shared"]["patients"] == len(shared)
+    assert counts["shared"]["pictures"] == len(pictures) - 50
+    rows, folds = read_sources([tmp_path / "out" / "old"]), make_folds(train, 3, 0)
+    for fold in range(3):
+        scored = set(folds.loc[folds["fold"] == fold, "patient_id"])
+        used = rows[may_train(rows, set(train["patient_id"]) - scored, scored)]
+        assert not set(used["patient_id"]) & scored
+        assert set(used["patient_id"]) & shared == shared - scored

@@ -23,7 +23,7 @@ from isic.data.archive.forms import DIAGNOSIS_COLUMNS, list_files, read_diagnose
 from isic.data.archive.people import DIAGNOSES, LINKS, PICTURES, stored_hashes
 from isic.data.archive.pictures import encode_picture, read_picture
 from isic.data.tables import read_metadata
-from isic.data.tile_file import put_tile
+from isic.data.tile_file import check_room, put_tile
 from isic.data.tiles import TileStore
 
 #: Pictures read ahead of the writer.
@@ -82,7 +82,9 @@ def _write_pictures(path: Path, ids: list[str], paths: Sequence[Path], px: int) 
     with h5py.File(path, "w") as file, ThreadPoolExecutor(workers()) as pool:
         parts = (paths[start : start + _AHEAD] for start in range(0, len(paths), _AHEAD))
         shrunk = chain.from_iterable(pool.map(shrink, part) for part in parts)
-        for isic_id, (data, bits) in zip(ids, shrunk, strict=True):
+        for index, (isic_id, (data, bits)) in enumerate(zip(ids, shrunk, strict=True)):
+            if index % _AHEAD == 0:
+                check_room(path)
             put_tile(file, isic_id, data)
             hashes.append(bits)
     return hashes

@@ -269,6 +269,8 @@ def main() -> None:
     require(layout.folds, "folds", "run `dvc repro folds` first")
     require(layout.train_images, "training tiles", "run `dvc repro data` first")
     inputs = [layout.params, layout.root / "dvc.yaml", layout.folds, layout.train_images]
+    for source in map(layout.archive, params.data.archive):
+        inputs.append(require(source, "imported source", "run `dvc repro archive` first"))
     tasks = missing_folds(layout.root, list(params.image.backbones), params.folds)
     image = params.image
     with connected() as ray:

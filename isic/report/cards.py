@@ -10,6 +10,7 @@ import pandas as pd
 from isic.core.schema import PATIENT, TARGET
 from isic.data.archive.licences import all_licences, licence_sentence, model_licence
 from isic.evaluate.slices import SELECTED_MM
+from isic.report.markdown import literal
 
 USE = (
     "Research on triage of lesions in 3D total-body photography and the ISIC 2024 metric. Not a"
@@ -85,7 +86,7 @@ def model_card(
         ),
         "",
         *(line for source in sources for line in (_source(source), "")),
-        f"**Licence.** {licence_sentence(licences)}",
+        f"**Licence.** {literal(licence_sentence(licences))}",
         "",
         "## Results",
         "",
@@ -122,7 +123,7 @@ def _source(source: Mapping[str, Any]) -> str:
     }[source["use"]]
     return (
         f"**Further pictures, never scored.** {source['pictures']:,} of `{source['source']}`"
-        f" ({source['malignant']:,} malignant; {', '.join(source['licences'])}) {use}"
+        f" ({source['malignant']:,} malignant; {literal(', '.join(source['licences']))}) {use}"
         f" ({', '.join(source['backbones'])}). Pictures of a scored patient were left out: up to"
         f" {source['left_out_for_patients']:,} for a fold."
     )
@@ -196,7 +197,7 @@ def data_card(rows: pd.DataFrame, generated: bool) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     body = [
-        " | ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in row)
+        " | ".join(f"{value:,}" if isinstance(value, int) else literal(str(value)) for value in row)
         for row in rows
     ]
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {line} |" for line in body)]
@@ -212,4 +213,4 @@ def _percent(share: float) -> str:
 
 def _shares(values: pd.Series) -> str:
     shares = values.fillna("missing").value_counts(normalize=True)
-    return ", ".join(f"{name} {_percent(share)}" for name, share in shares.items())
+    return ", ".join(f"{literal(str(name))} {_percent(share)}" for name, share in shares.items())

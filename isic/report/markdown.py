@@ -9,10 +9,23 @@ import re
 from html import escape
 from itertools import groupby
 
+from isic.core.errors import printable
+
+#: Characters that Markdown or HTML reads; a backslash before one makes it text.
+_SPECIAL = re.compile(r"[\\`*_\[\]<>&|~]")
+#: While a card is read, such a character is one of Unicode's private area.
+_PRIVATE = 0xE000
+
+
+def literal(text: str) -> str:
+    """`text` of a data file as Markdown that shows it and does nothing else."""
+    return _SPECIAL.sub(r"\\\g<0>", printable(" ".join(text.split())))
+
 
 def to_html(text: str, level: int = 3) -> str:
     """HTML of a card; a header between `---` lines is shown verbatim, headings start at `level`."""
     header, body = _split_header(text)
+    body = re.sub(r"\\([\\`*_\[\]<>&|~])", lambda found: chr(_PRIVATE + ord(found[1])), body)
     shown = (
         "<details><summary>Metadata"
         f" header</summary><pre><code>{escape(header)}</code></pre></details>"
@@ -26,7 +39,10 @@ def to_html(text: str, level: int = 3) -> str:
         for kind, lines in groupby(body.splitlines(), key=_kind)
         if kind != "blank"
     ]
-    return _after_first_heading("\n".join(blocks), shown)
+    html = re.sub(
+        r"[\ue000-\ue07f]", lambda found: escape(chr(ord(found[0]) - _PRIVATE)), "\n".join(blocks)
+    )
+    return _after_first_heading(html, shown)
 
 
 def _split_header(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -30,7 +31,7 @@ from isic.report.cards import model_card
 from isic.report.champion import Champion
 from isic.report.findings import findings
 from isic.report.lesions import TileGallery, overview, worst_lesions
-from isic.report.markdown import to_html
+from isic.report.markdown import literal, to_html
 from isic.report.page import (
     MAX_PAGE_BYTES,
     SECTIONS,
@@ -546,3 +547,23 @@ def test_reasons_have_bars_to_the_side_of_their_sign(run_dir: Layout) -> None:
         ("up", "50.0", "raised", "size"),
         ("down", "25.0", "lowered", "the image"),
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<img src=x onerror="hit()">',
+        "</td><script>hit()</script>",
+        "[a](javascript:hit()) ![b](x)",
+        "`a` **b** _c_ ~~d~~ &lt; \\ | e",
+    ],
+)
+def test_a_name_in_a_card_is_text_wherever_it_is_read(text: str) -> None:
+    markdown = pytest.importorskip("markdown_it")
+    card = f"| hospital |\n|---|\n| {literal(text)} |\n\nName: {literal(text)}.\n"
+    others = markdown.MarkdownIt("commonmark", {"html": True}).enable("table").render(card)
+    for html in (to_html(card), others):
+        cell = re.search(r"<td>(.*?)</td>", html)
+        assert cell is not None
+        assert unescape(cell[1]) == text
+        assert not re.search(r"<(img|script|a|b|code|em|strong)\b", html)

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, error_line
 from isic.core.io import read_json
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
@@ -78,6 +78,8 @@ def _guard(name: str, check: Callable[[], Line]) -> Line:
     except InputError as error:
         return Line(name, "fail", " ".join(str(error).split()))
     except Exception as error:
+        if line := error_line(error):
+            return Line(name, "fail", line)
         # A broken installation may raise anything; the other checks still run.
         return Line(
             name,

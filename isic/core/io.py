@@ -103,6 +103,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         for file in temporary.rglob("*"):
+            # Some libraries make their files private too; those of DVC's cache stay read-only.
+            if not file.stat().st_mode & 0o077:
+                file.chmod((0o777 if file.is_dir() else 0o666) & ~_umask())
             _fsync(file)
         # A folder cannot be renamed over a non-empty one: move the old one away first.
         aside = Path(tempfile.mkdtemp(prefix=_temporary_prefix(), dir=path.parent))

@@ -236,3 +236,23 @@ def test_folder_hash_sees_names_and_bytes(tmp_path: Path) -> None:
     assert sha256(tmp_path / "a") == sha256(tmp_path / "b") != sha256(tmp_path / "c")
     (tmp_path / "b" / "file").rename(tmp_path / "b" / "other")
     assert sha256(tmp_path / "a") != sha256(tmp_path / "b")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o027])
+def test_files_of_a_folder_are_as_readable_as_the_user_wants(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic_dir(tmp_path / "model") as folder:
+            (folder / "inner").mkdir(mode=0o700)
+            for name, mode in (("a", 0o600), ("inner/b", 0o600), ("cached", 0o444)):
+                (folder / name).touch()
+                (folder / name).chmod(mode)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*")}
+    assert modes == {
+        "inner": 0o777 & ~mask,
+        "a": 0o666 & ~mask,
+        "b": 0o666 & ~mask,
+        "cached": 0o444,
+    }

@@ -12,8 +12,9 @@ import typer
 
 from isic.cli import app
 
-#: A command in a code span or a code block, up to a separator of the shell or a comment.
-_COMMAND = re.compile(r"(?:^|[`\s(])((?:isic|make) [^`#|;&\n]*)", re.MULTILINE)
+#: A command in a code span or a code block, up to a separator of the shell or a comment; the `isic`
+#: of isic-cli is another program.
+_COMMAND = re.compile(r"(?:^|[`\s(])(?<!isic-cli )((?:isic|make) [^`#|;&\n]*)", re.MULTILINE)
 _CODE = re.compile(r"```.*?```|`[^`\n]+`|^    .+$", re.DOTALL | re.MULTILINE)
 _SPAN = re.compile(r"(?:`|<code>)((?:isic|make) [^`<]+)(?:`|</code>)")
 

@@ -248,16 +248,14 @@ def refuse_growth(archive: Path, size: int) -> None:
 
 
 def _place(path: Path, member: zipfile.ZipInfo) -> tuple[int, int, int, int, bool]:
-    name = printable(member.filename)
+    problem = ""
     if member.flag_bits & 0x1:
-        raise InputError(f"{path}: {name} is encrypted: unpack the archive with its password")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InputError(
-            f"{path}: {name} is compressed by method {member.compress_type}: unpack the archive"
-        )
-    if max(member.file_size, member.compress_size) > MAX_JPEG_BYTES:
-        raise InputError(
-            f"{path}: {name} holds {member.file_size} bytes, at most {MAX_JPEG_BYTES} are read"
-        )
+        problem = "is encrypted: unpack the archive with its password"
+    elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        problem = f"is compressed by method {member.compress_type}: unpack the archive"
+    elif max(member.file_size, member.compress_size) > MAX_JPEG_BYTES:
+        problem = f"holds {member.file_size} bytes, at most {MAX_JPEG_BYTES} are read"
+    if problem:
+        raise InputError(f"{path}: {printable(member.filename)} {problem}")
     deflated = member.compress_type == zipfile.ZIP_DEFLATED
     return member.header_offset, member.compress_size, member.file_size, member.CRC, deflated

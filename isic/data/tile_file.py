@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -33,10 +34,15 @@ def put_tile(file: h5py.File, isic_id: str, data: bytes) -> None:
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(data))
     kind.set_strpad(h5py.h5t.STR_NULLPAD)
-    # Without times in the file the same request gives the same bytes, and DVC sees no change.
+    dataset = h5py.h5d.create(file.id, isic_id.encode(), kind, *_scalar_without_times())
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(data, dtype=f"S{len(data)}"), kind)
+
+
+@functools.cache
+def _scalar_without_times() -> tuple[h5py.h5s.SpaceID, h5py.h5p.PropDCID]:
+    """Space and properties of every tile. Without times in the file the same request gives the same
+    bytes, and DVC sees no change.
+    """
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_obj_track_times(False)
-    dataset = h5py.h5d.create(
-        file.id, isic_id.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR), properties
-    )
-    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(data, dtype=f"S{len(data)}"), kind)
+    return h5py.h5s.create(h5py.h5s.SCALAR), properties

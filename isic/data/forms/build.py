@@ -203,7 +203,7 @@ def _checked(isic_id: str, data: bytes, source: Path) -> bytes:
     """JPEG bytes without the zeros after them, which the official form cannot hold."""
     if not data.startswith(b"\xff\xd8"):
         raise InputError(f"{source}: {printable(isic_id)} is not a JPEG: replace it")
-    return data.rstrip(b"\0")
+    return data if data[-1] else data.rstrip(b"\0")
 
 
 def _say(text: str) -> None:

@@ -108,6 +108,8 @@ def _add(found: Found, path: Path, work: Path) -> None:
 
 def _unpack_tables(found: Found, path: Path, members: list[zipfile.ZipInfo], work: Path) -> None:
     tables = [member for member in members if _is_table(member.filename)]
+    if not tables:
+        return  # opening the archive reads its whole directory
     with zipfile.ZipFile(path) as archive:
         for member in tables:
             label = f"{path}/{printable(member.filename)}"

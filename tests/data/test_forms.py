@@ -129,6 +129,24 @@ def _competition(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -
     return folder
 
 
+def _kaggle(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -> Path:
+    """Kaggle's archive: tiles as files and in HDF5 both."""
+    folder.mkdir()
+    lesions.to_csv(folder / "train-metadata.csv", index=False)
+    with h5py.File(folder / "train-image.hdf5", "w") as file:
+        for name, data in tiles.items():
+            file[name] = np.bytes_(data)
+    pd.DataFrame({"isic_id": ["ISIC_0000001"], "target": 0.0}).to_csv(
+        folder / "sample_submission.csv", index=False
+    )
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+        for name in list(tiles)[::2]:
+            archive.writestr(f"train-image/image/{name}.jpg", tiles[name])
+    return folder.with_suffix(".zip")
+
+
 def _hdf5(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -> Path:
     _challenge(lesions, folder)
     with h5py.File(folder / "packed.h5", "w") as file:
@@ -161,7 +179,7 @@ SOURCES = {
     form.__name__.strip("_"): form
     for form in (
         *(_challenge_folder, _as_downloaded, _one_zip, _one_tar, _tar_beside),
-        *(_competition, _hdf5, _archive_tool),
+        *(_competition, _kaggle, _hdf5, _archive_tool),
     )
 }
 
@@ -371,7 +389,7 @@ def test_tables_in_archives_are_bounded(
     monkeypatch.setattr(find, "_MAX_TABLE", 1000)
     for form in (_one_zip, _one_tar):
         source = form(lesions, tiles, tmp_path / form.__name__)
-        with pytest.raises(InputError, match="at most 1000 are read of a table"):
+        with pytest.raises(InputError, match="at most 1000 are unpacked"):
             import_data(source, tmp_path / "out")
     monkeypatch.setattr(image_files, "_ROOM", 0)
     bomb = tmp_path / "bomb.zip"

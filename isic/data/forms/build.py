@@ -54,7 +54,7 @@ def import_data(source: Path, out: Path, work: Path | None = None) -> ImportCoun
         if folder.resolve().is_relative_to(source.resolve()):
             raise InputError(f"{folder} lies in {source}, which is read: name another folder")
     with alone(out):
-        shutil.rmtree(work / "tables", ignore_errors=True)
+        shutil.rmtree(work / "unpacked", ignore_errors=True)
         found = find_files(source, work)
         spool = Spool(work / "tiles", found.key)
         try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from isic.core.errors import InputError, printable
+from isic.core.errors import InputError, error_line, printable
 from isic.core.io import sha256_json
 from isic.data.image_files import (
     FolderTiles,
@@ -26,8 +26,9 @@ from isic.data.tiles import MAX_JPEG_BYTES, TileStore, tile_id
 _TABLES = (".csv", ".csv.gz")
 _HDF5 = (".hdf5", ".h5", ".hdf")
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-#: The official tables have 0.2 GB.
+#: The official tables have 0.2 GB, the official tiles 1.2.
 _MAX_TABLE = 2 << 30
+_MAX_HDF5 = 8 << 30
 _BLOCK = 1 << 20
 _BAD_ARCHIVE = (
     tarfile.TarError,
@@ -60,8 +61,8 @@ class Found:
 
 
 def find_files(source: Path, work: Path) -> Found:
-    """Files of `source`, a folder, an archive or an HDF5 file. Tables in zip archives are unpacked to
-    `work`.
+    """Files of `source`, a folder, an archive or an HDF5 file. Tables and HDF5 files in zip archives are
+    unpacked to `work`.
 
     JPEGs are told apart by name: to look at each of 400,000 files would take as long as reading
     them. Raises InputError when `source` is absent or an archive in it hostile.
@@ -97,7 +98,7 @@ def _add(found: Found, path: Path, work: Path) -> None:
         found.stores.append(TileStore(path))
     elif start.startswith(b"PK\x03\x04"):
         members = zip_members(path)
-        _unpack_tables(found, path, members, work)
+        _unpack(found, path, members, work)
         if any(tile_id(member.filename) for member in members):
             found.stores.append(ZipTiles(path, members))
     elif is_tar(start):
@@ -106,19 +107,31 @@ def _add(found: Found, path: Path, work: Path) -> None:
         raise InputError(f"{path} is damaged, or no folder, archive or HDF5 file: copy it again")
 
 
-def _unpack_tables(found: Found, path: Path, members: list[zipfile.ZipInfo], work: Path) -> None:
-    tables = [member for member in members if _is_table(member.filename)]
-    if not tables:
+def _unpack(found: Found, path: Path, members: list[zipfile.ZipInfo], work: Path) -> None:
+    """Unpack tables and, as Kaggle's archive has them, HDF5 files of a zip archive."""
+    wanted = [
+        member
+        for member in members
+        if _is_table(member.filename) or member.filename.lower().endswith(_HDF5)
+    ]
+    if not wanted:
         return  # opening the archive reads its whole directory
     with zipfile.ZipFile(path) as archive:
-        for member in tables:
+        for member in wanted:
             label = f"{path}/{printable(member.filename)}"
-            _refuse_table(member.file_size, label)
+            is_table = _is_table(member.filename)
+            _refuse_size(member.file_size, label, _MAX_TABLE if is_table else _MAX_HDF5)
             try:
                 with archive.open(member) as stream:
-                    found.tables[label] = _write_table(stream.read, member.file_size, work)
+                    target = _copy(stream.read, member.file_size, work)
             except _BAD_ARCHIVE as error:
+                if error_line(error) is not None:  # a full disk is not a fault of the archive
+                    raise
                 raise _unreadable(label, error) from error
+            if is_table:
+                found.tables[label] = target
+            else:
+                found.stores.append(TileStore(target))
 
 
 def read_tar(
@@ -145,8 +158,8 @@ def read_tar(
                 stream = archive.extractfile(member)
                 assert stream is not None
                 if not isic_id:
-                    _refuse_table(member.size, label)
-                    yield label, _write_table(stream.read, member.size, work), raw.tell() / size
+                    _refuse_size(member.size, label, _MAX_TABLE)
+                    yield label, _copy(stream.read, member.size, work), raw.tell() / size
                     continue
                 if isic_id in seen:
                     raise InputError(f"{path} holds {printable(isic_id)} twice: keep one of them")
@@ -157,6 +170,8 @@ def read_tar(
                     )
                 yield isic_id, None if known(isic_id) else stream.read(), raw.tell() / size
     except _BAD_ARCHIVE as error:
+        if error_line(error) is not None:
+            raise
         raise _unreadable(str(path), error) from error
 
 
@@ -165,16 +180,16 @@ def _is_table(name: str) -> bool:
     return base.lower().endswith(_TABLES) and not base.startswith(".") and "__MACOSX/" not in name
 
 
-def _refuse_table(size: int, label: str) -> None:
-    if size > _MAX_TABLE:
-        raise InputError(f"{label} holds {size} bytes, at most {_MAX_TABLE} are read of a table")
+def _refuse_size(size: int, label: str, limit: int) -> None:
+    if size > limit:
+        raise InputError(f"{label} holds {size} bytes, at most {limit} are unpacked")
 
 
-def _write_table(read: Callable[[int], bytes], size: int, work: Path) -> Path:
+def _copy(read: Callable[[int], bytes], size: int, work: Path) -> Path:
     """Copy `size` bytes, what a member claims, to a file of `work` whose name is ours."""
-    folder = work / "tables"
+    folder = work / "unpacked"
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{len(list(folder.iterdir()))}.csv"
+    target = folder / str(len(list(folder.iterdir())))
     with target.open("wb") as stream:
         while size > 0 and (block := read(min(size, _BLOCK))):
             stream.write(block)

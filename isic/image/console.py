@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from isic.image.training.run import Run
     from isic.image.training.sampler import Slot
 
-#: Lowest pAUC of a network that learns, from this epoch on; random scores have about 0.02.
-_LEARNT = 0.05
-_LEARNT_AFTER = 5
-#: Largest share of an epoch spent waiting for tiles.
-_WAIT = 0.2
+#: A network that learns has one of these from this epoch and validation on; random scores have
+#: pAUC 0.02 and AUC 0.5. With few malignant lesions the pAUC alone is noise.
+_LEARNT_PAUC, _LEARNT_AUC = 0.05, 0.6
+_LEARNT_AFTER, _VALIDATIONS = 5, 3
+#: Largest share of an epoch spent waiting for tiles, and seconds below which that does not matter.
+_WAIT, _WAIT_SECONDS = 0.2, 5.0
 #: Largest relative difference between the actual and the configured share of positives.
 _SHARE = 0.1
 #: Fall of pAUC below its best, three validations in a row; the noise of one fold is about 0.01.
@@ -30,10 +31,16 @@ def red_flags(history: Sequence[Mapping[str, Any]], set_share: float) -> dict[st
     positives.
     """
     last = history[-1]
-    scored = [row["pauc"] for row in history if row["pauc"] is not None]
+    validated = [row for row in history if row["pauc"] is not None]
+    scored = [row["pauc"] for row in validated]
     best = max(scored, default=0.0)
     flags = {}
-    if len(history) >= _LEARNT_AFTER and scored and scored[-1] < _LEARNT:
+    if (
+        len(history) >= _LEARNT_AFTER
+        and len(validated) >= _VALIDATIONS
+        and scored[-1] < _LEARNT_PAUC
+        and validated[-1]["auc"] < _LEARNT_AUC
+    ):
         flags["pauc_low"] = (
             f"pAUC {scored[-1]:.3f} after {last['epoch']} epochs: try another lr or longer warm-up"
         )
@@ -50,7 +57,7 @@ def red_flags(history: Sequence[Mapping[str, Any]], set_share: float) -> dict[st
             f" {set_share:.3f}"
         )
         flags["share_off"] = f"{shares}: lower negatives_per_positive or use more data"
-    if last["data_wait"] > _WAIT:
+    if last["data_wait"] > _WAIT and last["data_wait"] * last["seconds"] > _WAIT_SECONDS:
         flags["data_wait"] = (
             f"{last['data_wait']:.0%} of the epoch waited for tiles: set image.workers or cache_gb"
         )

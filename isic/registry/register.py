@@ -300,9 +300,11 @@ def _signature() -> Any:
 
 
 def _example() -> pd.DataFrame:
-    """An example request of one lesion: made-up values that pass the rules of a row."""
+    """An example request, two lesions of a patient: made-up values that pass the rules of a row."""
     row: dict[str, object] = {
         column: 1.0 if column in NUMERIC else "unknown" for column in TEST_COLUMNS
     }
-    example = pd.DataFrame([row | {ID: "ISIC_0000000", IMAGE: ""}])
+    example = pd.DataFrame(
+        [row | {ID: name, IMAGE: ""} for name in ("ISIC_0000000", "ISIC_0000001")]
+    )
     return example.assign(**{name: formula(example) for name, formula in IDENTITIES.items()})

@@ -14,6 +14,7 @@ import isic
 from isic.core.errors import InputError
 from isic.core.io import atomic_file, read_json, sha256_json
 from isic.core.paths import ReportFiles
+from isic.core.progress import StepProgress
 from isic.data.archive.licences import train_only_sources
 from isic.data.tiles import TileStore
 from isic.evaluate.ablation import ablation_points
@@ -49,6 +50,8 @@ POINTS = (
 )
 #: Misses shown, and false alarms shown.
 CASES = 8
+#: Steps and their usual shares of the time, from the demo.
+_STEPS = {"draw where the networks look": 3, "explain the worst lesions": 3, "draw the page": 6}
 
 
 def read_points(plots: Path) -> dict[str, Records]:
@@ -118,6 +121,8 @@ def build_report(
         for target in (1, 0)
         for index in worst_lesions(lesions, target, CASES)
     ]
+    progress = StepProgress("report", _STEPS)
+    progress.start("draw where the networks look")
     maps, maps_note = lesion_maps(files.models, lesions, tiles, shown)
 
     generated = params["data"]["source"] == "sample"
@@ -132,6 +137,7 @@ def build_report(
             " model is."
         ),
     )
+    progress.start("explain the worst lesions")
     contents = Contents(
         metrics=metrics,
         points=points,
@@ -154,6 +160,7 @@ def build_report(
         warnings=headline_warnings(metrics, extra if generated else ()),
     )
 
+    progress.start("draw the page")
     html = render_page(contents)
     if len(html.encode()) > MAX_PAGE_BYTES:
         raise InputError(

@@ -565,15 +565,17 @@ def row(**override: object) -> dict[str, object]:
         "epoch": 1,
         "loss": 0.5,
         "pauc": 0.1,
+        "auc": 0.8,
         "positive_share": 0.25,
         "data_wait": 0.0,
+        "seconds": 60.0,
     } | override
 
 
 @pytest.mark.parametrize(
     ("history", "flag"),
     [
-        ([row(epoch=n, loss=1 / n, pauc=0.03) for n in range(1, 8)], "pauc_low"),
+        ([row(epoch=n, loss=1 / n, pauc=0.03, auc=0.52) for n in range(1, 8)], "pauc_low"),
         ([row(epoch=n, loss=0.7) for n in range(1, 6)], "loss_flat"),
         (
             [row(epoch=n, loss=1 / n, pauc=p) for n, p in enumerate((0.15, 0.1, 0.11, 0.1), 1)],
@@ -589,3 +591,11 @@ def test_red_flags(history: list[dict[str, object]], flag: str) -> None:
 
 def test_a_healthy_run_raises_no_flag() -> None:
     assert not red_flags([row(epoch=n, loss=1 / n, pauc=0.1 + n / 200) for n in range(1, 9)], 0.25)
+    # The demo: few malignant lesions, one validation in five epochs, epochs of a fraction of a second.
+    scores = {5: (0.020, 0.53), 10: (0.0125, 0.66), 15: (0.03, 0.68), 20: (0.046, 0.73)}
+    demo = [
+        row(epoch=n, loss=1 / n, pauc=pauc, auc=auc, data_wait=0.24, seconds=0.15)
+        for n in range(1, 21)
+        for pauc, auc in [scores.get(n, (None, None))]
+    ]
+    assert not any(red_flags(demo[:n], 0.25) for n in range(1, 21))

@@ -102,10 +102,14 @@ doctor: $(READY) ## Check the set-up: one line per check
 .PHONY: bench
 bench: $(READY) ## Run the benchmarks (B=NAME for one, Q=--quick for a short version)
 	@failed=
-	for name in $(or $(B),sample features image real_tiles archive stack any_patient gate predict report); do
+	for name in $(or $(B),sample features image real_tiles archive stack any_patient gate predict report demo); do
 		python benchmarks/$$name.py $(Q) || failed="$$failed $$name"
 	done
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
+.PHONY: pictures
+pictures: $(READY) ## Make README's pictures from a finished demo (needs Chromium)
+	@python benchmarks/pictures.py
 
 .PHONY: docs
 docs: $(READY) ## Update the generated parts of README.md and docs

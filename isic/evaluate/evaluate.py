@@ -14,6 +14,7 @@ from isic.evaluate.curves import Records
 from isic.evaluate.ladder import ladder_records
 from isic.evaluate.reliability import calibration_error, reliability
 from isic.evaluate.results import RunResults
+from isic.evaluate.safe_to_skip import skip_records
 from isic.evaluate.slices import slice_records
 
 
@@ -99,6 +100,7 @@ def _points(
         "histogram": curves.histogram_points(target, score),
         "slices": slice_records(results.rows, target, score, patient, replicates, seed),
         "ladder": ladder_records(results, replicates, seed),
+        "safe_to_skip": skip_records(results),
     }
 
 

@@ -47,6 +47,7 @@ POINTS = (
     "slices",
     "ladder",
     "learning",
+    "safe_to_skip",
 )
 #: Misses shown, and false alarms shown.
 CASES = 8

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from isic.evaluate.curves import Records, group_by
 from isic.evaluate.figures import FIGURES
 from isic.evaluate.learning import expected_band
+from isic.evaluate.safe_to_skip import ALL
 from isic.evaluate.slices import MIN_POSITIVES, TONE_METHOD
 from isic.evaluate.theme import PAGE, to_svg
 from isic.report.body import BODY_BOTTOM, BODY_TOP, HALF_WIDTH, OUTLINE
@@ -36,6 +37,7 @@ SECTIONS = (
     ("headline", "Headline"),
     ("ladder", "What each part adds"),
     ("curves", "Curves"),
+    ("skip", "Safe to skip"),
     ("slices", "Slices"),
     ("robustness", "Robustness"),
     ("patients", "Patients"),
@@ -92,6 +94,7 @@ def render_page(contents: Contents) -> str:
             **values,
             svg=figure_svgs(contents.points),
             sections=SECTIONS,
+            skip=skip_table(contents.points["safe_to_skip"]),
             slice_groups=list(group_by(contents.points["slices"], "family").items()),
             operating=operating,
             preset=next((i for i, point in enumerate(operating) if point["tpr"] >= _PRESET), 0),
@@ -108,6 +111,26 @@ def render_page(contents: Contents) -> str:
             plotly=_plotly(),
         )
     )
+
+
+def skip_table(records: Records) -> Records:
+    """The records of all hospitals, each with those of single hospitals that have a patient with a
+    malignant lesion as `hospitals`.
+    """
+    return [
+        record
+        | {
+            "hospitals": [
+                other
+                for other in records
+                if other["rate"] == record["rate"]
+                and other["hospital"] != ALL
+                and other["with_malignant"]
+            ]
+        }
+        for record in records
+        if record["hospital"] == ALL
+    ]
 
 
 def figure_svgs(points: dict[str, Records]) -> dict[str, str | None]:

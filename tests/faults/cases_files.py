@@ -270,7 +270,9 @@ def _tiles() -> Iterator[Case]:
         ),
     }
     for name, change in broken.items():
-        yield Case(2, f"tile {name}", predict(), edit_tile(change), line="tile ISIC_")
+        # Noise may be data of as many blocks by chance (15 % of them here): no reader can tell.
+        expected: Expected = "either" if "noise" in name else "refused"
+        yield Case(2, f"tile {name}", predict(), edit_tile(change), expected, line="tile ISIC_")
         yield Case(
             2,
             f"tile {name}, imputed",

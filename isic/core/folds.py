@@ -45,7 +45,7 @@ def check_folds(folds: pd.DataFrame, count: int) -> None:
     labels = sorted(folds["fold"].unique())
     if labels != list(range(count)):
         raise InputError(
-            f"data/folds.parquet holds folds {labels}, params.yaml asks for 0 to {count - 1}:"
+            f"data/folds.parquet holds folds {[*map(int, labels)]}, params.yaml asks for 0 to {count - 1}:"
             " rerun `dvc repro folds`"
         )
     if (folds.groupby(PATIENT)["fold"].nunique() > 1).any():

@@ -145,7 +145,7 @@ ci: check test ## Run the checks and tests of CI
 .PHONY: clean
 clean: ## Remove the outputs that `dvc repro` recreates (MLflow runs and models are kept)
 	rm -rf data/raw data/archive/* data/features data/embeddings/* data/oof data/folds.parquet reports .resume
-	rm -rf models/image/* models/stack models/features_only models/bundle models/calibration.json
+	rm -rf models/image/* models/stack models/bundle models/calibration.json
 
 .PHONY: help
 help: ## List the targets

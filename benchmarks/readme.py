@@ -96,11 +96,9 @@ def features_ahead(steps: list[dict[str, Any]], metrics: dict[str, Any]) -> list
 
 
 def _steps(root: Path) -> list[dict[str, Any]]:
-    ladder, refits = root / "plots" / "ladder.json", root / "metrics" / "robustness.json"
-    steps: list[dict[str, Any]] = (
-        json.loads(refits.read_text())["steps"] if refits.is_file() else []
-    )
-    return steps + (json.loads(ladder.read_text()) if ladder.is_file() else [])
+    ladder = root / "plots" / "ladder.json"
+    steps: list[dict[str, Any]] = json.loads(ladder.read_text()) if ladder.is_file() else []
+    return steps
 
 
 def _ladder_rows(root: Path, metrics: dict[str, Any]) -> Iterator[str]:

@@ -5,10 +5,10 @@ log fold runs.
 import sys
 
 from isic.core.errors import run
+from isic.core.io import write_parquet
 from isic.core.params import load_params
 from isic.core.paths import Layout
 from isic.robustness.leaks import describe_leaks, screen_leaks
-from isic.stack.features_only import save_stacks
 from isic.stack.fit import fit_training_data
 from isic.stack.inputs import read_training_data
 from isic.tracking import open_run, parent
@@ -23,9 +23,9 @@ def main() -> None:
     if leaks := screen_leaks(data):
         print(f"warning: {describe_leaks(leaks)}", file=sys.stderr)
     stack = fit_training_data(data, params.stack)
-    del data  # memory
     # Results first: tracking may fail.
-    save_stacks(stack, layout.stack_model, layout.features_only, layout.oof, files, params.stack)
+    stack.save(layout.stack_model)
+    write_parquet(layout.oof, stack.oof)
     config = params.stack_config()
     pooled = {name: value for name, value in stack.metrics.items() if name != "folds"}
     for fold in stack.metrics["folds"]:

@@ -344,8 +344,11 @@ class StackSettings(Section):
     #: Families fitted on each chain's training folds, by their names in `isic.tabular.fitted`;
     #: absent in old bundles.
     fitted: tuple[str, ...] = Field((), strict=False)
-    #: Members train on features of thinned patients; absent in old bundles.
+    #: Every seed trains a second member on thinned patients; absent in old bundles.
     thinned: bool = False
+    #: Log-odds of the members that read image columns, or their late combination with those of
+    #: members without and the image logit; absent in old bundles.
+    combine: Literal["columns", "late"] = "columns"
     rounds: Annotated[int, Field(ge=1)]
     early_stop: (
         Annotated[int, Field(ge=1)] | None

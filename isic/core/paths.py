@@ -72,15 +72,13 @@ class TrainingFiles:
 class BundleFiles:
     """The models and results of a bundle.
 
-    networks: backbone -> fold -> folder. logits: backbone -> fold ->
-    `Layout.embedding`.
+    networks: backbone -> fold -> folder. logits: backbone -> fold -> `Layout.embedding`.
     """
 
     training: TrainingFiles
     networks: dict[str, dict[int, Path]]
     logits: dict[str, dict[int, Path]]
     stack: Path
-    features_only: Path
     oof: Path
     calibration: Path
     metrics: Path
@@ -218,11 +216,6 @@ class Layout:
         return self.root / "models" / "stack"
 
     @property
-    def features_only(self) -> Path:
-        """The stacker of the same parameters without image columns."""
-        return self.root / "models" / "features_only"
-
-    @property
     def oof(self) -> Path:
         return self.root / "data" / "oof" / "stack.parquet"
 
@@ -276,7 +269,6 @@ class Layout:
             networks=self.image_models(backbones, folds),
             logits=self.embeddings(backbones, folds),
             stack=self.stack_model,
-            features_only=self.features_only,
             oof=self.oof,
             calibration=self.root / "models" / "calibration.json",
             metrics=self.evaluate_metrics,

@@ -10,9 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from isic.core.metric import pauc, pauc_replicates
-
-#: Columns of an out-of-fold file that hold the log-odds of the members of one seed.
-SEED_COLUMN = "seed_"
+from isic.core.schema import SEED_COLUMN
 
 
 class PairedGain(NamedTuple):

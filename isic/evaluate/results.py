@@ -26,7 +26,7 @@ class RunResults:
     same lesions in the same order (with train-only columns, for description only). steps: earlier
     steps of the ladder, name -> score per row (NaN where a step has none). logits: backbone ->
     out-of-fold logit per row, standardised within each fold. missing: descriptions of the inputs
-    that are incomplete. features_only: score per row of the stacker without images, if stored.
+    that are incomplete.
     """
 
     oof: pd.DataFrame
@@ -34,7 +34,6 @@ class RunResults:
     steps: dict[str, np.ndarray] = field(default_factory=dict)
     logits: dict[str, np.ndarray] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
-    features_only: np.ndarray | None = None
 
     @property
     def target(self) -> np.ndarray:
@@ -68,6 +67,8 @@ def read_results(
         for name in oof
         if name.startswith("score_")
     }
+    if FEATURES_ONLY in oof:
+        steps["features alone"] = oof[FEATURES_ONLY].to_numpy(dtype=np.float64)
 
     logits, missing = {}, []
     for backbone, paths in logit_paths.items():
@@ -77,8 +78,7 @@ def read_results(
         else:
             logits[backbone] = values
 
-    alone = oof[FEATURES_ONLY].to_numpy(np.float64) if FEATURES_ONLY in oof else None
-    return RunResults(oof[list(OOF_COLUMNS)], rows, steps, logits, tuple(missing), alone)
+    return RunResults(oof[list(OOF_COLUMNS)], rows, steps, logits, tuple(missing))
 
 
 def check_oof(oof: pd.DataFrame, source: str) -> pd.DataFrame:

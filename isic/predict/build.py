@@ -18,7 +18,6 @@ from isic.core.io import (
     write_json,
 )
 from isic.core.paths import BundleFiles
-from isic.core.schema import FEATURES_ONLY
 from isic.data.anchors import ANCHOR_TILES
 from isic.data.archive.licences import all_licences, licence_sentence, train_only_sources
 from isic.predict.bundle import Bundle, code_hash
@@ -33,6 +32,7 @@ _FITTED = {
     "categories": "stack/stack.json: levels",
     "image scales": "stack/stack.json: chains.FOLD.scales",
     "blend": "stack/stack.json: chains.FOLD.blend",
+    "combination": "stack/stack.json: chains.FOLD.combination",
     "probabilities": "calibration.json",
 }
 #: Packages needed for scoring, besides this one.
@@ -82,8 +82,7 @@ def build_bundle(
                     require(logits, "out-of-fold logits", "run `dvc repro stack`"),
                     target / OOF_LOGITS,
                 )
-        for source, name in ((files.stack, "stack"), (files.features_only, FEATURES_ONLY)):
-            shutil.copytree(require(source, "stacker", "run `dvc repro stack`"), folder / name)
+        shutil.copytree(require(files.stack, "stacker", "run `dvc repro stack`"), folder / "stack")
         oof = require(files.oof, "out-of-fold scores", "run `dvc repro stack`")
         shutil.copy(oof, folder / "oof.parquet")
         # Scores are ranks. This map, fitted on out-of-fold scores, converts them to probabilities.

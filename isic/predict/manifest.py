@@ -12,7 +12,7 @@ from isic.core.errors import InputError, faulty_key
 from isic.core.io import read_json, sha256, sha256_json, typed
 
 #: Incremented when older code cannot read a new bundle.json; `_upgraded` converts older formats.
-BUNDLE_FORMAT = 2
+BUNDLE_FORMAT = 3
 FILE = "bundle.json"
 #: File types of a bundle: weights, boosters as text or in their portable formats, numbers, tables.
 KINDS = frozenset({".safetensors", ".txt", ".cbm", ".npz", ".json", ".parquet"})
@@ -29,7 +29,8 @@ _PARTS_1 = (
     "folds_hash",
     "files",
 )
-_PARTS = {1: _PARTS_1, 2: (*_PARTS_1, "models", "features", "fitted")}
+_PARTS_2 = (*_PARTS_1, "models", "features", "fitted")
+_PARTS = {1: _PARTS_1, 2: _PARTS_2, 3: _PARTS_2}
 
 #: Removed embedding modes and the last version of isic that reads a bundle with one.
 _LAST_READER = {"distance": "0.1.0", "reduced": "0.1.0"}

@@ -37,6 +37,9 @@ class BundleModels:
     @cached_property
     def features_only(self) -> Stack | None:
         """The stacker that needs no image model, None in bundles older than it."""
+        if self.stack.features_only is not None or not self.stack.backbones:
+            return self.stack.features_only or self.stack
+        # Bundles of format 2 have it beside the stacker.
         is_there = (self.folder / FEATURES_ONLY).is_dir()
         return self._stack(FEATURES_ONLY, set()) if is_there else None
 

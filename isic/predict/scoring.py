@@ -103,7 +103,7 @@ def _warn_of_small_patients(bundle: BundleModels, sizes: Sequence[int]) -> None:
         sys.stderr.write(
             f"isic: warning: {small} of {len(sizes)} patients have fewer than {usual} lesions, unlike"
             " 95 % of those in training: scores compare a lesion with its patient's others. Give all"
-            " lesions of a patient, or train with `stack.thinned: true`\n"
+            f" lesions of a patient{'' if bundle.stack.thinned else ', or train with `stack.thinned: true`'}\n"
         )
 
 

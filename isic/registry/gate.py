@@ -21,9 +21,8 @@ from isic.core.metric import pauc_interval
 from isic.core.params import Gate
 from isic.core.paths import TrainingFiles
 from isic.core.progress import StepProgress
-from isic.core.schema import FEATURES_ONLY, ID, PATIENT, TARGET
+from isic.core.schema import FEATURES_ONLY, ID, PATIENT, SEED_COLUMN, TARGET
 from isic.evaluate.paired_gain import (
-    SEED_COLUMN,
     PairedGain,
     chance_of,
     paired_gain,

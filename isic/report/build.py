@@ -112,7 +112,6 @@ def build_report(
     points["leaderboard"] = _read_lines(files.ledger)
     points["frontier"] = (_read_optional(files.frontier) or {"records": []})["records"]
     nested = robustness.get("nested") if robustness else None
-    points["ladder"] = [*(robustness["steps"] if robustness else []), *points["ladder"]]
 
     tiles, tiles_absent = open_tiles(files.tiles)
     gallery = TileGallery(tiles, MAX_TILE_BYTES)

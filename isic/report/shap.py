@@ -6,40 +6,78 @@ with the weights of the blend; the blend combines ranks, so the sum is then appr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from isic.core.metric import Floats
 from isic.core.schema import ID, PATIENT
 from isic.report.shap_text import ShapGroup, group_shap
-from isic.stack.encoder import Columns, rows
+from isic.stack.blend import by_patient_size
+from isic.stack.encoder import Columns, plain, rows
 from isic.stack.inputs import Inputs
 from isic.stack.members import library
 from isic.stack.model import Stack
+from isic.stack.training_data import Part, patient_sizes
+
+#: Column of a library's SHAP values for the average lesion's log-odds.
+_AVERAGE = "average lesion"
 
 
 def shap_values(
-    stack: Stack, columns: Columns, fold: int, ids: pd.Series, keep: NDArray[np.int64]
-) -> pd.DataFrame:
-    """SHAP values in log-odds, one row per lesion of `keep`, one column per stacker column.
+    stack: Stack,
+    columns: Columns,
+    fold: int,
+    ids: pd.Series,
+    patients: pd.Series,
+    logits: Mapping[str, NDArray],
+    keep: NDArray[np.int64],
+) -> tuple[pd.DataFrame, Floats]:
+    """SHAP values in log-odds, one row per lesion of `keep`, one column per stacker column, and the
+    log-odds (keep,) of the average lesion, to which each row's values add.
 
-    `columns` are those of chain `fold`, `ids` names their rows. Attribute `attrs["average"]` is the
-    log-odds of the average lesion, to which each row's values add.
+    `columns` are those of chain `fold`, `ids` and `patients` (n,) name their rows and the rows'
+    patients, `logits` (n,) are the raw ones by backbone, `keep` indexes rows.
     """
-    matrix = rows(columns, keep)
-    chain = stack.chain(fold)
+    sizes = patient_sizes(patients)
+    total, average = _contributions(stack, columns, fold, sizes, keep)
+    combination = stack.chain(fold).combination
+    if combination is not None and stack.features_only is not None:
+        alone, average_alone = _contributions(stack.features_only, columns, fold, sizes, keep)
+        total *= combination.columns
+        total[list(alone)] += combination.features * alone
+        for name, scale in stack.chain(fold).images.scales.items():
+            own = scale.standardise(logits[name])[keep] / len(stack.backbones)
+            total[f"image_{plain(name)}"] += combination.image * own
+        average = (
+            combination.columns * average
+            + combination.features * average_alone
+            + combination.intercept
+        )
+    return total.set_axis(ids.iloc[keep], axis=0), average
 
-    total = np.zeros((len(keep), len(stack.names) + 1))
-    for name, models in chain.members.items():
-        member = library(name)
-        values = [member.contributions(model, matrix) for model in models]
-        total += chain.blend.weights[name] * np.mean(values, axis=0)
 
-    table = pd.DataFrame(total[:, :-1], columns=list(stack.names), index=ids.iloc[keep])
-    table.attrs["average"] = float(total[:, -1].mean()) + chain.offset
-    return table
+def _contributions(
+    stack: Stack, columns: Columns, fold: int, sizes: NDArray[np.int64], keep: NDArray[np.int64]
+) -> tuple[pd.DataFrame, Floats]:
+    """SHAP values (keep, columns of `stack`) of its members, and what they add to (keep,)."""
+    chain, names = stack.chain(fold), [*stack.names, _AVERAGE]
+    total = np.zeros((len(keep), len(names)))
+    for name, by_part in chain.members.items():
+        values: dict[Part, NDArray] = {}
+        for part, models in by_part.items():
+            own = stack.names_of(part)
+            matrix = rows({column: columns[column] for column in own}, keep)
+            found = np.mean(
+                [library(name).contributions(model, matrix) for model in models], axis=0
+            )
+            table = pd.DataFrame(found, columns=[*own, _AVERAGE])
+            values[part] = table.reindex(columns=names, fill_value=0.0).to_numpy().T
+        total += chain.blend.weights[name] * by_patient_size(values, sizes[keep]).T
+    return pd.DataFrame(total[:, :-1], columns=list(stack.names)), total[:, -1] + chain.offset
 
 
 def shap_by_family(stack: Stack, values: pd.DataFrame) -> pd.DataFrame:
@@ -72,12 +110,12 @@ def explain_lesions(
 
     columns = stack.columns(features, logits, fold, patients, embeddings)
     keep = np.flatnonzero(features[ID].isin(isic_ids))
-    values = shap_values(stack, columns, fold, features[ID], keep)
+    values, averages = shap_values(stack, columns, fold, features[ID], patients, logits, keep)
     return {
         str(isic_id): LesionShap(
             values.iloc[i],
             group_shap(stack, values.iloc[i], columns, patients, int(keep[i])),
-            values.attrs["average"],
+            float(averages[i]),
         )
         for i, isic_id in enumerate(values.index)
     }

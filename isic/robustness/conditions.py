@@ -19,7 +19,6 @@ from isic.robustness.nested import check_optimism
 from isic.robustness.perturb import image_noise, missing_columns
 from isic.robustness.robustness import (
     distribution_shift,
-    ladder_step,
     largest_fold,
     leave_hospital_out,
     sample_tiles,
@@ -31,7 +30,7 @@ from isic.stack.training_data import build_training_data, with_groups
 from isic.tabular import build_features
 
 #: Usual shares of the stage's time, from the demo.
-_SHARES = {"steps": 0.2, "hospitals": 8, "sameness": 2, "columns": 3, "images": 5, "nested": 10}
+_SHARES = {"hospitals": 8, "sameness": 2, "columns": 3, "images": 5, "nested": 10}
 #: Rows rescored for missing columns: most time is spent on rebuilding features for each group of
 #: columns.
 _RESCORED_ROWS = 60_000
@@ -58,7 +57,7 @@ def conditions(
     lesions if there are any, `tta` backbone -> test-time augmentation, `settings` the stacker's,
     and `families` its feature families.
     """
-    replicates, seed = intervals.replicates, intervals.seed
+    replicates = intervals.replicates
     embeddings = settings.images.embeddings != "none"
 
     def refit(folds: pd.DataFrame, logits: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -80,14 +79,7 @@ def conditions(
         ).oof
         return align_rows(oof, folds[ID], "the refitted stacker")["score"].to_numpy(np.float64)
 
-    def steps() -> list[dict[str, Any]]:
-        alone = results.features_only
-        if not results.logits or alone is None:
-            return []
-        return [ladder_step("features alone", results, alone, replicates, seed)]
-
     parts: dict[str, tuple[str, Callable[[], Any]]] = {
-        "steps": ("compare with the features alone", steps),
         "hospitals": (
             "fit without each hospital",
             lambda: _hospitals(

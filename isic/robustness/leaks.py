@@ -101,10 +101,8 @@ def screen_leaks(data: TrainingData) -> list[Leak]:
     the fold that the chain scores.
     """
     judged = dict(data.columns)
-    for fold in data.pools:
-        judged |= {
-            f"{name} of chain {fold}": column for name, column in data.fitted_columns(fold).items()
-        }
+    for fold, own in data.fitted_columns.items():
+        judged |= {f"{name} of chain {fold}": column for name, column in own.columns.items()}
     return find_leaks(judged, data.target, data.fold, data.folds[PATIENT])
 
 

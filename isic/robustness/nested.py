@@ -138,7 +138,7 @@ def _proxy_logits(
     from isic.stack.members.lightgbm_ import binned
 
     columns = {name: data.columns[name] for name in view}
-    pool = Pool(columns, data.target, data.pool.max_bin)
+    pool = Pool(columns, data.target, settings.params.max_bin)
     binned(pool)
     folds = np.unique(data.fold).tolist()
     tasks = [frozenset(left) for size in (1, 2) for left in combinations(folds, size)]
@@ -180,7 +180,7 @@ def _stack(
     settings: StackSettings,
     only: int | None,
 ) -> Floats:
-    """Out-of-fold scores of features (for scoring, for training), proxy logits and the fitted
+    """Out-of-fold log-odds of features (for scoring, for training), proxy logits and the fitted
     features of `plain`, of fold `only` alone if given (others NaN).
     """
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
@@ -196,7 +196,7 @@ def _stack(
     data = drop_families(with_fitted(bare, plain), settings.drop)
     if only is not None:
         data = replace(data, images={only: data.images[only]})
-    return out_of_fold(data, settings)[1]
+    return out_of_fold(data, settings)[0].log_odds
 
 
 def check_optimism(

@@ -118,26 +118,6 @@ def _pair(
     }
 
 
-def ladder_step(
-    name: str, results: RunResults, score: np.ndarray, replicates: int, seed: int
-) -> dict[str, Any]:
-    """A step of the ladder: a score of the same rows, in the form of `isic.evaluate.ladder`."""
-    value, low, high = pauc_interval(results.target, score, results.patient, replicates, seed)
-    gain = paired_difference(
-        results.target, results.score, score, results.patient, replicates, seed
-    )
-    return {
-        "step": name,
-        "pauc": value,
-        "low": low,
-        "high": high,
-        "auc": auc(results.target, score),
-        "gain": gain.value,
-        "gain_low": gain.low,
-        "gain_high": gain.high,
-    }
-
-
 def distribution_shift(
     rows: pd.DataFrame, fold: np.ndarray, test: pd.DataFrame | None
 ) -> dict[str, Any]:
@@ -210,8 +190,6 @@ def pooled_metrics(content: Mapping[str, Any]) -> dict[str, float]:
     ]
     if pooled and "pauc_left_out" in pooled[0]:
         metrics["robustness_pauc_left_out"] = pooled[0]["pauc_left_out"]
-    for record in content["steps"]:
-        metrics["robustness_pauc_" + record["step"].replace(" ", "_")] = record["pauc"]
     if content["sameness"]["test"]:
         metrics["robustness_auc_train_test"] = content["sameness"]["test"][0]["auc"]
     return metrics

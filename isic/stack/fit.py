@@ -6,27 +6,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from isic.core.early_stopping import early_stopping_fold
 from isic.core.metric import Floats, auc, pauc
 from isic.core.parallel import workers
 from isic.core.params import StackSettings
-from isic.core.schema import TARGET
-from isic.stack.blend import Blend, find_weights, make_reference, rank
+from isic.core.schema import FEATURES_ONLY, SEED_COLUMN, TARGET
+from isic.stack.blend import Blend, by_patient_size, find_weights, make_reference, rank
+from isic.stack.combination import combine, fit_combinations
 from isic.stack.image_columns import Embeddings
 from isic.stack.members import EarlyStopping, MemberTask, library, log_odds
-from isic.stack.model import Chain, Stack, probabilities
+from isic.stack.model import Chain, Members, Stack
 from isic.stack.training_data import (
     Anchors,
+    Part,
     TrainingData,
     build_training_data,
     drop_families,
     sample_rows,
+    without_images,
 )
 from isic.tabular.fitted import Fitted
 
@@ -50,9 +55,10 @@ def fit_stack(
     features: isic_id and feature columns, (n) rows. logits: {backbone: raw out-of-fold logits
     (n,)}, and embeddings {backbone: (n, d)} if `settings.images.embeddings` is not "none", in the
     same order; `anchors` where it is "aligned". folds: isic_id, patient_id, target, fold of the
-    same lesions in any order. thinned: the features that members train on, of the same lesions
-    within parts of their patients (None: `features`). The same input gives the same bytes. Raises InputError when the
-    frames do not hold the same lesions, or a logit is missing.
+    same lesions in any order. thinned: features of the same lesions within parts of their patients;
+    with them every seed trains a second member, which counts more the fewer lesions a patient has.
+    The same input gives the same bytes. Raises InputError when the frames do not hold the same
+    lesions, or a logit is missing.
     """
     data = build_training_data(
         features,
@@ -73,20 +79,63 @@ def fit_training_data(data: TrainingData, settings: StackSettings, first_seed: i
     library has seed `first_seed`.
     """
     data = drop_families(data, settings.drop)
-    chains, score, optimism, by_seed = out_of_fold(data, settings, first_seed)
-    # The gate needs each seed's log-odds: two stacks of one recipe differ by their seeds.
-    seeds = {f"seed_{item}": values for item, values in enumerate(by_seed)}
-    oof = data.folds.assign(score=score, **seeds)
-    metrics = _fold_metrics(oof) | ({"blend_optimism": optimism} if optimism is not None else {})
-    return Stack(data.encoder, chains, data.all_families(), oof, metrics)
+    found, features_only = out_of_fold(data, settings, first_seed)
+    if features_only is None:
+        return _stack(data, found)
+    stack = _stack(data, found, _stack(without_images(data), features_only))
+    stack.oof[FEATURES_ONLY] = expit(features_only.log_odds)
+    return stack
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Chains of some folds, and their rows' log-odds (n,) and by seed (seeds, n), NaN elsewhere;
+    the blend's optimism where its weights are fitted.
+    """
+
+    chains: dict[int, Chain]
+    log_odds: Floats
+    by_seed: NDArray[np.float32]
+    optimism: float | None = None
 
 
 def out_of_fold(
     data: TrainingData, settings: StackSettings, first_seed: int = 0
-) -> tuple[dict[int, Chain], Floats, float | None, NDArray[np.float32]]:
-    """Chains of the folds in `data.images`, the scores of these folds' rows (others NaN), the
-    blend's optimism, and the log-odds (seeds, n) of each seed's members alone.
+) -> tuple[OutOfFold, OutOfFold | None]:
+    """The stacker's chains and log-odds, and those of the same members without image columns; None
+    where there are no others.
     """
+    found = _members_out_of_fold(data, settings, first_seed)
+    if not data.image_names:
+        return found, None
+    features_only = _members_out_of_fold(without_images(data), settings, first_seed)
+    if settings.combine == "late":
+        found = _combine(data, features_only, found)
+    return found, features_only
+
+
+def _stack(data: TrainingData, found: OutOfFold, features_only: Stack | None = None) -> Stack:
+    # The gate needs each seed's log-odds: two stacks of one recipe differ by their seeds.
+    seeds = {f"{SEED_COLUMN}{item}": values for item, values in enumerate(found.by_seed)}
+    oof = data.folds.assign(score=expit(found.log_odds), **seeds)
+    metrics = _fold_metrics(oof)
+    if found.optimism is not None:
+        metrics["blend_optimism"] = found.optimism
+    if data.failed:
+        metrics["failed_networks"] = list(data.failed)
+    return Stack(
+        data.encoder,
+        found.chains,
+        data.all_families(),
+        oof,
+        metrics,
+        features_only,
+        data.lesion_names,
+    )
+
+
+def _members_out_of_fold(data: TrainingData, settings: StackSettings, first_seed: int) -> OutOfFold:
+    """Chains of the folds in `data.images`, scored on these folds' rows."""
     members = _train_all(data, settings, first_seed)
     held_out = {fold: np.flatnonzero(data.fold == fold) for fold in data.images}
     seed_margins = _held_out_margins(data, members, held_out)
@@ -102,17 +151,37 @@ def out_of_fold(
         )
         for fold in held_out
     }
-    score = np.full(len(data.fold), np.nan)
+    total = np.full(len(data.fold), np.nan)
     by_seed = np.full((settings.seeds, len(data.fold)), np.nan, np.float32)
     for fold, index in held_out.items():
-        score[index] = probabilities(
-            chains[fold], {name: values[index] for name, values in margins.items()}
+        chain = chains[fold]
+        total[index] = chain.offset + chain.blend(
+            {name: values[index] for name, values in margins.items()}
         )
         for seed in range(settings.seeds):
-            by_seed[seed, index] = blends[fold](
+            by_seed[seed, index] = chain.offset + chain.blend(
                 {name: values[seed, index] for name, values in seed_margins.items()}
             )
-    return chains, score, optimism, by_seed
+    return OutOfFold(chains, total, by_seed, optimism)
+
+
+def _combine(data: TrainingData, features_only: OutOfFold, with_images: OutOfFold) -> OutOfFold:
+    """`with_images` with each chain's late combination with `features_only`."""
+    if data.image_logit is None:
+        raise ValueError("a combination needs image logits")
+    image = data.image_logit
+    design = np.column_stack([features_only.log_odds, with_images.log_odds, image])
+    combinations = fit_combinations(data.target, data.fold, design)
+    by_seed = [
+        combine(combinations, data.fold, np.column_stack([*margins, image]))
+        for margins in zip(features_only.by_seed, with_images.by_seed, strict=True)
+    ]
+    chains = {
+        fold: replace(chain, combination=combinations[fold])
+        for fold, chain in with_images.chains.items()
+    }
+    total = combine(combinations, data.fold, design)
+    return OutOfFold(chains, total, np.array(by_seed, np.float32), with_images.optimism)
 
 
 def offset(data: TrainingData, fold: int, settings: StackSettings) -> float:
@@ -149,24 +218,26 @@ def _fold_metrics(oof: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _train_all(
-    data: TrainingData, settings: StackSettings, first_seed: int
-) -> dict[int, dict[str, list[Any]]]:
-    """{fold: {library: its models}}, all models side by side."""
-    if "lightgbm" in settings.members:
-        from isic.stack.members.lightgbm_ import binned
-
-        for fold in data.images:
-            binned(data.pool_of(fold))  # once, before the threads start
+def _train_all(data: TrainingData, settings: StackSettings, first_seed: int) -> dict[int, Members]:
+    """{fold: its members}, all models side by side."""
+    seeds = range(first_seed, first_seed + settings.seeds)
+    parts = list(data.pools)
     tasks = [
-        (fold, name, seed)
+        (fold, name, part, seed)
+        for part in parts
+        for seed in seeds
         for fold in data.images
         for name in settings.members
-        for seed in range(first_seed, first_seed + settings.seeds)
     ]
+    for fold, _, part, seed in tasks:  # once, before the threads start
+        pool = data.pool_of(fold, part, seed)
+        if "lightgbm" in settings.members:
+            from isic.stack.members.lightgbm_ import binned
 
-    def train(task: tuple[int, str, int]) -> Any:
-        fold, name, seed = task
+            binned(pool)
+
+    def train(task: tuple[int, str, Part, int]) -> Any:
+        fold, name, part, seed = task
         chosen = settings.library(name)
         if settings.early_stop is None:
             index, watch = data.training_rows(fold, settings.negatives, seed), None
@@ -175,18 +246,16 @@ def _train_all(
             index = data.training_rows(fold, settings.negatives, seed, watched)
             rows = sample_rows(data.target, data.fold == watched, _WATCHED, [seed, fold])
             watch = EarlyStopping(rows, data.target[rows], settings.early_stop)
-        pool = data.pool_of(fold)
+        pool = data.pool_of(fold, part, seed)
         return library(name).train(
             MemberTask(pool, index, chosen["params"], chosen["rounds"], seed, watch)
         )
 
-    with ThreadPoolExecutor(workers()) as pool:
-        trained = dict(zip(tasks, pool.map(train, tasks), strict=True))
+    with ThreadPoolExecutor(workers()) as threads:
+        trained = dict(zip(tasks, threads.map(train, tasks), strict=True))
     return {
         fold: {
-            name: [
-                trained[fold, name, seed] for seed in range(first_seed, first_seed + settings.seeds)
-            ]
+            name: {part: [trained[fold, name, part, seed] for seed in seeds] for part in parts}
             for name in settings.members
         }
         for fold in data.images
@@ -195,19 +264,24 @@ def _train_all(
 
 def _held_out_margins(
     data: TrainingData,
-    members: dict[int, dict[str, list[Any]]],
+    members: dict[int, Members],
     held_out: dict[int, NDArray[np.int64]],
 ) -> _ByLibrary:
-    """{library: out-of-fold log-odds of each seed's model (seeds, n)}."""
+    """{library: out-of-fold log-odds of each seed's models (seeds, n)}."""
     libraries = next(iter(members.values()))
-    margins = {name: np.empty((len(of), len(data.fold))) for name, of in libraries.items()}
+    margins = {name: np.empty((len(of["whole"]), len(data.fold))) for name, of in libraries.items()}
+    sizes = data.patient_sizes
     for fold, index in held_out.items():
-        columns = data.columns_of(fold)
-        for name, models in members[fold].items():
-            implementation = library(name)
-            margins[name][:, index] = log_odds(
-                [(implementation, model) for model in models], columns, index
-            )
+        own = data.columns_of(fold)
+        columns = dict.fromkeys(data.pools, own)
+        if "lesion" in columns:
+            columns["lesion"] = {name: own[name] for name in data.lesion_names}
+        for name, by_part in members[fold].items():
+            values = {
+                part: log_odds([(library(name), model) for model in models], columns[part], index)
+                for part, models in by_part.items()
+            }
+            margins[name][:, index] = by_patient_size(values, sizes[index])
     return margins
 
 

@@ -7,7 +7,7 @@ models. No label is read here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, Field, FiniteFloat
 from scipy.special import expit
 
 from isic.core.errors import InputError
-from isic.core.metric import Floats
+from isic.core.metric import Floats, auc
 from isic.core.params import ImageColumns
 from isic.stack.blend import ascending
 from isic.stack.embeddings import Space, space_columns
@@ -27,6 +27,8 @@ from isic.stack.encoder import Columns, plain
 Embeddings = Mapping[str, NDArray[np.float16]]
 #: Quantiles kept to rank a new logit among a fold's held-out ones.
 _KNOTS = 1025
+#: Endings of columns within the patient.
+_WITHIN = ("_rank", "_ratio", "_above")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Scale:
     mean: Annotated[float, Field(ge=-1e6, le=1e6)]
     sd: Annotated[float, Field(ge=0, le=1e6)]
     knots: Annotated[tuple[FiniteFloat, ...], AfterValidator(ascending)] = ()
+    #: The fold's training failed: all its logits count as missing.
+    failed: bool = False
 
     @classmethod
     def fit(cls, logits: ArrayLike, kind: str) -> Scale:
@@ -52,14 +56,22 @@ class Scale:
 
     def __call__(self, logits: ArrayLike) -> Floats:
         """Scaled logits (n,); a missing image (NaN) becomes the fold's average."""
+        if not self.knots:
+            return self.standardise(logits)
+        values = self._filled(logits)
+        return np.interp(values, self.knots, np.linspace(0, 1, len(self.knots)))
+
+    def standardise(self, logits: ArrayLike) -> Floats:
+        """(x - mean) / sd of logits (n,), 0 where the image is missing (NaN)."""
+        return (self._filled(logits) - self.mean) / (self.sd + 1e-9)
+
+    def _filled(self, logits: ArrayLike) -> Floats:
         values = np.asarray(logits, dtype=np.float64)
-        values = np.where(np.isnan(values), self.mean, values)
-        if self.knots:
-            return np.interp(values, self.knots, np.linspace(0, 1, len(self.knots)))
-        return (values - self.mean) / (self.sd + 1e-9)
+        missing = np.ones(len(values), bool) if self.failed else np.isnan(values)
+        return np.where(missing, self.mean, values)
 
     def to_json(self) -> dict[str, Any]:
-        return {"mean": self.mean, "sd": self.sd, "knots": list(self.knots)}
+        return {"mean": self.mean, "sd": self.sd, "knots": list(self.knots), "failed": self.failed}
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,16 @@ class ImageEncoder:
                 spaces[name] = Space.fit(values, known, settings.embeddings, settings.components)
         return cls(settings, scales, spaces)
 
+    def without_networks(self) -> ImageEncoder:
+        """An encoder of no image model."""
+        return ImageEncoder(self.settings, {}, {})
+
+    def mean_logit(self, logits: Mapping[str, ArrayLike]) -> Floats:
+        """Mean standardised logit (n,) of the backbones, 0 where the image is missing."""
+        return np.mean(
+            [scale.standardise(logits[name]) for name, scale in self.scales.items()], axis=0
+        )
+
     def columns(
         self,
         logits: Mapping[str, ArrayLike],
@@ -107,7 +129,8 @@ class ImageEncoder:
         group = pd.Series(np.asarray(patients).astype(str))
         columns = _logit_columns(scaled, group, self.settings.relative)
         for name, space in self.spaces.items():
-            vectors = embeddings[name] if name in embeddings else space.missing(len(group))
+            missing = name not in embeddings or self.scales[name].failed
+            vectors = space.missing(len(group)) if missing else embeddings[name]
             columns |= space_columns(f"image_{plain(name)}", space, vectors)
         return columns
 
@@ -128,17 +151,55 @@ def _logit_columns(scaled: Mapping[str, Floats], group: pd.Series, relative: boo
     return columns
 
 
-def _within_patient(stem: str, values: Floats, group: pd.Series) -> Columns:
-    series = pd.Series(values)
+def relative_columns(backbones: Iterable[str]) -> set[str]:
+    """Names of the columns that compare a lesion with its patient's others."""
+    stems = [f"image_{plain(name)}" for name in (*backbones, "all")]
+    return {f"{stem}{ending}" for stem in stems for ending in _WITHIN}
+
+
+def _within_patient(stem: str, logits: Floats, group: pd.Series) -> Columns:
+    series = pd.Series(logits)
     grouped = series.groupby(group)
     count = grouped.transform("size")
-    risk = pd.Series(expit(values))
-    return {
+    risk = pd.Series(expit(logits))
+    values = (
         # Middle ranks: a patient's only lesion sits at one half, not at the top.
-        f"{stem}_rank": ((grouped.rank() - 0.5) / count).to_numpy(dtype=np.float32),
-        f"{stem}_ratio": (risk / risk.groupby(group).transform("mean")).to_numpy(dtype=np.float32),
-        f"{stem}_above": (series - grouped.transform("mean")).to_numpy(dtype=np.float32),
+        (grouped.rank() - 0.5) / count,
+        risk / risk.groupby(group).transform("mean"),
+        series - grouped.transform("mean"),
+    )
+    return {
+        f"{stem}{ending}": column.to_numpy(dtype=np.float32)
+        for ending, column in zip(_WITHIN, values, strict=True)
     }
+
+
+def failed_folds(logits: Floats, target: NDArray[np.int64], fold: NDArray[np.int64]) -> list[int]:
+    """Folds whose network failed: the AUC of its held-out logits (n,) is within 1.96 standard errors
+    (Hanley & McNeil, Radiology 143, 29, 1982) of chance, and that far below the mean of the others.
+    """
+    found: dict[int, tuple[float, float]] = {}
+    for number in np.unique(fold).tolist():
+        rows = fold == number
+        malignant = int(target[rows].sum())
+        if 0 < malignant < rows.sum():
+            area = auc(target[rows], logits[rows])
+            found[number] = area, _standard_error(area, malignant, int(rows.sum()) - malignant)
+    failed = []
+    for number, (area, error) in found.items():
+        others = [other for key, (other, _) in found.items() if key != number]
+        if others and abs(area - 0.5) < 1.96 * error and area + 1.96 * error < np.mean(others):
+            failed.append(number)
+    return failed
+
+
+def _standard_error(area: float, malignant: int, benign: int) -> float:
+    """Standard error of an AUC by Hanley and McNeil's formula."""
+    one, two = area / (2 - area), 2 * area**2 / (1 + area)
+    square = (
+        area * (1 - area) + (malignant - 1) * (one - area**2) + (benign - 1) * (two - area**2)
+    ) / (malignant * benign)
+    return float(np.sqrt(max(square, 0.0)))
 
 
 def check_images(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ def read_training_data(files: StackFiles, settings: StackSettings) -> TrainingDa
     images = settings.images
     inputs = read_inputs(files, images.embeddings != "none", settings.thinned)
     anchors = read_anchors(files.embeddings) if images.embeddings == "aligned" else {}
-    return build_training_data(
+    data = build_training_data(
         *inputs[:3],
         images,
         settings.params.max_bin,
@@ -50,6 +51,12 @@ def read_training_data(files: StackFiles, settings: StackSettings) -> TrainingDa
         settings.fitted,
         inputs.thinned,
     )
+    if data.failed:
+        sys.stderr.write(
+            f"warning: held-out AUC of {', '.join(data.failed)} at chance: left out of its fold's"
+            " scores; train it again\n"
+        )
+    return data
 
 
 def read_inputs(files: StackFiles, embeddings: bool, thinned: bool = False) -> Inputs:

@@ -7,9 +7,10 @@ columns. Fitted features are the exception: each chain has its own columns of th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,13 @@ from isic.core.errors import InputError
 from isic.core.params import ImageColumns
 from isic.core.schema import ID, PATIENT, TARGET
 from isic.stack.encoder import Columns, Encoder, plain
-from isic.stack.image_columns import Embeddings, ImageEncoder, check_images
+from isic.stack.image_columns import (
+    Embeddings,
+    ImageEncoder,
+    check_images,
+    failed_folds,
+    relative_columns,
+)
 from isic.stack.members import Pool
 from isic.tabular import feature_families
 from isic.tabular.fitted import Fitted
@@ -34,14 +41,31 @@ Anchors = Mapping[str, Mapping[int, NDArray[np.float16]]]
 FITTED = "fitted"
 
 
+#: What members train on: lesions among their whole patients or among random parts of them, or the
+#: columns that no other lesion changes.
+Part = Literal["whole", "thinned", "lesion"]
+
+
+@dataclass(frozen=True)
+class ChainColumns:
+    """Fitted columns (n,) of one chain, those of training for its training rows, and their names by
+    kind.
+    """
+
+    columns: Columns
+    groups: list[list[str]]
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """Training data of n rows.
 
-    `columns` are for scoring; `pool` holds the same with the noise of training. `folds` has
-    isic_id, patient_id, target, fold in row order; `families` maps each column to its feature
-    family, image columns to "image". `fitted` and `pools` hold each chain's fitted features and its
-    pool with their columns, by fold; both are empty without fitted features.
+    `columns` are for scoring. Members train on `pools`: features of the lesions among their whole
+    patients and, if asked for, among random parts of them; then `noisy_images(part, seed)`, image
+    columns with the noise of one seed's members. `folds` has isic_id, patient_id, target, fold in
+    row order; `families` maps each column to its feature family, image columns to "image".
+    `fitted` and `fitted_columns` hold each chain's fitted features and their columns, by fold; both
+    are empty without fitted features.
     """
 
     folds: pd.DataFrame
@@ -50,25 +74,69 @@ class TrainingData:
     encoder: Encoder
     images: dict[int, ImageEncoder]
     columns: Columns
-    pool: Pool
+    pools: dict[Part, Pool]
     families: dict[str, str]
+    noisy_images: Callable[[Part, int], Columns] | None = None
+    image_logit: NDArray[np.float64] | None = None
+    failed: tuple[str, ...] = ()
     fitted: dict[int, Fitted] = field(default_factory=dict)
-    pools: dict[int, Pool] = field(default_factory=dict)
+    fitted_columns: dict[int, ChainColumns] = field(default_factory=dict)
+    #: Pools with image columns by (part, seed), and with fitted columns by (part, seed, fold).
+    _cache: dict[tuple[Any, ...], Pool] = field(default_factory=dict)
 
-    def pool_of(self, fold: int) -> Pool:
-        """Training pool of chain `fold`."""
-        return self.pools.get(fold, self.pool)
+    @property
+    def patient_sizes(self) -> NDArray[np.int64]:
+        """Number of lesions of each row's patient (n,)."""
+        return patient_sizes(self.folds[PATIENT])
+
+    @property
+    def image_names(self) -> list[str]:
+        """All image columns."""
+        return [name for name, family in self.families.items() if family == IMAGE_FAMILY]
+
+    @property
+    def lesion_names(self) -> tuple[str, ...]:
+        """Columns of the members of part "lesion", in the order in which they read them; () without
+        such members.
+        """
+        if "lesion" not in self.pools:
+            return ()
+        own = {*self.pools["lesion"].columns, *self.image_names_of("lesion")}
+        return tuple(
+            name
+            for name, family in self.all_families().items()
+            if name in own or family.startswith(FITTED)
+        )
+
+    def image_names_of(self, part: Part) -> list[str]:
+        """Image columns of a part's members: of part "lesion" without those within the patient."""
+        relative = relative_columns(next(iter(self.images.values())).scales)
+        return [name for name in self.image_names if part != "lesion" or name not in relative]
+
+    def pool_of(self, fold: int, part: Part = "whole", seed: int = 0) -> Pool:
+        """Training pool of the members of chain `fold` and `seed`, made at the first call: call it
+        once before threads use it.
+        """
+        pool = self.pools[part]
+        if self.noisy_images is not None:
+            key = (part, seed)
+            if key not in self._cache:
+                images, names = self.noisy_images(part, seed), self.image_names_of(part)
+                self._cache[key] = pool.extended({name: images[name] for name in names}, [names])
+            pool = self._cache[key]
+        if fold not in self.fitted_columns:
+            return pool
+        own = self.fitted_columns[fold]
+        if (part, seed, fold) not in self._cache:
+            self._cache[part, seed, fold] = pool.extended(own.columns, own.groups)
+        return self._cache[part, seed, fold]
 
     def columns_of(self, fold: int) -> Columns:
         """Columns that members of chain `fold` score; its training rows have the fitted columns of
         training.
         """
-        return self.columns | self.fitted_columns(fold)
-
-    def fitted_columns(self, fold: int) -> Columns:
-        """Fitted columns of chain `fold` for every row; those of training for its training rows."""
-        own = self.pools.get(fold)
-        return {name: own.columns[name] for group in own.groups for name in group} if own else {}
+        own = self.fitted_columns.get(fold)
+        return self.columns | (own.columns if own else {})
 
     def all_families(self) -> dict[str, str]:
         """`families` with the fitted columns, in the order the members read them."""
@@ -118,18 +186,56 @@ def build_training_data(
     encoder = Encoder.fit(features)
     base = encoder.columns(features)
     images = _fit_images(logits, vectors, fold, image_settings, anchors or {})
-    clean, noisy = (
-        ({}, {})
-        if not logits
-        else _image_columns(images, logits, vectors, folds, thinned is not None)
-    )
+    failed = _silence_failed(images, logits, target, fold)
+    clean: Columns = {}
+    noisy: Callable[[Part, int], Columns] | None = None
+    image_logit = None
+    if logits:
+
+        def noisy(part: Part, seed: int) -> Columns:
+            patients = (thin_patients(folds) if part == "thinned" else folds)[PATIENT]
+            return _image_columns(images, logits, vectors, fold, patients.to_numpy(), seed)
+
+        clean = _image_columns(images, logits, vectors, fold, folds[PATIENT].to_numpy())
+        image_logit = np.empty(len(fold))
+        for chain, images_of_fold in images.items():
+            index = np.flatnonzero(fold == chain)
+            image_logit[index] = images_of_fold.mean_logit(_take(logits, index))
     columns = base | clean
-    training = (base if thinned is None else encoder.columns(thinned)) | noisy
-    pool = Pool(training, target, max_bin)
+    pools: dict[Part, Pool] = {"whole": Pool(base, target, max_bin)}
+    if thinned is not None:
+        among_parts = encoder.columns(thinned)
+        pools["thinned"] = Pool(among_parts, target, max_bin)
+        lesion = {
+            name: values
+            for name, values in base.items()
+            if np.array_equal(values, among_parts[name], equal_nan=True)
+        }
+        if lesion:
+            pools["lesion"] = Pool(lesion, target, max_bin)
+    families = _families(encoder, columns)
     data = TrainingData(
-        folds, target, fold, encoder, images, columns, pool, _families(encoder, columns)
+        folds,
+        target,
+        fold,
+        encoder,
+        images,
+        columns,
+        pools,
+        families,
+        noisy,
+        image_logit,
+        failed,
     )
     return _fit_features(data, features, fitted) if fitted else data
+
+
+def patient_sizes(patients: ArrayLike) -> NDArray[np.int64]:
+    """Number of lesions of each row's patient (n,)."""
+    _, index, counts = np.unique(
+        np.asarray(patients).astype(str), return_inverse=True, return_counts=True
+    )
+    return np.asarray(counts[index], np.int64)
 
 
 def align(folds: pd.DataFrame, ids: pd.Series) -> pd.DataFrame:
@@ -182,22 +288,38 @@ def drop_families(data: TrainingData, drop: tuple[str, ...]) -> TrainingData:
     if not families:
         raise InputError("stack.drop leaves the stacker without any column: drop fewer families")
     gone = {source for name, source in data.encoder.sources().items() if name not in families}
-    pool = Pool(
-        {name: data.pool.columns[name] for name in families}, data.target, data.pool.max_bin
-    )
-    columns = {name: data.columns[name] for name in families}
     encoder = data.encoder.drop_families(gone)
-    bare = replace(data, encoder=encoder, columns=columns, pool=pool, families=families)
-    return with_fitted(bare, data)
+    columns = {name: data.columns[name] for name in families}
+    pools = {
+        part: Pool(
+            {name: pool.columns[name] for name in pool.columns if name in families},
+            pool.target,
+            pool.max_bin,
+        )
+        for part, pool in data.pools.items()
+    }
+    return replace(
+        data, encoder=encoder, columns=columns, pools=pools, families=families, _cache={}
+    )
+
+
+def without_images(data: TrainingData) -> TrainingData:
+    """The same lesions without image columns; its pools and their bins are shared with `data`."""
+    names = set(data.image_names)
+    return replace(
+        data,
+        images={fold: images.without_networks() for fold, images in data.images.items()},
+        columns={name: values for name, values in data.columns.items() if name not in names},
+        families={name: family for name, family in data.families.items() if name not in names},
+        noisy_images=None,
+        image_logit=None,
+        _cache={},
+    )
 
 
 def with_fitted(data: TrainingData, other: TrainingData) -> TrainingData:
     """`data` with the fitted features of `other`, training data of the same rows and folds."""
-    pools = {
-        fold: data.pool.extended(other.fitted_columns(fold), own.groups)
-        for fold, own in other.pools.items()
-    }
-    return replace(data, fitted=other.fitted, pools=pools)
+    return replace(data, fitted=other.fitted, fitted_columns=other.fitted_columns, _cache={})
 
 
 def with_groups(
@@ -211,14 +333,20 @@ def with_groups(
     """
     images = dict.fromkeys(np.unique(fold).tolist(), next(iter(data.images.values())))
     other = replace(
-        data, folds=data.folds.assign(fold=fold), fold=fold, images=images, fitted={}, pools={}
+        data,
+        folds=data.folds.assign(fold=fold),
+        fold=fold,
+        images=images,
+        fitted={},
+        fitted_columns={},
+        _cache={},
     )
     return _fit_features(other, features, kinds) if kinds else other
 
 
 def _fit_features(data: TrainingData, features: pd.DataFrame, kinds: Sequence[str]) -> TrainingData:
     """Fit the kinds on the training rows of each chain, and make their columns for every row."""
-    fitted, pools = {}, {}
+    fitted, made = {}, {}
     for fold in data.images:
         training = data.fold != fold
         rows, target = features[training], data.target[training]
@@ -230,10 +358,10 @@ def _fit_features(data: TrainingData, features: pd.DataFrame, kinds: Sequence[st
             column[training], column[~training] = own[name], values
             columns[plain(name)] = column
         groups = groupby(fitted[fold].names.items(), key=lambda item: item[1])
-        pools[fold] = data.pool.extended(
+        made[fold] = ChainColumns(
             columns, [[plain(name) for name, _ in group] for _, group in groups]
         )
-    return replace(data, fitted=fitted, pools=pools)
+    return replace(data, fitted=fitted, fitted_columns=made, _cache={})
 
 
 def _families(encoder: Encoder, columns: Columns) -> dict[str, str]:
@@ -284,29 +412,41 @@ def _fit_images(
     return images
 
 
+def _silence_failed(
+    images: dict[int, ImageEncoder],
+    logits: Mapping[str, ArrayLike],
+    target: NDArray[np.int64],
+    fold: NDArray[np.int64],
+) -> tuple[str, ...]:
+    """Mark networks whose training failed, by their own held-out lesions; returns their names."""
+    failed = []
+    for backbone, values in logits.items():
+        for chain in failed_folds(np.asarray(values, np.float64), target, fold):
+            scales = images[chain].scales
+            scales[backbone] = replace(scales[backbone], failed=True)
+            failed.append(f"{backbone} of fold {chain}")
+    return tuple(failed)
+
+
 def _image_columns(
     images: dict[int, ImageEncoder],
     logits: Mapping[str, ArrayLike],
     embeddings: Embeddings,
-    folds: pd.DataFrame,
-    thinned: bool,
-) -> tuple[Columns, Columns]:
-    """Image columns of all rows, each by its own fold's models: for scoring, and for training with
-    noise and, if `thinned`, among a part of the patient's lesions.
+    fold: NDArray[np.int64],
+    patients: NDArray,
+    seed: int | None = None,
+) -> Columns:
+    """Image columns of all rows, each by its own fold's models, among the lesions of `patients`
+    (n,); with `seed`, with the noise of training.
     """
-    rng = np.random.default_rng(0)
-    fold, patients = folds["fold"].to_numpy(np.int64), folds[PATIENT].to_numpy()
-    parts = thin_patients(folds)[PATIENT].to_numpy() if thinned else patients
-    both: tuple[Columns, Columns] = ({}, {})
+    rng = None if seed is None else np.random.default_rng(seed)
+    columns: Columns = {}
     for chain, encoder in images.items():
         index = np.flatnonzero(fold == chain)
         given = _take(logits, index), _take(embeddings, index)
-        scoring = encoder.columns(*given, patients[index])
-        training = encoder.columns(*given, parts[index], rng)
-        for by_name, part in zip(both, (scoring, training), strict=True):
-            for name, values in part.items():
-                by_name.setdefault(name, np.empty(len(fold), dtype=np.float32))[index] = values
-    return both
+        for name, values in encoder.columns(*given, patients[index], rng).items():
+            columns.setdefault(name, np.empty(len(fold), dtype=np.float32))[index] = values
+    return columns
 
 
 def _take(arrays: Mapping[str, ArrayLike], index: NDArray[np.int64]) -> dict[str, NDArray]:

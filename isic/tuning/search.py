@@ -11,16 +11,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from itertools import groupby, product
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from isic.core.metric import Floats, pauc
 from isic.core.parallel import workers
 from isic.core.params import StackSettings
+from isic.stack.blend import by_patient_size
+from isic.stack.combination import combine, fit_combinations
 from isic.stack.members.lightgbm_ import bin_columns, binned, compose, train_and_score
-from isic.stack.training_data import FITTED, IMAGE_FAMILY, TrainingData
+from isic.stack.training_data import (
+    FITTED,
+    IMAGE_FAMILY,
+    Part,
+    TrainingData,
+    without_images,
+)
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -87,6 +95,7 @@ def suggest(trial: Trial, current: StackSettings, families: tuple[str, ...]) -> 
     kept = {name: trial.suggest_categorical(f"{_SWITCH}{name}", [True, False]) for name in families}
     changes = {
         **top,
+        "combine": trial.suggest_categorical("combine", ["late", "columns"]),
         "drop": (
             tuple(name for name, keep in kept.items() if not keep)
             if any(kept.values())
@@ -100,7 +109,8 @@ def suggest(trial: Trial, current: StackSettings, families: tuple[str, ...]) -> 
 def as_trial(settings: StackSettings, families: tuple[str, ...]) -> dict[str, Any]:
     """The values of `settings` as a trial would hold them."""
     values = {name: value or _ZERO[name] for name, value in _values(settings).items()}
-    return values | {f"{_SWITCH}{name}": name not in settings.drop for name in families}
+    switches = {f"{_SWITCH}{name}": name not in settings.drop for name in families}
+    return values | {"combine": settings.combine} | switches
 
 
 def _values(settings: StackSettings) -> dict[str, Any]:
@@ -116,68 +126,112 @@ def _values(settings: StackSettings) -> dict[str, Any]:
 def changes(new: StackSettings, old: StackSettings) -> dict[str, Any]:
     """Values of the stack section in which `new` differs from `old`, nested as in params.yaml."""
     own, other = new.model_dump(mode="json"), old.model_dump(mode="json")
-    flat = {name: own[name] for name in ("rounds", "negatives", "drop") if own[name] != other[name]}
+    names = ("rounds", "negatives", "drop", "combine")
+    flat = {name: own[name] for name in names if own[name] != other[name]}
     inner = {name: value for name, value in own["params"].items() if value != other["params"][name]}
     return flat | ({"params": inner} if inner else {})
 
 
+class Step(NamedTuple):
+    """One member of a candidate: with or without image columns, its part of the patients, seed and
+    fold.
+    """
+
+    images: bool
+    part: Part
+    seed: int
+    fold: int
+
+
 class TrialEvaluator:
-    """Scores candidates on one prepared problem whose pool was binned by family."""
+    """Scores candidates on one prepared problem whose pools are binned by family.
+
+    A candidate's members are those that the stage would train with `seeds` seeds, and its score is
+    that of their blend over seeds, parts of patients and the combination.
+    """
 
     def __init__(self, data: TrainingData, seeds: int, first_seed: int = 0) -> None:
         self.data, self.seeds = data, range(first_seed, first_seed + seeds)
         self.folds = sorted(data.images)
+        self._with_images = bool(data.image_names)
+        # By whether image columns are read.
+        self._designs = {self._with_images: data}
+        if self._with_images:
+            self._designs[False] = without_images(data)
         families = data.all_families()
-        self._runs = [
+        by_family = [
             (family, list(names))
             for family, names in groupby(families, key=lambda name: families[name])
         ]
-        # Fitted columns come last, in pools of each fold that are grouped by kind already.
-        shared = [names for family, names in self._runs if not _is_fitted(family)]
-        data.pool.groups = shared
-        self._scored = [
-            self._without_noise(names, bins)
-            for names, bins in zip(shared, binned(data.pool), strict=True)
-        ]
-        for fold in self.folds:
-            binned(data.pool_of(fold))  # once, before threads use it
+        for pool in data.pools.values():
+            own = [[name for name in names if name in pool.columns] for _, names in by_family]
+            pool.groups = [names for names in own if names]
+        # The families of the binned tables, and the tables of the columns to score.
+        self._families: dict[tuple[bool, Part], list[str]] = {}
+        self._scored: dict[tuple[bool, Part, int], list[lgb.Dataset]] = {}
+        for images, part, seed in product(self._designs, data.pools, self.seeds):
+            for fold in self.folds:
+                binned(self._designs[images].pool_of(fold, part, seed))  # before threads use it
+            self._families[images, part] = [
+                family
+                for family, names in by_family
+                if _is_fitted(family)
+                or (images and family == IMAGE_FAMILY)
+                or any(name in data.pools[part].columns for name in names)
+            ]
+            self._scored[images, part, seed] = self._clean_bins(images, part, seed)
 
-    def _without_noise(self, names: list[str], bins: lgb.Dataset) -> lgb.Dataset:
-        """Held-out rows are scored without the noise of training: columns that have it are binned
-        once more.
+    def _clean_bins(self, images: bool, part: Part, seed: int) -> list[lgb.Dataset]:
+        """Tables of the columns to score, by the bins of training: whole patients, no noise.
+
+        Fitted columns come last, in the pools of each fold, and are the same in both.
         """
-        clean, noisy = self.data.columns, self.data.pool.columns
-        if all(clean[name] is noisy[name] for name in names):
-            return bins
-        return bin_columns({name: clean[name] for name in names}, self.data.pool, bins)
+        data = self._designs[images]
+        groups = [*data.pools[part].groups, *([data.image_names_of(part)] if images else [])]
+        pool = data.pool_of(self.folds[0], part, seed)
+        return [
+            bins
+            if all(data.columns[name] is pool.columns[name] for name in names)
+            else bin_columns({name: data.columns[name] for name in names}, pool, bins)
+            for names, bins in zip(groups, binned(pool), strict=False)
+        ]
 
-    @property
-    def steps(self) -> list[tuple[int, int]]:
-        """(seed, fold) of every member, in the order in which all candidates train them."""
-        return [(seed, fold) for seed in self.seeds for fold in self.folds]
+    def steps(self, settings: StackSettings) -> list[Step]:
+        """Every member of a candidate, in the order in which all candidates train them."""
+        designs = [self._with_images]
+        if self._with_images and settings.combine == "late":
+            designs.append(False)
+        return [
+            Step(images, part, seed, fold)
+            for images in designs
+            for part in self.data.pools
+            for seed in self.seeds
+            for fold in self.folds
+        ]
 
     def members(
         self, settings: StackSettings, halfway_reports: int = 0
-    ) -> Iterator[tuple[int, Floats]]:
-        """Yield (fold, held-out margins) for every step in order; leaving early cancels the steps
+    ) -> Iterator[tuple[Step, Floats]]:
+        """Yield (step, held-out margins) for every step in order; leaving early cancels the steps
         that are left.
 
-        Before them come (fold, held-out probabilities) of the first `halfway_reports` steps after
+        Before them come (step, held-out probabilities) of the first `halfway_reports` steps after
         half of their rounds.
         """
         cancelled = threading.Event()
+        steps = self.steps(settings)
         halves: list[Future[Floats]] = [Future() for _ in range(halfway_reports)]
 
         # One model per core; the models of the last round share the cores that would be idle.
-        last = len(self.steps) % workers()
-        threads = [1] * (len(self.steps) - last) + [workers() // max(last, 1)] * last
+        last = len(steps) % workers()
+        threads = [1] * (len(steps) - last) + [workers() // max(last, 1)] * last
 
-        def member(step: int, threads: int) -> Floats:
-            if step >= halfway_reports:
-                return self._train(settings, self.steps[step], cancelled, threads)
-            half = halves[step]
+        def member(index: int, threads: int) -> Floats:
+            if index >= halfway_reports:
+                return self._train(settings, steps[index], cancelled, threads)
+            half = halves[index]
             try:
-                return self._train(settings, self.steps[step], cancelled, threads, half.set_result)
+                return self._train(settings, steps[index], cancelled, threads, half.set_result)
             except BaseException as error:
                 if not half.done():
                     half.set_exception(error)  # otherwise `members` would wait for it
@@ -186,10 +240,10 @@ class TrialEvaluator:
         with ThreadPoolExecutor(workers()) as pool:
             running = [pool.submit(member, *job) for job in enumerate(threads)]
             try:
-                for (_, fold), half in zip(self.steps, halves, strict=False):
-                    yield fold, half.result()
-                for (_, fold), future in zip(self.steps, running, strict=True):
-                    yield fold, future.result()
+                for step, half in zip(steps, halves, strict=False):
+                    yield step, half.result()
+                for step, future in zip(steps, running, strict=True):
+                    yield step, future.result()
             finally:
                 cancelled.set()
                 for future in running:
@@ -198,55 +252,72 @@ class TrialEvaluator:
     def _train(
         self,
         settings: StackSettings,
-        step: tuple[int, int],
+        step: Step,
         cancelled: threading.Event,
         threads: int,
         halfway: Callable[[Floats], None] | None = None,
     ) -> Floats:
         """The member of one step, see `train_and_score`."""
-        seed, fold = step
-        chosen = settings.library("lightgbm")
-        kept = [run for run, (family, _) in enumerate(self._runs) if _is_chosen(family, settings)]
-        index = self.data.training_rows(fold, settings.negatives, seed)
-        trained = binned(self.data.pool_of(fold))
-        scored = [*self._scored, *trained[len(self._scored) :]]
-        data = compose([trained[run] for run in kept], index)
-        held_out = compose([scored[run] for run in kept], np.flatnonzero(self.data.fold == fold))
+        data, chosen = self._designs[step.images], settings.library("lightgbm")
+        families = self._families[step.images, step.part]
+        kept = [table for table, family in enumerate(families) if _is_chosen(family, settings)]
+        index = data.training_rows(step.fold, settings.negatives, step.seed)
+        trained = binned(data.pool_of(step.fold, step.part, step.seed))
+        clean = self._scored[step.images, step.part, step.seed]
+        scored = [*clean, *trained[len(clean) :]]
+        held_out = compose(
+            [scored[table] for table in kept], np.flatnonzero(data.fold == step.fold)
+        )
         return train_and_score(
-            data, held_out, chosen["params"], chosen["rounds"], seed, cancelled, threads, halfway
+            compose([trained[table] for table in kept], index),
+            held_out,
+            chosen["params"],
+            chosen["rounds"],
+            step.seed,
+            cancelled,
+            threads,
+            halfway,
         )
 
     def score(self, settings: StackSettings, trial: Trial | None = None) -> float:
-        """Pooled out-of-fold pAUC, averaged over seeds.
+        """Pooled out-of-fold pAUC of the candidate's blend.
 
         With `trial`, the fold pAUC of `HALFWAY_REPORTS` and then of each member is reported to it,
         and optuna.TrialPruned raised when the trial should stop.
         """
-        target = self.data.target
-        pooled, margins = [], np.empty(len(target))
-        halfway_reports = 0 if trial is None else HALFWAY_REPORTS
-        for step, (fold, values) in enumerate(self.members(settings, halfway_reports)):
-            mine = self.data.fold == fold
-            if trial is not None:
-                _report(trial, step, pauc(target[mine], values))
-            if step < halfway_reports:
-                continue
-            margins[mine] = values + self.data.offset(
-                fold, settings.negatives, settings.params.scale_pos_weight
-            )
-            if fold == self.folds[-1]:
-                pooled.append(pauc(target, margins))
-        return float(np.mean(pooled))
+        return pauc(self.data.target, self.out_of_fold(settings, trial))
 
-    def out_of_fold(self, settings: StackSettings) -> Floats:
-        """Log-odds of every row by its fold's members, mean over seeds, (n,)."""
-        total = np.zeros(len(self.data.target))
-        for fold, values in self.members(settings):
-            mine = self.data.fold == fold
-            total[mine] += values + self.data.offset(
+    def out_of_fold(self, settings: StackSettings, trial: Trial | None = None) -> Floats:
+        """Log-odds of every row (n,) as the stage would make them; `trial` as for `score`."""
+        data, halfway_reports = self.data, 0 if trial is None else HALFWAY_REPORTS
+        totals: dict[bool, dict[Part, Floats]] = {}
+        for index, (step, values) in enumerate(self.members(settings, halfway_reports)):
+            mine = data.fold == step.fold
+            if trial is not None:
+                _report(trial, index, pauc(data.target[mine], values))
+            if index < halfway_reports:
+                continue
+            parts = totals.setdefault(step.images, {})
+            parts.setdefault(step.part, np.zeros(len(data.fold)))[mine] += values
+        blended = {}
+        for images, parts in totals.items():
+            means = {part: total / len(self.seeds) for part, total in parts.items()}
+            blended[images] = by_patient_size(means, data.patient_sizes) + self._offsets(settings)
+        if len(blended) == 1:
+            return next(iter(blended.values()))
+        if data.image_logit is None:
+            raise ValueError("a combination needs image logits")
+        design = np.column_stack([blended[False], blended[True], data.image_logit])
+        return combine(fit_combinations(data.target, data.fold, design), data.fold, design)
+
+    def _offsets(self, settings: StackSettings) -> Floats:
+        """Offset of each row's chain (n,)."""
+        offsets = np.zeros(len(self.data.fold))
+        for fold in self.folds:
+            offsets[self.data.fold == fold] = self.data.offset(
                 fold, settings.negatives, settings.params.scale_pos_weight
             )
-        return total / len(self.seeds)
+        return offsets
 
 
 def _is_fitted(family: str) -> bool:

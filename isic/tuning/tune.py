@@ -151,7 +151,11 @@ def tune(
                 return None
             ended = retry(lambda: study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
             candidates = [
-                Candidate(trial.number, trial.params, by_fold(trial, evaluator.steps))
+                Candidate(
+                    trial.number,
+                    trial.params,
+                    by_fold(trial, [step.fold for step in evaluator.steps(current)]),
+                )
                 for trial in ended
             ]
             return assess_gain(
@@ -174,13 +178,12 @@ def log_trial(tracker: Tracker, trial: FrozenTrial) -> None:
     tracker.metrics(values)
 
 
-def by_fold(trial: FrozenTrial, steps: Sequence[tuple[int, int]]) -> dict[int, float]:
-    """A finished trial's pAUC of each fold, mean over seeds; `steps` are its (seed, fold)
-    pairs.
-    """
+def by_fold(trial: FrozenTrial, steps: Sequence[int]) -> dict[int, float]:
+    """A finished trial's pAUC of each fold, mean over its members; `steps` are their folds."""
     folds: dict[int, list[float]] = {}
-    for step, (_, fold) in enumerate(steps, HALFWAY_REPORTS):
-        folds.setdefault(fold, []).append(trial.intermediate_values[step])
+    for step, fold in enumerate(steps, HALFWAY_REPORTS):
+        if step in trial.intermediate_values:  # fewer with combine: columns
+            folds.setdefault(fold, []).append(trial.intermediate_values[step])
     return {fold: float(np.mean(values)) for fold, values in folds.items()}
 
 

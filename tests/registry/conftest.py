@@ -130,13 +130,13 @@ def quick_model(layout: Layout, params: Params, backbone: str, fold: int, seed: 
 
 def fit_stacker(layout: Layout, params: Params) -> None:
     """Stages stack and evaluate."""
-    from isic.stack.features_only import save_stacks
     from isic.stack.fit import fit_training_data
     from isic.stack.inputs import read_training_data
 
     files = layout.stack_files(params.image.backbones, params.folds)
     stack = fit_training_data(read_training_data(files, params.stack), params.stack)
-    save_stacks(stack, layout.stack_model, layout.features_only, layout.oof, files, params.stack)
+    stack.save(layout.stack_model)
+    write_parquet(layout.oof, stack.oof)
     write_json(layout.evaluate_metrics, stack.metrics)
     calibration = fit_calibration(stack.oof["target"].to_numpy(), stack.oof["score"].to_numpy())
     write_json(layout.root / "models" / "calibration.json", calibration.to_json())

@@ -35,6 +35,7 @@ from isic.robustness.conditions import _hospitals
 from isic.stack import Stack
 from isic.stack.inputs import read_inputs
 from isic.tabular import build_features
+from isic.tabular.thinning import thin_patients
 from pipelines.robustness import conditions_of
 from tests.registry.conftest import fit_stacker
 
@@ -68,9 +69,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Layout:
                 {"tta": "none"},
                 [{"epoch": 1, "pauc": 0.03}],
             )
-    write_parquet(
-        layout.features, build_features(read_metadata(layout.train_metadata, train=True), ["raw"])
-    )
+    rows = read_metadata(layout.train_metadata, train=True)
+    write_parquet(layout.features, build_features(rows, ["raw"]))
+    write_parquet(layout.thinned, build_features(thin_patients(rows), ["raw"]))
     fit_stacker(layout, params)
     return layout
 
@@ -138,7 +139,6 @@ def found(whole: Layout, params: Params) -> dict[str, Any]:
 
 
 def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
-    assert [step["step"] for step in found["steps"]] == ["features alone"]
     assert len(found["hospitals"]["records"]) == 4
     assert len(found["columns"]["records"]) == 13
     assert len(found["images"]["records"]) == 2 * 4
@@ -230,10 +230,10 @@ def test_the_stage_writes_its_file(
     monkeypatch.setattr(
         robustness,
         "conditions",
-        lambda *_, **__: {"steps": [], "hospitals": {"records": []}, "sameness": {"test": []}},
+        lambda *_, **__: {"hospitals": {"records": []}, "sameness": {"test": []}},
     )
     robustness.main()
-    assert read_json(whole.root / "metrics" / "robustness.json")["steps"] == []
+    assert read_json(whole.root / "metrics" / "robustness.json")["sameness"] == {"test": []}
 
 
 def test_two_hospitals_and_early_stopping_leave_the_other_parts_whole(

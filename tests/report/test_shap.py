@@ -37,21 +37,22 @@ def stack(people: Population) -> Stack:
     return fit_stack(*people, settings())
 
 
+@pytest.mark.parametrize("combine", ["late", "columns"])
 @pytest.mark.parametrize("member", ["lightgbm", "xgboost", "catboost"])
-def test_contributions_add_up_to_the_score(people: Population, member: str) -> None:
+def test_contributions_add_up_to_the_score(people: Population, member: str, combine: str) -> None:
     small = {"rounds": 20}
     section = settings()
     quick = {name: getattr(section, name).model_dump() | small for name in ("xgboost", "catboost")}
-    fitted = fit_stack(*people, settings(members=[member], **quick))
+    chosen = settings(members=[member], combine=combine, **quick)
+    fitted = fit_stack(*people, chosen, thinned=people.features)
     patients = people.folds["patient_id"]
     keep = np.array([3, 500, 77])
     columns = fitted.columns(people.features, people.logits, 1, patients)
-    values = shap_values(fitted, columns, 1, people.features["isic_id"], keep)
+    ids = people.features["isic_id"]
+    values, averages = shap_values(fitted, columns, 1, ids, patients, people.logits, keep)
     assert list(values.index) == people.features["isic_id"].iloc[keep].tolist()
     score = fitted.score(people.features, people.logits, 1, patients)[keep]
-    np.testing.assert_allclose(
-        values.sum(axis=1) + values.attrs["average"], logit(score), atol=1e-4
-    )
+    np.testing.assert_allclose(values.sum(axis=1) + averages, logit(score), atol=1e-4)
     families = shap_by_family(fitted, values)
     np.testing.assert_allclose(families.sum(axis=1), values.sum(axis=1), atol=1e-9)
     assert "image" in families.columns
@@ -100,7 +101,8 @@ def test_groups_add_up_and_compare_the_lesion_with_others(people: Population, st
     row = int(np.flatnonzero(people.folds["target"] == 1)[0])
     columns = stack.columns(people.features, people.logits, 1, patients)
     ids = people.features["isic_id"]
-    values = shap_values(stack, columns, 1, ids, np.array([row])).iloc[0]
+    owners = people.folds["patient_id"]
+    values = shap_values(stack, columns, 1, ids, owners, people.logits, np.array([row]))[0].iloc[0]
     groups = group_shap(stack, values, columns, patients, row)
     assert sum(group.log_odds for group in groups) == pytest.approx(values.sum(), abs=1e-9)
     assert [abs(group.log_odds) for group in groups] == sorted(

@@ -16,7 +16,6 @@ from isic.robustness.robustness import (
     MIN_MALIGNANT,
     distribution_shift,
     hospital_groups,
-    ladder_step,
     largest_fold,
     leave_hospital_out,
     sample_tiles,
@@ -152,11 +151,6 @@ def test_changed_tiles_stay_pictures_and_repeat(name: str) -> None:
     assert first.dtype == np.uint8
     assert not np.array_equal(first, tile)
     assert np.array_equal(first, second)
-
-
-def test_a_step_is_compared_with_the_final_score(evidence: RunResults) -> None:
-    found = ladder_step("features alone", evidence, -evidence.score, 50, 0)
-    assert found["gain"] == pytest.approx(pauc(evidence.target, evidence.score) - found["pauc"])
 
 
 def test_sampled_tiles_are_of_the_fold_and_hold_both_classes(evidence: RunResults) -> None:

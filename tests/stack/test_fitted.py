@@ -81,14 +81,16 @@ def test_fitted_columns_are_read_and_explained(stack: Stack, people: Population)
     }
     columns = stack.columns(people.features, {}, 0, people.folds[PATIENT])
     rows = np.arange(len(people.features))
-    values = shap_values(stack, columns, 0, people.features["isic_id"], rows)
+    values = shap_values(
+        stack, columns, 0, people.features["isic_id"], people.folds[PATIENT], {}, rows
+    )[0]
     assert list(values.columns) == list(stack.names)
     assert values["fitted_rate_tbp_lv_location"].abs().max() > 0
 
 
 def rate_gain(chain: Chain) -> float:
     """Share of the training gain of the chain's only model that its `fitted_rate` columns have."""
-    (model,) = chain.members["lightgbm"]
+    (model,) = chain.members["lightgbm"]["whole"]
     gain = pd.Series(model.feature_importance("gain"), model.feature_name())
     return float(gain[gain.index.str.startswith("fitted_rate")].sum() / gain.sum())
 
@@ -149,7 +151,9 @@ def test_what_cannot_be_fitted_is_named(people: Population) -> None:
 
 def test_fitted_columns_speak_of_what_they_measure(stack: Stack, people: Population) -> None:
     columns = stack.columns(people.features, {}, 0, people.folds[PATIENT])
-    values = shap_values(stack, columns, 0, people.features["isic_id"], np.array([0])).iloc[0]
+    values = shap_values(
+        stack, columns, 0, people.features["isic_id"], people.folds[PATIENT], {}, np.array([0])
+    )[0].iloc[0]
     groups = group_shap(stack, values, columns, people.folds[PATIENT], 0)
     assert sum(group.log_odds for group in groups) == pytest.approx(values.sum())
     assert "position on the body" in {group.name for group in groups}

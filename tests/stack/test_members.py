@@ -68,7 +68,8 @@ def quick(**changes: object) -> dict[str, object]:
 def test_members_are_honest_exact_and_repeatable(
     people: Population, tmp_path: Path, members: list[str], blend: str
 ) -> None:
-    chosen = settings(**quick(members=members, blend=blend))
+    # The weights of `late` are fitted like those of `weights`.
+    chosen = settings(**quick(members=members, blend=blend, combine="columns"))
     stack = fit_stack(*people, chosen)
     assert stack.metrics["pauc"] > 0.11
     stack.save(tmp_path / "one")
@@ -81,10 +82,11 @@ def test_members_are_honest_exact_and_repeatable(
     if len(members) > 1 and blend == "weights":
         # Ten-step weights are fitted on other folds' scores, by members trained on this fold.
         return
-    flipped = people.folds.assign(target=people.folds["target"].where(people.folds["fold"] != 1, 1))
-    flipped.loc[flipped.index[flipped["fold"] == 1][:5], "target"] = 0
-    other = fit_stack(people.features, people.logits, flipped, chosen)
     mine = people.folds["fold"] == 1
+    flipped = people.folds.assign(
+        target=people.folds["target"].where(~mine, 1 - people.folds["target"])
+    )
+    other = fit_stack(people.features, people.logits, flipped, chosen)
     np.testing.assert_array_equal(other.oof.loc[mine, "score"], stack.oof.loc[mine, "score"])
 
 
@@ -211,19 +213,21 @@ def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(
     home, seen = library(member), data.target[watched]
 
     def score(model: object) -> float:
-        return pauc(seen, home.log_odds(model, rows(data.pool.columns, watched)))
+        return pauc(seen, home.log_odds(model, rows(data.pool_of(0).columns, watched)))
 
     fixed = [
-        home.train(MemberTask(data.pool, train, chosen["params"], number, 0))
+        home.train(MemberTask(data.pool_of(0), train, chosen["params"], number, 0))
         for number in range(1, 31)
     ]
     alone = [score(model) for model in fixed]
     model = home.train(
-        MemberTask(data.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 30))
+        MemberTask(
+            data.pool_of(0), train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 30)
+        )
     )
     assert score(model) == pytest.approx(max(alone), abs=1e-9)
     hasty = home.train(
-        MemberTask(data.pool, train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 1))
+        MemberTask(data.pool_of(0), train, chosen["params"], 30, 0, EarlyStopping(watched, seen, 1))
     )
     first_fall = next(
         place for place, (before, after) in enumerate(pairwise(alone)) if after <= before
@@ -232,11 +236,12 @@ def test_early_stopping_keeps_the_trees_that_were_best_on_rows_kept_out(
 
 
 def test_early_stopping_reads_nothing_of_the_scored_fold(people: Population) -> None:
-    chosen = settings(early_stop=5, negatives=5)
+    chosen = settings(early_stop=5, negatives=5, combine="columns")
     stack = fit_stack(*people, chosen)
-    flipped = people.folds.assign(target=people.folds["target"].where(people.folds["fold"] != 1, 1))
-    flipped.loc[flipped.index[flipped["fold"] == 1][:5], "target"] = 0
     mine = people.folds["fold"] == 1
+    flipped = people.folds.assign(
+        target=people.folds["target"].where(~mine, 1 - people.folds["target"])
+    )
     other = fit_stack(people.features, people.logits, flipped, chosen)
     np.testing.assert_array_equal(other.oof.loc[mine, "score"], stack.oof.loc[mine, "score"])
     two = people.folds.assign(fold=people.folds["fold"] % 2)

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 
 from isic.core.errors import InputError
 from isic.core.metric import auc, pauc
 from isic.stack import Stack, fit, fit_stack
+from isic.stack.combination import PRIOR, RIDGE, fit_combination
 from isic.stack.fit import fit_training_data, out_of_fold
 from isic.stack.training_data import build_training_data, sample_rows, with_groups
 from isic.tabular.thinning import thin_patients
@@ -37,6 +39,7 @@ def saved(stack: Stack, tmp_path: Path) -> Path:
 
 def test_scores_every_lesion_out_of_fold_far_above_chance(stack: Stack, people: Population) -> None:
     names = ["isic_id", "patient_id", "target", "fold", "score", "seed_0", "seed_1"]
+    names.append("features_only")
     assert list(stack.oof.columns) == names
     assert (stack.oof["isic_id"] == people.features["isic_id"]).all()
     assert stack.oof["score"].between(0, 1, inclusive="neither").all()
@@ -45,16 +48,26 @@ def test_scores_every_lesion_out_of_fold_far_above_chance(stack: Stack, people: 
     assert [fold["fold"] for fold in stack.metrics["folds"]] == [0, 1, 2]
 
 
-def test_members_train_on_thinned_features_and_score_the_given_ones(people: Population) -> None:
+def test_members_of_thinned_features_count_the_more_the_fewer_lesions_a_patient_has(
+    people: Population,
+) -> None:
     reversed_ = people.features.copy()
     numeric = [name for name in reversed_ if name.startswith("measure_")]
     reversed_[numeric] = -reversed_[numeric]
     ordinary = fit_stack(people.features, {}, people.folds, settings())
     same = fit_stack(people.features, {}, people.folds, settings(), thinned=people.features)
-    opposite = fit_stack(people.features, {}, people.folds, settings(), thinned=reversed_)
-    pd.testing.assert_frame_equal(same.oof, ordinary.oof)
-    assert ordinary.metrics["auc"] > 0.7
-    assert opposite.metrics["auc"] < 0.3, "the scored features are not those of training"
+    np.testing.assert_allclose(same.oof["score"], ordinary.oof["score"], atol=1e-12)
+
+    both = fit_stack(people.features, {}, people.folds, settings(), thinned=reversed_)
+    target = people.folds["target"]
+    held_out = (people.folds["fold"] == 0).to_numpy()
+    found = {}
+    for size in (1, 10_000):
+        patients = np.arange(len(target)) if size == 1 else np.zeros(len(target))
+        score = both.score(people.features, {}, 0, patients)
+        found[size] = auc(target[held_out], score[held_out])
+    assert found[10_000] > 0.6
+    assert found[1] < 0.4, "a patient's only lesion is scored by the members of thinned patients"
 
 
 def test_image_columns_of_thinned_training_compare_within_the_part(people: Population) -> None:
@@ -63,10 +76,55 @@ def test_image_columns_of_thinned_training_compare_within_the_part(people: Popul
     parts = thin_patients(people.folds)["patient_id"]
     single = (parts.groupby(parts).transform("size") == 1).to_numpy()
     assert single.any()
-    assert (data.pool.columns["image_vit_rank"][single] == 0.5).all()
-    whole = build_training_data(*people, images, 63)
+    thinned = data.pool_of(0, "thinned").columns
+    assert (thinned["image_vit_rank"][single] == 0.5).all()
+    whole = data.pool_of(0).columns
     for name in ("image_vit_rank", "image_vit_above", "image_vit"):
-        np.testing.assert_array_equal(data.columns[name], whole.columns[name])
+        np.testing.assert_array_equal(data.columns[name], whole[name])
+
+
+def test_every_seed_has_noise_of_its_own(people: Population) -> None:
+    data = build_training_data(*people, settings().images, 63)
+    first, second = (data.pool_of(0, "whole", seed).columns["image_vit"] for seed in (0, 1))
+    clean = data.columns["image_vit"]
+    assert abs(np.corrcoef(first - clean, second - clean)[0, 1]) < 0.1
+    assert np.std(first - clean) == pytest.approx(settings().images.noise, rel=0.1)
+    again = build_training_data(*people, settings().images, 63)
+    np.testing.assert_array_equal(again.pool_of(0, "whole", 1).columns["image_vit"], second)
+
+
+@pytest.mark.parametrize("shift", [-7.0, 0.0])
+def test_a_network_that_failed_is_named_and_left_out(people: Population, shift: float) -> None:
+    rng = np.random.default_rng(3)
+    mine = (people.folds["fold"] == 1).to_numpy()
+    broken = people.logits["vit"].copy()
+    broken[mine] = rng.normal(size=mine.sum()) + shift
+    chosen = settings()
+    stack = fit_stack(people.features, people.logits | {"vit": broken}, people.folds, chosen)
+    assert stack.metrics["failed_networks"] == ["vit of fold 1"]
+    other = people.logits | {"vit": np.where(mine, 3 * broken, broken)}
+    again = fit_stack(people.features, other, people.folds, chosen)
+    np.testing.assert_array_equal(stack.oof["score"], again.oof["score"])
+    assert "failed_networks" not in fit_stack(*people, chosen).metrics
+
+
+def test_combination_is_the_ridge_logistic_regression_around_its_prior() -> None:
+    rng = np.random.default_rng(1)
+    target = (rng.random(400) < 0.2).astype(np.int64)
+    design = rng.normal(size=(400, 3)) + target[:, None]
+    found = fit_combination(target, design)
+    weights = np.array([found.features, found.columns, found.image])
+    margin = design @ weights + found.intercept
+    residual = expit(margin) - target
+    # Zero gradient, by the definition of the minimum.
+    np.testing.assert_allclose(design.T @ residual + RIDGE * (weights - PRIOR), 0, atol=0.02)
+    assert residual.sum() == pytest.approx(0, abs=0.02)
+    few = fit_combination(target[:12], design[:12])
+    assert abs(few.image - PRIOR[2]) < abs(found.image - PRIOR[2])
+    against = fit_combination(target, design * [1, 1, -40])
+    assert against.image == 0
+    # Mean of no malignant lesion: the prior.
+    assert fit_combination(np.zeros(5, np.int64), design[:5]).columns == PRIOR[1]
 
 
 def test_saved_folder_reproduces_every_folds_scores_exactly(
@@ -89,17 +147,22 @@ def test_same_bytes_again_on_any_number_of_cores(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     fit_stack(*people, settings()).save(tmp_path / "again")
-    for file in sorted(saved.iterdir()):
-        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+    files = sorted(file.relative_to(saved) for file in saved.rglob("*") if file.is_file())
+    assert len(files) > 12
+    for file in files:
+        assert (saved / file).read_bytes() == (tmp_path / "again" / file).read_bytes(), file
 
 
-def test_a_folds_own_labels_never_reach_its_scores(stack: Stack, people: Population) -> None:
+def test_a_folds_own_labels_never_reach_its_scores(people: Population) -> None:
     mine = people.folds["fold"] == 1
     flipped = people.folds.assign(
         target=people.folds["target"].where(~mine, 1 - people.folds["target"])
     )
-    other = fit_stack(people.features, people.logits, flipped, settings())
-    np.testing.assert_array_equal(other.oof.loc[mine, "score"], stack.oof.loc[mine, "score"])
+    chosen = settings(combine="columns")
+    other = fit_stack(people.features, people.logits, flipped, chosen)
+    same = fit_stack(*people, chosen)
+    for name in ("score", "features_only"):
+        np.testing.assert_array_equal(other.oof.loc[mine, name], same.oof.loc[mine, name])
 
 
 def test_random_labels_score_like_chance(people: Population) -> None:
@@ -228,8 +291,8 @@ def test_one_fold_alone_blends_evenly(people: Population, monkeypatch: pytest.Mo
     weighted = settings(members=["lightgbm", "xgboost"], blend="weights", seeds=1, **quick)
     data = build_training_data(*people, weighted.images, weighted.params.max_bin)
     alone = replace(data, images={1: data.images[1]})
-    even = out_of_fold(alone, weighted.model_copy(update={"blend": "rank"}))[1]
-    np.testing.assert_array_equal(out_of_fold(alone, weighted)[1], even)
+    even = out_of_fold(alone, weighted.model_copy(update={"blend": "rank"}))[0].log_odds
+    np.testing.assert_array_equal(out_of_fold(alone, weighted)[0].log_odds, even)
     assert np.isnan(even[data.fold != 1]).all()
 
 

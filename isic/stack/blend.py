@@ -24,7 +24,7 @@ _KNOTS = 2049
 _STEPS = 10
 #: Part -> number of a patient's lesions at which its members weigh as much as those before it.
 #: Chosen on generated populations that benchmarks/any_patient.py does not judge.
-_EVEN_SIZES = {"thinned": 60.0, "lesion": 4.0}
+_EVEN_SIZES = {"thinned": 20.0, "lesion": 4.0}
 
 
 def ascending(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -71,7 +71,7 @@ def by_patient_size(log_odds: Mapping[Any, Floats], sizes: NDArray[np.int64]) ->
     """Log-odds (…, n) of members by part, weighted by the number s of lesions (n,) of each row's
     patient.
 
-    "lesion" has 4 / (s + 4); of the rest "thinned" has 60 / (s + 60) and "whole" s / (s + 60).
+    "lesion" has 4 / (s + 4); of the rest "thinned" has 20 / (s + 20) and "whole" s / (s + 20).
     """
     total = log_odds["whole"]
     for part, even in _EVEN_SIZES.items():

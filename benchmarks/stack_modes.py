@@ -1,11 +1,14 @@
 """Gain of the stacker from features, from images, and from each embedding mode.
 
-`python benchmarks/stack_modes.py [--quick] [--planted] [--checkout NAME=FOLDER]…`. Two kinds of
-rows: - `planted`: generated lesions whose fold networks embed one latent picture, each in a space
-of its own. The logit holds one part of the picture's information on malignancy, the embeddings a
-second part; a mode's gain is the share of the second part that is kept despite the different spaces
-of the folds. - a checkout in which `dvc repro` has finished: its own networks, features and folds,
-under the NAME given.
+`python benchmarks/stack_modes.py [--quick] [--parts] [--planted] [--checkout NAME=FOLDER]…`:
+- `parts`: twelve generated populations with simulated networks (stack_populations.py), each stacked
+  by `combine: late` and by `combine: columns`, beside the features alone and the images alone.
+- `planted`: generated lesions whose fold networks embed one latent picture, each in a space of its
+  own. The logit holds one part of the picture's information on malignancy, the embeddings a second
+  part; a mode's gain is the share of the second part that is kept despite the different spaces of
+  the folds.
+- a checkout in which `dvc repro` has finished: its own networks, features and folds, under the NAME
+  given.
 
 Every number is the pooled out-of-fold pAUC (and AUC) of scores averaged over several sets of seeds;
 each mode is compared with `none` on the same resamples of the patients.
@@ -25,18 +28,36 @@ import harness
 import numpy as np
 import pandas as pd
 from scipy.special import logit
+from stack_populations import STRENGTHS, draw_population, image_logit
 
-from isic.core.metric import auc, paired_difference, pauc_interval
+from isic.core.metric import auc, paired_difference, pauc, pauc_interval
 from isic.core.params import StackSettings, load_params
 from isic.core.paths import Layout
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.stack.fit import fit_training_data
+from isic.stack.combination import combine, fit_combinations
+from isic.stack.fit import fit_training_data, out_of_fold
 from isic.stack.inputs import Inputs, read_anchors, read_inputs
 from isic.stack.training_data import Anchors, build_training_data
+from isic.tabular import build_features
+from isic.tabular.thinning import thin_patients
 
 MODES = ("none", "aligned", "full")
 #: The one target: no mode beats `none`, the default.
 GOAL = "default_not_beaten"
+#: Targets of `parts`: pAUC of the late combination minus the better of features and images, by
+#: population, and the number of populations in which it is ahead of `combine: columns`.
+PARTS_TARGETS = {
+    "late_minus_best_mean": 0.0,
+    "late_minus_best_lowest_of_393": -0.004,
+    "late_minus_best_lowest_of_60": -0.010,
+    "late_minus_best_mean_of_60": -0.001,
+    "late_ahead_of_columns": 9,
+}
+#: (malignant lesions, lesions, patients): seeds of no other benchmark or choice.
+POPULATIONS = {
+    (60, 6_000, 60): (821, 822, 823, 824, 825, 826),
+    (393, 100_000, 260): (831, 832, 833, 834, 835, 836),
+}
 
 
 def main() -> int:
@@ -52,10 +73,13 @@ def main() -> int:
         action="store_true",
         help="also, and without a checkout by default: planted signal",
     )
+    parser.add_argument("--parts", action="store_true", help="late combination against its parts")
     options = parser.parse_args()
     repeats = 1 if options.quick else 3
     parts: dict[str, Callable[[], dict[str, Any]]] = {}
-    if options.planted or not options.checkout:
+    if options.parts:
+        parts["parts"] = partial(_against_parts, options.quick)
+    if options.planted or not (options.checkout or options.parts):
         parts["planted"] = partial(_planted_signal, options.quick, repeats)
     for named in options.checkout:
         name, _, folder = named.partition("=")
@@ -72,12 +96,76 @@ def main() -> int:
         }
 
     def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
-        return {GOAL: None if measured[GOAL] is None else measured[GOAL] <= 0}
+        found = {GOAL: None if measured[GOAL] is None else measured[GOAL] <= 0}
+        figures = measured.get("parts", {}).get("figures", {})
+        return found | {
+            name: figures[name] >= bound if name in figures else None
+            for name, bound in PARTS_TARGETS.items()
+        }
 
     measured = {name: partial(measure, name, part) for name, part in parts.items()}
     return harness.run_parts(
-        "stack_modes", measured, {GOAL: 0.0}, judge, options.quick, ",".join(parts)
+        "stack_modes", measured, {GOAL: 0.0, **PARTS_TARGETS}, judge, options.quick, ",".join(parts)
     )
+
+
+def _against_parts(quick: bool) -> dict[str, Any]:
+    """pAUC of both ways to combine, of features and of images, in each population."""
+    params = load_params(harness.ROOT / "params.yaml")
+    families = list(params.features.families)
+    settings = params.stack.model_copy(update={"combine": "columns"})
+    records = []
+    for (positives, lesions, patients), seeds in POPULATIONS.items():
+        for number, seed in enumerate(seeds[: 1 if quick else None]):
+            if quick and positives != 60:
+                continue
+            name, strength = list(STRENGTHS.items())[number % len(STRENGTHS)]
+            drawn = draw_population(seed, lesions, positives, patients)
+            data = build_training_data(
+                build_features(drawn.rows, families),
+                {"network": image_logit(drawn, strength, seed)},
+                drawn.folds,
+                settings.images,
+                settings.params.max_bin,
+                thinned=build_features(thin_patients(drawn.rows), families),
+            )
+            columns, alone = out_of_fold(data, settings)
+            if alone is None or data.image_logit is None:
+                raise ValueError("a population without a network")
+            design = np.column_stack([alone.log_odds, columns.log_odds, data.image_logit])
+            weights = fit_combinations(data.target, data.fold, design)
+            late = combine(weights, data.fold, design)
+            value, owners = partial(pauc, data.target), drawn.folds[PATIENT]
+            best = max((design[:, 0], design[:, 2]), key=value)
+            records.append(
+                {
+                    "seed": seed,
+                    "malignant": positives,
+                    "network": name,
+                    "features": value(design[:, 0]),
+                    "images": value(design[:, 2]),
+                    "columns": value(design[:, 1]),
+                    "late": value(late),
+                    "late_minus_best": paired_difference(data.target, late, best, owners),
+                    "late_minus_columns": paired_difference(
+                        data.target, late, design[:, 1], owners
+                    ),
+                }
+            )
+            print(records[-1], file=sys.stderr, flush=True)
+    differences = {
+        count: [record["late_minus_best"][0] for record in records if record["malignant"] == count]
+        for count in (60, 393)
+    }
+    figures = {
+        "late_minus_best_mean": float(np.mean([*differences[60], *differences[393]])),
+        "late_minus_best_lowest_of_60": min(differences[60]),
+        "late_minus_best_mean_of_60": float(np.mean(differences[60])),
+        "late_ahead_of_columns": sum(record["late_minus_columns"][0] > 0 for record in records),
+    }
+    if differences[393]:
+        figures["late_minus_best_lowest_of_393"] = min(differences[393])
+    return {"populations": records, "figures": {} if quick else figures}
 
 
 def _planted_signal(quick: bool, repeats: int) -> dict[str, Any]:
@@ -95,7 +183,7 @@ def _largest_gain(measured: Mapping[str, Any]) -> float | None:
     """The largest lower bound of a gain over `none` on a checkout: above zero, a mode is better
     beyond chance.
     """
-    real = [gains for name, gains in measured.items() if name not in ("planted", GOAL)]
+    real = [gains for name, gains in measured.items() if name not in ("planted", "parts", GOAL)]
     return max(
         (mode["gain"][1] for gains in real for mode in gains["modes"].values() if mode["gain"]),
         default=None,

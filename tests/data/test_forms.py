@@ -299,6 +299,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(
         import_data(source, tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+    assert {path.name for path in tmp_path.iterdir()} <= {"source", "out"}
 
 
 def test_each_missing_thing_has_its_line(
@@ -426,7 +427,7 @@ def test_an_interrupted_import_reads_no_tile_twice(
     # The last line of the list was cut, and bytes lie after the last tile.
     work = tmp_path / ".out.work" / "tiles"
     with (work / "list").open("a") as listing, (work / "tiles").open("ab") as spooled:
-        listing.write("ISIC_00")
+        listing.write("ISIC_1 \0\0\nISIC_00")
         spooled.write(b"half a tile")
     read.clear()
     monkeypatch.setattr(

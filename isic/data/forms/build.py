@@ -54,13 +54,15 @@ def import_data(source: Path, out: Path, work: Path | None = None) -> ImportCoun
         if folder.resolve().is_relative_to(source.resolve()):
             raise InputError(f"{folder} lies in {source}, which is read: name another folder")
     with alone(out):
-        shutil.rmtree(work / "unpacked", ignore_errors=True)
-        found = find_files(source, work)
-        spool = Spool(work / "tiles", found.key)
         try:
-            counts = _build(found, spool, out, work)
-        finally:
-            spool.close()
+            shutil.rmtree(work / "unpacked", ignore_errors=True)
+            found = find_files(source, work)
+            with Spool(work / "tiles", found.key) as spool:
+                counts = _build(found, spool, out, work)
+        except BaseException:
+            if not Spool.holds_tiles(work / "tiles"):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
         shutil.rmtree(work)
         return counts
 

@@ -37,7 +37,8 @@ class Spool:
         text = listing.read_text(encoding="utf-8") if listing.is_file() else ""
         for line in text.splitlines(keepends=True):
             isic_id, _, length = line.rstrip("\n").rpartition(" ")
-            if not line.endswith("\n") or self._ends[-1] + int(length) > size:
+            whole = line.endswith("\n") and length.isdigit()
+            if not whole or self._ends[-1] + int(length) > size:
                 break
             self._note(isic_id, int(length))
         os.truncate(self.path, self._ends[-1])
@@ -75,9 +76,18 @@ class Spool:
         self._list.flush()
         self._listed = len(self)
 
-    def close(self) -> None:
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._tiles.close()
         self._list.close()
+
+    @staticmethod
+    def holds_tiles(folder: Path) -> bool:
+        """Whether a later run finds tiles in `folder`."""
+        listing = folder / "list"
+        return listing.is_file() and listing.stat().st_size > 0
 
     def _note(self, isic_id: str, size: int) -> None:
         self._index[isic_id] = len(self._index)

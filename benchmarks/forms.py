@@ -8,7 +8,8 @@ the five official files. Both run alternately in processes of their own, `warm` 
 harder comparison) and `cold` (dropped from memory before each run, as after a download of more than
 the memory). Memory is the peak of the process.
 `pixels` is reading with every tile decoded, as the stage `validate` does: what a reader that uses the
-tiles takes. The targets are for reading the bytes alone.
+tiles takes. The targets are for reading the bytes alone. Processor ratios count both of the import's
+processes and do not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -53,11 +54,14 @@ sys.path.insert(0, str(Path(sys.argv[1]).parent))
 import forms
 import isic.data.forms.build, zipfile, tarfile
 forms.warm_up()
+before = time.process_time()
 start = time.perf_counter()
 forms.SIDES[sys.argv[2]](Path(sys.argv[3]), Path(sys.argv[4]))
 seconds = time.perf_counter() - start
-peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-print(json.dumps([seconds, *(peak * 1024 / 1e6 for peak in peaks)]))
+usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+spent = [usage.ru_utime + usage.ru_stime for usage in usages]
+peaks = [usage.ru_maxrss * 1024 / 1e6 for usage in usages]
+print(json.dumps([seconds, sum(spent) - before, *peaks]))
 """
 
 
@@ -156,7 +160,7 @@ def split(frame: pd.DataFrame, folder: Path) -> None:
 
 
 def timed(side: str, source: Path, out: Path, cold: bool) -> list[float]:
-    """Seconds, peak MB of the process, and of its children."""
+    """Seconds, processor seconds of all processes, peak MB of the process, and of its children."""
     shutil.rmtree(out, ignore_errors=True)
     if cold:
         os.sync()
@@ -199,6 +203,7 @@ def measure(lesions: int, rounds: int, form: str) -> dict[str, Any]:
         measured[f"{form}_same_as_folder"] = same
         # Each part adds its form: the last one has compared all.
         known = [kept("forms", lesions == QUICK).get(f"{one}_same_as_folder") for one in FORMS]
+        measured["rounds"] = rounds
         measured["identical"] = same and all(one is not False for one in known)
         for state in ("warm", "cold"):
             sides = list(SIDES) if state == "warm" else ["read", "import"]
@@ -211,10 +216,12 @@ def measure(lesions: int, rounds: int, form: str) -> dict[str, Any]:
                 measured[f"{form}_{state}_{side}_seconds"] = round(statistics.median(seconds), 3)
             for side in {"read", *sides} - {"import"}:
                 ratios = [b[0] / a[0] for a, b in zip(spent[side], spent["import"], strict=True)]
-                name = f"{form}_{state}_{'' if side == 'read' else 'pixels_'}ratio"
-                measured[name] = round(statistics.median(ratios), 2)
+                name = f"{form}_{state}_{'' if side == 'read' else 'pixels_'}"
+                measured[f"{name}ratio"] = round(statistics.median(ratios), 2)
+                processor = [b[1] / a[1] for a, b in zip(spent[side], spent["import"], strict=True)]
+                measured[f"{name}processor_ratio"] = round(statistics.median(processor), 2)
         runs = spent["import"]
-        measured[f"{form}_import_peak_mb"] = round(max(max(one[1:]) for one in runs))
+        measured[f"{form}_import_peak_mb"] = round(max(max(one[2:]) for one in runs))
     return measured
 
 
@@ -225,7 +232,7 @@ def memory(lesions: int) -> dict[str, Any]:
         home = sources(count)
         with tempfile.TemporaryDirectory(dir=home.parent) as folder:
             runs = [timed("import", home / "zip", Path(folder) / "out", False) for _ in range(3)]
-        peaks[count] = statistics.median(max(one[1:]) for one in runs)
+        peaks[count] = statistics.median(max(one[2:]) for one in runs)
     small, large = peaks.values()
     return {
         "memory_mb": {str(k): round(v) for k, v in peaks.items()},

@@ -10,8 +10,9 @@ gain is a simulated quantity.
 - `gain`: a demo network trained on few generated lesions: alone, after pre-training, and mixed with
   the pictures; scored on lesions of other patients, paired.
 - `leak`: pictures of the scored patients planted in a source, their lesions in the other optics and
-  copies of their tiles; a network mixed with them with and without the patient rule, scored on
-  those patients and on others.
+  copies of their tiles. A network trained long, mixed with them (no rule), or with as many pictures
+  of nobody in place of those that the patient rule leaves out; scored on those patients and on
+  others.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
 
 
 class Dermoscope:
-    """Pictures of lesions by label, in the optics of a dermoscope."""
+    """Pictures of lesions by label, in the optics of a dermoscope or as tiles."""
 
     def __init__(self, lesions: int = 4_000) -> None:
         facts = population(None)
@@ -97,6 +98,10 @@ class Dermoscope:
     def draw(self, rng: np.random.Generator, target: int) -> np.ndarray:
         """A picture of some lesion of this label."""
         return photograph(rng, self._looks[rng.choice(self._rows[target])])
+
+    def tile(self, rng: np.random.Generator, target: int) -> np.ndarray:
+        """A tile of some lesion of this label."""
+        return render(rng, self._looks[rng.choice(self._rows[target])])
 
 
 def photograph(rng: np.random.Generator, look: np.void) -> np.ndarray:
@@ -276,9 +281,10 @@ def interval(name: str, value: float, spread: np.ndarray) -> dict[str, float]:
     return {name: value, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
-def populations(folder: Path, quick: bool) -> tuple[Path, pd.DataFrame, Path, pd.DataFrame]:
-    """Few lesions in two folds, and many of other patients."""
-    lesions, positives = (600, 40) if quick else (3_000, 160)
+def populations(
+    folder: Path, lesions: int, positives: int
+) -> tuple[Path, pd.DataFrame, Path, pd.DataFrame]:
+    """Few lesions in two folds, and as many of other patients, an eighth of them malignant."""
     few, fresh = folder / "few", folder / "fresh"
     write_sample(few, lesions // 25, lesions, positives, CHALLENGE)
     write_sample(fresh, lesions // 12, lesions, lesions // 8, FRESH)
@@ -292,7 +298,7 @@ def gain(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = labels(folder)
-        few, folds, fresh, others = populations(folder, quick)
+        few, folds, fresh, others = populations(folder, *((600, 40) if quick else (3_000, 160)))
         scope, homes = Dermoscope(), []
         for form in PUBLISHED:
             home = write_source(folder, source, form, (), 60 if quick else SAMPLED, scope)
@@ -325,10 +331,11 @@ def leak(quick: bool) -> dict[str, Any]:
     seeds = (0,) if quick else (0, 1, 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        few, folds, fresh, others = populations(folder, quick)
-        ruled = folder / "out" / "planted"
-        home = _plant(folder / "planted", few, folds)
-        counts = import_source("planted", home, "folder", 128, None, few, ruled)
+        few, folds, fresh, others = populations(folder, *((600, 40) if quick else (1_600, 100)))
+        ruled, nobody = folder / "out" / "planted", folder / "out" / "nobody"
+        _plant(folder, few, folds)
+        counts = import_source("planted", folder / "planted", "folder", 128, None, few, ruled)
+        import_source("nobody", folder / "nobody", "folder", 128, None, few, nobody)
         # The same pictures, as a table shows them that nobody compared with the challenge.
         blind = folder / "out" / "blind"
         blind.mkdir()
@@ -341,9 +348,9 @@ def leak(quick: bool) -> dict[str, Any]:
         own = folds[folds["fold"] == 0]
         logits: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"rule": [], "no rule": []}
         for seed in seeds:
-            recipe = recipe_of(seed, quick, archive="mix", archive_share=0.4)
-            for way, sources in (("rule", ruled), ("no rule", blind)):
-                model = train(folder / f"{way}-{seed}", few, folds, recipe, [sources])
+            recipe = recipe_of(seed, quick, archive="mix", archive_share=0.6, epochs=60)
+            for way, sources in (("rule", [ruled, nobody]), ("no rule", [blind])):
+                model = train(folder / f"{way}-{seed}", few, folds, recipe, sources)
                 logits[way].append((scored(model, few, own), scored(model, fresh, others)))
     found: dict[str, Any] = {
         "planted_pictures": counts["pictures"],
@@ -366,36 +373,35 @@ def leak(quick: bool) -> dict[str, Any]:
     return found | beyond | {"leak_seeds": len(seeds)}
 
 
-def _plant(home: Path, raw: Path, folds: pd.DataFrame) -> Path:
-    """A source of lesions of fold 0 in the other optics with their patients' ids, copies of their
-    tiles without any, and as many pictures of nobody.
+def _plant(folder: Path, raw: Path, folds: pd.DataFrame) -> None:
+    """Two sources of equal size and labels. `planted`: lesions of fold 0 in the other optics with
+    their patients' ids, and copies of their tiles without any. `nobody`: lesions of others, half of
+    them in the other optics and half as tiles.
     """
-    home.mkdir()
     store = TileStore(raw / "train-image.hdf5")
     sample = _sample_of(raw)
     looks = draw_looks(population(None), np.random.default_rng([CHALLENGE, 1]), sample)
     index = {isic_id: row for row, isic_id in enumerate(sample.frame[ID])}
     own = folds[folds["fold"] == 0]
-    planted = pd.concat(
-        [own[own[TARGET] == 1], own[own[TARGET] == 0].sample(300, random_state=0)]
-        if len(own) > 400
-        else [own]
-    )
-    rng, scope, rows = np.random.default_rng(7), Dermoscope(), []
+    positive, negative = own[own[TARGET] == 1], own[own[TARGET] == 0]
+    rng, scope = np.random.default_rng(7), Dermoscope()
+    rows: dict[str, list[dict[str, Any]]] = {"planted": [], "nobody": []}
 
-    def add(name: str, picture: np.ndarray, patient: str, target: int) -> None:
-        (home / f"{name}.jpg").write_bytes(encode(picture))
-        rows.append({ID: name, PATIENT: patient, TARGET: target})
+    def add(source: str, picture: np.ndarray, patient: str, target: int) -> None:
+        name = f"{source}{len(rows[source])}"
+        (folder / source).mkdir(exist_ok=True)
+        (folder / source / f"{name}.jpg").write_bytes(encode(picture))
+        rows[source].append({ID: name, PATIENT: patient, TARGET: target})
 
-    for lesion in planted.itertuples():
+    for lesion in pd.concat([positive, negative.head(3 * len(positive))]).itertuples():
         target = int(lesion.target)
-        look = looks[index[lesion.isic_id]]
-        add(f"A{len(rows)}", photograph(rng, look), lesion.patient_id, target)
         copy = cv2.resize(store.image(lesion.isic_id), None, fx=1.4, fy=1.4)
-        add(f"B{len(rows)}", copy, "", target)
-        add(f"C{len(rows)}", scope.draw(rng, target), f"N{len(rows)}", target)
-    pd.DataFrame(rows).to_csv(home / "labels.csv", index=False)
-    return home
+        add("planted", photograph(rng, looks[index[lesion.isic_id]]), lesion.patient_id, target)
+        add("planted", copy, "", target)
+        add("nobody", scope.draw(rng, target), f"N{len(rows['nobody'])}", target)
+        add("nobody", scope.tile(rng, target), f"N{len(rows['nobody'])}", target)
+    for source, entries in rows.items():
+        pd.DataFrame(entries).to_csv(folder / source / "labels.csv", index=False)
 
 
 def _sample_of(raw: Path) -> Sample:

@@ -31,7 +31,7 @@ from isic.stack.combination import Combination
 from isic.stack.embeddings import Space
 from isic.stack.encoder import Columns, Encoder, plain
 from isic.stack.image_columns import Embeddings, ImageEncoder, Scale, check_images
-from isic.stack.members import library, log_odds
+from isic.stack.members import Library, library, log_odds
 from isic.stack.training_data import Part, patient_sizes
 from isic.tabular.fitted import Fitted, fitted_families
 
@@ -318,6 +318,18 @@ def _columns(encoder: Encoder, chain: Chain) -> list[str]:
     return [*encoder.names, *image, *map(plain, chain.fitted.names)]
 
 
+def _save(implementation: Library, model: Any, path: Path) -> None:
+    try:
+        implementation.save(model, path)
+    except OSError:
+        raise
+    except Exception as error:  # each library has its own for a full disk
+        raise InputError(
+            f"{path} cannot be written ({error}): free some disk space and run the same command"
+            " again"
+        ) from error
+
+
 def _write_chain(
     folder: Path, fold: int, chain: Chain, arrays: dict[str, NDArray]
 ) -> dict[str, Any]:
@@ -329,7 +341,7 @@ def _write_chain(
             own = [f"{stem}-{index}{implementation.suffix}" for index in range(len(models))]
             files[name][part] = own
             for file, model in zip(own, models, strict=True):
-                implementation.save(model, folder / file)
+                _save(implementation, model, folder / file)
     for backbone, space in chain.images.spaces.items():
         arrays[f"{fold}/{backbone}/centre"], arrays[f"{fold}/{backbone}/directions"] = (
             space.centre,

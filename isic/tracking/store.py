@@ -149,6 +149,8 @@ def unusable_store(uri: str, error: Exception) -> InputError:
         remedy = "pip install 'isic[server]' brings PostgreSQL's driver"
     elif "schema" in reason or "revision" in reason:
         remedy = "it is of another version of MLflow: mlflow db upgrade, or move the file away"
+    elif "disk is full" in reason:
+        remedy = "free some disk space, and run the same command again"
     elif "locked" in reason:
         remedy = "end the program that uses it, and run the same command again"
     elif sqlite_file(uri) is not None:

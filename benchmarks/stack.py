@@ -4,8 +4,8 @@ exact metric.
 `python benchmarks/stack.py [--quick] [--only PART,…] [--keep FOLDER]`. Every part runs in a process
 of its own, for its peak memory; the sides of a ratio are measured in turn within one part. Parts
 can be run one by one: the result file keeps the numbers of the others, with date, commit and
-machine of each part. Population: generated rows, features of the committed families, and a
-simulated image logit of pAUC near 0.158, the best published single network.
+machine of each part. Population: generated rows, features of the committed families, and the
+logit of a strong simulated network that correlates with the columns (stack_populations.py).
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from typing import Any
 import harness
 import numpy as np
 import pandas as pd
+from stack_populations import STRENGTHS, image_logit, with_evidence
 
 from isic.core.folds import make_folds
 from isic.core.io import atomic_file, read_parquet, write_parquet
 from isic.core.metric import (
     paired_difference,
     patient_weights,
-    pauc,
     pauc_interval,
     pauc_replicates,
 )
 from isic.core.params import StackSettings, load_params, read_yaml
-from isic.core.schema import PATIENT, TARGET
+from isic.core.schema import ID, PATIENT, TARGET
 
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (40, 6_000, 60)
@@ -47,8 +47,8 @@ THREADS = 2
 #: Seconds after which the pruned search starts no further candidate, and the maximum number: half
 #: of the default of `make tune`.
 LONGEST, CANDIDATES = 5400, 100
-#: pAUC of the simulated image network.
-IMAGE = 0.158
+#: Trials of each search by TPE.
+TPE_TRIALS = 40
 PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {}
 
 
@@ -129,29 +129,16 @@ def _population(folder: Path, quick: bool) -> dict[str, Any]:
         rows = read_metadata(folder / "raw" / "train-metadata.csv", train=True)
     families = list(load_params(harness.ROOT / "params.yaml").features.families)
     features = build_features(rows, families)
-    rng = np.random.default_rng(0)
     folds = make_folds(rows, 5, 0)
+    drawn = with_evidence(rows)
+    logit = pd.Series(image_logit(drawn, STRENGTHS["strong"], 0), index=drawn.folds[ID])
     write_parquet(folder / "features.parquet", features)
-    write_parquet(
-        folder / "folds.parquet", folds.assign(logit=_image_logit(rows[TARGET].to_numpy(), rng))
-    )
+    write_parquet(folder / "folds.parquet", folds.assign(logit=logit.loc[folds[ID]].to_numpy()))
     return {
         "rows": len(features),
         "positives": int(rows[TARGET].sum()),
         "columns": features.shape[1] - 1,
     }
-
-
-def _image_logit(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Normal noise, with malignant lesions shifted for a pAUC of `IMAGE`."""
-    noise = rng.normal(size=len(target))
-    low, high = 0.0, 6.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (
-            (middle, high) if pauc(target, noise + middle * target) < IMAGE else (low, middle)
-        )
-    return noise + low * target
 
 
 @part
@@ -188,7 +175,6 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
     """One trial of `make tune` by both codes, in turn: the same parameters, folds, seeds, sample
     sizes and rounds.
     """
-    from isic.stack.members.lightgbm_ import binned
     from isic.stack.training_data import build_training_data
     from isic.tuning.search import TrialEvaluator
     from isic.tuning.tune import SEEDS
@@ -198,7 +184,6 @@ def _trials(folder: Path, quick: bool) -> dict[str, Any]:
     settings = _recipe_a(rounds=20 if quick else 300)
     data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
     TrialEvaluator(data, SEEDS)
-    binned(data.pool)
     once = time.perf_counter() - begin
     matrix = pd.DataFrame(data.columns)
     ours, usual, gaps = [], [], []
@@ -228,7 +213,6 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     """
     import optuna
 
-    from isic.stack.members.lightgbm_ import binned
     from isic.stack.training_data import build_training_data
     from isic.tuning.search import TrialEvaluator, as_trial, suggest
     from isic.tuning.study import pruner
@@ -240,7 +224,6 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
     data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
     matrix = pd.DataFrame(data.columns)
     bench = TrialEvaluator(data, SEEDS)
-    binned(data.pool)
     study = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1), pruner=pruner()
     )
@@ -251,7 +234,7 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
         len(study.trials) < (2 if quick else CANDIDATES) and ours.seconds + usual.seconds < LONGEST
     ):
         trial = study.ask()
-        candidate = suggest(trial, settings, ())
+        candidate = suggest(trial, settings, ()).model_copy(update={"combine": "columns"})
         with ours:
             try:
                 study.tell(trial, bench.score(candidate, trial))
@@ -276,6 +259,50 @@ def _pruning(folder: Path, quick: bool) -> dict[str, Any]:
         "pruned_best_usual": best,
         "pruned_best_difference": abs(study.best_value - best),
     }
+
+
+@part
+def _pruners(folder: Path, quick: bool) -> dict[str, Any]:
+    """Searches by TPE from the same seed, each of the same number of trials: our pruner, Optuna's
+    MedianPruner and none.
+    """
+    import optuna
+
+    from isic.stack.training_data import build_training_data
+    from isic.tuning.search import TrialEvaluator, as_trial, suggest
+    from isic.tuning.study import pruner
+    from isic.tuning.tune import SEEDS
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    features, folds, logits = _inputs(folder)
+    settings = _recipe_a(rounds=10 if quick else 100)
+    data = build_training_data(features, logits, folds, settings.images, settings.params.max_bin)
+    bench = TrialEvaluator(data, SEEDS)
+    ways = {"ours": pruner(), "median": optuna.pruners.MedianPruner(), "none": None}
+    found: dict[str, Any] = {}
+    for name, chosen in ways.items():
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=1),
+            pruner=chosen or optuna.pruners.NopPruner(),
+        )
+        study.enqueue_trial(as_trial(settings, ()))
+
+        def score(trial: optuna.Trial) -> float:
+            candidate = suggest(trial, settings, ()).model_copy(update={"combine": "columns"})
+            return bench.score(candidate, trial)
+
+        clock = _Clock()
+        with clock:
+            study.optimize(score, n_trials=2 if quick else TPE_TRIALS)
+        states = [trial.state.name for trial in study.trials]
+        found[name] = {
+            "seconds": clock.seconds,
+            "processor_seconds": clock.cpu,
+            "best": study.best_value,
+            "pruned": states.count("PRUNED"),
+        }
+    return {"tpe_trials": 2 if quick else TPE_TRIALS, "tpe": found}
 
 
 @part
@@ -476,6 +503,7 @@ def _recipe_a(rounds: int) -> StackSettings:
         "lambda_l1": 0.0876, "lambda_l2": 0.004, "scale_pos_weight": 2.8, "max_bin": 255,
     }  # fmt: skip
     images = committed["images"] | {"noise": 0.0, "relative": False}
+    committed |= {"combine": "columns", "thinned": False}
     return StackSettings.model_validate(
         committed
         | {
@@ -490,18 +518,17 @@ def _recipe_a(rounds: int) -> StackSettings:
 
 
 def _usual_trials(matrix: pd.DataFrame, data: Any, settings: StackSettings, seeds: range) -> float:
-    """Mean pAUC over seeds."""
-    return float(
-        np.mean([_usual_trial(matrix, data.target, data.fold, settings, seed) for seed in seeds])
-    )
+    """pAUC of the log-odds averaged over seeds, by scikit-learn's partial AUC, converted."""
+    total = np.zeros(len(data.target))
+    for seed in seeds:
+        total += _usual_trial(matrix, data.target, data.fold, settings, seed)
+    return _sklearn_pauc(data.target, total)
 
 
 def _usual_trial(
     matrix: pd.DataFrame, target: np.ndarray, fold: np.ndarray, settings: StackSettings, seed: int
-) -> float:
-    """Per fold: undersample, fit the scikit-learn wrapper, predict; scikit-learn's partial AUC,
-    converted.
-    """
+) -> np.ndarray:
+    """Log-odds (n,). Per fold: undersample, fit the scikit-learn wrapper, predict."""
     from lightgbm import LGBMClassifier
 
     from isic.stack.training_data import sample_rows
@@ -520,8 +547,8 @@ def _usual_trial(
             **params,
         )
         model.fit(matrix.iloc[index], target[index])
-        score[held_out] = model.predict_proba(matrix[held_out])[:, 1]
-    return _sklearn_pauc(target, score)
+        score[held_out] = model.predict(matrix[held_out], raw_score=True)
+    return score
 
 
 def _sklearn_pauc(target: np.ndarray, score: np.ndarray) -> float:

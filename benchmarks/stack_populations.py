@@ -42,11 +42,15 @@ def draw_population(
 ) -> GeneratedPopulation:
     """A population of `lesions` lesions; 385 a patient where `patients` is not given."""
     patients = patients or max(10, lesions // 385)
-    rows = draw_rows(population(None), seed, patients, lesions, positives).frame
+    return with_evidence(draw_rows(population(None), seed, patients, lesions, positives).frame)
+
+
+def with_evidence(rows: pd.DataFrame) -> GeneratedPopulation:
+    """The population of a table's rows, in five folds."""
     folds = make_folds(rows, 5, seed=0).set_index(ID).loc[rows[ID]].reset_index()
     target = rows[TARGET].to_numpy()
     score = sample.raw_scores(rows, bags=1)
-    evidence = np.empty(lesions)
+    evidence = np.empty(len(rows))
     for label in (0, 1):
         own = target == label
         evidence[own] = ndtri(rankdata(score[own], method="ordinal") / (own.sum() + 1))

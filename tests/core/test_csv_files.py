@@ -39,11 +39,13 @@ READ = {
     "UTF-16 big-endian": b"\xfe\xff" + PLAIN.decode().encode("utf-16-be"),
     "semicolons": TABLE.to_csv(index=False, sep=";").encode(),
     "tabs": TABLE.to_csv(index=False, sep="\t").encode(),
-    "gzip": gzip.compress(PLAIN),
+    "gzip": gzip.compress(PLAIN, mtime=0),
     "zip": _zip(PLAIN),
     "bz2": bz2.compress(PLAIN),
     "xz": lzma.compress(PLAIN),
-    "gzip of UTF-16 tabs": gzip.compress(TABLE.to_csv(index=False, sep="\t").encode("utf-16")),
+    "gzip of UTF-16 tabs": gzip.compress(
+        TABLE.to_csv(index=False, sep="\t", mtime=0).encode("utf-16")
+    ),
     **{
         f"missing {text}": TABLE.to_csv(index=False, na_rep=text).encode()
         for text in ("NA", "NaN", "nan", "N/A", "NULL", "null", "<NA>")
@@ -70,8 +72,8 @@ def read_csv_plain(folder: Path) -> pd.DataFrame:
         (b"\n \n", "is empty"),
         (b"\xef\xbb\xbf", "is empty"),
         (b"\xff\xfe", "is empty"),
-        (gzip.compress(b""), "is empty"),
-        (gzip.compress(PLAIN)[:-9], "damaged gzip archive"),
+        (gzip.compress(b"", mtime=0), "is empty"),
+        (gzip.compress(PLAIN, mtime=0)[:-9], "damaged gzip archive"),
         (b"\x1f\x8b" + b"x" * 50, "damaged gzip archive"),
         (_zip(PLAIN)[:-30], "damaged zip archive"),
         (_zip(PLAIN * 90)[:20] + b"\0" * 40 + _zip(PLAIN * 90)[60:], "damaged zip archive"),

@@ -53,7 +53,9 @@ def forbids_sale(licence: str) -> bool:
 
 def licence_sentence(licences: Sequence[str]) -> str:
     """What follows for the weights."""
-    shown = ", ".join(licences) or "none of a patient"
+    if not licences:
+        return "Trained on generated pictures alone."
+    shown = ", ".join(licences)
     kind = model_licence(licences)
     if kind == "cc-by-nc-4.0":
         return f"Trained on pictures under {shown}: not for commercial use."

@@ -44,7 +44,7 @@ READ = {
     "bz2": bz2.compress(PLAIN),
     "xz": lzma.compress(PLAIN),
     "gzip of UTF-16 tabs": gzip.compress(
-        TABLE.to_csv(index=False, sep="\t", mtime=0).encode("utf-16")
+        TABLE.to_csv(index=False, sep="\t").encode("utf-16"), mtime=0
     ),
     **{
         f"missing {text}": TABLE.to_csv(index=False, na_rep=text).encode()

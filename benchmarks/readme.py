@@ -212,16 +212,16 @@ def patients_table(root: Path) -> str:
 
 def combination_table(root: Path) -> str:
     """Late combination against its parts in each generated population."""
-    measured = json.loads((root / "benchmarks" / "results" / "stack_modes.json").read_text())[
-        "measured"
-    ]
-    if "parts" not in measured:
+    results = (root / "benchmarks" / "results").glob("stack_modes*.json")
+    measured = [json.loads(path.read_text())["measured"] for path in sorted(results)]
+    parts = next((found["parts"] for found in measured if "parts" in found), None)
+    if parts is None:
         return "not measured"
     rows = [
         "| malignant | network | features | images | `columns` | `late` | `late` − better part (95 %) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for record in measured["parts"]["populations"]:
+    for record in parts["populations"]:
         scores = " | ".join(
             f"{record[name]:.4f}" for name in ("features", "images", "columns", "late")
         )
@@ -230,11 +230,12 @@ def combination_table(root: Path) -> str:
             f"| {record['malignant']} | {record['network']} | {scores} |"
             f" {value:+.4f} ({low:+.4f} to {high:+.4f}) |"
         )
-    figures = measured["parts"]["figures"]
+    figures = parts["figures"]
     return "\n".join(rows) + (
         f"\n\nMean of `late` − better part {figures['late_minus_best_mean']:+.4f}; `late` is ahead of"
-        f" `columns` in {figures['late_ahead_of_columns']} of"
-        f" {len(measured['parts']['populations'])}."
+        " `columns`, which shares all but the combination, in"
+        f" {figures['late_ahead_of_columns']} of"
+        f" {len(parts['populations'])}."
     )
 
 

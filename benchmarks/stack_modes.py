@@ -86,20 +86,24 @@ def main() -> int:
         parts[name] = partial(_checkout, Layout(Path(folder).resolve()), repeats)
 
     def measure(name: str, part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        result = {name: part() | harness.made()}
-        return result | {
-            GOAL: (
-                None
-                if options.quick
-                else _largest_gain(harness.kept("stack_modes", False) | result)
-            )
-        }
+        found = part()
+        result = {name: found | harness.made()}
+        return (
+            found.get("figures", {})
+            | result
+            | {
+                GOAL: (
+                    None
+                    if options.quick
+                    else _largest_gain(harness.kept("stack_modes", False) | result)
+                )
+            }
+        )
 
     def judge(measured: Mapping[str, Any]) -> dict[str, bool | None]:
         found = {GOAL: None if measured[GOAL] is None else measured[GOAL] <= 0}
-        figures = measured.get("parts", {}).get("figures", {})
         return found | {
-            name: figures[name] >= bound if name in figures else None
+            name: measured[name] >= bound if name in measured else None
             for name, bound in PARTS_TARGETS.items()
         }
 

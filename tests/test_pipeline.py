@@ -50,7 +50,8 @@ def test_scores_are_out_of_fold_for_every_row(done: Path) -> None:
     oof = pd.read_parquet(done / "data" / "oof" / "stack.parquet")
     folds = pd.read_parquet(done / "data" / "folds.parquet")
     seeds = [f"seed_{seed}" for seed in range(load_params(done / "params.yaml").stack.seeds)]
-    assert list(oof.columns) == ["isic_id", "patient_id", "target", "fold", "score", *seeds]
+    known = ["isic_id", "patient_id", "target", "fold", "score"]
+    assert list(oof.columns) == [*known, *seeds, "features_only"]
     merged = oof.merge(folds, on="isic_id", suffixes=("", "_recorded"), validate="1:1")
     assert len(merged) == 600
     assert (merged["fold"] == merged["fold_recorded"]).all()

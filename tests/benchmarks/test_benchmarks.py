@@ -24,6 +24,7 @@ SCRIPTS = (
     "capacity",
     "demo",
     "features",
+    "forms",
     "gate",
     "gpu_wheels",
     "image",
@@ -46,6 +47,7 @@ MODULES = {
     "features_pandas",
     "features_worlds",
     "harness",
+    "stack_populations",
     "stack_recipes",
     "wheel_weights",
 }

@@ -209,7 +209,7 @@ def test_weights_of_a_file_are_used_and_foreign_ones_refused(tmp_path: Path) -> 
     (tmp_path / "torn.safetensors").write_bytes((tmp_path / "own.safetensors").read_bytes()[:-1000])
     (tmp_path / "words.pth").write_text("not weights")
     for name in ("torn.safetensors", "words.pth"):
-        with pytest.raises(InputError, match=f"{name} is not a readable file"):
+        with pytest.raises(InputError, match=f"{name} is damaged, or no safetensors file"):
             create("test_convnext", {}, 32, str(tmp_path / name))
 
 
@@ -229,7 +229,7 @@ def test_weights_of_another_size_are_fitted_and_a_stored_fold_can_start_another(
 
 def test_a_file_of_pickled_code_is_refused(tmp_path: Path) -> None:
     torch.save({"backbone.x": Path("code")}, tmp_path / "evil.pth")
-    with pytest.raises(InputError, match="not a readable file"):
+    with pytest.raises(InputError, match="is damaged, or no safetensors file"):
         create("test_convnext", {}, 32, str(tmp_path / "evil.pth"))
 
 

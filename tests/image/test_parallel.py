@@ -47,7 +47,8 @@ def test_on_several_nodes_a_process_loads_tiles_with_its_share_of_its_node(
     recipe = SimpleNamespace(augment="none", epochs=1)
     run: Any = SimpleNamespace(
         recipe=recipe,
-        sampling=SimpleNamespace(seed=0, slots=lambda *_: iter(())),
+        sampling=SimpleNamespace(seed=0),
+        slots=lambda: iter(()),
         progress=SimpleNamespace(epoch=0, micro=0),
         device=group.device,
         processes=group,

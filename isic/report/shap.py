@@ -52,11 +52,7 @@ def shap_values(
         for name, scale in stack.chain(fold).images.scales.items():
             own = scale.standardise(logits[name])[keep] / len(stack.backbones)
             total[f"image_{plain(name)}"] += combination.image * own
-        average = (
-            combination.columns * average
-            + combination.features * average_alone
-            + combination.intercept
-        )
+        average = combination.columns * average + combination.features * average_alone
     return total.set_axis(ids.iloc[keep], axis=0), average
 
 

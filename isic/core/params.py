@@ -344,7 +344,7 @@ class StackSettings(Section):
     #: Families fitted on each chain's training folds, by their names in `isic.tabular.fitted`;
     #: absent in old bundles.
     fitted: tuple[str, ...] = Field((), strict=False)
-    #: Every seed trains a second member on thinned patients; absent in old bundles.
+    #: Every seed trains two more members, for patients with few lesions; absent in old bundles.
     thinned: bool = False
     #: Log-odds of the members that read image columns, or their late combination with those of
     #: members without and the image logit; absent in old bundles.

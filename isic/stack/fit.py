@@ -56,7 +56,7 @@ def fit_stack(
     (n,)}, and embeddings {backbone: (n, d)} if `settings.images.embeddings` is not "none", in the
     same order; `anchors` where it is "aligned". folds: isic_id, patient_id, target, fold of the
     same lesions in any order. thinned: features of the same lesions within parts of their patients;
-    with them every seed trains a second member, which counts more the fewer lesions a patient has.
+    with them every seed trains two more members, see `by_patient_size`.
     The same input gives the same bytes. Raises InputError when the frames do not hold the same
     lesions, or a logit is missing.
     """

@@ -72,7 +72,7 @@ def test_a_bundle_scored_in_16_bits_elsewhere_is_promotable_here(
 ) -> None:
     train_elsewhere(layout, params, monkeypatch, precision, name)
     found = reload(layout, params)
-    assert found.largest > 10 * params.gate.reload_tolerance, "trees make the bits visible"
+    assert found.largest > params.gate.reload_tolerance, "the bits make no difference to forgive"
     assert found.stacker is not None
     assert found.stacker <= params.gate.reload_tolerance
     assert 0 < found.share < 1

@@ -79,7 +79,14 @@ def test_five_processes_at_once_on_a_fresh_folder(root: Path) -> None:
     folds = [start_fold(root, fold) for fold in range(5)]
     messages = [process.communicate()[1] for process in folds]
     assert [process.returncode for process in folds] == [0] * 5
-    assert messages == [""] * 5
+    # On a busy machine a stage ends before its last messages are written, and says so.
+    slow = "isic: tracking: the store is slow: nothing is lost"
+    late = [text for text in messages if text]
+    assert all(text.startswith(slow) and text.count("\n") == 1 for text in late)
+    for _ in range(600 if late else 0):
+        if all(run.info.status == "FINISHED" for run in every_run(root)):
+            break
+        time.sleep(0.1)
 
     runs = every_run(root)
     (parent,) = [run for run in runs if run.data.tags["role"] == "parent"]

@@ -37,7 +37,7 @@ def stack(people: Population) -> Stack:
     return fit_stack(*people, settings())
 
 
-@pytest.mark.parametrize("combine", ["late", "columns"])
+@pytest.mark.parametrize("combine", ["late", pytest.param("columns", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("member", ["lightgbm", "xgboost", "catboost"])
 def test_contributions_add_up_to_the_score(people: Population, member: str, combine: str) -> None:
     small = {"rounds": 20}

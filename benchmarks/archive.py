@@ -11,7 +11,7 @@ gain is a simulated quantity.
   the pictures; scored on lesions of other patients, paired.
 - `leak`: pictures of the scored patients planted in a source, their lesions in the other optics and
   copies of their tiles. A network trained long, mixed with them (no rule), or with as many pictures
-  of nobody in place of those that the patient rule leaves out; scored on those patients and on
+  of strangers in place of those that the patient rule leaves out; scored on those patients and on
   others.
 """
 
@@ -332,11 +332,11 @@ def leak(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         few, folds, fresh, others = populations(folder, *((600, 40) if quick else (1_600, 100)))
-        ruled, nobody = folder / "out" / "planted", folder / "out" / "nobody"
+        ruled, strangers = folder / "out" / "planted", folder / "out" / "strangers"
         _plant(folder, few, folds)
         counts = import_source("planted", folder / "planted", "folder", 128, None, few, ruled)
-        import_source("nobody", folder / "nobody", "folder", 128, None, few, nobody)
-        # The same pictures, as a table shows them that nobody compared with the challenge.
+        import_source("strangers", folder / "strangers", "folder", 128, None, few, strangers)
+        # The same pictures in a table that was not compared with the challenge.
         blind = folder / "out" / "blind"
         blind.mkdir()
         (blind / PICTURES).symlink_to(ruled / PICTURES)
@@ -349,7 +349,7 @@ def leak(quick: bool) -> dict[str, Any]:
         logits: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"rule": [], "no rule": []}
         for seed in seeds:
             recipe = recipe_of(seed, quick, archive="mix", archive_share=0.6, epochs=60)
-            for way, sources in (("rule", [ruled, nobody]), ("no rule", [blind])):
+            for way, sources in (("rule", [ruled, strangers]), ("no rule", [blind])):
                 model = train(folder / f"{way}-{seed}", few, folds, recipe, sources)
                 logits[way].append((scored(model, few, own), scored(model, fresh, others)))
     found: dict[str, Any] = {
@@ -375,7 +375,7 @@ def leak(quick: bool) -> dict[str, Any]:
 
 def _plant(folder: Path, raw: Path, folds: pd.DataFrame) -> None:
     """Two sources of equal size and labels. `planted`: lesions of fold 0 in the other optics with
-    their patients' ids, and copies of their tiles without any. `nobody`: lesions of others, half of
+    their patients' ids, and copies of their tiles without any. `strangers`: lesions of others, half of
     them in the other optics and half as tiles.
     """
     store = TileStore(raw / "train-image.hdf5")
@@ -385,7 +385,7 @@ def _plant(folder: Path, raw: Path, folds: pd.DataFrame) -> None:
     own = folds[folds["fold"] == 0]
     positive, negative = own[own[TARGET] == 1], own[own[TARGET] == 0]
     rng, scope = np.random.default_rng(7), Dermoscope()
-    rows: dict[str, list[dict[str, Any]]] = {"planted": [], "nobody": []}
+    rows: dict[str, list[dict[str, Any]]] = {"planted": [], "strangers": []}
 
     def add(source: str, picture: np.ndarray, patient: str, target: int) -> None:
         name = f"{source}{len(rows[source])}"
@@ -398,8 +398,8 @@ def _plant(folder: Path, raw: Path, folds: pd.DataFrame) -> None:
         copy = cv2.resize(store.image(lesion.isic_id), None, fx=1.4, fy=1.4)
         add("planted", photograph(rng, looks[index[lesion.isic_id]]), lesion.patient_id, target)
         add("planted", copy, "", target)
-        add("nobody", scope.draw(rng, target), f"N{len(rows['nobody'])}", target)
-        add("nobody", scope.tile(rng, target), f"N{len(rows['nobody'])}", target)
+        add("strangers", scope.draw(rng, target), f"N{len(rows['strangers'])}", target)
+        add("strangers", scope.tile(rng, target), f"N{len(rows['strangers'])}", target)
     for source, entries in rows.items():
         pd.DataFrame(entries).to_csv(folder / source / "labels.csv", index=False)
 

@@ -4,11 +4,6 @@ and MLflow's pages in a real browser, where nothing of it may run or load.
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +13,8 @@ import pandas as pd
 import pytest
 
 from isic.tracking.store import connect, experiment_ids
-from tests.browser import needs_chromium, opened
-from tests.pipeline import SHRUNK, call, environment, make_checkout
+from tests.browser import mlflow_pages, needs_chromium, opened
+from tests.pipeline import SHRUNK, call, make_checkout
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 
@@ -85,24 +80,8 @@ def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(checkout: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "isic.cli", "ui", "--port", str(port)],
-        cwd=checkout,
-        env=environment(checkout),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert server.stdout is not None
-        yield server.stdout.readline().split("/#")[0]
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
+    with mlflow_pages(checkout) as page:
+        yield page.split("/#")[0]
 
 
 def _pages(checkout: Path, address: str) -> Iterator[str]:

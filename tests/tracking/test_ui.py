@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +10,8 @@ from typing import Any
 import pytest
 
 from isic.tracking.store import EXPERIMENT, connect
-from tests.browser import needs_chromium, opened
-from tests.pipeline import call, environment
+from tests.browser import mlflow_pages, needs_chromium, opened
+from tests.pipeline import call
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 
@@ -29,37 +22,8 @@ def address(done: Path) -> Iterator[str]:
     first.
     """
     call(done, "isic", "promote")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "isic.cli", "ui", "--port", str(port)],
-        cwd=done,
-        env=environment(done),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert server.stdout is not None
-        page = server.stdout.readline().strip()
-        _wait_for(f"http://127.0.0.1:{port}/health")
+    with mlflow_pages(done) as page:
         yield page
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
-
-
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 90
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, f"{url} does not answer"
-            time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,15 @@ Not a DVC stage: it needs an account, accepted competition rules and a network. 
 the files.
 """
 
-import lzma
 import shutil
 import subprocess
 import zipfile
-import zlib
 from pathlib import Path
 
 from isic.core.errors import InputError, error_line, run
 from isic.core.io import atomic_dir
 from isic.core.paths import Layout
+from isic.data.image_files import BAD_ZIP
 from isic.data.source import FILES
 from isic.submit.kaggle import COMPETITION
 from isic.submit.push import require_token
@@ -21,17 +20,6 @@ from isic.submit.push import require_token
 #: The largest official file, the training tiles, has 1.2 GB. A zip archive may claim any size,
 #: hence the limit.
 MAX_BYTES = 8 << 30
-#: Exceptions of zipfile for an archive that is damaged, encrypted, or of an unsupported
-#: compression.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)
 
 
 def main() -> None:
@@ -59,7 +47,7 @@ def main() -> None:
             )
         try:
             _extract(archive, temporary)
-        except _UNREADABLE as error:
+        except BAD_ZIP as error:
             if error_line(error) is not None:  # a full disk is not a fault of the archive
                 raise
             reason = " ".join(str(error).split())[:120] or type(error).__name__

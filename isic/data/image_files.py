@@ -6,6 +6,7 @@ name a file of this machine, and its size is checked before and while it is deco
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
 import zipfile
@@ -25,7 +26,17 @@ _MAX_GROWTH = 50
 _ROOM = 1 << 30
 #: Bytes of a member's local header before its name.
 _HEADER = 30
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, OSError)
+#: Exceptions of zipfile for an archive that is damaged, encrypted, or of an unsupported
+#: compression.
+BAD_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def open_images(path: Path | str) -> TileStore:
@@ -214,7 +225,7 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
-    except _BAD_ZIP as error:
+    except BAD_ZIP as error:
         raise InputError(
             f"{path} is not a complete zip archive ({' '.join(str(error).split())[:120]}): copy it"
             " again"

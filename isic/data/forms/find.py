@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import lzma
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 from isic.core.errors import InputError, error_line, printable
 from isic.core.io import sha256_json
 from isic.data.image_files import (
+    BAD_ZIP,
     FolderTiles,
     ZipTiles,
     is_tar,
@@ -30,16 +29,7 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _MAX_TABLE = 2 << 30
 _MAX_HDF5 = 8 << 30
 _BLOCK = 1 << 20
-_BAD_ARCHIVE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    NotImplementedError,
-)
+_BAD_ARCHIVE = (tarfile.TarError, *BAD_ZIP)
 
 
 def is_source_file(name: str) -> bool:

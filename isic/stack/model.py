@@ -282,6 +282,11 @@ class Stack:
                     f"{folder}/{_FILE} names columns that this code would not build: refit the"
                     " stacker"
                 )
+        combined = any(chain.combination is not None for chain in chains.values())
+        if not set(stored.lesion_columns) <= set(names) or (
+            combined and any(not chain.images.scales for chain in chains.values())
+        ):
+            raise InputError(f"{folder / _FILE} has parts that do not fit each other: {_REFIT}")
         features_only = _load_features_only(folder, chains, stored.columns)
         return cls(
             encoder,

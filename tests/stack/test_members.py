@@ -90,6 +90,23 @@ def test_members_are_honest_exact_and_repeatable(
     np.testing.assert_array_equal(other.oof.loc[mine, "score"], stack.oof.loc[mine, "score"])
 
 
+@pytest.mark.parametrize(
+    "member",
+    ["lightgbm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("xgboost", "catboost"))],
+)
+def test_members_of_every_part_reload_exactly(
+    people: Population, tmp_path: Path, member: str
+) -> None:
+    halved = people.features.assign(measure_0=people.features["measure_0"] / 2)
+    stack = fit_stack(*people, settings(**quick(members=[member])), thinned=halved)
+    assert "measure_0" not in stack.lesion_names
+    assert "measure_1" in stack.lesion_names
+    stack.save(tmp_path / "stack")
+    again, mine = Stack.load(tmp_path / "stack"), people.folds["fold"] == 2
+    score = again.score(people.features, people.logits, 2, people.folds["patient_id"])
+    np.testing.assert_allclose(score[mine], stack.oof.loc[mine, "score"], rtol=0, atol=1e-12)
+
+
 def test_weights_report_their_optimism(people: Population) -> None:
     chosen = settings(**quick(members=["lightgbm", "xgboost"], blend="weights"))
     stack = fit_stack(*people, chosen)

@@ -134,9 +134,9 @@ def _against_parts(quick: bool) -> dict[str, Any]:
                 thinned=build_features(thin_patients(drawn.rows), families),
             )
             columns, alone = out_of_fold(data, settings)
-            if alone is None or data.image_logit is None:
+            if alone is None:
                 raise ValueError("a population without a network")
-            design = np.column_stack([alone.log_odds, columns.log_odds, data.image_logit])
+            design = data.combination_design(alone.log_odds, columns.log_odds)
             weights = fit_combinations(data.target, data.fold, design)
             late = combine(weights, data.fold, design)
             value, owners = partial(pauc, data.target), drawn.folds[PATIENT]

@@ -167,13 +167,10 @@ def _members_out_of_fold(data: TrainingData, settings: StackSettings, first_seed
 
 def _combine(data: TrainingData, features_only: OutOfFold, with_images: OutOfFold) -> OutOfFold:
     """`with_images` with each chain's late combination with `features_only`."""
-    if data.image_logit is None:
-        raise ValueError("a combination needs image logits")
-    image = data.image_logit
-    design = np.column_stack([features_only.log_odds, with_images.log_odds, image])
+    design = data.combination_design(features_only.log_odds, with_images.log_odds)
     combinations = fit_combinations(data.target, data.fold, design)
     by_seed = [
-        combine(combinations, data.fold, np.column_stack([*margins, image]))
+        combine(combinations, data.fold, data.combination_design(*margins))
         for margins in zip(features_only.by_seed, with_images.by_seed, strict=True)
     ]
     chains = {

@@ -40,7 +40,6 @@ Anchors = Mapping[str, Mapping[int, NDArray[np.float16]]]
 #: First word of the family of a fitted column.
 FITTED = "fitted"
 
-
 #: What members train on: lesions among their whole patients or among random parts of them, or the
 #: columns that no other lesion changes.
 Part = Literal["whole", "thinned", "lesion"]
@@ -64,7 +63,8 @@ class TrainingData:
     patients and, if asked for, among random parts of them; then `noisy_images(part, seed)`, image
     columns with the noise of one seed's members. `folds` has isic_id, patient_id, target, fold in
     row order; `families` maps each column to its feature family, image columns to "image".
-    `fitted` and `fitted_columns` hold each chain's fitted features and their columns, by fold; both
+    `image_logit` (n,) is the mean standardised logit, `failed` names the networks that count as
+    missing. `fitted` and `fitted_columns` hold each chain's fitted features and their columns, by fold; both
     are empty without fitted features.
     """
 
@@ -143,6 +143,14 @@ class TrainingData:
         names = next(iter(self.fitted.values())).names if self.fitted else {}
         return self.families | {plain(name): f"{FITTED} {kind}" for name, kind in names.items()}
 
+    def combination_design(self, features_only: ArrayLike, with_images: ArrayLike) -> NDArray:
+        """(n, 3): log-odds (n,) without and with image columns, and the image logit. ValueError
+        without networks.
+        """
+        if self.image_logit is None:
+            raise ValueError("a combination needs image logits")
+        return np.column_stack([features_only, with_images, self.image_logit])
+
     def training_rows(
         self, fold: int, negatives: int, seed: int, watched: int | None = None
     ) -> NDArray[np.int64]:
@@ -191,12 +199,15 @@ def build_training_data(
     noisy: Callable[[Part, int], Columns] | None = None
     image_logit = None
     if logits:
+        patients = {"whole": folds[PATIENT].to_numpy()}
+        patients["lesion"] = patients["whole"]
+        if thinned is not None:
+            patients["thinned"] = thin_patients(folds)[PATIENT].to_numpy()
 
         def noisy(part: Part, seed: int) -> Columns:
-            patients = (thin_patients(folds) if part == "thinned" else folds)[PATIENT]
-            return _image_columns(images, logits, vectors, fold, patients.to_numpy(), seed)
+            return _image_columns(images, logits, vectors, fold, patients[part], seed)
 
-        clean = _image_columns(images, logits, vectors, fold, folds[PATIENT].to_numpy())
+        clean = _image_columns(images, logits, vectors, fold, patients["whole"])
         image_logit = np.empty(len(fold))
         for chain, images_of_fold in images.items():
             index = np.flatnonzero(fold == chain)

@@ -305,9 +305,7 @@ class TrialEvaluator:
             blended[images] = by_patient_size(means, data.patient_sizes) + self._offsets(settings)
         if len(blended) == 1:
             return next(iter(blended.values()))
-        if data.image_logit is None:
-            raise ValueError("a combination needs image logits")
-        design = np.column_stack([blended[False], blended[True], data.image_logit])
+        design = data.combination_design(blended[False], blended[True])
         return combine(fit_combinations(data.target, data.fold, design), data.fold, design)
 
     def _offsets(self, settings: StackSettings) -> Floats:

@@ -68,6 +68,11 @@ class Manifest(BaseModel):
     load: str
     files: dict[str, str]
 
+    @property
+    def older_ranks(self) -> bool:
+        """Whether its stacker was trained on ranks without the half; see `build_features`."""
+        return self.format < 3
+
 
 def identity(content: Mapping[str, Any]) -> str:
     """The hash of a manifest by the rule of its format; KeyError when a covered key is missing."""

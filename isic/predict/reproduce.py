@@ -173,7 +173,7 @@ def _networks_and_stacker(
         name: frame.set_index(ID)["logit"].loc[lesions[ID]].to_numpy()
         for name, frame in known.items()
     }
-    features = build_features(lesions, list(bundle.manifest.families))
+    features = build_features(lesions, list(bundle.manifest.families), bundle.manifest.older_ranks)
     again = bundle.stack.score(features, logits, fold, lesions[PATIENT])
     stacker = float(np.abs(again - scores.to_numpy()).max())
     for name, (before, here) in pairs.items():

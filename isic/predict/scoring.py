@@ -183,7 +183,9 @@ def _add_scores(
         for block in patient_blocks(rows[PATIENT], BLOCK):
             patients = rows.iloc[block]
             sizes += patients.groupby(PATIENT, observed=True).size().tolist()
-            features = build_features(patients, list(bundle.manifest.families))
+            features = build_features(
+                patients, list(bundle.manifest.families), bundle.manifest.older_ranks
+            )
             total[row[block]] += score(
                 _Block(bundle, index, patients[PATIENT], features, tile[block])
             )

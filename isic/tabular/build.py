@@ -15,16 +15,23 @@ from isic.tabular.parallel import parallel_map
 from isic.tabular.registry import Family, choose, lesion_families
 
 
-def build_features(frame: pd.DataFrame, families: Sequence[str] | None = None) -> pd.DataFrame:
+def build_features(
+    frame: pd.DataFrame, families: Sequence[str] | None = None, older_ranks: bool = False
+) -> pd.DataFrame:
     """Features of every row of a metadata frame, in its order and with its index.
 
     `frame` needs the columns of test-metadata.csv; others, such as the train-only ones, are
     ignored. Returns isic_id, then the columns of `families` (None: all) in registry order: float32,
     and categories as text with NaN for missing, combined ones as pandas categories. A row's values
-    depend on its own patient's rows alone, to the last bit. Raises InputError for an unknown
+    depend on its own patient's rows alone, to the last bit. `older_ranks`: ranks are rank / n, as
+    bundles of formats 1 and 2 have them, instead of (rank - 1/2) / n. Raises InputError for an unknown
     family, a missing column, repeated ids, or text among the numbers.
     """
     chosen = choose(families)
+    if older_ranks:
+        from isic.tabular.families.patient.within_groups import OLDER_RANKS
+
+        chosen = [OLDER_RANKS.get(family.name, family) for family in chosen]
     lesions, order = canonical(frame)
     wide = _with_measured(lesions) if any(family.relative for family in chosen) else lesions
     finished: dict[str, object] = {ID: frame[ID].array}

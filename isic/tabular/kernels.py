@@ -33,7 +33,20 @@ def zscore(values, rows, starts, out):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def percentile_rank(values, rows, starts, out):  # type: ignore[no-untyped-def]
-    """out = average rank in the group / its size, float32 in (0, 1]; ties share their mean rank."""
+    """out = (average rank in the group - 1/2) / its size, float32 in (0, 1), 1/2 in a group of one;
+    ties share their mean rank.
+    """
+    _ranks(values, rows, starts, out, 0.5)
+
+
+@njit(nogil=True, cache=True)
+def upper_rank(values, rows, starts, out):  # type: ignore[no-untyped-def]
+    """out = average rank in the group / its size, float32 in (0, 1], 1 in a group of one."""
+    _ranks(values, rows, starts, out, 0.0)
+
+
+@njit(nogil=True, cache=True)
+def _ranks(values, rows, starts, out, subtracted):  # type: ignore[no-untyped-def]
     for group in range(len(starts) - 1):
         members = _present(values, rows, starts[group], starts[group + 1], out)
         sorted_rows = members[np.argsort(values[members])]
@@ -43,7 +56,7 @@ def percentile_rank(values, rows, starts, out):  # type: ignore[no-untyped-def]
             end = start + 1
             while end < size and values[sorted_rows[end]] == values[sorted_rows[start]]:
                 end += 1
-            share = (start + 1 + end) / 2 / size
+            share = ((start + 1 + end) / 2 - subtracted) / size
             for tied in range(start, end):
                 out[sorted_rows[tied]] = share
             start = end

@@ -29,7 +29,7 @@ def test_a_stored_bundle_of_format_2_scores_as_it_did() -> None:
     pytest.importorskip("xgboost")
     bundle, tiles = load_bundle(STORED / "bundle"), TileStore(STORED / "tiles.hdf5")
     rows = read_metadata(STORED / "rows.csv", train=False)
-    features = build_features(rows, list(bundle.manifest.families))
+    features = build_features(rows, list(bundle.manifest.families), older_ranks=True)
     bare = bundle.features_only
     assert bare is not None
     scores = {

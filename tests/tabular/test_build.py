@@ -46,8 +46,19 @@ def test_patient_z_is_what_pandas_computes(frame: pd.DataFrame, features: pd.Dat
 
 
 def test_patient_rank_is_what_pandas_computes(frame: pd.DataFrame, features: pd.DataFrame) -> None:
-    expected = frame.groupby(PATIENT)["clin_size_long_diam_mm"].rank(pct=True)
-    np.testing.assert_allclose(features["patient_rank__diam"], expected, atol=1e-6)
+    groups = frame.groupby(PATIENT)["clin_size_long_diam_mm"]
+    share, half = groups.rank(pct=True), 0.5 / groups.transform("count")
+    np.testing.assert_allclose(features["patient_rank__diam"], share - half, atol=1e-6)
+    older = build_features(frame, ["patient_rank"], older_ranks=True)
+    np.testing.assert_allclose(older["patient_rank__diam"], share, atol=1e-6)
+
+
+def test_a_lesion_without_others_stands_in_the_middle(frame: pd.DataFrame) -> None:
+    families = ["patient_rank", "site_rank", "location_rank", "location_simple_rank"]
+    ranks = build_features(frame.drop_duplicates(PATIENT), families).drop(columns="isic_id")
+    present = ranks.notna().to_numpy()
+    assert present.any()
+    assert (ranks.to_numpy()[present] == 0.5).all()
 
 
 def test_formula_by_hand(frame: pd.DataFrame, features: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from isic.core.schema import PATIENT
-from isic.tabular.kernels import percentile_rank
+from isic.tabular.kernels import upper_rank
 from isic.tabular.patient_groups import Groups
 from isic.tabular.registry import Family, Feature
 
@@ -100,7 +100,7 @@ def _smaller(frame: pd.DataFrame) -> NDArray[np.float64]:
     """(rank of the diameter - 1) / n within the patient."""
     groups, diameter = Groups.of(frame, (PATIENT,)), frame["clin_size_long_diam_mm"].to_numpy()
     share = np.empty(len(frame))
-    percentile_rank(diameter, groups.rows, groups.starts, share)
+    upper_rank(diameter, groups.rows, groups.starts, share)
     return share - 1 / np.maximum(
         groups.broadcast(groups.sums(np.isfinite(diameter).astype(np.float64))), 1
     )

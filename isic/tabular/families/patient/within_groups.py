@@ -16,6 +16,7 @@ from isic.tabular.kernels import (
     position,
     ratio_to_max,
     ratio_to_mean,
+    upper_rank,
     zscore,
 )
 from isic.tabular.registry import Family, Feature
@@ -78,9 +79,10 @@ _TABLE = (
 _TEXTS: dict[Kernel, tuple[str, str]] = {
     zscore: ("({v} - mean({v})) / (sd({v}) + 1e-5) over {over}", "sd from {mean}: {meaning}"),
     percentile_rank: (
-        "rank({v}) / n over {over}, ties averaged",
-        "share of {members} at or below, 0 to 1: {meaning}",
+        "(rank({v}) - 1/2) / n over {over}, ties averaged",
+        "share of {members} below, with half of the ties, 0 to 1: {meaning}",
     ),
+    upper_rank: ("rank({v}) / n over {over}, ties averaged", "share at or below: {meaning}"),
     from_median: ("{v} - median({v}) over {over}", "minus the patient's median: {meaning}"),
     position: (
         "({v} - min({v})) / (max({v}) - min({v})) over {over}, 0 where constant",
@@ -141,3 +143,10 @@ def _family(row: _Row) -> Family:
 
 
 FAMILIES = tuple(_family(row) for row in _TABLE)
+
+#: The families of ranks as bundles of formats 1 and 2 have them: rank / n.
+OLDER_RANKS = {
+    row.name: _family(row._replace(kernel=upper_rank))
+    for row in _TABLE
+    if row.kernel is percentile_rank
+}

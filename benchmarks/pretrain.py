@@ -1,10 +1,11 @@
 """Train the demo's two networks on generated tiles, as a start for training on other tiles.
 
 `python benchmarks/pretrain.py OUT` writes OUT/BACKBONE.safetensors (the backbone's weights in half
-precision, for `image.train.weights`), the trained network in OUT/BACKBONE and pretrain.json with
-the counts and the scores of a held-out tenth of the patients. The same arguments give the same
-weights. `ISIC_GENERATED_WEIGHTS=OUT python benchmarks/real_tiles.py --only untouched` measures
-that start on real tiles.
+precision, for `image.train.weights`; the package has those of `weights: generated` in
+isic/image/training/generated), the trained network in OUT/BACKBONE and pretrain.json with the counts
+and the scores of a held-out tenth of the patients. The same arguments give the same weights.
+`ISIC_GENERATED_WEIGHTS=OUT python benchmarks/real_tiles.py --only untouched` measures that start on
+real tiles.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from isic.data.tiles import TileStore
 SEED = 1_913_460_201
 #: Lesions per patient, and the share of patients held out for evaluation.
 PER_PATIENT, HELD_OUT = 12, 0.1
-#: The demo's recipe on many more tiles: fewer epochs, stronger augmentation.
-RECIPE = {
+#: From random weights; the rest of the recipe is the demo's.
+RECIPE: dict[str, Any] = {
+    "weights": "none",
+    "lr": 0.002,
+    "head_lr": None,
     "augment": "light",
     "positive_repeats": 1,
     "negatives_per_positive": 4.0,

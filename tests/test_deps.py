@@ -175,7 +175,7 @@ def package(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def _resume_key(package: Path) -> str:
     tiles = package / "tiles.hdf5"
     tiles.touch()
-    return resume_key({"weights": "none"}, rows=[], tiles=tiles, processes=1)
+    return resume_key({"model": "demo_vit", "weights": "none"}, rows=[], tiles=tiles, processes=1)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class ImageTrain(Section):
 
     size: Annotated[int, Field(ge=16, le=1024)] | None  # px; null: the model's own
     model_args: dict[str, Any]  # passed to timm, such as {patch_size: 8}
-    weights: str  # hub | none | path of a safetensors file
+    weights: str  # hub | generated | none | path of a safetensors file
     seed: _Seed
     epochs: Annotated[int, Field(ge=1)]
     early_stop: (

@@ -20,7 +20,7 @@ from isic.data.tiles import TileStore
 from isic.evaluate.ablation import ablation_points
 from isic.evaluate.curves import Records
 from isic.evaluate.results import RunResults
-from isic.report.cards import data_card, model_card
+from isic.report.cards import data_card, model_card, pretraining_sentences
 from isic.report.champion import Champion, compare_with_champion
 from isic.report.failures import Reasons, failure_cards, no_output
 from isic.report.findings import findings
@@ -136,6 +136,7 @@ def build_report(
             "The lesions are generated: the metrics show that the pipeline works, not how good the"
             " model is."
         ),
+        *pretraining_sentences(params),
     )
     progress.start("explain the worst lesions")
     contents = Contents(

@@ -79,6 +79,7 @@ def model_card(
             f"a gradient-boosted stacker; {len(params['folds'])} folds, scores averaged over them."
         ),
         "",
+        *(line for sentence in pretraining_sentences(params) for line in (sentence, "")),
         (
             f"**Trained and evaluated on** {origin}: {metrics['n']:,} lesions,"
             f" {metrics['positives']} malignant, {metrics['patients']:,} patients; scores out of"
@@ -112,6 +113,27 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def pretraining_sentences(params: Mapping[str, Any]) -> list[str]:
+    """A sentence if networks start from the package's weights of generated tiles, else none.
+
+    params: params.yaml as plain values.
+    """
+    image = params["image"]
+    names = [
+        name
+        for name, own in image["backbones"].items()
+        if ((own or {}).get("weights") or image["train"]["weights"]) == "generated"
+    ]
+    if not names:
+        return []
+    scored = (
+        "They are evaluated on generated lesions, of another seed."
+        if params["data"]["source"] == "sample"
+        else "Those were drawn from published aggregates of these data."
+    )
+    return [f"Networks pre-trained on generated tiles: {', '.join(names)}. {scored}"]
 
 
 def _source(source: Mapping[str, Any]) -> str:

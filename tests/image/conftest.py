@@ -90,9 +90,10 @@ def tiles(folds: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Tile
 
 @pytest.fixture(scope="session")
 def recipe() -> Callable[..., ImageRecipe]:
-    """The committed recipe of a backbone, shrunk, with overrides."""
+    """The committed recipe of a backbone, shrunk and from random weights, with overrides."""
     image = load_params(ROOT / "params.yaml").image
     small = {"size": 32, "epochs": 3, "batch_size": 8, "validate_negatives": 10}
+    small |= {"weights": "none", "lr": 0.002, "head_lr": None}
 
     def make(backbone: str = "convnext", **override: object) -> ImageRecipe:
         return image.recipe(backbone).model_copy(update=small | override)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet, write_parquet
@@ -33,6 +33,7 @@ from isic.image.network.embed import embed, scoring_origin
 from isic.image.training.diagnosis import GROUPS, diagnosis_groups
 from isic.image.training.loss import blend, mixing, per_tile
 from isic.image.training.optimizer import EMA, rate
+from isic.image.training.start import starting_weights
 from isic.image.training.train import train_fold
 from isic.scale import estimate
 from tests.image.conftest import ROOT
@@ -599,3 +600,21 @@ def test_a_healthy_run_raises_no_flag() -> None:
         for pauc, auc in [scores.get(n, (None, None))]
     ]
     assert not any(red_flags(demo[:n], 0.25) for n in range(1, 21))
+
+
+@pytest.mark.parametrize("name", ["demo_vit", "demo_convnext"])
+def test_generated_weights_start_the_demos_networks(name: str) -> None:
+    file = Path(starting_weights(name, "generated"))
+    assert file.stat().st_size < 1_000_000
+    entry = CATALOGUE[name]
+    net, _ = create(entry.tag, entry.model_args, entry.size, str(file))
+    state, stored = net.backbone.state_dict(), load_file(file)
+    assert state.keys() == stored.keys()
+    assert all(value.dtype == torch.float16 for value in stored.values())
+    assert all(torch.equal(state[key], value.float()) for key, value in stored.items())
+    assert all(bool(value.isfinite().all()) for value in stored.values())
+
+
+def test_generated_weights_of_another_network_name_those_that_exist() -> None:
+    with pytest.raises(InputError, match="exists for demo_convnext, demo_vit only, not for `resne"):
+        starting_weights("resnet10t", "generated")

@@ -27,7 +27,7 @@ from isic.evaluate.interval_figures import draw_slices
 from isic.evaluate.learning import learning_records
 from isic.evaluate.results import RunResults
 from isic.report.build import POINTS, build_report
-from isic.report.cards import model_card
+from isic.report.cards import model_card, pretraining_sentences
 from isic.report.champion import Champion
 from isic.report.findings import findings
 from isic.report.lesions import TileGallery, overview, worst_lesions
@@ -49,7 +49,7 @@ BACKBONES = ("vit", "convnext")
 PARAMS = {
     "data": {"source": "sample"},
     "folds": [0, 1, 2],
-    "image": {"backbones": {name: {} for name in BACKBONES}},
+    "image": {"train": {"weights": "none"}, "backbones": {name: {} for name in BACKBONES}},
     "evaluate": {"replicates": 50, "seed": 0},
     "stack": {"rounds": 150},
 }
@@ -469,6 +469,18 @@ def test_the_card_has_the_strictest_licence_of_what_trained(
     assert f"license: {header}\n" in card
     assert ("not for commercial use" in card) == (header == "cc-by-nc-4.0")
     assert ("33,000 of `isic2020`" in card) == bool(licences)
+
+
+def test_networks_pretrained_on_generated_tiles_are_named_in_the_card(
+    run_dir: Layout,
+) -> None:
+    rows = results_of(run_dir).rows
+    image = {"train": {"weights": "generated"}, "backbones": {"vit": {}, "a": {"weights": "hub"}}}
+    params = PARAMS | {"image": image, "data": {"source": "sample"}}
+    card = model_card(read_json(run_dir.evaluate_metrics), params, {}, True, rows)
+    assert "Networks pre-trained on generated tiles: vit. They are evaluated on gener" in card
+    own = image | {"train": {"weights": "none"}}
+    assert pretraining_sentences(params | {"image": own}) == []
 
 
 def test_cards_become_html_and_nothing_else_does() -> None:

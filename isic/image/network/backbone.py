@@ -210,7 +210,7 @@ def _from_hub(model: str, args: Mapping[str, Any]) -> nn.Module:
 def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
     if not path.is_file():
         raise InputError(
-            f"weights file {path} not found: set image.train.weights to hub, none or an existing"
+            f"weights file {path} not found: set image.train.weights to hub, generated, none or an existing"
             " file"
         )
     try:

@@ -29,6 +29,7 @@ from isic.core import locks
 from isic.core.code import STAGE_CODE, hash_code
 from isic.core.errors import InputError
 from isic.core.io import atomic_file, sha256, sha256_json, typed
+from isic.image.training.start import starting_weights
 
 _STATE = "state.safetensors"
 #: Packages that decide the weights: they train, build networks, decode, resize, augment.
@@ -58,7 +59,7 @@ def resume_key(recipe: Mapping[str, Any], rows: Any, tiles: Path, processes: int
     """Hash of all that decides the weights except the number format: recipe, rows (JSON-able),
     tiles, code, packages, processes. A file of weights is hashed by content, not by path.
     """
-    start = Path(recipe["weights"])
+    start = Path(starting_weights(recipe["model"], recipe["weights"]))
     return sha256_json(
         {
             "recipe": {

@@ -23,6 +23,7 @@ from isic.image.training.optimizer import EMA, make_optimiser
 from isic.image.training.parallel import ProcessGroup, SingleProcess
 from isic.image.training.rng import WEIGHTS, seed
 from isic.image.training.sampler import Sampling, Slot
+from isic.image.training.start import starting_weights
 
 
 @dataclass
@@ -146,9 +147,8 @@ def prepare(
 def _network(recipe: ImageRecipe, fold: int, groups: int) -> tuple[LesionNet, Spec]:
     model, args = resolve(recipe.model, recipe.model_args)
     torch.manual_seed(seed(WEIGHTS, recipe.seed, fold))
-    net, spec = create(
-        model, args, recipe.size, recipe.weights, recipe.dropout, recipe.drop_path, groups
-    )
+    weights = starting_weights(recipe.model, recipe.weights)
+    net, spec = create(model, args, recipe.size, weights, recipe.dropout, recipe.drop_path, groups)
     if recipe.checkpoint_gradients:
         recompute(net, recipe.model)
     return net, spec

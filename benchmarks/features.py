@@ -26,13 +26,20 @@ import features_worlds as worlds
 import harness
 import numpy as np
 import pandas as pd
+import sample_blind
 
 from isic.core.folds import make_folds
+from isic.core.metric import auc, pauc
 from isic.core.params import Params, load_params
-from isic.core.schema import PATIENT, TARGET
+from isic.core.schema import ID, PATIENT, TARGET
 from isic.data.sample import write_sample
+from isic.data.sample.population import population
+from isic.data.sample.rows import draw_rows
 from isic.data.tables import read_metadata
+from isic.stack.fit import fit_stack
+from isic.stack.model import Stack
 from isic.tabular import build_features, feature_families
+from isic.tabular.thinning import thin_patients
 from pipelines.families import measure_families
 
 #: Official size: patients, lesions, malignant. The largest patient has 9,184 lesions, as in the
@@ -47,11 +54,14 @@ TARGETS: dict[str, float] = {
     "peak_gb": 4,
     "twice_the_rows": 2.2,
     "default_columns": 300,
-    "whole_times_faster": 5,
+    "whole_times_faster_by_processor": 4,
     "outlier_factor_times_faster": 5,
     "largest_difference": 1e-6,
     "outlier_factor_largest_difference": 1e-6,
-    "real_rows_auc_low": -0.005,
+    "real_rows_auc_difference": -0.004,
+    "real_rows_auc_upper": 0,
+    "blind_pauc_difference": -0.005,
+    "blind_pauc_upper": 0,
     "relative_families_win_in_the_relative_world": 0,
     "lesion_families_win_in_the_absolute_world": 0,
 }
@@ -93,7 +103,7 @@ class Setting:
 
     def judge(self, measured: Mapping[str, Any]) -> dict[str, bool | None]:
         """Whether each target is met; None without a number."""
-        at_most = ("seconds", "peak_gb", "twice_the_rows", "difference")
+        at_most = ("seconds", "peak_gb", "twice_the_rows", "largest_difference")
         met: dict[str, bool | None] = {}
         for name, target in TARGETS.items():
             value = measured.get(name)
@@ -325,27 +335,107 @@ def _families(setting: Setting) -> dict[str, Any]:
 
 
 def _real_rows(setting: Setting) -> dict[str, Any]:
-    """Default families against raw columns on the real rows: patient-grouped 5 folds × 10 seeds."""
-    folder, default = harness.real_data(), setting.default
+    """Default families against raw columns on the shared real rows, out of fold: the stage's
+    stacker without images, five folds by patient, five seeds of folds.
+    """
+    folder, default = _real_folder(), setting.default
+    frame = read_metadata(folder / "tabular" / "train-metadata.csv", train=True)
+    pairs = []
+    for seed in range(1 if setting.quick else 5):
+        folds = make_folds(frame, 5, seed=seed)
+        fitted = [_fit(setting, frame, families, folds).oof for families in (default, ["raw"])]
+        pairs.append(tuple(oof.set_index(ID).loc[frame[ID], "score"].to_numpy() for oof in fitted))
+        print(f"seed {seed}: {[round(auc(frame[TARGET], score), 4) for score in pairs[-1]]}")
+    found = ladder.mean_auc_difference(frame[TARGET], pairs, frame[PATIENT])
+    return {
+        "real_rows": _record(frame, pairs, found, auc),
+        "real_rows_auc_difference": found[0],
+        "real_rows_auc_upper": found[2],
+    }
+
+
+def _blind(setting: Setting) -> dict[str, Any]:
+    """The same two stackers trained on rows generated blindly, three seeds: the population file is
+    fitted to one patient-disjoint half of the shared real rows, the other half is scored (see
+    sample_blind.py), both halves pooled.
+    """
+    folder = setting.folder / "blind"
+    folder.mkdir()
+    halves = sample_blind.write_halves(_real_folder(), folder)
+    rows = pd.concat([other for _, other in halves])
+    pairs = []
+    for seed in range(1 if setting.quick else 3):
+        parts = [_blind_scores(setting, path, other, seed) for path, other in halves]
+        pairs.append(tuple(np.concatenate(sides) for sides in zip(*parts, strict=True)))
+        print(f"seed {seed}: {[round(pauc(rows[TARGET], score), 4) for score in pairs[-1]]}")
+    found = ladder.mean_pauc_difference(rows[TARGET], pairs, rows[PATIENT])
+    return {
+        "blind": _record(rows, pairs, found, pauc),
+        "blind_pauc_difference": found[0],
+        "blind_pauc_upper": found[2],
+    }
+
+
+def _blind_scores(
+    setting: Setting, path: Path, real: pd.DataFrame, seed: int
+) -> tuple[np.ndarray, ...]:
+    """Scores of the real rows by the default families, then by raw columns; three folds as in the
+    demo, each row's score is the mean over the chains.
+    """
+    size = QUICK if setting.quick else OFFICIAL
+    frame = draw_rows(population(path), seed, *size).frame
+    folds = make_folds(frame, 3, seed=0)
+    scores = []
+    for families in (setting.default, ["raw"]):
+        stack = _fit(setting, frame, families, folds)
+        features = build_features(real, families)
+        scores.append(
+            np.mean(
+                [stack.score(features, {}, fold, real[PATIENT]) for fold in stack.folds], axis=0
+            )
+        )
+    return tuple(scores)
+
+
+def _fit(setting: Setting, frame: pd.DataFrame, families: Sequence[str], folds: Any) -> Stack:
+    """The stage's stacker. Raw columns do not change with the patient's lesions: no thinning."""
+    relative = any(feature_families()[name].relative for name in families)
+    return fit_stack(
+        build_features(frame, families),
+        {},
+        folds,
+        setting.params.stack,
+        thinned=build_features(thin_patients(frame), families) if relative else None,
+    )
+
+
+def _real_folder() -> Path:
+    folder = harness.real_data()
     if folder is None:
         raise harness.NotMeasured("no real data: set ISIC_REAL_DATA")
-    frame = read_metadata(folder / "tabular" / "train-metadata.csv", train=True)
-    features = build_features(frame, sorted({"raw", *default}))
-    total = {"raw": np.zeros(len(frame)), "default": np.zeros(len(frame))}
-    for seed in range(10):
-        folds = make_folds(frame, 5, seed=seed)
-        for name, families in (("raw", ["raw"]), ("default", default)):
-            total[name] += ladder.out_of_fold(features, folds, families, 1, negatives=None)
-    difference = ladder.auc_difference(
-        frame[TARGET], total["default"], total["raw"], frame[PATIENT]
-    )
-    results = {
-        "rows": len(frame),
-        "malignant": int(frame[TARGET].sum()),
-        "difference": difference,
-        "auc": {name: round(ladder.auc(frame[TARGET], score), 4) for name, score in total.items()},
+    return folder
+
+
+def _record(
+    rows: pd.DataFrame,
+    pairs: Sequence[tuple[np.ndarray, ...]],
+    difference: Sequence[float],
+    metric: Callable[[Any, Any], float],
+) -> dict[str, Any]:
+    """Rows, difference with its interval, and each seed's value of both sides."""
+    return {
+        "rows": len(rows),
+        "malignant": int(rows[TARGET].sum()),
+        "patients": int(rows[PATIENT].nunique()),
+        "difference": list(difference),
+        "seeds": [
+            {
+                "default": round(metric(rows[TARGET], default), 4),
+                "raw": round(metric(rows[TARGET], raw), 4),
+            }
+            for default, raw in pairs
+        ],
     }
-    return {"real_rows": results, "real_rows_auc_low": difference[1]}
 
 
 #: Values of `--only`: speed needs an idle machine, the scores do not.
@@ -358,6 +448,7 @@ PARTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "families": _families,
     "worlds": _worlds,
     "real_rows": _real_rows,
+    "blind": _blind,
 }
 
 

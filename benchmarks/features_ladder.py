@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from isic.core.metric import auc, paired_difference, patient_weights, pauc, pauc_interval
+from isic.core.metric import (
+    auc,
+    paired_difference,
+    patient_weights,
+    pauc,
+    pauc_interval,
+    pauc_replicates,
+)
 from isic.core.schema import PATIENT, TARGET
 from isic.tabular import feature_families
 
@@ -106,26 +113,39 @@ def step(
     return record
 
 
-def auc_difference(
-    target: pd.Series,
-    score: np.ndarray,
-    other: np.ndarray,
-    patient: pd.Series,
-    replicates: int = 1000,
+def mean_auc_difference(
+    target: pd.Series, pairs: Sequence[tuple[np.ndarray, ...]], patient: pd.Series
 ) -> list[float]:
-    """AUC of `score` minus `other` with its 95 % interval over the same resamples of patients."""
+    """AUC of the first score of a pair minus that of the second, mean over the pairs, with its
+    95 % interval over 1,000 resamples of the patients, the same for all.
+    """
     codes = pd.factorize(patient)[0]
-    spread = []
-    for block in patient_weights(target, codes, replicates, seed=0):
-        for weights in block:
-            spread.append(
+
+    def of(score: np.ndarray) -> np.ndarray:
+        blocks = patient_weights(target, codes, 1000, seed=0)
+        return np.array(
+            [
                 roc_auc_score(target, score, sample_weight=weights[codes])
-                - roc_auc_score(target, other, sample_weight=weights[codes])
-            )
-    low, high = np.quantile(spread, [0.025, 0.975])
-    return [
-        round(float(value), 4) for value in (auc(target, score) - auc(target, other), low, high)
-    ]
+                for block in blocks
+                for weights in block
+            ]
+        )
+
+    value = np.mean([auc(target, a) - auc(target, b) for a, b in pairs])
+    return _with_interval(float(value), np.mean([of(a) - of(b) for a, b in pairs], axis=0))
+
+
+def mean_pauc_difference(
+    target: pd.Series, pairs: Sequence[tuple[np.ndarray, ...]], patient: pd.Series
+) -> list[float]:
+    """The same of pAUC."""
+    value = np.mean([pauc(target, a) - pauc(target, b) for a, b in pairs])
+    spreads = [pauc_replicates(target, [a, b], patient, 1000) for a, b in pairs]
+    return _with_interval(float(value), np.mean([a - b for a, b in spreads], axis=0))
+
+
+def _with_interval(value: float, spread: np.ndarray) -> list[float]:
+    return [round(float(x), 4) for x in (value, *np.quantile(spread, [0.025, 0.975]))]
 
 
 def _parts(folds: pd.DataFrame) -> list[tuple[object, pd.DataFrame]]:

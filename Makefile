@@ -102,7 +102,7 @@ doctor: $(READY) ## Check the set-up: one line per check
 .PHONY: bench
 bench: $(READY) ## Run the benchmarks (B=NAME for one, Q=--quick for a short version)
 	@failed=
-	for name in $(or $(B),sample features image real_tiles archive stack any_patient gate predict report demo); do
+	for name in $(or $(B),sample features image real_tiles archive end_to_end stack any_patient gate predict report demo); do
 		python benchmarks/$$name.py $(Q) || failed="$$failed $$name"
 	done
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }

@@ -33,6 +33,7 @@ SCRIPTS = (
     "pretrain",
     "readme",
     "real_tiles",
+    "end_to_end",
     "report",
     "sample",
     "sample_blind",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -89,6 +91,20 @@ def test_same_request_same_bytes_whatever_the_processes(small: Path, tmp_path: P
         small / "train-metadata.csv"
     ).read_bytes()
     assert not (tmp_path / "other" / "train-image.hdf5").exists()
+
+
+@pytest.mark.slow
+def test_it_ends_in_a_process_whose_opencv_has_threads(small: Path, tmp_path: Path) -> None:
+    script = (
+        "import cv2, numpy as np, sys; from pathlib import Path;"
+        "from isic.data.sample import write_sample;"
+        "cv2.setNumThreads(4); cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (31, 31), 5);"
+        "write_sample(Path(sys.argv[1]), 60, 600, 12, seed=3, processes=2)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "threads")]
+    subprocess.run(command, check=True, timeout=120)
+    tiles = (tmp_path / "threads" / "train-image.hdf5").read_bytes()
+    assert tiles == (small / "train-image.hdf5").read_bytes()
 
 
 @pytest.mark.parametrize(

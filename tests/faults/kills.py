@@ -1,5 +1,6 @@
-"""`python -m tests.faults.kills CHECKOUT [COUNT]`: end verbs and stages at random moments by SIGKILL,
-SIGTERM and SIGINT, repeat them, and compare their results with those of an undisturbed run.
+"""`python -m tests.faults.kills CHECKOUT [COUNT] [NAME]`: end verbs and stages (those whose name
+holds NAME) at random moments by SIGKILL, SIGTERM and SIGINT, repeat them, and compare their results
+with those of an undisturbed run. `processes` in place of NAME: `dvc repro` and searches.
 
 Each job runs in a forked child of this process, which holds the heavy imports, in a session of its
 own; what the child started dies with it.
@@ -106,9 +107,8 @@ PROCESSES = (
             "sed -i 's/epochs: 8/epochs: 5/' params.yaml && dvc repro train_image@convnext-0",
         ),
         "repository",
-        _files(
-            "models/image/convnext/fold0/model.safetensors"
-        ),  # the history has the seconds of the epochs,
+        # The history holds the seconds of the epochs.
+        _files("models/image/convnext/fold0/model.safetensors"),
         400.0,
     ),
     Job(
@@ -175,7 +175,8 @@ def _finished(job: Job, bases: Bases, work: Path) -> str:
 
 def main() -> None:
     checkout, count = Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 63
-    jobs = PROCESSES if "processes" in sys.argv else JOBS
+    wanted = sys.argv[3] if len(sys.argv) > 3 else ""
+    jobs = PROCESSES if wanted == "processes" else [job for job in JOBS if wanted in job.name]
     random = np.random.default_rng(int(time.time()))
     ended: Counter[str] = Counter()
     wrong: list[str] = []
@@ -190,8 +191,11 @@ def main() -> None:
             expected[job.name] = _finished(job, bases, work)
             seconds[job.name] = time.monotonic() - started
             assert expected[job.name], (work.parent / "output.txt").read_text()[-2000:]
-        for number in range(count):
+        number = 0
+        # A command that ended before its kill counts for nothing.
+        while sum(ended.values()) < count and number < 3 * count:
             job, kind = jobs[number % len(jobs)], SIGNALS[number // len(jobs) % 3]
+            number += 1
             folder = scratch / f"kill{number}"
             work = _prepared(job, bases, folder)
             child = _start(job, bases, work)
@@ -199,8 +203,8 @@ def main() -> None:
             with suppress(ProcessLookupError):
                 # The group: the clean process of a promotion's gate belongs to it.
                 os.killpg(child, kind)
-            status = _wait(child, job.limit)
-            ended["early" if status == 0 else signal.Signals(kind).name] += 1
+            if _wait(child, job.limit) != 0:
+                ended[f"{job.name} {signal.Signals(kind).name}"] += 1
             state = _finished(job, bases, work)
             with suppress(Exception):  # a shard folder that was whole already is refused
                 state = state or job.state(work)
@@ -211,7 +215,7 @@ def main() -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for line in wrong:
         print(line)
-    print(json.dumps({"kills": count, **ended, "differing": len(wrong)}))
+    print(json.dumps({"kills": sum(ended.values()), **ended, "differing": len(wrong)}))
 
 
 if __name__ == "__main__":

@@ -143,7 +143,8 @@ def _rendered(
 
 def _render_piece(index: int, looks: np.ndarray, seed: list[int]) -> list[bytes]:
     threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    # Not 1: that ends OpenCV's threads and waits for those of the parent, which a fork leaves out.
+    cv2.setNumThreads(0)
     try:
         rng = np.random.default_rng([*seed, 1 + index])
         return [encode(render(rng, look)) for look in looks]

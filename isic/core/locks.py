@@ -7,13 +7,15 @@ import fcntl
 import hashlib
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, printable
 from isic.core.io import TEMPORARY
 
 #: Errors of file systems without locks, such as some network and cloud drives.
@@ -25,8 +27,8 @@ def locked(path: Path, patience: float = math.inf, shared: bool = False) -> Iter
     """Lock the file `path`, which is created if absent; `shared` locks exclude only exclusive ones.
 
     Yields whether the lock was acquired within `patience` seconds (0: one attempt, infinity: no
-    limit). On a file system without locks it is always acquired: usually a single process works
-    there.
+    limit). On a file system without locks it is always acquired, since usually a single process
+    works there, and a note is printed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
@@ -36,6 +38,7 @@ def locked(path: Path, patience: float = math.inf, shared: bool = False) -> Iter
         except OSError as error:
             if error.errno not in _WITHOUT:
                 raise
+            _note_without(path.parent)
             acquired = True
         yield acquired
 
@@ -52,6 +55,15 @@ def alone(out: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+@lru_cache
+def _note_without(folder: Path) -> None:
+    """Once per folder and process."""
+    sys.stderr.write(
+        f"isic: note: {printable(str(folder))} is on a file system without locks: two processes or"
+        " machines that write there at once would replace each other's files; run one at a time\n"
+    )
 
 
 def _take(stream: IO[str], kind: int, patience: float) -> bool:

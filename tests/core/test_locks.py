@@ -58,13 +58,22 @@ def test_readers_share_a_lock_and_keep_a_writer_out(tmp_path: Path) -> None:
             assert not writes
 
 
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
 @pytest.mark.parametrize("patience", [0.0, float("inf")])
-def test_a_file_system_without_locks_lets_everybody_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float
+def test_a_file_system_without_locks_is_named_and_lets_everybody_in(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    patience: float,
+    number: int,
 ) -> None:
     def refuse(*arguments: object) -> None:
-        raise OSError(errno.ENOTSUP, "Operation not supported")
+        raise OSError(number, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with locked(tmp_path / "lock", patience) as mine:
-        assert mine
+    for lock in (locked(tmp_path / "lock", patience), locked(tmp_path / "another", patience)):
+        with lock as mine:
+            assert mine
+    line = capsys.readouterr().err
+    assert line.startswith(f"isic: note: {tmp_path} is on a file system without locks: two")
+    assert line.count("\n") == 1

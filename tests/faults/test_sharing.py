@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from isic.core import locks
 from isic.core.errors import InputError
 from isic.image.training import checkpoint
 from isic.predict.files import alone
@@ -50,6 +53,23 @@ def test_a_second_writer_is_told(
     holder.wait()
     with lock(target):
         pass
+
+
+@pytest.mark.parametrize("lock", [alone, checkpoint.locked])
+def test_on_a_mount_without_locks_each_writer_is_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    lock: Callable[[Path], AbstractContextManager[None]],
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _machine in range(2):
+        locks._note_without.cache_clear()
+        with lock(tmp_path / "target"):
+            assert "without locks" in capsys.readouterr().err
 
 
 def test_temporary_files_of_a_kill_make_no_stage_stale(root: Path, checkout: Path) -> None:

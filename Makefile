@@ -14,6 +14,8 @@ export PATH := $(BIN):$(PATH)
 export NO_ALBUMENTATIONS_UPDATE := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
+# DVC asks for a name, which the user of a container may lack.
+export USER ?= $(shell id -un 2>/dev/null)
 
 # Reinstalls only when the requirements change.
 $(READY): pyproject.toml constraints.txt

@@ -6,6 +6,7 @@ Checks only read. A check that raises is reported as a failed line, and the othe
 from __future__ import annotations
 
 import ctypes
+import getpass
 import importlib.util
 import os
 import re
@@ -372,6 +373,11 @@ def _probe_line(name: str, probe_server: Callable[[], str | None]) -> Line:
 
 
 def _dvc(layout: Layout) -> Line:
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # of Python until 3.12, from 3.13
+        finding = f"user {os.getuid()} has no name, and DVC needs one"
+        return Line("dvc", "fail", finding, "export USER=me, or use make, which does")
     done = _dvc_status(layout, "--quiet")
     if done.returncode == 0:
         return Line("dvc", "ok", "everything up to date")

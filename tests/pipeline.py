@@ -11,7 +11,8 @@ from typing import Any
 
 from isic.core.presets import write_overlay
 
-#: Two folds of one backbone on a few hundred tiles: every stage runs, as a process of its own.
+#: Two folds of one backbone on a few hundred tiles, a small stacker, few replicates: every stage
+#: runs, as a process of its own.
 SHRUNK: dict[str, Any] = {
     "data": {"sample": {"patients": 40, "lesions": 600, "positives": 30, "seed": 3}},
     "folds": [0, 1],
@@ -19,6 +20,9 @@ SHRUNK: dict[str, Any] = {
         "train": {"epochs": 8},
         "backbones": {"__replace__": {"convnext": {"model": "demo_convnext"}}},
     },
+    "stack": {"seeds": 2, "rounds": 50},
+    "evaluate": {"replicates": 200},
+    "gate": {"replicates": 200, "reload_rows": 64},
 }
 
 _CODE = ("dvc.yaml", "params.yaml", ".dvcignore", "isic", "pipelines")

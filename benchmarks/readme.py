@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from claims import claims_table
 
 from isic.evaluate.ablation import WAYS, format_gain
 from isic.report.cards import pretraining_sentences
@@ -276,6 +277,7 @@ def main() -> None:
     blocks: dict[str, list[tuple[str, str]]] = {
         "README.md": [],
         "docs/pipeline.md": [("graph", graph())],
+        "docs/claims.md": [("claims", claims_table(ROOT))],
         "docs/speed.md": [("speed", speed_table(ROOT))],
         "docs/stacking.md": [
             ("families", families_table(ROOT)),

@@ -342,9 +342,13 @@ def test_a_baseline_holds_all_that_stages_write_and_git_keeps(
     assert BASELINE in (root / "README.md").read_text()
 
 
-def test_the_speed_table_is_made_of_the_kept_results(root: Path, readme: Any) -> None:
+def test_the_tables_of_speed_and_claims_are_made_of_the_kept_results(
+    root: Path, readme: Any
+) -> None:
     page = (root / "docs" / "speed.md").read_text()
     assert readme.fill(page, "speed", readme.speed_table(root)) == page, "make docs"
+    page = (root / "docs" / "claims.md").read_text()
+    assert readme.fill(page, "claims", readme.claims_table(root)) == page, "make docs"
     for path in (root / "benchmarks" / "results").glob("*.json"):
         kept = json.loads(path.read_text())
         judged = {name for name, met in kept["met"].items() if met is not None}

@@ -43,6 +43,7 @@ SCRIPTS = (
 )
 #: Imported by the scripts.
 MODULES = {
+    "claims",
     "features_ladder",
     "features_measure",
     "features_pandas",

@@ -223,28 +223,11 @@ def stages(tiles: TileStore, ids: list[str], size: int) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def interval(
-    target: NDArray[np.int64], score: Floats, replicates: int = 500
-) -> tuple[float, float]:
-    """Central 95 % of the AUC over resampled tiles."""
+def resampled(target: NDArray[np.int64], score: Floats, replicates: int = 500) -> Floats:
+    """AUC over resamples of the tiles, the same ones for each score (replicates,)."""
     random = np.random.default_rng(0)
     drawn = [random.integers(0, len(target), len(target)) for _ in range(replicates)]
-    low, high = np.quantile([auc(target[rows], score[rows]) for rows in drawn], [0.025, 0.975])
-    return float(low), float(high)
-
-
-def paired(
-    target: NDArray[np.int64], score: Floats, other: Floats, replicates: int = 500
-) -> dict[str, float]:
-    """AUC of `score` minus that of `other`, and its central 95 % over equal resamples of tiles."""
-    random = np.random.default_rng(0)
-    gains = []
-    for _ in range(replicates):
-        rows = random.integers(0, len(target), len(target))
-        gains.append(auc(target[rows], score[rows]) - auc(target[rows], other[rows]))
-    low, high = np.quantile(gains, [0.025, 0.975])
-    gain = auc(target, score) - auc(target, other)
-    return {"auc": gain, "low": float(low), "high": float(high)}
+    return np.array([auc(target[rows], score[rows]) for rows in drawn])
 
 
 class Rows:
@@ -264,28 +247,38 @@ class Rows:
         return frame, TileStore(folder / "tiles" / "train-image.hdf5")
 
     def add(self, frame: pd.DataFrame, scores: Mapping[str, Floats]) -> dict[str, object]:
-        """Store the scores of a row; returns their AUC, interval and pAUC, and their gains over
-        each stored row.
+        """Store the scores of rows; returns AUC, central 95 % and pAUC of every stored row, and its
+        gain over each other one, paired.
         """
-        target = frame["target"].to_numpy(np.int64)
-        measured: dict[str, object] = {"tiles": len(frame), "malignant": int(target.sum())}
         for name, score in scores.items():
-            low, high = interval(target, score)
-            gains = {
-                other: paired(target, score, kept)
-                for other, kept in self.kept(len(frame)).items()
-                if other != name
-            }
-            measured[name] = {
-                "auc": auc(target, score),
-                "low": low,
-                "high": high,
-                "pauc": pauc(target, score),
-                "minus": gains,
-            }
             self._file(name).parent.mkdir(parents=True, exist_ok=True)
             np.save(self._file(name), score)
-            print(f"{name}: AUC {auc(target, score):.4f} ({low:.4f} to {high:.4f})", flush=True)
+        target = frame["target"].to_numpy(np.int64)
+        kept = self.kept(len(frame))
+        spread = {name: resampled(target, score) for name, score in kept.items()}
+        value = {name: auc(target, score) for name, score in kept.items()}
+        measured: dict[str, object] = {"tiles": len(frame), "malignant": int(target.sum())}
+        for name, score in kept.items():
+            low, high = np.quantile(spread[name], [0.025, 0.975])
+            minus = {}
+            for other in kept.keys() - {name}:
+                worst, best = np.quantile(spread[name] - spread[other], [0.025, 0.975])
+                minus[other] = {
+                    "auc": value[name] - value[other],
+                    "low": float(worst),
+                    "high": float(best),
+                }
+            measured[name] = {
+                "auc": value[name],
+                "low": float(low),
+                "high": float(high),
+                "pauc": pauc(target, score),
+                "minus": dict(sorted(minus.items())),
+            }
+            if name in scores:
+                print(f"{name}: AUC {value[name]:.4f} ({low:.4f} to {high:.4f})", flush=True)
+        if {"networks", "boosting_16x16"} <= kept.keys():
+            measured["margin"] = value["networks"] - value["boosting_16x16"]
         return measured
 
     def kept(self, count: int) -> dict[str, Floats]:
@@ -311,14 +304,7 @@ def measure_random(rows: Rows, backbone: str) -> dict[str, object]:
     measured = rows.add(frame, {backbone: score})
     kept = rows.kept(len(frame))
     if {"vit", "convnext"} <= kept.keys():
-        measured |= rows.add(frame, {"networks": kept["vit"] + kept["convnext"]})
-        if "boosting_16x16" in kept:
-            gain = paired(
-                frame["target"].to_numpy(np.int64),
-                kept["vit"] + kept["convnext"],
-                kept["boosting_16x16"],
-            )
-            measured["margin"] = gain["auc"]
+        measured = rows.add(frame, {"networks": kept["vit"] + kept["convnext"]})
     return measured
 
 

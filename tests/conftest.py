@@ -47,14 +47,29 @@ def root() -> Path:
     return ROOT
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A read-only folder that the processes of a test run share: the first of them makes it."""
+    from isic.core.locks import locked
+
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with locked(base / f"{name}.lock"):
+        if not (base / f"{name}.made").exists():
+            shutil.rmtree(base / name, ignore_errors=True)
+            make(base / name)
+            (base / f"{name}.made").touch()
+    return base / name
+
+
 @pytest.fixture(scope="session")
 def sample_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The five official files, generated: 60 patients, 600 lesions, 24 malignant. Read only."""
     from isic.data.sample import write_sample
 
-    folder = tmp_path_factory.mktemp("sample") / "raw"
-    write_sample(folder, patients=60, lesions=600, positives=24, seed=3)
-    return folder
+    def make(folder: Path) -> None:
+        write_sample(folder, patients=60, lesions=600, positives=24, seed=3)
+
+    return made_once(tmp_path_factory, "sample", make)
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,23 @@ def call(
             f" {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         )
     return done
+
+
+def move_store(checkout: Path, before: Path) -> None:
+    """Let the MLflow store of a copied checkout point at the copy's files."""
+    with closing(sqlite3.connect(checkout / "mlflow.db")) as store:
+        tables = [
+            name for (name,) in store.execute("select name from sqlite_master where type='table'")
+        ]
+        for table in tables:
+            for _, column, kind, *_ in store.execute(f"pragma table_info({table})").fetchall():
+                if "CHAR" in kind.upper() or "TEXT" in kind.upper():
+                    store.execute(
+                        f'update "{table}" set "{column}" = replace("{column}", ?, ?)'
+                        f' where instr("{column}", ?)',
+                        (str(before), str(checkout), str(before)),
+                    )
+        store.commit()
 
 
 def network_attempts(folder: Path) -> str:

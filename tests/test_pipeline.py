@@ -156,6 +156,7 @@ def test_runs_name_the_inputs_and_data_that_dvc_records(done: Path) -> None:
     )
 
 
+@pytest.mark.slow  # the bundle's tests do the same in one process
 def test_missing_image_names_the_id_unless_imputed(done: Path) -> None:
     import h5py
 

@@ -13,16 +13,17 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from tests.pipeline import move_store
 
 #: Seconds after which a case counts as hanging.
 LIMIT = 60.0
@@ -154,23 +155,6 @@ def _make_base(case: Case, bases: Bases, work: Path) -> None:
     else:
         shutil.copytree(bases.checkout, work, ignore=_LEFT_OUT, symlinks=True)
         move_store(work, bases.checkout)
-
-
-def move_store(checkout: Path, before: Path) -> None:
-    """Let the MLflow store of a copied checkout point at the copy's files."""
-    with closing(sqlite3.connect(checkout / "mlflow.db")) as store:
-        tables = [
-            name for (name,) in store.execute("select name from sqlite_master where type='table'")
-        ]
-        for table in tables:
-            for _, column, kind, *_ in store.execute(f"pragma table_info({table})").fetchall():
-                if "CHAR" in kind.upper() or "TEXT" in kind.upper():
-                    store.execute(
-                        f'update "{table}" set "{column}" = replace("{column}", ?, ?)'
-                        f' where instr("{column}", ?)',
-                        (str(before), str(checkout), str(before)),
-                    )
-        store.commit()
 
 
 def _call(command: Sequence[str], bases: Bases) -> int:

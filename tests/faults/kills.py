@@ -24,7 +24,8 @@ from pathlib import Path
 from tests.faults import campaign  # sets the environment first
 from tests.faults.cases_files import SHARD, predict
 from tests.faults.files import make_files, warm_up
-from tests.faults.harness import Bases, Case, _call, _make_base, _wait, move_store
+from tests.faults.harness import Bases, Case, _call, _make_base, _wait
+from tests.pipeline import move_store
 
 import numpy as np  # isort: skip
 

@@ -45,6 +45,7 @@ def box(folder: Path, *arguments: str, more: str = "") -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_what_is_not_on_the_box_is_not_imported(tmp_path: Path) -> None:
     done = box(tmp_path, "benchmarks/image.py", "--help", more="albumentations")
     assert done.returncode == 0, done.stderr

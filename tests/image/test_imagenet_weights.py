@@ -57,6 +57,7 @@ def test_the_network_names_a_palace_and_a_daisy(weights: Path, photo: str, label
     assert int(scores.argmax()) == label
 
 
+@pytest.mark.slow
 def test_from_the_file_to_the_stacker(
     weights: Path,
     tiles: TileStore,

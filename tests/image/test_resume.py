@@ -98,8 +98,15 @@ def test_a_resumed_run_ends_with_the_same_weights(
 
 
 @pytest.mark.usefixtures("fused", "deterministic")
-@pytest.mark.parametrize("backbone", ["eva02", "convnext"])
-@pytest.mark.parametrize("preset", ["full", "kaggle_t4"])
+@pytest.mark.parametrize(
+    ("preset", "backbone"),
+    [
+        ("full", "convnext"),
+        ("kaggle_t4", "eva02"),
+        pytest.param("full", "eva02", marks=pytest.mark.slow),
+        pytest.param("kaggle_t4", "convnext", marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_of_a_preset_ends_with_the_same_weights(
     tiles: TileStore, folds: pd.DataFrame, tmp_path: Path, preset: str, backbone: str
 ) -> None:

@@ -501,6 +501,7 @@ BLOCKED = (
 )
 
 
+@pytest.mark.slow  # the pipeline's test checks a bundle in its own place
 def test_it_needs_no_mlflow_and_no_dvc(layout: Layout, bundle: Bundle, root: Path) -> None:
     images = layout.raw / "test-image.hdf5"
     folder = shutil.move(bundle.folder, layout.root.parent / "elsewhere")

@@ -16,6 +16,7 @@ from isic.core.io import write_json, write_parquet
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.core.presets import write_overlay
+from tests.conftest import made_once
 
 #: Small enough for a test, everything else as committed.
 SHRUNK = {
@@ -35,13 +36,16 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory, root: Path, sample_raw: Path) -> Path:
     """The checkout itself; read only."""
+    return made_once(
+        tmp_path_factory, "registry-checkout", lambda folder: _make(folder, root, sample_raw)
+    )
+
+
+def _make(folder: Path, root: Path, sample_raw: Path) -> None:
     from isic.data.tables import read_metadata
     from isic.tabular import build_features
     from isic.tabular.thinning import thin_patients
 
-    folder = tmp_path_factory.getbasetemp() / "registry-checkout"
-    if folder.exists():  # made for the tests of another folder that share this fixture
-        return folder
     folder.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(root / name, folder / name)
@@ -59,7 +63,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, root: Path, sample_raw: Path)
         for fold in params.folds:
             quick_model(layout, params, backbone, fold, seed=10 * number + fold)
     fit_stacker(layout, params)
-    return folder
 
 
 @pytest.fixture
@@ -80,12 +83,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh, migrated MLflow database."""
     from isic.tracking.store import connect
 
-    folder = tmp_path_factory.getbasetemp() / "store"
-    if not folder.exists():
+    def make(folder: Path) -> None:
         folder.mkdir()
         # By its address: MLflow leaves the store of an earlier test in the environment.
         connect(folder, f"sqlite:///{folder / 'mlflow.db'}")
-    return folder / "mlflow.db"
+
+    return made_once(tmp_path_factory, "store", make) / "mlflow.db"
 
 
 def quick_model(layout: Layout, params: Params, backbone: str, fold: int, seed: int) -> None:

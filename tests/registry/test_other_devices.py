@@ -65,7 +65,10 @@ def reload(layout: Layout, params: Params) -> Reload:
 
 @pytest.mark.parametrize(
     ("precision", "name"),
-    [("fp16", "NVIDIA T4, 15.8 GB"), ("bf16", "NVIDIA L40S, 47.7 GB")],
+    [
+        pytest.param("fp16", "NVIDIA T4, 15.8 GB", marks=pytest.mark.slow),
+        ("bf16", "NVIDIA L40S, 47.7 GB"),
+    ],
 )
 def test_a_bundle_scored_in_16_bits_elsewhere_is_promotable_here(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, precision: str, name: str

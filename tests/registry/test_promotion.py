@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import threading
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 
 from isic.core.errors import InputError
 from isic.core.io import read_json, write_json, write_parquet
-from isic.core.params import Params
+from isic.core.params import Params, load_params
 from isic.core.paths import Layout
 from isic.data.tables import read_metadata
 from isic.registry import journal, versions
@@ -23,15 +25,31 @@ from isic.registry.register import Registration, register, register_backbones
 from isic.registry.versions import HASH_TAG, Registry, resolve_model
 from pipelines.register import bundle_of
 from tests.commands import list_moves, promote, rollback
+from tests.pipeline import move_store
 
 MODEL = "isic-2024"
 
 
-@pytest.fixture
-def registered(layout: Layout, params: Params, store: Path) -> Registration:
-    """Version 1, the challenger."""
+@pytest.fixture(scope="module")
+def version_1(made: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose bundle is version 1; read only."""
+    layout = Layout(tmp_path_factory.mktemp("version") / "checkout")
+    shutil.copytree(made, layout.root, copy_function=os.link)
     shutil.copy(store, layout.root / "mlflow.db")
-    return register(layout.root, bundle_of(layout, params), MODEL)
+    register(layout.root, bundle_of(layout, load_params(layout.params)), MODEL)
+    return layout.root
+
+
+@pytest.fixture
+def registered(layout: Layout, version_1: Path) -> Registration:
+    """Version 1, the challenger."""
+    for name in ("models/bundle", "mlartifacts"):
+        shutil.copytree(version_1 / name, layout.root / name)
+    shutil.copy(version_1 / "mlflow.db", layout.root / "mlflow.db")
+    move_store(layout.root, version_1)
+    version = Registry(layout.root).find_alias(MODEL, "challenger")
+    assert version is not None
+    return Registration(version, reused=False)
 
 
 def better(layout: Layout, params: Params, by: float = 0.3, **metrics: float) -> Registration:
@@ -88,6 +106,7 @@ def test_first_promotion_reloads_in_a_fresh_process(
     )
 
 
+@pytest.mark.slow
 def test_scores_that_do_not_come_back_are_refused(
     layout: Layout, params: Params, registered: Registration
 ) -> None:
@@ -165,9 +184,8 @@ def test_a_bundle_that_a_new_store_does_not_know_is_registered_first(
     layout: Layout, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clone = Layout(layout.root.rename(layout.root.with_name("clone")))
-    monkeypatch.delenv(
-        "MLFLOW_TRACKING_URI"
-    )  # MLflow's own memory of the store, which ends with a process
+    # MLflow's own memory of the store, which ends with a process.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.rmtree(clone.root / "mlartifacts")
     shutil.copy(store, clone.root / "mlflow.db")
     clone.report.parent.mkdir(exist_ok=True)
@@ -206,26 +224,28 @@ LINE_ENDS = ("\x85", "\u2028", "\u2029")
 
 
 @pytest.mark.usefixtures("without_reload", "registered")
-@pytest.mark.parametrize("end", LINE_ENDS)
 def test_a_reason_of_several_lines_is_one_line_of_the_journal(
-    layout: Layout, params: Params, end: str
+    layout: Layout, params: Params
 ) -> None:
-    promote(layout, reason=f"schöner{end}als\nzuvor")
+    reason = f"schöner{'als'.join(LINE_ENDS)}\nzuvor"
+    promote(layout, reason=reason)
     text = layout.promotions.read_text(encoding="utf-8")
     assert len(text.splitlines()) == 1
     assert "schöner" in text, "people read it too"
     better(layout, params)
     promote(layout)
-    assert [move.reason for move in list_moves(layout)] == [f"schöner{end}als\nzuvor", ""]
+    assert [move.reason for move in list_moves(layout)] == [reason, ""]
     # As lines were written before.
-    layout.promotions.write_text(text.replace(f"\\u{ord(end):04x}", end), encoding="utf-8")
-    assert [move.reason for move in list_moves(layout)] == [f"schöner{end}als\nzuvor"]
+    for end in LINE_ENDS:
+        assert f"\\u{ord(end):04x}" in text
+        text = text.replace(f"\\u{ord(end):04x}", end)
+    layout.promotions.write_text(text, encoding="utf-8")
+    assert [move.reason for move in list_moves(layout)] == [reason]
 
 
 @pytest.mark.usefixtures("without_reload", "registered")
-@pytest.mark.parametrize("broken", [b"<<<<<<< HEAD\n", b"\xff\n"])
 def test_a_broken_journal_stops_a_move_before_anything_changes(
-    layout: Layout, params: Params, broken: bytes
+    layout: Layout, params: Params
 ) -> None:
     promote(layout)
     better(layout, params)
@@ -234,8 +254,8 @@ def test_a_broken_journal_stops_a_move_before_anything_changes(
     bundle_of(layout, params)  # not registered yet
     layout.register_metrics.with_name("gate.json").unlink()
     content = layout.promotions.read_bytes()
-    layout.promotions.write_bytes(content + broken)
-    for act in (promote, rollback):
+    for broken, act in product((b"<<<<<<< HEAD\n", b"\xff\n"), (promote, rollback)):
+        layout.promotions.write_bytes(content + broken)
         with pytest.raises(
             InputError, match="line 3 is not a promotion: restore the file from git"
         ):
@@ -277,7 +297,15 @@ class Cut(BaseException):
 @pytest.mark.usefixtures("without_reload", "registered")
 @pytest.mark.parametrize(
     ("step", "champion"),
-    [("intent", 1), ("previous", 1), ("champion", 2), ("line", 2), ("end", 2)],
+    [
+        ("intent", 1),
+        ("champion", 2),
+        # A rollback is cut at every step by another test.
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("previous", 1), ("line", 2), ("end", 2))
+        ),
+    ],
 )
 def test_a_move_cut_at_any_step_is_repaired(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch, step: str, champion: int
@@ -533,9 +561,8 @@ def test_a_checkout_that_was_moved_finds_its_versions(
     promote(layout)
     second = better(layout, params).version
     moved = Layout(layout.root.rename(layout.root.with_name("elsewhere")))
-    monkeypatch.delenv(
-        "MLFLOW_TRACKING_URI"
-    )  # MLflow's own memory of the store, which ends with a process
+    # MLflow's own memory of the store, which ends with a process.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = resolve_model(f"models:/{MODEL}@challenger", moved.root)
     assert folder.is_relative_to(moved.root)
     assert read_json(folder / "bundle.json")["hash"] == second.bundle_hash

@@ -75,10 +75,11 @@ def every_run(root: Path) -> list:
     return client.search_runs([experiment.experiment_id]) if experiment else []
 
 
-def test_five_processes_at_once_on_a_fresh_folder(root: Path) -> None:
-    folds = [start_fold(root, fold) for fold in range(5)]
+@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_processes_at_once_on_a_fresh_folder(root: Path, count: int) -> None:
+    folds = [start_fold(root, fold) for fold in range(count)]
     messages = [process.communicate()[1] for process in folds]
-    assert [process.returncode for process in folds] == [0] * 5
+    assert [process.returncode for process in folds] == [0] * count
     # On a busy machine a stage ends before its last messages are written, and says so.
     slow = "isic: tracking: the store is slow: nothing is lost"
     late = [text for text in messages if text]
@@ -93,7 +94,9 @@ def test_five_processes_at_once_on_a_fresh_folder(root: Path) -> None:
     children = sorted(
         (run for run in runs if run.data.tags["role"] == "fold"), key=lambda run: run.info.run_name
     )
-    assert [child.info.run_name for child in children] == [f"tiny-fold{fold}" for fold in range(5)]
+    assert [child.info.run_name for child in children] == [
+        f"tiny-fold{fold}" for fold in range(count)
+    ]
     client = connect(root)
     for fold, child in enumerate(children):
         assert child.info.status == "FINISHED"
@@ -107,9 +110,9 @@ def test_five_processes_at_once_on_a_fresh_folder(root: Path) -> None:
         assert child.info.artifact_uri.startswith((root / "mlartifacts").as_uri())
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics == {
-        "pauc_fold_mean": pytest.approx(0.02),
-        "pauc_fold_sd": pytest.approx(0.0158113883),
-        "folds_finished": 5,
+        "pauc_fold_mean": pytest.approx({2: 0.005, 5: 0.02}[count]),
+        "pauc_fold_sd": pytest.approx({2: 0.00707106781, 5: 0.0158113883}[count]),
+        "folds_finished": count,
     }, "no means of losses"
     assert parent.data.params == {"lr": "0.1", "net.name": "tiny"}
 

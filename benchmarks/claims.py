@@ -36,7 +36,7 @@ def claims_table(root: Path) -> str:
         except KeyError:
             value, seeds, commit = "not measured", "", ""
         command = f"`python benchmarks/{claim.benchmark.replace(script, script + '.py', 1)}`"
-        cells = (claim.text, value, claim.population, seeds, command, commit)
+        cells = (claim.text, value, claim.population, seeds, command, commit[:12])
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

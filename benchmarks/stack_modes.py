@@ -179,7 +179,7 @@ def _planted_signal(quick: bool, repeats: int) -> dict[str, Any]:
 def _checkout(layout: Layout, repeats: int) -> dict[str, Any]:
     params = load_params(layout.params)
     files = layout.stack_files(params.image.backbones, params.folds)
-    inputs = read_inputs(files, embeddings=True)
+    inputs = read_inputs(files, embeddings=True, thinned=params.stack.thinned)
     return _measure(inputs, read_anchors(files.embeddings), params.stack, repeats)
 
 
@@ -187,9 +187,18 @@ def _largest_gain(measured: Mapping[str, Any]) -> float | None:
     """The largest lower bound of a gain over `none` on a checkout: above zero, a mode is better
     beyond chance.
     """
-    real = [gains for name, gains in measured.items() if name not in ("planted", "parts", GOAL)]
+    checkouts = [
+        found
+        for name, found in measured.items()
+        if name != "planted" and isinstance(found, Mapping) and "modes" in found
+    ]
     return max(
-        (mode["gain"][1] for gains in real for mode in gains["modes"].values() if mode["gain"]),
+        (
+            mode["gain"][1]
+            for found in checkouts
+            for mode in found["modes"].values()
+            if mode["gain"]
+        ),
         default=None,
     )
 
@@ -255,7 +264,12 @@ def _scores(
     start = time.process_time()
     images = settings.images.model_copy(update={"embeddings": mode})
     data = build_training_data(
-        *inputs[:3], images, settings.params.max_bin, inputs.embeddings, anchors
+        *inputs[:3],
+        images,
+        settings.params.max_bin,
+        inputs.embeddings,
+        anchors,
+        thinned=inputs.thinned,
     )
     total = np.zeros(len(inputs.folds))
     for number in range(repeats):

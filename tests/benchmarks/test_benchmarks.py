@@ -217,7 +217,7 @@ def test_kept_results_name_only_existing_families_and_modes(root: Path) -> None:
 
     modes = json.loads((results / "stack_modes.json").read_text())["measured"]
     gains = []
-    for name in ("real_228", "planted"):
+    for name in ("real", "planted"):
         assert set(modes[name]["modes"]) == {"none", *get_args(Mode)}
         gains += [mode["gain"] for mode in modes[name]["modes"].values() if name != "planted"]
     assert modes["default_not_beaten"] == max(gain[1] for gain in gains if gain)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,7 @@ from isic.core.errors import InputError, error_line
 from isic.core.io import read_json
 from isic.core.params import Params, load_params
 from isic.core.paths import Layout
+from isic.image.network.gpu import may_have_gpu
 
 State = Literal["ok", "note", "fail"]
 
@@ -46,17 +48,28 @@ class Line(NamedTuple):
 
 
 def checks() -> Iterator[Line]:
-    """All checks, cheap ones first."""
+    """All checks, cheap ones first. DVC, the slowest, checks while the others do."""
+    try:
+        layout = Layout.find()
+    except InputError as error:
+        yield from _environment()
+        yield Line("checkout", "fail", str(error))
+        return
+    with ThreadPoolExecutor(1) as pool:
+        dvc = pool.submit(_dvc, layout)
+        yield from _environment()
+        yield from _checkout(layout, dvc.result)
+
+
+def _environment() -> Iterator[Line]:
     yield _python()
     yield _guard("command", _command)
     yield _guard("packages", _packages)
     yield from _system()
     yield _guard("torch", _torch)
-    try:
-        layout = Layout.find()
-    except InputError as error:
-        yield Line("checkout", "fail", str(error))
-        return
+
+
+def _checkout(layout: Layout, dvc: Callable[[], Line]) -> Iterator[Line]:
     yield _guard("disk", lambda: _disk(layout))
     params = _guard("params", lambda: _params(layout))
     yield params
@@ -64,7 +77,7 @@ def checks() -> Iterator[Line]:
     yield _guard("data", lambda: _data(layout)) if readable else _skipped("data")
     yield _guard("mlflow", lambda: _mlflow(layout))
     yield from _servers(layout)
-    yield _guard("dvc", lambda: _dvc(layout))
+    yield _guard("dvc", dvc)
     yield _kaggle()
     yield _guard("time", lambda: _time(layout)) if readable else _skipped("time")
 
@@ -193,6 +206,8 @@ def _installed(name: str) -> str | None:
 
 
 def _torch() -> Line:
+    if not may_have_gpu():
+        return _paired(_without_gpu())
     from isic.image.network.device import describe_devices, pick, unseen_gpu
 
     fault = unseen_gpu()
@@ -205,20 +220,18 @@ def _torch() -> Line:
         except InputError as error:
             return Line("torch", "fail", f"{version('torch')}, {'; '.join(devices)}", str(error))
         return _paired(Line("torch", "ok", f"{version('torch')}, {'; '.join(devices)}"))
-    return _paired(
-        Line(
-            "torch",
-            "note",
-            f"{version('torch')}, no GPU: the demo runs on the CPU",
-            "the full preset needs a GPU",
-        )
-    )
+    return _paired(_without_gpu())
+
+
+def _without_gpu() -> Line:
+    finding = f"{version('torch')}, no GPU: the demo runs on the CPU"
+    return Line("torch", "note", finding, "the full preset needs a GPU")
 
 
 def _paired(line: Line) -> Line:
     """`line`, with a note when torch and torchvision are built for different devices.
 
-    isic imports such a pair (isic/image/network/torchvision_ops.py); other programs fail.
+    isic needs no torchvision (isic/image/network/lean_imports.py); other programs fail.
     """
     own, other = (_build(name) for name in ("torch", "torchvision"))
     if not own or not other or own == other:
@@ -284,8 +297,7 @@ def _params(layout: Layout) -> Line:
 
 def _unknown_names(params: Params) -> Iterator[str]:
     """Names in params.yaml that do not exist; a stage would raise for them only when it runs."""
-    from isic.image.network.backbone import exists
-    from isic.image.network.catalogue import resolve
+    from isic.image.network.catalogue import CATALOGUE
     from isic.tabular import feature_families
     from isic.tabular.fitted import fitted_families
 
@@ -297,7 +309,12 @@ def _unknown_names(params: Params) -> Iterator[str]:
     ):
         yield from (f"{name} in {key}" for name in names if name not in known)
     for backbone in params.image.backbones:
-        model, _ = resolve(params.image.recipe(backbone).model, {})
+        model = params.image.recipe(backbone).model
+        if model in CATALOGUE:
+            continue
+        # Imported late: timm and torch take seconds.
+        from isic.image.network.backbone import exists
+
         if not exists(model):
             yield f"{model} in image.backbones.{backbone}.model"
 

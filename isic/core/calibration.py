@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
-from sklearn.isotonic import IsotonicRegression
 
 from isic.core.errors import InputError
 
@@ -138,6 +137,9 @@ def _isotonic(target: np.ndarray, score: np.ndarray) -> Calibration:
     arXiv:1211.0025) gives to a lesion beyond either end under the opposite label.
     """
     score, target = np.append(score, [score.min(), score.max()]), np.append(target, [1, 0])
+    # Imported late: few malignant lesions need only the sigmoid.
+    from sklearn.isotonic import IsotonicRegression
+
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(score, target)
     xs, ys = fitted.X_thresholds_, fitted.y_thresholds_
     return Calibration("isotonic", False, xs=tuple(map(float, xs)), ys=tuple(map(float, ys)))

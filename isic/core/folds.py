@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
@@ -31,6 +30,9 @@ def make_folds(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
             f"{positive_patients} patients with a malignant lesion cannot fill {count} folds "
             f"({patients} patients in all): shorten `folds` in params.yaml or use more data"
         )
+    # Imported late: stages that only read folds do without it.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
     fold = np.full(len(frame), -1, dtype=np.int64)
     for index, (_, held_out) in enumerate(splitter.split(frame, frame[TARGET], frame[PATIENT])):

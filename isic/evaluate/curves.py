@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_curve
 
 Records = list[dict[str, Any]]
 
@@ -41,6 +40,9 @@ def roc_points(target: np.ndarray, score: np.ndarray) -> Records:
     """Corners of the ROC curve as {fpr, tpr, threshold}; empty when one class is absent."""
     if not both_classes(target):
         return []
+    # Imported late: takes longer than the curve.
+    from sklearn.metrics import roc_curve
+
     fpr, tpr, threshold = roc_curve(target, score, drop_intermediate=True)
     keep = _spaced_indices(len(fpr))
     return [

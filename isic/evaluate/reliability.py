@@ -5,7 +5,7 @@ axis.
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from isic.evaluate.curves import Records
 
@@ -30,8 +30,10 @@ def reliability(target: np.ndarray, probability: np.ndarray, kind: str) -> Recor
     for index in np.unique(bin_index):
         inside = bin_index == index
         count, positives = int(inside.sum()), int(target[inside].sum())
-        low = beta.ppf(0.025, positives, count - positives + 1) if positives else 0.0
-        high = beta.ppf(0.975, positives + 1, count - positives) if positives < count else 1.0
+        low = float(betaincinv(positives, count - positives + 1, 0.025)) if positives else 0.0
+        high = (
+            float(betaincinv(positives + 1, count - positives, 0.975)) if positives < count else 1.0
+        )
         records.append(
             {
                 "kind": kind,

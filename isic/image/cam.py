@@ -21,8 +21,8 @@ from isic.core.errors import InputError
 from isic.data.tiles import TileStore
 from isic.image.network.artifact import load_model
 from isic.image.network.backbone import LesionNet, Spec
+from isic.image.network.lean_imports import lean_imports
 from isic.image.network.pixels import normalise, pack, resize
-from isic.image.network.torchvision_ops import declare_missing_operators
 
 #: Side of the returned images, pixels.
 SIDE = 160
@@ -58,8 +58,8 @@ def class_activation(model: Path, tiles: TileStore, ids: Sequence[str]) -> dict[
 
 def activation_maps(net: LesionNet, spec: Spec, pixels: Tensor) -> NDArray[np.float32]:
     """Maps in [0, 1], (n, size, size), of normalised pixels (n, 3, size, size)."""
-    declare_missing_operators()
-    from pytorch_grad_cam import GradCAM
+    with lean_imports():
+        from pytorch_grad_cam import GradCAM
 
     layer, reshape = target_layer(net.backbone, spec, pixels[:1])
     # Loaded networks are frozen, but the map needs gradients of the activations.

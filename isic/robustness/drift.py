@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ks_2samp
 
 from isic.core.metric import auc
 from isic.core.schema import CATEGORICAL, NUMERIC, PATIENT
@@ -45,6 +44,9 @@ def _numeric(name: str, reference: pd.Series, other: pd.Series) -> dict[str, Any
         np.append(count, column.isna().sum())
         for count, column in zip(counts, (reference, other), strict=True)
     ]
+    # Imported late, as scikit-learn below.
+    from scipy.stats import ks_2samp
+
     spread = float(a.std()) if len(a) else 0.0
     return {
         "column": name,

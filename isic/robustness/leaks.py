@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from isic.core.errors import InputError
 from isic.core.parallel import workers
@@ -77,7 +77,7 @@ def find_leaks(
             outside, other, _ = _area(values[~mine], labels[~mine], codes[~mine])
             gap, spread = abs(inside - outside), float(np.hypot(error, other)) + 1e-12
             degrees = patient_count - 1
-            if degrees > 0 and gap > max(_GAP, student.isf(share, degrees) * spread):
+            if degrees > 0 and gap > max(_GAP, -stdtrit(degrees, share) * spread):
                 apart = f"{gap / spread:.1f} standard errors apart"
                 leaks.append(
                     Leak(

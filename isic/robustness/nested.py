@@ -26,7 +26,7 @@ from isic.core.params import StackSettings
 from isic.core.schema import PATIENT, TARGET
 from isic.robustness.leaks import screen_leaks
 from isic.stack.encoder import rows
-from isic.stack.fit import out_of_fold
+from isic.stack.fit import OutOfFold, out_of_fold
 from isic.stack.inputs import Inputs
 from isic.stack.members import MemberTask, Pool, library
 from isic.stack.training_data import (
@@ -91,7 +91,7 @@ def estimate_optimism(
     sources = plain.encoder.sources()
     gone = [sources[name] for name in view]
     kept = features.drop(columns=gone), None if thinned is None else thinned.drop(columns=gone)
-    shared = _stack(plain, kept, shared_logits, quiet, None)
+    shared, features_only = _stack(plain, kept, shared_logits, quiet)
     matched, nested = np.empty(len(features)), np.empty(len(features))
     for outer in fold_numbers:
         mine = plain.fold == outer
@@ -106,12 +106,17 @@ def estimate_optimism(
                 for fold in fold_numbers
             }
             scores[mine] = _stack(
-                plain, kept, _by_own_fold(logits, plain.fold, left_out), quiet, outer
-            )[mine]
+                plain,
+                kept,
+                _by_own_fold(logits, plain.fold, left_out),
+                quiet,
+                outer,
+                features_only,
+            )[0].log_odds[mine]
     target, patients = plain.target, plain.folds[PATIENT]
     optimism = paired_difference(target, matched, nested, patients, replicates)
     return NestedEstimate(
-        pauc(target, shared), pauc(target, nested), optimism, pauc(target, shared_logits)
+        pauc(target, shared.log_odds), pauc(target, nested), optimism, pauc(target, shared_logits)
     )
 
 
@@ -178,10 +183,11 @@ def _stack(
     features: tuple[pd.DataFrame, pd.DataFrame | None],
     logits: Floats,
     settings: StackSettings,
-    only: int | None,
-) -> Floats:
-    """Out-of-fold log-odds of features (for scoring, for training), proxy logits and the fitted
-    features of `plain`, of fold `only` alone if given (others NaN).
+    only: int | None = None,
+    features_only: OutOfFold | None = None,
+) -> tuple[OutOfFold, OutOfFold | None]:
+    """`out_of_fold` of features (for scoring, for training), proxy logits and the fitted features of
+    `plain`, of fold `only` alone if given (others NaN); with `features_only` if it is fitted already.
     """
     image_settings = settings.images.model_copy(update={"embeddings": "none"})
     bare = build_training_data(
@@ -196,7 +202,7 @@ def _stack(
     data = drop_families(with_fitted(bare, plain), settings.drop)
     if only is not None:
         data = replace(data, images={only: data.images[only]})
-    return out_of_fold(data, settings)[0].log_odds
+    return out_of_fold(data, settings, features_only=features_only)
 
 
 def check_optimism(

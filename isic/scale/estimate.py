@@ -15,6 +15,7 @@ from isic.core.params import Data, Image, ImageRecipe
 from isic.core.schema import TARGET
 from isic.image.console import TimeEstimate, duration
 from isic.image.network.catalogue import CATALOGUE, Entry
+from isic.image.network.gpu import may_have_gpu
 from isic.image.scoring_time import (
     A100,
     FORWARD,
@@ -187,6 +188,8 @@ def _missing(models: Models) -> list[tuple[str, int]]:
 
 def _gpu_speeds() -> Mapping[str, Speed] | None:
     """Speeds of this machine's GPU by number format; None without one."""
+    if not may_have_gpu():
+        return None
     from isic.image.network.device import gpu_tflops
 
     tflops = gpu_tflops()

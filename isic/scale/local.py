@@ -19,6 +19,7 @@ from typing import NamedTuple
 from isic.core.errors import InputError, run
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.image.network.gpu import may_have_gpu
 
 
 class DeviceSlot(NamedTuple):
@@ -92,6 +93,14 @@ def repro(job: str, slot: DeviceSlot) -> int:
     return process.returncode
 
 
+def _count_gpus() -> int:
+    if not may_have_gpu():
+        return 0
+    from isic.image.network.device import describe_devices
+
+    return len(describe_devices())
+
+
 def _dvc(*arguments: str) -> list[str]:
     # Processes start at the same time, and each locks the repository while it reads the graph.
     return [sys.executable, "-m", "dvc", "--wait-for-lock", *arguments]
@@ -110,7 +119,6 @@ def main() -> None:
         raise InputError(f"--gpus is {count}: give 1 or more")
     layout = Layout.find()
     params = load_params(layout.params)
-    from isic.image.network.device import describe_devices
     from isic.scale.estimate import count_lesions, remaining_time
 
     cores = (
@@ -118,9 +126,7 @@ def main() -> None:
         if hasattr(os, "sched_getaffinity")
         else list(range(os.cpu_count() or 1))
     )
-    slots = share_machine(
-        count, len(describe_devices()), os.environ.get("CUDA_VISIBLE_DEVICES"), cores
-    )
+    slots = share_machine(count, _count_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"), cores)
     ready = layout.folds.is_file() and layout.train_images.is_file()
     if not ready and subprocess.run(_dvc("repro", "folds"), check=False).returncode:
         raise InputError("`dvc repro folds` failed: see above")

@@ -100,15 +100,20 @@ class OutOfFold:
 
 
 def out_of_fold(
-    data: TrainingData, settings: StackSettings, first_seed: int = 0
+    data: TrainingData,
+    settings: StackSettings,
+    first_seed: int = 0,
+    features_only: OutOfFold | None = None,
 ) -> tuple[OutOfFold, OutOfFold | None]:
     """The stacker's chains and log-odds, and those of the same members without image columns; None
-    where there are no others.
+    where there are no others. `features_only`: the second result of a call with the same features,
+    settings and at least these folds, which is then not fitted again.
     """
     found = _members_out_of_fold(data, settings, first_seed)
     if not data.image_names:
         return found, None
-    features_only = _members_out_of_fold(without_images(data), settings, first_seed)
+    if features_only is None:
+        features_only = _members_out_of_fold(without_images(data), settings, first_seed)
     if settings.combine == "late":
         found = _combine(data, features_only, found)
     return found, features_only

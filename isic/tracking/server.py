@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 import uuid
+from contextlib import closing
 from pathlib import Path
 
 from isic.core.errors import InputError, redact
@@ -29,6 +31,8 @@ def count_runs(root: Path) -> str:
     if file is not None and not file.exists():
         return "no runs yet (the first stage makes the store)"
     try:
+        if file is not None:
+            return f"{_count_in_file(file)} runs in {redact(uri)}"
         client = connect(root)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         runs = (
@@ -37,6 +41,16 @@ def count_runs(root: Path) -> str:
     except Exception as error:  # each kind of store raises its own errors
         raise InputError(_explain(uri, error)) from error
     return f"{len(runs)} runs in {redact(uri)}"
+
+
+def _count_in_file(path: Path) -> int:
+    """Number of runs in a store on disk. Read from its tables: importing MLflow takes seconds."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as store:
+        query = (
+            "select count(*) from runs join experiments using (experiment_id)"
+            " where name = ? and runs.lifecycle_stage = 'active'"
+        )
+        return int(store.execute(query, (EXPERIMENT,)).fetchone()[0])
 
 
 def probe_artifacts(root: Path) -> str | None:

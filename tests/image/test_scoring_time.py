@@ -86,6 +86,7 @@ def test_what_is_left_counts_the_embedding(
     image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the constants of a T4: 3 h to train five folds, and more than half of one to embed."""
+    monkeypatch.setattr(estimate, "may_have_gpu", lambda: True)
     monkeypatch.setattr(device, "gpu_tflops", lambda: 18.0)
     models = {"eva02": dict.fromkeys(range(5), tmp_path)}
     few, many = (

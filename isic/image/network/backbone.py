@@ -16,13 +16,11 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from isic.core.errors import InputError
-from isic.image.network.torchvision_ops import declare_missing_operators
+from isic.image.network.lean_imports import lean_imports
 
-declare_missing_operators()
-
-import timm  # noqa: E402  (only after the line above)
-from timm.models import load_state_dict as read_weights  # noqa: E402
-from timm.optim import param_groups_layer_decay  # noqa: E402
+with lean_imports():
+    import timm
+    from timm.models import load_state_dict as read_weights
 
 #: Arguments of timm.create_model that read files or fetch weights.
 _LOADING = {
@@ -274,6 +272,9 @@ def parameter_groups(
     groups: list[dict[str, Any]] = []
     exempt: set[str] = getattr(net.backbone, "no_weight_decay", set)()
     if layer_decay is not None:
+        # Imported late: timm's optimisers import the compiler of torch.
+        from timm.optim import param_groups_layer_decay
+
         for group in param_groups_layer_decay(
             net.backbone, weight_decay, exempt, layer_decay=layer_decay
         ):

@@ -60,11 +60,11 @@ _OFFICIAL = Counts(401_059, 393)
 Models = Mapping[str, Mapping[int, Path]]
 
 
-def remaining_time(image: Image, models: Models, counts: Counts | None) -> str:
+def remaining_time(image: Image, models: Models, counts: Counts | None, at_a_time: int = 1) -> str:
     """One phrase: the number of image folds to train and their estimated time on this machine, with
     the embedding of their lesions.
 
-    `counts`: lesions of all folds; None if unknown.
+    `counts`: lesions of all folds; None if unknown. `at_a_time`: folds side by side.
     """
     missing = _missing(models)
     total = sum(len(folds) for folds in models.values())
@@ -81,8 +81,8 @@ def remaining_time(image: Image, models: Models, counts: Counts | None) -> str:
         for name, _ in missing
     )
     return (
-        f"{len(missing)} of {total} image folds to train: about {duration(seconds)}, one after the"
-        " other"
+        f"{len(missing)} of {total} image folds to train: about {duration(seconds / at_a_time)},"
+        f" {'one after the other' if at_a_time == 1 else f'{at_a_time} at a time'}"
     )
 
 

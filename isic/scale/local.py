@@ -1,5 +1,5 @@
 """Train and embed every missing fold on this machine, one fold per GPU at a time: `make folds
-GPUS=4`.
+GPUS=4`, and `make demo`.
 
 Each fold runs as its own `dvc repro`; DVC locks outputs by path, so several can run at once. `dvc
 repro` afterwards runs the later stages. Without a GPU the processes share the cores.
@@ -8,9 +8,11 @@ repro` afterwards runs the later stages. Without a GPU the processes share the c
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import Queue
@@ -19,6 +21,7 @@ from typing import NamedTuple
 from isic.core.errors import InputError, run
 from isic.core.params import load_params
 from isic.core.paths import Layout
+from isic.core.progress import CountProgress
 from isic.image.network.gpu import may_have_gpu
 
 
@@ -31,15 +34,25 @@ class DeviceSlot(NamedTuple):
     cores: frozenset[int]
 
 
+#: The stages of a fold, in order.
+_STAGES = ("train_image", "embed")
+#: Processes on a machine without GPU, each of about 1 GB.
+_MOST = 4
+
 #: Runs a job in a slot and returns its exit status.
 _RunJob = Callable[[str, DeviceSlot], int]
 
 
 def run_jobs(jobs: Sequence[str], slots: Sequence[DeviceSlot], run_job: _RunJob) -> list[str]:
-    """Call `run_job` for every job, one per slot at a time; returns the jobs that failed."""
+    """Call `run_job` for every job, one per slot at a time, and print how many are done; returns
+    the jobs that failed.
+    """
     free: Queue[DeviceSlot] = Queue()
     for slot in slots:
         free.put(slot)
+    done, lock = itertools.count(1), threading.Lock()
+    progress = CountProgress("isic")
+    progress.update(0, len(jobs), "")
 
     def work(job: str) -> bool:
         slot = free.get()
@@ -47,6 +60,9 @@ def run_jobs(jobs: Sequence[str], slots: Sequence[DeviceSlot], run_job: _RunJob)
             return run_job(job, slot) == 0
         finally:
             free.put(slot)
+            with lock:
+                count = next(done)
+                progress.update(count, len(jobs), f"{count} of {len(jobs)} folds done")
 
     with ThreadPoolExecutor(len(slots)) as pool:
         return [job for job, done in zip(jobs, pool.map(work, jobs), strict=True) if not done]
@@ -70,14 +86,16 @@ def share_machine(
     return [DeviceSlot(names[index] if gpus else "", shares[index]) for index in range(count)]
 
 
-def repro(job: str, slot: DeviceSlot) -> int:
-    """Run `dvc repro` of one stage, without its upstream stages, on the slot's GPU and cores."""
+def repro(pair: str, slot: DeviceSlot) -> int:
+    """Train and embed the fold `BACKBONE-FOLD` by `dvc repro`, without upstream stages, on the slot's
+    GPU and cores.
+    """
     if hasattr(os, "sched_setaffinity"):
         # Applies to this thread and its child processes: their thread pools and loaders use these
         # cores.
         os.sched_setaffinity(0, slot.cores)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": slot.gpu}
-    command = _dvc("repro", "--single-item", job)
+    command = _dvc("repro", "--single-item", *(f"{stage}@{pair}" for stage in _STAGES))
     with subprocess.Popen(
         command,
         env=environment,
@@ -111,12 +129,12 @@ def main() -> None:
     parser.add_argument(
         "--gpus",
         type=int,
-        required=True,
-        help="number of processes at a time, each with its own GPU",
+        help="number of processes at a time, each with its own GPU; default: one per GPU, without a"
+        f" GPU one per core, at most {_MOST}",
     )
-    count = parser.parse_args().gpus
-    if count < 1:
-        raise InputError(f"--gpus is {count}: give 1 or more")
+    wanted = parser.parse_args().gpus
+    if wanted is not None and wanted < 1:
+        raise InputError(f"--gpus is {wanted}: give 1 or more")
     layout = Layout.find()
     params = load_params(layout.params)
     from isic.scale.estimate import count_lesions, remaining_time
@@ -126,19 +144,28 @@ def main() -> None:
         if hasattr(os, "sched_getaffinity")
         else list(range(os.cpu_count() or 1))
     )
-    slots = share_machine(count, _count_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"), cores)
+    gpus = _count_gpus()
+    count = wanted or gpus or min(len(cores), _MOST)
+    slots = share_machine(count, gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), cores)
     ready = layout.folds.is_file() and layout.train_images.is_file()
+    if not ready:
+        sys.stderr.write("isic: the data and their folds first\n")
     if not ready and subprocess.run(_dvc("repro", "folds"), check=False).returncode:
         raise InputError("`dvc repro folds` failed: see above")
     models = layout.image_models(params.image.backbones, params.folds)
-    left = remaining_time(params.image, models, count_lesions(layout.folds, params.data))
-    sys.stderr.write(f"isic: {left}; {count} at a time\n")
+    lesions = count_lesions(layout.folds, params.data)
+    sys.stderr.write(f"isic: {remaining_time(params.image, models, lesions, count)}\n")
+    trained = all(
+        (folder / "config.json").is_file() for of in models.values() for folder in of.values()
+    )
+    if trained and not subprocess.run(_dvc("status", "--quiet", *_STAGES), check=False).returncode:
+        sys.stderr.write("isic: nothing to do\n")
+        return
     pairs = [f"{backbone}-{fold}" for backbone in params.image.backbones for fold in params.folds]
-    for stage in ("train_image", "embed"):
-        if failed := run_jobs([f"{stage}@{pair}" for pair in pairs], slots, repro):
-            raise InputError(
-                f"{', '.join(failed)} failed (see above): run the same command again to resume"
-            )
+    if failed := run_jobs(pairs, slots, repro):
+        raise InputError(
+            f"{', '.join(failed)} failed (see above): run the same command again to resume"
+        )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def _count_in_file(path: Path) -> int:
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=20)) as store:
         query = (
             "select count(*) from runs join experiments using (experiment_id)"
-            " where name = ? and runs.lifecycle_stage = 'active'"
+            " where experiments.name = ? and runs.lifecycle_stage = 'active'"
         )
         return int(store.execute(query, (EXPERIMENT,)).fetchone()[0])
 

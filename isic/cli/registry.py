@@ -21,6 +21,7 @@ def promote(
     reason: _Reason = "",
 ) -> None:
     """Make the challenger the champion if the gate allows it."""
+    typer.echo("isic: opens the registry", err=True)
     from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.registry.actions import promote as promote_challenger

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isic.core.errors import InputError
-from isic.core.io import write_json
+from isic.core.io import sha256_json, write_json
 from isic.core.params import Gate
 from isic.core.paths import PromotionFiles
 from isic.predict.bundle import load_bundle
@@ -23,10 +23,10 @@ from isic.registry.journal import (
     read_promotions,
     recover,
 )
-from isic.registry.register import IMAGE_MODEL, LOCK, make_challenger
+from isic.registry.register import IMAGE_MODEL, LOCK, make_challenger, open_check
 from isic.registry.versions import CHALLENGER, CHAMPION, PREVIOUS, Registry, Version
-from isic.tracking import open_run
 from isic.tracking.context import git
+from isic.tracking.runs import flatten
 from isic.tracking.store import checkout_lock
 
 
@@ -159,15 +159,18 @@ def _write_verdict(registry: Registry, challenger: Version, verdict: Verdict, pa
     registry.set_description(
         challenger, with_gate(registry.description(challenger), verdict.markdown())
     )
+    from mlflow.entities import Metric, RunTag
+    from mlflow.utils.time import get_current_time_millis
+
     config = {"challenger": challenger.number, "champion": verdict.champion}
     against = "no champion" if verdict.champion is None else f"{verdict.champion}"
     name = f"gate {challenger.number} against {against}"
-    with open_run("gate", config, name, root=registry.root) as run:
-        run.tags({"gate": outcome})
-        run.metrics(
-            {f"passed.{_metric_name(check.name)}": float(check.passed) for check in verdict.checks}
-        )
-        run.artifact(path)
+    passed = {f"passed.{_metric_name(check.name)}": check.passed for check in verdict.checks}
+    now, client = get_current_time_millis(), registry.client
+    with open_check(registry, "gate", sha256_json(config), name, flatten(config)) as run:
+        metrics = [Metric(key, float(value), now, 0) for key, value in passed.items()]
+        client.log_batch(run, metrics=metrics, tags=[RunTag("gate", outcome)])
+        client.log_artifact(run, str(path))
 
 
 def _align_networks(registry: Registry, champion: Version) -> None:

@@ -5,8 +5,9 @@ once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -133,7 +134,7 @@ def _register_backbone(registry: Registry, bundle: Bundle, backbone: str) -> Ver
     if existing is not None:
         return existing
 
-    with _open_run(registry, f"register-{backbone}", digest) as check:
+    with open_check(registry, "register", digest, f"register-{backbone}-{digest[:8]}") as check:
         source = network_run(client, bundle, backbone) or stack_run(registry, bundle)
         run = client.get_run(source)
         model_id = _log_networks(client, run, name, bundle.folder / folder)
@@ -187,14 +188,21 @@ def _log_check(client: MlflowClient, run: str, version: ModelVersion, folder: Pa
 
 
 @contextmanager
-def _open_run(registry: Registry, name: str, digest: str) -> Iterator[str]:
-    """The run of a registration: FINISHED at the end, FAILED after an exception."""
+def open_check(
+    registry: Registry,
+    family: str,
+    digest: str,
+    name: str,
+    params: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """The run, with id, of a registration or a gate: FINISHED at the end, FAILED after an exception.
+
+    Logged by this process, which has MLflow loaded already.
+    """
     client, root = registry.client, registry.root
-    spec = RunSpec(
-        "register", digest, f"{name}-{digest[:8]}", outer=os.environ.get("MLFLOW_RUN_ID")
-    )
+    spec = RunSpec(family, digest, name, outer=os.environ.get("MLFLOW_RUN_ID"))
     with translate_mlflow_errors(client.tracking_uri):
-        run = start(client, root, spec, lambda: run_tags(root))
+        run = start(client, root, spec, cache(lambda: run_tags(root)), params)
         try:
             yield run
         except BaseException:
@@ -210,7 +218,7 @@ def _ensure_model(client: MlflowClient, name: str, description: str) -> None:
 
 def _add(registry: Registry, bundle: Bundle, name: str, card: str) -> Version:
     client, manifest = registry.client, bundle.manifest
-    with _open_run(registry, "register", manifest.hash) as check:
+    with open_check(registry, "register", manifest.hash, f"register-{manifest.hash[:8]}") as check:
         source = stack_run(registry, bundle)
         uri, model_id = _log(client.tracking_uri, source, bundle)
         log_model_metrics(client, source, model_id, scalar_metrics(manifest.metrics))

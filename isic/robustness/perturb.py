@@ -127,14 +127,14 @@ class _ChangedTiles(TileStore):
 
 
 def grain(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Gaussian noise of 10 levels, equal for equal tiles."""
+    """Gaussian noise of 30 levels, equal for equal tiles. Networks of 48 px average 10 levels away."""
     rng = np.random.default_rng(int(image.sum()))
-    return np.clip(image + rng.normal(0, 10, image.shape), 0, 255).astype(np.uint8)
+    return np.clip(image + rng.normal(0, 30, image.shape), 0, 255).astype(np.uint8)
 
 
 def blur(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Gaussian blur of 1.5 px, about 0.17 mm."""
-    return np.asarray(cv2.GaussianBlur(image, (0, 0), 1.5), dtype=np.uint8)
+    """Gaussian blur of 3 px, about 0.35 mm."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 3), dtype=np.uint8)
 
 
 def darker(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -143,16 +143,16 @@ def darker(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _squeezed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """JPEG at quality 25."""
-    data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 25])[1]
+    """JPEG at quality 10."""
+    data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 10])[1]
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)[:, :, ::-1]
 
 
 CHANGES = {
-    "grain, 10 of 255 levels": grain,
-    "blur, 1.5 px": blur,
+    "grain, 30 of 255 levels": grain,
+    "blur, 3 px": blur,
     "a fifth darker": darker,
-    "JPEG at quality 25": _squeezed,
+    "JPEG at quality 10": _squeezed,
 }
 
 

@@ -95,10 +95,11 @@ class _TrialProgress:
             if len(done) > pruned
             else "no score yet"
         )
+        time_left = f"{60 * left:.0f} s" if left < 2 else f"{left:.0f} min"
         text = "pruned" if trial.state == TrialState.PRUNED else f"{trial.value:.4f}"
         self._say(
             f"{len(done)}/{self._trials} trials · trial {trial.number}: {text} · {best} · {pruned}"
-            f" pruned · {pace:.1f} trials/min · {left:.0f} min left"
+            f" pruned · {pace:.1f} trials/min · {time_left} left"
         )
 
 
@@ -158,6 +159,7 @@ def tune(
                 )
                 for trial in ended
             ]
+            say("no more trials: the best ones and the current values are fitted on fresh seeds")
             return assess_gain(
                 data, current, retry(lambda: study.best_trial).number, candidates, families
             )

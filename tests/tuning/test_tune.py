@@ -163,7 +163,8 @@ def test_search_starts_from_current_values_resumes_and_tells(
         )
     assert result is not None
     done = finished(tmp_path, "study")
-    assert len(done) == len(text) == 6
+    assert len(done) == sum("trials/min" in line for line in text) == 6
+    assert sum("fitted on fresh seeds" in line for line in text) == 2
     assert done[0].params == pytest.approx(as_trial(settings(), switchable(data)))
     assert "trials/min" in text[0]
     complete = [trial for trial in done if trial.state == TrialState.COMPLETE]

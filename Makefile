@@ -35,8 +35,7 @@ setup-scale: $(READY_SCALE) ## Add the packages for clusters and servers (other 
 
 .PHONY: demo
 demo: $(READY) ## Run the whole pipeline on generated data, promote the model and write a submission
-	@python -m isic.scale.local
-	dvc repro
+	@dvc repro
 	python -m isic promote
 	python -m isic submission
 	python -m isic summary

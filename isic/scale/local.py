@@ -1,5 +1,5 @@
 """Train and embed every missing fold on this machine, one fold per GPU at a time: `make folds
-GPUS=4`, and `make demo`.
+GPUS=4`.
 
 Each fold runs as its own `dvc repro`; DVC locks outputs by path, so several can run at once. `dvc
 repro` afterwards runs the later stages. Without a GPU the processes share the cores.

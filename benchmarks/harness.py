@@ -48,6 +48,10 @@ PACKAGES = (
 )
 
 
+#: Recipe of a demo network from random weights; the committed one starts from generated tiles.
+RANDOM_START: dict[str, Any] = {"weights": "none", "epochs": 20, "lr": 0.002, "head_lr": None}
+
+
 def arguments(description: str, parts: Sequence[str] = ()) -> argparse.Namespace:
     """The command line of a benchmark: `--quick` for a version of a minute, `--only PART` with
     parts.

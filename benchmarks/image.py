@@ -114,9 +114,10 @@ class Bench(NamedTuple):
         """
         image = load_params(harness.ROOT / "params.yaml").image
         if model.startswith("demo"):
-            return image.recipe(model.removeprefix("demo_"))
+            recipe = image.recipe(model.removeprefix("demo_"))
+            return recipe.model_copy(update=harness.RANDOM_START)
         if model not in GUIDE:
-            more = {"model": model, "model_args": {}, "size": 224}
+            more = harness.RANDOM_START | {"model": model, "model_args": {}, "size": 224}
             return image.recipe("vit").model_copy(update=more)
         laid = read_yaml(harness.ROOT / "pipelines" / "presets" / "full.yaml")["image"]
         values = image.train.model_dump() | laid["train"] | laid["backbones"]["__replace__"][model]

@@ -32,11 +32,8 @@ from isic.data.tiles import TileStore
 SEED = 1_913_460_201
 #: Lesions per patient, and the share of patients held out for evaluation.
 PER_PATIENT, HELD_OUT = 12, 0.1
-#: From random weights; the rest of the recipe is the demo's.
-RECIPE: dict[str, Any] = {
-    "weights": "none",
-    "lr": 0.002,
-    "head_lr": None,
+#: The rest of the recipe is the demo's.
+RECIPE = harness.RANDOM_START | {
     "augment": "light",
     "positive_repeats": 1,
     "negatives_per_positive": 4.0,

@@ -38,11 +38,8 @@ FOLDS = 5
 #: Source of tiles that were saved again as JPEG, all benign.
 SAVED_AGAIN = "mirzaaa101"
 #: The networks' recipe from random weights.
-RECIPE: dict[str, Any] = {
-    "weights": "none",
+RECIPE = harness.RANDOM_START | {
     "epochs": 30,
-    "lr": 0.002,
-    "head_lr": None,
     "augment": "light",
     "positive_repeats": 1,
     "validate_negatives": 400,

@@ -135,6 +135,19 @@ def atomic_files(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch_dir() -> Iterator[Path]:
+    """Yield a folder among the system's temporary files, removed at exit; those of killed processes
+    are removed first.
+    """
+    _sweep(Path(tempfile.gettempdir()))
+    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix()))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 #: Start of the names of temporary files, which git and DVC ignore.
 TEMPORARY = ".isic-tmp-"
 

@@ -6,7 +6,6 @@ The first pass over the file assigns patients to chunks; the second writes the r
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from isic.core.errors import InputError
+from isic.core.io import scratch_dir
 from isic.core.schema import ID, PATIENT, TEST_COLUMNS, TEXT
 from isic.data.rules import refuse_rows
 from isic.data.tables import metadata_chunks
@@ -61,8 +61,8 @@ class ChunkedTable:
 @contextmanager
 def open_chunked(metadata: Path, limit: int) -> Iterator[ChunkedTable]:
     """`write_chunks` in a temporary folder, removed at exit."""
-    with tempfile.TemporaryDirectory(prefix="isic-rows-") as folder:
-        yield write_chunks(metadata, Path(folder), limit)
+    with scratch_dir() as folder:
+        yield write_chunks(metadata, folder, limit)
 
 
 def write_chunks(metadata: Path, folder: Path, limit: int) -> ChunkedTable:

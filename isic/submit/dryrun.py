@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from isic.core.errors import InputError
-from isic.core.io import read_json, require, write_json
+from isic.core.io import read_json, require, scratch_dir, write_json
 from isic.core.schema import ID
 from isic.data.patient_chunks import open_chunked
 from isic.image.scoring_time import (
@@ -129,8 +128,7 @@ def dry_run(package: Package, competition: Path, out: Path, rows: int = HIDDEN_R
     require(package.notebook, "Kaggle package", "run `isic submission build`")
     manifest = read_manifest(package.dataset / "bundle")
     members = manifest.models.get("stack", {}).get("members", ["lightgbm"])
-    with tempfile.TemporaryDirectory(prefix="isic-dry-run-") as name:
-        folder = Path(name)
+    with scratch_dir() as folder:
         wheel = next((package.dataset / "wheels").glob("isic-*.whl"))
         python = fresh_environment(folder / "environment", wheel, members)
         runs = [run_notebook(package, python, competition, folder / "official", "official")]

@@ -4,12 +4,12 @@ skipped.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
+
+from isic.core.io import scratch_dir
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -61,15 +61,14 @@ def copy_files(
     wanted, there = listing(source), listing(target)
     missing = [path for path, size in wanted.items() if there.get(path) != size]
     for path in missing:
-        with tempfile.TemporaryDirectory(prefix="isic-copy-") as scratch:
-            local = Path(source.download_artifacts(path, dst_path=scratch))
+        with scratch_dir() as scratch:
+            local = Path(source.download_artifacts(path, dst_path=str(scratch)))
             if local.name == "MLmodel":
                 text = local.read_text(encoding="utf-8")
                 local.unlink()
                 local.write_text(rewrite(text), encoding="utf-8")
             folder = str(Path(path).parent)
             target.log_artifact(str(local), None if folder == "." else folder)
-            shutil.rmtree(scratch, ignore_errors=True)
     if missing:
         there = listing(target)
     for path, size in wanted.items():

@@ -160,10 +160,14 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_makes_is_not(
     tmp_path: Path,
 ) -> None:
     left = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(tmp_path)], check=False, capture_output=True, text=True
+        [sys.executable, "-c", _KILLED, str(tmp_path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert left.returncode == -9, left.stderr
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
     (tmp_path / f"{TEMPORARY}00000000-1-other-machine").touch()
     with atomic_file(tmp_path / "a"), atomic_file(tmp_path / "b"):
         pass
@@ -176,9 +180,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_live_one_makes_is_not(
 
 _KILLED = """
 import os, pathlib, sys
-from isic.core.io import atomic_dir, atomic_file
+from isic.core.io import atomic_dir, atomic_file, scratch_dir
 folder = pathlib.Path(sys.argv[1])
-with atomic_file(folder / "a"), atomic_dir(folder / "b"):
+with atomic_file(folder / "a"), atomic_dir(folder / "b"), scratch_dir():
     os.kill(os.getpid(), 9)
 """
 

@@ -315,6 +315,7 @@ def test_a_server_that_is_not_there_is_one_line(
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_database_under_two_names_is_not_copied_into_itself(store: str, tmp_path: Path) -> None:
     file = Path(store.removeprefix("sqlite:///"))
     other = f"sqlite:///{os.path.relpath(file, tmp_path)}"

@@ -81,8 +81,8 @@ class Pipe:
             # Once per process: with a hanging store, only the first run waits.
             self._patient = False
             warn(
-                "the store is slow: nothing is lost, the last messages are sent in the background"
-                " after this stage; its results are on disk"
+                "the store is slow: the last messages are sent in the background after this stage,"
+                " and a line here names what cannot be; its results are on disk"
             )
         return True
 

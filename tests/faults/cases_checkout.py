@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tests.faults.harness import Case
+from isic.tracking import pipe
+from tests.faults.harness import Case, Expected
 
 PRESET = ("isic", "preset", "full")
 PROMOTE = ("isic", "promote")
@@ -30,6 +32,8 @@ def cases() -> Iterator[Case]:
     yield from _params()
     yield from _stage_inputs()
     yield from _stores()
+    yield from _read_only()
+    yield from _environments()
     yield from _journals()
 
 
@@ -337,6 +341,131 @@ def _stores() -> Iterator[Case]:
     ):
         command = (*CHAMPION[:3], model, *CHAMPION[4:])
         yield Case(6, f"predict with {model[:40]}", command, base="checkout")
+
+
+def _read_only_mount(*names: str) -> Prepare:
+    """Make files or folders read-only for root too: mounts of this process alone."""
+
+    def prepare(folder: Path) -> None:
+        pipe._PATIENCE = 50.0
+        system = ctypes.CDLL(None, use_errno=True)
+        assert system.unshare(_NEW_MOUNTS) == 0, os.strerror(ctypes.get_errno())
+        assert system.mount(b"none", b"/", None, _PRIVATE, None) == 0
+        for name in names:
+            path = os.fsencode(folder / name)
+            assert system.mount(path, path, None, _BIND, None) == 0
+            assert system.mount(b"none", path, None, _BIND | _REMOUNT | _READ_ONLY, None) == 0
+        os.chdir(folder)  # through the mount
+
+    return prepare
+
+
+#: Numbers of linux/sched.h and linux/mount.h.
+_NEW_MOUNTS = 0x20000
+_READ_ONLY, _REMOUNT, _BIND, _PRIVATE = 1, 32, 4096, (1 << 18) | (1 << 14)
+
+
+def _read_only() -> Iterator[Case]:
+    """The store, its files, the folder of the decisions or the whole checkout."""
+    places = {
+        "the store": ("mlflow.db",),
+        "the store and its files": ("mlflow.db", "mlartifacts"),
+        "the registry": ("registry",),
+        "the checkout": (".",),
+    }
+    for name, mounted in places.items():
+        mount = _read_only_mount(*mounted)
+        whole = name == "the checkout"
+        expected: Expected = "refused" if whole else "done"
+        for verb, command, wanted in (
+            ("predict", CHAMPION, expected),
+            ("history", HISTORY, "done"),
+            ("rollback", ROLLBACK, "refused"),
+            ("promote", PROMOTE, "refused"),
+        ):
+            prepare = _both(_unpromote, mount) if verb == "promote" else mount
+            yield Case(
+                6, f"{verb} with {name} read-only", command, prepare, wanted, base="checkout"
+            )
+    for name in ("the store", "the store and its files"):
+        yield Case(
+            6,
+            f"stack with {name} read-only",
+            ("stage", "stack"),
+            _read_only_mount(*places[name]),
+            "done",
+            base="checkout",
+            check=_unlogged,
+        )
+
+
+#: Leaves the challenger without its promotion, so that one has something to write.
+_unpromote = _sql("delete from registered_model_aliases where alias != 'challenger'")
+
+
+def _both(first: Prepare, second: Prepare) -> Prepare:
+    return lambda folder: (first(folder), second(folder))
+
+
+def _unlogged(folder: Path) -> str | None:
+    text = (folder.parent / "output.txt").read_text(errors="replace")
+    lines = [line for line in text.splitlines() if line.startswith("isic: tracking: ")]
+    return None if lines else "said nothing of what was not logged"
+
+
+def _environments() -> Iterator[Case]:
+    """Variables of MLflow that another project left in the shell."""
+    stale = {
+        "MLFLOW_RUN_ID": "0" * 32,
+        "MLFLOW_EXPERIMENT_ID": "98765",
+        "MLFLOW_EXPERIMENT_NAME": "of another project",
+        "MLFLOW_REGISTRY_URI": "http://127.0.0.1:9",
+        "MLFLOW_TRACKING_TOKEN": "stale",
+        "MLFLOW_TRACKING_USERNAME": "me",
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": "/proc/none",
+        "MLFLOW_TRACKING_CLIENT_CERT_PATH": "/proc/none",
+        "MLFLOW_TRACKING_INSECURE_TLS": "true",
+        "MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9",
+        "MLFLOW_ARTIFACTS_DESTINATION": "/proc/none",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "soon",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "many",
+        "MLFLOW_LOGGING_LEVEL": "loud",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "perhaps",
+        "MLFLOW_DISABLE_TELEMETRY": "perhaps",
+        "MLFLOW_WORKSPACE": "none",
+        "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "many",
+    }
+    for name, value in stale.items():
+        yield Case(
+            6, f"predict with {name}", CHAMPION, _variables({name: value}), "done", base="checkout"
+        )
+    yield Case(
+        6,
+        "stack with every variable",
+        ("stage", "stack"),
+        _variables(stale),
+        "done",
+        base="checkout",
+    )
+    everything = stale | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    for verb, command in {"predict": CHAMPION, "rollback": ROLLBACK, "promote": PROMOTE}.items():
+        yield Case(
+            6, f"{verb} with every variable", command, _variables(everything), base="checkout"
+        )
+    yield Case(
+        6,
+        "stack with every variable and an address",
+        ("stage", "stack"),
+        _variables(everything),
+        "done",
+        base="checkout",
+        check=_unlogged,
+    )
+
+
+def _variables(values: Mapping[str, str]) -> Prepare:
+    return lambda folder: os.environ.update(values)
 
 
 # --- 7: append-only files

@@ -241,10 +241,14 @@ def translate_mlflow_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        if error.error_code in _ABOUT_CONTENT:
+        if error.error_code in _ABOUT_CONTENT and "MLFLOW_" not in str(error):
             raise
         raise unusable_store(uri, error) from error
     except SQLAlchemyError as error:
+        raise unusable_store(uri, error) from error
+    except ValueError as error:
+        if "MLFLOW_" not in str(error):
+            raise
         raise unusable_store(uri, error) from error
 
 

@@ -147,6 +147,8 @@ def unusable_store(uri: str, error: Exception) -> InputError:
     reason = printable(redact((str(error).strip().splitlines() or [type(error).__name__])[0]), 200)
     if isinstance(error, ImportError):
         remedy = "pip install 'isic[server]' brings PostgreSQL's driver"
+    elif "MLFLOW_" in str(error):  # values of another project, left in the shell
+        remedy = "unset the variables that it names"
     elif "schema" in reason or "revision" in reason:
         remedy = "it is of another version of MLflow: mlflow db upgrade, or move the file away"
     elif "disk is full" in reason:

@@ -40,7 +40,7 @@ class Job:
     command: Sequence[str]
     base: str
     state: Callable[[Path], str]
-    limit: float = 60.0
+    limit: float = 300.0
 
 
 def _files(*names: str) -> Callable[[Path], str]:
@@ -110,21 +110,21 @@ PROCESSES = (
         "repository",
         # The history holds the seconds of the epochs.
         _files("models/image/convnext/fold0/model.safetensors"),
-        400.0,
+        1200.0,
     ),
     Job(
         "tune by two",
         ("sh", "-c", f"{_WORKER} & one=$!; {_WORKER}; two=$?; wait $one && exit $two"),
         "repository",
         _searched,
-        400.0,
+        1200.0,
     ),
     Job(
         "repro of the stacker",
         ("sh", "-c", "sed -i 's/num_leaves: 12/num_leaves: 9/' params.yaml && dvc repro evaluate"),
         "repository",
         _files("models/stack", "data/oof", "metrics/evaluate.json"),
-        400.0,
+        1200.0,
     ),
 )
 

@@ -148,7 +148,8 @@ def _z(values: pd.Series, groups: Groups) -> pd.Series:
 
 
 def _rank(values: pd.Series, groups: Groups) -> pd.Series:
-    return groups()[values.name].rank(pct=True)
+    found = groups()[values.name]
+    return (found.rank() - 0.5) / found.transform("count")
 
 
 def _position(values: pd.Series, groups: Groups) -> pd.Series:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_integer_dtype
 
 from isic.core.errors import InputError
 from isic.core.io import read_parquet
@@ -44,6 +45,11 @@ def make_folds(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
 
 def check_folds(folds: pd.DataFrame, count: int) -> None:
     """Raise InputError unless folds 0..count-1 are disjoint by patient and have both classes."""
+    if not is_integer_dtype(folds["fold"]):
+        raise InputError(
+            "data/folds.parquet has folds that are no whole numbers: delete it and rerun `dvc repro"
+            " folds`"
+        )
     labels = sorted(folds["fold"].unique())
     if labels != list(range(count)):
         raise InputError(

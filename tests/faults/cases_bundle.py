@@ -391,20 +391,23 @@ def _other_library(name: str, change: Callable[[bytes], bytes]) -> Callable[[Pat
         stack = folder / "bundle" / "stack"
         content = json.loads((stack / "stack.json").read_text())
         chain = content["chains"]["0"]
-        for file in chain["members"]["lightgbm"]:
-            (stack / file).unlink()
         random = np.random.default_rng(0)
-        columns = {
-            column: random.normal(size=200).astype(np.float32) for column in content["columns"]
-        }
-        target = (next(iter(columns.values())) > 0).astype(np.int8)
         params = {"max_depth" if name == "xgboost" else "depth": 3}
-        task = MemberTask(Pool(columns, target, 32), np.arange(200), params, 4, 0)
-        file = f"fold0-{name}-0{library(name).suffix}"
-        library(name).save(library(name).train(task), stack / file)
-        chain["members"], chain["blend"]["weights"] = {name: [file]}, {name: 1.0}
+        members: dict[str, list[str]] = {}
+        for part, files in chain["members"]["lightgbm"].items():
+            for file in files or ():
+                (stack / file).unlink()
+            names = content["lesion_columns" if part == "lesion" else "columns"]
+            columns = {column: random.normal(size=200).astype(np.float32) for column in names}
+            target = (next(iter(columns.values())) > 0).astype(np.int8)
+            task = MemberTask(Pool(columns, target, 32), np.arange(200), params, 4, 0)
+            file = f"fold0-{name}-{part}-0{library(name).suffix}"
+            library(name).save(library(name).train(task), stack / file)
+            members[part] = [file]
+        chain["members"], chain["blend"]["weights"] = {name: members}, {name: 1.0}
         (stack / "stack.json").write_text(json.dumps(content))
-        (stack / file).write_bytes(change((stack / file).read_bytes()))
+        changed = stack / members["whole"][0]
+        changed.write_bytes(change(changed.read_bytes()))
         sign(folder / "bundle")
 
     return prepare

@@ -21,14 +21,16 @@ def promote(
     reason: _Reason = "",
 ) -> None:
     """Make the challenger the champion if the gate allows it."""
-    typer.echo("isic: opens the registry", err=True)
     from isic.core.params import load_params
     from isic.core.paths import Layout
-    from isic.registry.actions import promote as promote_challenger
-    from isic.registry.versions import Registry
 
     layout = Layout.find()
     params = load_params(layout.params)
+    # MLflow takes seconds to import.
+    typer.echo("isic: opens the registry", err=True)
+    from isic.registry.actions import promote as promote_challenger
+    from isic.registry.versions import Registry
+
     result = promote_challenger(
         Registry(layout.root),
         params.register_.model,

@@ -39,7 +39,7 @@ def original(
 def log_note(root: Path, number: int) -> None:
     note = root / f"note{number}.txt"
     note.write_text(f"note {number}")
-    with open_run("stack", {"number": number}, f"stack-{number}", root=root) as run:
+    with open_run("stack", {"number": number}, f"note-{number}", root=root) as run:
         run.artifact(note)
     note.unlink()
 
@@ -80,9 +80,9 @@ def test_everything_is_read_from_and_written_to_the_checkout_itself(
 
     client = connect(other.root)
     runs = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    notes = {run.info.run_name: run for run in runs if run.info.run_name.startswith("stack-")}
+    notes = {run.info.run_name: run for run in runs if run.info.run_name.startswith("note-")}
     for number in (1, 2):
-        (run,) = (run for name, run in notes.items() if name.startswith(f"stack-{number}"))
+        (run,) = (run for name, run in notes.items() if name.startswith(f"note-{number}"))
         folder = Path(unquote(urlparse(run.info.artifact_uri).path))
         assert folder.is_relative_to(other.root)
         assert (folder / f"note{number}.txt").read_text() == f"note {number}"

@@ -35,7 +35,8 @@ setup-scale: $(READY_SCALE) ## Add the packages for clusters and servers (other 
 
 .PHONY: demo
 demo: $(READY) ## Run the whole pipeline on generated data, promote the model and write a submission
-	@dvc repro
+	@python -m isic.scale.local
+	dvc repro
 	python -m isic promote
 	python -m isic submission
 	python -m isic summary

@@ -23,6 +23,11 @@ import harness
 #: Most multiples of U; of `python -c pass` for `help`.
 TARGETS = {"repro": 25, "demo": 20, "promote": 2, "submission": 1.3, "doctor": 1, "help": 12}
 UNIT = ("-c", "import torch, lightgbm, mlflow")
+VERBS = {
+    "promote": ("-m", "isic", "promote"),
+    "submission": ("-m", "isic", "submission"),
+    "summary": ("-m", "isic", "summary"),
+}
 QUICK = {
     "data": {"sample": {"patients": 40, "lesions": 600, "positives": 30}},
     "folds": [0, 1],
@@ -47,33 +52,40 @@ def main() -> int:
 def measure(quick: bool) -> dict[str, Any]:
     """Seconds and multiples of every command, in a new clone."""
     with tempfile.TemporaryDirectory() as folder:
-        checkout = Path(folder) / "isic"
-        clone = ["git", "clone", "-q", str(harness.ROOT), str(checkout)]
-        subprocess.run(clone, check=True)
-        if quick:
-            from isic.core.presets import write_overlay
-
-            write_overlay(checkout / "params.yaml", QUICK)
-        run = Runner(checkout)
+        run = Runner(_clone(Path(folder) / "isic", quick))
         run(UNIT, 2)  # fills the cache of the file system
         found: dict[str, Any] = {"pass_seconds": run(("-c", "pass"), 9)}
         found["load_before"] = round(os.getloadavg()[0], 1)
         found["help_seconds"] = run(("-m", "isic", "--help"), 9)
         found["help"] = round(found["help_seconds"] / found["pass_seconds"], 1)
         units = [run(UNIT)]
-        for name, words in {
-            "doctor": ("-m", "isic", "doctor"),
-            "repro": ("-m", "dvc", "repro"),
-            "promote": ("-m", "isic", "promote"),
-            "submission": ("-m", "isic", "submission"),
-            "summary": ("-m", "isic", "summary"),
-        }.items():
-            found[f"{name}_seconds"] = run(words)
-            units.append(run(UNIT))
-            found[name] = round(2 * found[f"{name}_seconds"] / (units[-2] + units[-1]), 2)
-        # The steps of `make demo`.
-        found["demo"] = sum(found[name] for name in ("repro", "promote", "submission", "summary"))
+
+        def time_steps(run: Runner, steps: Mapping[str, Sequence[str]]) -> None:
+            for name, words in steps.items():
+                found[f"{name}_seconds"] = run(words)
+                units.append(run(UNIT))
+                found[name] = round(2 * found[f"{name}_seconds"] / (units[-2] + units[-1]), 2)
+
+        time_steps(
+            run, {"doctor": ("-m", "isic", "doctor"), "repro": ("-m", "dvc", "repro")} | VERBS
+        )
+        # The steps of `make demo`: the folds side by side, then the rest.
+        beside = Runner(_clone(Path(folder) / "beside", quick))
+        time_steps(
+            beside, {"folds": ("-m", "isic.scale.local"), "after_folds": ("-m", "dvc", "repro")}
+        )
+        steps = ("folds", "after_folds", *VERBS)
+        found["demo"] = round(sum(found[name] for name in steps), 2)
         return found | {"unit_seconds": statistics.median(units)}
+
+
+def _clone(checkout: Path, quick: bool) -> Path:
+    subprocess.run(["git", "clone", "-q", str(harness.ROOT), str(checkout)], check=True)
+    if quick:
+        from isic.core.presets import write_overlay
+
+        write_overlay(checkout / "params.yaml", QUICK)
+    return checkout
 
 
 class Runner:

@@ -347,11 +347,7 @@ def _real_rows(setting: Setting) -> dict[str, Any]:
         pairs.append(tuple(oof.set_index(ID).loc[frame[ID], "score"].to_numpy() for oof in fitted))
         print(f"seed {seed}: {[round(auc(frame[TARGET], score), 4) for score in pairs[-1]]}")
     found = ladder.mean_auc_difference(frame[TARGET], pairs, frame[PATIENT])
-    return {
-        "real_rows": _record(frame, pairs, found, auc),
-        "real_rows_auc_difference": found[0],
-        "real_rows_auc_upper": found[2],
-    }
+    return _compared("real_rows", "auc", frame, pairs, found)
 
 
 def _blind(setting: Setting) -> dict[str, Any]:
@@ -369,11 +365,7 @@ def _blind(setting: Setting) -> dict[str, Any]:
         pairs.append(tuple(np.concatenate(sides) for sides in zip(*parts, strict=True)))
         print(f"seed {seed}: {[round(pauc(rows[TARGET], score), 4) for score in pairs[-1]]}")
     found = ladder.mean_pauc_difference(rows[TARGET], pairs, rows[PATIENT])
-    return {
-        "blind": _record(rows, pairs, found, pauc),
-        "blind_pauc_difference": found[0],
-        "blind_pauc_upper": found[2],
-    }
+    return _compared("blind", "pauc", rows, pairs, found)
 
 
 def _blind_scores(
@@ -416,25 +408,33 @@ def _real_folder() -> Path:
     return folder
 
 
-def _record(
+def _compared(
+    name: str,
+    metric: str,
     rows: pd.DataFrame,
     pairs: Sequence[tuple[np.ndarray, ...]],
     difference: Sequence[float],
-    metric: Callable[[Any, Any], float],
 ) -> dict[str, Any]:
-    """Rows, difference with its interval, and each seed's value of both sides."""
+    """Rows, difference with its interval, and each seed's value of both sides, under `name`; the
+    difference and its upper end once more for the targets.
+    """
+    value = {"auc": auc, "pauc": pauc}[metric]
     return {
-        "rows": len(rows),
-        "malignant": int(rows[TARGET].sum()),
-        "patients": int(rows[PATIENT].nunique()),
-        "difference": list(difference),
-        "seeds": [
-            {
-                "default": round(metric(rows[TARGET], default), 4),
-                "raw": round(metric(rows[TARGET], raw), 4),
-            }
-            for default, raw in pairs
-        ],
+        name: {
+            "rows": len(rows),
+            "malignant": int(rows[TARGET].sum()),
+            "patients": int(rows[PATIENT].nunique()),
+            "difference": list(difference),
+            "seeds": [
+                {
+                    "default": round(value(rows[TARGET], default), 4),
+                    "raw": round(value(rows[TARGET], raw), 4),
+                }
+                for default, raw in pairs
+            ],
+        },
+        f"{name}_{metric}_difference": difference[0],
+        f"{name}_{metric}_upper": difference[2],
     }
 
 

@@ -1,10 +1,10 @@
 """Image networks on real tiles, against gradient boosting on the same tiles shrunk to 16 x 16.
 
-Both demo networks start from random weights, on five folds of the real tiles that nobody saved again
-as JPEG (tiles/source.csv): 318 benign tiles were, no malignant one, and a network might see that.
-Patients are known for the tiles with a row only; those are kept together, the rest is split by tile, so both
-sides are slightly optimistic. Scores are pooled out of fold; intervals resample tiles, and
-differences of two rows are paired.
+Both demo networks start from random weights, on five folds of the real tiles. 318 benign tiles and
+no malignant one were saved again as JPEG (tiles/source.csv), which a network might detect; they are
+left out. Patients are known for the tiles with a row only. Those are kept together, the rest is
+split by tile, so both sides are slightly optimistic. Scores are pooled out of fold; intervals
+resample tiles, and differences of two rows are paired.
 
 Further rows, on the same folds: the demo networks from weights of `benchmarks/pretrain.py` (the
 folder in ISIC_GENERATED_WEIGHTS) as they are and trained further, and an EfficientNet-Lite0 with

@@ -91,15 +91,27 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch_dir(folder: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary folder in `folder` (None: among the system's temporary files), removed at
+    exit; those of killed processes are removed first.
+    """
+    folder = folder or Path(tempfile.gettempdir())
+    _sweep(folder)
+    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(), dir=folder))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder in the folder of `output_path(path)`; on success it replaces that
     folder, on failure it is removed.
     """
     path = output_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(), dir=path.parent))
-    try:
+    with scratch_dir(path.parent) as temporary:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         for file in temporary.rglob("*"):
@@ -114,8 +126,6 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _fsync(path.parent)
         shutil.rmtree(aside)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -124,28 +134,11 @@ def atomic_files(folder: Path) -> Iterator[Path]:
     they are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix(), dir=folder))
-    try:
+    with scratch_dir(folder) as temporary:
         yield temporary
         for file in sorted(temporary.iterdir()):
             file.replace(folder / file.name)
         _fsync(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def scratch_dir() -> Iterator[Path]:
-    """Yield a folder among the system's temporary files, removed at exit; those of killed processes
-    are removed first.
-    """
-    _sweep(Path(tempfile.gettempdir()))
-    temporary = Path(tempfile.mkdtemp(prefix=_temporary_prefix()))
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 #: Start of the names of temporary files, which git and DVC ignore.

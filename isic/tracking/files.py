@@ -4,6 +4,7 @@ skipped.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,15 +61,16 @@ def copy_files(
     """
     wanted, there = listing(source), listing(target)
     missing = [path for path, size in wanted.items() if there.get(path) != size]
-    for path in missing:
-        with scratch_dir() as scratch:
-            local = Path(source.download_artifacts(path, dst_path=str(scratch)))
-            if local.name == "MLmodel":
-                text = local.read_text(encoding="utf-8")
-                local.unlink()
-                local.write_text(rewrite(text), encoding="utf-8")
-            folder = str(Path(path).parent)
-            target.log_artifact(str(local), None if folder == "." else folder)
+    with scratch_dir() as scratch:
+        for path in missing:
+            with tempfile.TemporaryDirectory(dir=scratch) as own:
+                local = Path(source.download_artifacts(path, dst_path=own))
+                if local.name == "MLmodel":
+                    text = local.read_text(encoding="utf-8")
+                    local.unlink()
+                    local.write_text(rewrite(text), encoding="utf-8")
+                folder = str(Path(path).parent)
+                target.log_artifact(str(local), None if folder == "." else folder)
     if missing:
         there = listing(target)
     for path, size in wanted.items():

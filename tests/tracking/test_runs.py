@@ -80,7 +80,7 @@ def test_processes_at_once_on_a_fresh_folder(root: Path, count: int) -> None:
     folds = [start_fold(root, fold) for fold in range(count)]
     messages = [process.communicate()[1] for process in folds]
     assert [process.returncode for process in folds] == [0] * count
-    # On a busy machine a stage ends before its last messages are written, and says so.
+    # On a busy machine a stage ends before its last messages are written, and prints a line.
     slow = "isic: tracking: the store is slow: the last messages are sent in the background"
     late = [text for text in messages if text]
     assert all(text.startswith(slow) and text.count("\n") == 1 for text in late)

@@ -208,8 +208,8 @@ def _from_hub(model: str, args: Mapping[str, Any]) -> nn.Module:
 def _from_file(model: str, args: Mapping[str, Any], path: Path) -> nn.Module:
     if not path.is_file():
         raise InputError(
-            f"weights file {path} not found: set image.train.weights to hub, generated, none or an existing"
-            " file"
+            f"weights file {path} not found: set image.train.weights to hub, generated, none or an"
+            " existing file"
         )
     try:
         stored = read_weights(str(path), weights_only=True)

@@ -43,7 +43,8 @@ from isic.core.schema import ID, PATIENT, TARGET
 
 OFFICIAL = (1042, 401_059, 393)
 QUICK = (40, 6_000, 60)
-THREADS = 2
+#: Of both sides of a ratio.
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 #: Seconds after which the pruned search starts no further candidate, and the maximum number: half
 #: of the default of `make tune`.
 LONGEST, CANDIDATES = 5400, 100

@@ -34,7 +34,9 @@ def tab(address: str) -> Iterator[Any]:
         yield page
 
 
-def test_the_table_shows_parents_by_pauc_with_their_columns(tab: Any, address: str) -> None:
+def test_the_table_shows_parents_by_pauc_with_their_columns(
+    done: Path, tab: Any, address: str
+) -> None:
     tab.goto(address)
     stack = tab.locator(".ag-row", has_text=re.compile("stack-[0-9a-f]{8}"))
     stack.first.wait_for()
@@ -52,8 +54,20 @@ def test_the_table_shows_parents_by_pauc_with_their_columns(tab: Any, address: s
     assert tab.get_by_text("Error loading shared view state").count() == 0
     assert tab.get_by_text("Sort: pauc").count() == 1
     assert tab.locator(".ag-row", has_text="stack-fold0").count() == 0, "parents only"
+    # Which of the two is better on 12 malignant lesions differs between processors.
+    client = connect(done, f"sqlite:///{done}/mlflow.db")
+    parents = client.search_runs(
+        [client.get_experiment_by_name(EXPERIMENT).experiment_id], "tags.role = 'parent'"
+    )
+    by_pauc = sorted(
+        (run for run in parents if "pauc" in run.data.metrics),
+        key=lambda run: -run.data.metrics["pauc"],
+    )
+    assert len(by_pauc) > 1
     names = tab.locator(".ag-row a[href*='/runs/']").all_inner_texts()
-    assert [name.split("-")[0] for name in names if "-" in name][:2] == ["stack", "train_image"]
+    assert [name for name in names if "-" in name][: len(by_pauc)] == [
+        run.info.run_name for run in by_pauc
+    ]
     tab.get_by_text("Datasets", exact=True).first.click()
     tab.get_by_text("data/oof/stack.parquet").first.wait_for()
 

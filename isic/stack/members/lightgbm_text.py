@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from math import isfinite, isnan
+from typing import Any
 
 #: Keys of the text before the first tree; `feature_infos` holds each column's range.
 _HEADER = {
@@ -40,7 +39,8 @@ _OF_SPLITS = {
 _OF_LEAVES = {"leaf_value": float, "leaf_weight": float, "leaf_count": int}
 #: Bit 2: missing values go left. Bits 4 and 8: what counts as missing. Bit 1, a split by category,
 #: is not used.
-_DECISIONS = (0, 2, 4, 6, 8, 10)
+_DECISIONS = frozenset((0, 2, 4, 6, 8, 10))
+_INT64 = range(-(1 << 63), 1 << 63)
 
 
 def check_text(data: bytes, columns: Sequence[str]) -> str:
@@ -71,7 +71,7 @@ def check_text(data: bytes, columns: Sequence[str]) -> str:
         raise ValueError("its feature_infos are incomplete")
 
     listed = header["tree_sizes"]
-    sizes = _numbers("tree_sizes", listed, int).tolist() if listed else []
+    sizes = _numbers("tree_sizes", listed, int) if listed else []
     start = 0
     for number, size in enumerate(sizes):
         tree = body[start : start + size]
@@ -111,32 +111,35 @@ def _check_tree(tree: dict[str, str], columns: int) -> None:
     for name, kind in _OF_LEAVES.items():
         _list(tree, name, kind, leaves)
     features = lists["split_feature"]
-    if features.min() < 0 or features.max() >= columns:
+    if min(features) < 0 or max(features) >= columns:
         raise ValueError("it splits by a column that there is not")
-    if not np.isin(lists["decision_type"], _DECISIONS).all():
+    if not _DECISIONS.issuperset(lists["decision_type"]):
         raise ValueError("it has a split of an unknown kind")
     # Nodes are numbered as they were made, below their parents; leaf n is -1 - n.
-    children = np.concatenate([lists["left_child"], lists["right_child"]])
-    parents = np.tile(np.arange(leaves - 1), 2)
-    if (children >= 0).any() and (children <= parents)[children >= 0].any():
+    children = [lists["left_child"], lists["right_child"]]
+    if any(0 <= child <= parent for side in children for parent, child in enumerate(side)):
         raise ValueError("a child comes before its parent")
-    if sorted(children.tolist()) != [*range(-leaves, 0), *range(1, leaves - 1)]:
+    if sorted([*children[0], *children[1]]) != [*range(-leaves, 0), *range(1, leaves - 1)]:
         raise ValueError("it is no tree")
 
 
-def _list(tree: dict[str, str], name: str, kind: type, length: int) -> NDArray:
+def _list(tree: dict[str, str], name: str, kind: type[float], length: int) -> list[Any]:
     values = _numbers(name, tree[name], kind)
     if len(values) != length:
         raise ValueError(f"{name} has {len(values)} values, not {length}")
     return values
 
 
-def _numbers(name: str, text: str, kind: type) -> NDArray:
+def _numbers(name: str, text: str, kind: type[float]) -> list[Any]:
+    # Lists: for the few values of a tree, arrays take longer than the reading.
     try:
-        values = np.array(text.split(" "), dtype=np.int64 if kind is int else np.float64)
-    except (ValueError, OverflowError):
+        values = [*map(kind, text.split(" "))]
+    except ValueError:
         raise ValueError(f"{name} holds a word") from None
+    if kind is int:
+        if not _INT64.start <= min(values) <= max(values) < _INT64.stop:
+            raise ValueError(f"{name} holds a number of more than 64 bits")
     # A split between missing and all other values has an infinite threshold.
-    if np.isnan(values).any() or (name != "threshold" and np.isinf(values).any()):
+    elif not all(map(isfinite, values)) and (name != "threshold" or any(map(isnan, values))):
         raise ValueError(f"{name} is not finite")
     return values

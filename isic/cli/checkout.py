@@ -16,7 +16,10 @@ tracking_app = typer.Typer(help="The MLflow store: its runs and models.", no_arg
 def preset(
     name: Annotated[str, typer.Argument(help="full, kaggle_t4, …; see pipelines/presets.")] = "",
 ) -> None:
-    """Apply a preset to params.yaml, show the difference and print the next command."""
+    """Apply a preset to params.yaml and show the difference.
+
+    The next command is printed.
+    """
     from isic.core.params import load_params
     from isic.core.paths import Layout
     from isic.core.presets import apply_preset, preset_names
@@ -42,7 +45,10 @@ def preset(
 
 @app.command()
 def summary() -> None:
-    """Print the result of the last `dvc repro`, the paths of its files, and the next commands."""
+    """Print the result of the last `dvc repro`.
+
+    Also the paths of its files, and the next commands.
+    """
     from isic.core.io import read_json
     from isic.core.paths import Layout
     from isic.report.summary import result_summary
@@ -79,7 +85,10 @@ def copy_tracking(
         str | None, typer.Option("--from", help="Store to copy; default: this checkout's file.")
     ] = None,
 ) -> None:
-    """Copy runs, models and aliases to a server; a rerun sends only what is missing there."""
+    """Copy runs, models and aliases to a server.
+
+    A rerun sends only what is missing there.
+    """
     from isic.core.paths import Layout
     from isic.tracking.copy import copy
     from isic.tracking.store import local_uri
@@ -96,7 +105,10 @@ def webhook(
         str, typer.Option(envvar="ISIC_WEBHOOK_SECRET", help="Signs the calls.", show_default=False)
     ] = "",
 ) -> None:
-    """Have the MLflow server call an address when an alias moves, as at a promotion."""
+    """Have the MLflow server call an address at each promotion.
+
+    It is called when an alias moves.
+    """
     from isic.core.paths import Layout
     from isic.registry.versions import Registry
     from isic.registry.webhook import add_webhook

@@ -9,7 +9,7 @@ app = typer.Typer()
 
 @app.command()
 def doctor() -> None:
-    """Check the set-up: one line per check, with a remedy where one is needed."""
+    """Check the set-up, with a remedy for each fault."""
     from isic.doctor import checks
 
     failed = False
@@ -22,7 +22,7 @@ def doctor() -> None:
 
 @app.command("check-stack")
 def check_stack() -> None:
-    """Check the stacker for columns that leak the target, and for optimism of its score."""
+    """Check the stacker for leaks and for an optimistic score."""
     from isic.core.io import read_parquet, write_json
     from isic.core.params import load_params
     from isic.core.paths import Layout

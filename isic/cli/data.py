@@ -28,7 +28,10 @@ def sample(
         Path | None, typer.Option(help="Population file; default: the published population.")
     ] = None,
 ) -> None:
-    """Generate the five official files, matched to the published population."""
+    """Generate the five official files.
+
+    Patients, lesions and diagnoses are distributed as in the published data.
+    """
     from isic.core.io import TEMPORARY
     from isic.data.sample import write_sample
     from isic.data.source import FILES
@@ -54,7 +57,9 @@ def import_command(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the five official files.")],
 ) -> None:
-    """Build the five official files from the challenge's, the competition's or the archive's form.
+    """Build the five official files from another form.
+
+    Known are the forms of the challenge, of the competition and of the archive.
 
     A killed import resumes when run again.
     """
@@ -95,7 +100,10 @@ def shard(
         typer.Option(help="Only write the manifest of existing shards in this folder or URI."),
     ] = None,
 ) -> None:
-    """Write the official files as parquet shards of whole patients, for --on ray."""
+    """Write the official files as shards for `predict --on ray`.
+
+    A shard is a parquet file of whole patients.
+    """
     from isic.scale.make_shards import index_shards, make_shards
     from isic.scale.store import Store
 

@@ -32,7 +32,10 @@ def list_features(
         bool, typer.Option("--all", help="List all features, without a limit.")
     ] = False,
 ) -> None:
-    """Print the families, or name, family, formula and meaning of each chosen feature."""
+    """Print the families, or the features of one.
+
+    A feature has a name, family, formula and meaning.
+    """
     from isic.tabular.catalogue import family_rows, find_features
 
     if families or find or everything:
@@ -85,7 +88,10 @@ def check() -> None:
 
 @app.command()
 def measure() -> None:
-    """Measure the gain of each family on this checkout's data (metrics/features.json)."""
+    """Measure the gain of each family on this checkout.
+
+    The result is written to metrics/features.json.
+    """
     import subprocess
     import sys
 

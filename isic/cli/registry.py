@@ -63,7 +63,10 @@ def rollback(reason: _Reason = "") -> None:
 
 @app.command()
 def frontier() -> None:
-    """Measure pAUC against the cost of every version and fold network (metrics/frontier.json)."""
+    """Measure pAUC against the cost of every version.
+
+    Fold networks are measured too. The result is written to metrics/frontier.json.
+    """
     import subprocess
     import sys
 

@@ -60,7 +60,10 @@ def predict(
         float | None, typer.Option(help="With --on ray: memory to reserve for a worker.")
     ] = None,
 ) -> None:
-    """Score lesions with a registered model or a bundle folder, on this machine or a cluster."""
+    """Score lesions with a registered model or a bundle.
+
+    On this machine or on a cluster.
+    """
     if on == "ray":
         if source is None or metadata is not None or images is not None or fallback:
             raise InputError(
@@ -116,7 +119,10 @@ def score(
     ],
     submission: Annotated[Path, typer.Option(help="CSV with isic_id and target (the score).")],
 ) -> None:
-    """Print pAUC, AUC and top-15 sensitivity as JSON; rows are matched by isic_id."""
+    """Print pAUC, AUC and top-15 sensitivity as JSON.
+
+    Rows are matched by isic_id.
+    """
     from isic.core.score import score_files
 
     typer.echo(json.dumps(score_files(solution, submission)))
@@ -136,8 +142,10 @@ def compare(
         typer.Option(help="JSON to write; default: reports/compare.json of the checkout, if any."),
     ] = None,
 ) -> None:
-    """Compare two sets of out-of-fold scores: print and write the paired interval over patients, and
-    the parameters, features and data that differ.
+    """Compare two sets of out-of-fold scores.
+
+    Printed and written: the paired interval over patients, and the parameters, features and data
+    that differ.
     """
     from isic.core.io import refuse_output, write_json
     from isic.evaluate.compare import compare_oof, comparison_table, read_oof
@@ -234,7 +242,10 @@ def _run_config(name: str, source: Path) -> RunConfig | None:
 
 @app.command()
 def explain(isic_id: Annotated[str, typer.Argument(help="A training lesion, ISIC_…")]) -> None:
-    """Explain one lesion's score: print the reasons, and write its page."""
+    """Explain one lesion's score.
+
+    The reasons are printed, and a page is written.
+    """
     from isic.core.io import read_parquet
     from isic.core.params import load_params
     from isic.core.paths import Layout

@@ -46,7 +46,10 @@ def submission(
 
 @app.command("list")
 def list_submissions() -> None:
-    """List the submissions: out-of-fold score with its interval, and the leaderboard's."""
+    """List the submissions and their scores.
+
+    Out of fold, with interval, and on the leaderboard.
+    """
     from isic.core.paths import Layout
     from isic.submit.ledger import ledger_table, read_ledger
 
@@ -117,8 +120,9 @@ def dry_run(
         int, typer.Option(help="Rows of the generated hidden test set; 0 skips it.")
     ] = 500_000,
 ) -> None:
-    """Run the built notebook offline on the test files and a generated hidden set; estimate its run
-    time.
+    """Run the built notebook offline and estimate its run time.
+
+    It scores the test files and a generated hidden set.
     """
     from isic.core.paths import Layout
     from isic.submit.dryrun import dry_run as run_notebook
@@ -139,7 +143,10 @@ def push(
         int | None, typer.Option(help="Submit this version of the notebook.")
     ] = None,
 ) -> None:
-    """Upload dataset and notebook with the Kaggle client, or submit a version that ran."""
+    """Upload dataset and notebook with the Kaggle client.
+
+    Or submit a version that ran.
+    """
     from isic.core.paths import Layout
     from isic.submit.kaggle import Package
     from isic.submit.push import push as upload

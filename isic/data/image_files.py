@@ -231,7 +231,7 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
             " again"
         ) from error
     for member in members:
-        refuse_name(member.filename, path)
+        member.filename = member_path(member.filename, path)
         if stat.S_ISLNK(member.external_attr >> 16):
             raise InputError(
                 f"{path}: {printable(member.filename)} is a link: pack the file itself"
@@ -240,13 +240,17 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
     return members
 
 
-def refuse_name(name: str, archive: Path) -> None:
-    """Raise InputError for a member name that leads out of its archive."""
-    parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ".." in parts or parts[0].endswith(":") or "\0" in name:
+def member_path(name: str, archive: Path) -> str:
+    """The path of a member, with the slashes that some programs on Windows write as backslashes.
+    Raises InputError for one that leads out of its archive.
+    """
+    path = name.replace("\\", "/")
+    parts = path.split("/")
+    if path.startswith("/") or ".." in parts or parts[0].endswith(":") or "\0" in name:
         raise InputError(
             f"{archive} has a member outside of it, {printable(name)!r}: do not use this archive"
         )
+    return path
 
 
 def refuse_growth(archive: Path, size: int) -> None:

@@ -110,6 +110,17 @@ def _one_zip(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -> Pa
     return folder.with_suffix(".zip")
 
 
+def _windows_zip(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -> Path:
+    """An archive with backslashes in its members' names, as older programs on Windows pack."""
+    _challenge(lesions, folder)
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for table in folder.iterdir():
+            archive.writestr(f"ISIC 2024\\{table.name}", table.read_bytes())
+        for name, data in tiles.items():
+            archive.writestr(f"ISIC 2024\\{INPUT}\\{name}.JPG", data)
+    return folder.with_suffix(".zip")
+
+
 def _one_tar(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -> Path:
     _challenge(lesions, folder)
     _tar(folder.with_suffix(".tgz"), tiles, *folder.iterdir())
@@ -178,7 +189,7 @@ def _archive_tool(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) 
 SOURCES = {
     form.__name__.strip("_"): form
     for form in (
-        *(_challenge_folder, _as_downloaded, _one_zip, _one_tar, _tar_beside),
+        *(_challenge_folder, _as_downloaded, _one_zip, _windows_zip, _one_tar, _tar_beside),
         *(_competition, _kaggle, _hdf5, _archive_tool),
     )
 }

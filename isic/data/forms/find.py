@@ -15,8 +15,8 @@ from isic.data.image_files import (
     FolderTiles,
     ZipTiles,
     is_tar,
+    member_path,
     refuse_growth,
-    refuse_name,
     walk,
     zip_members,
 )
@@ -137,11 +137,11 @@ def read_tar(
         with path.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
             for member in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers
-                refuse_name(member.name, path)
+                name = member_path(member.name, path)
                 unpacked += member.size
                 refuse_growth(path, unpacked)
-                isic_id, label = tile_id(member.name), f"{path}/{printable(member.name)}"
-                if not isic_id and not _is_table(member.name):
+                isic_id, label = tile_id(name), f"{path}/{printable(name)}"
+                if not isic_id and not _is_table(name):
                     continue
                 if not member.isfile():
                     raise InputError(f"{label} is a link or no file: pack the file itself")

@@ -326,6 +326,32 @@ def test_each_missing_thing_has_its_line(
     assert any(f"{len(lesions)} of {len(lesions)} rows have no tile" in line for line in lines)
 
 
+def test_formats_that_are_not_read_are_named(
+    lesions: pd.DataFrame,
+    tiles: dict[str, bytes],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = tmp_path / "source"
+    _files(source / "image", dict(list(tiles.items())[:-2]))
+    (source / "image" / "ISIC_0000007.jpg").write_bytes(next(iter(tiles.values())))
+    lesions.to_csv(source / "train-metadata.csv", index=False)
+    for name in list(tiles)[-2:]:
+        (source / "image" / f"{name}.PNG").write_bytes(b"\x89PNG")
+    (source / "table.parquet").write_bytes(b"PAR1")
+    with zipfile.ZipFile(source / "outer.zip", "w") as archive:
+        archive.writestr("more/inner.tar.gz", b"")
+        archive.writestr("__MACOSX/._inner.tar.gz", b"")
+    with pytest.raises(InputError, match=r"2 of \d+ rows have no tile"):
+        import_data(source, tmp_path / "out")
+    error = capsys.readouterr().err
+    assert (
+        f"note: not read in {source}: 2 .png (tiles must be .jpg); 1 .parquet (tables must be .csv);"
+        " 1 .tar.gz (unpack them)\n"
+    ) in error
+    assert "1 tiles have no row in a table (first ISIC_0000007): left out" in error
+
+
 def test_missing_diagnoses_are_written_empty_with_a_note(
     lesions: pd.DataFrame,
     tiles: dict[str, bytes],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
@@ -16,7 +16,7 @@ from isic.core.errors import InputError, printable
 from isic.core.io import atomic_files
 from isic.core.locks import alone
 from isic.core.progress import CountProgress
-from isic.data.forms.find import Found, find_files, read_tar
+from isic.data.forms.find import Found, find_files, read_tar, unread_text
 from isic.data.forms.rows import SourceRows, tables_with_ids
 from isic.data.forms.spool import Spool
 from isic.data.forms.write import SpooledTile, TileWriter
@@ -71,9 +71,11 @@ def _build(found: Found, spool: Spool, out: Path, work: Path) -> ImportCounts:
     if spool.resumed:
         _say(f"{spool.resumed:,} tiles were read by an earlier run, which resumes")
     for path in found.tars:
-        found.tables |= _read_tar(path, spool, work)
+        found.tables |= _read_tar(path, spool, work, found.unread)
     rows = SourceRows(found.source, tables_with_ids(found.tables))
     _check_tiles(found, spool, rows)
+    if found.unread:
+        rows.notes.append(f"not read in {found.source}: {unread_text(found.unread)}")
     for note in rows.notes:
         _say(f"note: {note}")
     _refuse(rows.problems, found.source)
@@ -104,11 +106,11 @@ def _build(found: Found, spool: Spool, out: Path, work: Path) -> ImportCounts:
     return ImportCounts(train, len(rows.patients), rows.positives, test)
 
 
-def _read_tar(path: Path, spool: Spool, work: Path) -> dict[str, Path]:
+def _read_tar(path: Path, spool: Spool, work: Path, unread: Counter[str]) -> dict[str, Path]:
     """Add the tiles of a tar archive to the spool, the tables' rows being unknown; its tables."""
     tables: dict[str, Path] = {}
     progress, saved = CountProgress(_TASK), time.monotonic()
-    for name, content, share in read_tar(path, work, spool.__contains__):
+    for name, content, share in read_tar(path, work, spool.__contains__, unread):
         if isinstance(content, Path):
             tables[name] = content
         elif content is not None:
@@ -143,7 +145,8 @@ def _check_tiles(found: Found, spool: Spool, rows: SourceRows) -> None:
         )
     surplus = len(ids) - (len(rows.ids) - len(missing))
     if surplus and rows.ids:
-        rows.notes.append(f"{surplus:,} tiles have no row in a table: left out")
+        first = printable(min(ids - rows.ids.keys()))
+        rows.notes.append(f"{surplus:,} tiles have no row in a table (first {first}): left out")
 
 
 def _refuse(problems: Sequence[str], source: Path) -> None:

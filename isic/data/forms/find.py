@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,10 @@ from isic.data.tiles import MAX_JPEG_BYTES, TileStore, tile_id
 _TABLES = (".csv", ".csv.gz")
 _HDF5 = (".hdf5", ".h5", ".hdf")
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+#: Suffixes of files that hold tiles or tables in other formats, which are not read.
+_OTHER_TILES = (".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm")
+_OTHER_TABLES = (".parquet", ".tsv", ".xlsx", ".xls")
+_OTHER_ARCHIVES = (".7z", ".rar")
 #: The official tables have 0.2 GB, the official tiles 1.2.
 _MAX_TABLE = 2 << 30
 _MAX_HDF5 = 8 << 30
@@ -40,13 +45,15 @@ def is_source_file(name: str) -> bool:
 @dataclass
 class Found:
     """Files of a source: tables by the name that messages have for them, tiles that can be read in
-    any order, tar archives; `key` changes with the files.
+    any order, tar archives; the number of files of each format that is not read; `key` changes with
+    the files.
     """
 
     source: Path
     tables: dict[str, Path] = field(default_factory=dict)
     stores: list[TileStore] = field(default_factory=list)
     tars: list[Path] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
     key: str = ""
 
 
@@ -62,6 +69,7 @@ def find_files(source: Path, work: Path) -> Found:
     found = Found(source)
     names = list(walk(source)) if source.is_dir() else [""]
     images = [name for name in names if tile_id(name)]
+    found.unread.update(_unread(names))
     others = [name for name in names if name.lower().endswith((*_TABLES, *_HDF5, *_ARCHIVES))]
     for path in [source / name for name in others] if source.is_dir() else [source]:
         _add(found, path, work)
@@ -88,6 +96,7 @@ def _add(found: Found, path: Path, work: Path) -> None:
         found.stores.append(TileStore(path))
     elif start.startswith(b"PK\x03\x04"):
         members = zip_members(path)
+        found.unread.update(_unread((member.filename for member in members), _ARCHIVES))
         _unpack(found, path, members, work)
         if any(tile_id(member.filename) for member in members):
             found.stores.append(ZipTiles(path, members))
@@ -125,10 +134,11 @@ def _unpack(found: Found, path: Path, members: list[zipfile.ZipInfo], work: Path
 
 
 def read_tar(
-    path: Path, work: Path, known: Callable[[str], bool]
+    path: Path, work: Path, known: Callable[[str], bool], unread: Counter[str]
 ) -> Iterator[tuple[str, bytes | Path | None, float]]:
     """Files of a tar archive in its order: isic_id and JPEG bytes of a tile (None for a `known` one),
-    or label and unpacked file of a table; and the share of the archive that is read.
+    or label and unpacked file of a table; and the share of the archive that is read. Files of other
+    formats are counted in `unread`.
 
     Raises InputError for a damaged or hostile archive.
     """
@@ -142,6 +152,7 @@ def read_tar(
                 refuse_growth(path, unpacked)
                 isic_id, label = tile_id(name), f"{path}/{printable(name)}"
                 if not isic_id and not _is_table(name):
+                    unread.update(_unread([name], (*_ARCHIVES, *_HDF5)))
                     continue
                 if not member.isfile():
                     raise InputError(f"{label} is a link or no file: pack the file itself")
@@ -163,6 +174,28 @@ def read_tar(
         if error_line(error) is not None:
             raise
         raise _unreadable(str(path), error) from error
+
+
+def unread_text(unread: Counter[str]) -> str:
+    """Counts of the files that are not read, and the format that is."""
+    reasons = {
+        "tiles must be .jpg": _OTHER_TILES,
+        "tables must be .csv": _OTHER_TABLES,
+        "unpack them": (*_OTHER_ARCHIVES, *_ARCHIVES, *_HDF5),
+    }
+    return "; ".join(
+        f"{', '.join(f'{unread[suffix]:,} {suffix}' for suffix in counted)} ({reason})"
+        for reason, suffixes in reasons.items()
+        if (counted := [suffix for suffix in suffixes if unread[suffix]])
+    )
+
+
+def _unread(names: Iterable[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
+    """Suffixes of files in formats that are not read, `inside` among them."""
+    suffixes = (*_OTHER_TILES, *_OTHER_TABLES, *_OTHER_ARCHIVES, *inside)
+    for name in names:
+        if name.lower().endswith(suffixes) and "__MACOSX/" not in name:
+            yield max((end for end in suffixes if name.lower().endswith(end)), key=len)
 
 
 def _is_table(name: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, printable
 from isic.core.schema import PATIENT
 from isic.predict.image_scores import ImageScoringJob, TileError, score_images
 from isic.predict.models import BundleModels
@@ -28,6 +29,8 @@ MissingImages = Literal["error", "impute"]
 #: Rows, in whole patients, whose features are in memory at a time: building some 300 columns takes
 #: 9 KB a lesion.
 BLOCK = 8_192
+#: Most unknown values of a category that a warning names.
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class ScoringOptions:
     work: Path | None = None
     fallback: bool = False
     warn_small: bool = True
+
+
+@dataclass
+class _Observed:
+    """Of all rows: the patients' numbers of lesions, and how many lesions have each value, by
+    column, of a category that no training row had.
+    """
+
+    sizes: list[int] = field(default_factory=list)
+    unknown: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 def score_chunks(
@@ -57,7 +70,7 @@ def score_chunks(
         tiles, options = None, replace(options, missing_images="impute")
     has_tile = _find_tiles(chunks, tiles, options.missing_images)
     total = np.zeros(len(has_tile))
-    sizes: list[int] = []
+    observed = _Observed()
     # Without files, embeddings of all folds at once would fill the memory.
     one_fold_at_a_time = bundle.stack.uses_embeddings and options.work is None
 
@@ -71,7 +84,7 @@ def score_chunks(
                 raise
             stack = _without_images(bundle, error)
             total[:] = 0.0
-            sizes = _add_scores(
+            observed = _add_scores(
                 total,
                 bundle,
                 chunks,
@@ -79,12 +92,13 @@ def score_chunks(
                 partial(_Block.without_images, stack=stack, folds=folds),
             )
             break
-        sizes = _add_scores(
+        observed = _add_scores(
             total, bundle, chunks, has_tile, partial(_Block.with_images, folds=group, job=job)
         )
 
     if options.warn_small:
-        _warn_of_small_patients(bundle, sizes)
+        _warn_of_small_patients(bundle, observed.sizes)
+    _warn_of_unknown_values(observed.unknown)
     scores = total / len(folds)
     if not np.isfinite(scores).all():
         isic_id = chunks.ids[~np.isfinite(scores)].iloc[0]
@@ -104,6 +118,18 @@ def _warn_of_small_patients(bundle: BundleModels, sizes: Sequence[int]) -> None:
             f"isic: warning: {small} of {len(sizes)} patients have fewer than {usual} lesions, unlike"
             " 95 % of those in training: scores compare a lesion with its patient's others. Give all"
             f" lesions of a patient{'' if bundle.stack.thinned else ', or train with `stack.thinned: true`'}\n"
+        )
+
+
+def _warn_of_unknown_values(unknown: Counter[tuple[str, str]]) -> None:
+    """Warn of categories that training lacked, such as `Male` for `male`: they count as missing."""
+    for name in dict.fromkeys(column for column, _ in unknown):
+        counts = {value: count for (column, value), count in unknown.items() if column == name}
+        shown = ", ".join(repr(printable(value)[:40]) for value in [*counts][:_SHOWN])
+        more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+        sys.stderr.write(
+            f"isic: warning: `{name}` of {sum(counts.values()):,} lesions is {shown}{more}, which no"
+            " lesion in training had: it counts as missing\n"
         )
 
 
@@ -169,28 +195,30 @@ def _add_scores(
     chunks: PatientChunks,
     has_tile: NDArray[np.bool_],
     score: Callable[[_Block], NDArray[np.float64]],
-) -> list[int]:
-    """Add the result of `score` to every row's total, block by block; returns the patients' numbers
-    of lesions.
-    """
+) -> _Observed:
+    """Add the result of `score` to every row's total, block by block."""
     from isic.tabular import build_features
 
-    sizes: list[int] = []
+    observed = _Observed()
     for index in range(len(chunks)):
         rows = chunks.chunk(index)
         row = rows.index.to_numpy()
         tile = np.where(has_tile[row], np.cumsum(has_tile[row]) - 1, -1)
         for block in patient_blocks(rows[PATIENT], BLOCK):
             patients = rows.iloc[block]
-            sizes += patients.groupby(PATIENT, observed=True).size().tolist()
+            observed.sizes += patients.groupby(PATIENT, observed=True).size().tolist()
             features = build_features(
                 patients, list(bundle.manifest.families), bundle.manifest.older_ranks
             )
+            for name, levels in bundle.stack.encoder.levels.items():
+                values = features[name].dropna()
+                unknown = values[~values.isin(levels)].astype(str)
+                observed.unknown.update((name, value) for value in unknown)
             total[row[block]] += score(
                 _Block(bundle, index, patients[PATIENT], features, tile[block])
             )
             del features  # frees them before the next block's are built
-    return sizes
+    return observed
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_the_score_is_the_mean_of_the_folds(
 
 
 def test_one_lesion_patients_and_an_unseen_hospital(
-    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     three = rows.head(3).assign(
         patient_id=["IP_1", "IP_2", "IP_3"], attribution="A Hospital Never Seen"
@@ -76,6 +76,21 @@ def test_one_lesion_patients_and_an_unseen_hospital(
     scores = bundle.predict(three, tiles)
     assert len(scores) == 3
     assert scores.between(0, 1).all()
+    assert "`attribution` of 3 lesions is 'A Hospital Never Seen'" in capsys.readouterr().err
+
+
+def test_values_that_training_lacked_count_as_missing_with_a_warning(
+    bundle: Bundle, rows: pd.DataFrame, tiles: TileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rows["sex"].notna().any()
+    bundle.predict(rows, tiles)
+    assert "`sex`" not in capsys.readouterr().err
+    scores = bundle.predict(rows.assign(sex=rows["sex"].str.upper() + "\x1b[31m"), tiles)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "`sex`" in line]
+    assert f"`sex` of {rows['sex'].notna().sum():,} lesions is '" in line
+    assert "MALE" in line
+    assert "\x1b" not in line
+    pd.testing.assert_series_equal(scores, bundle.predict(rows.assign(sex=None), tiles))
 
 
 def test_patients_smaller_than_in_training_are_told_of_once(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from isic.core.errors import InputError
+from isic.core.errors import InputError, printable
 from isic.core.schema import (
     ID,
     IDENTITIES,
@@ -50,8 +50,8 @@ class RowFault(NamedTuple):
 
 
 def row_faults(frame: pd.DataFrame) -> Iterator[RowFault]:
-    """Broken rules of rows with the columns of test-metadata.csv: missing values, infinities,
-    ranges, identities.
+    """Broken rules of rows with the columns of test-metadata.csv: missing values, blanks around ids,
+    infinities, ranges, identities.
     """
     for name in TEST_COLUMNS:
         column = frame[name]
@@ -59,6 +59,12 @@ def row_faults(frame: pd.DataFrame) -> Iterator[RowFault]:
         if name not in MAY_BE_MISSING and missing.any():
             need = "a finite number is needed" if name in NUMERIC else "a value is needed"
             yield RowFault(name, "is missing", need, np.flatnonzero(missing))
+        if name in (ID, PATIENT):
+            # Another id to a computer, the same one to its reader: a patient would be two.
+            padded = (column != column.str.strip()).to_numpy() & ~missing
+            if padded.any():
+                need = "no blanks around it are allowed"
+                yield RowFault(name, "has blanks around it", need, np.flatnonzero(padded))
         if name not in NUMERIC:
             continue
         if column.dtype == bool:
@@ -93,11 +99,13 @@ def refuse_rows(rows: pd.DataFrame, where: str) -> None:
     """
     for fault in row_faults(rows):
         first = rows.iloc[fault.rows[0]]
-        if fault.column == PATIENT:
+        if fault.column == PATIENT and pd.isna(first[PATIENT]):
             raise InputError(
                 f"{where}: lesion {first[ID]}: patient_id is missing: give every lesion its patient"
             )
+        value = first[fault.column]
+        shown = f"'{printable(value)}'" if isinstance(value, str) else value
         raise InputError(
-            f"{where}: `{fault.column}` of {first[ID]} is {first[fault.column]}, {fault.need}"
+            f"{where}: `{fault.column}` of {printable(str(first[ID]).strip())} is {shown}, {fault.need}"
             f" ({len(fault.rows)} of {len(rows)} rows are wrong)"
         )

@@ -147,8 +147,10 @@ def _check_columns(names: list[str], expected: tuple[str, ...], path: Path) -> N
         )
     extra = [column for column in names if column not in expected]
     if extra:
+        index = " (a row number without a name, as pandas writes it)" if "" in extra else ""
         raise InputError(
-            f"{path} has unknown {_quoted(extra)}: keep only the {len(expected)} official columns"
+            f"{path} has unknown {_quoted(extra)}{index}: keep only the {len(expected)} official"
+            " columns"
         )
 
 

@@ -37,6 +37,8 @@ BROKEN: dict[str, Any] = {
     "tbp_lv_area_perim_ratio": 1.0,
     "tbp_lv_x": np.inf,
     "tbp_lv_y": np.nan,
+    "isic_id": "ISIC_0000008\t",
+    "patient_id": " IP_0000001",
     "attribution": None,
     "tbp_lv_location": None,
 }
@@ -61,7 +63,7 @@ def test_a_broken_rule_is_refused_at_every_door(
     broken = rows.copy()
     broken.loc[7, column] = BROKEN[column]
     assert column in [fault.column for fault in row_faults(broken)]
-    line = f"`{column}` of {rows['isic_id'][7]} is "
+    line = f"`{column}` of {broken['isic_id'][7].strip()} is "
     with pytest.raises(InputError, match=line):
         refuse_rows(broken, "here")
     with pytest.raises(InputError, match=line):

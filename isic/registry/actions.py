@@ -66,6 +66,8 @@ def promote(
         if challenger is None:
             raise InputError(f"{model} has no challenger: run `dvc repro`, which registers one")
         if champion is not None and champion.number == challenger.number:
+            # For a promotion that ended before this, its last step.
+            _align_networks(registry, champion)
             return Promotion(champion, None, None)
 
         verdict = judge(settings, registry, challenger, champion, files.training)
@@ -176,7 +178,9 @@ def _write_verdict(registry: Registry, challenger: Version, verdict: Verdict, pa
 def _align_networks(registry: Registry, champion: Version) -> None:
     """Move the alias `champion` of the image models to the networks in this version."""
     for name, number in registry.tags(champion).items():
-        if name.startswith(IMAGE_MODEL):
+        if name.startswith(IMAGE_MODEL) and _number(registry.find_alias(name, CHAMPION)) != int(
+            number
+        ):
             registry.set_alias(name, CHAMPION, int(number))
 
 

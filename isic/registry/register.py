@@ -275,7 +275,7 @@ def _log(store: str, run: str, bundle: Bundle) -> tuple[str, str]:
             code_paths=[str(package)],
             pip_requirements=requirements(bundle),
             signature=_signature(),
-            input_example=_example(),
+            input_example=_example(bundle.stack.encoder.levels),
             params=flatten(bundle.manifest.params),
         )
     return str(info.model_uri), str(info.model_id)
@@ -307,10 +307,13 @@ def _signature() -> Any:
     return ModelSignature(Schema([*columns, ColSpec("string", IMAGE, required=False)]), scores)
 
 
-def _example() -> pd.DataFrame:
-    """An example request, two lesions of a patient: made-up values that pass the rules of a row."""
+def _example(levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """An example request, two lesions of a patient: made-up values that pass the rules of a row, and
+    the first of the `levels` of each category in training.
+    """
     row: dict[str, object] = {
-        column: 1.0 if column in NUMERIC else "unknown" for column in TEST_COLUMNS
+        column: 1.0 if column in NUMERIC else next(iter(levels.get(column, ())), "unknown")
+        for column in TEST_COLUMNS
     }
     example = pd.DataFrame(
         [row | {ID: name, IMAGE: ""} for name in ("ISIC_0000000", "ISIC_0000001")]

@@ -328,6 +328,26 @@ def test_a_move_cut_at_any_step_is_repaired(
     assert [move.after for move in list_moves(layout)] == [1, 2]
 
 
+@pytest.mark.usefixtures("without_reload")
+def test_networks_follow_after_a_promotion_that_was_cut_before_them(
+    layout: Layout, params: Params, registered: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = register_backbones(layout.root, bundle_of(layout, params), registered.version)
+    registry = Registry(layout.root)
+
+    def champions() -> set[int | None]:
+        found = [registry.find_alias(version.name, "champion") for version in networks]
+        return {version.number if version else None for version in found}
+
+    with monkeypatch.context() as patch:
+        cut_after(patch, "end")
+        with pytest.raises(Cut):
+            promote(layout)
+    assert champions() == {None}
+    promote(layout)
+    assert champions() == {1}
+
+
 @pytest.mark.usefixtures("without_reload", "registered")
 def test_a_rollback_cut_at_any_step_is_repaired(
     layout: Layout, params: Params, monkeypatch: pytest.MonkeyPatch

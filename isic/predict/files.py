@@ -64,7 +64,7 @@ def score(
     missing_images: MissingImages = "error",
     fallback: bool = False,
     folds: Sequence[int] | None = None,
-    warn_small: bool = True,
+    warn: bool = True,
 ) -> pd.DataFrame:
     """isic_id, target of a table's lesions in the order of the file. The caller writes them to
     `out`.
@@ -79,7 +79,7 @@ def score(
         _note_missing(rows, tiles)
     work = _work(out) if len(rows.ids) >= LONG else None
     scores = bundle.predict_chunks(
-        rows, tiles, ScoringOptions(missing_images, work, fallback, warn_small), folds
+        rows, tiles, ScoringOptions(missing_images, work, fallback, warn), folds
     )
     return pd.DataFrame({ID: rows.ids, TARGET: scores})
 

@@ -36,13 +36,13 @@ _SHOWN = 3
 @dataclass(frozen=True)
 class ScoringOptions:
     """Scoring options. `work`: folder of cached image scores; `fallback`: see `Bundle.predict`;
-    `warn_small`: warn of patients with fewer lesions than in training.
+    `warn`: warn of patients and categories unlike those in training.
     """
 
     missing_images: MissingImages = "error"
     work: Path | None = None
     fallback: bool = False
-    warn_small: bool = True
+    warn: bool = True
 
 
 @dataclass
@@ -96,9 +96,9 @@ def score_chunks(
             total, bundle, chunks, has_tile, partial(_Block.with_images, folds=group, job=job)
         )
 
-    if options.warn_small:
+    if options.warn:
         _warn_of_small_patients(bundle, observed.sizes)
-    _warn_of_unknown_values(observed.unknown)
+        _warn_of_unknown_values(observed.unknown)
     scores = total / len(folds)
     if not np.isfinite(scores).all():
         isic_id = chunks.ids[~np.isfinite(scores)].iloc[0]
@@ -128,8 +128,8 @@ def _warn_of_unknown_values(unknown: Counter[tuple[str, str]]) -> None:
         shown = ", ".join(repr(printable(value)[:40]) for value in [*counts][:_SHOWN])
         more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
         sys.stderr.write(
-            f"isic: warning: `{name}` of {sum(counts.values()):,} lesions is {shown}{more}, which no"
-            " lesion in training had: it counts as missing\n"
+            f"isic: warning: lesions whose `{name}` is {shown}{more}: {sum(counts.values()):,}; no"
+            " lesion in training had this, so it counts as missing\n"
         )
 
 

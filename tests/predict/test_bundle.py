@@ -76,7 +76,7 @@ def test_one_lesion_patients_and_an_unseen_hospital(
     scores = bundle.predict(three, tiles)
     assert len(scores) == 3
     assert scores.between(0, 1).all()
-    assert "`attribution` of 3 lesions is 'A Hospital Never Seen'" in capsys.readouterr().err
+    assert "whose `attribution` is 'A Hospital Never Seen': 3; no lesion" in capsys.readouterr().err
 
 
 def test_values_that_training_lacked_count_as_missing_with_a_warning(
@@ -87,7 +87,7 @@ def test_values_that_training_lacked_count_as_missing_with_a_warning(
     assert "`sex`" not in capsys.readouterr().err
     scores = bundle.predict(rows.assign(sex=rows["sex"].str.upper() + "\x1b[31m"), tiles)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "`sex`" in line]
-    assert f"`sex` of {rows['sex'].notna().sum():,} lesions is '" in line
+    assert f": {rows['sex'].notna().sum():,}; no lesion in training had this" in line
     assert "MALE" in line
     assert "\x1b" not in line
     pd.testing.assert_series_equal(scores, bundle.predict(rows.assign(sex=None), tiles))

@@ -55,7 +55,7 @@ TARGETS = {
 }
 #: Seeds of populations of no demo and no test.
 CHALLENGE, FRESH, POOL = 611, 612, 613
-#: Counts of the label tables (shared/data/archive): rows, malignant.
+#: Counts of the challenges' published label tables: rows, malignant.
 PUBLISHED = {"isic2019": (25_331, 8_473), "isic2020": (33_126, 584)}
 #: Further pictures of each table.
 SAMPLED = 2_000

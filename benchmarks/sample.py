@@ -71,8 +71,8 @@ REAL = {
     "auc": 0.9466,
 }
 #: Raw columns, then the honest pooled systems with patient-relative features and bagging on real
-#: rows; what images add to them (FIELD C.1 of the project's notes: peuBouzon, junaidaliop, CQUPT,
-#: ilyanovo, gunesevitan, fyk7, dungnb1333).
+#: rows; what images add to them (the published systems of peuBouzon, junaidaliop, CQUPT, ilyanovo,
+#: gunesevitan, fyk7 and dungnb1333).
 PUBLISHED = {
     "raw": 0.1573,
     "patient-relative and bagged": [0.169, 0.176],

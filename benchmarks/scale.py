@@ -178,7 +178,7 @@ def killed(bundle: Path, lesions: int, images: bool, prefix: str) -> dict[str, A
             f"{prefix}_shards": summary.scored,
             f"{prefix}_seconds": seconds,
             f"{prefix}_nodes_lost": 1 - alive,
-            f"{prefix}_shards_redone": summary.redone,
+            f"{prefix}_shards_redone": summary.retried,
             f"{prefix}_largest_difference": largest_difference(plain, out),
         }
 

@@ -510,7 +510,7 @@ def _inputs(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndar
 
 
 def _recipe_a(rounds: int) -> StackSettings:
-    """Parameter set A of FIELD under our names, 100 benign lesions per malignant one."""
+    """The most copied public parameters under our names, 100 benign lesions per malignant one."""
     committed = load_params(harness.ROOT / "params.yaml").stack.model_dump()
     params = {
         "learning_rate": 0.0323, "max_depth": 4, "num_leaves": 16, "feature_fraction": 0.833,
@@ -567,7 +567,7 @@ def _usual_trial(
 
 
 def _sklearn_pauc(target: np.ndarray, score: np.ndarray) -> float:
-    """scikit-learn's standardised partial AUC without its scaling (FIELD B.1): a sort per call."""
+    """scikit-learn's standardised partial AUC without its scaling: a sort per call."""
     from sklearn.metrics import roc_auc_score
 
     share = 1 - 0.8

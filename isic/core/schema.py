@@ -15,11 +15,8 @@ import pandas as pd
 ID = "isic_id"
 PATIENT = "patient_id"
 TARGET = "target"
-#: Columns of out-of-fold scores: log-odds of the members of one seed (seed_0, seed_1, …), and the
-#: score of the stacker without image columns.
+#: Column of out-of-fold scores: log-odds of the members of one seed (seed_0, seed_1, …).
 SEED_COLUMN = "seed_"
-FEATURES_ONLY = "features_only"
-
 #: Of the same stacker without image columns: column of its out-of-fold scores, folder in a bundle.
 FEATURES_ONLY = "features_only"
 

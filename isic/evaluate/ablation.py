@@ -1,8 +1,8 @@
 """Ablation of feature families: pAUC gained by adding each family to a base, removing it from the
 families in use, or adding it to them, on the same folds, seeds and patients.
 
-The learner is a function from family names to out-of-fold scores, called once per set. Differences
-under about 0.005 pAUC are noise on the official data, hence the intervals.
+The learner is a function from family names to out-of-fold scores, called once per set. Each
+difference has a paired interval over patients: few differ by more than chance.
 """
 
 from __future__ import annotations

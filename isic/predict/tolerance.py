@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 #: Largest difference of a logit from float32 on a CPU by number format of a GPU; an H100 measured
-#: 5e-6, 1.4e-3 and 1.5e-2.
+#: 2.4e-6, 1.4e-3 and 1.5e-2.
 GPU_TOLERANCE = {"fp32": 2e-5, "fp16": 2e-2, "bf16": 1e-1}
 #: Tolerance of a network scored on CPUs only, in a bundle whose other networks were not.
 CPU_LOGITS = 1e-5

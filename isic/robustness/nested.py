@@ -239,6 +239,6 @@ def check_optimism(
 
 def _in_words(estimate: NestedEstimate) -> str:
     gain = estimate.optimism
-    text = f"shared folds flatter by {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
+    text = f"optimism of shared folds {gain.value:+.4f} (95 % {gain.low:+.4f} to {gain.high:+.4f})"
     nothing = ", so nothing is taken off" if gain.value < 0 else ""
     return f"{text}, estimated with a proxy for the networks{nothing}"

@@ -255,7 +255,10 @@ def fold_resources(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--cpus", type=float, help="CPU cores of a fold (default: image.workers + 1)"
+        "--cpus",
+        type=float,
+        help="CPU cores of a fold (default: image.workers + 1; without image.workers a GPU's share of"
+        " the cores, or 1)",
     )
     parser.add_argument(
         "--gpus", type=float, help="GPUs of a fold (default: 1 if the cluster has any)"

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 EXPERIMENT = "isic-2024"
 #: Experiment of runs that hold checks only. Stores made before it have them in `EXPERIMENT`.
 REGISTRY_EXPERIMENT = "isic-2024-registry"
-#: URI schemes of stores with both runs and a registry; a bare path is a folder of files.
 #: Prefixes of URIs of SQLite files, the driver not named and named.
 _SQLITE = ("sqlite:///", "sqlite+pysqlite:///")
+#: URI schemes of stores with both runs and a registry; a bare path is a folder of files.
 _SCHEMES = ("", "file", "http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql")
 
 

@@ -125,8 +125,8 @@ def test_malignant_lesions_are_large_within_their_patient(full: pd.DataFrame) ->
 def test_hospitals_and_patients_differ_by_more_than_their_lesions(full: pd.DataFrame) -> None:
     light = full.loc[full["target"] == 0, ["attribution", "patient_id", "tbp_lv_Lext"]]
     hospital = light.groupby("attribution")["tbp_lv_Lext"].mean() - light["tbp_lv_Lext"].mean()
-    # White light is at one hospital, whose tiles are the lightest: by FIELD's rows half an sd and
-    # more.
+    # White light is at one hospital, whose tiles are the lightest: by the published rows half an
+    # sd and more.
     assert hospital.idxmax() == "Memorial Sloan Kettering Cancer Center"
     assert hospital.max() / light["tbp_lv_Lext"].std() > 0.3
     within = light["tbp_lv_Lext"] - light.groupby("attribution")["tbp_lv_Lext"].transform("mean")

@@ -179,7 +179,7 @@ def test_near_exact_relations(rows: pd.DataFrame) -> None:
     )
 
 
-# FIELD A.2: mean over all rows and over the malignant ones, and the sd of all rows.
+# Published statistics: mean over all rows and over the malignant ones, and the sd of all rows.
 PUBLISHED = {
     "clin_size_long_diam_mm": (3.93, 5.75, 1.74),
     "tbp_lv_A": (19.97, 22.50, 4.00),

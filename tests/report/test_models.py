@@ -143,7 +143,7 @@ def test_robustness_holds_every_part(found: dict[str, Any]) -> None:
     assert len(found["columns"]["records"]) == 13
     assert len(found["images"]["records"]) == 2 * 4
     assert found["sameness"]["test_absent"] == "there are no test rows here"
-    assert "flatter" in found["nested"]["text"]
+    assert "optimism of shared folds" in found["nested"]["text"]
 
 
 def test_the_page_tells_what_robustness_found_or_why_not(

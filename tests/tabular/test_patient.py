@@ -54,7 +54,7 @@ def test_formulas_within_parts_of_the_patient(frame: pd.DataFrame, features: pd.
 
 
 def test_every_measurement_and_formula_has_a_z_in_every_grouping(features: pd.DataFrame) -> None:
-    """FIELD.md E.2: over every numeric and engineered column."""
+    """As published: over every numeric and engineered column."""
     wanted = {
         name.removeprefix("patient_z__") for name in features if name.startswith("patient_z__")
     }

@@ -115,7 +115,7 @@ def _medium(a: Any) -> list[Any]:
 
 
 def _heavy(a: Any) -> list[Any]:
-    """The list of the SIIM-2020 winners (FIELD section D); its flips and transpose are done before.
+    """The list of the SIIM-2020 winners' published code; its flips and transpose are done before.
 
     Borders are mirrored, where the original fills what a warp brings in with black: no real tile
     has black areas.

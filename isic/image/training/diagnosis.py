@@ -1,7 +1,7 @@
 """Training targets from the diagnosis: groups for the auxiliary head, soft targets of indeterminate
 lesions.
 
-The diagnosis columns exist in training only, so they are no input of the network (FIELD A.5).
+The diagnosis columns exist in training only, so they are no input of the network.
 Second place used such a head with weight 0.1 to 0.3; fifth place gave indeterminate lesions half a
 weight or a label of their own.
 """

@@ -74,8 +74,8 @@ class EMA:
     """Exponential moving average of the weights, in a network of its own.
 
     The decay grows as (1 + step) / (10 + step) up to `decay`: with some twenty steps an epoch, a
-    fixed .999 keeps the random start for many epochs (FIELD section D: .999 hurt, .995 with warm-up
-    helped).
+    fixed .999 keeps the random start for many epochs (a published convnextv2_nano with .999 had
+    pAUC .146 on one fold, with .995 and warm-up .163, without .156).
     """
 
     def __init__(self, net: LesionNet, decay: float) -> None:

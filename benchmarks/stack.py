@@ -47,7 +47,7 @@ QUICK = (40, 6_000, 60)
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 #: Seconds after which the pruned search starts no further candidate, and the maximum number: half
 #: of the default of `make tune`.
-LONGEST, CANDIDATES = 5400, 100
+LONGEST, CANDIDATES = 3600, 100
 #: Trials of each search by TPE.
 TPE_TRIALS = 40
 PARTS: dict[str, Callable[[Path, bool], dict[str, Any]]] = {}

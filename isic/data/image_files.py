@@ -125,8 +125,8 @@ class FolderTiles(TileStore):
 
 
 def walk(folder: Path) -> Iterator[str]:
-    """Files below `folder`, relative to it, sorted within each folder. A linked folder is entered
-    once, so a loop of links ends.
+    """Files below `folder` that are not hidden, relative to it, sorted within each folder. A linked
+    folder is entered once, so a loop of links ends.
     """
     entered: set[tuple[int, int]] = set()
 
@@ -138,6 +138,8 @@ def walk(folder: Path) -> Iterator[str]:
         with os.scandir(path) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
         for entry in found:
+            if is_hidden(entry.name):
+                continue
             if entry.is_dir():
                 yield from files(entry.path, f"{prefix}{entry.name}/")
             elif entry.is_file():
@@ -218,9 +220,18 @@ class ZipTiles(TileStore):
         return data
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file or folder is hidden or in a hidden folder. macOS writes such copies of the
+    attributes of every file, `._NAME` or in `__MACOSX`, and notebooks copies of tables.
+    """
+    return any(
+        part == "__MACOSX" or (part.startswith(".") and part != ".") for part in path.split("/")
+    )
+
+
 def zip_members(path: Path) -> list[zipfile.ZipInfo]:
-    """The files of a zip archive. Raises InputError for a damaged archive, a member whose path
-    leaves it, and an archive that would grow beyond reason.
+    """The files of a zip archive that are not hidden. Raises InputError for a damaged archive, a
+    member whose path leaves it, and an archive that would grow beyond reason.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -237,7 +248,7 @@ def zip_members(path: Path) -> list[zipfile.ZipInfo]:
                 f"{path}: {printable(member.filename)} is a link: pack the file itself"
             )
     refuse_growth(path, sum(member.file_size for member in members))
-    return members
+    return [member for member in members if not is_hidden(member.filename)]
 
 
 def member_path(name: str, archive: Path) -> str:

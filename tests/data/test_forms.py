@@ -137,6 +137,12 @@ def _competition(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -
     """Kaggle's folder with the tiles as files and the table in UTF-16 with tabs."""
     _files(folder / "train-image" / "image", tiles)
     lesions.to_csv(folder / "train-metadata.csv", index=False, sep="\t", encoding="utf-16")
+    # What macOS writes beside every file on a disk of another system, and notebooks of a table.
+    for file in [file for file in folder.rglob("*") if file.is_file()]:
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7Mac OS X")
+    (folder / "._tiles.zip").write_bytes(b"\0\5\26\7Mac OS X")
+    (folder / ".ipynb_checkpoints").mkdir()
+    lesions.head(3).to_csv(folder / ".ipynb_checkpoints" / "train-metadata.csv", index=False)
     return folder
 
 
@@ -153,6 +159,7 @@ def _kaggle(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -> Pat
     with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
         for path in folder.iterdir():
             archive.write(path, path.name)
+            archive.writestr(f"__MACOSX/._{path.name}", b"\0\5\26\7Mac OS X")
         for name in list(tiles)[::2]:
             archive.writestr(f"train-image/image/{name}.jpg", tiles[name])
     return folder.with_suffix(".zip")

@@ -18,6 +18,7 @@ import pandas as pd
 from isic.core.csv_files import read_csv
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TARGET
+from isic.data.image_files import is_hidden
 
 #: Columns of the diagnosis table. `target` is 0, 1 or missing; other missing values are "".
 DIAGNOSIS_COLUMNS = (ID, TARGET, "diagnosis", PATIENT, "lesion_id", "licence")
@@ -69,9 +70,11 @@ def list_files(folder: Path) -> Files:
     tables: dict[str, Path] = {}
     pictures: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):
             path = Path(parent) / name
+            if is_hidden(name):
+                continue
             if path.suffix.lower() not in SUFFIXES:
                 tables.setdefault(name, path)
             elif path.stem in pictures:

@@ -15,6 +15,7 @@ from isic.data.image_files import (
     BAD_ZIP,
     FolderTiles,
     ZipTiles,
+    is_hidden,
     is_tar,
     member_path,
     refuse_growth,
@@ -150,6 +151,8 @@ def read_tar(
                 name = member_path(member.name, path)
                 unpacked += member.size
                 refuse_growth(path, unpacked)
+                if is_hidden(name):
+                    continue
                 isic_id, label = tile_id(name), f"{path}/{printable(name)}"
                 if not isic_id and not _is_table(name):
                     unread.update(_unread([name], (*_ARCHIVES, *_HDF5)))
@@ -194,13 +197,12 @@ def _unread(names: Iterable[str], inside: tuple[str, ...] = ()) -> Iterator[str]
     """Suffixes of files in formats that are not read, `inside` among them."""
     suffixes = (*_OTHER_TILES, *_OTHER_TABLES, *_OTHER_ARCHIVES, *inside)
     for name in names:
-        if name.lower().endswith(suffixes) and "__MACOSX/" not in name:
+        if name.lower().endswith(suffixes):
             yield max((end for end in suffixes if name.lower().endswith(end)), key=len)
 
 
 def _is_table(name: str) -> bool:
-    base = name.rpartition("/")[2]
-    return base.lower().endswith(_TABLES) and not base.startswith(".") and "__MACOSX/" not in name
+    return name.lower().endswith(_TABLES)
 
 
 def _refuse_size(size: int, label: str, limit: int) -> None:

@@ -61,7 +61,8 @@ def row_faults(frame: pd.DataFrame) -> Iterator[RowFault]:
             yield RowFault(name, "is missing", need, np.flatnonzero(missing))
         if name in (ID, PATIENT):
             # Another id to a computer, the same one to its reader: a patient would be two.
-            padded = (column != column.str.strip()).to_numpy() & ~missing
+            text = column.astype("str")
+            padded = (text != text.str.strip()).to_numpy() & ~missing
             if padded.any():
                 need = "no blanks around it are allowed"
                 yield RowFault(name, "has blanks around it", need, np.flatnonzero(padded))

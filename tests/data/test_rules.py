@@ -54,6 +54,8 @@ def test_whole_rows_break_no_rule(rows: pd.DataFrame) -> None:
     unknown = rows.assign(attribution="Nowhere", sex="other", tbp_lv_location="Moon")
     assert list(row_faults(unknown)) == []
     assert list(row_faults(rows.assign(age_approx=np.nan, sex=None))) == []
+    # A request's ids may be numbers.
+    assert list(row_faults(rows.assign(isic_id=range(len(rows)), patient_id=1.5))) == []
 
 
 @pytest.mark.parametrize("column", BROKEN)

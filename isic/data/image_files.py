@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from isic.core.errors import InputError, printable
-from isic.data.tiles import MAX_JPEG_BYTES, TileStore, tile_id
+from isic.data.tiles import MAX_JPEG_BYTES, TileStore, is_hidden, tile_id
 
 #: An archive may grow to this many times its size, and 1 GiB: JPEGs hardly shrink, a table of
 #: measurements to a third.
@@ -218,15 +218,6 @@ class ZipTiles(TileStore):
         if len(data) != size or zlib.crc32(data) != crc:
             raise ValueError("its bytes are not those that were packed")
         return data
-
-
-def is_hidden(path: str) -> bool:
-    """Whether a file or folder is hidden or in a hidden folder. macOS writes such copies of the
-    attributes of every file, `._NAME` or in `__MACOSX`, and notebooks copies of tables.
-    """
-    return any(
-        part == "__MACOSX" or (part.startswith(".") and part != ".") for part in path.split("/")
-    )
 
 
 def zip_members(path: Path) -> list[zipfile.ZipInfo]:

@@ -253,6 +253,15 @@ def jpeg_size(data: bytes, name: str) -> tuple[int, int]:
     raise InputError(f"tile {name} is a JPEG without a readable frame header: replace it")
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file or folder is hidden or in a hidden folder. macOS writes such copies of the
+    attributes of every file, `._NAME` or in `__MACOSX`, and notebooks copies of tables.
+    """
+    return any(
+        part == "__MACOSX" or (part.startswith(".") and part != ".") for part in path.split("/")
+    )
+
+
 def tile_id(name: str) -> str | None:
     """isic_id of a file, member or dataset such as `image/ISIC_0000001.jpg`; None for other files,
     hidden ones and macOS's copies of attributes.

@@ -18,7 +18,7 @@ import pandas as pd
 from isic.core.csv_files import read_csv
 from isic.core.errors import InputError
 from isic.core.schema import ID, PATIENT, TARGET
-from isic.data.image_files import is_hidden
+from isic.data.tiles import is_hidden
 
 #: Columns of the diagnosis table. `target` is 0, 1 or missing; other missing values are "".
 DIAGNOSIS_COLUMNS = (ID, TARGET, "diagnosis", PATIENT, "lesion_id", "licence")

@@ -15,14 +15,13 @@ from isic.data.image_files import (
     BAD_ZIP,
     FolderTiles,
     ZipTiles,
-    is_hidden,
     is_tar,
     member_path,
     refuse_growth,
     walk,
     zip_members,
 )
-from isic.data.tiles import MAX_JPEG_BYTES, TileStore, tile_id
+from isic.data.tiles import MAX_JPEG_BYTES, TileStore, is_hidden, tile_id
 
 _TABLES = (".csv", ".csv.gz")
 _HDF5 = (".hdf5", ".h5", ".hdf")

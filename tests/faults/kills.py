@@ -136,12 +136,15 @@ def _start(job: Job, bases: Bases, work: Path) -> int:
     code = 1
     try:
         os.setsid()
+        # As from a terminal: what a script starts in the background inherits an ignored SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         quiet = os.open(work.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
         os.chdir(work)
         if job.base == "repository":
             os.environ["PYTHONPATH"] = str(work)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execvp(job.command[0], job.command)
         code = _call(job.command, bases)
     except SystemExit as stop:

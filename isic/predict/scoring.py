@@ -211,7 +211,8 @@ def _add_scores(
                 patients, list(bundle.manifest.families), bundle.manifest.older_ranks
             )
             for name, levels in bundle.stack.encoder.levels.items():
-                values = features[name].dropna()
+                # The stacker refuses features that lack one of its own.
+                values = features.get(name, pd.Series(dtype="str")).dropna()
                 unknown = values[~values.isin(levels)].astype(str)
                 observed.unknown.update((name, value) for value in unknown)
             total[row[block]] += score(

@@ -7,6 +7,7 @@ creation uses a lock and a rename, and paths are absolute.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -109,6 +110,8 @@ def settle_environment(patience: int = 10) -> None:
     # Inherited from `mlflow run` or a shell, these would put runs into another experiment.
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     os.environ.pop("MLFLOW_EXPERIMENT_NAME", None)
+    # Each error of the database would be printed with its traceback; it is raised too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowClient:
@@ -144,7 +147,7 @@ def connect(root: Path, uri: str | None = None, patience: int = 10) -> MlflowCli
 
 def unusable_store(uri: str, error: Exception) -> InputError:
     """The error of a store that cannot be used, and what to do."""
-    reason = printable(redact((str(error).strip().splitlines() or [type(error).__name__])[0]), 200)
+    reason = short_reason(error)
     if isinstance(error, ImportError):
         remedy = "pip install 'isic[server]' brings PostgreSQL's driver"
     elif "MLFLOW_" in str(error):  # values of another project, left in the shell
@@ -153,6 +156,8 @@ def unusable_store(uri: str, error: Exception) -> InputError:
         remedy = "it is of another version of MLflow: mlflow db upgrade, or move the file away"
     elif "disk is full" in reason:
         remedy = "free some disk space, and run the same command again"
+    elif "readonly" in reason:
+        remedy = "make the file and its folder writable, and run the same command again"
     elif "locked" in reason:
         remedy = "end the program that uses it, and run the same command again"
     elif sqlite_file(uri) is not None:
@@ -160,6 +165,16 @@ def unusable_store(uri: str, error: Exception) -> InputError:
     else:
         remedy = "start it, or unset MLFLOW_TRACKING_URI"
     return InputError(f"the MLflow store at {redact(uri)} cannot be used ({reason}): {remedy}")
+
+
+def short_reason(error: BaseException) -> str:
+    """The first line of an error that states its cause, without passwords and at most 200 characters
+    long.
+    """
+    lines = str(error).strip().splitlines()
+    # SQLAlchemy puts this before the database's own message.
+    causes = [line for line in lines if not line.startswith("(raised as a result of")]
+    return printable(redact(causes[0] if causes else type(error).__name__), 200)
 
 
 def experiment_id(client: MlflowClient, root: Path, name: str = EXPERIMENT) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from isic.core.errors import redact
 from isic.core.tracker import OOF
 from isic.tracking.pipe import warn
+from isic.tracking.store import short_reason
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -173,7 +174,7 @@ class _Refusals:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> bool:
         refused = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
         if refused and error is not None:
-            warn(f"MLflow refused a message of run {self.name}: {_first_line(error)}")
+            warn(f"MLflow refused a message of run {self.name}: {short_reason(error)}")
         return refused
 
 
@@ -242,7 +243,7 @@ class _Writer:
         self._warned = True
         where = redact(next(iter(self.runs.values())).header["uri"])
         warn(
-            f"cannot log to the MLflow store at {where} ({_first_line(error)}); "
+            f"cannot log to the MLflow store at {where} ({short_reason(error)}); "
             "the stage continues and its results are on disk"
         )
 
@@ -261,11 +262,6 @@ def _entities(kind: str, messages: list[Message], model: str, scored: tuple[str,
     # The last value of a name wins; MLflow refuses a batch with two values of one parameter.
     merged = {name: value for message in messages for name, value in message["values"].items()}
     return [make(name, value) for name, value in merged.items()]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return redact(lines[0] if lines else type(error).__name__)[:200]
 
 
 #: Read by the stage: the standard output this process started with (`main`).

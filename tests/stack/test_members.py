@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,9 @@ from isic.core.errors import InputError
 from isic.core.metric import pauc
 from isic.stack import Stack, fit_stack
 from isic.stack.blend import find_weights, make_reference, rank
-from isic.stack.encoder import rows
-from isic.stack.members import EarlyStopping, MemberTask, library
+from isic.stack.encoder import Columns, rows
+from isic.stack.members import EarlyStopping, MemberTask, library, lightgbm_
+from isic.stack.members.base import Pool
 from isic.stack.training_data import build_training_data
 from tests.stack.population import Population, make, settings
 
@@ -264,3 +266,35 @@ def test_early_stopping_reads_nothing_of_the_scored_fold(people: Population) -> 
     two = people.folds.assign(fold=people.folds["fold"] % 2)
     with pytest.raises(InputError, match="early_stop"):
         fit_stack(people.features, people.logits, two, chosen)
+
+
+def test_tables_of_sparse_columns_are_combined_and_scored() -> None:
+    # z-scores of patients with few lesions are mostly 0. LightGBM would put such columns into one
+    # group of each table, and two groups into another order than in the table of the rows to score.
+    rng, count = np.random.default_rng(3), 600
+
+    def draw() -> Columns:
+        sparse = np.where(rng.random((35, count)) < 0.2, rng.normal(size=(35, count)), 0)
+        values = np.vstack([sparse[:34], rng.normal(size=(109, count)), sparse[34:]])
+        return {f"c{index}": column for index, column in enumerate(values.astype(np.float32))}
+
+    train, held_out = draw(), draw()
+    target = (train["c40"] + train["c0"] + rng.normal(0, 0.2, count) > 0.3).astype(np.int64)
+    pool = Pool(train, target, 127, [list(train)[:33], list(train)[33:]])
+    tables = lightgbm_.binned(pool)
+    scored = [
+        lightgbm_.bin_columns({name: held_out[name] for name in names}, pool, table)
+        for names, table in zip(pool.groups, tables, strict=True)
+    ]
+    index, params = np.arange(count), {"num_leaves": 7, "min_data_in_leaf": 5}
+    margins = lightgbm_.train_and_score(
+        lightgbm_.compose(tables, index),
+        lightgbm_.compose(scored, index),
+        params,
+        20,
+        0,
+        threading.Event(),
+    )
+    booster = lightgbm_.train(lightgbm_.compose(tables, index), params, 20, 0)
+    raw = np.column_stack(list(held_out.values())).astype(np.float64)
+    np.testing.assert_allclose(margins, booster.predict(raw, raw_score=True), atol=1e-9)

@@ -272,6 +272,8 @@ def forward(bundle: Bundle, fold: int, tiles: TileStore, ids: list[str]) -> Spen
     from isic.image.network.pixels import normalise, pack, resize
 
     device, total = pick(), Spent(0.0, 0.0)
+    # As in a prediction, whose processes have one thread each.
+    torch.set_num_threads(1)
     for backbone in bundle.manifest.backbones:
         model = load_model(bundle.folder / "image" / backbone / f"fold{fold}")
         net, spec = model.net.to(device), model.spec

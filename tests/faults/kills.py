@@ -177,6 +177,18 @@ def _finished(job: Job, bases: Bases, work: Path) -> str:
     return job.state(work) if code == 0 else ""
 
 
+def _wait_for_group(group: int) -> None:
+    """Wait until the last process of a killed group is gone: DVC takes the locks of a process that
+    the system still lists for those of a running one.
+    """
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+
+
 def main() -> None:
     checkout, count = Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 63
     wanted = sys.argv[3] if len(sys.argv) > 3 else ""
@@ -207,7 +219,9 @@ def main() -> None:
             with suppress(ProcessLookupError):
                 # The group: the clean process of a promotion's gate belongs to it.
                 os.killpg(child, kind)
-            if _wait(child, job.limit) != 0:
+            code = _wait(child, job.limit)
+            _wait_for_group(child)
+            if code != 0:
                 ended[f"{job.name} {signal.Signals(kind).name}"] += 1
             else:  # the machine has become faster since
                 seconds[job.name] *= 0.8

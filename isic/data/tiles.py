@@ -267,9 +267,7 @@ def tile_id(name: str) -> str | None:
     hidden ones and macOS's copies of attributes.
     """
     stem, _, suffix = name.rpartition("/")[2].rpartition(".")
-    if not stem or stem.startswith(".") or suffix.lower() not in ("jpg", "jpeg"):
-        return None
-    return None if "__MACOSX/" in name else stem
+    return stem if stem and suffix.lower() in ("jpg", "jpeg") and not is_hidden(name) else None
 
 
 def _ends(root: h5py.h5g.GroupID) -> list[bytes]:

@@ -20,6 +20,7 @@ from isic.data.archive.people import DIAGNOSES, PICTURES, may_train, read_source
 from isic.data.sample import write_sample
 from isic.data.tables import read_metadata
 from isic.data.tiles import TileStore
+from tests.data.mac_files import write_attributes
 
 
 def save(path: Path, picture: np.ndarray, quality: int = 90) -> None:
@@ -95,9 +96,7 @@ def write_tables(folder: Path, form: str) -> Path:
 def test_each_form_gives_the_same_table(form: str, tmp_path: Path) -> None:
     folder = write_tables(tmp_path / "source", form)
     draw_pictures(folder / "images" / "part", ["a"], ".png" if form == "pad_ufes_20" else ".jpg")
-    # What macOS writes beside every file on a disk of another system.
-    for file in [file for file in folder.rglob("*") if file.is_file()]:
-        file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7Mac OS X")
+    write_attributes(folder)
     table = read_diagnoses(form, list_files(folder)).set_index("isic_id")
 
     assert table.loc["a", "target"] == 1

@@ -27,6 +27,7 @@ from isic.data.forms.build import import_data
 from isic.data.source import FILES
 from isic.data.validate import validate
 from tests.conftest import Outcome
+from tests.data.mac_files import ATTRIBUTES, write_attributes
 
 SUPPLEMENT = [
     "lesion_id",
@@ -137,10 +138,9 @@ def _competition(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -
     """Kaggle's folder with the tiles as files and the table in UTF-16 with tabs."""
     _files(folder / "train-image" / "image", tiles)
     lesions.to_csv(folder / "train-metadata.csv", index=False, sep="\t", encoding="utf-16")
-    # What macOS writes beside every file on a disk of another system, and notebooks of a table.
-    for file in [file for file in folder.rglob("*") if file.is_file()]:
-        file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7Mac OS X")
-    (folder / "._tiles.zip").write_bytes(b"\0\5\26\7Mac OS X")
+    write_attributes(folder)
+    (folder / "._tiles.zip").write_bytes(ATTRIBUTES)
+    # A notebook's copy of a table.
     (folder / ".ipynb_checkpoints").mkdir()
     lesions.head(3).to_csv(folder / ".ipynb_checkpoints" / "train-metadata.csv", index=False)
     return folder
@@ -159,7 +159,7 @@ def _kaggle(lesions: pd.DataFrame, tiles: dict[str, bytes], folder: Path) -> Pat
     with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
         for path in folder.iterdir():
             archive.write(path, path.name)
-            archive.writestr(f"__MACOSX/._{path.name}", b"\0\5\26\7Mac OS X")
+            archive.writestr(f"__MACOSX/._{path.name}", ATTRIBUTES)
         for name in list(tiles)[::2]:
             archive.writestr(f"train-image/image/{name}.jpg", tiles[name])
     return folder.with_suffix(".zip")
@@ -353,8 +353,8 @@ def test_formats_that_are_not_read_are_named(
         import_data(source, tmp_path / "out")
     error = capsys.readouterr().err
     assert (
-        f"note: not read in {source}: 2 .png (tiles must be .jpg); 1 .parquet (tables must be .csv);"
-        " 1 .tar.gz (unpack them)\n"
+        f"note: not read in {source}: 2 .png (tiles must be .jpg); 1 .parquet (tables must be"
+        " .csv); 1 .tar.gz (unpack them)\n"
     ) in error
     assert "1 tiles have no row in a table (first ISIC_0000007): left out" in error
 

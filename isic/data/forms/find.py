@@ -90,7 +90,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _add(found: Found, path: Path, work: Path) -> None:
     with path.open("rb") as stream:
         start = stream.read(512)
-    if path.name.lower().endswith(_TABLES):
+    if _is_table(path.name):
         found.tables[str(path)] = path
     elif start.startswith(b"\x89HDF"):
         found.stores.append(TileStore(path))
@@ -195,9 +195,9 @@ def unread_text(unread: Counter[str]) -> str:
 def _unread(names: Iterable[str], inside: tuple[str, ...] = ()) -> Iterator[str]:
     """Suffixes of files in formats that are not read, `inside` among them."""
     suffixes = (*_OTHER_TILES, *_OTHER_TABLES, *_OTHER_ARCHIVES, *inside)
-    for name in names:
-        if name.lower().endswith(suffixes):
-            yield max((end for end in suffixes if name.lower().endswith(end)), key=len)
+    for name in map(str.lower, names):
+        if name.endswith(suffixes):
+            yield next(end for end in suffixes if name.endswith(end))
 
 
 def _is_table(name: str) -> bool:

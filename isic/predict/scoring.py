@@ -47,9 +47,7 @@ class ScoringOptions:
 
 @dataclass
 class _Observed:
-    """Of all rows: the patients' numbers of lesions, and how many lesions have each value, by
-    column, of a category that no training row had.
-    """
+    """Of all rows: the patients' numbers of lesions, and `Encoder.unknown`."""
 
     sizes: list[int] = field(default_factory=list)
     unknown: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -125,7 +123,7 @@ def _warn_of_unknown_values(unknown: Counter[tuple[str, str]]) -> None:
     """Warn of categories that training lacked, such as `Male` for `male`: they count as missing."""
     for name in dict.fromkeys(column for column, _ in unknown):
         counts = {value: count for (column, value), count in unknown.items() if column == name}
-        shown = ", ".join(repr(printable(value)[:40]) for value in [*counts][:_SHOWN])
+        shown = ", ".join(f"'{printable(value, 40)}'" for value in [*counts][:_SHOWN])
         more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
         sys.stderr.write(
             f"isic: warning: lesions whose `{name}` is {shown}{more}: {sum(counts.values()):,}; no"
@@ -210,11 +208,7 @@ def _add_scores(
             features = build_features(
                 patients, list(bundle.manifest.families), bundle.manifest.older_ranks
             )
-            for name, levels in bundle.stack.encoder.levels.items():
-                # The stacker refuses features that lack one of its own.
-                values = features.get(name, pd.Series(dtype="str")).dropna()
-                unknown = values[~values.isin(levels)].astype(str)
-                observed.unknown.update((name, value) for value in unknown)
+            observed.unknown.update(bundle.stack.encoder.unknown(features))
             total[row[block]] += score(
                 _Block(bundle, index, patients[PATIENT], features, tile[block])
             )

@@ -8,6 +8,7 @@ them, and no library's own encoding of categories is needed.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -109,6 +110,17 @@ class Encoder:
             for level, name in zip(self.levels[column], names, strict=True):
                 columns[name] = features[column].eq(level).fillna(False).to_numpy(dtype=np.float32)
         return columns
+
+    def unknown(self, features: pd.DataFrame) -> Counter[tuple[str, str]]:
+        """Number of rows by category and value that no training row had: they count as missing."""
+        found: Counter[tuple[str, str]] = Counter()
+        for column, levels in self.levels.items():
+            if column not in features:
+                continue
+            values = features[column].dropna()
+            others = values[~values.isin(levels)].astype(str)
+            found.update((column, value) for value in others)
+        return found
 
     def _level_names(self) -> dict[str, list[str]]:
         # The index distinguishes levels that differ only in punctuation.

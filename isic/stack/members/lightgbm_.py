@@ -33,8 +33,8 @@ _FIXED: dict[str, Any] = {
     "deterministic": True,
     "force_col_wise": True,
     "feature_pre_filter": False,
-    # Else LightGBM puts sparse columns of a table into one group. When tables are combined, it merges
-    # two groups and so reorders the columns, in training rows but not in those to score.
+    # Else LightGBM puts sparse columns of a table into one group. When tables are combined, it
+    # merges two groups and so reorders the columns, in training rows but not in those to score.
     "is_enable_sparse": False,
     # Rows from which bin edges are computed.
     "bin_construct_sample_cnt": 50_000,

@@ -137,7 +137,7 @@ def _numbers(name: str, text: str, kind: type[float]) -> list[Any]:
     except ValueError:
         raise ValueError(f"{name} holds a word") from None
     if kind is int:
-        if not _INT64.start <= min(values) <= max(values) < _INT64.stop:
+        if min(values) not in _INT64 or max(values) not in _INT64:
             raise ValueError(f"{name} holds a number of more than 64 bits")
     # A split between missing and all other values has an infinite threshold.
     elif not all(map(isfinite, values)) and (name != "threshold" or any(map(isnan, values))):

@@ -178,9 +178,10 @@ def _write_verdict(registry: Registry, challenger: Version, verdict: Verdict, pa
 def _align_networks(registry: Registry, champion: Version) -> None:
     """Move the alias `champion` of the image models to the networks in this version."""
     for name, number in registry.tags(champion).items():
-        if name.startswith(IMAGE_MODEL) and _number(registry.find_alias(name, CHAMPION)) != int(
-            number
-        ):
+        if not name.startswith(IMAGE_MODEL):
+            continue
+        # A move to the same version would call the webhook.
+        if _number(registry.find_alias(name, CHAMPION)) != int(number):
             registry.set_alias(name, CHAMPION, int(number))
 
 

@@ -308,8 +308,8 @@ def _signature() -> Any:
 
 
 def _example(levels: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """An example request, two lesions of a patient: made-up values that pass the rules of a row, and
-    the first of the `levels` of each category in training.
+    """An example request, two lesions of a patient: made-up values that pass the rules of a row,
+    and the first of the `levels` of each category in training.
     """
     row: dict[str, object] = {
         column: 1.0 if column in NUMERIC else next(iter(levels.get(column, ())), "unknown")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from isic.core.errors import InputError
 from isic.tracking.runs import PARENT_TAG
-from isic.tracking.store import EXPERIMENT, connect, experiment_ids
+from isic.tracking.store import EXPERIMENT, connect, experiment_ids, short_reason
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -55,9 +55,9 @@ def _run_with_scores(root: Path, name: str) -> tuple[MlflowClient, Run]:
             if any(file.path == _SCORES for file in files):
                 return client, owner
     except MlflowException as error:
-        reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"the MLflow store does not answer ({reason}): start it, or unset MLFLOW_TRACKING_URI"
+            f"the MLflow store does not answer ({short_reason(error)}): start it, or unset"
+            " MLFLOW_TRACKING_URI"
         ) from error
     raise InputError(
         f"run {run.info.run_name} holds no out-of-fold scores ({_SCORES}): name a run stack-…, a"

@@ -168,7 +168,7 @@ def unusable_store(uri: str, error: Exception) -> InputError:
 
 
 def short_reason(error: BaseException) -> str:
-    """The first line of an error that states its cause, without passwords and at most 200 characters
+    """The first line of an error that states its cause, without passwords, at most 200 characters
     long.
     """
     lines = str(error).strip().splitlines()

@@ -144,7 +144,6 @@ def _start(job: Job, bases: Bases, work: Path) -> int:
         os.chdir(work)
         if job.base == "repository":
             os.environ["PYTHONPATH"] = str(work)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execvp(job.command[0], job.command)
         code = _call(job.command, bases)
     except SystemExit as stop:

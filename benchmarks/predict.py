@@ -158,18 +158,11 @@ def generated(work: Path, lesions: int, data: Path | None) -> Path:
     """The folder of generated lesions, written if absent."""
     raw = data or work / "raw"
     if not (raw / "train-image.hdf5").is_file():
-        counts = {
-            "patients": max(10, lesions // 400),
-            "lesions": lesions,
-            "positives": max(5, lesions // 1000),
-            "seed": 11,
-        }
-        # In a process of its own: after it, products of torch in the same one took six times as long.
+        patients, positives = max(10, lesions // 400), max(5, lesions // 1000)
+        words = f"--patients {patients} --lesions {lesions} --positives {positives} --seed 11"
+        # In a process of its own: after it, forward passes in the same one took six times as long.
         subprocess.run(
-            [
-                *(sys.executable, "-m", "isic.cli", "sample", "--out", str(raw)),
-                *(word for name, count in counts.items() for word in (f"--{name}", str(count))),
-            ],
+            [sys.executable, "-m", "isic.cli", "sample", "--out", str(raw), *words.split()],
             check=True,
         )
     return raw

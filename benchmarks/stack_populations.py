@@ -1,10 +1,9 @@
 """Generated populations with the logit of a simulated network.
 
 Real networks see in part what the columns show: within a class, the ranks of a tabular and of an
-image score correlate by about .41 (benign) and .67 (malignant) on real
-held-out lesions.
-The simulated logit has these correlations with an out-of-fold score of boosting on raw columns, and
-a distance between the classes that sets its strength.
+image score correlate by about .41 (benign) and .67 (malignant) on real held-out lesions. The
+simulated logit has these correlations with an out-of-fold score of boosting on raw columns, and a
+distance between the classes that sets its strength.
 """
 
 from __future__ import annotations

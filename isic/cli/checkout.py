@@ -47,7 +47,7 @@ def preset(
 def summary() -> None:
     """Print the result of the last `dvc repro`.
 
-    Also the paths of its files, and the next commands.
+    The paths of its files and the next commands are printed too.
     """
     from isic.core.io import read_json
     from isic.core.paths import Layout

@@ -59,7 +59,7 @@ def import_command(
 ) -> None:
     """Build the five official files from another form.
 
-    Known are the forms of the challenge, of the competition and of the archive.
+    It may be the challenge's, the competition's or the archive's form.
 
     A killed import resumes when run again.
     """

@@ -62,7 +62,7 @@ def predict(
 ) -> None:
     """Score lesions with a registered model or a bundle.
 
-    On this machine or on a cluster.
+    It runs on this machine or on a cluster.
     """
     if on == "ray":
         if source is None or metadata is not None or images is not None or fallback:
@@ -144,8 +144,8 @@ def compare(
 ) -> None:
     """Compare two sets of out-of-fold scores.
 
-    Printed and written: the paired interval over patients, and the parameters, features and data
-    that differ.
+    The paired interval over patients, and the parameters, features and data that differ, are
+    printed and written.
     """
     from isic.core.io import refuse_output, write_json
     from isic.evaluate.compare import compare_oof, comparison_table, read_oof

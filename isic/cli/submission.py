@@ -48,7 +48,7 @@ def submission(
 def list_submissions() -> None:
     """List the submissions and their scores.
 
-    Out of fold, with interval, and on the leaderboard.
+    A score is out of fold, with its interval, or the leaderboard's.
     """
     from isic.core.paths import Layout
     from isic.submit.ledger import ledger_table, read_ledger
@@ -145,7 +145,7 @@ def push(
 ) -> None:
     """Upload dataset and notebook with the Kaggle client.
 
-    Or submit a version that ran.
+    With --submit-version, submit a version that ran.
     """
     from isic.core.paths import Layout
     from isic.submit.kaggle import Package

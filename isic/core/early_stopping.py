@@ -1,7 +1,7 @@
 """Choice of the early-stopping fold: a second fold kept out of training, never the scored one.
 
-Choosing an epoch or a number of trees on the scored fold inflates its score: by about 0.003 of
-pAUC, by the competition's published systems.
+Choosing an epoch or a number of trees on the scored fold inflates its score, by about 0.003
+pAUC in the competition's published systems.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def check_folds(folds: pd.DataFrame, count: int) -> None:
     """Raise InputError unless folds 0..count-1 are disjoint by patient and have both classes."""
     if not is_integer_dtype(folds["fold"]):
         raise InputError(
-            "data/folds.parquet has folds that are not whole numbers: delete it and rerun `dvc repro"
-            " folds`"
+            "data/folds.parquet has folds that are not whole numbers: delete it and rerun"
+            " `dvc repro folds`"
         )
     labels = sorted(folds["fold"].unique())
     if labels != list(range(count)):

@@ -17,7 +17,7 @@ PATIENT = "patient_id"
 TARGET = "target"
 #: Column of out-of-fold scores: log-odds of the members of one seed (seed_0, seed_1, …).
 SEED_COLUMN = "seed_"
-#: Of the same stacker without image columns: column of its out-of-fold scores, folder in a bundle.
+#: Of the stacker without image columns: column of its out-of-fold scores, folder in a bundle.
 FEATURES_ONLY = "features_only"
 
 #: The 44 columns of test-metadata.csv, in file order.

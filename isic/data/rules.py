@@ -50,8 +50,8 @@ class RowFault(NamedTuple):
 
 
 def row_faults(frame: pd.DataFrame) -> Iterator[RowFault]:
-    """Broken rules of rows with the columns of test-metadata.csv: missing values, blanks around ids,
-    infinities, ranges, identities.
+    """Broken rules of rows with the columns of test-metadata.csv: missing values, blanks around
+    ids, infinities, ranges, identities.
     """
     for name in TEST_COLUMNS:
         column = frame[name]
@@ -104,9 +104,9 @@ def refuse_rows(rows: pd.DataFrame, where: str) -> None:
             raise InputError(
                 f"{where}: lesion {first[ID]}: patient_id is missing: give every lesion its patient"
             )
-        value = first[fault.column]
+        value, isic_id = first[fault.column], printable(str(first[ID]).strip())
         shown = f"'{printable(value)}'" if isinstance(value, str) else value
         raise InputError(
-            f"{where}: `{fault.column}` of {printable(str(first[ID]).strip())} is {shown}, {fault.need}"
+            f"{where}: `{fault.column}` of {isic_id} is {shown}, {fault.need}"
             f" ({len(fault.rows)} of {len(rows)} rows are wrong)"
         )

@@ -257,8 +257,8 @@ def main() -> None:
     parser.add_argument(
         "--cpus",
         type=float,
-        help="CPU cores of a fold (default: image.workers + 1; without image.workers a GPU's share of"
-        " the cores, or 1)",
+        help="CPU cores of a fold (default: image.workers + 1; without image.workers a GPU's share"
+        " of the cores, or 1)",
     )
     parser.add_argument(
         "--gpus", type=float, help="GPUs of a fold (default: 1 if the cluster has any)"

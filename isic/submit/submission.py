@@ -37,7 +37,7 @@ def submit(
     with alone(out), open_chunked(competition / "test-metadata.csv", CHUNK_ROWS) as rows:
         _check_lesions(rows.ids, expected)  # before hours of scoring
         images = competition / "test-image.hdf5"
-        # The official test files are as they are, and the public part has three lesions.
+        # Nobody can change the official test files, whose public part has three lesions.
         table = score(bundle, rows, images, out, missing_images, fallback, warn=False)
         scores = table.set_index(ID)[TARGET]
         values = scores.loc[expected].to_numpy()

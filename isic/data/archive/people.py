@@ -1,8 +1,8 @@
 """Which pictures may train a network: none of a patient on whom it is scored.
 
-ISIC 2020 and SLICE-3D share patients, so a network trained on the one has seen
-people of the other. Pictures belong to one person when they share a patient, a lesion or an id, or
-are near-duplicates, also through further pictures.
+ISIC 2020 and SLICE-3D share patients, so a network trained on the one has seen people of the other.
+Pictures belong to one person when they share a patient, a lesion or an id, or are near-duplicates,
+also through further pictures.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Training targets from the diagnosis: groups for the auxiliary head, soft targets of indeterminate
 lesions.
 
-The diagnosis columns exist in training only, so they are no input of the network.
-Second place used such a head with weight 0.1 to 0.3; fifth place gave indeterminate lesions half a
-weight or a label of their own.
+The test files have no diagnosis columns, so the network cannot read them. Second place used such a
+head with weight 0.1 to 0.3; fifth place gave indeterminate lesions half a weight or a label of
+their own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Tiles of an epoch and their order: a function of (labels, recipe, seed, epoch).
 
-As in the competition's published systems, for a prevalence of 0.1 %: each epoch has all
-positives, repeated, and a small new sample of negatives. Positives are evenly spaced, so every
-batch has the configured share. Pictures of other sources may be a share of an epoch, with the same
-share of positives.
+As in the competition's published systems, for a prevalence of 0.1 %: each epoch has all positives,
+repeated, and a small new sample of negatives. Positives are evenly spaced, so every batch has the
+configured share. Pictures of other sources may be a share of an epoch, with the same share of
+positives.
 """
 
 from __future__ import annotations

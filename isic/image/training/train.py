@@ -502,8 +502,8 @@ def _row(run: Run, clock: Clock) -> dict[str, Any]:
 def _no_better(history: Sequence[Mapping[str, Any]], patience: int | None) -> bool:
     """Whether the last `patience` validations of the early-stopping fold did not raise its pAUC.
 
-    The scored fold is not used: choosing an epoch by it inflates its score. The
-    last weights are kept.
+    The scored fold is not used: choosing an epoch by it inflates its score. The last
+    weights are kept.
     """
     scores = [row["pauc_watched"] for row in history if row.get("pauc_watched") is not None]
     return (
